@@ -1,0 +1,57 @@
+"""The peers' own Python environments: what is installed in each, and building them once.
+
+Every peer gets a virtual environment of its own, because their requirements exclude each other and must never
+reach Engram's. Versions are pinned: a speed is a statement about a version.
+"""
+
+import json
+import subprocess
+import sys
+import venv
+from pathlib import Path
+
+# Each inner tuple is one `pip install`, in this order. Torch comes first and alone: installed as somebody's
+# requirement, pip would look for the newest build instead of the pinned one.
+REQUIREMENTS: dict[str, tuple[tuple[str, ...], ...]] = {
+    "sb3": (
+        ("torch==2.13.0",),
+        ("stable-baselines3==2.9.2", "gymnasium==1.4.0", "ale-py==0.12.1", "opencv-python-headless"),
+    ),
+    # SBX needs Stable-Baselines3, and so torch, too: the floor (bare environments, torch and JAX) runs here as well.
+    "sbx": (
+        ("torch==2.13.0",),
+        ("sbx-rl==0.28.0", "stable-baselines3==2.9.2", "gymnasium==1.4.0", "jax==0.10.2", "flax==0.12.8"),
+        ("ale-py==0.12.1", "opencv-python-headless"),
+    ),
+    # gymnax 1.0 changed what `step` returns, which rejax 0.1.3 cannot unpack; gymnax 0.0.9 forgets to ask for six.
+    "rejax": (("rejax==0.1.3", "gymnax==0.0.9", "jax==0.10.2", "flax==0.12.8", "six"),),
+}
+
+
+class InstallFault(RuntimeError):
+    """A peer's environment could not be built."""
+
+
+def interpreter(name: str, folder: Path) -> Path:
+    """The Python of environment `name` under `folder`, built first if it is absent, unfinished or outdated.
+
+    Raises InstallFault with pip's last words if the installation fails.
+    """
+    place = folder / name
+    python = place / "bin" / "python"
+    done = place / "installed.json"  # written last: a build that was cut short has none
+    wanted = json.dumps(REQUIREMENTS[name])
+    if done.exists() and done.read_text() == wanted and python.exists():
+        return python
+    print(f"building the environment of {name} in {place} (minutes, once)", file=sys.stderr, flush=True)
+    venv.create(place, clear=True, with_pip=True)
+    for packages in REQUIREMENTS[name]:
+        command = [str(python), "-m", "pip", "install", "--quiet", *packages]
+        result = subprocess.run(command, capture_output=True, text=True)
+        if result.returncode:
+            raise InstallFault(
+                f"the environment of {name!r} could not be built: `pip install {' '.join(packages)}` said: "
+                f"{result.stderr.strip()[-800:]}; install it by hand or leave {name!r} out of --peers"
+            )
+    done.write_text(wanted)
+    return python

@@ -1,0 +1,8 @@
+"""`python -m engram` is the command `engram`."""
+
+import sys
+
+from engram.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

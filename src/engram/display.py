@@ -1,0 +1,210 @@
+"""What a person sees while an agent learns: one panel in a terminal, plain lines anywhere else.
+
+Nothing here can stop a run: when whoever reads the output goes away, the display goes quiet and learning goes on.
+"""
+
+import math
+import os
+import sys
+import time
+import unicodedata
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from types import TracebackType
+from typing import Any
+
+_UNSAFE = {"Cc", "Cf", "Cs", "Zl", "Zp"}  # control, formatting (text direction too), surrogates, line separators
+_WIDE = 70  # columns from which two facts stand side by side
+
+
+def clean(text: object) -> str:
+    r"""`text` on one line, with every character that could steer a terminal written as an escape.
+
+    >>> clean("a\x1b[31mred\n")
+    'a\\x1b[31mred\\n'
+    """
+    return "".join(
+        character.encode("unicode_escape").decode() if unicodedata.category(character) in _UNSAFE else character
+        for character in str(text)
+    )
+
+
+class Display:
+    """The progress of one run.
+
+    Args:
+      total_steps: planned environment steps, None if unknown; `metrics["total"]` takes its place.
+      stream: a text file to write to; standard output if None.
+      title: what is being learned, such as the environment's name.
+      interval: least seconds between two plain lines; the first and the last are always written.
+      clock: seconds, for tests.
+    """
+
+    def __init__(
+        self,
+        total_steps: int | None = None,
+        stream: Any = None,
+        *,
+        title: str = "",
+        interval: float = 5.0,
+        clock: Callable[[], float] = time.monotonic,
+    ):
+        self.total = total_steps
+        self.title = title
+        self.stream: Any = sys.stdout if stream is None else stream
+        self._interval, self._clock = interval, clock
+        self._metrics: dict[str, Any] = {}
+        self._started = self._updated = clock()
+        self._written: float | None = None  # when the last plain line was written
+        self._pending = False  # an update that no line has shown
+        self._live: Any = None
+
+    def __enter__(self) -> "Display":
+        self._started = self._updated = self._clock()
+        if self._live is None and self.stream is not None and is_terminal(self.stream):
+            self._live = _panel(self)
+            self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        live, self._live = self._live, None
+        if live is not None:
+            self._safely(live.stop)
+        elif self._pending:
+            self._line()
+
+    def update(self, metrics: Mapping[str, Any]) -> None:
+        """Show `metrics` (the trainer's names); absent ones and NaN are shown as unknown."""
+        self._metrics = dict(metrics)
+        self.total = self._metrics.get("total") or self.total
+        self._updated = self._clock()
+        if self._live is not None:
+            self._safely(self._live.refresh)
+            return
+        self._pending = True
+        if self._written is None or self._updated - self._written >= self._interval:
+            self._line()
+
+    def note(self, text: str) -> None:
+        """Write a line that stays."""
+        if self._live is not None:
+            from rich.text import Text
+
+            line, console = Text(clean(text)), self._live.console
+            self._safely(lambda: console.print(line))
+        else:
+            self._print(clean(text))
+
+    def facts(self) -> list[tuple[str, str]]:
+        """What is shown, as (name, value) of plain text; unknown values are "-"."""
+        known = self._metrics
+        step, total = _number(known.get("step")), self.total
+        seconds = _number(known.get("seconds"))
+        now = self._clock()
+        elapsed = now - self._started if seconds is None else seconds + now - self._updated
+        speed = _number(known.get("steps_per_second"))
+        left = (total - step) / speed if total and step is not None and speed else None
+        return [
+            ("step", f"{_text(step, ',.0f')}{f'/{total:,}' if total else ''}"),
+            ("done", _text(self.share(), ".0%")),
+            ("return", _text(_number(known.get("return_mean")), ".4g")),
+            ("episodes", _text(_number(known.get("episodes")), ",.0f")),
+            ("loss", _text(_number(known.get("loss")), ".4g")),
+            ("Q", _text(_number(known.get("q_mean")), ".4g")),
+            ("epsilon", _text(_number(known.get("epsilon")), ".3f")),
+            ("steps/s", _text(speed, ",.0f")),
+            ("elapsed", _duration(elapsed)),
+            ("left", _duration(left)),
+        ]
+
+    def share(self) -> float | None:
+        """The part of the planned steps that is done, 0 to 1; None when unknown."""
+        step = _number(self._metrics.get("step"))
+        return min(step / self.total, 1.0) if step is not None and self.total else None
+
+    def _line(self) -> None:
+        self._pending, self._written = False, self._clock()
+        self._print("  ".join(f"{name} {value}" for name, value in self.facts()))
+
+    def _print(self, text: str) -> None:
+        stream = self.stream
+        if stream is None:
+            return
+        encoding = getattr(stream, "encoding", None) or "utf-8"
+        safe = text.encode(encoding, "backslashreplace").decode(encoding)
+        self._safely(lambda: print(safe, file=stream, flush=True))
+
+    def _safely(self, show: Callable[[], Any]) -> None:
+        try:
+            show()
+        except (OSError, ValueError) as problem:  # a ValueError if the stream is closed
+            if isinstance(problem, ValueError) and self.stream is not None and not self.stream.closed:
+                raise
+            live, self.stream, self._live = self._live, None, None
+            if live is not None:  # it holds sys.stdout
+                with suppress(OSError, ValueError):
+                    live.stop()
+
+
+def is_terminal(stream: Any) -> bool:
+    """Whether a panel can be drawn on `stream` and moved about in."""
+    try:
+        return stream.isatty() and os.environ.get("TERM") not in ("dumb", "unknown")
+    except ValueError:  # closed
+        return False
+
+
+def _panel(display: Display) -> Any:
+    """A rich Live that redraws the display by itself four times a second, so that the clock runs while XLA compiles."""
+    from rich.console import Console
+    from rich.live import Live
+
+    console = Console(file=display.stream, highlight=False)  # heeds NO_COLOR, TERM and COLUMNS by itself
+    return Live(console=console, get_renderable=lambda: _render(display, console.width), refresh_per_second=4)
+
+
+def _render(display: Display, width: int) -> Any:
+    from rich.panel import Panel
+    from rich.progress_bar import ProgressBar
+    from rich.table import Table
+    from rich.text import Text
+
+    pairs = 2 if width >= _WIDE else 1
+    table = Table.grid(padding=(0, 2), expand=True)
+    for _ in range(pairs):
+        table.add_column(style="dim", no_wrap=True)
+        table.add_column(ratio=1, no_wrap=True, overflow="ellipsis")
+    cells = [(Text(name), Text(value)) for name, value in display.facts()]
+    cells += [(Text(""), Text(""))] * (-len(cells) % pairs)
+    for row in range(0, len(cells), pairs):
+        table.add_row(*(cell for pair in cells[row : row + pairs] for cell in pair))
+    whole = Table.grid(expand=True)  # as a cell, the bar ends its line also where it is drawn in part
+    whole.add_row(ProgressBar(total=1.0, completed=display.share() or 0.0))
+    whole.add_row(table)
+    return Panel(whole, title=Text(clean(display.title) or "engram"), title_align="left")
+
+
+def _number(value: Any) -> float | None:
+    """A metric as one finite number (the mean over seeds of a list), or None."""
+    if isinstance(value, list | tuple):
+        known = [number for number in map(_number, value) if number is not None]
+        return sum(known) / len(known) if known else None
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        return None
+    return number if math.isfinite(number) else None
+
+
+def _text(number: float | None, form: str) -> str:
+    return "-" if number is None else format(number, form)
+
+
+def _duration(seconds: float | None) -> str:
+    if seconds is None:
+        return "-"
+    minutes, rest = divmod(int(max(seconds, 0)), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

@@ -1,0 +1,95 @@
+"""Images through convolutions: the Nature CNN, and a small one for 10 x 10 boards."""
+
+from math import prod
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PyTree
+
+from engram import spaces
+from engram.errors import SpaceError
+from engram.nn.convolution import Convolution
+from engram.nn.layers import Linear
+from engram.registry import register
+from engram.specs import setting, spec
+from engram.types import Encoding, Key
+
+NATURE = ((32, 8, 4), (64, 4, 2), (64, 3, 1))  # channels, size, stride: Mnih et al. 2015, Methods
+GRID = ((16, 3, 1),)  # Young & Tian 2019 (arXiv 1903.03176), section 3
+
+
+@register("encoder", "pixels")
+@spec
+class PixelsSpec:
+    """The Nature CNN, for images of about 84 x 84."""
+
+    width: int = setting(512, "units of the layer after the convolutions", low=1)
+
+    def build(self, space: spaces.Space, stack: int, key: Key) -> "ImageEncoder":
+        return ImageEncoder(space, stack, NATURE, self.width, key=key)
+
+
+@register("encoder", "grid")
+@spec
+class GridSpec:
+    """One 3 x 3 convolution of 16 channels, for boards of about 10 x 10."""
+
+    width: int = setting(128, "units of the layer after the convolution", low=1)
+
+    def build(self, space: spaces.Space, stack: int, key: Key) -> "ImageEncoder":
+        return ImageEncoder(space, stack, GRID, self.width, key=key)
+
+
+class ImageEncoder(eqx.Module):
+    """Convolutions, each followed by a ReLU, then one ReLU layer. Stacked frames become channels."""
+
+    convolutions: tuple[Convolution, ...]
+    dense: Linear
+    scale: float = eqx.field(static=True)
+
+    def __init__(
+        self, space: spaces.Space, stack: int, layers: tuple[tuple[int, int, int], ...], width: int, *, key: Key
+    ):
+        rows, columns, channels = image_shape(space)
+        channels *= stack
+        keys = jax.random.split(key, len(layers) + 1)
+        convolutions = []
+        for (out, size, stride), layer_key in zip(layers, keys[1:], strict=True):
+            if min(rows, columns) < size:
+                raise SpaceError(
+                    f"a {rows} x {columns} image is too small for a {size} x {size} convolution; "
+                    f"use encoder=grid for boards, or encoder=vector"
+                )
+            convolutions.append(Convolution(channels, out, size, stride, key=layer_key))
+            rows, columns, channels = (rows - size) // stride + 1, (columns - size) // stride + 1, out
+        self.convolutions = tuple(convolutions)
+        self.dense = Linear(prod((rows, columns, channels)), width, key=keys[0])
+        self.scale = 1 / 255 if space.dtype == "uint8" else 1.0  # type: ignore[union-attr]
+
+    @property
+    def width(self) -> int:
+        """Length of the embedding."""
+        return self.dense.weight.shape[0]
+
+    def __call__(self, observation: PyTree) -> Encoding:
+        x = frames_as_channels(observation).astype(jnp.float32) * self.scale
+        for convolution in self.convolutions:
+            x = jax.nn.relu(convolution(x))
+        return Encoding(jax.nn.relu(self.dense(x.reshape(-1))), jnp.zeros((0, 0)))
+
+
+def frames_as_channels(frames: Array) -> Float[Array, "rows columns channels"]:
+    """[stack, rows, columns] or [stack, rows, columns, channels] -> one image."""
+    image = frames if frames.ndim == 4 else frames[..., None]
+    return jnp.moveaxis(image, 0, 2).reshape(*image.shape[1:3], -1)
+
+
+def image_shape(space: spaces.Space) -> tuple[int, int, int]:
+    """Rows, columns and channels of an image space; SpaceError for any other."""
+    if isinstance(space, spaces.Box) and len(space.shape) in (2, 3):
+        return (*space.shape, 1)[:3] if len(space.shape) == 2 else space.shape  # type: ignore[return-value]
+    raise SpaceError(
+        f"an image encoder needs one array of rows x columns (x channels), but the observation is {space}; "
+        f"use encoder=vector"
+    )

@@ -1,0 +1,309 @@
+"""Environments that are pure JAX functions: what they promise, where they are listed, and a test of the promise.
+
+A device environment steps one episode of one environment. Batching (`vmap`) and starting again after an end
+belong to the runner, so the observation of a step is always the one its action led to, never a first one.
+
+    >>> env = make_device("engram/CartPole-v1", max_steps=200)
+    >>> state, observation = env.reset(key)
+    >>> state, step = env.step(state, action, key)
+
+Your own environment joins with `@register_device("me/Maze-v0")` above a frozen dataclass, and
+`check_device_env(env)` says in one sentence what it breaks, if anything.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, fields, is_dataclass
+from functools import cache
+from importlib import import_module
+from types import UnionType
+from typing import Any, Literal, NamedTuple, Protocol, TypeVar, Union, get_args, get_origin, get_type_hints
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, PyTree, UInt32
+
+from engram import spaces
+from engram.errors import EnvironmentFault, SpecError, UnknownName, hint
+
+EnvState = Any  # a pytree of arrays (a NamedTuple here), known to its environment only
+E = TypeVar("E")
+
+
+class DeviceStep(NamedTuple):
+    """What one action led to."""
+
+    observation: PyTree  # after the action; the last one of the episode where it ended
+    reward: Float[Array, ""]
+    terminated: Bool[Array, ""]  # the task is over: nothing follows, the value of what follows is 0
+    truncated: Bool[Array, ""]  # the clock ran out: the value of what would follow still counts
+
+
+class DeviceEnv(Protocol):
+    """One environment as three pure functions of arrays; implemented by frozen (so hashable, static) dataclasses.
+
+    Keys are raw threefry words, because the runner draws all bits of a step at once. They may be treated as
+    independent uniform bits (`uniforms`), or wrapped for `jax.random` (`typed_key`).
+    """
+
+    @property
+    def observation_space(self) -> spaces.Space: ...
+
+    @property
+    def actions(self) -> int:
+        """How many actions there are; an action is an integer in 0..actions-1."""
+        ...
+
+    def reset(self, key: UInt32[Array, "2"]) -> tuple[EnvState, PyTree]:
+        """A first state and its observation."""
+        ...
+
+    def step(self, state: EnvState, action: Int[Array, ""], key: UInt32[Array, "2"]) -> tuple[EnvState, DeviceStep]:
+        """The next state; after an end (either flag) the state must not be stepped again."""
+        ...
+
+
+def typed_key(key: UInt32[Array, "2"]):
+    """The raw key as `jax.random` wants it, threefry whatever the process default is."""
+    return jax.random.wrap_key_data(key, impl="threefry2x32")
+
+
+def uniforms(key: UInt32[Array, "2"], count: int) -> Float[Array, "count"]:
+    """Numbers in [0, 1), multiples of 2⁻²⁴, from a key of any structure (0, 1, 2, ... included).
+
+    A reset inside a masked step runs at every step of every environment, and there one threefry draw costs more than
+    the whole of CartPole. This is an integer hash instead: two rounds of a 32-bit finalizer with full avalanche.
+
+    Source of the finalizer's constants: Wellons, "Prospecting for Hash Functions" (2018), `lowbias32`.
+    """
+    golden = np.uint32(0x9E3779B9)  # 2³² / golden ratio: successive multiples are far apart in every bit
+    offsets = jnp.arange(1, count + 1, dtype=jnp.uint32) * golden
+    return (_mix(_mix(key[0] + offsets) ^ key[1]) >> 8).astype(jnp.float32) * np.float32(2**-24)
+
+
+def _mix(word: UInt32[Array, "*shape"]) -> UInt32[Array, "*shape"]:
+    word = (word ^ (word >> 16)) * np.uint32(0x7FEB352D)
+    word = (word ^ (word >> 15)) * np.uint32(0x846CA68B)
+    return word ^ (word >> 16)
+
+
+class _Entry(NamedTuple):
+    kind: type
+    fixed: Mapping[str, Any]  # fields that the id decides
+
+    @property
+    def arguments(self) -> list[str]:
+        return [field.name for field in fields(self.kind) if field.init and field.name not in self.fixed]
+
+
+_CATALOGUE: dict[str, _Entry] = {}
+_OURS = ("acrobot", "cartpole", "minatar", "probes")
+
+
+def register_device(id: str, **fixed: Any) -> Callable[[type[E]], type[E]]:
+    """Class decorator: lists a frozen dataclass under `id`, with some of its fields `fixed` by that id.
+
+    Its other fields are the arguments of `make_device(id, ...)`.
+    SpecError if it is no frozen dataclass, or `id` is taken.
+    """
+
+    def put(kind: type[E]) -> type[E]:
+        parameters = getattr(kind, "__dataclass_params__", None)
+        if parameters is None or not parameters.frozen:
+            raise SpecError(
+                f"{kind.__qualname__} cannot be registered as {id!r}: it must be static under jit; "
+                "put @dataclass(frozen=True) below @register_device"
+            )
+        if id in _CATALOGUE:
+            taken = _CATALOGUE[id].kind
+            raise SpecError(
+                f"environment {id!r} is already {taken.__module__}.{taken.__qualname__}; "
+                f"register {kind.__qualname__} under another id"
+            )
+        _CATALOGUE[id] = _Entry(kind, fixed)
+        return kind
+
+    return put
+
+
+@cache
+def _load_ours() -> None:
+    # They import this module for `register_device`, so they cannot be imported at its top.
+    for name in _OURS:
+        import_module(f"engram.envs.{name}")
+
+
+def device_ids() -> list[str]:
+    """The ids that `make_device` knows, sorted; those of an extra that is not installed included."""
+    _load_ours()
+    return sorted(_CATALOGUE)
+
+
+def is_device(id: str) -> bool:
+    """Whether `make_device` knows `id`."""
+    _load_ours()
+    return id in _CATALOGUE
+
+
+def make_device(id: str, **env_args: Any) -> DeviceEnv:
+    """The environment registered as `id`.
+
+    UnknownName, with the nearest id, if there is none; SpecError for an argument that it does not have, of a wrong type
+    or value, or for an extra that is not installed.
+    """
+    if not is_device(id):
+        raise UnknownName(f"no device environment is called {id!r}; {hint(id, _CATALOGUE)}")
+    entry = _CATALOGUE[id]
+    known = entry.arguments
+    listed = f"its arguments are {', '.join(known)}" if known else "it takes no arguments"
+    types = get_type_hints(entry.kind)
+    for name, value in env_args.items():
+        if name not in known:
+            raise SpecError(f"{name!r} is not an argument of {id}; {listed}")
+        if not _fits(value, types[name]):
+            wanted = getattr(types[name], "__name__", str(types[name]))
+            raise SpecError(f"{name} = {value!r} does not suit {id}, which wants a value of type {wanted}; {listed}")
+    missing = [field.name for field in fields(entry.kind) if field.name in known and _required(field)]
+    missing = [name for name in missing if name not in env_args]
+    if missing:
+        raise SpecError(f"{id} needs {', '.join(missing)}, which was not given; {listed}")
+    # 1 and 1.0 must be one environment: the same hash, the same compiled program.
+    env_args = {name: float(value) if types[name] is float else value for name, value in env_args.items()}
+    return entry.kind(**entry.fixed, **env_args)
+
+
+def _required(field: Any) -> bool:
+    return field.default is MISSING and field.default_factory is MISSING
+
+
+def _fits(value: Any, wanted: Any) -> bool:
+    """Whether `value` is of the annotated type; annotations that cannot be checked are taken on trust."""
+    origin = get_origin(wanted)
+    if origin in (Union, UnionType):
+        return any(_fits(value, part) for part in get_args(wanted))
+    if origin is Literal:
+        return value in get_args(wanted)
+    wanted = origin or wanted
+    if wanted in (int, float):
+        return isinstance(value, (int, wanted)) and not isinstance(value, bool)
+    return isinstance(value, wanted) if isinstance(wanted, type) else True
+
+
+def at_least(env: Any, name: str, smallest: int) -> None:
+    """SpecError unless the field `name` of `env` is `smallest` or more; for `__post_init__`."""
+    value = getattr(env, name)
+    if value < smallest:
+        raise SpecError(f"{name} = {value!r} is too small for {type(env).__name__}; give {smallest} or more")
+
+
+def check_device_env(env: DeviceEnv, *, steps: int = 200, seed: int = 0) -> None:
+    """EnvironmentFault, naming what is broken, unless `env` keeps the contract of `DeviceEnv`.
+
+    Looks at: being static; shapes, dtypes and structure of observations, rewards, flags and states; numbers being
+    finite and categories in range over `steps` (2 or more) random actions in 4 environments, started again after each
+    end; equal results for equal keys, and for one plain call and a jitted batch (floats to 1e-5: fusing rounds anew).
+    """
+    name = type(env).__name__
+    _check_static(env, name)
+    _check_types(env, name)
+    bits = jax.random.bits(jax.random.key(seed, impl="threefry2x32"), (steps + 1, 4, 3), "uint32")
+    keys, actions = bits[..., :2], (bits[1:, :, 2] % env.actions).astype(jnp.int32)
+
+    def advance(state: EnvState, action: Int[Array, ""], key: UInt32[Array, "2"]) -> tuple[EnvState, PyTree]:
+        """A step, and the first state of the next episode where it ended one, as a runner has it."""
+        following, step = env.step(state, action, key)
+        over = step.terminated | step.truncated
+        begun, _ = env.reset(key)
+        return jax.tree.map(lambda new, old: jnp.where(over, new, old), begun, following), (following, step)
+
+    with jax.disable_jit():
+        plain = _play(env.reset, advance, keys[:3, 0], actions[:2, 0])
+        again = _play(env.reset, advance, keys[:3, 0], actions[:2, 0])
+    batch = _play(jax.jit(jax.vmap(env.reset)), jax.jit(jax.vmap(advance)), keys, actions)
+    first = jax.tree.map(lambda leaf: leaf[0], batch[:3])
+    _same_values(f"{name} gave two results for one key; draw from the key alone", plain, again, 0.0)
+    _same_values(f"{name} gives another result under jit and vmap; keep to array functions", plain, first, 1e-5)
+    _check_numbers(env, name, batch)
+
+
+def _play(reset: Callable, advance: Callable, keys: UInt32[Array, "..."], actions: Int[Array, "..."]) -> list[PyTree]:
+    """(state, first observation), then (state, step) for each action."""
+    state, observation = reset(keys[0])
+    happened: list[PyTree] = [(state, observation)]
+    for action, key in zip(actions, keys[1:], strict=True):
+        state, outcome = advance(state, action, key)
+        happened.append(outcome)
+    return happened
+
+
+def _check_static(env: DeviceEnv, name: str) -> None:
+    if not is_dataclass(env):
+        raise EnvironmentFault(f"{name} is not a dataclass; write @dataclass(frozen=True) above it")
+    try:
+        same = hash(env) == hash(env) and env == env
+    except TypeError as problem:
+        raise EnvironmentFault(f"{name} cannot be static under jit: {problem}; freeze it, keep arrays out") from problem
+    if not same:
+        raise EnvironmentFault(f"{name} differs from itself; compare and hash its fields only")
+    if not isinstance(env.actions, int) or env.actions < 1:
+        raise EnvironmentFault(f"{name}.actions is {env.actions!r}; expected a whole number of 1 or more")
+    if not isinstance(env.observation_space, spaces.Space):
+        raise EnvironmentFault(f"{name}.observation_space is {env.observation_space!r}; expected an engram space")
+
+
+def _check_types(env: DeviceEnv, name: str) -> None:
+    """Shapes, dtypes and structure, by tracing only."""
+    key, action = jax.ShapeDtypeStruct((2,), jnp.uint32), jax.ShapeDtypeStruct((), jnp.int32)
+    try:
+        state, first = jax.eval_shape(env.reset, key)
+        following, step = jax.eval_shape(env.step, state, action, key)
+    except Exception as problem:  # whatever the environment raises while it is traced
+        reason = str(problem).strip().partition("\n")[0]
+        raise EnvironmentFault(f"{name} cannot be jitted: {type(problem).__name__}: {reason}") from problem
+    if not isinstance(step, DeviceStep):
+        raise EnvironmentFault(f"{name}.step returned {type(step).__name__} beside the state; expected a DeviceStep")
+    _same_types(f"the state after {name}.step", following, state)
+    space = jax.eval_shape(lambda: jax.tree.map(jnp.asarray, spaces.zeros(env.observation_space)))
+    _same_types(f"the observation of {name}.reset", first, space)
+    _same_types(f"the observation of {name}.step", step.observation, space)
+    flag = jax.ShapeDtypeStruct((), jnp.bool_)
+    _same_types(f"the reward of {name}.step", step.reward, jax.ShapeDtypeStruct((), jnp.float32))
+    _same_types(f"terminated of {name}.step", step.terminated, flag)
+    _same_types(f"truncated of {name}.step", step.truncated, flag)
+
+
+def _same_types(what: str, given: PyTree, expected: PyTree) -> None:
+    def described(tree: PyTree) -> str:
+        return str(jax.tree.map(lambda leaf: f"{leaf.dtype}{list(leaf.shape)}", tree)).replace("'", "")
+
+    if described(given) != described(expected) or jax.tree.structure(given) != jax.tree.structure(expected):
+        raise EnvironmentFault(f"{what} is {described(given)}; expected {described(expected)}")
+
+
+def _same_values(problem: str, left: PyTree, right: PyTree, tolerance: float) -> None:
+    for one, other in zip(jax.tree.leaves(left), jax.tree.leaves(right), strict=True):
+        exact = not jnp.issubdtype(jnp.asarray(one).dtype, jnp.floating)
+        allowed = 0.0 if exact else tolerance
+        if not np.allclose(one, other, rtol=allowed, atol=allowed, equal_nan=True):
+            raise EnvironmentFault(problem)
+
+
+def _check_numbers(env: DeviceEnv, name: str, happened: list[PyTree]) -> None:
+    steps = [step for _, step in happened[1:]]
+    if not np.all(np.isfinite([step.reward for step in steps])):
+        raise EnvironmentFault(f"{name} gave a reward that is not finite; bound it")
+    observations = [happened[0][1], *(step.observation for step in steps)]
+    columns = zip(*(jax.tree.leaves(observation) for observation in observations), strict=True)
+    for (path, leaf), values in zip(spaces.leaves(env.observation_space), columns, strict=True):
+        part = f" {path}" if path else ""
+        _check_leaf(f"the observation{part} of {name}", leaf, np.stack(values))
+
+
+def _check_leaf(what: str, leaf: spaces.Leaf, value: np.ndarray) -> None:
+    if isinstance(leaf, spaces.Box):
+        if not np.all(np.isfinite(value)):
+            raise EnvironmentFault(f"{what} is not finite; bound it")
+        return
+    sizes = np.asarray(leaf.n if isinstance(leaf, spaces.Discrete) else leaf.nvec)
+    if np.any(value < 0) or np.any(value >= sizes):
+        raise EnvironmentFault(f"{what} left its space: {value.min()}..{value.max()}; expected 0 up to below {sizes}")

@@ -1,0 +1,213 @@
+"""The words of the command line: each command's flags, and the settings `path=value` between them.
+
+Flags are read by tyro from the dataclasses below; the settings are taken out before tyro sees the rest, because
+which settings there are depends on the preset.
+"""
+
+import ast
+import dataclasses
+import json
+import re
+from decimal import Decimal, InvalidOperation
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+from tyro.conf import Positional, UseAppendAction, arg, subcommand
+from tyro.constructors import PrimitiveConstructorSpec
+
+from engram.errors import SpecError, UnknownName, hint
+
+SETTING = re.compile(r"[a-z_][a-z0-9_]*(\.[a-z0-9_]+)*=.*", re.DOTALL)
+
+
+def _whole(low: int, metavar: str) -> PrimitiveConstructorSpec[int | None]:
+    """How tyro reads an optional whole number of at least `low`; 1e6 and 1_000_000 are a million."""
+
+    def read(words: list[str]) -> int:
+        try:
+            number = Decimal(words[0])  # exact, unlike float, for seeds of any size
+        except InvalidOperation:
+            number = Decimal("nan")
+        if number.is_nan() or not low <= number < 2**63 or number != int(number):
+            raise ValueError(f"{words[0]!r} was given; write a whole number, at least {low} and below 2^63")
+        return int(number)
+
+    def known(value: Any) -> bool:
+        return value is None or isinstance(value, int)
+
+    return PrimitiveConstructorSpec(1, metavar, read, is_instance=known, str_from_instance=lambda value: [str(value)])
+
+
+def _note(text: str) -> Any:
+    return arg(help_behavior_hint=text)
+
+
+@dataclasses.dataclass(frozen=True)
+class Train:
+    """Train an agent, or go on with a run.
+
+    Settings of the agent follow as path=value (replay.capacity=50000); `engram show PRESET` lists them.
+    """
+
+    env: Annotated[Positional[str | None], arg(metavar="ENV", help_behavior_hint="(not needed with --resume)")] = None
+    """What to learn: a Gymnasium id or one from `engram list envs`."""
+    preset: Annotated[str | None, arg(metavar="PRESET"), _note("(default: auto)")] = None
+    """Which agent; `engram list presets` shows them, auto chooses by the environment."""
+    steps: Annotated[int | None, _whole(1, "N"), _note("(default: the preset's)")] = None
+    """Environment steps to train in all; with --resume the new total."""
+    envs: Annotated[int | None, _whole(1, "K"), _note("(default: 1)")] = None
+    """Copies of the environment stepped together."""
+    asynchronous: Annotated[bool, arg(name="async"), _note("")] = False
+    """Step each copy in a process of its own."""
+    seed: Annotated[int | None, _whole(0, "S"), _note("(default: 0)")] = None
+    """The seed of everything random."""
+    seeds: Annotated[int | None, _whole(1, "M"), _note("(default: 1)")] = None
+    """Learn M times, with seeds S, S+1, ..."""
+    run: Annotated[Path | None, arg(metavar="DIR"), _note("(default: runs/ENV-PRESET-seedS)")] = None
+    """Where to write checkpoints, metrics and the learning curve."""
+    resume: Annotated[bool, _note("")] = False
+    """Go on with the run in --run DIR from its newest whole checkpoint."""
+    action_bins: Annotated[int | None, _whole(2, "N"), _note("(default: none)")] = None
+    """Cut each dimension of a continuous action into N values."""
+    env_arg: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="NAME=VALUE")] = ()
+    """An argument for making the environment."""
+    track: Annotated[bool, _note("")] = False
+    """Also write TensorBoard events."""
+    save_every: Annotated[int | None, _whole(1, "N"), _note("(default: the trainer's)")] = None
+    """Environment steps between checkpoints."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluate:
+    """Play episodes with a trained agent, without learning, and report their returns."""
+
+    run: Annotated[Positional[Path], arg(metavar="RUN")]
+    """The run's directory."""
+    episodes: Annotated[int | None, _whole(1, "N"), _note("(default: 20)")] = None
+    """How many episodes."""
+    seed: Annotated[int | None, _whole(0, "S"), _note("(default: apart from training's)")] = None
+    """The seed of the episodes."""
+    json: Annotated[bool, _note("")] = False
+    """Print one JSON object and nothing else to standard output."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Info:
+    """Say what a run directory holds."""
+
+    run: Annotated[Positional[Path], arg(metavar="RUN")]
+    """The run's directory."""
+    json: Annotated[bool, _note("")] = False
+    """Print one JSON object and nothing else to standard output."""
+    verify: Annotated[bool, _note("")] = False
+    """Also read every checkpoint and compare it with its digest."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Show:
+    """Print every setting of a preset as path=value, as `engram train` takes them.
+
+    Settings that follow as path=value are applied first.
+    """
+
+    preset: Annotated[Positional[str], arg(metavar="PRESET")]
+    """One of `engram list presets`."""
+    env: Annotated[str, arg(metavar="ENV")] = "engram/CartPole-v1"
+    """The environment to make the preset for: its numbers depend on what is observed."""
+    steps: Annotated[int | None, _whole(1, "N"), _note("(default: the preset's)")] = None
+    """Environment steps of the run to make it for."""
+    action_bins: Annotated[int | None, _whole(2, "N"), _note("(default: none)")] = None
+    """Cut each dimension of a continuous action into N values."""
+    env_arg: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="NAME=VALUE")] = ()
+    """An argument for making the environment."""
+
+
+@dataclasses.dataclass(frozen=True)
+class List:
+    """Print the names that can be used."""
+
+    what: Annotated[Positional[Literal["envs", "presets", "parts"]], arg(metavar="envs|presets|parts")]
+    """What to list."""
+
+
+COMMANDS: dict[str, type] = {"train": Train, "evaluate": Evaluate, "info": Info, "show": Show, "list": List}
+TAKE_SETTINGS = ("train", "show")
+Command = (
+    Annotated[Train, subcommand("train")]
+    | Annotated[Evaluate, subcommand("evaluate")]
+    | Annotated[Info, subcommand("info")]
+    | Annotated[Show, subcommand("show")]
+    | Annotated[List, subcommand("list")]
+)
+
+
+# -- reading ---------------------------------------------------------------------------------------------
+
+
+def flags_of(command: type) -> dict[str, bool]:
+    """Every flag of a command, with whether a value follows it."""
+    flags = {"--help": False, "-h": False}
+    for field in dataclasses.fields(command):
+        if not _is_positional(field):
+            name = "async" if field.name == "asynchronous" else field.name
+            flags["--" + name.replace("_", "-")] = get_args(field.type)[0] is not bool
+    return flags
+
+
+def _is_positional(field: dataclasses.Field[Any]) -> bool:
+    return get_args(Positional[int])[1] in get_args(field.type)
+
+
+def split_settings(command: str, words: list[str]) -> tuple[list[str], dict[str, str]]:
+    """The words that are flags and their values, and the settings among them. A later setting wins.
+
+    Raises: UnknownName for a flag that the command does not have; SpecError where no settings are taken.
+    """
+    flags = flags_of(COMMANDS[command])
+    rest: list[str] = []
+    settings: dict[str, str] = {}
+    value_follows = False
+    for word in words:
+        name = word.partition("=")[0].replace("_", "-")
+        if value_follows:
+            rest.append(word)
+            value_follows = False
+        elif word.startswith("-") and len(word) > 1:
+            if name not in flags:
+                raise UnknownName(f"engram {command} has no flag {name!r}; {_flag_hint(command, name)}")
+            rest.append(word)
+            value_follows = flags[name] and "=" not in word
+        elif SETTING.fullmatch(word):
+            path, _, value = word.partition("=")
+            settings[path] = value
+        else:
+            rest.append(word)
+    if settings and command not in TAKE_SETTINGS:
+        given = "=".join(next(iter(settings.items())))
+        raise SpecError(f"engram {command} takes no settings, but {given!r} was given; leave it out")
+    return rest, settings
+
+
+def _flag_hint(command: str, name: str) -> str:
+    words = [field.name for field in dataclasses.fields(COMMANDS[command]) if _is_positional(field)]
+    if name[2:] in words:
+        return f"write {name[2:].upper()} alone, as in: engram {command} {name[2:].upper()}"
+    return f"{hint(name, flags_of(COMMANDS[command]))} (see engram {command} --help)"
+
+
+def environment_argument(text: str) -> tuple[str, Any]:
+    """`name=value` as a name and a JSON value: numbers, true, false, none, lists and dicts as such, all else as text.
+
+    >>> environment_argument("is_slippery=false"), environment_argument("map_name=8x8")
+    (('is_slippery', False), ('map_name', '8x8'))
+    """
+    name, equals, value = text.partition("=")
+    if not equals or not name.isidentifier():
+        raise SpecError(f"--env-arg {text!r} is not of the form name=value; write for example --env-arg map_name=8x8")
+    words = {"true": True, "false": False, "none": None, "null": None}
+    if value.lower() in words:
+        return name, words[value.lower()]
+    try:  # through JSON, because a resumed run reads the value back from there
+        return name, json.loads(json.dumps(ast.literal_eval(value), allow_nan=False))
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        return name, value

@@ -1,0 +1,254 @@
+"""What a run leaves to be read: one line of metrics at a time, and the learning curve drawn from them.
+
+`metrics.jsonl` is the record: one JSON object a line, steps strictly rising, no number that JSON lacks. TensorBoard
+events and the picture are made from it and hold nothing more.
+"""
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from engram.errors import CheckpointError, EngramError
+
+METRICS_FILE = "metrics.jsonl"
+CURVE_FILE = "learning-curve.png"
+EVENTS_FOLDER = "tensorboard"
+
+# Colours of Okabe and Ito, told apart by every common kind of colour vision and in grey.
+_BLUE, _ORANGE = "#0072B2", "#D55E00"
+
+
+class RunLog:
+    """The log of one run, open for writing.
+
+    Args:
+      folder: the run's directory; made when it does not exist.
+      resume_step: the step that the run goes on from; lines of later steps are dropped, because they will be
+        written again. None starts afresh and drops every line.
+      track: also write TensorBoard events, under the same names, to `folder/tensorboard`.
+
+    Raises: EngramError when `track` is asked for and tensorboardX is not installed.
+    """
+
+    def __init__(self, folder: Path | str, resume_step: int | None = None, *, track: bool = False):
+        self.folder = Path(folder)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        first_lost = 0 if resume_step is None else resume_step + 1
+        path = self.folder / METRICS_FILE
+        old = path.read_bytes() if path.exists() else b""
+        kept = [] if resume_step is None else _rising(row for row in _rows(old) if row["step"] < first_lost)
+        new = "".join(_line(row) for row in kept).encode()
+        # Events first: when tracking is impossible, the old lines must still be there.
+        self._events = _Events(self.folder / EVENTS_FOLDER, first_lost, kept) if track else None
+        if new != old:
+            replace_file(path, new)
+        self.last_step: int = kept[-1]["step"] if kept else -1
+        self._file = path.open("a", encoding="utf-8")
+
+    def write(self, metrics: Mapping[str, Any]) -> None:
+        """Append one line and flush it, so that a kill loses at most the line being written.
+
+        `metrics["step"]` counts environment steps. A step that is not later than the last line's is left out:
+        the first record of a step stands. Values may be numbers, lists of numbers (one per seed) or arrays.
+        """
+        row = plain(metrics)
+        if row["step"] <= self.last_step:
+            return
+        self._file.write(_line(row))
+        self._file.flush()
+        self.last_step = row["step"]
+        if self._events:
+            self._events.write(row)
+
+    def close(self) -> None:
+        """Close the files; the log cannot be written to afterwards."""
+        self._file.close()
+        if self._events:
+            self._events.close()
+
+    def __enter__(self) -> "RunLog":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class _Events:
+    """TensorBoard events beside the log."""
+
+    def __init__(self, folder: Path, first_lost: int, kept: list[dict[str, Any]]):
+        try:
+            from tensorboardX import SummaryWriter
+        except ImportError:
+            raise EngramError(
+                "tracking writes TensorBoard events and needs tensorboardX, which is not installed; "
+                'run: pip install "engram[track]", or leave tracking out'
+            ) from None
+        known = any(folder.glob("events.out.tfevents.*")) if folder.is_dir() else False
+        # The purge makes readers forget what an earlier process wrote from this step on. The suffix keeps two
+        # processes that start within one second from writing over each other's file.
+        self._writer = SummaryWriter(str(folder), purge_step=first_lost, filename_suffix=f".from{first_lost}")
+        if not known:  # tracking was turned on in the middle of a run: begin with what is already logged
+            for row in kept:
+                self.write(row)
+
+    def write(self, row: Mapping[str, Any]) -> None:
+        for name, value in row.items():
+            several = enumerate(value) if isinstance(value, list) else ()
+            for tag, item in [(f"{name}/{seed}", one) for seed, one in several] or [(name, value)]:
+                if tag != "step" and isinstance(item, int | float) and not isinstance(item, bool):
+                    self._writer.add_scalar(tag, item, row["step"])
+        self._writer.flush()
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+def read_metrics(folder: Path | str) -> list[dict[str, Any]]:
+    """Every line of a run's log, in order; missing numbers are None. Safe while the run is being written.
+
+    Raises: CheckpointError when there is no such directory. A run that has logged nothing yet gives [].
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise CheckpointError(f"{str(folder)!r} is not a run directory; give the directory that a run was written to")
+    path = folder / METRICS_FILE
+    return _rising(_rows(path.read_bytes())) if path.exists() else []
+
+
+def plain(value: Any) -> Any:
+    """`value` as JSON can hold it: arrays as lists, NaN and infinities as None.
+
+    >>> plain({"loss": float("nan"), "returns": (1.0, 2)})
+    {'loss': None, 'returns': [1.0, 2]}
+    """
+    if isinstance(value, Mapping):
+        return {str(name): plain(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if isinstance(value, float):  # NumPy's float64 is one too
+        return float(value) if math.isfinite(value) else None
+    if hasattr(value, "tolist"):  # NumPy and JAX, scalars included
+        return plain(value.tolist())
+    return value
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Write `content` to `path` so that a reader, or a kill, finds the old file or the new one and nothing between."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with beside.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def _line(row: Mapping[str, Any]) -> str:
+    return json.dumps(row, allow_nan=False) + "\n"
+
+
+def _rows(content: bytes) -> list[dict[str, Any]]:
+    """Every whole line that is a record. A line cut short by a kill is never valid JSON, so it falls out."""
+    rows = []
+    for line in content.split(b"\n"):
+        try:
+            row = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(row, dict) and isinstance(row.get("step"), int):
+            rows.append(plain(row))
+    return rows
+
+
+def _rising(rows: Any) -> list[dict[str, Any]]:
+    """The rows whose step is later than every step before."""
+    kept: list[dict[str, Any]] = []
+    for row in rows:
+        if not kept or row["step"] > kept[-1]["step"]:
+            kept.append(row)
+    return kept
+
+
+# -- the picture -------------------------------------------------------------------------------------------
+
+
+def plot_curve(folder: Path | str, path: Path | str | None = None, *, title: str | None = None) -> Path:
+    """Draw return (and, below it, loss) against environment steps as a PNG; the path it was written to.
+
+    Each seed is a thin line and their mean a thick one where a metric is a list. Works for any number of points.
+
+    Args:
+      folder: the run's directory, read by `read_metrics`.
+      path: where to write; `folder/learning-curve.png` if None.
+      title: what the run is, such as "CartPole-v1, dqn"; the directory's name if None. The steps are added.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    rows = read_metrics(folder)
+    path = Path(path) if path else Path(folder) / CURVE_FILE
+    steps = [row["step"] for row in rows]
+    figure = Figure(figsize=(8, 5.4), dpi=120, layout="constrained")
+    FigureCanvasAgg(figure)
+    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+    name = title or Path(folder).resolve().name
+    # A dollar sign in an environment's name is not mathematics.
+    upper.set_title(f"{name}, {steps[-1] if steps else 0:,} steps".replace("$", r"\$"), fontsize=11)
+    _draw(upper, steps, [_seeds(row, "return_mean") for row in rows], _BLUE)
+    _draw(lower, steps, [_seeds(row, "loss") for row in rows], _ORANGE)
+    upper.set_ylabel("episode return [reward],\nmean of the last 100 episodes")
+    lower.set_ylabel("training loss\n[mean per update]")
+    lower.set_xlabel("environment steps")
+    lower.set_xlim(0, 1.03 * max([1, *steps]))
+    lower.xaxis.get_major_locator().set_params(integer=True)
+    lower.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+    _write_picture(figure, path)
+    return path
+
+
+def _write_picture(figure: Any, path: Path) -> None:
+    from io import BytesIO
+
+    picture = BytesIO()
+    figure.savefig(picture, format="png")
+    replace_file(path, picture.getvalue())
+
+
+def _seeds(row: Mapping[str, Any], name: str) -> list[float]:
+    """The metric of each seed, NaN where it is unknown; one entry where seeds are not told apart."""
+    value = row.get(name)
+    return [math.nan if item is None else float(item) for item in (value if isinstance(value, list) else [value])]
+
+
+def _draw(axes: Any, steps: list[int], points: list[list[float]], colour: str) -> None:
+    """Thin lines for seeds, a thick one for their mean, dots where there are too few points for a line."""
+    marker = "o" if len(steps) <= 20 else None
+    count = max(map(len, points), default=1)
+    if count > 1:
+        for seed in range(count):
+            own = [point[seed] if seed < len(point) else math.nan for point in points]
+            label = f"each of {count} seeds" if seed == 0 else None
+            axes.plot(steps, own, color=colour, linewidth=0.8, alpha=0.4, label=label)
+    mean = [_mean(point) for point in points]
+    axes.plot(steps, mean, color=colour, linewidth=2, marker=marker, markersize=4, label="mean of seeds")
+    if count > 1:
+        axes.legend(loc="best", frameon=False, fontsize=8)
+    if all(map(math.isnan, mean)):
+        axes.text(0.5, 0.5, "no value logged yet", ha="center", va="center", transform=axes.transAxes)
+        axes.set_yticks([])
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _mean(values: list[float]) -> float:
+    known = [value for value in values if not math.isnan(value)]
+    return sum(known) / len(known) if known else math.nan

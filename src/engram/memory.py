@@ -1,0 +1,49 @@
+"""How much memory a run will need, and how much there is: known before the start, not found out after hours."""
+
+import os
+from pathlib import Path
+
+from engram.errors import SpecError
+
+SHARE = 0.9  # of the free memory that a run may ask for; the rest is for the environments and the compiler
+
+
+def available() -> int | None:
+    """Bytes of memory that this process could still get; None where the system does not tell."""
+    found = [number for number in (_meminfo(), _cgroup()) if number is not None]
+    if found:
+        return min(found)
+    if "SC_AVPHYS_PAGES" in os.sysconf_names:
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return None
+
+
+def check_fits(needed: int, what: str) -> None:
+    """Raises SpecError with both numbers if `needed` bytes are not to be had."""
+    free = available()
+    if free is not None and needed > SHARE * free:
+        raise SpecError(
+            f"{what} needs {needed / 1e9:.2f} GB, but {free / 1e9:.2f} GB of memory are free "
+            f"(of which {SHARE:.0%} may be used); lower replay.capacity, --seeds, or the size of the observation"
+        )
+
+
+def _meminfo() -> int | None:
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:
+        return None
+    values = dict(line.split(":", 1) for line in lines if ":" in line)
+    return int(values["MemAvailable"].split()[0]) * 1024 if "MemAvailable" in values else None
+
+
+def _cgroup() -> int | None:
+    for limit, used in (("memory.max", "memory.current"), ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes")):
+        try:
+            bound = Path("/sys/fs/cgroup", limit).read_text().strip()
+            taken = Path("/sys/fs/cgroup", used).read_text().strip()
+        except OSError:
+            continue
+        if bound.isdigit() and int(bound) < 1 << 60:  # no limit is "max", or a number near 2^63
+            return int(bound) - int(taken)
+    return None

@@ -1,0 +1,44 @@
+"""Plain layers. Each sees one example; batch with `vmap`, which turns their products into matrix products."""
+
+from collections.abc import Sequence
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from engram.types import Key
+
+
+class Linear(eqx.Module):
+    """x -> W x + b, with W and b uniform in +-1/sqrt(inputs) at the start.
+
+    That range (a variance of 1/3 per input) is the one under which most published DQN results were made.
+    """
+
+    weight: Float[Array, "outputs inputs"]
+    bias: Float[Array, "outputs"]
+
+    def __init__(self, inputs: int, outputs: int, *, key: Key):
+        bound = inputs**-0.5
+        drawn = jax.random.uniform(key, (outputs, inputs + 1), minval=-bound, maxval=bound)
+        self.weight, self.bias = drawn[:, :-1], drawn[:, -1]
+
+    def __call__(self, x: Float[Array, "inputs"]) -> Float[Array, "outputs"]:
+        return self.weight @ x + self.bias
+
+
+class MLP(eqx.Module):
+    """Linear layers, each followed by a ReLU: the last one too, since what it gives is an embedding."""
+
+    layers: tuple[Linear, ...]
+
+    def __init__(self, inputs: int, widths: Sequence[int], *, key: Key):
+        sizes = (inputs, *widths)
+        keys = jax.random.split(key, max(len(widths), 1))
+        self.layers = tuple(Linear(sizes[i], sizes[i + 1], key=keys[i]) for i in range(len(widths)))
+
+    def __call__(self, x: Float[Array, "inputs"]) -> Float[Array, "outputs"]:
+        for layer in self.layers:
+            x = jax.nn.relu(layer(x))
+        return x

@@ -1,0 +1,69 @@
+"""Rows in and out of a ring, lane by lane, for savers: slices are copied, and no view of a buffer survives a call.
+
+A live zero-copy view of a donated buffer would make the next write copy the whole ring (seconds for gigabytes).
+A ring may carry an axis of seeds in front; lanes then count through seeds first: lane = seed * envs + env.
+"""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from engram.replay.ring import Ring
+from engram.trees import named
+from engram.types import TimeStep
+
+CHUNK = 1024  # rows written back at a time; one size, so that one program serves every block
+
+
+def capacity(ring: Ring) -> int:
+    """Rows kept per lane."""
+    return ring.rows.action.shape[-2]
+
+
+def cursors(ring: Ring) -> np.ndarray:
+    """Rows ever written, int64 [lanes]."""
+    return np.array(ring.cursor, np.int64).reshape(-1)
+
+
+def read_rows(ring: Ring, lane: int, start: int, stop: int) -> dict[str, np.ndarray]:
+    """Rows start..stop-1 of one lane as named columns [stop - start, ...], copied."""
+    place = np.arange(start, stop) % capacity(ring)
+    seed, env = divmod(lane, ring.rows.action.shape[-1])
+    seeds = ring.cursor.ndim == 2
+    columns = {}
+    for name, column in named(ring.rows).items():
+        on_cpu = next(iter(column.devices())).platform == "cpu"
+        # from_dlpack makes a view that dies here; np.asarray would leave one cached in the array.
+        source = np.from_dlpack(column) if on_cpu else column
+        columns[name] = np.array(source[seed, place, env] if seeds else source[place, env])
+        del source
+    return columns
+
+
+def write_rows(ring: Ring, lane: int, start: int, columns: dict[str, np.ndarray]) -> Ring:
+    """The ring with rows start.. of one lane put back in place. The cursor is the caller's."""
+    count = len(columns["action"])
+    for first in range(0, count, CHUNK):
+        taken = min(CHUNK, count - first)
+        padded = [_pad(columns[name][first : first + taken]) for name in named(ring.rows)]
+        rows = jax.tree.unflatten(jax.tree.structure(ring.rows), padded)
+        ring = _put(ring, rows, jnp.int32(lane), jnp.int32(start + first), jnp.int32(taken))
+    return ring
+
+
+def _pad(column: np.ndarray) -> np.ndarray:
+    out = np.zeros((CHUNK, *column.shape[1:]), column.dtype)
+    out[: len(column)] = column
+    return out
+
+
+@partial(jax.jit, donate_argnums=0)
+def _put(ring: Ring, rows: TimeStep, lane: jax.Array, start: jax.Array, count: jax.Array) -> Ring:
+    offset = jnp.arange(CHUNK)
+    place = jnp.where(offset < count, (start + offset) % capacity(ring), capacity(ring))
+    seed, env = jnp.divmod(lane, ring.rows.action.shape[-1])
+    index = (seed, place, env) if ring.cursor.ndim == 2 else (place, env)
+    put = jax.tree.map(lambda column, new: column.at[index].set(new, mode="drop"), ring.rows, rows)
+    return Ring(put, ring.cursor)

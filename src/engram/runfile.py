@@ -1,0 +1,67 @@
+"""`run.json`: what a run is, written once when it begins; with the checkpoints, all that resuming needs."""
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from engram import spaces, specs
+from engram.agents.q_learning import AgentSpec
+from engram.errors import CheckpointError, EngramError
+from engram.logging import replace_file
+
+RUN_FILE = "run.json"
+FORMAT = "engram-run/1"
+
+
+@dataclass(frozen=True)
+class RunPlan:
+    """Everything that was chosen about a run. `env` is None for an environment that was given as an object."""
+
+    env: str | None
+    preset: str
+    agent: AgentSpec
+    space: spaces.Space
+    actions: int
+    steps: int
+    seed: int = 0
+    seeds: int = 1
+    envs: int = 1
+    asynchronous: bool = False
+    action_bins: int | None = None
+    env_args: dict[str, Any] = field(default_factory=dict)
+    track: bool = False
+    save_every: int = 10_000
+    log_every: int = 500
+
+    def write(self, folder: Path) -> None:
+        """Into `folder`/run.json, whole or not at all."""
+        values = {item.name: getattr(self, item.name) for item in dataclasses.fields(self)}
+        values |= {"format": FORMAT, "agent": specs.to_json(self.agent), "space": spaces.to_json(self.space)}
+        folder.mkdir(parents=True, exist_ok=True)
+        replace_file(folder / RUN_FILE, (json.dumps(values, indent=2, allow_nan=False) + "\n").encode())
+
+    @classmethod
+    def read(cls, folder: Path) -> "RunPlan":
+        """From `folder`/run.json; CheckpointError if there is none or it is not one."""
+        path = folder / RUN_FILE
+        try:
+            values = json.loads(path.read_bytes())
+        except FileNotFoundError:
+            raise CheckpointError(f"{folder} holds no run ({RUN_FILE} is missing); start one with: engram train ENV") from None
+        except (OSError, ValueError) as error:
+            raise CheckpointError(f"{path} cannot be read ({error}); restore it from a copy") from None
+        known = {item.name for item in dataclasses.fields(cls)}
+        if not isinstance(values, dict) or values.pop("format", None) != FORMAT or set(values) != known:
+            raise CheckpointError(f"{path} is not a run of this version ({FORMAT}); use the version that wrote it")
+        try:
+            agent = specs.from_json(AgentSpec, values.pop("agent"))
+            return cls(agent=agent, space=spaces.from_json(values.pop("space")), **values)
+        except EngramError as error:
+            raise CheckpointError(f"{path} is damaged: {error}") from None
+
+
+def holds_run(folder: Path) -> bool:
+    """Whether `folder` is a run directory."""
+    return (folder / RUN_FILE).exists()

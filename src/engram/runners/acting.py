@@ -1,0 +1,161 @@
+"""How a host runner acts: the agent's own compiled `act`, or, for small vector networks, the same in NumPy.
+
+A compiled call costs tens of microseconds before it computes anything, a small network in NumPy about eight. Both
+are epsilon-greedy on the same Q values (a test compares them); each draws from its own generator, which is part
+of the checkpoint. A run uses one of them from its first step to its last.
+"""
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import PyTree
+
+from engram import spaces
+from engram.agents.q_learning import ActorState, Agent
+from engram.encoders.vector import VectorEncoder
+from engram.heads.q import DuelingHead, QHead
+from engram.network import Network
+from engram.nn.layers import MLP, Linear
+
+SMALL = 100_000  # parameters; above it the products cost more than the call
+
+
+class Actor(Protocol):
+    """Chooses actions for every environment. `steps` is the global step before the choice."""
+
+    def load(self, params: Network) -> None:
+        """Acts with these parameters from now on."""
+        ...
+
+    def act(self, observation: PyTree, is_first: np.ndarray, steps: int) -> np.ndarray:
+        """Actions [envs] for observations [envs, ...]."""
+        ...
+
+    def capture(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """What acting changes, as arrays and JSON."""
+        ...
+
+    def restore(self, arrays: dict[str, np.ndarray], meta: dict[str, Any]) -> None:
+        """The inverse of `capture`."""
+        ...
+
+
+def choose_actor(agent: Agent, params: Network, state: ActorState, seed: int) -> Actor:
+    """The faster of the two for this network."""
+    size = sum(leaf.size for leaf in jax.tree.leaves(params))
+    plain = isinstance(params.encoder, VectorEncoder) and isinstance(params.head, QHead | DuelingHead)
+    if plain and isinstance(agent.space, spaces.Box) and size <= SMALL:
+        return NumpyActor(agent, params, seed)
+    return CompiledActor(agent, params, state)
+
+
+class NumpyActor:
+    """Epsilon-greedy through NumPy, for flat observations and networks of linear layers."""
+
+    def __init__(self, agent: Agent, params: Network, seed: int):
+        self._exploration, self._actions, self._envs = agent.spec.exploration, agent.actions, agent.envs
+        self._scale = np.float32(1 / 255 if agent.space.dtype == "uint8" else 1)  # type: ignore[union-attr]
+        self._random = np.random.default_rng([seed, 0xAC70])
+        self._frames = spaces.zeros(agent.space, (agent.envs, agent.spec.observation.stack))
+        self.load(params)
+
+    def load(self, params: Network) -> None:
+        self._q = numpy_q(params)
+
+    def act(self, observation: np.ndarray, is_first: np.ndarray, steps: int) -> np.ndarray:
+        frames = self._push(observation, is_first)
+        epsilon = self._exploration.epsilon(steps)
+        if self._envs == 1 and self._random.random() < epsilon:  # the common case of one: no forward pass to throw away
+            return self._random.integers(self._actions, size=1)
+        inputs = frames.reshape(self._envs, -1).astype(np.float32, copy=False)
+        greedy = self._q(inputs * self._scale if self._scale != 1 else inputs).argmax(-1)
+        if self._envs == 1:
+            return greedy
+        explore = self._random.random(self._envs) < epsilon
+        return np.where(explore, self._random.integers(self._actions, size=self._envs), greedy)
+
+    def _push(self, observation: np.ndarray, is_first: np.ndarray) -> np.ndarray:
+        frames = self._frames
+        if frames.shape[1] == 1:
+            self._frames = observation[:, None]
+            return self._frames
+        frames = np.roll(frames, -1, axis=1)
+        frames[is_first] = 0
+        frames[:, -1] = observation
+        self._frames = frames
+        return frames
+
+    def capture(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        return {"frames": np.array(self._frames)}, {"random": self._random.bit_generator.state}
+
+    def restore(self, arrays: dict[str, np.ndarray], meta: dict[str, Any]) -> None:
+        self._frames = arrays["frames"]
+        self._random.bit_generator.state = meta["random"]
+
+
+def numpy_q(params: Network) -> Callable[[np.ndarray], np.ndarray]:
+    """Q [batch, actions] of inputs [batch, features], by the parameters of a small vector network."""
+    layers = [_arrays(layer) for layer in params.encoder.mlp.layers]  # type: ignore[attr-defined]
+    head = params.head
+
+    def embed(x: np.ndarray, layers: list[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
+        for weight, bias in layers:
+            x = x @ weight + bias
+            np.maximum(x, 0, out=x)
+        return x
+
+    if isinstance(head, QHead):
+        weight, bias = _arrays(head.linear)
+        return lambda x: embed(x, layers) @ weight + bias
+    assert isinstance(head, DuelingHead)
+    streams = [_stream(*head.value), _stream(*head.advantage)]
+
+    def dueling(x: np.ndarray) -> np.ndarray:
+        x = embed(x, layers)
+        value, gains = (embed(x, hidden) @ weight + bias for hidden, (weight, bias) in streams)
+        return value + gains - gains.mean(-1, keepdims=True)
+
+    return dueling
+
+
+def _stream(hidden: MLP, last: Linear) -> tuple[list[tuple[np.ndarray, np.ndarray]], tuple[np.ndarray, np.ndarray]]:
+    return [_arrays(layer) for layer in hidden.layers], _arrays(last)
+
+
+def _arrays(layer: Linear) -> tuple[np.ndarray, np.ndarray]:
+    return np.asarray(layer.weight).T, np.asarray(layer.bias)
+
+
+class CompiledActor:
+    """The agent's own `act`, for every network and every observation."""
+
+    def __init__(self, agent: Agent, params: Network, state: ActorState):
+        _, self._params_tree = jax.tree.flatten(params)
+        state_leaves, self._state_tree = jax.tree.flatten(state)
+        self._state = state_leaves
+
+        def act(params: list, state: list, observation: PyTree, is_first: jax.Array) -> tuple[list, jax.Array]:
+            unflatten = jax.tree.unflatten
+            state_now, action, _ = agent.act(
+                unflatten(self._params_tree, params), unflatten(self._state_tree, state), observation, is_first
+            )
+            return jax.tree.leaves(state_now), action
+
+        self._act = jax.jit(act)  # leaves in, leaves out: flattening Equinox modules at every step would cost more
+        self.load(params)
+
+    def load(self, params: Network) -> None:
+        self._params = jax.tree.leaves(params)
+
+    def act(self, observation: PyTree, is_first: np.ndarray, steps: int) -> np.ndarray:
+        self._state, action = self._act(self._params, self._state, observation, is_first)
+        return np.asarray(action)
+
+    def capture(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        return {str(index): np.array(leaf) for index, leaf in enumerate(self._state)}, {}
+
+    def restore(self, arrays: dict[str, np.ndarray], meta: dict[str, Any]) -> None:
+        self._state = [jnp.array(arrays[str(index)]) for index in range(len(self._state))]

@@ -1,0 +1,100 @@
+"""What the runners share: the rhythm of acting and learning, and what they offer to whoever owns the run."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from engram.agents.q_learning import Agent
+from engram.network import Network
+from engram.replay.ring import Ring
+
+RECENT = 100  # episodes that `return_mean` averages over
+
+
+class Cycle(NamedTuple):
+    """The rhythm of a run: acts (steps of all environments) and then updates, again and again."""
+
+    acts: int
+    updates: int
+
+    @classmethod
+    def of(cls, agent: Agent) -> "Cycle":
+        """One moment of learning every `learn_every` environment steps, `envs` of which happen at once."""
+        every, envs = agent.spec.learn_every, agent.envs
+        return cls(max(1, every // envs), agent.spec.updates * max(1, envs // every))
+
+
+class Tally(NamedTuple):
+    """Sums over the updates since the last report."""
+
+    loss: Float[Array, "*seeds"]
+    q: Float[Array, "*seeds"]
+    updates: Int[Array, ""]
+
+
+class Captured(NamedTuple):
+    """Everything that changes in a run, as it goes into a checkpoint."""
+
+    arrays: dict[str, np.ndarray]
+    meta: dict[str, Any]
+    replay: Ring
+
+
+class Runner(Protocol):
+    """Drives one agent (or one for each seed) through environments."""
+
+    @property
+    def steps(self) -> int:
+        """The global step: actions taken, over all environments of one seed."""
+        ...
+
+    def start(self) -> None:
+        """Begins the first episodes. A restored run does not call this."""
+        ...
+
+    def advance(self, until: int, stop: Callable[[], bool]) -> None:
+        """Acts and learns until the global step is at least `until`, or `stop()` is true."""
+        ...
+
+    def report(self) -> dict[str, Any]:
+        """The metrics since the last report; a value per seed is a list. Raises EngramError if something broke."""
+        ...
+
+    def capture(self) -> Captured:
+        """The state, copied, except for the replay, which must be read before the next `advance`."""
+        ...
+
+    def restore(self, arrays: Mapping[str, np.ndarray], meta: dict[str, Any], replay: Callable[[Ring], Ring]) -> None:
+        """Takes a captured state back; `replay` fills an empty ring."""
+        ...
+
+    def networks(self) -> list[Network]:
+        """The newest parameters, one network for each seed."""
+        ...
+
+    def close(self) -> None:
+        """Lets go of the environments."""
+        ...
+
+
+def summary(returns: np.ndarray, lengths: np.ndarray) -> dict[str, Any]:
+    """Mean, least and greatest return and mean length of the newest episodes; None before the first ends."""
+    if not len(returns):
+        return {"return_mean": None, "return_min": None, "return_max": None, "length_mean": None}
+    return {
+        "return_mean": float(np.mean(returns)),
+        "return_min": float(np.min(returns)),
+        "return_max": float(np.max(returns)),
+        "length_mean": float(np.mean(lengths)),
+    }
+
+
+def not_finite(update: int, step: int) -> str:
+    """What is said when an update had to be left out."""
+    return (
+        f"the loss or its gradient was not finite at update {update} (before step {step}), so that update was not "
+        f"applied; resume from the last checkpoint with a lower optimizer.learning_rate, a reward_clip, or a lower "
+        f"optimizer.clip_norm"
+    )

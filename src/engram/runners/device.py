@@ -1,0 +1,240 @@
+"""The device runner: environments, actor, replay and learner in one compiled loop.
+
+One *cycle* is "act a few times, then learn": that is structure, not a condition, because under `vmap` over seeds a
+condition on a batched counter would run both of its branches. The global step is therefore one number for all
+seeds; only what differs between seeds has a leading axis. Stops fall between two calls of `advance`.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, PyTree
+
+from engram.agents.q_learning import Agent, AgentState, Experience
+from engram.bits import draw
+from engram.envs.device import DeviceEnv
+from engram.errors import EnvironmentFault, LearningFault
+from engram.network import Network
+from engram.replay.ring import Ring
+from engram.runners.common import RECENT, Captured, Cycle, Tally, not_finite, summary
+from engram.trees import copied, restored
+from engram.types import Key, TimeStep
+
+
+class Episodes(eqx.Module):
+    """Returns and lengths: of the running episodes, and of the newest finished ones."""
+
+    running_return: Float[Array, "*seeds envs"]
+    running_length: Int[Array, "*seeds envs"]
+    returns: Float[Array, "*seeds recent"]
+    lengths: Int[Array, "*seeds recent"]
+    finished: Int[Array, "*seeds"]
+
+
+class DeviceRun(eqx.Module):
+    """Everything that changes in a run on the device."""
+
+    agent: AgentState
+    env: PyTree
+    observation: PyTree
+    is_first: Bool[Array, "*seeds envs"]
+    key: Key
+    episodes: Episodes
+    fault: Int[Array, "*seeds 3"]  # environment, step and field (0 observation, 1 reward) of the first bad value, or -1
+
+
+def init(agent: Agent, env: DeviceEnv, key: Key) -> DeviceRun:
+    """A run before its first step."""
+    agent_key, env_key = jax.random.split(key)
+    env_key, bits = draw(env_key, 2 * agent.envs)
+    state, observation = jax.vmap(env.reset)(bits.reshape(agent.envs, 2))
+    zeros, recent = jnp.zeros(agent.envs), jnp.zeros(RECENT)
+    episodes = Episodes(zeros, zeros.astype(jnp.int32), recent, recent.astype(jnp.int32), jnp.int32(0))
+    fault = jnp.full(3, -1, jnp.int32)
+    return DeviceRun(agent.init(agent_key), state, observation, jnp.ones(agent.envs, bool), env_key, episodes, fault)
+
+
+def step(agent: Agent, env: DeviceEnv, run: DeviceRun) -> DeviceRun:
+    """One step of every environment: act, step, reset what ended, write the rows."""
+    envs, state = agent.envs, run.agent
+    actor, action, _ = agent.act(state.learner.params, state.actor, run.observation, run.is_first)
+    key, bits = draw(run.key, 4 * envs)
+    step_keys, reset_keys = bits.reshape(2, envs, 2)
+    env_state, out = jax.vmap(env.step)(run.env, action, step_keys)
+    done = out.terminated | out.truncated
+    begin = partial(jax.tree.map, partial(_choose, done))
+    env_state, observation = begin(jax.vmap(env.reset)(reset_keys), (env_state, out.observation))
+    bad_observation, bad_reward = ~_finite(out.observation, envs), ~jnp.isfinite(out.reward)
+    row = TimeStep(run.observation, run.is_first, action, out.reward, out.terminated)
+    experience = Experience(row, done, out.observation, ~(bad_observation | bad_reward))
+    replay = agent.observe(state.replay, jax.tree.map(lambda leaf: leaf[None], experience))
+    return DeviceRun(
+        agent=AgentState(actor, state.learner, replay),
+        env=env_state,
+        observation=observation,
+        is_first=done,
+        key=key,
+        episodes=count(run.episodes, out.reward, done),
+        fault=_note_fault(run.fault, bad_observation, bad_reward, state.actor.steps),
+    )
+
+
+def cycle(agent: Agent, env: DeviceEnv, run: DeviceRun, tally: Tally) -> tuple[DeviceRun, Tally]:
+    """Acts, then learns once enough has been seen."""
+    rhythm = Cycle.of(agent)
+    run, _ = jax.lax.scan(lambda carry, _: (step(agent, env, carry), None), run, None, length=rhythm.acts)
+    replay = run.agent.replay
+
+    def learn(carry: tuple, _: None) -> tuple:
+        learner, tally = carry
+        learner, metrics = agent.learn(learner, replay)
+        return (learner, Tally(tally.loss + metrics.loss, tally.q + metrics.q_mean, tally.updates + 1)), None
+
+    def learn_all(carry: tuple) -> tuple:
+        return jax.lax.scan(learn, carry, None, length=rhythm.updates)[0]
+
+    due = run.agent.actor.steps >= agent.spec.replay.start
+    learner, tally = jax.lax.cond(due, learn_all, lambda carry: carry, (run.agent.learner, tally))
+    return eqx.tree_at(lambda run: run.agent.learner, run, learner), tally
+
+
+def seed_axes(run: DeviceRun) -> DeviceRun:
+    """Which leaves carry an axis of seeds: all but the global step and the number of updates."""
+    axes = jax.tree.map(lambda _: 0, run)
+    return eqx.tree_at(lambda run: (run.agent.actor.steps, run.agent.learner.updates), axes, (None, None), is_leaf=lambda x: x is None)
+
+
+@partial(jax.jit, static_argnums=(0, 1))  # compiled, so that every leaf is a buffer of its own and can be donated
+def init_seeds(agent: Agent, env: DeviceEnv, keys: Key) -> DeviceRun:
+    """A run for each key; leaves get a leading axis [seeds], except the global step and the updates."""
+    shape = jax.eval_shape(partial(init, agent, env), keys[0])
+    return jax.vmap(partial(init, agent, env), out_axes=seed_axes(shape))(keys)
+
+
+@partial(jax.jit, static_argnums=(0, 1), donate_argnums=2)
+def advance(agent: Agent, env: DeviceEnv, run: DeviceRun, cycles: Int[Array, ""] | int) -> tuple[DeviceRun, Tally]:
+    """`cycles` cycles of every seed, in place, and the sums of their metrics."""
+    seeds = run.is_first.shape[0]
+    axes = seed_axes(run), Tally(0, 0, None)  # type: ignore[arg-type]
+    many = jax.vmap(partial(cycle, agent, env), in_axes=axes, out_axes=axes)
+    tally = Tally(jnp.zeros(seeds), jnp.zeros(seeds), jnp.int32(0))
+    return jax.lax.fori_loop(0, cycles, lambda _, carry: many(*carry), (run, tally))
+
+
+def count(episodes: Episodes, reward: Float[Array, "envs"], done: Bool[Array, "envs"]) -> Episodes:
+    """Adds one step; finished episodes overwrite the oldest of the newest `RECENT`."""
+    returns, lengths = episodes.running_return + reward, episodes.running_length + 1
+    number = episodes.finished + jnp.cumsum(done) - done
+    place = jnp.where(done, number % RECENT, RECENT)
+    return Episodes(
+        running_return=jnp.where(done, 0.0, returns),
+        running_length=jnp.where(done, 0, lengths),
+        returns=episodes.returns.at[place].set(returns, mode="drop"),
+        lengths=episodes.lengths.at[place].set(lengths, mode="drop"),
+        finished=episodes.finished + done.sum(dtype=jnp.int32),
+    )
+
+
+def _choose(done: Bool[Array, "envs"], fresh: Array, old: Array) -> Array:
+    return jnp.where(done.reshape(-1, *[1] * (old.ndim - 1)), fresh, old)
+
+
+def _finite(tree: PyTree, envs: int) -> Bool[Array, "envs"]:
+    floats = [leaf for leaf in jax.tree.leaves(tree) if jnp.issubdtype(leaf.dtype, jnp.floating)]
+    checks = [jnp.isfinite(leaf).reshape(envs, -1).all(-1) for leaf in floats]
+    return jnp.stack(checks).all(0) if checks else jnp.ones(envs, bool)
+
+
+def _note_fault(
+    fault: Int[Array, "3"], bad_observation: Bool[Array, "envs"], bad_reward: Bool[Array, "envs"], step: Int[Array, ""]
+) -> Int[Array, "3"]:
+    bad = bad_observation | bad_reward
+    index = bad.argmax()
+    found = jnp.stack([index, step, jnp.where(bad_observation[index], 0, 1)]).astype(jnp.int32)
+    return jnp.where((fault[1] < 0) & bad.any(), found, fault)
+
+
+FIELDS = ("observation", "reward")
+
+
+class DeviceRunner:
+    """Drives one agent per seed through device environments; all seeds advance together."""
+
+    def __init__(self, agent: Agent, env: DeviceEnv, seeds: Sequence[int]):
+        self.agent, self.env, self.seeds = agent, env, tuple(seeds)
+        self.cycle = Cycle.of(agent)
+        self._run = init_seeds(agent, env, jnp.stack([jax.random.PRNGKey(seed) for seed in seeds]))
+        self._tally: Tally | None = None
+
+    @property
+    def steps(self) -> int:
+        """The global step: actions taken, over all environments of one seed."""
+        return int(self._run.agent.actor.steps)
+
+    def start(self) -> None:
+        """Nothing to begin: the first episodes are part of a new run."""
+
+    def advance(self, until: int, stop: Callable[[], bool]) -> None:
+        """Whole cycles until the global step is at least `until`, in one call; `stop` is asked before it only."""
+        cycles = -((self.steps - until) // (self.cycle.acts * self.agent.envs))
+        if cycles > 0 and not stop():
+            self._run, self._tally = advance(self.agent, self.env, self._run, cycles)
+
+    def report(self) -> dict[str, Any]:
+        """The metrics of the last `advance`. What differs between seeds is a list if there are several."""
+        run, tally = self._run, self._tally
+        self._check()
+        episodes = run.episodes
+        rows = [self._newest(seed) for seed in range(len(self.seeds))]
+        updates = int(tally.updates) if tally else 0
+        per_seed = [summary(returns, lengths) for returns, lengths in rows]
+        values = {name: [row[name] for row in per_seed] for name in per_seed[0]}
+        values["loss"] = [float(loss) / updates if updates else None for loss in np.asarray(tally.loss)] if tally else []
+        values["q_mean"] = [float(q) / updates if updates else None for q in np.asarray(tally.q)] if tally else []
+        return {
+            "episodes": int(np.asarray(episodes.finished).sum()),
+            **{name: value if len(self.seeds) > 1 else next(iter(value), None) for name, value in values.items()},
+            "epsilon": float(self.agent.spec.exploration.epsilon(self.steps)),
+            "updates": int(run.agent.learner.updates),
+        }
+
+    def _newest(self, seed: int) -> tuple[np.ndarray, np.ndarray]:
+        episodes = self._run.episodes
+        kept = min(int(episodes.finished[seed]), RECENT)
+        return np.asarray(episodes.returns[seed])[:kept], np.asarray(episodes.lengths[seed])[:kept]
+
+    def _check(self) -> None:
+        for seed, (env, step_number, field) in zip(self.seeds, np.asarray(self._run.fault).tolist(), strict=True):
+            if step_number >= 0:
+                raise EnvironmentFault(
+                    f"environment {env} of seed {seed} gave a {FIELDS[field]} that is not finite at step {step_number}; "
+                    f"that row was not stored: mend the environment and resume from the last checkpoint"
+                )
+        for seed, fault in zip(self.seeds, np.asarray(self._run.agent.learner.fault).tolist(), strict=True):
+            if fault >= 0:
+                raise LearningFault(not_finite(fault, self.steps))
+
+    def capture(self) -> Captured:
+        """The state, copied, except for the replay."""
+        without_rows = eqx.tree_at(lambda run: run.agent.replay, self._run, None)
+        return Captured(copied(without_rows), {"steps": self.steps, "env": {"level": "exact"}}, self._run.agent.replay)
+
+    def restore(self, arrays: Mapping[str, np.ndarray], meta: dict[str, Any], replay: Callable[[Ring], Ring]) -> None:
+        """Takes a captured state back; `replay` fills an empty ring."""
+        filled = replay(self._run.agent.replay)
+        without_rows = eqx.tree_at(lambda run: run.agent.replay, self._run, None)
+        run = restored(without_rows, arrays)
+        self._run = eqx.tree_at(lambda run: run.agent.replay, run, filled, is_leaf=lambda node: node is None)
+
+    def networks(self) -> list[Network]:
+        """The newest parameters of each seed."""
+        params = self._run.agent.learner.params
+        return [jax.tree.map(lambda leaf, seed=seed: leaf[seed], params) for seed in range(len(self.seeds))]
+
+    def close(self) -> None:
+        """Nothing to let go of."""

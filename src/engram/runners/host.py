@@ -1,0 +1,264 @@
+"""The host runner: any Gymnasium environment, and two compiled calls around its `step`.
+
+Steps are gathered in a block of one cycle ("act a few times, then learn"). At its end one compiled call writes the
+block to the replay and makes the updates; it runs on its own thread while the next cycle acts. So the actor is
+one moment of learning behind the learner, always exactly one: the lag is part of the algorithm, not of the timing,
+and a resumed run has the same.
+"""
+
+from collections import deque
+from collections.abc import Callable, Mapping
+from functools import cache, partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, PyTree
+
+from engram import spaces
+from engram.errors import LearningFault
+from engram.agents.q_learning import Agent, AgentState, Experience, LearnerState
+from engram.envs.host import HostEnvs
+from engram.network import Network
+from engram.replay.ring import Ring
+from engram.runners.acting import choose_actor
+from engram.runners.common import RECENT, Captured, Cycle, Tally, not_finite, summary
+from engram.trees import copied, restored
+from engram.types import TimeStep
+
+
+class Block(NamedTuple):
+    """The steps of one cycle, [acts, envs] each: an Experience that packs its small columns into one array."""
+
+    observation: PyTree
+    final_observation: PyTree
+    columns: np.ndarray  # float32 [acts, envs, 6]: see `unpack`
+
+
+def unpack(block: Block) -> Experience:
+    """The block as an Experience. Actions pass through float32 exactly (they are far below 2^24)."""
+    is_first, action, reward, terminated, done, keep = jnp.moveaxis(block.columns, -1, 0)
+    row = TimeStep(block.observation, is_first > 0, action.astype(jnp.int32), reward, terminated > 0)
+    return Experience(row, done > 0, block.final_observation, keep > 0)
+
+
+@cache
+def compiled_settle(agent: Agent) -> Callable[..., Any]:
+    """The compiled end of a cycle: write the block, then make `updates` updates.
+
+    Leaves go in and out flat: flattening modules at every cycle would cost as much as a small update. All buffers
+    but the parameters are donated; the actor still reads those.
+    """
+
+    shape = jax.eval_shape(agent.init, jax.ShapeDtypeStruct((2,), jnp.uint32))
+    trees = jax.tree.structure(shape.learner), jax.tree.structure(shape.replay)
+
+    @partial(jax.jit, static_argnums=0, donate_argnums=(2, 3))
+    def settle(updates: int, params: list, rest: list, replay: list, block: Block) -> tuple[list, list, list]:
+        count = len(params)
+        learner: LearnerState = jax.tree.unflatten(trees[0], params + rest[:-3])
+        tally = Tally(*rest[-3:])
+        ring: Ring = agent.observe(jax.tree.unflatten(trees[1], replay), unpack(block))
+
+        def learn(carry: tuple[LearnerState, Tally], _: None) -> tuple[tuple[LearnerState, Tally], None]:
+            learner, metrics = agent.learn(carry[0], ring)
+            tally = carry[1]
+            return (learner, Tally(tally.loss + metrics.loss, tally.q + metrics.q_mean, tally.updates + 1)), None
+
+        if updates == 1:  # a loop of one would keep XLA from using both cores
+            (learner, tally), _ = learn((learner, tally), None)
+        elif updates:
+            (learner, tally), _ = jax.lax.scan(learn, (learner, tally), None, length=updates)
+        leaves = jax.tree.leaves(learner)
+        return leaves[:count], leaves[count:] + list(tally), jax.tree.leaves(ring)
+
+    return settle
+
+
+class HostRunner:
+    """Drives one agent through host environments. Everything that changes is in `capture`."""
+
+    def __init__(self, agent: Agent, envs: HostEnvs, seed: int):
+        self.agent, self.envs = agent, envs
+        self.cycle = Cycle.of(agent)
+        state = jax.jit(agent.init)(jax.random.PRNGKey(seed))
+        self._trees = jax.tree.structure(state.learner), jax.tree.structure(state.replay)
+        self._set(state.learner, state.replay, _no_tally())
+        self.acting: Network = state.learner.params
+        self.actor = choose_actor(agent, state.learner.params, state.actor, seed)
+        self.steps, self._phase = 0, 0
+        self._block = self._new_block()
+        self._is_first = np.ones(agent.envs, bool)
+        self._observation: PyTree = None
+        self.returns: deque[float] = deque(maxlen=RECENT)
+        self.lengths: deque[int] = deque(maxlen=RECENT)
+        self.finished = 0
+        self._running_return = np.zeros(agent.envs, np.float64)
+        self._running_length = np.zeros(agent.envs, np.int64)
+
+    # -- running -------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Begins the first episodes. A restored run does not call this."""
+        self._observation = self.envs.reset()
+
+    def advance(self, until: int, stop: Callable[[], bool]) -> None:
+        """Acts and learns until the global step is at least `until`, or `stop()` is true."""
+        while self.steps < until and not stop():
+            self._step()
+
+    def _step(self) -> None:
+        observation, is_first, time = self._observation, self._is_first, self._phase
+        action = self.actor.act(observation, is_first, self.steps)
+        taken = self.envs.step(action)
+        block = self._block
+        _put(block.observation, time, observation)
+        columns = block.columns[time]
+        columns[:, 0], columns[:, 1], columns[:, 2] = is_first, action, taken.reward
+        columns[:, 3], columns[:, 4], columns[:, 5] = taken.terminated, taken.done, 1
+        self._running_return += taken.reward
+        self._running_length += 1
+        if taken.done.any():
+            _put(block.final_observation, time, taken.final_observation)
+            self._finish(taken.done)
+        self._observation, self._is_first = taken.observation, taken.done
+        self.steps += self.agent.envs
+        self._phase += 1
+        if self._phase == self.cycle.acts:
+            self._learn()
+
+    def _finish(self, done: np.ndarray) -> None:
+        for env in np.flatnonzero(done):
+            self.returns.append(float(self._running_return[env]))
+            self.lengths.append(int(self._running_length[env]))
+        self._running_return[done] = 0
+        self._running_length[done] = 0
+        self.finished += int(done.sum())
+
+    def _learn(self) -> None:
+        """Ends a cycle: the actor gets the parameters of the last moment of learning, and the next one begins."""
+        due = self.steps >= self.agent.spec.replay.start
+        if due:
+            self.acting = self.learner.params
+            self.actor.load(self.acting)  # waits for the update that ran while this cycle acted
+        self._settle(self.cycle.updates if due else 0)
+        self._phase = 0
+
+    def _settle(self, updates: int) -> None:
+        settle = compiled_settle(self.agent)
+        self._params, self._rest, self._replay = settle(updates, self._params, self._rest, self._replay, self._block)
+        self._block = self._new_block()  # the old one may still be read
+
+    def _new_block(self) -> Block:
+        leading = (self.cycle.acts, self.agent.envs)
+        make = partial(spaces.zeros, self.agent.space, leading)
+        return Block(make(), make(), np.zeros((*leading, 6), np.float32))
+
+    def report(self) -> dict[str, Any]:
+        """The metrics since the last report."""
+        learner = self.learner
+        fault = int(learner.fault)
+        if fault >= 0:
+            raise LearningFault(not_finite(fault, self.steps))
+        tally = Tally(*(np.asarray(leaf) for leaf in self._rest[-3:]))
+        self._rest[-3:] = _no_tally()
+        updates = int(tally.updates)
+        return {
+            "episodes": self.finished,
+            **summary(np.array(self.returns), np.array(self.lengths)),
+            "loss": float(tally.loss) / updates if updates else None,
+            "q_mean": float(tally.q) / updates if updates else None,
+            "epsilon": float(self.agent.spec.exploration.epsilon(self.steps)),
+            "updates": int(learner.updates),
+        }
+
+    # -- state ---------------------------------------------------------------------------------------------
+
+    def capture(self) -> Captured:
+        """The state, copied, except for the replay, which must be read before the next `advance`."""
+        if self._phase:
+            self._flush()
+        actor_arrays, actor_meta = self.actor.capture()
+        env_meta, env_arrays = self.envs.capture()
+        arrays = copied(self.learner, "learner") | copied(self.acting, "acting") | copied(Tally(*self._rest[-3:]), "tally")
+        arrays |= {f"actor.{name}": array for name, array in actor_arrays.items()}
+        arrays |= {f"env.{name}": array for name, array in env_arrays.items()}
+        arrays |= {
+            "episodes.running_return": self._running_return.copy(),
+            "episodes.running_length": self._running_length.copy(),
+            "episodes.returns": np.array(self.returns, np.float64),
+            "episodes.lengths": np.array(self.lengths, np.int64),
+            "is_first": np.array(self._is_first),
+        }
+        numbers = {"steps": self.steps, "phase": self._phase, "finished": self.finished}
+        return Captured(arrays, {**numbers, "actor": actor_meta, "env": env_meta}, self.replay)
+
+    def _flush(self) -> None:
+        """Writes the steps of an unfinished cycle, which then holds only what comes after them."""
+        self._settle(0)
+
+    def restore(self, arrays: Mapping[str, np.ndarray], meta: dict[str, Any], replay: Callable[[Ring], Ring]) -> None:
+        """Takes a captured state back; `replay` fills an empty ring."""
+        learner = restored(self.learner, arrays, "learner")
+        tally = restored(Tally(*self._rest[-3:]), arrays, "tally")
+        self._set(learner, replay(self.replay), tally)
+        self.acting = restored(self.acting, arrays, "acting")
+        self.actor.load(self.acting)
+        self.actor.restore(_below("actor", arrays), meta["actor"])
+        self.steps, self._phase, self.finished = meta["steps"], meta["phase"], meta["finished"]
+        self._running_return = np.array(arrays["episodes.running_return"])
+        self._running_length = np.array(arrays["episodes.running_length"])
+        self.returns = deque(arrays["episodes.returns"].tolist(), maxlen=RECENT)
+        self.lengths = deque(arrays["episodes.lengths"].tolist(), maxlen=RECENT)
+        self._is_first = np.array(arrays["is_first"])
+        self._observation = self.envs.restore(meta["env"], _below("env", arrays))
+        anew = np.array([level == "boundary" for level in meta["env"]["levels"]])
+        self._is_first |= anew  # those could not be taken up inside their episode and began another
+        self._running_return[anew] = 0
+        self._running_length[anew] = 0
+
+    def at_boundary(self) -> bool:
+        """Whether no environment is inside an episode."""
+        return bool(self._is_first.all())
+
+    def networks(self) -> list[Network]:
+        """The newest parameters."""
+        return [self.learner.params]
+
+    def close(self) -> None:
+        """Lets go of the environments."""
+        self.envs.close()
+
+    def _set(self, learner: LearnerState, replay: Ring, tally: Tally) -> None:
+        params = jax.tree.leaves(learner.params)
+        leaves = jax.tree.leaves(learner)
+        self._params, self._rest = params, leaves[len(params) :] + list(tally)
+        self._replay = jax.tree.leaves(replay)
+
+    @property
+    def learner(self) -> LearnerState:
+        """What learning changes."""
+        return jax.tree.unflatten(self._trees[0], self._params + self._rest[:-3])
+
+    @property
+    def replay(self) -> Ring:
+        """The replay; its buffers are given away at the next step, so nothing may keep them."""
+        return jax.tree.unflatten(self._trees[1], self._replay)
+
+
+def _no_tally() -> Tally:
+    return Tally(jnp.zeros(()), jnp.zeros(()), jnp.zeros((), jnp.int32))
+
+
+def _below(prefix: str, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    start = prefix + "."
+    return {name.removeprefix(start): array for name, array in arrays.items() if name.startswith(start)}
+
+
+def _put(block: PyTree, time: int, observation: PyTree) -> None:
+    """Copies one observation of every environment into a block."""
+    if isinstance(block, np.ndarray):
+        block[time] = observation
+    else:
+        jax.tree.map(lambda to, new: to.__setitem__(time, new), block, observation)

@@ -1,0 +1,262 @@
+"""Specs: frozen dataclasses that say what was chosen, and nothing else.
+
+A spec is declared with `@spec` and `setting(...)` in the file of the part that it configures:
+
+    @register("head", "q")
+    @spec
+    class QSpec:
+        width: int = setting(0, "units of a hidden layer; 0 for none", low=0)
+
+It is hashable, checks itself when made, round-trips through JSON, and can be changed by a path and a text
+(`replay.capacity=50000`), as the command line does. A field whose type is another spec nests; a field made by
+`part(role, default)` holds any spec registered for that role and is written `head=dueling head.width=64`.
+"""
+
+import dataclasses
+import math
+from types import NoneType, UnionType
+from typing import Any, Literal, TypeVar, dataclass_transform, get_args, get_origin, get_type_hints
+
+from engram import registry
+from engram.errors import SpecError, hint
+
+T = TypeVar("T")
+
+
+def setting(
+    default: Any,
+    help: str,
+    *,
+    low: float = -math.inf,
+    high: float = math.inf,
+    above: float = -math.inf,
+    below: float = math.inf,
+) -> Any:
+    """A field with its help text and its range: low <= value <= high and above < value < below."""
+    metadata = {"help": help, "low": low, "high": high, "above": above, "below": below}
+    if dataclasses.is_dataclass(default):
+        return dataclasses.field(default_factory=lambda: default, metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def part(role: str, default: Any, help: str) -> Any:
+    """A field that holds any spec registered for `role`."""
+    return dataclasses.field(default_factory=lambda: default, metadata={"help": help, "role": role})
+
+
+@dataclass_transform(kw_only_default=True, frozen_default=True, field_specifiers=(setting, part))
+def spec(cls: type[T]) -> type[T]:
+    """Class decorator: a frozen keyword-only dataclass that checks types and ranges when it is made.
+
+    A class may define `check(self)` for rules between fields; it raises SpecError.
+    """
+
+    def __post_init__(self: Any) -> None:
+        for field in dataclasses.fields(self):
+            value = _coerce(_hints(cls)[field.name], getattr(self, field.name), field.name, field.metadata)
+            object.__setattr__(self, field.name, value)
+        if hasattr(self, "check"):
+            self.check()
+
+    cls.__post_init__ = __post_init__  # type: ignore[attr-defined]
+    return dataclasses.dataclass(frozen=True, kw_only=True)(cls)
+
+
+# -- JSON --------------------------------------------------------------------------------------------------
+
+
+def to_json(value: Any) -> dict[str, Any]:
+    """A spec as JSON values. A part carries its registered name as `kind`."""
+    out: dict[str, Any] = {}
+    for field in dataclasses.fields(value):
+        inner = getattr(value, field.name)
+        if dataclasses.is_dataclass(inner):
+            role = field.metadata.get("role")
+            kind = {"kind": registry.name_of(role, type(inner))} if role else {}
+            out[field.name] = kind | to_json(inner)
+        else:
+            out[field.name] = list(inner) if isinstance(inner, tuple) else inner
+    return out
+
+
+def from_json(cls: type[T], value: dict[str, Any], path: str = "") -> T:
+    """The spec of class `cls` that `to_json` wrote. Unknown and missing names are SpecErrors."""
+    fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    unknown = [name for name in value if name not in fields]
+    if unknown:
+        raise SpecError(f"{path}{unknown[0]!r} is not a setting of {cls.__name__}; {hint(unknown[0], fields)}")
+    missing = [name for name in fields if name not in value]
+    if missing:
+        raise SpecError(f"{path}{missing[0]!r} is missing from a stored {cls.__name__}; was it written by another version?")
+    made: dict[str, Any] = {}
+    for name, field in fields.items():
+        kind = _hints(cls)[name]
+        inner = value[name]
+        if role := field.metadata.get("role"):
+            chosen = registry.find(role, inner.get("kind", "")) if isinstance(inner, dict) else None
+            if chosen is None:
+                raise SpecError(f"{path}{name!r} of a stored {cls.__name__} must be an object with a 'kind', not {inner!r}")
+            rest = {key: item for key, item in inner.items() if key != "kind"}
+            made[name] = from_json(chosen, rest, f"{path}{name}.")
+        elif dataclasses.is_dataclass(kind):
+            made[name] = from_json(kind, inner, f"{path}{name}.")  # type: ignore[arg-type]
+        else:
+            made[name] = tuple(inner) if isinstance(inner, list) else inner
+    return cls(**made)
+
+
+# -- paths -------------------------------------------------------------------------------------------------
+
+
+def override(value: T, path: str, text: Any) -> T:
+    """`value` with the setting at the dotted `path` replaced.
+
+    `text` is a string as typed on a command line (`3e-4`, `128,128`, `true`, `none`) or already a value of the
+    right type. For a part, the name of another kind (`head=dueling`) takes that kind with its defaults, keeping
+    what both kinds have.
+    """
+    return _override(value, path, path, text)
+
+
+def _override(value: Any, path: str, whole: str, text: Any) -> Any:
+    name, _, rest = path.partition(".")
+    fields = {field.name: field for field in dataclasses.fields(value)}
+    if name not in fields:
+        prefix = whole.removesuffix(path)
+        near = [prefix + known for known in fields]
+        raise SpecError(f"{whole!r} is not a setting; {hint(prefix + name, near)}")
+    inner = getattr(value, name)
+    if dataclasses.is_dataclass(inner):
+        role = fields[name].metadata.get("role")
+        if rest:
+            return dataclasses.replace(value, **{name: _override(inner, rest, whole, text)})
+        if role and isinstance(text, str):
+            return dataclasses.replace(value, **{name: _switch(role, inner, text)})
+        if type(text) is type(inner) or (role and dataclasses.is_dataclass(text)):
+            return dataclasses.replace(value, **{name: text})
+        raise SpecError(f"{whole!r} is a group of settings; name one of {', '.join(p for p, *_ in describe(inner, whole + '.'))}")
+    if rest:
+        raise SpecError(f"{whole!r} goes too deep: {whole.removesuffix('.' + rest)!r} is a single setting")
+    parsed = _coerce(_hints(type(value))[name], _parse(text), whole, fields[name].metadata)
+    return dataclasses.replace(value, **{name: parsed})
+
+
+def _switch(role: str, old: Any, kind: str) -> Any:
+    """The spec registered as `kind`, keeping the settings that it shares with the old one."""
+    new = registry.find(role, kind)
+    if type(old) is new:
+        return old
+    shared = {f.name for f in dataclasses.fields(new)} & {f.name for f in dataclasses.fields(old)}
+    return new(**{name: getattr(old, name) for name in shared})
+
+
+def describe(value: Any, prefix: str = "") -> list[tuple[str, str, Any, str]]:
+    """Every setting as (path, type, value, help), in the order of declaration."""
+    rows: list[tuple[str, str, Any, str]] = []
+    for field in dataclasses.fields(value):
+        inner = getattr(value, field.name)
+        path = prefix + field.name
+        if dataclasses.is_dataclass(inner):
+            if role := field.metadata.get("role"):
+                rows.append((path, f"one of {'|'.join(registry.names(role))}", registry.name_of(role, type(inner)), field.metadata["help"]))
+            rows += describe(inner, path + ".")
+        else:
+            rows.append((path, _type_name(_hints(type(value))[field.name]), inner, field.metadata.get("help", "")))
+    return rows
+
+
+def show(value: Any) -> str:
+    """A setting's value as `override` reads it."""
+    if isinstance(value, bool) or value is None:
+        return str(value).lower()
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+# -- types -------------------------------------------------------------------------------------------------
+
+
+def _hints(cls: type) -> dict[str, Any]:
+    return get_type_hints(cls)
+
+
+def _parse(text: Any) -> Any:
+    """A typed text as the plainest Python value it can mean; `_coerce` then fits it to the field."""
+    if not isinstance(text, str):
+        return text
+    word = text.strip()
+    if word.lower() in ("true", "false"):
+        return word.lower() == "true"
+    if word.lower() == "none":
+        return None
+    if "," in word:
+        return tuple(_parse(item) for item in word.split(",") if item.strip())
+    for number in (int, float):
+        try:
+            return number(word.replace("_", ""))
+        except ValueError:
+            continue
+    return word
+
+
+def _coerce(kind: Any, value: Any, path: str, limits: Any) -> Any:
+    """`value` as type `kind` within its limits, or a SpecError naming `path`."""
+    if role := limits.get("role"):
+        registry.name_of(role, type(value))
+        return value
+    fitted = _fit(kind, value)
+    if fitted is _UNFIT:
+        raise SpecError(f"{path} = {show(value)} has the wrong type; expected {_type_name(kind)}")
+    for number in fitted if isinstance(fitted, tuple) else (fitted,):
+        if isinstance(number, int | float) and not isinstance(number, bool):
+            _check_range(number, path, limits)
+    return fitted
+
+
+_UNFIT = object()
+
+
+def _fit(kind: Any, value: Any) -> Any:
+    origin = get_origin(kind)
+    if origin is UnionType or str(origin) == "typing.Union":
+        options = (_fit(option, value) for option in get_args(kind))
+        return next((fitted for fitted in options if fitted is not _UNFIT), _UNFIT)
+    if kind is NoneType:
+        return None if value is None else _UNFIT
+    if origin is Literal:
+        return value if value in get_args(kind) else _UNFIT
+    if origin is tuple:
+        items = value if isinstance(value, tuple | list) else (value,)
+        fitted = tuple(_fit(get_args(kind)[0], item) for item in items)
+        return _UNFIT if any(item is _UNFIT for item in fitted) else fitted
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if kind is int and isinstance(value, float) and value.is_integer():
+        return int(value)  # 1e6 is how people write a million
+    if kind is Any or type(value) is kind or (isinstance(kind, type) and dataclasses.is_dataclass(kind) and isinstance(value, kind)):
+        return value
+    return _UNFIT
+
+
+def _check_range(number: float, path: str, limits: Any) -> None:
+    if math.isnan(number):
+        raise SpecError(f"{path} = nan is not a number; give a finite value")
+    for name, words, broken in (
+        ("low", "at least", lambda bound: number < bound),
+        ("high", "at most", lambda bound: number > bound),
+        ("above", "more than", lambda bound: number <= bound),
+        ("below", "less than", lambda bound: number >= bound),
+    ):
+        bound = limits.get(name, None)
+        if bound is not None and math.isfinite(bound) and broken(bound):
+            raise SpecError(f"{path} = {number} is out of range; expected {words} {bound}")
+
+
+def _type_name(kind: Any) -> str:
+    origin = get_origin(kind)
+    if origin is Literal:
+        return " or ".join(map(str, get_args(kind)))
+    if origin is tuple:
+        return f"{_type_name(get_args(kind)[0])}s separated by commas"
+    if origin is UnionType or str(origin) == "typing.Union":
+        return " or ".join(_type_name(option) for option in get_args(kind))
+    return {int: "an integer", float: "a number", bool: "true or false", str: "a text", NoneType: "none"}.get(kind, getattr(kind, "__name__", str(kind)))

@@ -1,0 +1,498 @@
+"""The trainer: one object that owns a run, from its first step to its last, over as many processes as it takes.
+
+    trainer = Trainer("CartPole-v1", seed=0, run="runs/mine")
+    trainer.learn(50_000)
+    trainer.evaluate(episodes=20).mean
+"""
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack, closing
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import PyTree
+
+from engram import spaces, specs
+from engram.agents.q_learning import Agent, AgentSpec
+from engram.checkpoint import CheckpointStore, Loaded, ReplayLog, Saved, state_digest
+from engram.compilation import use_cache
+from engram.envs.device import is_device, make_device
+from engram.envs.host import make_host
+from engram.errors import CheckpointError, Interrupted, SpecError
+from engram.evaluation import Evaluation, Policy, evaluation_seed, play_device, play_host
+from engram.logging import RunLog
+from engram.memory import check_fits
+from engram.presets import default_steps, preset as make_preset
+from engram.replay import lanes, ring
+from engram.runfile import RunPlan, holds_run
+from engram.runners.common import Captured, Runner
+from engram.runners.device import DeviceRunner
+from engram.runners.host import HostRunner
+from engram.signals import StopRequest
+from engram.storage import RunLock
+
+Environment = str | gymnasium.Env | Callable[[], gymnasium.Env]
+LOG_POINTS, SAVE_POINTS = 100, 10  # metrics lines and checkpoints of a whole run, unless told otherwise
+
+
+class Trainer:
+    """Trains, evaluates, saves and resumes one agent, or one for each of several seeds.
+
+    Args:
+      env: a Gymnasium id, a device id (`engram list envs`), a Gymnasium environment, or a function that makes one.
+        Not needed when a run is resumed that was started from an id.
+      preset: one of `engram list presets`.
+      seed, seeds: the run's seed; with `seeds` = M, the agents of seeds seed..seed+M-1 learn side by side (device
+        environments only; start host runs one after another).
+      envs: environments stepped together. asynchronous: each in its own process.
+      steps: the planned length, which the schedules of `auto` follow; `learn` without a number goes up to it.
+      run: the run directory; None keeps nothing on disk.
+      resume: continue the run in `run` from its newest verified checkpoint.
+      read_only: never write to `run`, so that another process may be training it; `learn` and `save` are refused.
+      action_bins, env_args: see `make_host`.
+      track: TensorBoard events beside metrics.jsonl (extra `track`).
+      save_every, log_every: environment steps between checkpoints, and between lines of metrics.
+      callbacks: objects with any of `on_start(trainer)`, `on_metrics(trainer, metrics)`, `on_save(trainer, saved)`,
+        `on_note(trainer, text)`, `on_stop(trainer, reason)`.
+      overrides, and further keywords: settings of the agent by path: {"replay.capacity": 50_000}, or as keywords
+        with the dots as double underscores: replay__capacity=50_000.
+
+    Raises: EngramError, before anything is trained, for every setting that cannot work.
+    """
+
+    def __init__(
+        self,
+        env: Environment | None = None,
+        preset: str | None = None,
+        *,
+        seed: int | None = None,
+        seeds: int | None = None,
+        envs: int | None = None,
+        asynchronous: bool | None = None,
+        steps: int | None = None,
+        run: str | Path | None = None,
+        resume: bool = False,
+        read_only: bool = False,
+        action_bins: int | None = None,
+        env_args: Mapping[str, Any] | None = None,
+        track: bool | None = None,
+        save_every: int | None = None,
+        log_every: int | None = None,
+        callbacks: Iterable[Any] = (),
+        overrides: Mapping[str, Any] | None = None,
+        **settings: Any,
+    ):
+        use_cache()
+        self.callbacks = tuple(callbacks)
+        self.folder = Path(run) if run is not None else None
+        self._open = ExitStack()
+        self._runner: Runner | None = None
+        self._seconds = 0.0
+        self._read_only = read_only
+        chosen = dict(
+            preset=preset, seed=seed, seeds=seeds, envs=envs, asynchronous=asynchronous, steps=steps,
+            action_bins=action_bins, env_args=dict(env_args) if env_args else None, track=track,
+            save_every=save_every, log_every=log_every,
+        )  # fmt: skip
+        chosen = {name: value for name, value in chosen.items() if value is not None}
+        changes = {name.replace("__", "."): value for name, value in {**(overrides or {}), **settings}.items()}
+        if resume:
+            self._resume(env, chosen, changes)
+        else:
+            self._begin(env, chosen, changes)
+
+    # -- beginning -----------------------------------------------------------------------------------------
+
+    def _begin(self, env: Environment | None, chosen: dict[str, Any], changes: dict[str, Any]) -> None:
+        """A new run: environments first, because the agent's shape follows from them."""
+        if env is None:
+            raise SpecError("no environment was given; name one, such as 'CartPole-v1' (`engram list envs` shows more)")
+        if self.folder is not None and holds_run(self.folder):
+            raise SpecError(f"{self.folder} already holds a run; pass resume=True (--resume) to go on with it, or another run")
+        self._env = env
+        make = {name: chosen[name] for name in ("seed", "envs", "asynchronous", "action_bins", "env_args") if name in chosen}
+        self._environment = self._make_environment(env, **make)
+        self._choice = chosen, changes
+        self.plan = self._plan_for(chosen.get("steps"))
+        self._started = False
+
+    def _plan_for(self, steps: int | None) -> RunPlan:
+        """The plan for a run of this length; presets scale their schedules to it."""
+        chosen, changes = self._choice
+        space, actions = self._environment.observation_space, self._environment.actions
+        total = steps or default_steps(space)
+        agent = make_preset(chosen.get("preset", "auto"), space, total)
+        for path, value in changes.items():
+            agent = specs.override(agent, path, value)
+        rest = {name: value for name, value in chosen.items() if name not in ("preset", "steps")}
+        defaults = {"log_every": max(1, total // LOG_POINTS), "save_every": max(1, total // SAVE_POINTS)}
+        return RunPlan(
+            env=self._env if isinstance(self._env, str) else None,
+            preset=chosen.get("preset", "auto"),
+            agent=agent,
+            space=space,
+            actions=actions,
+            steps=total,
+            **defaults | rest,
+        )
+
+    def _resume(self, env: Environment | None, chosen: dict[str, Any], changes: dict[str, Any]) -> None:
+        """The run in `folder` from its newest verified checkpoint, as it was planned."""
+        if self.folder is None:
+            raise SpecError("resume=True needs the run to go on with; pass run=FOLDER (--run DIR)")
+        plan = RunPlan.read(self.folder)
+        if changes:
+            raise SpecError(f"{next(iter(changes))!r} cannot be changed in a resumed run; start a new one with it")
+        free = ("steps", "save_every", "log_every", "track")
+        for name, value in chosen.items():
+            if name not in free and getattr(plan, name) != value:
+                raise SpecError(f"{self.folder} was started with {name} = {getattr(plan, name)!r}, not {value!r}; leave it out")
+        if isinstance(env, str) and plan.env is not None and env != plan.env:
+            raise SpecError(f"{self.folder} is a run of {plan.env!r}, not of {env!r}; leave the environment out")
+        if env is None and plan.env is None:
+            raise SpecError(f"{self.folder} was started with an environment object; pass the same one again")
+        self._env = env if env is not None else plan.env
+        self.plan = replace(plan, **{name: value for name, value in chosen.items() if name in free})
+        arguments = ("seed", "envs", "asynchronous", "action_bins", "env_args")
+        self._environment = self._make_environment(self._env, **{name: getattr(plan, name) for name in arguments})
+        if (self._environment.observation_space, self._environment.actions) != (plan.space, plan.actions):
+            raise CheckpointError(
+                f"the environment now has {self._environment.observation_space} and {self._environment.actions} "
+                f"actions, but the run was started with {plan.space} and {plan.actions}; restore its version"
+            )
+        if not self._read_only:
+            self._lock()
+        loaded = self._store().load()
+        for sentence in loaded.passed_over:
+            self._tell("on_note", sentence)
+        self._start_runner()
+        self._restore(loaded)
+        self._started = True
+
+    def _make_environment(self, env: Any, **arguments: Any) -> Any:
+        """A device environment, or a batch of host environments."""
+        if isinstance(env, str) and is_device(env):
+            for name in ("asynchronous", "action_bins"):
+                if arguments.get(name):
+                    raise SpecError(f"{name} is for host environments; {env!r} runs on the device: leave it out")
+            return make_device(env, **(arguments.get("env_args") or {}))
+        return self._open.enter_context(closing(make_host(env, **{"seed": 0} | arguments)))
+
+    def _start_runner(self) -> None:
+        """The agent, its memory checked for, and what drives it."""
+        plan = self.plan
+        agent = Agent(plan.agent, plan.space, plan.actions, plan.envs)
+        rows = agent.rows_per_lane * agent.envs
+        check_fits(plan.seeds * ring.nbytes(plan.space, rows), f"the replay of {plan.seeds * rows:,} rows")
+        seeds = range(plan.seed, plan.seed + plan.seeds)
+        if self.on_device:
+            self._runner = DeviceRunner(agent, self._environment, seeds)
+        elif plan.seeds > 1:
+            raise SpecError(
+                f"{plan.env!r} runs on the host, where seeds learn one after another: `engram train` does that, "
+                f"and in Python make one Trainer for each seed"
+            )
+        else:
+            self._runner = HostRunner(agent, self._environment, plan.seed)
+        self.agent = agent
+
+    @property
+    def on_device(self) -> bool:
+        """Whether environments run in the compiled loop."""
+        return isinstance(self._env, str) and is_device(self._env)
+
+    @property
+    def runner(self) -> Runner:
+        """What drives the agent, made at the first use."""
+        if self._runner is None:
+            self._start_runner()
+            assert self._runner is not None
+            if self.folder is not None:
+                self._lock()
+                self.plan.write(self.folder)
+            self._tell_start()
+            self._runner.start()
+            self._started = True
+        return self._runner
+
+    def _tell_start(self) -> None:
+        plan = self.plan
+        words = f"{plan.preset}: encoder {specs.to_json(plan.agent)['encoder']['kind']} for {plan.space}, {plan.actions} actions"
+        self._tell("on_note", words)
+        self._tell("on_note", f"replay: {ring.size_in_words(plan.space, plan.agent.replay.capacity * plan.seeds)}")
+        if not self.on_device:
+            environment = self._environment
+            self._tell("on_note", f"{environment.description}; state at a checkpoint: {environment.level}")
+
+    # -- learning ------------------------------------------------------------------------------------------
+
+    @property
+    def steps(self) -> int:
+        """The global step."""
+        return self._runner.steps if self._runner else 0
+
+    def learn(self, steps: int | None = None) -> "Trainer":
+        """Trains for `steps` more environment steps, or up to the planned total.
+
+        The first call may set the plan: `Trainer(env).learn(50_000)` is a run planned for 50,000 steps.
+
+        Raises: Interrupted after a signal, once the state is saved; EngramError if environment or learning fail.
+        """
+        self._check_writable()
+        if self._runner is None and steps is not None and "steps" not in self._choice[0]:
+            self.plan = self._plan_for(steps)
+        runner = self.runner
+        goal = self.plan.steps if steps is None else self.steps + steps
+        reason = "error"
+        self._tell("on_start")
+        with StopRequest() as stop, ExitStack() as files:
+            log = None
+            if self.folder is not None:
+                log = files.enter_context(RunLog(self.folder, self.steps, track=self.plan.track))
+            try:
+                self._run(runner, goal, stop, log)
+                reason = "interrupted" if stop() else "done"
+            finally:
+                self._tell("on_stop", reason)
+        if stop():
+            where = f"after saving; go on with: engram train --run {self.folder} --resume" if self.folder else "(nothing is kept without a run directory)"
+            raise Interrupted(f"stopped at step {self.steps:,} {where}")
+        return self
+
+    def _run(self, runner: Runner, goal: int, stop: StopRequest, log: RunLog | None) -> None:
+        plan = self.plan
+        while runner.steps < goal and not stop():
+            before, began = runner.steps, time.perf_counter()
+            border = min(goal, _next(before, plan.log_every), _next(before, plan.save_every))
+            runner.advance(border, stop)
+            seconds = time.perf_counter() - began
+            self._seconds += seconds
+            reached = runner.steps >= border
+            if reached and (border % plan.log_every == 0 or runner.steps >= goal):
+                self._report(runner, (runner.steps - before) / seconds, log)
+            if reached and border % plan.save_every == 0 and runner.steps < goal:
+                self.save()
+        if stop():
+            self._to_boundary(runner)
+        if self.folder is not None:
+            self.save()
+
+    def _report(self, runner: Runner, speed: float, log: RunLog | None) -> None:
+        plan = self.plan
+        metrics = {"step": runner.steps, "total": plan.steps, **runner.report()}
+        metrics |= {"steps_per_second": speed * plan.seeds, "seconds": self._seconds, "seeds": plan.seeds}
+        if log is not None:
+            log.write(metrics)
+        self._tell("on_metrics", metrics)
+
+    def _to_boundary(self, runner: Runner) -> None:
+        """An environment that cannot be restored inside an episode finishes it before the run is saved."""
+        if self.on_device or self._environment.level != "boundary" or self.folder is None:
+            return
+        self._tell("on_note", "the environment cannot be restored inside an episode: finishing the episode before saving")
+        runner.advance(runner.steps + 1, lambda: False)
+        while not runner.at_boundary():  # type: ignore[attr-defined]
+            runner.advance(runner.steps + 1, lambda: False)
+
+    # -- saving --------------------------------------------------------------------------------------------
+
+    def save(self) -> Saved:
+        """Writes a checkpoint of everything that changes; when it returns, the checkpoint is on the disk."""
+        if self.folder is None:
+            raise SpecError("this trainer has no run directory to save into; make it with run=FOLDER")
+        self._check_writable()
+        captured = self.runner.capture()
+        meta = {"state": captured.meta, "wall": {"seconds": self._seconds}}
+        saved = self._store().save(self.steps, captured.arrays, meta, _log(captured))
+        self._tell("on_save", saved)
+        return saved
+
+    def _check_writable(self) -> None:
+        if self._read_only:
+            raise SpecError(f"{self.folder} was opened read-only; open it with Trainer(run=..., resume=True) to train on")
+
+    def state_digest(self) -> str:
+        """SHA-256 over every leaf of the state, replay and environment included."""
+        captured = self.runner.capture()
+        return state_digest(captured.arrays, captured.meta, _log(captured))
+
+    def _restore(self, loaded: Loaded) -> None:
+        assert self._runner is not None
+        self._runner.restore(loaded.arrays, loaded.meta["state"], partial(_fill, loaded))
+        self._seconds = loaded.meta["wall"]["seconds"]
+
+    def _store(self) -> CheckpointStore:
+        if not hasattr(self, "_checkpoints"):
+            assert self.folder is not None
+            self._checkpoints = CheckpointStore(self.folder / "checkpoints")
+        return self._checkpoints
+
+    def _lock(self) -> None:
+        assert self.folder is not None
+        self._open.enter_context(RunLock(self.folder))
+
+    # -- using ---------------------------------------------------------------------------------------------
+
+    def evaluate(self, episodes: int = 20, seed: int = 0) -> Evaluation:
+        """Plays whole episodes greedily with the newest parameters, on seeds that no training uses.
+
+        With several seeds, each agent plays `episodes` episodes.
+        """
+        key = evaluation_seed(seed)
+        stack, networks = self.plan.agent.observation.stack, self.runner.networks()
+        if self.on_device:
+            play = partial(play_device, self._environment)
+            keys = jax.random.split(jax.random.PRNGKey(key), len(networks))
+            played = [play(params, one, stack, episodes) for params, one in zip(networks, keys, strict=True)]
+            return Evaluation.of([np.asarray(returns).tolist() for returns in played])
+        with closing(self._evaluation_envs(key, episodes)) as envs:
+            return Evaluation.of([play_host(self._policy(params), envs, episodes) for params in networks])
+
+    def _evaluation_envs(self, seed: int, episodes: int) -> Any:
+        if isinstance(self._env, gymnasium.Env):
+            raise SpecError(
+                "the environment object is in use by training; make the Trainer from an id or from a function "
+                "that makes the environment, so that evaluation can make one of its own"
+            )
+        arguments = dict(action_bins=self.plan.action_bins, env_args=self.plan.env_args)
+        return make_host(self._env, seed=seed, envs=min(episodes, 4), **arguments)  # type: ignore[arg-type]
+
+    def _policy(self, params: Any) -> Policy:
+        return Policy(params, self.plan.space, self.plan.agent.observation.stack, self.plan.actions)
+
+    def predict(
+        self,
+        observation: PyTree,
+        state: PyTree | None = None,
+        episode_start: np.ndarray | None = None,
+        deterministic: bool = True,
+    ) -> tuple[np.ndarray, PyTree]:
+        """The action for one observation, or for a batch of them, and the state to pass to the next call.
+
+        The state holds the stacked frames; pass None at the beginning. The signature is that of
+        Stable-Baselines3's `predict`, so its `evaluate_policy` takes a trainer for a model.
+        """
+        batched = _is_batched(self.plan.space, observation)
+        rows = observation if batched else jax.tree.map(lambda leaf: np.asarray(leaf)[None], observation)
+        rows = _stored_as(self.plan.space, rows)
+        envs = jax.tree.leaves(rows)[0].shape[0]
+        policy = self._policy(self.runner.networks()[0])
+        is_first = np.zeros(envs, bool) if episode_start is None else np.asarray(episode_start, bool).reshape(envs)
+        state, q = policy.q(policy.begin(envs) if state is None else state, rows, is_first)
+        action = q.argmax(-1)
+        if not deterministic:
+            generator = self._exploration
+            explore = generator.random(envs) < self.plan.agent.exploration.end
+            action = np.where(explore, generator.integers(self.plan.actions, size=envs), action)
+        return (action if batched else action[0]), state
+
+    @property
+    def _exploration(self) -> np.random.Generator:
+        """For `predict` alone; training draws from generators that are part of the checkpoint."""
+        if not hasattr(self, "_generator"):
+            self._generator = np.random.default_rng([self.plan.seed, 0x9EED])
+        return self._generator
+
+    def info(self) -> dict[str, Any]:
+        """What `engram info` shows, for this trainer's run directory."""
+        if self.folder is None:
+            raise SpecError("this trainer has no run directory; make it with run=FOLDER")
+        return info(self.folder)
+
+    def close(self) -> None:
+        """Lets go of the environments and of the run directory."""
+        self._open.close()
+
+    def __enter__(self) -> "Trainer":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _tell(self, event: str, *arguments: Any) -> None:
+        for callback in self.callbacks:
+            if hasattr(callback, event):
+                getattr(callback, event)(self, *arguments)
+
+
+def load(run: str | Path, env: Environment | None = None) -> Trainer:
+    """The trainer of a stored run, to evaluate and predict with; the run itself stays as it is."""
+    return Trainer(env, run=run, resume=True, read_only=True)
+
+
+def info(run: str | Path, verify: bool = False) -> dict[str, Any]:
+    """Facts about a run directory: its plan, its checkpoints, and the digest of its newest state."""
+    folder = Path(run)
+    plan, store = RunPlan.read(folder), CheckpointStore(folder / "checkpoints")
+    loaded = store.load()
+    level = loaded.meta["state"]["env"].get("level") or _weakest(loaded.meta["state"]["env"]["levels"])
+    facts = {
+        "env": plan.env,
+        "preset": plan.preset,
+        "step": loaded.step,
+        "steps": plan.steps,
+        "seed": plan.seed,
+        "seeds": plan.seeds,
+        "envs": plan.envs,
+        "environment_state": level,
+        "checkpoints": store.steps(),
+        "checkpoint_id": loaded.id,
+        "state_digest": state_digest(loaded.arrays, loaded.meta["state"], loaded),
+        "passed_over": loaded.passed_over,
+        "bytes": sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()),
+        "agent": specs.to_json(plan.agent),
+    }
+    return facts | ({"problems": store.verify()} if verify else {})
+
+
+def _weakest(levels: list[str]) -> str:
+    return max(levels, key=["exact", "replayed", "boundary"].index)
+
+
+def _next(step: int, every: int) -> int:
+    return (step // every + 1) * every
+
+
+def _log(captured: Captured) -> ReplayLog:
+    replay = captured.replay
+    return ReplayLog(lanes.capacity(replay), lanes.cursors(replay), partial(lanes.read_rows, replay))
+
+
+def _fill(loaded: Loaded, replay: ring.Ring) -> ring.Ring:
+    """An empty ring with the rows of a checkpoint put back."""
+    if loaded.cursors is None or loaded.capacity != lanes.capacity(replay) or len(loaded.cursors) != replay.cursor.size:
+        raise CheckpointError(
+            f"the checkpoint's replay has {loaded.capacity} rows in each of its lanes, but this run needs "
+            f"{lanes.capacity(replay)} in each of {replay.cursor.size}; resume with the settings it was started with"
+        )
+    for lane, start, columns in loaded.replay_blocks():
+        replay = lanes.write_rows(replay, lane, start, columns)
+    cursor = jnp.asarray(loaded.cursors.reshape(replay.cursor.shape), jnp.int32)
+    return ring.Ring(replay.rows, cursor)
+
+
+def _is_batched(space: Any, observation: PyTree) -> bool:
+    """Whether an observation has a leading axis [envs]: a leaf then has one more axis than its space."""
+    first = next(leaf for _, leaf in spaces.leaves(space))
+    return np.ndim(jax.tree.leaves(observation)[0]) == len(first.shape) + 1
+
+
+def _stored_as(space: Any, rows: PyTree) -> PyTree:
+    """Rows with the dtypes of their space, checked against its shapes."""
+    named_leaves = list(spaces.leaves(space))
+    given = jax.tree.leaves(rows)
+    if len(given) != len(named_leaves):
+        raise SpecError(f"an observation of {len(given)} arrays was given; expected {len(named_leaves)}: {space}")
+    out = []
+    for (name, leaf), value in zip(named_leaves, given, strict=True):
+        if np.shape(value)[1:] != tuple(leaf.shape):
+            raise SpecError(f"the observation{' ' + name if name else ''} has shape {np.shape(value)[1:]}; expected {leaf.shape}")
+        out.append(np.asarray(value).astype(leaf.dtype))
+    return jax.tree.unflatten(jax.tree.structure(rows), out)

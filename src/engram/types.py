@@ -1,0 +1,58 @@
+"""The values that flow through an agent. Leading axes depend on context: [envs], [time envs], [batch]."""
+
+from typing import NamedTuple
+
+import equinox as eqx
+from jaxtyping import Array, Bool, Float, Int, PyTree, UInt32
+
+Key = UInt32[Array, "2"]  # raw threefry key data; see bits.py for how it is spent
+
+
+class TimeStep(eqx.Module):
+    """One row of time: an observation, the action taken at it, and what that action caused.
+
+    Row t holds o_t and whether it opens an episode (known when acting), and a_t, r_t, terminated_t (known one
+    step later). The last observation of an episode is a row of its own, the *final row*: the row before an
+    `is_first`. Its action and reward mean nothing; it is only a place to bootstrap from. A time limit is a
+    final row that no `terminated` precedes.
+    """
+
+    observation: PyTree
+    is_first: Bool[Array, "..."]
+    action: Int[Array, "..."]
+    reward: Float[Array, "..."]
+    terminated: Bool[Array, "..."]
+
+
+class Encoding(eqx.Module):
+    """An encoder's view of one observation; stacked frames count as one observation."""
+
+    embedding: Float[Array, "*batch embedding"]
+    attention: Float[Array, "*batch heads parts"]  # no parts for an encoder without attention: (0, 0)
+
+
+class Returns(eqx.Module):
+    """Per action, a discrete distribution of the return. A scalar Q is one atom of probability 1."""
+
+    atoms: Float[Array, "*batch actions atoms"]
+    probabilities: Float[Array, "*batch actions atoms"]
+
+    @property
+    def q(self) -> Float[Array, "*batch actions"]:
+        """The mean of each action's return."""
+        return (self.atoms * self.probabilities).sum(-1)
+
+
+class Decision(eqx.Module):
+    """Everything one forward pass knew. Explanations read this and nothing else."""
+
+    encoding: Encoding
+    returns: Returns
+
+
+class Metrics(NamedTuple):
+    """What one update reports, each a scalar averaged over the batch."""
+
+    loss: Float[Array, "*batch"]
+    q_mean: Float[Array, "*batch"]  # Q of the actions taken, in units of return
+    finite: Bool[Array, "*batch"]  # False: the update was not applied

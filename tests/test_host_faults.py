@@ -1,0 +1,200 @@
+"""Environments that break their contract: each is named with index, episode, step and field, and nothing is returned."""
+
+import multiprocessing
+import warnings
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import gymnasium
+import numpy as np
+import pytest
+from bad_envs import Broken, Walk, die, explode, hang
+from gymnasium import spaces
+
+from engram.envs.host import HostEnvs, convert_observation, make_host
+from engram.errors import EXIT_DATA, EnvironmentFault
+
+SEED, INDEX, EPISODE, STEP = 7, 1, 1, 2
+Spoil = Callable[..., Any]
+
+
+def two(spoil: Spoil, step: int = STEP, **settings: Any) -> HostEnvs:
+    """Two environments, of which the second breaks in its second episode."""
+    return make_host(partial(Broken, spoil, SEED, INDEX, EPISODE, step), envs=2, seed=SEED, **settings)
+
+
+def play(envs: HostEnvs, steps: int = 8) -> None:
+    envs.reset()
+    for _ in range(steps):
+        envs.step(np.zeros(envs.envs, np.int64))
+
+
+def changed(place: int, value: Any) -> Spoil:
+    """A step's result with one of its five values replaced."""
+    return lambda *result: (*result[:place], value, *result[place + 1 :])
+
+
+def raises(error: Exception) -> Spoil:
+    def spoil(*_: Any) -> None:
+        raise error
+
+    return spoil
+
+
+BAD_STEPS = {
+    "nan observation": (changed(0, np.array([np.nan, 0], np.float32)), r"observation holds nan at \[0\]"),
+    "infinite observation": (changed(0, np.array([0, -np.inf], np.float32)), r"observation holds -inf at \[1\]"),
+    "too large": (changed(0, np.array([1e300, 0])), r"observation holds inf at \[0\], .* float32 can hold"),
+    "wrong shape": (changed(0, np.zeros(3, np.float32)), r"observation has shape \(3,\), expected float32 of shape \(2,\)"),
+    "scalar": (changed(0, 1.0), r"observation has shape \(\), expected float32 of shape \(2,\)"),
+    "ragged": (changed(0, [[1.0], [1.0, 2.0]]), r"observation is list .*, expected float32 of shape \(2,\)"),
+    "text": (changed(0, np.array(["a", "b"])), r"observation holds <U1, expected float32"),
+    "complex": (changed(0, np.array([1j, 0])), r"observation holds complex128, expected float32"),
+    "no observation": (changed(0, None), r"observation has shape \(\), expected float32"),
+    "another structure": (changed(0, {"a": 1}), r"observation has shape \(\), expected float32"),
+    "no reward": (changed(1, None), r"reward is NoneType None, expected one finite number"),
+    "text reward": (changed(1, "1.0"), r"reward is str '1.0', expected one finite number"),
+    "nan reward": (changed(1, float("nan")), r"reward is nan, expected one finite number"),
+    "infinite reward": (changed(1, np.float64("inf")), r"reward is inf, expected one finite number"),
+    "huge reward": (changed(1, 1e39), r"reward is 1e\+39, expected one finite number that float32 can hold"),
+    "reward vector": (changed(1, np.ones(1)), r"reward is ndarray array\(\[1.\]\), expected one finite number"),
+    "terminated 1": (changed(2, 1), r"terminated is int 1, expected True or False"),
+    "terminated none": (changed(2, None), r"terminated is NoneType None, expected True or False"),
+    "truncated 0": (changed(3, 0), r"truncated is int 0, expected True or False"),
+    "truncated text": (changed(3, "no"), r"truncated is str 'no', expected True or False"),
+    "truncated vector": (changed(3, np.array([True])), r"truncated is ndarray array\(\[ True\]\), expected True or False"),
+    "old gym": (lambda *result: result[:3] + result[4:], r"step returned a tuple of 4, expected .* gym < 0.26"),
+    "nothing": (lambda *result: None, r"step returned NoneType None, expected"),
+    "exception": (raises(KeyError("wheel")), r"step raised KeyError: 'wheel'; mend the environment"),
+    "silent assertion": (raises(AssertionError()), r"step raised AssertionError; mend the environment"),
+}
+BAD_RESETS = {
+    "observation only": (lambda observation, info: observation, r"reset returned ndarray .*, expected \(observation, info\)"),
+    "no info": (lambda observation, info: (observation, None), r"reset returned a tuple of 2, .* with info a dict"),
+    "nan observation": (lambda observation, info: (observation * np.nan, info), r"observation holds nan at \[0\]"),
+    "exception": (raises(RuntimeError("no  more\nlevels")), r"reset\(seed=\d+\) raised RuntimeError: no more levels"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_STEPS)
+def test_a_bad_step_is_named(name: str):
+    spoil, said = BAD_STEPS[name]
+    with pytest.raises(EnvironmentFault, match=rf"^environment 1, episode 1, step 2: {said}") as caught:
+        play(two(spoil))
+    assert caught.value.exit_code == EXIT_DATA
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", BAD_RESETS)
+def test_a_bad_reset_is_named(name: str):
+    spoil, said = BAD_RESETS[name]
+    with pytest.raises(EnvironmentFault, match=rf"^environment 1, episode 1, step 0 \(reset\): {said}"):
+        play(two(spoil, step=0))
+
+
+def test_the_environments_own_exception_is_kept_as_the_cause():
+    error = KeyError("wheel")
+    with pytest.raises(EnvironmentFault) as caught:
+        play(two(raises(error)))
+    assert caught.value.__cause__ is error
+
+
+class Refuses(Walk):
+    """A reset written for an older interface."""
+
+    def reset(self):  # pyright: ignore
+        return np.zeros(2), {}
+
+
+def test_a_reset_that_takes_no_seed_is_named():
+    with pytest.raises(EnvironmentFault, match=r"environment 0, episode 0, step 0 \(reset\): reset\(seed=\d+\) raised TypeError"):
+        make_host(Refuses(), seed=0).reset()
+
+
+GOOD_STEPS = {
+    "list": changed(0, [1.0, 2]),
+    "integers": changed(0, np.array([1, 2])),
+    "double": changed(0, np.array([1.0, 2.0])),
+    "large but finite": changed(0, np.array([3e38, -3e38], np.float32)),
+    "strided": changed(0, np.ones(4, np.float32)[::2]),
+    "integer reward": changed(1, 3),
+    "numpy reward": changed(1, np.float32(0.5)),
+    "array reward": changed(1, np.array(2)),
+    "numpy flags": lambda *result: (*result[:2], np.bool_(True), np.bool_(False), {}),
+    "array flag": changed(3, np.array(False)),
+}
+
+
+@pytest.mark.parametrize("name", GOOD_STEPS)
+def test_what_only_looks_odd_is_accepted_without_a_warning(name: str):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        play(two(GOOD_STEPS[name]))
+
+
+@pytest.mark.parametrize(
+    ("space", "value", "said"),
+    [
+        (spaces.Discrete(3), 3, r"observation is 3, expected one integer in 0..2"),
+        (spaces.Discrete(3, start=5), 4, r"observation is 4, expected one integer in 5..7"),
+        (spaces.Discrete(3), 1.0, r"observation is float 1.0, expected one integer in 0..2"),
+        (spaces.Discrete(3), np.zeros(1, int), r"observation is ndarray array\(\[0\]\), expected one integer"),
+        (spaces.MultiDiscrete([2, 3]), np.array([1, 3]), r"observation holds 3 at \[1\], expected 0..2 there"),
+        (spaces.MultiDiscrete([2, 3]), np.array([1.0, 0.0]), r"observation holds float64 of shape \(2,\), expected integers"),
+        (spaces.MultiBinary(2), np.array([1, 300]), r"observation holds 300, which int8 cannot store"),
+        (spaces.Box(0, 255, (1,), np.uint8), np.array([256]), r"observation holds 256, which uint8 cannot store"),
+        (spaces.Box(0, 255, (1,), np.uint8), np.array([0.5]), r"observation holds float64, expected uint8"),
+        (spaces.Box(0, 2**40, (1,), np.int64), np.array([2**31]), r"observation holds 2147483648, which int32 cannot"),
+        (spaces.Tuple([spaces.Discrete(2)]), (0, 0), r"observation has 2 parts, expected a tuple of 1 parts"),
+        (spaces.Tuple([spaces.Discrete(2)]), 0, r"observation has int 0, expected a tuple"),
+        (spaces.Dict(a=spaces.Discrete(2)), {"b": 0}, r"observation has keys \['b'\], expected a dict of \['a'\]"),
+        (spaces.Dict(a=spaces.Tuple([spaces.Discrete(2)])), {"a": (5,)}, r"observation 'a.0' is 5, expected"),
+        (spaces.Dict(a=spaces.Dict(b=spaces.Discrete(2))), {"a": 1}, r"observation.a has int 1, expected a dict of \['b'\]"),
+    ],
+)
+def test_an_observation_outside_its_space_is_named(space: gymnasium.Space, value: Any, said: str):
+    with pytest.raises(EnvironmentFault, match=said):
+        convert_observation(space, value)
+
+
+# Workers.
+
+
+def test_a_fault_in_a_worker_is_the_same_sentence_and_ends_the_others():
+    before = multiprocessing.active_children()
+    envs = two(explode, asynchronous=True)
+    with pytest.raises(EnvironmentFault, match=r"^environment 1, episode 1, step 2: step raised Odd: 1 and 2") as caught:
+        play(envs)
+    assert "in explode" in caught.value.__notes__[0]
+    assert multiprocessing.active_children() == before
+    with pytest.raises(EnvironmentFault, match="the environments are closed"):
+        envs.step(np.zeros(2, np.int64))
+
+
+def test_a_worker_that_dies_is_named_and_the_others_are_ended():
+    before = multiprocessing.active_children()
+    with pytest.raises(EnvironmentFault, match=r"^environment 1's worker died \(call: step; exit code 3\); the other"):
+        play(two(die, asynchronous=True))
+    assert multiprocessing.active_children() == before
+
+
+def test_a_worker_that_hangs_is_named_and_ended():
+    before = multiprocessing.active_children()
+    with pytest.raises(EnvironmentFault, match=r"^environment 1's worker did not answer within 2 s \(call: step\); the"):
+        play(two(hang, asynchronous=True, worker_timeout=2))
+    assert multiprocessing.active_children() == before
+
+
+class FailsInWorkers(Walk):
+    """Can be made in the main process only."""
+
+    def __init__(self):
+        super().__init__()
+        if multiprocessing.parent_process() is not None:
+            raise RuntimeError("no display")
+
+
+def test_an_environment_that_workers_cannot_make_is_named():
+    with pytest.raises(ValueError, match="environment 0: the function .* could not be built: RuntimeError: no display"):
+        make_host(FailsInWorkers, seed=0, asynchronous=True)
