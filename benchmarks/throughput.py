@@ -1,6 +1,6 @@
 """Environment steps per second of Engram and of its peers on the same work, in the same run, on the same machine.
 
-    python benchmarks/throughput.py                         everything (three quarters of an hour on two cores)
+    python benchmarks/throughput.py                         everything (about 20 minutes on two idle cores)
     python benchmarks/throughput.py --peers sb3,engram --tasks cartpole-1 --repeats 1 --out /tmp/quick.json
 
 Each peer has an environment of its own, built by the first run that needs it. Runs happen one at a time, peers in

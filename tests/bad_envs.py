@@ -3,6 +3,7 @@
 Worker processes import this file, so it imports no JAX.
 """
 
+import multiprocessing
 import os
 import time
 from typing import Any
@@ -66,6 +67,29 @@ class Unseeded(Walk):
 
     def show(self) -> np.ndarray:
         return np.array([self.own.random(), self.steps], np.float32)
+
+
+class Registered(Walk):
+    """Walk, with one attribute of every kind that can be saved."""
+
+    def __init__(self, wind: float = 0.5):
+        super().__init__()
+        self.wind = wind
+        self.more: Any = None
+
+    def step(self, action: Any) -> Any:
+        kinds = {"list": [1, 2.5], "array": np.arange(3, dtype=np.int16), "scalar": np.float32(0.1), "none": None}
+        self.more = (self.steps, "text", True, kinds)
+        return super().step(action)
+
+
+class FailsInWorkers(Walk):
+    """Can be made in the main process only."""
+
+    def __init__(self):
+        super().__init__()
+        if multiprocessing.parent_process() is not None:
+            raise RuntimeError("no display")
 
 
 class Broken(Walk):

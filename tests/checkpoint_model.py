@@ -82,11 +82,21 @@ def loaded_rows(loaded: Loaded) -> list[dict[int, Row]]:
     return lanes
 
 
+class Unsynced(Disk):
+    """The real disk without the waiting: a killed process, unlike a power cut, takes nothing with it."""
+
+    def fsync(self, handle: int) -> None:
+        pass
+
+    def fsync_folder(self, path: Path) -> None:
+        path.stat()
+
+
 class Killed(BaseException):
     """The process is gone: nothing after this may touch the disk."""
 
 
-class FailingDisk(Disk):
+class FailingDisk(Unsynced):
     """The real disk, whose `when`-th operation fails; `dead` means that no later one happens either."""
 
     counted = ("make_folder", "listdir", "create", "write", "fsync", "open", "size", "read", "fsync_folder")

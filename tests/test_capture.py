@@ -1,5 +1,6 @@
 """Saving environments in mid-episode and going on, bit for bit, in fresh ones."""
 
+import inspect
 import json
 from typing import Any
 
@@ -7,7 +8,7 @@ import gymnasium
 import jax
 import numpy as np
 import pytest
-from bad_envs import LENGTH, Unseeded, Walk
+from bad_envs import LENGTH, Registered, Unseeded, Walk
 
 from engram.envs import capture as capturing
 from engram.envs.host import HostEnvs, make_host, register_exact
@@ -20,7 +21,7 @@ EXACT: list[tuple[str, dict[str, Any]]] = [
     ("MountainCarContinuous-v0", {"env_args": {"max_episode_steps": 25}, "action_bins": 3}),
     ("Pendulum-v1", {"env_args": {"max_episode_steps": 25}, "action_bins": 5}),
     ("Acrobot-v1", {"env_args": {"max_episode_steps": 25}}),
-    ("Taxi-v3", {"env_args": {"max_episode_steps": 60, "is_rainy": True, "fickle_passenger": True}}),
+    ("Taxi-v4", {"env_args": {"max_episode_steps": 60, "is_rainy": True, "fickle_passenger": True}}),
     ("FrozenLake-v1", {}),
     ("CliffWalking-v1", {"env_args": {"max_episode_steps": 60, "is_slippery": True}}),
 ]
@@ -29,7 +30,7 @@ REPLAYED: list[tuple[Any, dict[str, Any]]] = [
     ("Blackjack-v1", {}),
     ("MiniGrid-MemoryS7-v0", {"env_args": {"max_episode_steps": 30}}),
     ("popgym-RepeatPreviousEasy-v0", {}),
-    ("ALE/Pong-v5", {"env_args": {"max_num_frames_per_episode": 180}}),
+    ("ALE/Pong-v5", {"env_args": {"max_num_frames_per_episode": 120}}),
 ]
 
 
@@ -85,7 +86,7 @@ def test_exact_capture_continues_bit_for_bit(env: str, arguments: dict[str, Any]
 
 @pytest.mark.parametrize(("env", "arguments"), REPLAYED, ids=[str(name) for name, _ in REPLAYED])
 def test_replayed_capture_continues_bit_for_bit(env: Any, arguments: dict[str, Any]):
-    check_continues(env, arguments, "replayed", before=18, after=70)
+    check_continues(env, arguments, "replayed", before=13, after=25 if env == "ALE/Pong-v5" else 70)
 
 
 @pytest.mark.parametrize(("env", "level"), [("CartPole-v1", "exact"), (Walk, "replayed")])
@@ -114,7 +115,7 @@ def test_capture_right_after_reset_and_right_after_an_end():
 
 
 def test_capture_changes_nothing():
-    envs, undisturbed = make_host("Taxi-v3", seed=1), make_host("Taxi-v3", seed=1)
+    envs, undisturbed = make_host("Taxi-v4", seed=1), make_host("Taxi-v4", seed=1)
     envs.reset(), undisturbed.reset()
     for seed in range(10):
         envs.capture()
@@ -174,20 +175,6 @@ def test_a_subclass_is_not_its_registered_parent():
 # Registration.
 
 
-class Registered(Walk):
-    """Walk, with one attribute of every kind that can be saved."""
-
-    def __init__(self, wind: float = 0.5):
-        super().__init__()
-        self.wind = wind
-        self.more: Any = None
-
-    def step(self, action: Any) -> Any:
-        kinds = {"list": [1, 2.5], "array": np.arange(3, dtype=np.int16), "scalar": np.float32(0.1), "none": None}
-        self.more = (self.steps, "text", True, kinds)
-        return super().step(action)
-
-
 register_exact(Registered, ("position", "steps", "given_seed", "more"), constants=("wind",))
 
 
@@ -228,7 +215,7 @@ def test_an_attribute_that_cannot_be_saved_is_named():
 )
 def test_a_wrong_registration_is_one_sentence(kind: type, attributes: Any, said: str):
     with pytest.raises(SpecError, match=said):
-        register_exact(kind, attributes)
+        inspect.unwrap(register_exact)(kind, attributes)  # past the suite's own type check
 
 
 # Refusals.
@@ -280,14 +267,21 @@ def test_a_replay_that_fails_is_refused():
                 raise RuntimeError("no more")
             return super().step(action)
 
-    refused(Failing, *saved(Walk), r"failed while it was restored: environment 0, episode 0, step 1: step raised Runtime")
+    refused(
+        Failing, *saved(Walk), r"failed while it was restored: environment 0, episode 0, step 1: step raised Runtime"
+    )
 
 
 def test_another_environment_is_refused():
     cart = saved("CartPole-v1")
     refused("Acrobot-v1", *cart, r"was captured as .*CartPoleEnv and is .*AcrobotEnv here")
     refused(Walk, *cart, r"was captured exactly, but a layer of it is not registered")
-    refused("CartPole-v1", *cart, r"was captured with another TimeLimit._max_episode_steps", env_args={"max_episode_steps": 9})
+    refused(
+        "CartPole-v1",
+        *cart,
+        r"was captured with another TimeLimit._max_episode_steps",
+        env_args={"max_episode_steps": 9},
+    )
 
 
 def test_another_random_map_is_refused():
@@ -311,7 +305,12 @@ def test_another_number_seed_or_format_is_refused():
 def test_a_damaged_state_is_refused(missing: str):
     meta, arrays = saved("CartPole-v1")
     del meta["environments"][0][missing]
-    refused("CartPole-v1", meta, arrays, rf"environment 0 \(CartPole-v1\) has a damaged or foreign state \(KeyError: '{missing}'\)")
+    refused(
+        "CartPole-v1",
+        meta,
+        arrays,
+        rf"environment 0 \(CartPole-v1\) has a damaged or foreign state \(KeyError: '{missing}'\)",
+    )
 
 
 def test_missing_wrong_and_changed_arrays_are_refused():

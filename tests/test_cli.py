@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import ClassVar
@@ -25,7 +24,7 @@ from engram.flags import COMMANDS, environment_argument, flags_of, split_setting
 from engram.logging import RunLog, plot_curve, read_metrics
 from engram.presets import PRESETS, preset, preset_names
 
-whole_program = pytest.mark.skipif(find_spec("engram.trainer") is None, reason="needs the trainer")
+whole_program = pytest.mark.usefixtures("real_trainer")
 
 
 class Stopped(EngramError):
@@ -36,14 +35,24 @@ class FakeTrainer:
     """Records how it was made; learns by logging three lines."""
 
     made: ClassVar[dict] = {}
+    all_made: ClassVar[list[dict]] = []
     problem: BaseException | None = None
     at_start: BaseException | None = None
 
     def __init__(self, env, *, run, callbacks=(), **given):
         FakeTrainer.made = {"env": env, "run": run} | given
+        FakeTrainer.all_made.append(FakeTrainer.made)
         if FakeTrainer.at_start:
             raise FakeTrainer.at_start
         self.run, self.callbacks = Path(run), callbacks
+        self.plan = SimpleNamespace(env=env, preset="auto", seed=given.get("seed", 0), seeds=given.get("seeds", 1))
+        self.closed = False
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.closed = True
 
     def tell(self, event, *values):
         for callback in self.callbacks:
@@ -52,6 +61,8 @@ class FakeTrainer:
     def learn(self, steps=None):
         self.tell("on_note", "preset dqn for \x1b[31mBox(4)")
         self.tell("on_start")
+        (self.run / "run.json").parent.mkdir(parents=True, exist_ok=True)
+        (self.run / "run.json").touch()
         with RunLog(self.run, None) as log:
             for step in (10, 20, 30):
                 metrics = {"step": step, "total": 30, "return_mean": float(step), "loss": None}
@@ -76,7 +87,7 @@ class FakeTrainer:
 def fake_trainer(request, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("ENGRAM_DEBUG", raising=False)
-    if request.node.get_closest_marker("skipif"):
+    if "real_trainer" in request.fixturenames:
         return
     module = ModuleType("engram.trainer")
     module.Trainer = FakeTrainer  # type: ignore[attr-defined]
@@ -87,8 +98,14 @@ def fake_trainer(request, monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "engram.trainer", module)
     monkeypatch.setattr("engram.cli.plot_curve", lambda folder, title: Path(folder, f"{title}.png").touch())
     monkeypatch.setattr(FakeTrainer, "made", {})
+    monkeypatch.setattr(FakeTrainer, "all_made", [])
     monkeypatch.setattr(FakeTrainer, "problem", None)
     monkeypatch.setattr(FakeTrainer, "at_start", None)
+
+
+@pytest.fixture
+def real_trainer():
+    """Asked for by tests of the whole program."""
 
 
 # -- reading -----------------------------------------------------------------------------------------------
@@ -219,7 +236,7 @@ def test_what_stops_a_run_is_one_sentence_and_its_exit_code(capsys, monkeypatch,
     monkeypatch.setattr(FakeTrainer, "problem", problem)
     assert main(["train", "X", "--run", "r"]) == code
     assert capsys.readouterr().err == f"engram: {sentence}\n"
-    assert Path("r/X, auto.png").exists()
+    assert Path("r/X, auto, seed 0.png").exists()
 
 
 def test_a_fault_of_ours_keeps_its_traceback(monkeypatch):
@@ -247,14 +264,15 @@ def test_only_what_was_given_reaches_the_trainer():
 
 def test_every_flag_reaches_the_trainer():
     words = (
-        "train X --preset dqn --steps 1e6 --envs 4 --async --seed 7 --seeds 3 --run r --action-bins 5 --env-arg a=1 "
-        "--env-arg b=c --track --save_every 1_000 replay.capacity=50000 head=dueling"
+        "train minatar-breakout --preset dqn --steps 1e6 --envs 4 --async --seed 7 --seeds 3 --run r "
+        "--action-bins 5 --env-arg a=1 --env-arg b=c --track --save_every 1_000 --log-every 9 "
+        "replay.capacity=50000 head=dueling"
     )
     assert main(shlex.split(words)) == 0
     assert FakeTrainer.made == {
-        "env": "X", "preset": "dqn", "steps": 1_000_000, "envs": 4, "asynchronous": True, "seed": 7, "seeds": 3,
-        "run": Path("r"), "action_bins": 5, "env_args": {"a": 1, "b": "c"}, "track": True, "save_every": 1000,
-        "overrides": {"replay.capacity": "50000", "head": "dueling"},
+        "env": "minatar-breakout", "preset": "dqn", "steps": 1_000_000, "envs": 4, "asynchronous": True, "seed": 7,
+        "seeds": 3, "run": Path("r"), "action_bins": 5, "env_args": {"a": 1, "b": "c"}, "track": True,
+        "save_every": 1000, "log_every": 9, "overrides": {"replay.capacity": "50000", "head": "dueling"},
     }  # fmt: skip
 
 
@@ -268,11 +286,43 @@ def test_no_run_is_ever_overwritten(capsys):
     for name in ("ALE-Pong-v5-dqn-seed3", "ALE-Pong-v5-dqn-seed3-2", "ALE-Pong-v5-dqn-seed3-3"):
         assert main(["train", "ALE/Pong-v5", "--preset", "dqn", "--seed", "3"]) == 0
         assert FakeTrainer.made["run"] == Path("runs", name)
-    capsys.readouterr()
-    assert main(["train", "X", "--run", "runs/ALE-Pong-v5-dqn-seed3"]) == 2
-    assert capsys.readouterr().err == (
-        "engram: 'runs/ALE-Pong-v5-dqn-seed3' already holds a run; go on with it by --resume, or choose another --run\n"
-    )
+
+
+def seeds_made() -> list[tuple]:
+    return [
+        (str(made["run"]), made.get("seed"), made.get("resume", False), made["overrides"])
+        for made in FakeTrainer.all_made
+    ]
+
+
+def test_seeds_of_a_host_environment_learn_one_after_another_each_in_its_directory():
+    assert main(shlex.split("train CartPole-v1 --seed 3 --seeds 2 a.b=1")) == 0
+    folder = "runs/CartPole-v1-auto-seeds3-4"
+    assert seeds_made() == [(f"{folder}/seed{seed}", seed, False, {"a.b": "1"}) for seed in (3, 4)]
+    assert not any("seeds" in made for made in FakeTrainer.all_made)
+
+
+def test_seeds_of_a_device_environment_are_one_run():
+    assert main(shlex.split("train engram/CartPole-v1 --seeds 2 --run r")) == 0
+    assert FakeTrainer.all_made == [{"env": "engram/CartPole-v1", "run": Path("r"), "seeds": 2, "overrides": {}}]
+
+
+def test_a_group_of_seeds_that_was_stopped_goes_on_where_it_was(monkeypatch, capsys):
+    words = shlex.split("train CartPole-v1 --seeds 3 --run r a.b=1")
+    monkeypatch.setattr(FakeTrainer, "problem", Stopped("stopped at step 30 after saving"))
+    assert main(words) == 75
+    assert "to go on with every seed, add --run r --resume to the command\n" in capsys.readouterr().err
+    monkeypatch.setattr(FakeTrainer, "problem", None)
+    FakeTrainer.all_made.clear()
+    assert main([*words, "--resume"]) == 0
+    assert seeds_made() == [
+        ("r/seed0", 0, True, {}),
+        ("r/seed1", 1, False, {"a.b": "1"}),
+        ("r/seed2", 2, False, {"a.b": "1"}),
+    ]
+    FakeTrainer.all_made.clear()
+    assert main(["train", "--resume", "--run", "r"]) == 0
+    assert [made["run"].name for made in FakeTrainer.all_made] == ["seed0", "seed1", "seed2"]
 
 
 def test_a_run_that_could_not_begin_leaves_no_directory(monkeypatch):
@@ -318,6 +368,15 @@ def test_without_json_a_table_is_printed(capsys):
     )
 
 
+def test_damage_that_verification_found_is_an_error(monkeypatch, capsys):
+    Path("r").mkdir()
+    monkeypatch.setattr(sys.modules["engram.trainer"], "info", lambda run, verify: {"problems": ["step 30: bad sum"]})
+    assert main(["info", "r", "--verify", "--json"]) == 66
+    out, err = capsys.readouterr()
+    assert json.loads(out) == {"problems": ["step 30: bad sum"]}
+    assert err == "engram: r is damaged: step 30: bad sum; resuming uses the newest checkpoint that is whole\n"
+
+
 @pytest.mark.parametrize("name", preset_names())
 def test_show_prints_lines_that_make_the_preset_from_any_other(capsys, name):
     assert main(["show", name, "--steps", "7000", "discount=0.5"]) == 0
@@ -337,7 +396,7 @@ def test_show_prints_lines_that_make_the_preset_from_any_other(capsys, name):
     ("words", "sentence"),
     [
         ("show dnq", "no preset is called 'dnq'; did you mean 'dqn'?"),
-        ("show dqn --env engram/CartPol-v1", "did you mean 'engram/CartPole-v1'?"),
+        ("show dqn --env CartPol-v1", "'phys2d/CartPole-v1'?"),
         ("show dqn replay.capcity=3", "'replay.capcity' is not a setting; did you mean 'replay.capacity'?"),
         ("show dqn discount=2", "discount = 2.0 is out of range; expected at most 1"),
     ],
@@ -352,7 +411,7 @@ def test_show_says_what_is_wrong_with_a_name_or_value(capsys, words, sentence):
 def test_show_makes_the_preset_for_the_environment(capsys):
     assert main(["show", "dqn", "--env", "CartPole-v1"]) == 0
     assert "encoder=vector " in capsys.readouterr().out
-    assert main(["show", "dqn", "--env", "engram/Breakout-MinAtar-v1"]) == 0
+    assert main(["show", "dqn", "--env", "minatar-breakout"]) == 0
     assert "encoder=grid " in capsys.readouterr().out
 
 
@@ -429,6 +488,8 @@ def test_a_run_is_trained_resumed_evaluated_and_described(capsys):
     assert main(["evaluate", "r", "--episodes", "2", "--seed", "1", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["episodes"] == len(found["returns"]) == 2
+    assert main(["train", "CartPole-v1", "--run", "r"]) == 2
+    assert "r already holds a run" in capsys.readouterr().err
     assert main(["info", "r", "--verify", "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)
     assert {"env", "preset", "steps", "checkpoints", "state_digest"} <= set(facts)
@@ -456,7 +517,19 @@ def test_wrong_names_are_answered_by_one_line_and_leave_nothing(capsys, words, p
 
 @whole_program
 def test_a_terminated_run_saves_and_exits_with_75():
-    words = [sys.executable, "-m", "engram", "train", "CartPole-v1", "--run", "r", "--steps", "10_000_000"]
+    words = [
+        sys.executable,
+        "-m",
+        "engram",
+        "train",
+        "CartPole-v1",
+        "--run",
+        "r",
+        "--steps",
+        "1e7",
+        "--log-every",
+        "500",
+    ]
     with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert isinstance(process.stdout, io.TextIOBase)
         for line in process.stdout:

@@ -59,6 +59,7 @@ def test_a_step_is_logged_once_and_its_first_record_stands(tmp_path):
             log.write(row(5, loss=loss))
         log.write(row(4))
     assert read_metrics(tmp_path) == [row(5, loss=1.0)]
+    assert steps_in(tmp_path) == [5]
 
 
 def test_a_fresh_log_drops_what_an_earlier_process_left(tmp_path):

@@ -46,7 +46,7 @@ def microseconds(call: Callable[[], Any], seconds: float = 0.4, rounds: int = 5)
 
 def step_time(environment: gymnasium.Env, steps: int) -> float:
     """Microseconds of one step with random actions drawn beforehand; resets are paid for, as in a run."""
-    actions = np.random.default_rng(0).integers(environment.action_space.n, size=steps).tolist()
+    actions = np.random.default_rng(0).integers(gymnasium.spaces.flatdim(environment.action_space), size=steps).tolist()
     environment.reset(seed=0)
 
     def play() -> None:
@@ -232,7 +232,7 @@ def pong_pieces(generator: np.random.Generator) -> dict[str, float]:
     """The pieces of Pong with the Nature CNN and batch 32, torch with two threads."""
     torch.set_num_threads(2)
     environment = make_pong()
-    actions = int(environment.action_space.n)
+    actions = gymnasium.spaces.flatdim(environment.action_space)
     parameters = nature_parameters(generator, actions)
     batches = random_batches(generator, 4, (32, 84, 84, 4), actions=actions)
     one, ready = batches[0][0, :1], jax.device_put(parameters)

@@ -24,6 +24,6 @@ def uniform(bits: UInt32[Array, "*shape"]) -> Float[Array, "*shape"]:
     return (bits >> 8).astype(jnp.float32) * (1 / (1 << 24))
 
 
-def below(bits: UInt32[Array, "*shape"], bound: Int[Array, "*shape"] | int) -> Int[Array, "*shape"]:
+def below(bits: UInt32[Array, "*shape"], bound: Int[Array, "*#shape"] | int) -> Int[Array, "*shape"]:
     """Integers in 0..bound-1. Their chances differ by at most bound / 2^32 of themselves (modulo bias)."""
     return (bits % jnp.asarray(bound, jnp.uint32)).astype(jnp.int32)

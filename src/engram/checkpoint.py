@@ -48,10 +48,10 @@ from engram.segments import (
     check_cover,
     columns_of,
     cut,
-    live_blocks,
     open_segment,
     row_bytes,
     segment_blocks,
+    state_digest,
     write_segment,
 )
 from engram.storage import (
@@ -62,7 +62,6 @@ from engram.storage import (
     check_seal,
     from_bytes,
     parse_tensors,
-    raw_bytes,
     read_small,
     write_file,
 )
@@ -430,37 +429,6 @@ class CheckpointStore:
                 text = read_small(self._fs, self.folder / name / "manifest.json", MANIFEST_BYTES)
                 needed |= set(SEGMENT.findall(text.decode("latin-1")))
         return needed
-
-
-def state_digest(arrays: Mapping[str, np.ndarray], meta_state: Any, replay: ReplayLog | Loaded | None = None) -> str:
-    """SHA-256 (hex) of a whole state: two states have one digest only if they are equal to the last bit.
-
-    It covers each array (name, type, shape, bytes), the JSON value, and of the replay its capacity, cursors and live
-    rows in the order of time. A live state and the checkpoint of it agree, however the rows were cut into files.
-    At most one block of replay is held at a time.
-    """
-    digest = sha256()
-    for name in sorted(arrays):
-        array = np.asarray(arrays[name])
-        digest.update(_canonical(["array", name, array.dtype.name, list(array.shape)]))
-        digest.update(raw_bytes(array))
-    digest.update(_canonical(["meta", meta_state]))
-    if replay is None or replay.cursors is None:
-        return digest.hexdigest()
-    digest.update(_canonical(["replay", replay.capacity, np.asarray(replay.cursors).tolist()]))
-    columns: dict[tuple[int, str], Any] = {}  # one running hash for each lane's column: rows may come in any cut
-    for lane, _, rows in live_blocks(replay) if isinstance(replay, ReplayLog) else replay.replay_blocks():
-        for name, column in rows.items():
-            if (lane, name) not in columns:
-                columns[lane, name] = sha256(_canonical([column.dtype.name, list(column.shape[1:])]))
-            columns[lane, name].update(raw_bytes(column))
-    for (lane, name), running in sorted(columns.items()):
-        digest.update(_canonical([lane, name, running.hexdigest()]))
-    return digest.hexdigest()
-
-
-def _canonical(value: Any) -> bytes:
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode("ascii") + b"\n"
 
 
 def _id(manifest: bytes) -> str:

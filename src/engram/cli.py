@@ -23,7 +23,7 @@ import tyro
 from tyro.conf import FlagCreatePairsOff
 
 from engram.display import Display, clean
-from engram.errors import EXIT_USAGE, CheckpointError, EngramError, SpecError, UnknownName, hint
+from engram.errors import EXIT_RESUME_ME, EXIT_USAGE, CheckpointError, EngramError, SpecError, UnknownName, hint
 from engram.flags import COMMANDS, Command, Evaluate, Info, List, Show, Train, environment_argument, split_settings
 from engram.logging import CURVE_FILE, METRICS_FILE, plain, plot_curve
 
@@ -126,12 +126,10 @@ class Progress:
     def __init__(self, display: Display):
         self.display = display
         self._open = ExitStack()
-        self._started = False
 
     def on_start(self, trainer: Any) -> None:
-        if not self._started:
-            self._open.enter_context(self.display)
-        self._started = True
+        self.display.title = _title(trainer.plan)
+        self._open.enter_context(self.display)
 
     def on_metrics(self, trainer: Any, metrics: Mapping[str, Any]) -> None:
         self.display.update(metrics)
@@ -150,33 +148,79 @@ class Progress:
 def train(chosen: Train, settings: Mapping[str, str]) -> None:
     """`engram train`: only what was given on the command line is passed on, so that a resumed run keeps the rest."""
     _check_start(chosen)
-    given = {
+    given: dict[str, Any] = {
         field.name: getattr(chosen, field.name)
         for field in dataclasses.fields(chosen)
         if field.name not in ("env", "run", "env_arg") and getattr(chosen, field.name) != field.default
     }
     if chosen.env_arg:
         given["env_args"] = dict(map(environment_argument, chosen.env_arg))
+    given["overrides"] = dict(settings)
     folder = chosen.run or _new_folder(chosen)
-    progress = Progress(Display(chosen.steps, title=chosen.env or str(folder)))
     try:
-        from engram.trainer import Trainer
-
-        trainer = Trainer(chosen.env, run=folder, callbacks=(progress,), overrides=dict(settings), **given)
-    except BaseException:
-        if folder.is_dir() and not any(folder.iterdir()):
-            folder.rmdir()  # the name is free again
-        raise
-    try:
-        trainer.learn()
+        runs = _runs(chosen, folder, given)
+        for place, arguments in runs:
+            try:
+                _learn(chosen.env, place, arguments)
+            except EngramError as problem:
+                if len(runs) > 1 and problem.exit_code == EXIT_RESUME_ME:
+                    print(
+                        f"engram: to go on with every seed, add --run {folder} --resume to the command", file=sys.stderr
+                    )
+                raise
     finally:
-        progress.close()
-        _draw(folder, f"{chosen.env}, {chosen.preset or 'auto'}" if chosen.env else None)
+        if chosen.run is None and not any(folder.iterdir()):
+            folder.rmdir()  # nothing came of it: the name is free again
+
+
+def _runs(chosen: Train, folder: Path, given: dict[str, Any]) -> list[tuple[Path, dict[str, Any]]]:
+    """The runs to do in turn, each with the trainer's arguments: one, except for several seeds of a host environment.
+
+    Those learn one after another, in `folder`/seed0, seed1, ... When such a group is resumed, a seed that had not
+    begun begins.
+    """
+    from engram.envs.device import is_device
+    from engram.runfile import holds_run
+
+    if chosen.env is None:
+        begun = sorted(filter(holds_run, folder.glob("seed*")), key=lambda path: (len(path.name), path.name))
+        return [(folder, given)] if holds_run(folder) or not begun else [(place, given) for place in begun]
+    if given.get("seeds", 1) == 1 or is_device(chosen.env):
+        return [(folder, given)]
+    runs = []
+    for seed in range(given.get("seed", 0), given.get("seed", 0) + given["seeds"]):
+        place = folder / f"seed{seed}"
+        arguments = {name: value for name, value in given.items() if name != "seeds"} | {"seed": seed}
+        if chosen.resume and holds_run(place):
+            arguments |= {"overrides": {}}  # they are part of the run; the trainer refuses to change them
+        elif chosen.resume:
+            del arguments["resume"]
+        runs.append((place, arguments))
+    return runs
+
+
+def _learn(env: str | None, folder: Path, arguments: dict[str, Any]) -> None:
+    """One run from where it is to its end, with its learning curve drawn however it ends."""
+    from engram.trainer import Trainer
+
+    progress = Progress(Display())
+    with Trainer(env, run=folder, callbacks=(progress,), **arguments) as trainer:
+        try:
+            trainer.learn()
+        finally:
+            progress.close()
+            if (folder / METRICS_FILE).exists():
+                _draw(folder, _title(trainer.plan))
     progress.display.note(f"done: {folder} holds the run and {CURVE_FILE}; next: engram evaluate {quote(str(folder))}")
 
 
-def _draw(folder: Path, title: str | None) -> None:
-    """Draw the learning curve of however much was learned."""
+def _title(plan: Any) -> str:
+    """What a run is, in a few words."""
+    seeds = f"seed {plan.seed}" if plan.seeds == 1 else f"seeds {plan.seed} to {plan.seed + plan.seeds - 1}"
+    return f"{plan.env}, {plan.preset}, {seeds}"
+
+
+def _draw(folder: Path, title: str) -> None:
     try:
         plot_curve(folder, title=title)
     except OSError as problem:  # a picture is no reason to call the run a failure, or to hide why it failed
@@ -191,13 +235,13 @@ def _check_start(chosen: Train) -> None:
         _existing(chosen.run)
     elif chosen.env is None:
         raise SpecError("engram train needs an environment, such as CartPole-v1; `engram list envs` shows the names")
-    elif chosen.run is not None and chosen.run.is_dir() and any(path.name != "lock" for path in chosen.run.iterdir()):
-        raise SpecError(f"{str(chosen.run)!r} already holds a run; go on with it by --resume, or choose another --run")
 
 
 def _new_folder(chosen: Train) -> Path:
     """A directory of its own for a new run; made here, so that of two runs started at once each gets one."""
-    name = re.sub(r"[^\w.-]+", "-", f"{chosen.env}-{chosen.preset or 'auto'}-seed{chosen.seed or 0}")
+    first, several = chosen.seed or 0, chosen.seeds or 1
+    seeds = f"seed{first}" if several == 1 else f"seeds{first}-{first + several - 1}"
+    name = re.sub(r"[^\w.-]+", "-", f"{chosen.env}-{chosen.preset or 'auto'}-{seeds}")
     Path("runs").mkdir(exist_ok=True)
     number = 1
     while True:
@@ -230,7 +274,8 @@ def evaluate(chosen: Evaluate) -> None:
     def work() -> dict[str, Any]:
         from engram.trainer import load
 
-        found = load(chosen.run).evaluate(**({"episodes": 20} | given))
+        with load(chosen.run) as trainer:
+            found = trainer.evaluate(**given)
         names = ("mean", "std", "episodes", "returns", "per_seed")
         return {"run": str(chosen.run)} | {name: getattr(found, name) for name in names}
 
@@ -238,7 +283,7 @@ def evaluate(chosen: Evaluate) -> None:
 
 
 def info(chosen: Info) -> None:
-    """`engram info`."""
+    """`engram info`. Raises CheckpointError, after the report, if --verify found something wrong."""
     _existing(chosen.run)
 
     def work() -> dict[str, Any]:
@@ -246,7 +291,11 @@ def info(chosen: Info) -> None:
 
         return info(chosen.run, verify=chosen.verify)
 
-    _report(work, chosen.json)
+    problems = _report(work, chosen.json).get("problems")
+    if problems:
+        raise CheckpointError(
+            f"{chosen.run} is damaged: {problems[0]}; resuming uses the newest checkpoint that is whole"
+        )
 
 
 def show(chosen: Show, settings: Mapping[str, str]) -> None:
@@ -303,17 +352,19 @@ def list_names(chosen: List) -> None:
 # -- reports -----------------------------------------------------------------------------------------------
 
 
-def _report(work: Callable[[], Mapping[str, Any]], as_json: bool) -> None:
+def _report(work: Callable[[], Mapping[str, Any]], as_json: bool) -> dict[str, Any]:
     """Do the work and print what it found: as one JSON object alone on standard output, or as a table."""
     if as_json:
         with _stdout_to_stderr():
             found = plain(work())
         print(json.dumps(found, allow_nan=False))
-        return
-    rows = list(_facts(plain(work())))
+        return found
+    found = plain(work())
+    rows = list(_facts(found))
     width = max((len(name) for name, _ in rows), default=0)
     for name, text in rows:
         print(clean(f"{name:{width}}  {text}"))
+    return found
 
 
 def _facts(value: Any, path: str = "") -> Iterator[tuple[str, str]]:

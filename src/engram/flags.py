@@ -62,7 +62,7 @@ class Train:
     seed: Annotated[int | None, _whole(0, "S"), _note("(default: 0)")] = None
     """The seed of everything random."""
     seeds: Annotated[int | None, _whole(1, "M"), _note("(default: 1)")] = None
-    """Learn M times, with seeds S, S+1, ..."""
+    """Learn M times, with seeds S, S+1, ...: side by side on the device, else one after another in DIR/seedS."""
     run: Annotated[Path | None, arg(metavar="DIR"), _note("(default: runs/ENV-PRESET-seedS)")] = None
     """Where to write checkpoints, metrics and the learning curve."""
     resume: Annotated[bool, _note("")] = False
@@ -73,8 +73,10 @@ class Train:
     """An argument for making the environment."""
     track: Annotated[bool, _note("")] = False
     """Also write TensorBoard events."""
-    save_every: Annotated[int | None, _whole(1, "N"), _note("(default: the trainer's)")] = None
+    save_every: Annotated[int | None, _whole(1, "N"), _note("(default: a tenth of the run)")] = None
     """Environment steps between checkpoints."""
+    log_every: Annotated[int | None, _whole(1, "N"), _note("(default: a hundredth of the run)")] = None
+    """Environment steps between lines of metrics.jsonl, and of what is shown here."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,8 +87,8 @@ class Evaluate:
     """The run's directory."""
     episodes: Annotated[int | None, _whole(1, "N"), _note("(default: 20)")] = None
     """How many episodes."""
-    seed: Annotated[int | None, _whole(0, "S"), _note("(default: apart from training's)")] = None
-    """The seed of the episodes."""
+    seed: Annotated[int | None, _whole(0, "S"), _note("(default: 0)")] = None
+    """The seed of the episodes, which are never those of training."""
     json: Annotated[bool, _note("")] = False
     """Print one JSON object and nothing else to standard output."""
 

@@ -6,6 +6,7 @@ import platform
 import re
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from importlib import metadata
 from typing import Any
 
@@ -146,6 +147,7 @@ def _layouts_json(layouts: dict[str, Layout]) -> dict[str, Any]:
     return {name: {"dtype": layout.dtype, "shape": list(layout.shape)} for name, layout in layouts.items()}
 
 
+@cache  # looking them up takes longer than a small save
 def _versions() -> dict[str, str]:
     versions = {"python": platform.python_version()}
     for package in _PACKAGES:

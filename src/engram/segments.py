@@ -6,9 +6,12 @@ all lanes laid end to end, cut into blocks of bounded size, and in each block on
 Two more tensors, `start` and `stop` (int64, one number per lane), say which rows they are.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -46,6 +49,26 @@ class ReplayLog:
     capacity: int
     cursors: np.ndarray
     read: Callable[[int, int, int], Columns]
+
+    def replay_blocks(self) -> Iterator[Block]:
+        """The live rows, lane after lane, at most `BLOCK_BYTES` at a time."""
+        columns = columns_of(self)
+        size = max(1, BLOCK_BYTES // row_bytes(columns))
+        for starts, stops in cut(np.maximum(self.cursors - self.capacity, 0), self.cursors, size):
+            for lane, start, stop in parts(starts, stops):
+                yield lane, start, read_checked(self, columns, lane, start, stop)
+
+
+class Replay(Protocol):
+    """The replay of a live state (`ReplayLog`) or of a loaded one."""
+
+    @property
+    def capacity(self) -> int | None: ...
+
+    @property
+    def cursors(self) -> np.ndarray | None: ...
+
+    def replay_blocks(self) -> Iterator[Block]: ...
 
 
 @dataclass(frozen=True)
@@ -104,15 +127,6 @@ def read_checked(log: ReplayLog, columns: dict[str, Layout], lane: int, start: i
     if len(rows) != len(columns):
         raise ValueError(f"lane {lane} of the replay gave columns that other lanes do not have")
     return rows
-
-
-def live_blocks(log: ReplayLog, block_bytes: int = BLOCK_BYTES) -> Iterator[Block]:
-    """The live rows of a ring, a bounded amount at a time."""
-    columns = columns_of(log)
-    size = max(1, block_bytes // row_bytes(columns))
-    for starts, stops in cut(np.maximum(log.cursors - log.capacity, 0), log.cursors, size):
-        for lane, start, stop in parts(starts, stops):
-            yield lane, start, read_checked(log, columns, lane, start, stop)
 
 
 def write_segment(
@@ -236,3 +250,34 @@ def check_cover(segments: Sequence[Segment], low: np.ndarray, cursors: np.ndarra
         reached = np.where(used, segment.stops, reached)
     if np.any(reached != cursors):
         raise CheckpointError("the replay segments do not end where the replay does")
+
+
+def state_digest(arrays: Mapping[str, np.ndarray], meta_state: Any, replay: Replay | None = None) -> str:
+    """SHA-256 (hex) of a whole state: two states have one digest only if they are equal to the last bit.
+
+    It covers each array (name, type, shape, bytes), the JSON value, and of the replay its capacity, cursors and live
+    rows in the order of time. A live state and the checkpoint of it agree, however the rows were cut into files.
+    At most one block of replay is held at a time.
+    """
+    digest = sha256()
+    for name in sorted(arrays):
+        array = np.asarray(arrays[name])
+        digest.update(_canonical(["array", name, array.dtype.name, list(array.shape)]))
+        digest.update(raw_bytes(array))
+    digest.update(_canonical(["meta", meta_state]))
+    if replay is None or replay.cursors is None:
+        return digest.hexdigest()
+    digest.update(_canonical(["replay", replay.capacity, np.asarray(replay.cursors).tolist()]))
+    columns: dict[tuple[int, str], Any] = {}  # one running hash for each lane's column: rows may come in any cut
+    for lane, _, rows in replay.replay_blocks():
+        for name, column in rows.items():
+            if (lane, name) not in columns:
+                columns[lane, name] = sha256(_canonical([column.dtype.name, list(column.shape[1:])]))
+            columns[lane, name].update(raw_bytes(column))
+    for (lane, name), running in sorted(columns.items()):
+        digest.update(_canonical([lane, name, running.hexdigest()]))
+    return digest.hexdigest()
+
+
+def _canonical(value: Any) -> bytes:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode("ascii") + b"\n"

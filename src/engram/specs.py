@@ -251,12 +251,15 @@ def _check_range(number: float, path: str, limits: Any) -> None:
             raise SpecError(f"{path} = {number} is out of range; expected {words} {bound}")
 
 
+_PLURALS = {int: "integers", float: "numbers", str: "texts"}
+
+
 def _type_name(kind: Any) -> str:
     origin = get_origin(kind)
     if origin is Literal:
         return " or ".join(map(str, get_args(kind)))
     if origin is tuple:
-        return f"{_type_name(get_args(kind)[0])}s separated by commas"
+        return f"{_PLURALS.get(get_args(kind)[0], 'values')} separated by commas"
     if origin is UnionType or str(origin) == "typing.Union":
         return " or ".join(_type_name(option) for option in get_args(kind))
     return {int: "an integer", float: "a number", bool: "true or false", str: "a text", NoneType: "none"}.get(kind, getattr(kind, "__name__", str(kind)))

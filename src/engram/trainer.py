@@ -277,7 +277,7 @@ class Trainer:
             reached = runner.steps >= border
             if reached and (border % plan.log_every == 0 or runner.steps >= goal):
                 self._report(runner, (runner.steps - before) / seconds, log)
-            if reached and border % plan.save_every == 0 and runner.steps < goal:
+            if self.folder is not None and reached and border % plan.save_every == 0 and runner.steps < goal:
                 self.save()
         if stop():
             self._to_boundary(runner)

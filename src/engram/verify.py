@@ -97,6 +97,7 @@ def _tensors(path: Path) -> dict[str, tuple[str, list[int]]]:
 def _verify_replay(folder: Path, replay: dict[str, Any], hashes: dict[Path, str]) -> None:
     """Every live row is in exactly one place: spans are put on a line and walked, lane by lane."""
     _expect(not folder.is_symlink(), "the folder 'segments' is a link")
+    _expect(replay["capacity"] >= 1, "the replay has no capacity")
     spans: list[list[tuple[int, int]]] = [[] for _ in replay["cursors"]]
     for entry in replay["segments"]:
         path = _sealed(folder, entry, hashes)

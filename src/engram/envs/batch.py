@@ -88,8 +88,7 @@ class LocalEnvs:
         done = np.empty(self.envs, np.bool_)
         columns = [np.empty(shape, dtype) for shape, dtype in self._shapes]
         finals: list[tuple[int, list[Any]]] = []
-        for index, action in enumerate(actions.tolist()):
-            episodes = self._episodes[index]
+        for index, (episodes, action) in enumerate(zip(self._episodes, actions.tolist(), strict=True)):
             arrays, reward[index], terminated[index], ended = episodes.step(action)
             done[index] = ended
             if ended:

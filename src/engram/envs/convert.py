@@ -26,7 +26,6 @@ from gymnasium import spaces as gym_spaces
 from engram.errors import EnvironmentFault, SpaceError
 
 MOST_JOINT_ACTIONS = 1024
-_INFINITY = float("inf")
 _NARROWED = {"float16": "float32", "float64": "float32", "int64": "int32", "uint32": "int32", "uint64": "int32"}
 _SUPPORTED = "Box, Discrete, MultiDiscrete, MultiBinary, and Dict or Tuple of these"
 
@@ -53,12 +52,13 @@ class Part:
 class Observer:
     """Checks and converts the observations of one Gymnasium space.
 
-    `parts` lists the arrays of an observation in the order of `jax.tree.leaves` (dict keys sorted);
-    `structure` is the observation's tree with an index into `parts` at each leaf.
+    `source` is that space; `parts` lists the arrays of an observation in the order of `jax.tree.leaves` (dict keys
+    sorted); `structure` is the observation's tree with an index into `parts` at each leaf.
     Raises SpaceError for a space that holds anything but numbers and categories.
     """
 
     def __init__(self, space: gym_spaces.Space):
+        self.source = space
         self.parts: list[Part] = []
         self.structure = self._read(space, "")
         self._readers: list[Callable[[Any], Any]] = [_reader(part) for part in self.parts]
@@ -212,25 +212,24 @@ def _reader(part: Part) -> Callable[[Any], Any]:
 
 
 def _box_reader(part: Part) -> Callable[[Any], np.ndarray]:
-    """The hot path: an array as declared costs two comparisons, and a dot product if it holds floats.
-
-    v.v is finite unless v holds NaN, infinity or a number past sqrt(float32's largest); only then is every entry
-    looked at. It is several times cheaper than isfinite and all.
-    """
+    """The hot path: an array as declared costs two comparisons, and a look at each number if it holds floats."""
     dtype, shape, same = part.dtype, part.shape, part.dtype == part.given
-    floating, vector = part.dtype.kind == "f", len(part.shape) == 1
+    floating = part.dtype.kind == "f"
     ndarray = np.ndarray
 
     def read(value: Any) -> np.ndarray:
         if not (same and type(value) is ndarray and value.dtype == dtype and value.shape == shape):
             value = _coerce(part, value)
-        if floating:
-            flat = value if vector else value.ravel()
-            if not flat.dot(flat) < _INFINITY and not np.isfinite(value).all():
-                _refuse_number(part, value)
+        if floating and not _all_finite(value):
+            _refuse_number(part, value)
         return value
 
     return read
+
+
+def _all_finite(array: np.ndarray) -> bool:
+    """As `np.isfinite(array).all()`, in a quarter of the time for a small array, where the reduction costs most."""
+    return b"\0" not in np.isfinite(array).tobytes()
 
 
 def _coerce(part: Part, value: Any) -> np.ndarray:
@@ -240,7 +239,7 @@ def _coerce(part: Part, value: Any) -> np.ndarray:
     if array.shape != part.given_shape:
         raise EnvironmentFault(f"{part.field} has shape {array.shape}, {expected}")
     if part.dtype.kind == "f" and array.dtype.kind in "fiu":
-        if not np.isfinite(array).all():  # told apart from a finite number that float32 cannot hold
+        if not _all_finite(array):  # told apart from a finite number that float32 cannot hold
             _refuse_number(part, array)
         with np.errstate(over="ignore"):
             return array.astype(part.dtype)

@@ -51,7 +51,7 @@ class AsyncEnvs:
         self.actions = actions
         self.envs = len(makers)
         self.description = description
-        self._vector = _start([partial(WorkerEnvironment, maker, observer, actions) for maker in makers])
+        self._vector = _start([partial(WorkerEnvironment, maker, observer.source, actions) for maker in makers])
         built = self._call("build")
         for index, answer in enumerate(built):
             try:
@@ -74,7 +74,7 @@ class AsyncEnvs:
         """See HostEnvs."""
         self._open()
         observation, reward, terminated, truncated, infos = self._waited(
-            partial(self._vector.step_async, actions), self._vector.step_wait, self._timeout, "step"
+            partial(self._vector.step_async, np.asarray(actions)), self._vector.step_wait, self._timeout, "step"
         )
         self._check_infos(infos)
         done = terminated | truncated
@@ -182,7 +182,7 @@ def _start(makers: list[Callable[[], WorkerEnvironment]]) -> AsyncVectorEnv:
         dead = _dead(vector.processes)
         _end_workers(vector)
         raise EnvironmentFault(
-            f"{_named(dead)} died while starting; in a script, start under `if __name__ == '__main__':`, "
+            f"{_named(dead)} died while starting; a script must be a file with `if __name__ == '__main__':`, "
             f"and keep the environment's class and all it uses importable"
         ) from error
     except Exception as error:
@@ -196,10 +196,10 @@ def _start(makers: list[Callable[[], WorkerEnvironment]]) -> AsyncVectorEnv:
 
 def _end_workers(vector: AsyncVectorEnv) -> None:
     """Ends the processes of this batch and no others; Gymnasium's own close would first wait for their answers."""
-    for process in vector.processes:
-        if process.is_alive():
-            process.terminate()
-    for process in vector.processes:
+    started = [process for process in vector.processes if process.pid is not None]
+    for process in started:
+        process.terminate()
+    for process in started:
         process.join(_PATIENCE)
         if process.is_alive():
             process.kill()

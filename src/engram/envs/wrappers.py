@@ -168,7 +168,8 @@ class WorkerEnvironment(gymnasium.Env):
     exception class that the main process cannot unpickle would leave it waiting for ever.
     """
 
-    def __init__(self, make: Callable[[], Episodes], observer: Observer, actions: int):
+    def __init__(self, make: Callable[[], Episodes], observations: gymnasium.Space, actions: int):
+        observer = Observer(observations)
         self._make = make
         self._episodes: Episodes | None = None
         self._blank = [np.zeros(part.shape, part.dtype) for part in observer.parts]

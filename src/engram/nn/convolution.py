@@ -94,16 +94,16 @@ def _strips(
     """
     channels = image.shape[2]
     bands, blocks = rows + taps - 1, columns + taps - 1
-    missing = [(0, max(0, count * stride - length)) for count, length in zip((bands, blocks), image.shape, strict=False)]
+    missing = [
+        (0, max(0, count * stride - length)) for count, length in zip((bands, blocks), image.shape, strict=False)
+    ]
     image = jnp.pad(image, (*missing, (0, 0)))[: bands * stride, : blocks * stride]
     blocked = image.reshape(bands, stride, blocks, stride * channels)
     strips = jnp.stack([blocked[:, :, tap : tap + columns] for tap in range(taps)], axis=3)
     return strips.swapaxes(1, 2).reshape(bands, columns, stride * taps * stride * channels)
 
 
-def _matrix(
-    weight: Float[Array, "out size size channels"], taps: int, stride: int
-) -> Float[Array, "out taps strip"]:
+def _matrix(weight: Float[Array, "out size size channels"], taps: int, stride: int) -> Float[Array, "out taps strip"]:
     """The filter cut into horizontal bands, each laid out as `_strips` lays out an image."""
     missing = taps * stride - weight.shape[1]
     weight = jnp.pad(weight, ((0, 0), (0, missing), (0, missing), (0, 0)))

@@ -21,7 +21,7 @@ class Ring(eqx.Module):
     """`rows` has leading axes [capacity, envs]; `cursor` counts the rows ever written in each lane."""
 
     rows: TimeStep
-    cursor: Int[Array, "envs"]
+    cursor: Int[Array, "*seeds envs"]
 
     @property
     def capacity(self) -> int:

@@ -13,7 +13,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, PyTree
+from jaxtyping import Array, Bool, Float, Int, PyTree, UInt32
 
 from engram.agents.q_learning import Agent, AgentState, Experience
 from engram.bits import draw
@@ -110,7 +110,7 @@ def seed_axes(run: DeviceRun) -> DeviceRun:
 
 
 @partial(jax.jit, static_argnums=(0, 1))  # compiled, so that every leaf is a buffer of its own and can be donated
-def init_seeds(agent: Agent, env: DeviceEnv, keys: Key) -> DeviceRun:
+def init_seeds(agent: Agent, env: DeviceEnv, keys: UInt32[Array, "seeds 2"]) -> DeviceRun:
     """A run for each key; leaves get a leading axis [seeds], except the global step and the updates."""
     shape = jax.eval_shape(partial(init, agent, env), keys[0])
     return jax.vmap(partial(init, agent, env), out_axes=seed_axes(shape))(keys)
@@ -183,7 +183,7 @@ class DeviceRunner:
         """Whole cycles until the global step is at least `until`, in one call; `stop` is asked before it only."""
         cycles = -((self.steps - until) // (self.cycle.acts * self.agent.envs))
         if cycles > 0 and not stop():
-            self._run, self._tally = advance(self.agent, self.env, self._run, cycles)
+            self._run, self._tally = jax.block_until_ready(advance(self.agent, self.env, self._run, cycles))
 
     def report(self) -> dict[str, Any]:
         """The metrics of the last `advance`. What differs between seeds is a list if there are several."""

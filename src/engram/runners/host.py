@@ -82,6 +82,7 @@ class HostRunner:
     def __init__(self, agent: Agent, envs: HostEnvs, seed: int):
         self.agent, self.envs = agent, envs
         self.cycle = Cycle.of(agent)
+        self._compiled = compiled_settle(agent)
         state = jax.jit(agent.init)(jax.random.PRNGKey(seed))
         self._trees = jax.tree.structure(state.learner), jax.tree.structure(state.replay)
         self._set(state.learner, state.replay, _no_tally())
@@ -146,8 +147,9 @@ class HostRunner:
         self._phase = 0
 
     def _settle(self, updates: int) -> None:
-        settle = compiled_settle(self.agent)
-        self._params, self._rest, self._replay = settle(updates, self._params, self._rest, self._replay, self._block)
+        self._params, self._rest, self._replay = self._compiled(
+            updates, self._params, self._rest, self._replay, self._block
+        )
         self._block = self._new_block()  # the old one may still be read
 
     def _new_block(self) -> Block:

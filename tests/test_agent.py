@@ -1,0 +1,225 @@
+"""The agent: what it learns on probes whose values are known, and each of its four functions."""
+
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from engram import spaces
+from engram.agents.q_learning import (
+    Agent,
+    AgentSpec,
+    Experience,
+    ExplorationSpec,
+    ObservationSpec,
+    OptimizerSpec,
+    ReplaySpec,
+    TargetSpec,
+    push,
+)
+from engram.encoders.vector import VectorSpec
+from engram.envs.device import make_device
+from engram.errors import SpecError
+from engram.heads.q import DuelingSpec
+from engram.losses.regression import SquaredSpec
+from engram.runners.device import DeviceRunner
+from engram.types import TimeStep
+
+SMALL = AgentSpec(
+    encoder=VectorSpec(widths=(32,)),
+    replay=ReplaySpec(capacity=1_000, batch_size=32, start=100),
+    optimizer=OptimizerSpec(learning_rate=5e-3, final_fraction=0.01, decay_steps=6_000),
+    exploration=ExplorationSpec(start=1.0, end=1.0, steps=1),
+    target=TargetSpec(every=20),
+    discount=0.9,
+)
+KEY = jax.random.PRNGKey(0)
+PROBES = ["OneState", "OneAction", "TwoActions", "ObservationValue", "OneDelay", "Chain", "Truncation", "Termination"]
+
+
+def learned(probe: str, spec: AgentSpec, steps: int = 6_000) -> tuple[np.ndarray, np.ndarray]:
+    """Q after training on a probe, and the true Q, for each of its observations.
+
+    A stack of two shows each observation after the one that is listed before it.
+    """
+    env = make_device(f"engram/{probe}-v0")
+    runner = DeviceRunner(Agent(spec, env.observation_space, env.actions), env, [0])
+    runner.advance(steps, lambda: False)
+    runner.report()
+    network = runner.networks()[0]
+    observations, values = zip(*env.values(spec.discount), strict=True)
+    frames = [[shown] for shown in observations]
+    if spec.observation.stack == 2:
+        before = [np.zeros_like(observations[0]), *observations[:-1]]
+        frames = list(zip(before, observations, strict=True))
+    return np.array([network(jnp.array(frame)).returns.q for frame in frames]), np.array(values)
+
+
+@pytest.mark.parametrize("probe", PROBES)
+def test_the_learned_q_of_a_probe_is_its_true_value(probe):
+    """Within 2 % of the largest value, or 0.03: the step size has fallen to a hundredth by the end."""
+    q, values = learned(probe, SMALL)
+    np.testing.assert_allclose(q, values, atol=max(0.03, 0.02 * np.abs(values).max()))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("probe", ["Chain", "Truncation", "TwoActions"])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"n_step": 3},
+        {"bootstrap": "double"},
+        {"head": DuelingSpec(width=8)},
+        {"loss": SquaredSpec()},
+        {"target": TargetSpec(every=1, rate=0.05)},
+    ],
+    ids=str,
+)
+def test_every_variant_learns_the_true_value(probe, change):
+    q, values = learned(probe, replace(SMALL, **change))
+    np.testing.assert_allclose(q, values, atol=max(0.03, 0.02 * np.abs(values).max()))
+
+
+def test_a_stack_of_two_learns_the_chain():
+    q, values = learned("Chain", replace(SMALL, observation=ObservationSpec(stack=2)))
+    np.testing.assert_allclose(q, values, atol=0.03)
+
+
+# -- act -----------------------------------------------------------------------------------------------------
+
+
+def agent(envs: int = 1, actions: int = 3, **changes: object) -> Agent:
+    return Agent(replace(SMALL, **changes), spaces.Box((2,)), actions, envs)
+
+
+def test_without_exploration_the_best_action_is_taken():
+    greedy = agent(envs=8, learn_every=8, exploration=ExplorationSpec(start=0.0, end=0.0))
+    state = greedy.init(KEY)
+    observation = jax.random.normal(KEY, (8, 2))
+    _, action, decision = greedy.act(state.learner.params, state.actor, observation, jnp.ones(8, bool))
+    np.testing.assert_array_equal(action, decision.returns.q.argmax(-1))
+
+
+def test_epsilon_is_the_share_of_random_actions():
+    """With epsilon 1/2 and 3 actions, the greedy one is taken in 1/2 + 1/6 of the cases."""
+    half = agent(envs=4096, learn_every=4096, exploration=ExplorationSpec(start=0.5, end=0.5),
+                 replay=replace(SMALL.replay, capacity=4096 * 8))  # fmt: skip
+    state = half.init(KEY)
+    actor, action, decision = half.act(state.learner.params, state.actor, jnp.ones((4096, 2)), jnp.ones(4096, bool))
+    share = float((action == decision.returns.q.argmax(-1)).mean())
+    assert abs(share - 2 / 3) < 4 * (2 / 9 / 4096) ** 0.5  # four standard deviations
+    assert int(actor.steps) == 4096
+    again = half.act(state.learner.params, actor, jnp.ones((4096, 2)), jnp.ones(4096, bool))[1]
+    assert not np.array_equal(action, again), "each step draws anew"
+
+
+def test_the_stack_is_pushed_and_emptied_where_an_episode_begins():
+    frames = jnp.array([[[1.0], [2.0]], [[3.0], [4.0]]])  # two environments, a stack of two
+    pushed = push(frames, jnp.array([[5.0], [6.0]]), jnp.array([False, True]))
+    np.testing.assert_array_equal(pushed[..., 0], [[2.0, 5.0], [0.0, 6.0]])
+
+
+# -- observe -------------------------------------------------------------------------------------------------
+
+
+def experience(done: list[list[bool]], keep: list[list[bool]]) -> Experience:
+    """Steps numbered 1, 2, ... by time and environment; final observations are their negatives."""
+    shape = np.shape(done)
+    number = jnp.arange(1, 1 + np.prod(shape)).reshape(shape)
+    observation = jnp.stack([number, number], -1).astype(jnp.float32)
+    row = TimeStep(observation, jnp.zeros(shape, bool), number, number.astype(jnp.float32), jnp.array(done))
+    return Experience(row, jnp.array(done), -observation, jnp.array(keep))
+
+
+def test_an_ended_episode_gets_a_final_row_after_its_last_step():
+    one = agent(envs=2, learn_every=2)
+    replay = one.observe(one.init(KEY).replay, experience([[False, True], [True, False]], [[True, True], [True, True]]))
+    assert replay.cursor.tolist() == [3, 3]
+    assert replay.rows.observation[:3, 0, 0].tolist() == [1.0, 3.0, -3.0]
+    assert replay.rows.observation[:3, 1, 0].tolist() == [2.0, -2.0, 4.0]
+    assert replay.rows.terminated[:3, 1].tolist() == [True, False, False]
+
+
+def test_padding_writes_nothing():
+    one = agent()
+    replay = one.observe(one.init(KEY).replay, experience([[True], [False]], [[False], [True]]))
+    assert replay.cursor.tolist() == [1]
+    assert replay.rows.reward[0, 0] == 2.0
+
+
+# -- learn ---------------------------------------------------------------------------------------------------
+
+
+def filled(one: Agent, reward: float = 1.0, rows: int = 64):
+    """A replay of one long episode."""
+    state = one.init(KEY)
+    replay = state.replay
+    step = TimeStep(jnp.ones((1, 1, 2)), jnp.zeros((1, 1), bool), jnp.zeros((1, 1), jnp.int32),
+                    jnp.full((1, 1), reward), jnp.zeros((1, 1), bool))  # fmt: skip
+    observe = jax.jit(one.observe)
+    no = jnp.zeros((1, 1), bool)
+    for _ in range(rows):
+        replay = observe(replay, Experience(step, no, step.observation, ~no))
+    return state.learner, replay
+
+
+def test_a_hard_target_copies_and_a_soft_one_follows():
+    hard, soft = agent(target=TargetSpec(every=2)), agent(target=TargetSpec(every=1, rate=0.25))
+    learner, replay = filled(hard)
+    after_one, _ = hard.learn(learner, replay)
+    assert bool(jnp.array_equal(after_one.target.head.linear.bias, learner.target.head.linear.bias))
+    after_two, _ = hard.learn(after_one, replay)
+    assert bool(jnp.array_equal(after_two.target.head.linear.bias, after_two.params.head.linear.bias))
+    learner, replay = filled(soft)
+    after, _ = soft.learn(learner, replay)
+    old, new = learner.target.head.linear.bias, after.params.head.linear.bias
+    np.testing.assert_allclose(after.target.head.linear.bias, old + 0.25 * (new - old), rtol=1e-5, atol=1e-7)
+
+
+def test_an_update_that_is_not_finite_leaves_no_trace_and_is_named():
+    one = agent(loss=SquaredSpec())
+    learner, replay = filled(one, reward=float("inf"))
+    after, metrics = one.learn(learner, replay)
+    assert not bool(metrics.finite)
+    assert int(after.fault) == 1
+    for left, right in zip(jax.tree.leaves(after.params), jax.tree.leaves(learner.params), strict=True):
+        np.testing.assert_array_equal(left, right)
+    for left, right in zip(jax.tree.leaves(after.optimizer), jax.tree.leaves(learner.optimizer), strict=True):
+        np.testing.assert_array_equal(left, right)
+    again, _ = one.learn(after, replay)
+    assert int(again.fault) == 1, "the first one is remembered"
+
+
+def test_clipped_rewards_teach_what_their_clips_teach():
+    clipped, plain = agent(reward_clip=1.0), agent()
+    huge, _ = clipped.learn(*filled(clipped, reward=7.0))
+    one, _ = plain.learn(*filled(plain, reward=1.0))
+    np.testing.assert_array_equal(huge.params.head.linear.bias, one.params.head.linear.bias)
+
+
+def test_the_step_size_falls_to_its_final_fraction():
+    """Adam's step is the step size while gradients keep their sign, so the last bias moves show the schedule."""
+    one = agent(optimizer=OptimizerSpec(learning_rate=1e-3, final_fraction=0.1, decay_steps=40), discount=0.0)
+    learner, replay = filled(one, reward=100.0)
+    moves = []
+    for _ in range(12):
+        after, _ = one.learn(learner, replay)
+        moves.append(float(abs(after.params.head.linear.bias[0] - learner.params.head.linear.bias[0])))
+        learner = after
+    np.testing.assert_allclose(moves[0], 1e-3, rtol=0.01)
+    np.testing.assert_allclose(moves[-1], 1e-4, rtol=0.05)
+
+
+# -- what does not fit ---------------------------------------------------------------------------------------
+
+
+def test_environments_and_the_rhythm_of_learning_must_fit():
+    with pytest.raises(SpecError, match="learn_every = 4 and 3 environments do not fit"):
+        agent(envs=3)
+
+
+def test_lanes_too_short_for_a_window_are_refused():
+    with pytest.raises(SpecError, match=r"leaves 2 rows for each of 400 environments"):
+        agent(envs=400)
