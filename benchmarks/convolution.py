@@ -136,8 +136,9 @@ def jax_runs() -> tuple[dict[str, str], dict[str, Run]]:
 
 def torch_runs() -> tuple[dict[str, str], dict[str, Run]]:
     """torch as everybody writes it, and with channels last and the fused Adam."""
-    import torch  # pyright: ignore[reportMissingImports]  # only in the interpreter that --torch-python names
-    from torch import nn  # pyright: ignore[reportMissingImports]
+    # Only in the interpreter that --torch-python names; Engram itself never needs it.
+    import torch  # noqa: TID251  # pyright: ignore[reportMissingImports]
+    from torch import nn  # noqa: TID251  # pyright: ignore[reportMissingImports]
 
     torch.set_num_threads(THREADS)
     torch.manual_seed(0)

@@ -5,6 +5,7 @@ ENGRAM_TYPECHECK=0 leaves the types unchecked, as they are for users.
 
 import os
 
+import hypothesis
 import pytest
 from jaxtyping import install_import_hook
 
@@ -15,8 +16,15 @@ if os.environ.get("ENGRAM_TYPECHECK", "1") != "0":
     install_import_hook("engram", "typecheck.check")
 
 
+# The first example of a property may compile, and machines are shared: time is no ground to fail. CI draws the same
+# examples every time.
+hypothesis.settings.register_profile("engram", deadline=None)
+hypothesis.settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True)
+
+
 def pytest_configure(config: pytest.Config) -> None:
-    """Keep compiled programs beside pytest's own cache, so that a second run need not compile."""
+    """Choose how properties are tested, and keep compiled programs beside pytest's cache: a second run finds them."""
+    hypothesis.settings.load_profile("ci" if in_ci() else "engram")
     cache = getattr(config, "cache", None)
     if cache is None:  # -p no:cacheprovider
         return
@@ -36,9 +44,13 @@ def pytest_make_collect_report(collector):
     return refuse_skip((yield))
 
 
+def in_ci() -> bool:
+    return os.environ.get("CI", "").lower() in ("1", "true")
+
+
 def refuse_skip(report: Report) -> Report:
     """`report`, turned into a failure where it is a skip and CI is on."""
-    if os.environ.get("CI", "").lower() not in ("1", "true") or not report.skipped:
+    if not (in_ci() and report.skipped):
         return report
     reason = getattr(report, "wasxfail", None)
     if reason is None:

@@ -64,7 +64,11 @@ def test_naming_another_kind_takes_it_and_keeps_what_both_have():
         ("replay.batch_size", "2.5", "replay.batch_size = 2.5 has the wrong type; expected an integer"),
         ("replay.batch_size", "0", "replay.batch_size = 0 is out of range; expected at least 1"),
         ("bootstrap", "triple", "bootstrap = triple has the wrong type; expected greedy or double"),
-        ("encoder.widths", "64,wide", "encoder.widths = 64,wide has the wrong type; expected integers separated by commas"),
+        (
+            "encoder.widths",
+            "64,wide",
+            "encoder.widths = 64,wide has the wrong type; expected integers separated by commas",
+        ),
         ("replay", "9", "'replay' is a group of settings; name one of replay.capacity"),
         ("discount.rate", "1", "'discount.rate' goes too deep: 'discount' is a single setting"),
         ("optimizer.learning_rate", "0", "optimizer.learning_rate = 0.0 is out of range; expected more than 0"),

@@ -1,0 +1,55 @@
+"""Engram: deep Q-learning with attention and memory, fast on a laptop, exactly resumable, explainable.
+
+>>> import engram
+>>> trainer = engram.Trainer("CartPole-v1", run="runs/mine")
+>>> trainer.learn(50_000).evaluate(episodes=20).mean
+>>> engram.load("runs/mine").predict(observation)
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from engram.agents.q_learning import AgentSpec
+    from engram.envs.device import check_device_env, register_device
+    from engram.envs.host import register_exact
+    from engram.errors import EngramError
+    from engram.evaluation import Evaluation
+    from engram.presets import preset
+    from engram.registry import register
+    from engram.trainer import Trainer, info, load
+
+__all__ = [
+    "AgentSpec",
+    "EngramError",
+    "Evaluation",
+    "Trainer",
+    "check_device_env",
+    "info",
+    "load",
+    "preset",
+    "register",
+    "register_device",
+    "register_exact",
+]
+
+_HOMES = {
+    "AgentSpec": "agents.q_learning",
+    "EngramError": "errors",
+    "Evaluation": "evaluation",
+    "Trainer": "trainer",
+    "check_device_env": "envs.device",
+    "info": "trainer",
+    "load": "trainer",
+    "preset": "presets",
+    "register": "registry",
+    "register_device": "envs.device",
+    "register_exact": "envs.host",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Loads a public name at its first use: help, and the processes of environments, need no JAX."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'engram' has no attribute {name!r}; it has {', '.join(__all__)}")
+    return getattr(import_module(f"engram.{_HOMES[name]}"), name)

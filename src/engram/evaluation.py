@@ -14,6 +14,7 @@ from engram.agents.q_learning import push
 from engram.bits import draw
 from engram.envs.device import DeviceEnv
 from engram.envs.host import HostEnvs
+from engram.errors import SpaceError
 from engram.network import Network
 
 
@@ -55,9 +56,49 @@ class Policy:
         frames, q = _q(self._params, frames, observation, is_first)
         return frames, np.asarray(q)
 
+    def predict(
+        self,
+        observation: PyTree,
+        frames: PyTree | None,
+        is_first: np.ndarray | None,
+        epsilon: float,
+        generator: np.random.Generator,
+    ) -> tuple[np.ndarray, PyTree]:
+        """The action for one observation or a batch of them, random with probability `epsilon`, and the frames."""
+        rows, batched = self._rows(observation)
+        envs = jax.tree.leaves(rows)[0].shape[0]
+        starts = np.zeros(envs, bool) if is_first is None else np.asarray(is_first, bool).reshape(envs)
+        frames, q = self.q(self.begin(envs) if frames is None else frames, rows, starts)
+        action = q.argmax(-1)
+        if epsilon:
+            explore = generator.random(envs) < epsilon
+            action = np.where(explore, generator.integers(self.actions, size=envs), action)
+        return (action if batched else action[0]), frames
+
+    def _rows(self, observation: PyTree) -> tuple[PyTree, bool]:
+        """The observation with a leading axis [envs] and stored dtypes, and whether it came with that axis."""
+        given, expected = jax.tree.leaves(observation), list(spaces.leaves(self._space))
+        if len(given) != len(expected):
+            raise SpaceError(
+                f"an observation of {len(given)} arrays was given; expected {len(expected)}: {self._space}"
+            )
+        batched = np.ndim(given[0]) == len(expected[0][1].shape) + 1
+        rows = []
+        for value, (name, leaf) in zip(given, expected, strict=True):
+            row = np.asarray(value) if batched else np.asarray(value)[None]
+            if row.shape[1:] != tuple(leaf.shape):
+                raise SpaceError(
+                    f"the observation{' ' + name if name else ''} has shape {row.shape[1:]}; expected {tuple(leaf.shape)}, "
+                    f"or several of those in one array"
+                )
+            rows.append(row.astype(leaf.dtype))
+        return jax.tree.unflatten(jax.tree.structure(observation), rows), batched
+
 
 @jax.jit
-def _q(params: Network, frames: PyTree, observation: PyTree, is_first: Array) -> tuple[PyTree, Float[Array, "envs actions"]]:
+def _q(
+    params: Network, frames: PyTree, observation: PyTree, is_first: Array
+) -> tuple[PyTree, Float[Array, "envs actions"]]:
     frames = push(frames, observation, is_first)
     return frames, jax.vmap(params)(frames).returns.q
 

@@ -38,7 +38,10 @@ def _meminfo() -> int | None:
 
 
 def _cgroup() -> int | None:
-    for limit, used in (("memory.max", "memory.current"), ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes")):
+    for limit, used in (
+        ("memory.max", "memory.current"),
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
+    ):
         try:
             bound = Path("/sys/fs/cgroup", limit).read_text().strip()
             taken = Path("/sys/fs/cgroup", used).read_text().strip()

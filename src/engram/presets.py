@@ -69,7 +69,9 @@ def _pixels(space: spaces.Space, steps: int) -> AgentSpec:
     return AgentSpec(
         observation=ObservationSpec(stack=4 if single else 1),  # Mnih et al. 2015: 4 grey frames
         encoder=PixelsSpec(width=512),  # Mnih et al. 2015
-        replay=ReplaySpec(capacity=min(1_000_000, max(10_000, steps)), batch_size=32, start=min(20_000, max(1_000, steps // 50))),
+        replay=ReplaySpec(
+            capacity=min(1_000_000, max(10_000, steps)), batch_size=32, start=min(20_000, max(1_000, steps // 50))
+        ),
         optimizer=OptimizerSpec(learning_rate=1e-4, epsilon=1.5e-4),  # Adam in place of RMSProp: Dopamine's DQN study
         loss=SquaredSpec(),  # with Adam, better than Huber: the same study
         target=TargetSpec(every=250, rate=1.0),

@@ -8,6 +8,7 @@ from typing import Any
 
 from engram import spaces, specs
 from engram.agents.q_learning import AgentSpec
+from engram.checkpoint import CheckpointStore, state_digest
 from engram.errors import CheckpointError, EngramError
 from engram.logging import replace_file
 
@@ -49,7 +50,9 @@ class RunPlan:
         try:
             values = json.loads(path.read_bytes())
         except FileNotFoundError:
-            raise CheckpointError(f"{folder} holds no run ({RUN_FILE} is missing); start one with: engram train ENV") from None
+            raise CheckpointError(
+                f"{folder} holds no run ({RUN_FILE} is missing); start one with: engram train ENV"
+            ) from None
         except (OSError, ValueError) as error:
             raise CheckpointError(f"{path} cannot be read ({error}); restore it from a copy") from None
         known = {item.name for item in dataclasses.fields(cls)}
@@ -65,3 +68,31 @@ class RunPlan:
 def holds_run(folder: Path) -> bool:
     """Whether `folder` is a run directory."""
     return (folder / RUN_FILE).exists()
+
+
+def info(run: str | Path, verify: bool = False) -> dict[str, Any]:
+    """Facts about a run directory: its plan, its checkpoints, and the digest of its newest state.
+
+    The digest reads the whole state, replay included. `verify` also checks every checkpoint's every byte.
+    """
+    folder = Path(run)
+    plan, store = RunPlan.read(folder), CheckpointStore(folder / "checkpoints")
+    loaded = store.load()
+    environment = loaded.meta["state"]["env"]
+    facts = {
+        "env": plan.env,
+        "preset": plan.preset,
+        "step": loaded.step,
+        "steps": plan.steps,
+        "seed": plan.seed,
+        "seeds": plan.seeds,
+        "envs": plan.envs,
+        "environment_state": max(environment["levels"], key=["exact", "replayed", "boundary"].index),
+        "checkpoints": store.steps(),
+        "checkpoint_id": loaded.id,
+        "state_digest": state_digest(loaded.arrays, loaded.meta["state"], loaded),
+        "passed_over": loaded.passed_over,
+        "bytes": sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()),
+        "agent": specs.to_json(plan.agent),
+    }
+    return facts | ({"problems": store.verify()} if verify else {})

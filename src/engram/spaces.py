@@ -166,4 +166,6 @@ def from_json(value: dict[str, Any]) -> Space:
             return MultiDiscrete(tuple(int(n) for n in nvec))
         case {"kind": "box", "shape": shape, "dtype": str(dtype)}:
             return Box(tuple(int(n) for n in shape), dtype)
-    raise SpaceError(f"{value!r} does not describe a space; expected a 'kind' of box, discrete, multidiscrete, dict or tuple")
+    raise SpaceError(
+        f"{value!r} does not describe a space; expected a 'kind' of box, discrete, multidiscrete, dict or tuple"
+    )

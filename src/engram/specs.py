@@ -87,7 +87,9 @@ def from_json(cls: type[T], value: dict[str, Any], path: str = "") -> T:
         raise SpecError(f"{path}{unknown[0]!r} is not a setting of {cls.__name__}; {hint(unknown[0], fields)}")
     missing = [name for name in fields if name not in value]
     if missing:
-        raise SpecError(f"{path}{missing[0]!r} is missing from a stored {cls.__name__}; was it written by another version?")
+        raise SpecError(
+            f"{path}{missing[0]!r} is missing from a stored {cls.__name__}; was it written by another version?"
+        )
     made: dict[str, Any] = {}
     for name, field in fields.items():
         kind = _hints(cls)[name]
@@ -95,7 +97,9 @@ def from_json(cls: type[T], value: dict[str, Any], path: str = "") -> T:
         if role := field.metadata.get("role"):
             chosen = registry.find(role, inner.get("kind", "")) if isinstance(inner, dict) else None
             if chosen is None:
-                raise SpecError(f"{path}{name!r} of a stored {cls.__name__} must be an object with a 'kind', not {inner!r}")
+                raise SpecError(
+                    f"{path}{name!r} of a stored {cls.__name__} must be an object with a 'kind', not {inner!r}"
+                )
             rest = {key: item for key, item in inner.items() if key != "kind"}
             made[name] = from_json(chosen, rest, f"{path}{name}.")
         elif dataclasses.is_dataclass(kind):
@@ -134,7 +138,9 @@ def _override(value: Any, path: str, whole: str, text: Any) -> Any:
             return dataclasses.replace(value, **{name: _switch(role, inner, text)})
         if type(text) is type(inner) or (role and dataclasses.is_dataclass(text)):
             return dataclasses.replace(value, **{name: text})
-        raise SpecError(f"{whole!r} is a group of settings; name one of {', '.join(p for p, *_ in describe(inner, whole + '.'))}")
+        raise SpecError(
+            f"{whole!r} is a group of settings; name one of {', '.join(p for p, *_ in describe(inner, whole + '.'))}"
+        )
     if rest:
         raise SpecError(f"{whole!r} goes too deep: {whole.removesuffix('.' + rest)!r} is a single setting")
     parsed = _coerce(_hints(type(value))[name], _parse(text), whole, fields[name].metadata)
@@ -158,7 +164,14 @@ def describe(value: Any, prefix: str = "") -> list[tuple[str, str, Any, str]]:
         path = prefix + field.name
         if dataclasses.is_dataclass(inner):
             if role := field.metadata.get("role"):
-                rows.append((path, f"one of {'|'.join(registry.names(role))}", registry.name_of(role, type(inner)), field.metadata["help"]))
+                rows.append(
+                    (
+                        path,
+                        f"one of {'|'.join(registry.names(role))}",
+                        registry.name_of(role, type(inner)),
+                        field.metadata["help"],
+                    )
+                )
             rows += describe(inner, path + ".")
         else:
             rows.append((path, _type_name(_hints(type(value))[field.name]), inner, field.metadata.get("help", "")))
@@ -232,7 +245,11 @@ def _fit(kind: Any, value: Any) -> Any:
         return float(value)
     if kind is int and isinstance(value, float) and value.is_integer():
         return int(value)  # 1e6 is how people write a million
-    if kind is Any or type(value) is kind or (isinstance(kind, type) and dataclasses.is_dataclass(kind) and isinstance(value, kind)):
+    if (
+        kind is Any
+        or type(value) is kind
+        or (isinstance(kind, type) and dataclasses.is_dataclass(kind) and isinstance(value, kind))
+    ):
         return value
     return _UNFIT
 
@@ -262,4 +279,6 @@ def _type_name(kind: Any) -> str:
         return f"{_PLURALS.get(get_args(kind)[0], 'values')} separated by commas"
     if origin is UnionType or str(origin) == "typing.Union":
         return " or ".join(_type_name(option) for option in get_args(kind))
-    return {int: "an integer", float: "a number", bool: "true or false", str: "a text", NoneType: "none"}.get(kind, getattr(kind, "__name__", str(kind)))
+    return {int: "an integer", float: "a number", bool: "true or false", str: "a text", NoneType: "none"}.get(
+        kind, getattr(kind, "__name__", str(kind))
+    )

@@ -214,25 +214,27 @@ def check_seal(fs: FileSystem, handle: int, sealed: Sealed) -> None:
 
 def strict_json(text: bytes, what: str) -> Any:
     """JSON as the standard has it: UTF-8, no repeated key, no NaN or infinity, no endless nesting."""
-
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        known = dict(pairs)
-        if len(known) != len(pairs):
-            raise ValueError("an object names one key twice")
-        return known
-
-    def finite(number: str) -> float:
-        if not math.isfinite(value := float(number)):
-            raise ValueError("a number is too large")
-        return value
-
-    def refuse(constant: str) -> float:
-        raise ValueError(f"{constant} is no JSON number")
-
     try:
-        return json.loads(text.decode("utf-8"), object_pairs_hook=unique, parse_float=finite, parse_constant=refuse)
+        return json.loads(text.decode("utf-8"), object_pairs_hook=_unique, parse_float=_finite, parse_constant=_refuse)
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{what} is not strict JSON: {error}") from None
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    known = dict(pairs)
+    if len(known) != len(pairs):
+        raise ValueError("an object names one key twice")
+    return known
+
+
+def _finite(number: str) -> float:
+    if not math.isfinite(value := float(number)):
+        raise ValueError("a number is too large")
+    return value
+
+
+def _refuse(constant: str) -> float:
+    raise ValueError(f"{constant} is no JSON number")
 
 
 def fields(value: Any, what: str, **kinds: type | tuple[type, ...]) -> list[Any]:

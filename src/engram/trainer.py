@@ -1,8 +1,8 @@
 """The trainer: one object that owns a run, from its first step to its last, over as many processes as it takes.
 
-    trainer = Trainer("CartPole-v1", seed=0, run="runs/mine")
-    trainer.learn(50_000)
-    trainer.evaluate(episodes=20).mean
+trainer = Trainer("CartPole-v1", seed=0, run="runs/mine")
+trainer.learn(50_000)
+trainer.evaluate(episodes=20).mean
 """
 
 import time
@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
-from engram import spaces, specs
+from engram import specs
 from engram.agents.q_learning import Agent, AgentSpec
 from engram.checkpoint import CheckpointStore, Loaded, ReplayLog, Saved, state_digest
 from engram.compilation import use_cache
@@ -31,7 +31,7 @@ from engram.logging import RunLog
 from engram.memory import check_fits
 from engram.presets import default_steps, preset as make_preset
 from engram.replay import lanes, ring
-from engram.runfile import RunPlan, holds_run
+from engram.runfile import RunPlan, holds_run, info
 from engram.runners.common import Captured, Runner
 from engram.runners.device import DeviceRunner
 from engram.runners.host import HostRunner
@@ -39,7 +39,9 @@ from engram.signals import StopRequest
 from engram.storage import RunLock
 
 Environment = str | gymnasium.Env | Callable[[], gymnasium.Env]
-LOG_POINTS, SAVE_POINTS = 100, 10  # metrics lines and checkpoints of a whole run, unless told otherwise
+# Metrics lines and checkpoints of a whole run, and the most steps between two of them, unless told otherwise.
+LOG_POINTS, LOG_AT_LEAST = 100, 10_000
+SAVE_POINTS, SAVE_AT_LEAST = 10, 50_000
 
 
 class Trainer:
@@ -115,9 +117,13 @@ class Trainer:
         if env is None:
             raise SpecError("no environment was given; name one, such as 'CartPole-v1' (`engram list envs` shows more)")
         if self.folder is not None and holds_run(self.folder):
-            raise SpecError(f"{self.folder} already holds a run; pass resume=True (--resume) to go on with it, or another run")
+            raise SpecError(
+                f"{self.folder} already holds a run; pass resume=True (--resume) to go on with it, or another run"
+            )
         self._env = env
-        make = {name: chosen[name] for name in ("seed", "envs", "asynchronous", "action_bins", "env_args") if name in chosen}
+        make = {
+            name: chosen[name] for name in ("seed", "envs", "asynchronous", "action_bins", "env_args") if name in chosen
+        }
         self._environment = self._make_environment(env, **make)
         self._choice = chosen, changes
         self.plan = self._plan_for(chosen.get("steps"))
@@ -132,7 +138,10 @@ class Trainer:
         for path, value in changes.items():
             agent = specs.override(agent, path, value)
         rest = {name: value for name, value in chosen.items() if name not in ("preset", "steps")}
-        defaults = {"log_every": max(1, total // LOG_POINTS), "save_every": max(1, total // SAVE_POINTS)}
+        defaults = {
+            "log_every": min(max(1, total // LOG_POINTS), LOG_AT_LEAST),
+            "save_every": min(max(1, total // SAVE_POINTS), SAVE_AT_LEAST),
+        }
         return RunPlan(
             env=self._env if isinstance(self._env, str) else None,
             preset=chosen.get("preset", "auto"),
@@ -153,7 +162,9 @@ class Trainer:
         free = ("steps", "save_every", "log_every", "track")
         for name, value in chosen.items():
             if name not in free and getattr(plan, name) != value:
-                raise SpecError(f"{self.folder} was started with {name} = {getattr(plan, name)!r}, not {value!r}; leave it out")
+                raise SpecError(
+                    f"{self.folder} was started with {name} = {getattr(plan, name)!r}, not {value!r}; leave it out"
+                )
         if isinstance(env, str) and plan.env is not None and env != plan.env:
             raise SpecError(f"{self.folder} is a run of {plan.env!r}, not of {env!r}; leave the environment out")
         if env is None and plan.env is None:
@@ -262,7 +273,11 @@ class Trainer:
             finally:
                 self._tell("on_stop", reason)
         if stop():
-            where = f"after saving; go on with: engram train --run {self.folder} --resume" if self.folder else "(nothing is kept without a run directory)"
+            where = (
+                f"after saving; go on with: engram train --run {self.folder} --resume"
+                if self.folder
+                else "(nothing is kept without a run directory)"
+            )
             raise Interrupted(f"stopped at step {self.steps:,} {where}")
         return self
 
@@ -279,9 +294,9 @@ class Trainer:
                 self._report(runner, (runner.steps - before) / seconds, log)
             if self.folder is not None and reached and border % plan.save_every == 0 and runner.steps < goal:
                 self.save()
-        if stop():
-            self._to_boundary(runner)
         if self.folder is not None:
+            if stop() and (note := runner.finish()):
+                self._tell("on_note", note)
             self.save()
 
     def _report(self, runner: Runner, speed: float, log: RunLog | None) -> None:
@@ -291,15 +306,6 @@ class Trainer:
         if log is not None:
             log.write(metrics)
         self._tell("on_metrics", metrics)
-
-    def _to_boundary(self, runner: Runner) -> None:
-        """An environment that cannot be restored inside an episode finishes it before the run is saved."""
-        if self.on_device or self._environment.level != "boundary" or self.folder is None:
-            return
-        self._tell("on_note", "the environment cannot be restored inside an episode: finishing the episode before saving")
-        runner.advance(runner.steps + 1, lambda: False)
-        while not runner.at_boundary():  # type: ignore[attr-defined]
-            runner.advance(runner.steps + 1, lambda: False)
 
     # -- saving --------------------------------------------------------------------------------------------
 
@@ -316,7 +322,9 @@ class Trainer:
 
     def _check_writable(self) -> None:
         if self._read_only:
-            raise SpecError(f"{self.folder} was opened read-only; open it with Trainer(run=..., resume=True) to train on")
+            raise SpecError(
+                f"{self.folder} was opened read-only; open it with Trainer(run=..., resume=True) to train on"
+            )
 
     def state_digest(self) -> str:
         """SHA-256 over every leaf of the state, replay and environment included."""
@@ -379,19 +387,9 @@ class Trainer:
         The state holds the stacked frames; pass None at the beginning. The signature is that of
         Stable-Baselines3's `predict`, so its `evaluate_policy` takes a trainer for a model.
         """
-        batched = _is_batched(self.plan.space, observation)
-        rows = observation if batched else jax.tree.map(lambda leaf: np.asarray(leaf)[None], observation)
-        rows = _stored_as(self.plan.space, rows)
-        envs = jax.tree.leaves(rows)[0].shape[0]
         policy = self._policy(self.runner.networks()[0])
-        is_first = np.zeros(envs, bool) if episode_start is None else np.asarray(episode_start, bool).reshape(envs)
-        state, q = policy.q(policy.begin(envs) if state is None else state, rows, is_first)
-        action = q.argmax(-1)
-        if not deterministic:
-            generator = self._exploration
-            explore = generator.random(envs) < self.plan.agent.exploration.end
-            action = np.where(explore, generator.integers(self.plan.actions, size=envs), action)
-        return (action if batched else action[0]), state
+        epsilon = 0.0 if deterministic else self.plan.agent.exploration.end
+        return policy.predict(observation, state, episode_start, epsilon, self._exploration)
 
     @property
     def _exploration(self) -> np.random.Generator:
@@ -427,35 +425,6 @@ def load(run: str | Path, env: Environment | None = None) -> Trainer:
     return Trainer(env, run=run, resume=True, read_only=True)
 
 
-def info(run: str | Path, verify: bool = False) -> dict[str, Any]:
-    """Facts about a run directory: its plan, its checkpoints, and the digest of its newest state."""
-    folder = Path(run)
-    plan, store = RunPlan.read(folder), CheckpointStore(folder / "checkpoints")
-    loaded = store.load()
-    level = loaded.meta["state"]["env"].get("level") or _weakest(loaded.meta["state"]["env"]["levels"])
-    facts = {
-        "env": plan.env,
-        "preset": plan.preset,
-        "step": loaded.step,
-        "steps": plan.steps,
-        "seed": plan.seed,
-        "seeds": plan.seeds,
-        "envs": plan.envs,
-        "environment_state": level,
-        "checkpoints": store.steps(),
-        "checkpoint_id": loaded.id,
-        "state_digest": state_digest(loaded.arrays, loaded.meta["state"], loaded),
-        "passed_over": loaded.passed_over,
-        "bytes": sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()),
-        "agent": specs.to_json(plan.agent),
-    }
-    return facts | ({"problems": store.verify()} if verify else {})
-
-
-def _weakest(levels: list[str]) -> str:
-    return max(levels, key=["exact", "replayed", "boundary"].index)
-
-
 def _next(step: int, every: int) -> int:
     return (step // every + 1) * every
 
@@ -476,23 +445,3 @@ def _fill(loaded: Loaded, replay: ring.Ring) -> ring.Ring:
         replay = lanes.write_rows(replay, lane, start, columns)
     cursor = jnp.asarray(loaded.cursors.reshape(replay.cursor.shape), jnp.int32)
     return ring.Ring(replay.rows, cursor)
-
-
-def _is_batched(space: Any, observation: PyTree) -> bool:
-    """Whether an observation has a leading axis [envs]: a leaf then has one more axis than its space."""
-    first = next(leaf for _, leaf in spaces.leaves(space))
-    return np.ndim(jax.tree.leaves(observation)[0]) == len(first.shape) + 1
-
-
-def _stored_as(space: Any, rows: PyTree) -> PyTree:
-    """Rows with the dtypes of their space, checked against its shapes."""
-    named_leaves = list(spaces.leaves(space))
-    given = jax.tree.leaves(rows)
-    if len(given) != len(named_leaves):
-        raise SpecError(f"an observation of {len(given)} arrays was given; expected {len(named_leaves)}: {space}")
-    out = []
-    for (name, leaf), value in zip(named_leaves, given, strict=True):
-        if np.shape(value)[1:] != tuple(leaf.shape):
-            raise SpecError(f"the observation{' ' + name if name else ''} has shape {np.shape(value)[1:]}; expected {leaf.shape}")
-        out.append(np.asarray(value).astype(leaf.dtype))
-    return jax.tree.unflatten(jax.tree.structure(rows), out)

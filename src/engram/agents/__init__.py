@@ -1,1 +1,1 @@
-
+"""Agents: what acts, observes and learns."""

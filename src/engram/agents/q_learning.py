@@ -180,7 +180,9 @@ class Agent:
         updates = max(1, chosen.decay_steps * self.spec.updates // self.spec.learn_every)
         rate = optax.linear_schedule(chosen.learning_rate, chosen.learning_rate * chosen.final_fraction, updates)
         clip = optax.clip_by_global_norm(chosen.clip_norm) if chosen.clip_norm else optax.identity()
-        return optax.chain(clip, optax.adam(rate if chosen.final_fraction < 1 else chosen.learning_rate, eps=chosen.epsilon))
+        return optax.chain(
+            clip, optax.adam(rate if chosen.final_fraction < 1 else chosen.learning_rate, eps=chosen.epsilon)
+        )
 
     def init(self, key: Key) -> AgentState:
         """A new agent: fresh parameters, an empty replay, step 0."""
@@ -231,7 +233,9 @@ class Agent:
         updates = learner.updates + 1
         due = updates % chosen.target.every == 0
         rate = jnp.where(due, chosen.target.rate, 0.0)
-        target = jax.tree.map(lambda old, new: jnp.where(rate == 1.0, new, old + rate * (new - old)), learner.target, params)
+        target = jax.tree.map(
+            lambda old, new: jnp.where(rate == 1.0, new, old + rate * (new - old)), learner.target, params
+        )
         fault = jnp.where(finite | (learner.fault >= 0), learner.fault, updates)
         new = LearnerState(params, target, accept(optimizer, learner.optimizer), key, updates, fault)
         return new, Metrics(loss, q, finite)
@@ -248,9 +252,7 @@ class Agent:
         weight = 1.0 - rows.is_first[1].astype(jnp.float32)  # a final row teaches nothing
         return Transition(observe(row), rows.action[0], step, observe(row + step.offset), weight)
 
-    def _loss(
-        self, params: Network, target: Network, batch: "Transition"
-    ) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    def _loss(self, params: Network, target: Network, batch: "Transition") -> tuple[Float[Array, ""], Float[Array, ""]]:
         """The mean loss of a batch and the mean Q of its actions, over the rows that have a successor."""
 
         def one(example: Transition) -> tuple[Array, Array]:

@@ -1,1 +1,1 @@
-
+"""Encoders: what sees one observation."""

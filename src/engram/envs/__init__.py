@@ -1,1 +1,1 @@
-
+"""Environments: on the host (Gymnasium) and on the device (JAX)."""

@@ -1,1 +1,1 @@
-
+"""Heads: what gives the return of each action."""

@@ -1,1 +1,1 @@
-
+"""Losses: returns, bootstraps and regressions; pure functions of arrays."""

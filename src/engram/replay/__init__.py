@@ -1,1 +1,1 @@
-
+"""Replay: the ring of rows, drawing from it, and rows in and out of it."""

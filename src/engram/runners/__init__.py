@@ -1,1 +1,1 @@
-
+"""Runners: what drives an agent through environments."""

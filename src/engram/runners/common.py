@@ -70,6 +70,10 @@ class Runner(Protocol):
         """Takes a captured state back; `replay` fills an empty ring."""
         ...
 
+    def finish(self) -> str | None:
+        """Before a stop: runs on to where the environments can be taken up again; what was done, if anything."""
+        ...
+
     def networks(self) -> list[Network]:
         """The newest parameters, one network for each seed."""
         ...

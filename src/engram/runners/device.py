@@ -106,7 +106,9 @@ def cycle(agent: Agent, env: DeviceEnv, run: DeviceRun, tally: Tally) -> tuple[D
 def seed_axes(run: DeviceRun) -> DeviceRun:
     """Which leaves carry an axis of seeds: all but the global step and the number of updates."""
     axes = jax.tree.map(lambda _: 0, run)
-    return eqx.tree_at(lambda run: (run.agent.actor.steps, run.agent.learner.updates), axes, (None, None), is_leaf=lambda x: x is None)
+    return eqx.tree_at(
+        lambda run: (run.agent.actor.steps, run.agent.learner.updates), axes, (None, None), is_leaf=lambda x: x is None
+    )
 
 
 @partial(jax.jit, static_argnums=(0, 1))  # compiled, so that every leaf is a buffer of its own and can be donated
@@ -194,7 +196,9 @@ class DeviceRunner:
         updates = int(tally.updates) if tally else 0
         per_seed = [summary(returns, lengths) for returns, lengths in rows]
         values = {name: [row[name] for row in per_seed] for name in per_seed[0]}
-        values["loss"] = [float(loss) / updates if updates else None for loss in np.asarray(tally.loss)] if tally else []
+        values["loss"] = (
+            [float(loss) / updates if updates else None for loss in np.asarray(tally.loss)] if tally else []
+        )
         values["q_mean"] = [float(q) / updates if updates else None for q in np.asarray(tally.q)] if tally else []
         return {
             "episodes": int(np.asarray(episodes.finished).sum()),
@@ -222,7 +226,9 @@ class DeviceRunner:
     def capture(self) -> Captured:
         """The state, copied, except for the replay."""
         without_rows = eqx.tree_at(lambda run: run.agent.replay, self._run, None)
-        return Captured(copied(without_rows), {"steps": self.steps, "env": {"level": "exact"}}, self._run.agent.replay)
+        return Captured(
+            copied(without_rows), {"steps": self.steps, "env": {"levels": ["exact"]}}, self._run.agent.replay
+        )
 
     def restore(self, arrays: Mapping[str, np.ndarray], meta: dict[str, Any], replay: Callable[[Ring], Ring]) -> None:
         """Takes a captured state back; `replay` fills an empty ring."""
@@ -230,6 +236,9 @@ class DeviceRunner:
         without_rows = eqx.tree_at(lambda run: run.agent.replay, self._run, None)
         run = restored(without_rows, arrays)
         self._run = eqx.tree_at(lambda run: run.agent.replay, run, filled, is_leaf=lambda node: node is None)
+
+    def finish(self) -> None:
+        """Device environments can be taken up anywhere."""
 
     def networks(self) -> list[Network]:
         """The newest parameters of each seed."""

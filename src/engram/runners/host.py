@@ -183,7 +183,9 @@ class HostRunner:
             self._flush()
         actor_arrays, actor_meta = self.actor.capture()
         env_meta, env_arrays = self.envs.capture()
-        arrays = copied(self.learner, "learner") | copied(self.acting, "acting") | copied(Tally(*self._rest[-3:]), "tally")
+        arrays = (
+            copied(self.learner, "learner") | copied(self.acting, "acting") | copied(Tally(*self._rest[-3:]), "tally")
+        )
         arrays |= {f"actor.{name}": array for name, array in actor_arrays.items()}
         arrays |= {f"env.{name}": array for name, array in env_arrays.items()}
         arrays |= {
@@ -220,9 +222,19 @@ class HostRunner:
         self._running_return[anew] = 0
         self._running_length[anew] = 0
 
-    def at_boundary(self) -> bool:
-        """Whether no environment is inside an episode."""
-        return bool(self._is_first.all())
+    def finish(self) -> str | None:
+        """An environment that cannot be restored inside an episode finishes it; see HostEnvs.level.
+
+        Several such environments are hardly ever between episodes together: theirs end here, and new ones begin
+        at the resume.
+        """
+        if self.envs.level != "boundary":
+            return None
+        if self.agent.envs > 1:
+            return "the environments cannot be restored inside an episode: a resumed run begins new ones"
+        while not self._is_first.all():
+            self._step()
+        return "the environment cannot be restored inside an episode: finished it before saving"
 
     def networks(self) -> list[Network]:
         """The newest parameters."""
