@@ -207,10 +207,10 @@ def test_an_unknown_name_says_what_was_meant(name: str, said: str):
 @pytest.mark.parametrize(
     ("name", "missing", "said"),
     [
-        ("ALE/Nogame-v5", "ale_py", r'needs the package ale_py; run `pip install "engram\[atari\]"`'),
-        ("NogameNoFrameskip-v4", "ale_py", r'run `pip install "engram\[atari\]"`'),
-        ("MiniGrid-Nogame-v0", "minigrid", r'needs the package minigrid; run `pip install "engram\[memory\]"`'),
-        ("popgym-Nogame-v0", "popgym", r'needs the package popgym; run `pip install "engram\[memory\]"`'),
+        ("ALE/Nogame-v5", "ale_py", r"needs the package ale_py; in Engram's folder type: uv sync --extra atari"),
+        ("NogameNoFrameskip-v4", "ale_py", r'uv sync --extra atari'),
+        ("MiniGrid-Nogame-v0", "minigrid", r"needs the package minigrid; in Engram's folder type: uv sync --extra memory"),
+        ("popgym-Nogame-v0", "popgym", r"needs the package popgym; in Engram's folder type: uv sync --extra memory"),
     ],
 )
 def test_a_missing_extra_says_what_to_install(monkeypatch: pytest.MonkeyPatch, name: str, missing: str, said: str):

@@ -11,7 +11,6 @@ from engram.losses import bootstrap, regression
 from engram.losses.returns import NStep, n_step
 from engram.types import Returns
 
-
 jitted_n_step = jax.jit(n_step)
 
 

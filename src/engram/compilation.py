@@ -14,7 +14,7 @@ def use_cache() -> None:
     """Turns JAX's persistent compilation cache on, unless the user already chose one."""
     import jax
 
-    if jax.config.jax_compilation_cache_dir is None:
+    if jax.config.values["jax_compilation_cache_dir"] is None:
         jax.config.update("jax_compilation_cache_dir", str(cache_folder()))
         # Small programs too: a run consists of a few that take a second each to compile.
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)

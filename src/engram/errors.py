@@ -53,6 +53,11 @@ class RunLocked(EngramError):
     """Another process is writing to the run directory."""
 
 
+def install(extra: str) -> str:
+    """How to add an extra, from a clone. (The name `engram` on the public index is another project's.)"""
+    return f"in Engram's folder type: uv sync --extra {extra} (or: pip install '.[{extra}]')"
+
+
 def hint(name: str, known: Iterable[str]) -> str:
     """The way out for a wrong name: the nearest known one, or all of them.
 

@@ -88,8 +88,8 @@ class Policy:
             row = np.asarray(value) if batched else np.asarray(value)[None]
             if row.shape[1:] != tuple(leaf.shape):
                 raise SpaceError(
-                    f"the observation{' ' + name if name else ''} has shape {row.shape[1:]}; expected {tuple(leaf.shape)}, "
-                    f"or several of those in one array"
+                    f"the observation{' ' + name if name else ''} has shape {row.shape[1:]}; "
+                    f"expected {tuple(leaf.shape)}, or several of those in one array"
                 )
             rows.append(row.astype(leaf.dtype))
         return jax.tree.unflatten(jax.tree.structure(observation), rows), batched

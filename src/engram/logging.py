@@ -12,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from engram.errors import CheckpointError, EngramError
+from engram.errors import CheckpointError, EngramError, install
 
 METRICS_FILE = "metrics.jsonl"
 CURVE_FILE = "learning-curve.png"
@@ -88,7 +88,7 @@ class _Events:
         except ImportError:
             raise EngramError(
                 "tracking writes TensorBoard events and needs tensorboardX, which is not installed; "
-                'run: pip install "engram[track]", or leave tracking out'
+                f"{install('track')}, or leave tracking out"
             ) from None
         known = any(folder.glob("events.out.tfevents.*")) if folder.is_dir() else False
         # The purge makes readers forget what an earlier process wrote from this step on. The suffix keeps two

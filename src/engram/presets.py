@@ -98,9 +98,13 @@ def auto(space: spaces.Space, steps: int) -> AgentSpec:
         return chosen
     return replace(
         chosen,
+        n_step=3,
+        learn_every=2,
+        replay=ReplaySpec(capacity=max(50_000, steps), batch_size=128, start=1_000),
         optimizer=OptimizerSpec(learning_rate=1e-3, final_fraction=0.01, decay_steps=steps),
         target=TargetSpec(every=1, rate=0.01),
-        loss=HuberSpec(width=1.0),
+        # With 0.02, one seed in ten ended on a policy that drifts: mistakes had become too rare to learn from.
+        exploration=ExplorationSpec(start=1.0, end=0.1, steps=max(1, steps // 10)),
     )
 
 

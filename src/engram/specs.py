@@ -44,7 +44,7 @@ def part(role: str, default: Any, help: str) -> Any:
     return dataclasses.field(default_factory=lambda: default, metadata={"help": help, "role": role})
 
 
-@dataclass_transform(kw_only_default=True, frozen_default=True, field_specifiers=(setting, part))
+@dataclass_transform(kw_only_default=True, frozen_default=True)
 def spec(cls: type[T]) -> type[T]:
     """Class decorator: a frozen keyword-only dataclass that checks types and ranges when it is made.
 

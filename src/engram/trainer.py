@@ -19,8 +19,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
-from engram import specs
-from engram.agents.q_learning import Agent, AgentSpec
+from engram import registry, specs
+from engram.agents.q_learning import Agent
 from engram.checkpoint import CheckpointStore, Loaded, ReplayLog, Saved, state_digest
 from engram.compilation import use_cache
 from engram.envs.device import is_device, make_device
@@ -29,7 +29,8 @@ from engram.errors import CheckpointError, Interrupted, SpecError
 from engram.evaluation import Evaluation, Policy, evaluation_seed, play_device, play_host
 from engram.logging import RunLog
 from engram.memory import check_fits
-from engram.presets import default_steps, preset as make_preset
+from engram.presets import default_steps
+from engram.presets import preset as make_preset
 from engram.replay import lanes, ring
 from engram.runfile import RunPlan, holds_run, info
 from engram.runners.common import Captured, Runner
@@ -138,7 +139,7 @@ class Trainer:
         for path, value in changes.items():
             agent = specs.override(agent, path, value)
         rest = {name: value for name, value in chosen.items() if name not in ("preset", "steps")}
-        defaults = {
+        defaults: dict[str, Any] = {
             "log_every": min(max(1, total // LOG_POINTS), LOG_AT_LEAST),
             "save_every": min(max(1, total // SAVE_POINTS), SAVE_AT_LEAST),
         }
@@ -194,7 +195,8 @@ class Trainer:
                 if arguments.get(name):
                     raise SpecError(f"{name} is for host environments; {env!r} runs on the device: leave it out")
             return make_device(env, **(arguments.get("env_args") or {}))
-        return self._open.enter_context(closing(make_host(env, **{"seed": 0} | arguments)))
+        given: dict[str, Any] = {"seed": 0} | arguments
+        return self._open.enter_context(closing(make_host(env, **given)))
 
     def _start_runner(self) -> None:
         """The agent, its memory checked for, and what drives it."""
@@ -235,8 +237,8 @@ class Trainer:
 
     def _tell_start(self) -> None:
         plan = self.plan
-        words = f"{plan.preset}: encoder {specs.to_json(plan.agent)['encoder']['kind']} for {plan.space}, {plan.actions} actions"
-        self._tell("on_note", words)
+        encoder = registry.name_of("encoder", type(plan.agent.encoder))
+        self._tell("on_note", f"{plan.preset}: encoder {encoder} for {plan.space}, {plan.actions} actions")
         self._tell("on_note", f"replay: {ring.size_in_words(plan.space, plan.agent.replay.capacity * plan.seeds)}")
         if not self.on_device:
             environment = self._environment

@@ -188,7 +188,7 @@ class Agent:
         """A new agent: fresh parameters, an empty replay, step 0."""
         keys = jax.random.split(key, 3)
         stack = self.spec.observation.stack
-        params = build(self.spec.encoder, self.spec.head, self.space, stack, self.actions, keys[0])
+        params: PyTree = build(self.spec.encoder, self.spec.head, self.space, stack, self.actions, keys[0])
         frames = jax.tree.map(jnp.asarray, spaces.zeros(self.space, (self.envs, stack)))
         actor = ActorState(frames, keys[1], jnp.int32(0))
         target = jax.tree.map(jnp.copy, params)  # buffers of its own: a runner may donate them
@@ -225,11 +225,11 @@ class Agent:
         row, lane = sampling.uniform_rows(replay, bits, chosen.n_step, chosen.observation.stack)
         batch = jax.vmap(partial(self._transition, replay))(row, lane)
         (loss, q), gradient = jax.value_and_grad(self._loss, has_aux=True)(learner.params, learner.target, batch)
-        finite = jnp.isfinite(loss) & jnp.isfinite(optax.global_norm(gradient))
-        changes, optimizer = self.optimizer.update(gradient, learner.optimizer, learner.params)
+        finite = jnp.isfinite(loss) & jnp.isfinite(optax.tree.norm(gradient))
+        descended, optimizer = self._descend(learner.params, gradient, learner.optimizer)
         # A bad update must leave no trace; selecting here is free, it fuses with Adam's own arithmetic.
         accept = partial(jax.tree.map, partial(jnp.where, finite))
-        params = accept(optax.apply_updates(learner.params, changes), learner.params)
+        params = accept(descended, learner.params)
         updates = learner.updates + 1
         due = updates % chosen.target.every == 0
         rate = jnp.where(due, chosen.target.rate, 0.0)
@@ -239,6 +239,11 @@ class Agent:
         fault = jnp.where(finite | (learner.fault >= 0), learner.fault, updates)
         new = LearnerState(params, target, accept(optimizer, learner.optimizer), key, updates, fault)
         return new, Metrics(loss, q, finite)
+
+    def _descend(self, params: PyTree, gradient: PyTree, state: PyTree) -> tuple[PyTree, PyTree]:
+        """The parameters after one step of the optimizer, and its new state."""
+        changes, state = self.optimizer.update(gradient, state, params)
+        return optax.apply_updates(params, changes), state
 
     def _transition(self, replay: ring.Ring, row: Int[Array, ""], lane: Int[Array, ""]) -> "Transition":
         """The n-step transition that starts at one row of the replay."""

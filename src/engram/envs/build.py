@@ -18,7 +18,7 @@ from gymnasium.envs.registration import EnvSpec, load_env_creator
 
 from engram.envs import atari, capture
 from engram.envs.wrappers import Episodes, Level
-from engram.errors import SpecError, UnknownName, hint
+from engram.errors import SpecError, UnknownName, hint, install
 
 # Beginning of an id -> (module that registers it, Engram's extra that installs that module).
 _EXTRAS = {
@@ -162,7 +162,7 @@ def _find(name: str) -> EnvSpec:
         return gymnasium.registry[env_id]
     for beginning, (needed, extra) in _EXTRAS.items():
         if find_spec(needed) is None and (env_id.startswith(beginning) or (extra == "atari" and _OLD_ATARI in env_id)):
-            raise UnknownName(f'{env_id} needs the package {needed}; run `pip install "engram[{extra}]"`')
+            raise UnknownName(f"{env_id} needs the package {needed}; {install(extra)}")
     known = ids()
     near = get_close_matches(env_id, known, n=3, cutoff=0.6)
     folded = {known_id.lower(): known_id for known_id in known}

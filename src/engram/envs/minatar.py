@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int, PyTree, UInt32
 
 from engram.envs.device import DeviceStep, at_least, register_device, typed_key
-from engram.errors import SpecError, hint
+from engram.errors import SpecError, hint, install
 from engram.spaces import Box
 
 
@@ -109,7 +109,7 @@ def _played(env: MinAtar) -> Any:
             module = import_module(f"pgx.minatar.{env.game}")
         except ModuleNotFoundError as problem:
             raise SpecError(
-                f'minatar-{env.game} is played by pgx, which is not installed; type: pip install "engram[board]"'
+                f"minatar-{env.game} is played by pgx, which is not installed; {install('board')}"
             ) from problem
         return getattr(module, GAMES[env.game].kind)(
             use_minimal_action_set=env.minimal_actions, sticky_action_prob=env.sticky_action_probability

@@ -5,6 +5,7 @@ A ring may carry an axis of seeds in front; lanes then count through seeds first
 """
 
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -34,12 +35,17 @@ def read_rows(ring: Ring, lane: int, start: int, stop: int) -> dict[str, np.ndar
     seeds = ring.cursor.ndim == 2
     columns = {}
     for name, column in named(ring.rows).items():
-        on_cpu = next(iter(column.devices())).platform == "cpu"
-        # from_dlpack makes a view that dies here; np.asarray would leave one cached in the array.
-        source = np.from_dlpack(column) if on_cpu else column
+        source = _viewed(column)
         columns[name] = np.array(source[seed, place, env] if seeds else source[place, env])
         del source
     return columns
+
+
+def _viewed(column: Any) -> Any:
+    """The column without a copy where that is possible: on the CPU."""
+    on_cpu = next(iter(column.devices())).platform == "cpu"
+    # from_dlpack makes a view that dies with its user; np.asarray would leave one cached in the array.
+    return np.from_dlpack(column) if on_cpu else column
 
 
 def write_rows(ring: Ring, lane: int, start: int, columns: dict[str, np.ndarray]) -> Ring:

@@ -216,10 +216,10 @@ class DeviceRunner:
         for seed, (env, step_number, field) in zip(self.seeds, np.asarray(self._run.fault).tolist(), strict=True):
             if step_number >= 0:
                 raise EnvironmentFault(
-                    f"environment {env} of seed {seed} gave a {FIELDS[field]} that is not finite at step {step_number}; "
-                    f"that row was not stored: mend the environment and resume from the last checkpoint"
+                    f"environment {env} of seed {seed} gave a {FIELDS[field]} that is not finite at step "
+                    f"{step_number}; that row was not stored: mend the environment and resume from the last checkpoint"
                 )
-        for seed, fault in zip(self.seeds, np.asarray(self._run.agent.learner.fault).tolist(), strict=True):
+        for fault in np.asarray(self._run.agent.learner.fault).tolist():
             if fault >= 0:
                 raise LearningFault(not_finite(fault, self.steps))
 

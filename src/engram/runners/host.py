@@ -14,12 +14,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, PyTree
+from jaxtyping import PyTree
 
 from engram import spaces
-from engram.errors import LearningFault
-from engram.agents.q_learning import Agent, AgentState, Experience, LearnerState
+from engram.agents.q_learning import Agent, Experience, LearnerState
 from engram.envs.host import HostEnvs
+from engram.errors import LearningFault
 from engram.network import Network
 from engram.replay.ring import Ring
 from engram.runners.acting import choose_actor
@@ -163,14 +163,13 @@ class HostRunner:
         fault = int(learner.fault)
         if fault >= 0:
             raise LearningFault(not_finite(fault, self.steps))
-        tally = Tally(*(np.asarray(leaf) for leaf in self._rest[-3:]))
+        loss, q, updates = (np.asarray(leaf).item() for leaf in self._rest[-3:])
         self._rest[-3:] = _no_tally()
-        updates = int(tally.updates)
         return {
             "episodes": self.finished,
             **summary(np.array(self.returns), np.array(self.lengths)),
-            "loss": float(tally.loss) / updates if updates else None,
-            "q_mean": float(tally.q) / updates if updates else None,
+            "loss": loss / updates if updates else None,
+            "q_mean": q / updates if updates else None,
             "epsilon": float(self.agent.spec.exploration.epsilon(self.steps)),
             "updates": int(learner.updates),
         }
