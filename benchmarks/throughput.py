@@ -14,7 +14,6 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -22,9 +21,7 @@ from typing import Any
 from peers import machine
 from peers.environments import InstallFault, interpreter
 from peers.work import TASKS, work
-
-HERE = Path(__file__).resolve().parent
-ROOT = HERE.parent
+from record import HERE, ROOT, WORK, add_flags, command, now, write_json
 
 
 @dataclass(frozen=True)
@@ -74,11 +71,8 @@ def options_given() -> argparse.Namespace:
     parser.add_argument("--repeats", type=int, default=3, help="runs of each, with seeds 0, 1, ...")
     parser.add_argument("--slow", action="store_true", help="also SBX on Pong")
     parser.add_argument("--timeout", type=float, default=1_800, help="seconds after which one run is given up")
-    parser.add_argument("--work", type=Path, default=ROOT / ".benchmarks", help="folder of the peers' environments")
-    parser.add_argument("--out", type=Path, default=HERE / "results" / "throughput.json", help="where results go")
-    again = parser.add_mutually_exclusive_group()
-    again.add_argument("--continue", dest="resume", action="store_true", help="keep the finished runs in --out")
-    again.add_argument("--fresh", action="store_true", help="replace --out")
+    parser.add_argument("--work", type=Path, default=WORK, help="folder of the peers' environments")
+    add_flags(parser, "throughput")
     options = parser.parse_args()
     try:
         for task in TASKS:
@@ -139,13 +133,13 @@ def surroundings(task: str) -> dict[str, str]:
 
 def run(python: Path, peer: Peer, task: str, steps: int, seed: int, timeout: float) -> dict[str, Any]:
     """One run in a process of its own: its JSON line, or `error` and the end of what it said."""
-    command = [str(python), str(HERE / "peers" / peer.script), "--seed", str(seed), *peer.flags]
+    words = [str(python), str(HERE / "peers" / peer.script), "--seed", str(seed), *peer.flags]
     if task != "floor":
-        command += ["--task", task, "--steps", str(steps)]
+        words += ["--task", task, "--steps", str(steps)]
     watch = machine.Watch.start()
-    command += ["--started", repr(time.time())]
+    words += ["--started", repr(time.time())]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, env=surroundings(task))
+        done = subprocess.run(words, capture_output=True, text=True, timeout=timeout, env=surroundings(task))
     except subprocess.TimeoutExpired:
         return {"peer": peer.name, "task": task, "error": f"not finished after {timeout:g} s; raise --timeout"}
     lines = [line for line in done.stdout.splitlines() if line.startswith('{"peer"')]
@@ -171,21 +165,8 @@ def opened(options: argparse.Namespace) -> dict[str, Any]:
         record["runs"] = [run for run in record["runs"] if "error" not in run]
     else:
         record = {"machine": here, "commands": [], "runs": []}
-    record["commands"].append({"at": now(), "arguments": sys.argv[1:]})
+    record["commands"].append(command())
     return record
-
-
-def save(record: dict[str, Any], path: Path) -> None:
-    """Replace `path` in one move: an interrupted run leaves the last whole record."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    half = path.with_name(path.name + ".part")
-    half.write_text(json.dumps(record, indent=1) + "\n")
-    half.replace(path)
-
-
-def now() -> str:
-    """The time in UTC, to the second."""
-    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
@@ -204,7 +185,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         if "error" in result:
             print(f"  failed: {result['error']}", file=sys.stderr, flush=True)
         record["runs"].append({"repeat": repeat, "steps_asked": steps, "at": now()} | result)
-        save(record, options.out)
+        write_json(options.out, record)
     return record
 
 

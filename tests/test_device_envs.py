@@ -228,7 +228,7 @@ def test_a_first_use_inside_a_trace_leaves_no_tracer_behind():
 
 def test_without_pgx_the_message_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "pgx.minatar.breakout", None)
-    with pytest.raises(SpecError, match=r'uv sync --extra board'):
+    with pytest.raises(SpecError, match=r"uv sync --extra board"):
         make_device("minatar-breakout", max_steps=78)
 
 

@@ -208,8 +208,12 @@ def test_an_unknown_name_says_what_was_meant(name: str, said: str):
     ("name", "missing", "said"),
     [
         ("ALE/Nogame-v5", "ale_py", r"needs the package ale_py; in Engram's folder type: uv sync --extra atari"),
-        ("NogameNoFrameskip-v4", "ale_py", r'uv sync --extra atari'),
-        ("MiniGrid-Nogame-v0", "minigrid", r"needs the package minigrid; in Engram's folder type: uv sync --extra memory"),
+        ("NogameNoFrameskip-v4", "ale_py", r"uv sync --extra atari"),
+        (
+            "MiniGrid-Nogame-v0",
+            "minigrid",
+            r"needs the package minigrid; in Engram's folder type: uv sync --extra memory",
+        ),
         ("popgym-Nogame-v0", "popgym", r"needs the package popgym; in Engram's folder type: uv sync --extra memory"),
     ],
 )

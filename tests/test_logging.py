@@ -131,7 +131,7 @@ def test_a_failed_rewrite_leaves_the_old_lines_and_no_rubbish(tmp_path, monkeypa
 def test_tracking_without_tensorboardx_names_the_way_out_and_keeps_the_log(tmp_path, monkeypatch):
     write(tmp_path, [1])
     monkeypatch.setitem(sys.modules, "tensorboardX", None)
-    with pytest.raises(EngramError, match=r'uv sync --extra track'):
+    with pytest.raises(EngramError, match=r"uv sync --extra track"):
         RunLog(tmp_path, None, track=True)
     assert steps_in(tmp_path) == [1]
 

@@ -423,7 +423,7 @@ class CheckpointStore:
 
     def _needed(self) -> set[str]:
         """Every segment named anywhere in a manifest, even in one that is damaged or of a newer format."""
-        needed = {segment.sealed.file for segment in self._base.segments} if self._base else set()
+        needed = set()
         for name, _, _ in self._list():
             with suppress(FileNotFoundError, CheckpointError):
                 text = read_small(self._fs, self.folder / name / "manifest.json", MANIFEST_BYTES)

@@ -16,7 +16,7 @@ from engram.errors import SpaceError, SpecError
 
 # A filter's horizontal bands can be applied apart and their results added: patches are then smaller by the number of
 # bands, but `rows + taps - 1` rows of products are computed for `rows` rows of results. Measured with gradients at
-# batch 64, this pays for the first two layers of the Nature network (1.10 and 1.11 times the products), not at 1.25.
+# batch 64, this pays for the first two layers of the Nature network (1.05 and 1.11 times the products), not at 1.25.
 MOST_PRODUCTS_PER_RESULT = 1.2
 
 

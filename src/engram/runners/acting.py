@@ -5,7 +5,7 @@ are epsilon-greedy on the same Q values (a test compares them); each draws from 
 of the checkpoint. A run uses one of them from its first step to its last.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import jax
@@ -18,7 +18,7 @@ from engram.agents.q_learning import ActorState, Agent
 from engram.encoders.vector import VectorEncoder
 from engram.heads.q import DuelingHead, QHead
 from engram.network import Network
-from engram.nn.layers import MLP, Linear
+from engram.nn.layers import MLP
 
 SMALL = 100_000  # parameters; above it the products cost more than the call
 
@@ -26,8 +26,8 @@ SMALL = 100_000  # parameters; above it the products cost more than the call
 class Actor(Protocol):
     """Chooses actions for every environment. `steps` is the global step before the choice."""
 
-    def load(self, params: Network) -> None:
-        """Acts with these parameters from now on."""
+    def load(self, params: Sequence[jax.Array]) -> None:
+        """Acts with these parameters from now on: the leaves of the network."""
         ...
 
     def act(self, observation: PyTree, is_first: np.ndarray, steps: int) -> np.ndarray:
@@ -60,10 +60,11 @@ class NumpyActor:
         self._scale = np.float32(1 / 255 if agent.space.dtype == "uint8" else 1)  # type: ignore[union-attr]
         self._random = np.random.default_rng([seed, 0xAC70])
         self._frames = spaces.zeros(agent.space, (agent.envs, agent.spec.observation.stack))
-        self.load(params)
+        self._network = numpy_network(params)
+        self.load(jax.tree.leaves(params))
 
-    def load(self, params: Network) -> None:
-        self._q = numpy_q(params)
+    def load(self, params: Sequence[jax.Array]) -> None:
+        self._arrays = [np.asarray(leaf) for leaf in params]
 
     def act(self, observation: np.ndarray, is_first: np.ndarray, steps: int) -> np.ndarray:
         frames = self._push(observation, is_first)
@@ -71,7 +72,8 @@ class NumpyActor:
         if self._envs == 1 and self._random.random() < epsilon:  # the common case of one: no forward pass to throw away
             return self._random.integers(self._actions, size=1)
         inputs = frames.reshape(self._envs, -1).astype(np.float32, copy=False)
-        greedy = self._q(inputs * self._scale if self._scale != 1 else inputs).argmax(-1)
+        inputs = inputs * self._scale if self._scale != 1 else inputs
+        greedy = self._network(self._arrays, inputs).argmax(-1)
         if self._envs == 1:
             return greedy
         explore = self._random.random(self._envs) < epsilon
@@ -96,37 +98,45 @@ class NumpyActor:
         self._random.bit_generator.state = meta["random"]
 
 
-def numpy_q(params: Network) -> Callable[[np.ndarray], np.ndarray]:
-    """Q [batch, actions] of inputs [batch, features], by the parameters of a small vector network."""
-    layers = [_arrays(layer) for layer in params.encoder.mlp.layers]  # type: ignore[attr-defined]
-    head = params.head
+Arrays = Sequence[np.ndarray]
+Places = tuple[int, int]  # of a layer's weight and bias among the leaves
 
-    def embed(x: np.ndarray, layers: list[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
-        for weight, bias in layers:
-            x = x @ weight + bias
-            np.maximum(x, 0, out=x)
-        return x
 
+def numpy_network(params: Network) -> Callable[[Arrays, np.ndarray], np.ndarray]:
+    """A function from the leaves of a small vector network and inputs [batch, features] to Q [batch, actions].
+
+    Which leaf is which is found out once, so that new parameters cost no more than taking their arrays.
+    """
+    places = jax.tree.unflatten(jax.tree.structure(params), range(len(jax.tree.leaves(params))))
+    layers = _places(places.encoder.mlp)
+    head = places.head
     if isinstance(head, QHead):
-        weight, bias = _arrays(head.linear)
-        return lambda x: embed(x, layers) @ weight + bias
-    assert isinstance(head, DuelingHead)
-    streams = [_stream(*head.value), _stream(*head.advantage)]
+        last = head.linear.weight, head.linear.bias
+        return lambda arrays, x: _linear(arrays, last, _embed(arrays, layers, x))
+    value, gains = [(_places(hidden), (last.weight, last.bias)) for hidden, last in (head.value, head.advantage)]
 
-    def dueling(x: np.ndarray) -> np.ndarray:
-        x = embed(x, layers)
-        value, gains = (embed(x, hidden) @ weight + bias for hidden, (weight, bias) in streams)
-        return value + gains - gains.mean(-1, keepdims=True)
+    def dueling(arrays: Arrays, x: np.ndarray) -> np.ndarray:
+        x = _embed(arrays, layers, x)
+        v, a = (_linear(arrays, last, _embed(arrays, hidden, x)) for hidden, last in (value, gains))
+        return v + a - a.mean(-1, keepdims=True)
 
     return dueling
 
 
-def _stream(hidden: MLP, last: Linear) -> tuple[list[tuple[np.ndarray, np.ndarray]], tuple[np.ndarray, np.ndarray]]:
-    return [_arrays(layer) for layer in hidden.layers], _arrays(last)
+def _places(mlp: MLP) -> list[Places]:
+    return [(layer.weight, layer.bias) for layer in mlp.layers]  # type: ignore[misc]
 
 
-def _arrays(layer: Linear) -> tuple[np.ndarray, np.ndarray]:
-    return np.asarray(layer.weight).T, np.asarray(layer.bias)
+def _linear(arrays: Arrays, layer: Places, x: np.ndarray) -> np.ndarray:
+    weight, bias = layer
+    return x @ arrays[weight].T + arrays[bias]
+
+
+def _embed(arrays: Arrays, layers: list[Places], x: np.ndarray) -> np.ndarray:
+    for layer in layers:
+        x = _linear(arrays, layer, x)
+        np.maximum(x, 0, out=x)
+    return x
 
 
 class CompiledActor:
@@ -145,10 +155,10 @@ class CompiledActor:
             return jax.tree.leaves(state_now), action
 
         self._act = jax.jit(act)  # leaves in, leaves out: flattening Equinox modules at every step would cost more
-        self.load(params)
+        self.load(jax.tree.leaves(params))
 
-    def load(self, params: Network) -> None:
-        self._params = jax.tree.leaves(params)
+    def load(self, params: Sequence[jax.Array]) -> None:
+        self._params = list(params)
 
     def act(self, observation: PyTree, is_first: np.ndarray, steps: int) -> np.ndarray:
         self._state, action = self._act(self._params, self._state, observation, is_first)

@@ -86,7 +86,7 @@ class HostRunner:
         state = jax.jit(agent.init)(jax.random.PRNGKey(seed))
         self._trees = jax.tree.structure(state.learner), jax.tree.structure(state.replay)
         self._set(state.learner, state.replay, _no_tally())
-        self.acting: Network = state.learner.params
+        self._acting = self._params  # one moment of learning behind
         self.actor = choose_actor(agent, state.learner.params, state.actor, seed)
         self.steps, self._phase = 0, 0
         self._block = self._new_block()
@@ -141,8 +141,8 @@ class HostRunner:
         """Ends a cycle: the actor gets the parameters of the last moment of learning, and the next one begins."""
         due = self.steps >= self.agent.spec.replay.start
         if due:
-            self.acting = self.learner.params
-            self.actor.load(self.acting)  # waits for the update that ran while this cycle acted
+            self._acting = self._params
+            self.actor.load(self._acting)  # waits for the update that ran while this cycle acted
         self._settle(self.cycle.updates if due else 0)
         self._phase = 0
 
@@ -183,7 +183,9 @@ class HostRunner:
         actor_arrays, actor_meta = self.actor.capture()
         env_meta, env_arrays = self.envs.capture()
         arrays = (
-            copied(self.learner, "learner") | copied(self.acting, "acting") | copied(Tally(*self._rest[-3:]), "tally")
+            copied(self.learner, "learner")
+            | copied(self.acting, "acting")
+            | copied(Tally(*self._rest[-3:]), "tally")
         )
         arrays |= {f"actor.{name}": array for name, array in actor_arrays.items()}
         arrays |= {f"env.{name}": array for name, array in env_arrays.items()}
@@ -206,8 +208,8 @@ class HostRunner:
         learner = restored(self.learner, arrays, "learner")
         tally = restored(Tally(*self._rest[-3:]), arrays, "tally")
         self._set(learner, replay(self.replay), tally)
-        self.acting = restored(self.acting, arrays, "acting")
-        self.actor.load(self.acting)
+        self._acting = jax.tree.leaves(restored(learner.params, arrays, "acting"))
+        self.actor.load(self._acting)
         self.actor.restore(_below("actor", arrays), meta["actor"])
         self.steps, self._phase, self.finished = meta["steps"], meta["phase"], meta["finished"]
         self._running_return = np.array(arrays["episodes.running_return"])
@@ -253,6 +255,11 @@ class HostRunner:
     def learner(self) -> LearnerState:
         """What learning changes."""
         return jax.tree.unflatten(self._trees[0], self._params + self._rest[:-3])
+
+    @property
+    def acting(self) -> Network:
+        """The parameters that act: those of one moment of learning ago."""
+        return jax.tree.unflatten(jax.tree.structure(self.learner.params), self._acting)
 
     @property
     def replay(self) -> Ring:

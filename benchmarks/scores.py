@@ -1,0 +1,45 @@
+"""What a handful of scores, one for each seed, says: mean, interquartile mean, and how sure they are."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+RESAMPLES = 10_000
+
+
+def mean(scores: np.ndarray) -> np.ndarray:
+    """Over the last axis."""
+    return scores.mean(-1)
+
+
+def iqm(scores: np.ndarray) -> np.ndarray:
+    """Interquartile mean over the last axis: the mean without the lowest and the highest quarter.
+
+    A quarter of n scores is n // 4 of them, as in the definition of Agarwal et al. 2021 (arXiv 2108.13264).
+
+    >>> float(iqm(np.array([-90.0, 1.0, 3.0, 50.0])))
+    2.0
+    """
+    cut = scores.shape[-1] // 4
+    return np.sort(scores, axis=-1)[..., cut : scores.shape[-1] - cut].mean(-1)
+
+
+def interval(scores: Sequence[float], statistic: Callable[[np.ndarray], np.ndarray]) -> list[float]:
+    """95 % percentile bootstrap of `statistic` over seeds: 10,000 resamples with replacement, always the same ones."""
+    values = np.asarray(scores, float)
+    drawn = np.random.default_rng(0).integers(values.size, size=(RESAMPLES, values.size))
+    return [float(bound) for bound in np.percentile(statistic(values[drawn]), (2.5, 97.5))]
+
+
+def summary(scores: Sequence[float]) -> dict[str, object]:
+    """Everything said about one score per seed."""
+    values = np.asarray(scores, float)
+    return {
+        "seeds": values.size,
+        "mean": float(mean(values)),
+        "mean_interval_95": interval(scores, mean),
+        "iqm": float(iqm(values)),
+        "iqm_interval_95": interval(scores, iqm),
+        "least": float(values.min()),
+        "greatest": float(values.max()),
+    }
