@@ -192,10 +192,11 @@ def serve(kind: str) -> None:
 
 
 class Worker:
-    """A process of this file with its own interpreter and XLA flags, asleep except when asked."""
+    """A process of this file with its own interpreter and one environment setting, asleep except when asked."""
 
-    def __init__(self, python: str, kind: str, flags: str = ""):
-        environment = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
+    def __init__(self, python: str, kind: str, setting: str = ""):
+        name, _, value = setting.partition("=")
+        environment = os.environ | {"JAX_PLATFORMS": "cpu"} | ({name: value} if name else {})
         command = [python, __file__, "--worker", kind]
         self.process = subprocess.Popen(
             command, env=environment, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
@@ -250,9 +251,9 @@ def start(options: argparse.Namespace) -> tuple[list[tuple[str, str, Worker]], d
         torch = Worker(options.torch_python, "torch")
         versions |= torch.about["versions"]
         turns += [(name, name, torch) for name in torch.about["first_losses"]]
-    for flags in options.flags:
-        worker = Worker(sys.executable, "jax", flags)
-        turns += [(f"{name}, {flags}", name, worker) for name in ("engram, call", "engram, scan")]
+    for setting in options.environment:
+        worker = Worker(sys.executable, "jax", setting)
+        turns += [(f"{name}, {setting}", name, worker) for name in ("engram, call", "engram, scan")]
     return turns, versions
 
 
@@ -267,7 +268,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Times one training step of the Nature network on CPU.")
     parser.add_argument("--repeats", type=int, default=20, help="rounds; each measures every variant once")
     parser.add_argument("--torch-python", help="an interpreter that can import torch; without it torch is left out")
-    parser.add_argument("--flags", action="append", default=[], help="XLA_FLAGS to measure Engram under, repeatable")
+    parser.add_argument(
+        "--environment",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="an environment variable, such as XLA_FLAGS=..., to measure Engram's variants under as well; repeatable",
+    )
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "convolution.json")
     parser.add_argument("--worker", choices=("jax", "torch"), help=argparse.SUPPRESS)
     options = parser.parse_args()

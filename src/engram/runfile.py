@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 from engram import spaces, specs
 from engram.agents.q_learning import AgentSpec
 from engram.checkpoint import CheckpointStore, state_digest
-from engram.errors import CheckpointError, EngramError
+from engram.errors import CheckpointError, EngramError, SpecError
 from engram.logging import replace_file
 
 RUN_FILE = "run.json"
@@ -59,10 +60,22 @@ class RunPlan:
         if not isinstance(values, dict) or values.pop("format", None) != FORMAT or set(values) != known:
             raise CheckpointError(f"{path} is not a run of this version ({FORMAT}); use the version that wrote it")
         try:
+            check_numbers(values)
             agent = specs.from_json(AgentSpec, values.pop("agent"))
             return cls(agent=agent, space=spaces.from_json(values.pop("space")), **values)
         except EngramError as error:
             raise CheckpointError(f"{path} is damaged: {error}") from None
+
+
+LEAST = {"steps": 1, "seed": 0, "seeds": 1, "envs": 1, "save_every": 1, "log_every": 1}
+
+
+def check_numbers(chosen: Mapping[str, Any]) -> None:
+    """SpecError for a number of a plan that is too small, or not whole."""
+    for name, low in LEAST.items():
+        value = chosen.get(name, low)
+        if isinstance(value, bool) or not isinstance(value, int) or value < low:
+            raise SpecError(f"{name} = {value!r} was given; expected a whole number, at least {low}")
 
 
 def holds_run(folder: Path) -> bool:

@@ -15,7 +15,6 @@ from typing import Any
 
 import gymnasium
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
@@ -32,7 +31,7 @@ from engram.memory import check_fits
 from engram.presets import default_steps
 from engram.presets import preset as make_preset
 from engram.replay import lanes, ring
-from engram.runfile import RunPlan, holds_run, info
+from engram.runfile import RunPlan, check_numbers, holds_run, info
 from engram.runners.common import Captured, Runner
 from engram.runners.device import DeviceRunner
 from engram.runners.host import HostRunner
@@ -106,10 +105,11 @@ class Trainer:
         )  # fmt: skip
         chosen = {name: value for name, value in chosen.items() if value is not None}
         changes = {name.replace("__", "."): value for name, value in {**(overrides or {}), **settings}.items()}
-        if resume:
-            self._resume(env, chosen, changes)
-        else:
-            self._begin(env, chosen, changes)
+        check_numbers(chosen)
+        begin = self._resume if resume else self._begin
+        with self._open as opened:  # what was opened is let go of if the rest fails
+            begin(env, chosen, changes)
+            self._open = opened.pop_all()
 
     # -- beginning -----------------------------------------------------------------------------------------
 
@@ -128,13 +128,12 @@ class Trainer:
         self._environment = self._make_environment(env, **make)
         self._choice = chosen, changes
         self.plan = self._plan_for(chosen.get("steps"))
-        self._started = False
 
     def _plan_for(self, steps: int | None) -> RunPlan:
         """The plan for a run of this length; presets scale their schedules to it."""
         chosen, changes = self._choice
         space, actions = self._environment.observation_space, self._environment.actions
-        total = steps or default_steps(space)
+        total = default_steps(space) if steps is None else steps
         agent = make_preset(chosen.get("preset", "auto"), space, total)
         for path, value in changes.items():
             agent = specs.override(agent, path, value)
@@ -186,7 +185,8 @@ class Trainer:
             self._tell("on_note", sentence)
         self._start_runner()
         self._restore(loaded)
-        self._started = True
+        if not self._read_only:
+            self.plan.write(self.folder)  # its total may be a new one
 
     def _make_environment(self, env: Any, **arguments: Any) -> Any:
         """A device environment, or a batch of host environments."""
@@ -232,7 +232,6 @@ class Trainer:
                 self.plan.write(self.folder)
             self._tell_start()
             self._runner.start()
-            self._started = True
         return self._runner
 
     def _tell_start(self) -> None:
@@ -259,6 +258,7 @@ class Trainer:
         Raises: Interrupted after a signal, once the state is saved; EngramError if environment or learning fail.
         """
         self._check_writable()
+        check_numbers({} if steps is None else {"steps": steps})
         if self._runner is None and steps is not None and "steps" not in self._choice[0]:
             self.plan = self._plan_for(steps)
         runner = self.runner
@@ -335,8 +335,11 @@ class Trainer:
 
     def _restore(self, loaded: Loaded) -> None:
         assert self._runner is not None
-        self._runner.restore(loaded.arrays, loaded.meta["state"], partial(_fill, loaded))
-        self._seconds = loaded.meta["wall"]["seconds"]
+        try:
+            self._runner.restore(loaded.arrays, loaded.meta["state"], partial(_fill, loaded))
+            self._seconds = loaded.meta["wall"]["seconds"]
+        except KeyError as missing:
+            raise CheckpointError(f"the checkpoint has no {missing}; go on with the version that wrote it") from missing
 
     def _store(self) -> CheckpointStore:
         if not hasattr(self, "_checkpoints"):
@@ -443,7 +446,4 @@ def _fill(loaded: Loaded, replay: ring.Ring) -> ring.Ring:
             f"the checkpoint's replay has {loaded.capacity} rows in each of its lanes, but this run needs "
             f"{lanes.capacity(replay)} in each of {replay.cursor.size}; resume with the settings it was started with"
         )
-    for lane, start, columns in loaded.replay_blocks():
-        replay = lanes.write_rows(replay, lane, start, columns)
-    cursor = jnp.asarray(loaded.cursors.reshape(replay.cursor.shape), jnp.int32)
-    return ring.Ring(replay.rows, cursor)
+    return lanes.fill(replay, loaded.cursors, loaded.replay_blocks())

@@ -231,11 +231,7 @@ class Agent:
         accept = partial(jax.tree.map, partial(jnp.where, finite))
         params = accept(descended, learner.params)
         updates = learner.updates + 1
-        due = updates % chosen.target.every == 0
-        rate = jnp.where(due, chosen.target.rate, 0.0)
-        target = jax.tree.map(
-            lambda old, new: jnp.where(rate == 1.0, new, old + rate * (new - old)), learner.target, params
-        )
+        target = self._follow(learner.target, params, updates)
         fault = jnp.where(finite | (learner.fault >= 0), learner.fault, updates)
         new = LearnerState(params, target, accept(optimizer, learner.optimizer), key, updates, fault)
         return new, Metrics(loss, q, finite)
@@ -244,6 +240,20 @@ class Agent:
         """The parameters after one step of the optimizer, and its new state."""
         changes, state = self.optimizer.update(gradient, state, params)
         return optax.apply_updates(params, changes), state
+
+    def _follow(self, target: Network, params: Network, updates: Int[Array, ""]) -> Network:
+        """The target network after this update."""
+        rate, every = self.spec.target.rate, self.spec.target.every
+
+        def move(target: Network, params: Network) -> Network:
+            if rate == 1.0:
+                return params
+            return jax.tree.map(lambda old, new: old + rate * (new - old), target, params)
+
+        if every == 1:
+            return move(target, params)
+        # A branch, not a selection: most updates then leave megabytes of target where they are.
+        return jax.lax.cond(updates % every == 0, move, lambda target, params: target, target, params)
 
     def _transition(self, replay: ring.Ring, row: Int[Array, ""], lane: Int[Array, ""]) -> "Transition":
         """The n-step transition that starts at one row of the replay."""

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
 from engram import spaces
+from engram.errors import SpecError
 from engram.nn.layers import MLP
 from engram.registry import register
 from engram.specs import setting, spec
@@ -18,6 +19,10 @@ class VectorSpec:
     """Flattens every part of the observation into one vector; takes every space."""
 
     widths: tuple[int, ...] = setting((128, 128), "units of each hidden layer", low=1)
+
+    def check(self) -> None:
+        if not self.widths:
+            raise SpecError("encoder.widths is empty; give the units of at least one hidden layer, such as 128,128")
 
     def build(self, space: spaces.Space, stack: int, key: Key) -> "VectorEncoder":
         return VectorEncoder(MLP(stack * spaces.features(space), self.widths, key=key), space)

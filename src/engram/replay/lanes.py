@@ -4,6 +4,7 @@ A live zero-copy view of a donated buffer would make the next write copy the who
 A ring may carry an axis of seeds in front; lanes then count through seeds first: lane = seed * envs + env.
 """
 
+from collections.abc import Iterable
 from functools import partial
 from typing import Any
 
@@ -63,6 +64,13 @@ def _pad(column: np.ndarray) -> np.ndarray:
     out = np.zeros((CHUNK, *column.shape[1:]), column.dtype)
     out[: len(column)] = column
     return out
+
+
+def fill(ring: Ring, cursors: np.ndarray, blocks: Iterable[tuple[int, int, dict[str, np.ndarray]]]) -> Ring:
+    """An empty ring with the rows of a saved one put back: (lane, first row, columns) and the cursors of its lanes."""
+    for lane, start, columns in blocks:
+        ring = write_rows(ring, lane, start, columns)
+    return Ring(ring.rows, jnp.asarray(cursors.reshape(ring.cursor.shape), jnp.int32))
 
 
 @partial(jax.jit, donate_argnums=0)

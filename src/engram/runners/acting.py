@@ -6,10 +6,10 @@ of the checkpoint. A run uses one of them from its first step to its last.
 """
 
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any, Protocol
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
@@ -19,6 +19,7 @@ from engram.encoders.vector import VectorEncoder
 from engram.heads.q import DuelingHead, QHead
 from engram.network import Network
 from engram.nn.layers import MLP
+from engram.trees import copied, restored
 
 SMALL = 100_000  # parameters; above it the products cost more than the call
 
@@ -109,8 +110,8 @@ def numpy_network(params: Network) -> Callable[[Arrays, np.ndarray], np.ndarray]
     """
     places = jax.tree.unflatten(jax.tree.structure(params), range(len(jax.tree.leaves(params))))
     layers = _places(places.encoder.mlp)
-    head = places.head
-    if isinstance(head, QHead):
+    head: Any = places.head
+    if isinstance(params.head, QHead):
         last = head.linear.weight, head.linear.bias
         return lambda arrays, x: _linear(arrays, last, _embed(arrays, layers, x))
     value, gains = [(_places(hidden), (last.weight, last.bias)) for hidden, last in (head.value, head.advantage)]
@@ -143,18 +144,8 @@ class CompiledActor:
     """The agent's own `act`, for every network and every observation."""
 
     def __init__(self, agent: Agent, params: Network, state: ActorState):
-        _, self._params_tree = jax.tree.flatten(params)
-        state_leaves, self._state_tree = jax.tree.flatten(state)
-        self._state = state_leaves
-
-        def act(params: list, state: list, observation: PyTree, is_first: jax.Array) -> tuple[list, jax.Array]:
-            unflatten = jax.tree.unflatten
-            state_now, action, _ = agent.act(
-                unflatten(self._params_tree, params), unflatten(self._state_tree, state), observation, is_first
-            )
-            return jax.tree.leaves(state_now), action
-
-        self._act = jax.jit(act)  # leaves in, leaves out: flattening Equinox modules at every step would cost more
+        self._state, self._state_tree = jax.tree.flatten(state)
+        self._act = compiled_act(agent, jax.tree.structure(params), self._state_tree)
         self.load(jax.tree.leaves(params))
 
     def load(self, params: Sequence[jax.Array]) -> None:
@@ -165,7 +156,20 @@ class CompiledActor:
         return np.asarray(action)
 
     def capture(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-        return {str(index): np.array(leaf) for index, leaf in enumerate(self._state)}, {}
+        return copied(jax.tree.unflatten(self._state_tree, self._state)), {}
 
     def restore(self, arrays: dict[str, np.ndarray], meta: dict[str, Any]) -> None:
-        self._state = [jnp.array(arrays[str(index)]) for index in range(len(self._state))]
+        state = restored(jax.tree.unflatten(self._state_tree, self._state), arrays)
+        self._state = jax.tree.leaves(state)
+
+
+@cache
+def compiled_act(agent: Agent, params_tree: Any, state_tree: Any) -> Callable[..., Any]:
+    """The agent's `act` from leaves to leaves: flattening Equinox modules at every step would cost more."""
+
+    def act(params: list, state: list, observation: PyTree, is_first: jax.Array) -> tuple[list, jax.Array]:
+        network, actor = jax.tree.unflatten(params_tree, params), jax.tree.unflatten(state_tree, state)
+        actor, action, _ = agent.act(network, actor, observation, is_first)
+        return jax.tree.leaves(actor), action
+
+    return jax.jit(act)

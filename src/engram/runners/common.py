@@ -63,7 +63,10 @@ class Runner(Protocol):
         ...
 
     def capture(self) -> Captured:
-        """The state, copied, except for the replay, which must be read before the next `advance`."""
+        """The state, copied, except for the replay, which must be read before the next `advance`.
+
+        Raises EngramError if something broke: a state to resume from must be sound.
+        """
         ...
 
     def restore(self, arrays: Mapping[str, np.ndarray], meta: dict[str, Any], replay: Callable[[Ring], Ring]) -> None:
@@ -99,6 +102,5 @@ def not_finite(update: int, step: int) -> str:
     """What is said when an update had to be left out."""
     return (
         f"the loss or its gradient was not finite at update {update} (before step {step}), so that update was not "
-        f"applied; resume from the last checkpoint with a lower optimizer.learning_rate, a reward_clip, or a lower "
-        f"optimizer.clip_norm"
+        f"applied; start a new run with a lower optimizer.learning_rate, a reward_clip, or a lower optimizer.clip_norm"
     )

@@ -118,13 +118,13 @@ def init_seeds(agent: Agent, env: DeviceEnv, keys: UInt32[Array, "seeds 2"]) -> 
     return jax.vmap(partial(init, agent, env), out_axes=seed_axes(shape))(keys)
 
 
-@partial(jax.jit, static_argnums=(0, 1), donate_argnums=2)
-def advance(agent: Agent, env: DeviceEnv, run: DeviceRun, cycles: Int[Array, ""] | int) -> tuple[DeviceRun, Tally]:
-    """`cycles` cycles of every seed, in place, and the sums of their metrics."""
-    seeds = run.is_first.shape[0]
+@partial(jax.jit, static_argnums=(0, 1), donate_argnums=(2, 3))
+def advance(
+    agent: Agent, env: DeviceEnv, run: DeviceRun, tally: Tally, cycles: Int[Array, ""] | int
+) -> tuple[DeviceRun, Tally]:
+    """`cycles` cycles of every seed, in place, their metrics added to the tally."""
     axes = seed_axes(run), Tally(0, 0, None)  # type: ignore[arg-type]
     many = jax.vmap(partial(cycle, agent, env), in_axes=axes, out_axes=axes)
-    tally = Tally(jnp.zeros(seeds), jnp.zeros(seeds), jnp.int32(0))
     return jax.lax.fori_loop(0, cycles, lambda _, carry: many(*carry), (run, tally))
 
 
@@ -161,6 +161,11 @@ def _note_fault(
     return jnp.where((fault[1] < 0) & bad.any(), found, fault)
 
 
+def no_tally(seeds: int) -> Tally:
+    """Sums of nothing yet."""
+    return Tally(jnp.zeros(seeds), jnp.zeros(seeds), jnp.int32(0))
+
+
 FIELDS = ("observation", "reward")
 
 
@@ -171,7 +176,7 @@ class DeviceRunner:
         self.agent, self.env, self.seeds = agent, env, tuple(seeds)
         self.cycle = Cycle.of(agent)
         self._run = init_seeds(agent, env, jnp.stack([jax.random.PRNGKey(seed) for seed in seeds]))
-        self._tally: Tally | None = None
+        self._tally = no_tally(len(self.seeds))
 
     @property
     def steps(self) -> int:
@@ -185,24 +190,23 @@ class DeviceRunner:
         """Whole cycles until the global step is at least `until`, in one call; `stop` is asked before it only."""
         cycles = -((self.steps - until) // (self.cycle.acts * self.agent.envs))
         if cycles > 0 and not stop():
-            self._run, self._tally = jax.block_until_ready(advance(self.agent, self.env, self._run, cycles))
+            changed = advance(self.agent, self.env, self._run, self._tally, cycles)
+            self._run, self._tally = jax.block_until_ready(changed)
 
     def report(self) -> dict[str, Any]:
-        """The metrics of the last `advance`. What differs between seeds is a list if there are several."""
-        run, tally = self._run, self._tally
+        """The metrics since the last report. What differs between seeds is a list if there are several."""
         self._check()
+        run, (loss, q, updates) = self._run, map(np.asarray, self._tally)
+        self._tally = no_tally(len(self.seeds))
         episodes = run.episodes
         rows = [self._newest(seed) for seed in range(len(self.seeds))]
-        updates = int(tally.updates) if tally else 0
         per_seed = [summary(returns, lengths) for returns, lengths in rows]
         values = {name: [row[name] for row in per_seed] for name in per_seed[0]}
-        values["loss"] = (
-            [float(loss) / updates if updates else None for loss in np.asarray(tally.loss)] if tally else []
-        )
-        values["q_mean"] = [float(q) / updates if updates else None for q in np.asarray(tally.q)] if tally else []
+        values["loss"] = [one / int(updates) if updates else None for one in loss.tolist()]
+        values["q_mean"] = [one / int(updates) if updates else None for one in q.tolist()]
         return {
             "episodes": int(np.asarray(episodes.finished).sum()),
-            **{name: value if len(self.seeds) > 1 else next(iter(value), None) for name, value in values.items()},
+            **{name: value if len(self.seeds) > 1 else value[0] for name, value in values.items()},
             "epsilon": float(self.agent.spec.exploration.epsilon(self.steps)),
             "updates": int(run.agent.learner.updates),
         }
@@ -224,17 +228,17 @@ class DeviceRunner:
                 raise LearningFault(not_finite(fault, self.steps))
 
     def capture(self) -> Captured:
-        """The state, copied, except for the replay."""
+        """The state, copied, except for the replay. Raises EngramError if something broke: that must not be saved."""
+        self._check()
         without_rows = eqx.tree_at(lambda run: run.agent.replay, self._run, None)
-        return Captured(
-            copied(without_rows), {"steps": self.steps, "env": {"levels": ["exact"]}}, self._run.agent.replay
-        )
+        arrays = copied(without_rows) | copied(self._tally, "tally")
+        return Captured(arrays, {"env": {"levels": ["exact"]}}, self._run.agent.replay)
 
     def restore(self, arrays: Mapping[str, np.ndarray], meta: dict[str, Any], replay: Callable[[Ring], Ring]) -> None:
         """Takes a captured state back; `replay` fills an empty ring."""
         filled = replay(self._run.agent.replay)
         without_rows = eqx.tree_at(lambda run: run.agent.replay, self._run, None)
-        run = restored(without_rows, arrays)
+        run, self._tally = restored(without_rows, arrays), restored(self._tally, arrays, "tally")
         self._run = eqx.tree_at(lambda run: run.agent.replay, run, filled, is_leaf=lambda node: node is None)
 
     def finish(self) -> None:

@@ -44,6 +44,12 @@ def unpack(block: Block) -> Experience:
 
 
 @cache
+def compiled_init(agent: Agent) -> Callable[..., Any]:
+    """The agent's `init`, compiled once for all runners of an agent."""
+    return jax.jit(agent.init)
+
+
+@cache
 def compiled_settle(agent: Agent) -> Callable[..., Any]:
     """The compiled end of a cycle: write the block, then make `updates` updates.
 
@@ -83,7 +89,7 @@ class HostRunner:
         self.agent, self.envs = agent, envs
         self.cycle = Cycle.of(agent)
         self._compiled = compiled_settle(agent)
-        state = jax.jit(agent.init)(jax.random.PRNGKey(seed))
+        state = compiled_init(agent)(jax.random.PRNGKey(seed))
         self._trees = jax.tree.structure(state.learner), jax.tree.structure(state.replay)
         self._set(state.learner, state.replay, _no_tally())
         self._acting = self._params  # one moment of learning behind
@@ -159,10 +165,7 @@ class HostRunner:
 
     def report(self) -> dict[str, Any]:
         """The metrics since the last report."""
-        learner = self.learner
-        fault = int(learner.fault)
-        if fault >= 0:
-            raise LearningFault(not_finite(fault, self.steps))
+        self._check()
         loss, q, updates = (np.asarray(leaf).item() for leaf in self._rest[-3:])
         self._rest[-3:] = _no_tally()
         return {
@@ -171,15 +174,24 @@ class HostRunner:
             "loss": loss / updates if updates else None,
             "q_mean": q / updates if updates else None,
             "epsilon": float(self.agent.spec.exploration.epsilon(self.steps)),
-            "updates": int(learner.updates),
+            "updates": int(self.learner.updates),
         }
+
+    def _check(self) -> None:
+        fault = int(self.learner.fault)
+        if fault >= 0:
+            raise LearningFault(not_finite(fault, self.steps))
 
     # -- state ---------------------------------------------------------------------------------------------
 
     def capture(self) -> Captured:
-        """The state, copied, except for the replay, which must be read before the next `advance`."""
+        """The state, copied, except for the replay, which must be read before the next `advance`.
+
+        Raises LearningFault if an update was not finite: a state to resume from must be sound.
+        """
         if self._phase:
             self._flush()
+        self._check()
         actor_arrays, actor_meta = self.actor.capture()
         env_meta, env_arrays = self.envs.capture()
         arrays = (
