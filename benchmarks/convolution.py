@@ -8,7 +8,9 @@ in turn (A B C A B C ...), because other work on the machine disturbs them all a
 process that sleeps until it is its turn. Times are per training step, also for the scan of four.
 
 The result is JSON: for each variant the minimum, quartile and median of the wall time over all rounds, and the
-minimum of the processor time of both threads together. The minimum is the figure of a quiet machine.
+minimum of the processor time of both threads together. Read the load averages first: with other work on every core
+the wall times say little, the processor times of the JAX variants still compare, and neither figure of torch does,
+because its threads spin while one of them waits for a core. Only a quiet machine ranks Engram against torch.
 """
 
 import argparse

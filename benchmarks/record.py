@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -39,6 +40,7 @@ class Record:
     """
 
     def __init__(self, options: argparse.Namespace, settings: Mapping[str, Any]):
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # as an exception, it also ends the children
         self.path: Path = options.out
         here, asked = machine.description(), json.loads(json.dumps(settings))
         self.content: dict[str, Any] = {"machine": here, "settings": asked, "commands": [], "parts": {}, "summary": {}}

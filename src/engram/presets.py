@@ -20,7 +20,7 @@ from engram.encoders.pixels import GridSpec, PixelsSpec
 from engram.encoders.vector import VectorSpec
 from engram.errors import UnknownName, hint
 from engram.heads.q import DuelingSpec
-from engram.losses.regression import HuberSpec, SquaredSpec
+from engram.losses.regression import SquaredSpec
 
 IMAGE = 36  # the smallest side that the Nature CNN's three convolutions leave something of
 

@@ -11,6 +11,7 @@ from engram import spaces, specs
 from engram.agents.q_learning import AgentSpec
 from engram.checkpoint import CheckpointStore, state_digest
 from engram.errors import CheckpointError, EngramError, SpecError
+from engram.keeping import FOLDER
 from engram.logging import replace_file
 
 RUN_FILE = "run.json"
@@ -89,7 +90,7 @@ def info(run: str | Path, verify: bool = False) -> dict[str, Any]:
     The digest reads the whole state, replay included. `verify` also checks every checkpoint's every byte.
     """
     folder = Path(run)
-    plan, store = RunPlan.read(folder), CheckpointStore(folder / "checkpoints")
+    plan, store = RunPlan.read(folder), CheckpointStore(folder / FOLDER)
     loaded = store.load()
     environment = loaded.meta["state"]["env"]
     facts = {

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack, closing
 from dataclasses import replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -18,21 +18,22 @@ import jax
 import numpy as np
 from jaxtyping import PyTree
 
-from engram import registry, specs
+from engram import keeping, registry, specs
 from engram.agents.q_learning import Agent
-from engram.checkpoint import CheckpointStore, Loaded, ReplayLog, Saved, state_digest
+from engram.checkpoint import Saved, SaveFailed
 from engram.compilation import use_cache
 from engram.envs.device import is_device, make_device
 from engram.envs.host import make_host
 from engram.errors import CheckpointError, Interrupted, SpecError
 from engram.evaluation import Evaluation, Policy, evaluation_seed, play_device, play_host
+from engram.keeping import Keeper
 from engram.logging import RunLog
-from engram.memory import check_fits
+from engram.memory import check_fits, keep_freed_memory
 from engram.presets import default_steps
 from engram.presets import preset as make_preset
-from engram.replay import lanes, ring
+from engram.replay import ring
 from engram.runfile import RunPlan, check_numbers, holds_run, info
-from engram.runners.common import Captured, Runner
+from engram.runners.common import Runner
 from engram.runners.device import DeviceRunner
 from engram.runners.host import HostRunner
 from engram.signals import StopRequest
@@ -42,6 +43,7 @@ Environment = str | gymnasium.Env | Callable[[], gymnasium.Env]
 # Metrics lines and checkpoints of a whole run, and the most steps between two of them, unless told otherwise.
 LOG_POINTS, LOG_AT_LEAST = 100, 10_000
 SAVE_POINTS, SAVE_AT_LEAST = 10, 50_000
+FAILED_SAVES = 5  # in a row, before a run gives up
 
 
 class Trainer:
@@ -92,12 +94,14 @@ class Trainer:
         **settings: Any,
     ):
         use_cache()
+        keep_freed_memory()
         self.callbacks = tuple(callbacks)
         self.folder = Path(run) if run is not None else None
         self._open = ExitStack()
         self._runner: Runner | None = None
         self._seconds = 0.0
         self._read_only = read_only
+        self._failed_saves = 0
         chosen = dict(
             preset=preset, seed=seed, seeds=seeds, envs=envs, asynchronous=asynchronous, steps=steps,
             action_bins=action_bins, env_args=dict(env_args) if env_args else None, track=track,
@@ -180,11 +184,9 @@ class Trainer:
             )
         if not self._read_only:
             self._lock()
-        loaded = self._store().load()
-        for sentence in loaded.passed_over:
+        self._seconds, passed_over = self._keeper.restore(self._start_runner())
+        for sentence in passed_over:
             self._tell("on_note", sentence)
-        self._start_runner()
-        self._restore(loaded)
         if not self._read_only:
             self.plan.write(self.folder)  # its total may be a new one
 
@@ -198,7 +200,7 @@ class Trainer:
         given: dict[str, Any] = {"seed": 0} | arguments
         return self._open.enter_context(closing(make_host(env, **given)))
 
-    def _start_runner(self) -> None:
+    def _start_runner(self) -> Runner:
         """The agent, its memory checked for, and what drives it."""
         plan = self.plan
         agent = Agent(plan.agent, plan.space, plan.actions, plan.envs)
@@ -215,6 +217,7 @@ class Trainer:
         else:
             self._runner = HostRunner(agent, self._environment, plan.seed)
         self.agent = agent
+        return self._runner
 
     @property
     def on_device(self) -> bool:
@@ -225,13 +228,13 @@ class Trainer:
     def runner(self) -> Runner:
         """What drives the agent, made at the first use."""
         if self._runner is None:
-            self._start_runner()
-            assert self._runner is not None
+            runner = self._start_runner()
             if self.folder is not None:
                 self._lock()
                 self.plan.write(self.folder)
             self._tell_start()
-            self._runner.start()
+            runner.start()
+            return runner
         return self._runner
 
     def _tell_start(self) -> None:
@@ -295,7 +298,7 @@ class Trainer:
             if reached and (border % plan.log_every == 0 or runner.steps >= goal):
                 self._report(runner, (runner.steps - before) / seconds, log)
             if self.folder is not None and reached and border % plan.save_every == 0 and runner.steps < goal:
-                self.save()
+                self._try_to_save()
         if self.folder is not None:
             if stop() and (note := runner.finish()):
                 self._tell("on_note", note)
@@ -316,11 +319,20 @@ class Trainer:
         if self.folder is None:
             raise SpecError("this trainer has no run directory to save into; make it with run=FOLDER")
         self._check_writable()
-        captured = self.runner.capture()
-        meta = {"state": captured.meta, "wall": {"seconds": self._seconds}}
-        saved = self._store().save(self.steps, captured.arrays, meta, _log(captured))
+        saved = self._keeper.save(self.runner, self._seconds)
         self._tell("on_save", saved)
         return saved
+
+    def _try_to_save(self) -> None:
+        """A full disk need not end a run: it goes on, says so, and gives up only after several failures in a row."""
+        try:
+            self.save()
+            self._failed_saves = 0
+        except SaveFailed as failure:
+            self._failed_saves += 1
+            self._tell("on_note", f"{failure} (training goes on; failure {self._failed_saves} of {FAILED_SAVES})")
+            if self._failed_saves == FAILED_SAVES:
+                raise
 
     def _check_writable(self) -> None:
         if self._read_only:
@@ -330,22 +342,12 @@ class Trainer:
 
     def state_digest(self) -> str:
         """SHA-256 over every leaf of the state, replay and environment included."""
-        captured = self.runner.capture()
-        return state_digest(captured.arrays, captured.meta, _log(captured))
+        return keeping.digest(self.runner)
 
-    def _restore(self, loaded: Loaded) -> None:
-        assert self._runner is not None
-        try:
-            self._runner.restore(loaded.arrays, loaded.meta["state"], partial(_fill, loaded))
-            self._seconds = loaded.meta["wall"]["seconds"]
-        except KeyError as missing:
-            raise CheckpointError(f"the checkpoint has no {missing}; go on with the version that wrote it") from missing
-
-    def _store(self) -> CheckpointStore:
-        if not hasattr(self, "_checkpoints"):
-            assert self.folder is not None
-            self._checkpoints = CheckpointStore(self.folder / "checkpoints")
-        return self._checkpoints
+    @cached_property
+    def _keeper(self) -> Keeper:
+        assert self.folder is not None
+        return Keeper(self.folder)
 
     def _lock(self) -> None:
         assert self.folder is not None
@@ -432,18 +434,3 @@ def load(run: str | Path, env: Environment | None = None) -> Trainer:
 
 def _next(step: int, every: int) -> int:
     return (step // every + 1) * every
-
-
-def _log(captured: Captured) -> ReplayLog:
-    replay = captured.replay
-    return ReplayLog(lanes.capacity(replay), lanes.cursors(replay), partial(lanes.read_rows, replay))
-
-
-def _fill(loaded: Loaded, replay: ring.Ring) -> ring.Ring:
-    """An empty ring with the rows of a checkpoint put back."""
-    if loaded.cursors is None or loaded.capacity != lanes.capacity(replay) or len(loaded.cursors) != replay.cursor.size:
-        raise CheckpointError(
-            f"the checkpoint's replay has {loaded.capacity} rows in each of its lanes, but this run needs "
-            f"{lanes.capacity(replay)} in each of {replay.cursor.size}; resume with the settings it was started with"
-        )
-    return lanes.fill(replay, loaded.cursors, loaded.replay_blocks())

@@ -195,9 +195,7 @@ class HostRunner:
         actor_arrays, actor_meta = self.actor.capture()
         env_meta, env_arrays = self.envs.capture()
         arrays = (
-            copied(self.learner, "learner")
-            | copied(self.acting, "acting")
-            | copied(Tally(*self._rest[-3:]), "tally")
+            copied(self.learner, "learner") | copied(self.acting, "acting") | copied(Tally(*self._rest[-3:]), "tally")
         )
         arrays |= {f"actor.{name}": array for name, array in actor_arrays.items()}
         arrays |= {f"env.{name}": array for name, array in env_arrays.items()}
