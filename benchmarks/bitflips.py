@@ -4,10 +4,12 @@
     python benchmarks/bitflips.py --flips 50 --out /tmp/quick.json
 
 A real run of CartPole-v1 leaves three checkpoints that share segments of replay. For each flip they are copied, one
-random bit of one random file of the newest checkpoint (every file is as likely, whatever its size; the segments that
-it names included) is turned over, and the newest checkpoint is loaded. The outcomes:
+random bit of one random file of the newest checkpoint is turned over, and the newest checkpoint is loaded. Each kind
+of file is as likely as the others: arrays, manifest, the manifest's hash, and the segments that the manifest names.
+The outcomes:
 
-- refused: it was passed over with a sentence, for an older one whose digest is right, or with nothing left to load.
+- older: it was refused with a sentence, and an older checkpoint was loaded, whose digest is right.
+- none: it was refused, and so were the older ones, which name the same damaged segment of replay.
 - harmless: it was loaded, and the digest of its state is what it was.
 - silent: anything else. The exit code is 1 if there is one.
 
@@ -29,6 +31,7 @@ from record import WORK, Record, add_flags, surroundings
 from engram.checkpoint import CheckpointStore, state_digest
 from engram.errors import CheckpointError
 
+OUTCOMES = ("older", "none", "harmless", "silent")
 BATCH = 50  # flips from one save of the result file to the next
 
 
@@ -54,12 +57,12 @@ def sound(folder: Path) -> dict[str, str]:
     return {one.id: state_digest(one.arrays, one.meta["state"], one) for one in found}
 
 
-def files_of_newest(folder: Path) -> list[Path]:
-    """The files of the newest checkpoint and the segments that it names, relative to `folder`."""
+def files_of_newest(folder: Path) -> list[list[Path]]:
+    """The files of the newest checkpoint, relative to `folder`, by kind: each its own, the segments it names one."""
     newest = max(folder.glob("step-*.*"), key=lambda path: int(path.name.rpartition(".")[2]))
     manifest = json.loads((newest / "manifest.json").read_text())
-    segments = [folder / "segments" / one["file"] for one in manifest["replay"]["segments"]]
-    return [path.relative_to(folder) for path in (*sorted(newest.iterdir()), *segments)]
+    segments = [Path("segments", one["file"]) for one in manifest["replay"]["segments"]]
+    return [*([path.relative_to(folder)] for path in sorted(newest.iterdir())), segments]
 
 
 def flip(path: Path, bit: int) -> None:
@@ -70,15 +73,15 @@ def flip(path: Path, bit: int) -> None:
 
 
 def outcome(folder: Path, digests: dict[str, str]) -> tuple[str, str]:
-    """What loading says of a damaged copy: (refused, harmless or silent, and its sentence)."""
+    """What loading says of a damaged copy: (one of OUTCOMES, and its sentence)."""
     newest = list(digests)[-1]
     try:
         found, digest, passed_over = load(folder)
     except CheckpointError as problem:
-        return "refused", str(problem)
+        return "none", str(problem)
     if digests.get(found) != digest or (found != newest and not passed_over):
         return "silent", f"loaded {found} with digest {digest}"
-    return ("harmless", "") if found == newest else ("refused", passed_over[0])
+    return ("harmless", "") if found == newest else ("older", passed_over[0])
 
 
 def trial(original: Path, copy: Path, file: Path, bit: int, digests: dict[str, str]) -> dict[str, Any]:
@@ -93,16 +96,16 @@ def trial(original: Path, copy: Path, file: Path, bit: int, digests: dict[str, s
 
 
 def flips(options: argparse.Namespace, record: Record, original: Path) -> list[dict[str, Any]]:
-    """All flips, those that the record has included. The moments are drawn once, so a second call draws the same."""
-    digests, files = sound(original), files_of_newest(original)
+    """All flips, those that the record has included. A second call draws the same ones."""
+    digests, kinds = sound(original), files_of_newest(original)
     draw = np.random.default_rng(options.seed)
-    chosen = draw.integers(len(files), size=options.flips)
-    bits = [int(draw.integers(8 * (original / files[index]).stat().st_size)) for index in chosen]
+    chosen = [kinds[kind][int(draw.integers(len(kinds[kind])))] for kind in draw.integers(len(kinds), size=options.flips)]
+    bits = [int(draw.integers(8 * (original / file).stat().st_size)) for file in chosen]
     done = record.parts.get("flips", {"flips": []})["flips"]
     if done and record.parts["flips"]["digests"] != digests:
         raise SystemExit(f"{options.work} holds another run than the one in {options.out}; use --fresh")
     for index in range(len(done), options.flips):
-        done.append(trial(original, options.work / "copy", files[chosen[index]], bits[index], digests))
+        done.append(trial(original, options.work / "copy", chosen[index], bits[index], digests))
         if len(done) % BATCH == 0 or len(done) == options.flips:
             record.put("flips", {"digests": digests, "flips": done})
             print(f"{len(done)} flips", file=sys.stderr, flush=True)
@@ -111,11 +114,12 @@ def flips(options: argparse.Namespace, record: Record, original: Path) -> list[d
 
 def table(done: list[dict[str, Any]]) -> list[str]:
     """Lines of a Markdown table: outcomes by kind of file."""
-    lines = ["| file | flips | refused | harmless | silent | noticed by verify |", "|" + "---|" * 6]
+    lines = ["| file | flips | refused, older one loaded | refused, none left | harmless | silent | verify notices |"]
+    lines.append("|" + "---|" * 7)
     for kind in [*sorted({one["kind"] for one in done}), "all"]:
         mine = [one for one in done if kind in ("all", one["kind"])]
         counts = Counter(one["outcome"] for one in mine)
-        cells = [len(mine), *(counts[name] for name in ("refused", "harmless", "silent"))]
+        cells = [len(mine), *(counts[name] for name in OUTCOMES)]
         lines.append(f"| {kind} | {' | '.join(map(str, cells))} | {sum(one['verify'] for one in mine)} |")
     return lines
 
@@ -137,7 +141,8 @@ def main() -> int:
         flips(options, record, original)
         shutil.rmtree(options.work)
     done = record.parts["flips"]["flips"]
-    record.summarize(Counter(one["outcome"] for one in done) | {"noticed_by_verify": sum(one["verify"] for one in done)})
+    counts = Counter(one["outcome"] for one in done)
+    record.summarize({name: counts[name] for name in OUTCOMES} | {"noticed_by_verify": sum(one["verify"] for one in done)})
     print("\n".join(table(done)))
     return 1 if any(one["outcome"] == "silent" for one in done) else 0
 

@@ -41,10 +41,13 @@ def default_steps(space: spaces.Space) -> int:
 
 def dqn(space: spaces.Space, steps: int) -> AgentSpec:
     """DQN (Mnih et al. 2015) with the numbers of its field for each kind of observation."""
-    return {"pixels": _pixels, "grid": _grid, "vector": _vector}[kind_of(space)](space, steps)
+    kind = kind_of(space)
+    if kind == "pixels":
+        return _pixels(space, steps)
+    return _grid(steps) if kind == "grid" else _vector(steps)
 
 
-def _vector(space: spaces.Space, steps: int) -> AgentSpec:
+def _vector(steps: int) -> AgentSpec:
     return AgentSpec(
         encoder=VectorSpec(widths=(128, 128)),
         replay=ReplaySpec(capacity=50_000, batch_size=64, start=1_000),
@@ -54,7 +57,7 @@ def _vector(space: spaces.Space, steps: int) -> AgentSpec:
     )
 
 
-def _grid(space: spaces.Space, steps: int) -> AgentSpec:
+def _grid(steps: int) -> AgentSpec:
     return AgentSpec(
         encoder=GridSpec(width=128),  # Young & Tian 2019 (arXiv 1903.03176), section 3
         replay=ReplaySpec(capacity=100_000, batch_size=32, start=5_000),  # capacity, batch, start: the same
