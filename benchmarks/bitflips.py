@@ -99,7 +99,8 @@ def flips(options: argparse.Namespace, record: Record, original: Path) -> list[d
     """All flips, those that the record has included. A second call draws the same ones."""
     digests, kinds = sound(original), files_of_newest(original)
     draw = np.random.default_rng(options.seed)
-    chosen = [kinds[kind][int(draw.integers(len(kinds[kind])))] for kind in draw.integers(len(kinds), size=options.flips)]
+    drawn = [kinds[kind] for kind in draw.integers(len(kinds), size=options.flips)]
+    chosen = [files[int(draw.integers(len(files)))] for files in drawn]
     bits = [int(draw.integers(8 * (original / file).stat().st_size)) for file in chosen]
     done = record.parts.get("flips", {"flips": []})["flips"]
     if done and record.parts["flips"]["digests"] != digests:
@@ -142,7 +143,8 @@ def main() -> int:
         shutil.rmtree(options.work)
     done = record.parts["flips"]["flips"]
     counts = Counter(one["outcome"] for one in done)
-    record.summarize({name: counts[name] for name in OUTCOMES} | {"noticed_by_verify": sum(one["verify"] for one in done)})
+    noticed = sum(one["verify"] for one in done)
+    record.summarize({name: counts[name] for name in OUTCOMES} | {"noticed_by_verify": noticed})
     print("\n".join(table(done)))
     return 1 if any(one["outcome"] == "silent" for one in done) else 0
 

@@ -1,6 +1,6 @@
 """A run that is stopped anywhere and resumed in another process ends in the same state, to the last bit.
 
-    python benchmarks/resume.py                          all environments: 148 short processes
+    python benchmarks/resume.py                          all environments: 152 short processes, about 10 minutes
     python benchmarks/resume.py --envs CartPole-v1 --out /tmp/quick.json
 
 For each environment one run is never stopped. Then, for each of twelve stopping points, a run of the same plan is
@@ -16,6 +16,7 @@ import shutil
 import subprocess
 import sys
 from dataclasses import asdict, dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -70,8 +71,8 @@ def stopping_points(case: Case, rows: list[dict[str, Any]], learn_every: int) ->
     copied = first(rows, lambda row: row["updates"] >= int(case.settings["target.every"]))
     # An episode that ends writes one row more than its steps.
     wraps = first(rows, lambda row: row["step"] + row["episodes"] > int(case.settings["replay.capacity"]))
-    ends = [one["step"] for before, one in zip(rows, rows[1:], strict=False) if one["episodes"] > before["episodes"]]
-    inside = max(zip(ends, ends[1:], strict=False), key=lambda pair: (pair[1] > learning) * (pair[1] - pair[0]))
+    ends = [one["step"] for before, one in pairwise(rows) if one["episodes"] > before["episodes"]]
+    inside = max(pairwise(ends), key=lambda pair: (pair[1] > learning) * (pair[1] - pair[0]))
     wanted = [
         ("after the first step", unit),
         ("before learning starts", learning // 2),
@@ -110,7 +111,8 @@ def child(options: argparse.Namespace) -> None:
 
     folder = Path(options.child)
     begun = holds_run(folder)
-    arguments = {"resume": True} if begun else next(case for case in CASES if case.env == options.envs[0]).arguments()
+    case = next(case for case in CASES if case.env == options.envs[0])
+    arguments: dict[str, Any] = {"resume": True} if begun else case.arguments()
     with Trainer(run=folder, **arguments) as trainer:
         trainer.learn(options.until - trainer.steps)
         if trainer.steps != options.until:
@@ -145,20 +147,13 @@ def outcome(folder: Path) -> dict[str, Any]:
 
 def never_stopped(case: Case, folder: Path) -> dict[str, Any]:
     """The run that the others are compared with, and where they shall be stopped."""
+    from engram import info
     from engram.logging import read_metrics
-    from engram.runfile import RunPlan
 
     call(["-m", "engram", "train", *case.words(folder)])
-    plan = RunPlan.read(folder)
-    points = stopping_points(case, read_metrics(folder), plan.agent.learn_every)
-    return outcome(folder) | {"level": level(folder), "points": points}
-
-
-def level(folder: Path) -> str:
-    """How exactly the environment's state is kept."""
-    from engram import info
-
-    return info(folder)["environment_state"]
+    facts = info(folder)
+    points = stopping_points(case, read_metrics(folder), facts["agent"]["learn_every"])
+    return outcome(folder) | {"level": facts["environment_state"], "points": points}
 
 
 def stopped(case: Case, folder: Path, steps: list[int]) -> dict[str, Any]:
@@ -220,9 +215,8 @@ def main() -> int:
     for case in chosen:
         measure(case, record, options.work)
     parts = {name: part for name, part in record.parts.items() if "stopped_at" in part}
-    wrong = [
-        name for name, part in parts.items() if not all(judge(record.parts[f"{name.split(': ')[0]}: never stopped"], part))
-    ]  # fmt: skip
+    references = {name: record.parts[f"{name.split(': ')[0]}: never stopped"] for name in parts}
+    wrong = [name for name, part in parts.items() if not all(judge(references[name], part))]
     record.summarize({"resumed_runs": len(parts), "different": wrong})
     print(f"\n{len(parts)} resumed runs, {len(wrong)} of them different from the run that was never stopped")
     return 1 if wrong else 0

@@ -24,9 +24,14 @@ def iqm(scores: np.ndarray) -> np.ndarray:
     return np.sort(scores, axis=-1)[..., cut : scores.shape[-1] - cut].mean(-1)
 
 
-def interval(scores: Sequence[float], statistic: Callable[[np.ndarray], np.ndarray]) -> list[float]:
-    """95 % percentile bootstrap of `statistic` over seeds: 10,000 resamples with replacement, always the same ones."""
+def interval(scores: Sequence[float], statistic: Callable[[np.ndarray], np.ndarray]) -> list[float] | None:
+    """95 % percentile bootstrap of `statistic` over seeds: 10,000 resamples with replacement, always the same ones.
+
+    None for a single score, of which nothing can be said.
+    """
     values = np.asarray(scores, float)
+    if values.size < 2:
+        return None
     drawn = np.random.default_rng(0).integers(values.size, size=(RESAMPLES, values.size))
     return [float(bound) for bound in np.percentile(statistic(values[drawn]), (2.5, 97.5))]
 

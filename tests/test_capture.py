@@ -333,3 +333,24 @@ def test_the_example_in_the_documentation_runs():
 
     outcome = doctest.testmod(capturing, extraglobs={"gymnasium": gymnasium})
     assert (outcome.failed, outcome.attempted) == (0, 2)
+
+
+@pytest.mark.parametrize("fresh", [{}, {"asynchronous": True}])
+def test_new_episodes_begin_where_a_state_cannot_be_reached_again(fresh: dict[str, Any]):
+    meta, arrays = saved(Walk, envs=2)
+    arrays["1.actions"] = 1 - arrays["1.actions"]
+    refused(Walk, meta, arrays, r"^environment 1 .* resume with new_episodes=True \(--new-episodes\) to", envs=2)
+    again, other = make_host(Walk, envs=2, seed=1, **fresh), make_host(Walk, seed=1)
+    try:
+        observation = again.restore(meta, arrays, new_episodes=True)
+        assert again.anew.tolist() == [False, True]
+        np.testing.assert_array_equal(observation[0], arrays["0.observation.0"])
+        state = again.capture()[0]
+        assert state["levels"] == ["replayed", "replayed"]
+        assert [(each["episode"], each["elapsed"]) for each in state["environments"]] == [(0, 3), (1, 0)]
+        good = saved(Walk, envs=2)
+        again.restore(*good, new_episodes=True)
+        assert not again.anew.any()
+        assert not other.anew.any()
+    finally:
+        again.close()

@@ -195,6 +195,9 @@ def test_the_environment_is_told_its_own_actions():
         ("CartPol-v1", "no environment is called 'CartPol-v1'; did you mean 'CartPole-v1'"),
         ("cartpole-v1", "did you mean 'CartPole-v1'"),
         ("ALE/Pongg-v5", "did you mean 'ALE/Pong-v5'"),
+        ("minatar-brekout", "no environment is called 'minatar-brekout'; did you mean '.*[Mm]in[Aa]tar.*[Bb]reakout"),
+        ("engram/CartPol-v1", "did you mean 'engram/CartPole-v1'"),
+        ("engram/CartPole-v1", "'engram/CartPole-v1' runs on the device and is no Gymnasium environment"),
         ("zzzzzzzzzz", r"no environment is called 'zzzzzzzzzz'; there are \d+"),
         ("no_such_module:Env-v0", "the module 'no_such_module' of 'no_such_module:Env-v0' cannot be imported"),
     ],
@@ -495,3 +498,82 @@ def test_sticky_actions_follow_the_id():
 
 def test_partial_functions_are_environments_too():
     assert make_host(partial(Walk, length=2), seed=0).actions == 2
+
+
+# What an agent sees and does outside of these loops.
+
+
+class Shown(Walk):
+    """Walk with a nested observation and categories that do not start at 0."""
+
+    def __init__(self):
+        super().__init__()
+        self.observation_space = gym_spaces.Dict(
+            b=gym_spaces.Tuple([gym_spaces.Discrete(3, start=5), gym_spaces.Box(-9, 9, (2,), np.float32)]),
+            a=gym_spaces.Box(0, 255, (2, 1), np.uint8),
+        )
+        self.action_space = gym_spaces.Discrete(3, start=-1)
+
+    def show(self) -> Any:
+        return {"a": np.ones((2, 1), np.uint8), "b": (6, np.zeros(2, np.float32))}
+
+
+@pytest.mark.parametrize("fresh", [{}, {"asynchronous": True}])
+def test_what_was_seen_outside_becomes_rows(fresh: dict[str, Any]):
+    envs = make_host(Shown, seed=0, **fresh)
+    single = Shown().show()
+    batch = {"a": np.ones((4, 2, 1), np.uint8), "b": (np.array([5, 6, 7, 5]), np.zeros((4, 2)))}
+    rows = [(envs.is_batched(each), envs.convert(each, envs.is_batched(each))) for each in (single, batch)]
+    envs.close()
+    assert [batched for batched, _ in rows] == [False, True]
+    assert rows[0][1]["b"][0].tolist() == [1]
+    assert rows[1][1]["b"][0].tolist() == [0, 1, 2, 0]
+    for (_, tree), count in zip(rows, (1, 4), strict=True):
+        assert [(leaf.shape, str(leaf.dtype)) for leaf in jax.tree.leaves(tree)] == [
+            ((count, 2, 1), "uint8"),
+            ((count,), "int32"),
+            ((count, 2), "float32"),
+        ]
+    assert envs.environment_action(np.array([0, 2], np.int32)).tolist() == [-1, 1]
+
+
+@pytest.mark.parametrize(
+    ("observation", "batched", "said"),
+    [
+        (np.array([np.nan, 0], np.float32), False, r"^observation holds nan at \[0\]"),
+        (np.array([[0, 0], [0, np.inf]], np.float32), True, r"^row 1 of the batch: observation holds inf at \[1\]"),
+        (np.zeros((3, 5), np.float32), True, r"^row 0 of the batch: observation has shape \(5,\), expected"),
+        (np.zeros((0, 2), np.float32), True, r"arrays of shapes \(0, 2\) was given; expected the same leading axis"),
+        ([[0.0], [1.0, 2.0]], True, "cannot be read as an array"),
+        ({"a": 1}, True, r"arrays of shapes \(\) was given; expected the same leading axis"),
+    ],
+)
+def test_what_cannot_have_been_seen_is_refused(observation: Any, batched: bool, said: str):
+    with pytest.raises(EnvironmentFault, match=said):
+        make_host(Walk, seed=0).convert(observation, batched)
+
+
+def test_parts_of_a_batch_must_be_of_one_length():
+    batch = {"a": np.ones((4, 2, 1), np.uint8), "b": (np.array([5, 6]), np.zeros((4, 2)))}
+    with pytest.raises(EnvironmentFault, match=r"shapes \(4, 2, 1\), \(2,\), \(4, 2\) was given"):
+        make_host(Shown, seed=0).convert(batch, True)
+    with pytest.raises(EnvironmentFault, match=r"expected a dict of \['a', 'b'\]"):
+        make_host(Shown, seed=0).convert({"a": batch["a"]}, True)
+
+
+def test_a_raw_minigrid_observation_loses_its_mission():
+    pytest.importorskip("minigrid")
+    envs = make_host("MiniGrid-MemoryS7-v0", seed=0)
+    raw, _ = gymnasium.make("MiniGrid-MemoryS7-v0").reset(seed=0)
+    assert "mission" in raw
+    assert not envs.is_batched(raw)
+    assert sorted(envs.convert(raw, False)) == ["direction", "image"]
+
+
+def test_plain_and_joint_actions_are_what_the_environment_expects():
+    index = np.array([1, 0, 1])
+    plain = make_host(Walk, seed=0).environment_action(index)
+    assert plain.dtype == np.int64
+    assert plain.tolist() == index.tolist()
+    grid = make_host("Pendulum-v1", seed=0, action_bins=3).environment_action(np.array([0, 2]))
+    assert (grid.dtype, grid.tolist()) == (np.float32, [[-2.0], [2.0]])

@@ -1,9 +1,14 @@
 """Environments that break their contract: each is named with index, episode, step and field, nothing is returned."""
 
 import multiprocessing
+import os
+import signal
+import subprocess
+import sys
 import warnings
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import gymnasium
@@ -189,7 +194,7 @@ def test_a_fault_in_a_worker_is_the_same_sentence_and_ends_the_others():
         play(envs)
     assert "in explode" in caught.value.__notes__[0]
     assert multiprocessing.active_children() == before
-    with pytest.raises(EnvironmentFault, match="the environments are closed"):
+    with pytest.raises(EnvironmentFault, match="the environments are closed, after a fault .*Odd: 1 and 2"):
         envs.step(np.zeros(2, np.int64))
 
 
@@ -203,7 +208,8 @@ def test_a_worker_that_dies_is_named_and_the_others_are_ended():
 def test_a_worker_that_hangs_is_named_and_ended():
     before = multiprocessing.active_children()
     with pytest.raises(
-        EnvironmentFault, match=r"^environment 1's worker did not answer within 2 s \(call: step\); the"
+        EnvironmentFault,
+        match=r"^environment 1's worker did not answer within 2 s \(call: step\); .* \(--worker-timeout\)",
     ):
         play(two(hang, asynchronous=True, worker_timeout=2))
     assert multiprocessing.active_children() == before
@@ -214,3 +220,102 @@ def test_an_environment_that_workers_cannot_make_is_named():
         ValueError, match=r"environment 0: the function .* could not be built: RuntimeError: no display"
     ):
         make_host(FailsInWorkers, seed=0, asynchronous=True)
+
+
+SIGNALLED = """
+import signal
+import numpy as np
+from bad_envs import Walk
+from engram.envs.host import make_host
+
+if __name__ == "__main__":
+    heard = []
+    signal.signal(signal.SIGTERM, lambda *_: heard.append(1))
+    envs = make_host(Walk, envs=2, seed=0, asynchronous=True)
+    envs.reset()
+    print("ready", flush=True)
+    while not heard:
+        signal.pause()
+    envs.step(np.zeros(2, np.int64))
+    print(envs.capture()[0]["levels"], flush=True)
+    {end}
+"""
+
+
+@pytest.mark.parametrize("end", ["envs.close()", "pass"])
+def test_sigterm_to_the_group_leaves_the_workers_to_the_main_process(tmp_path: Path, end: str):
+    """The second case leaves the environments open at exit, which must end all the same."""
+    script = tmp_path / "script.py"
+    script.write_text(SIGNALLED.replace("{end}", end))
+    path = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
+    process = subprocess.Popen(
+        [sys.executable, str(script)],
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        env={**os.environ, "PYTHONPATH": path},
+    )
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        os.killpg(process.pid, signal.SIGTERM)
+        said, _ = process.communicate(timeout=20)  # the workers hold this pipe too: it ends when they have
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+    assert (said, process.returncode) == ("['replayed', 'replayed']\n", 0)
+
+
+# Saving after a fault.
+
+
+@pytest.mark.parametrize("spoil", [die, explode])
+def test_after_a_workers_fault_every_environment_is_saved_at_its_boundary(spoil: Spoil):
+    envs = two(spoil, asynchronous=True)
+    with pytest.raises(EnvironmentFault):
+        play(envs)
+    meta, arrays = envs.capture()
+    assert (meta["levels"], [each["episode"] for each in meta["environments"]]) == (["boundary"] * 2, [1, 1])
+    again = make_host(Walk, envs=2, seed=SEED)
+    again.restore(meta, arrays)
+    assert again.anew.all()
+    assert [each["episode"] for each in again.capture()[0]["environments"]] == [2, 2]
+    envs.close()
+    with pytest.raises(EnvironmentFault, match=r"closed, by close\(\)"):
+        envs.capture()
+
+
+def test_a_worker_found_dead_by_a_capture_is_saved_all_the_same():
+    envs = two(lambda *result: result, asynchronous=True)
+    envs.reset()
+    worker = envs._vector.processes[1]  # pyright: ignore
+    worker.kill()
+    worker.join()
+    assert envs.capture()[0]["levels"] == ["boundary"] * 2
+    with pytest.raises(
+        EnvironmentFault, match=r"after a fault \(environment 1's worker died \(call: apply; exit code -9"
+    ):
+        envs.step(np.zeros(2, np.int64))
+
+
+@pytest.mark.parametrize(("index", "levels"), [(0, ["boundary", "replayed"]), (1, ["boundary", "boundary"])])
+def test_after_a_fault_here_only_untouched_environments_are_saved_within_their_episode(index: int, levels: list[str]):
+    """A step that raised reached nobody: an environment that took it is no longer where the agent saw it."""
+    envs = make_host(partial(Broken, raises(KeyError("wheel")), SEED, index, 0, 2), envs=2, seed=SEED)
+    envs.reset()
+    seen = envs.step(np.zeros(2, np.int64)).observation
+    with pytest.raises(EnvironmentFault):
+        envs.step(np.zeros(2, np.int64))
+    meta, arrays = envs.capture()
+    assert meta["levels"] == levels
+    again = make_host(Walk, envs=2, seed=SEED)
+    restored = again.restore(meta, arrays)
+    assert again.anew.tolist() == [level == "boundary" for level in levels]
+    assert [bool((restored[n] == seen[n]).all()) for n in range(2)] == [level == "replayed" for level in levels]
+
+
+def test_a_failed_reset_can_be_saved():
+    envs = make_host(Refuses(), seed=0)
+    with pytest.raises(EnvironmentFault):
+        envs.reset()
+    assert envs.capture()[0]["environments"] == [{"level": "boundary", "episode": 0}]

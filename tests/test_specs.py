@@ -60,7 +60,7 @@ def test_naming_another_kind_takes_it_and_keeps_what_both_have():
         ("reply.capacity", "9", "'reply.capacity' is not a setting; did you mean 'replay'?"),
         ("discount", "high", "discount = high has the wrong type; expected a number"),
         ("discount", "1.5", "discount = 1.5 is out of range; expected at most 1"),
-        ("discount", "nan", "discount = nan is not a number; give a finite value"),
+        ("discount", "nan", "discount = nan is not a finite number; give one that is"),
         ("replay.batch_size", "2.5", "replay.batch_size = 2.5 has the wrong type; expected an integer"),
         ("replay.batch_size", "0", "replay.batch_size = 0 is out of range; expected at least 1"),
         ("bootstrap", "triple", "bootstrap = triple has the wrong type; expected greedy or double"),

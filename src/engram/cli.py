@@ -263,6 +263,16 @@ def _existing(folder: Path) -> Path:
     raise CheckpointError(f"there is no run directory {str(folder)!r}; {way_out}")
 
 
+def _runs_of(folder: Path) -> list[Path]:
+    """The run directory itself, or those in it that `--seeds` of a host environment made, by seed."""
+    from engram.runfile import holds_run
+
+    seeds = [path for path in folder.glob("seed*") if path.name[4:].isdigit() and holds_run(path)]
+    if holds_run(folder) or not seeds:
+        return [folder]
+    return sorted(seeds, key=lambda path: int(path.name[4:]))
+
+
 # -- the other commands ------------------------------------------------------------------------------------
 
 
@@ -272,10 +282,14 @@ def evaluate(chosen: Evaluate) -> None:
     given = {name: value for name in ("episodes", "seed") if (value := getattr(chosen, name)) is not None}
 
     def work() -> dict[str, Any]:
+        from engram.evaluation import Evaluation
         from engram.trainer import load
 
-        with load(chosen.run) as trainer:
-            found = trainer.evaluate(**given)
+        played: list[list[float]] = []
+        for folder in _runs_of(chosen.run):
+            with load(folder) as agent:
+                played += agent.evaluate(**given).of_each_seed()
+        found = Evaluation.of(played)
         names = ("mean", "std", "episodes", "returns", "per_seed")
         return {"run": str(chosen.run)} | {name: getattr(found, name) for name in names}
 
@@ -289,7 +303,11 @@ def info(chosen: Info) -> None:
     def work() -> dict[str, Any]:
         from engram.trainer import info
 
-        return info(chosen.run, verify=chosen.verify)
+        folders = _runs_of(chosen.run)
+        each = {folder.name: dict(info(folder, verify=chosen.verify)) for folder in folders}
+        if folders == [chosen.run]:
+            return each[chosen.run.name]
+        return {"runs": each, "problems": [problem for one in each.values() for problem in one.get("problems", ())]}
 
     problems = _report(work, chosen.json).get("problems")
     if problems:

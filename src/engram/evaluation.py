@@ -35,6 +35,11 @@ class Evaluation:
         means = [float(np.mean(one)) for one in returns]
         return cls(float(np.mean(flat)), float(np.std(flat)), len(flat), flat, means)
 
+    def of_each_seed(self) -> list[list[float]]:
+        """The returns of each seed's agent, all of which played as many episodes."""
+        share = self.episodes // len(self.per_seed)
+        return [self.returns[first : first + share] for first in range(0, self.episodes, share)]
+
 
 def evaluation_seed(seed: int) -> int:
     """A seed for environments that is unlike any that training derives from the same number."""
@@ -56,16 +61,15 @@ class Policy:
         frames, q = _q(self._params, frames, observation, is_first)
         return frames, np.asarray(q)
 
-    def predict(
+    def act(
         self,
-        observation: PyTree,
+        rows: PyTree,
         frames: PyTree | None,
         is_first: np.ndarray | None,
         epsilon: float,
         generator: np.random.Generator,
     ) -> tuple[np.ndarray, PyTree]:
-        """The action for one observation or a batch of them, random with probability `epsilon`, and the frames."""
-        rows, batched = self._rows(observation)
+        """Actions [envs] for stored observations [envs, ...], random with probability `epsilon`, and the frames."""
         envs = jax.tree.leaves(rows)[0].shape[0]
         starts = np.zeros(envs, bool) if is_first is None else np.asarray(is_first, bool).reshape(envs)
         frames, q = self.q(self.begin(envs) if frames is None else frames, rows, starts)
@@ -73,26 +77,32 @@ class Policy:
         if epsilon:
             explore = generator.random(envs) < epsilon
             action = np.where(explore, generator.integers(self.actions, size=envs), action)
-        return (action if batched else action[0]), frames
+        return action, frames
 
-    def _rows(self, observation: PyTree) -> tuple[PyTree, bool]:
-        """The observation with a leading axis [envs] and stored dtypes, and whether it came with that axis."""
+    def is_batched(self, observation: PyTree) -> bool:
+        """Whether a stored observation has a leading axis [envs]."""
+        _, leaf = next(spaces.leaves(self._space))
+        return np.ndim(jax.tree.leaves(observation)[0]) == len(leaf.shape) + 1
+
+    def rows(self, observation: PyTree, batched: bool) -> PyTree:
+        """A device environment's observation as stored, with a leading axis [envs]. SpaceError if it is another's."""
         given, expected = jax.tree.leaves(observation), list(spaces.leaves(self._space))
         if len(given) != len(expected):
             raise SpaceError(
                 f"an observation of {len(given)} arrays was given; expected {len(expected)}: {self._space}"
             )
-        batched = np.ndim(given[0]) == len(expected[0][1].shape) + 1
         rows = []
         for value, (name, leaf) in zip(given, expected, strict=True):
             row = np.asarray(value) if batched else np.asarray(value)[None]
+            where = f"the observation{' ' + name if name else ''}"
             if row.shape[1:] != tuple(leaf.shape):
                 raise SpaceError(
-                    f"the observation{' ' + name if name else ''} has shape {row.shape[1:]}; "
-                    f"expected {tuple(leaf.shape)}, or several of those in one array"
+                    f"{where} has shape {row.shape[1:]}; expected {tuple(leaf.shape)}, or several of those in one array"
                 )
+            if row.dtype.kind == "f" and not np.isfinite(row).all():
+                raise SpaceError(f"{where} holds a NaN or an infinity; expected finite numbers")
             rows.append(row.astype(leaf.dtype))
-        return jax.tree.unflatten(jax.tree.structure(observation), rows), batched
+        return jax.tree.unflatten(jax.tree.structure(observation), rows)
 
 
 @jax.jit
@@ -101,6 +111,10 @@ def _q(
 ) -> tuple[PyTree, Float[Array, "envs actions"]]:
     frames = push(frames, observation, is_first)
     return frames, jax.vmap(params)(frames).returns.q
+
+
+def _where(condition: Array, yes: Array, no: Array) -> Array:
+    return jnp.where(condition.reshape(-1, *[1] * (no.ndim - 1)), yes, no)
 
 
 def play_host(policy: Policy, envs: HostEnvs, episodes: int) -> list[float]:
@@ -120,8 +134,8 @@ def play_host(policy: Policy, envs: HostEnvs, episodes: int) -> list[float]:
     return [value for done, share in zip(finished, shares, strict=True) for value in done[:share]]
 
 
-@partial(jax.jit, static_argnums=(0, 3, 4))
-def play_device(env: DeviceEnv, params: Network, key: Array, stack: int, episodes: int) -> Float[Array, "episodes"]:
+@partial(jax.jit, static_argnums=0, static_argnames=("stack", "episodes"))
+def play_device(env: DeviceEnv, params: Network, key: Array, *, stack: int, episodes: int) -> Float[Array, "episodes"]:
     """Returns of `episodes` greedy episodes, all played side by side until the longest ends."""
     key, bits = draw(key, 2 * episodes)
     state, observation = jax.vmap(env.reset)(bits.reshape(episodes, 2))
@@ -132,7 +146,10 @@ def play_device(env: DeviceEnv, params: Network, key: Array, stack: int, episode
         frames = push(frames, observation, is_first)
         action = jax.vmap(params)(frames).returns.q.argmax(-1)
         key, bits = draw(key, 2 * episodes)
-        state, out = jax.vmap(env.step)(state, action, bits.reshape(episodes, 2))
+        moved, out = jax.vmap(env.step)(state, action, bits.reshape(episodes, 2))
+        # An ended environment must not be stepped on: it repeats its last step instead, which counts for nothing.
+        over = (out.terminated | out.truncated) | ~running
+        state = jax.tree.map(partial(_where, over), state, moved)
         returns = returns + jnp.where(running, out.reward, 0.0)
         running = running & ~(out.terminated | out.truncated)
         return key, state, out.observation, frames, jnp.zeros(episodes, bool), running, returns

@@ -73,6 +73,10 @@ class Train:
     """An argument for making the environment."""
     track: Annotated[bool, _note("")] = False
     """Also write TensorBoard events."""
+    new_episodes: Annotated[bool, _note("")] = False
+    """With --resume: begin a new episode in an environment that cannot be taken up where it was."""
+    worker_timeout: Annotated[float, arg(metavar="SECONDS"), _note("(default: 60)")] = 60.0
+    """How long a process of --async may take for one answer."""
     save_every: Annotated[int | None, _whole(1, "N"), _note("(default: a tenth of the run)")] = None
     """Environment steps between checkpoints."""
     log_every: Annotated[int | None, _whole(1, "N"), _note("(default: a hundredth of the run)")] = None

@@ -1,41 +1,73 @@
 """A runner's state to disk and back: what the trainer keeps of a run."""
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+import jax
+
 from engram.checkpoint import CheckpointStore, Loaded, ReplayLog, Saved, state_digest
-from engram.errors import CheckpointError
+from engram.errors import CheckpointError, EngramError
+from engram.network import Network
 from engram.replay import lanes
 from engram.replay.ring import Ring
 from engram.runners.common import Captured, Runner
+from engram.trees import restored
 
 FOLDER = "checkpoints"
 
 
 class Keeper:
-    """The checkpoints of one run directory."""
+    """The checkpoints of one run directory. Each names the plan (`RunPlan.digest`) that it belongs to."""
 
-    def __init__(self, run: Path):
-        self._store = CheckpointStore(run / FOLDER)
+    def __init__(self, run: Path, plan: str):
+        self._store, self._plan = CheckpointStore(run / FOLDER), plan
 
     def save(self, runner: Runner, seconds: float) -> Saved:
         """Everything that changes, and the seconds of training so far (which no digest counts)."""
         captured = runner.capture()
-        meta = {"state": captured.meta, "wall": {"seconds": seconds}}
+        meta = {"state": captured.meta, "plan": self._plan, "wall": {"seconds": seconds}}
         return self._store.save(runner.steps, captured.arrays, meta, _log(captured))
 
-    def restore(self, runner: Runner) -> tuple[float, list[str]]:
+    def restore(self, runner: Runner, new_episodes: bool = False) -> tuple[float, list[str]]:
         """Puts the newest verified state into `runner`; the seconds of training, and a sentence for each newer
-        checkpoint that had to be passed over.
+        checkpoint that had to be passed over. `new_episodes`: see `Runner.restore`.
 
         Raises: CheckpointError if there is no usable checkpoint, or it does not fit the runner.
         """
-        loaded = self._store.load()
+        loaded = self._load()
         try:
-            runner.restore(loaded.arrays, loaded.meta["state"], partial(_fill, loaded))
+            runner.restore(loaded.arrays, loaded.meta["state"], partial(_fill, loaded), new_episodes)
             return loaded.meta["wall"]["seconds"], loaded.passed_over
-        except KeyError as missing:
-            raise CheckpointError(f"the checkpoint has no {missing}; go on with the version that wrote it") from missing
+        except EngramError:
+            raise
+        except (KeyError, TypeError, ValueError) as error:
+            raise CheckpointError(
+                f"the checkpoint holds another kind of state ({type(error).__name__}: {error}); go on with the version "
+                f"of Engram that wrote it"
+            ) from error
+
+    def networks(self, build: Callable[[], Network]) -> tuple[list[Network], list[str]]:
+        """The networks of each seed in the newest verified checkpoint, and the sentences as of `restore`."""
+        loaded = self._load()
+        like = jax.eval_shape(build)
+        for prefix in ("learner.params", "agent.learner.params"):  # of a host run, of a device run
+            if any(name.startswith(prefix + ".") for name in loaded.arrays):
+                break
+        if prefix == "learner.params":
+            return [restored(like, loaded.arrays, prefix)], loaded.passed_over
+        seeds = len(next(array for name, array in loaded.arrays.items() if name.startswith(prefix)))
+        each = ({name: array[seed] for name, array in loaded.arrays.items() if array.ndim} for seed in range(seeds))
+        return [restored(like, arrays, prefix) for arrays in each], loaded.passed_over
+
+    def _load(self) -> Loaded:
+        loaded = self._store.load()
+        if loaded.meta.get("plan") != self._plan:
+            raise CheckpointError(
+                "run.json is not the one that the checkpoint was written with, so the run would not go on as it was; "
+                "restore run.json from a copy"
+            )
+        return loaded
 
 
 def digest(runner: Runner) -> str:

@@ -16,7 +16,7 @@ from engram.agents.q_learning import (
     ReplaySpec,
     TargetSpec,
 )
-from engram.encoders.pixels import GridSpec, PixelsSpec
+from engram.encoders.pixels import GridSpec, PixelsSpec, image_shape
 from engram.encoders.vector import VectorSpec
 from engram.errors import UnknownName, hint
 from engram.heads.q import DuelingSpec
@@ -29,7 +29,7 @@ def kind_of(space: spaces.Space) -> str:
     """`pixels` for images, `grid` for small boards, `vector` for all else: which encoder suits the observation."""
     if not isinstance(space, spaces.Box) or len(space.shape) not in (2, 3):
         return "vector"
-    if min(space.shape[:2]) >= IMAGE:
+    if min(image_shape(space)[:2]) >= IMAGE:
         return "pixels"
     return "grid" if len(space.shape) == 3 and min(space.shape[:2]) >= 5 else "vector"
 
@@ -50,7 +50,7 @@ def dqn(space: spaces.Space, steps: int) -> AgentSpec:
 def _vector(steps: int) -> AgentSpec:
     return AgentSpec(
         encoder=VectorSpec(widths=(128, 128)),
-        replay=ReplaySpec(capacity=50_000, batch_size=64, start=1_000),
+        replay=ReplaySpec(capacity=50_000, batch_size=64, start=_start(steps, 1_000)),
         optimizer=OptimizerSpec(learning_rate=1e-3),
         target=TargetSpec(every=125, rate=1.0),
         exploration=ExplorationSpec(start=1.0, end=0.02, steps=max(1, steps // 10)),
@@ -60,7 +60,7 @@ def _vector(steps: int) -> AgentSpec:
 def _grid(steps: int) -> AgentSpec:
     return AgentSpec(
         encoder=GridSpec(width=128),  # Young & Tian 2019 (arXiv 1903.03176), section 3
-        replay=ReplaySpec(capacity=100_000, batch_size=32, start=5_000),  # capacity, batch, start: the same
+        replay=ReplaySpec(capacity=100_000, batch_size=32, start=_start(steps, 5_000)),  # all three: the same
         optimizer=OptimizerSpec(learning_rate=2.5e-4, epsilon=1e-5),
         target=TargetSpec(every=250, rate=1.0),  # 1,000 steps: the same
         exploration=ExplorationSpec(start=1.0, end=0.05, steps=max(1, min(100_000, steps // 10))),
@@ -73,7 +73,9 @@ def _pixels(space: spaces.Space, steps: int) -> AgentSpec:
         observation=ObservationSpec(stack=4 if single else 1),  # Mnih et al. 2015: 4 grey frames
         encoder=PixelsSpec(width=512),  # Mnih et al. 2015
         replay=ReplaySpec(
-            capacity=min(1_000_000, max(10_000, steps)), batch_size=32, start=min(20_000, max(1_000, steps // 50))
+            capacity=min(1_000_000, max(10_000, steps)),
+            batch_size=32,
+            start=_start(steps, 20_000 if steps >= 1_000_000 else 2_000),
         ),
         optimizer=OptimizerSpec(learning_rate=1e-4, epsilon=1.5e-4),  # Adam in place of RMSProp: Dopamine's DQN study
         loss=SquaredSpec(),  # with Adam, better than Huber: the same study
@@ -81,6 +83,11 @@ def _pixels(space: spaces.Space, steps: int) -> AgentSpec:
         exploration=ExplorationSpec(start=1.0, end=0.01, steps=max(1, steps // 10)),
         reward_clip=1.0,  # Mnih et al. 2015
     )
+
+
+def _start(steps: int, usual: int) -> int:
+    """When learning begins: as usual, or after a tenth of a run that is short."""
+    return min(usual, max(16, steps // 10))
 
 
 def double_dqn(space: spaces.Space, steps: int) -> AgentSpec:
@@ -103,7 +110,7 @@ def auto(space: spaces.Space, steps: int) -> AgentSpec:
         chosen,
         n_step=3,
         learn_every=2,
-        replay=ReplaySpec(capacity=max(50_000, steps), batch_size=128, start=1_000),
+        replay=ReplaySpec(capacity=max(50_000, steps), batch_size=128, start=_start(steps, 1_000)),
         optimizer=OptimizerSpec(learning_rate=1e-3, final_fraction=0.01, decay_steps=steps),
         target=TargetSpec(every=1, rate=0.01),
         # With 0.02, one seed in ten ended on a policy that drifts: mistakes had become too rare to learn from.

@@ -1,13 +1,14 @@
 """`run.json`: what a run is, written once when it begins; with the checkpoints, all that resuming needs."""
 
 import dataclasses
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from engram import spaces, specs
+from engram import presets, spaces, specs
 from engram.agents.q_learning import AgentSpec
 from engram.checkpoint import CheckpointStore, state_digest
 from engram.errors import CheckpointError, EngramError, SpecError
@@ -16,6 +17,8 @@ from engram.logging import replace_file
 
 RUN_FILE = "run.json"
 FORMAT = "engram-run/1"
+KNOWN = presets.PRESETS  # importing the presets registers every part that a stored agent may name
+FREE = ("steps", "save_every", "log_every", "track")  # what a resumed run may be given anew
 
 
 @dataclass(frozen=True)
@@ -40,10 +43,25 @@ class RunPlan:
 
     def write(self, folder: Path) -> None:
         """Into `folder`/run.json, whole or not at all."""
-        values = {item.name: getattr(self, item.name) for item in dataclasses.fields(self)}
-        values |= {"format": FORMAT, "agent": specs.to_json(self.agent), "space": spaces.to_json(self.space)}
         folder.mkdir(parents=True, exist_ok=True)
-        replace_file(folder / RUN_FILE, (json.dumps(values, indent=2, allow_nan=False) + "\n").encode())
+        replace_file(folder / RUN_FILE, (json.dumps(self._json(), indent=2, allow_nan=False) + "\n").encode())
+
+    def _json(self) -> dict[str, Any]:
+        values = {item.name: getattr(self, item.name) for item in dataclasses.fields(self)}
+        return values | {"format": FORMAT, "agent": specs.to_json(self.agent), "space": spaces.to_json(self.space)}
+
+    def digest(self) -> str:
+        """SHA-256 over all that a run's course depends on. Every checkpoint holds it, so that a changed run.json is
+        noticed; what a resume may change (`FREE`) is left out.
+
+        Raises: SpecError if the plan holds what JSON cannot.
+        """
+        values = {name: value for name, value in self._json().items() if name not in FREE}
+        try:
+            text = json.dumps(values, sort_keys=True, allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise SpecError(f"env_args cannot be stored with the run ({error}); give plain values") from None
+        return hashlib.sha256(text.encode()).hexdigest()
 
     @classmethod
     def read(cls, folder: Path) -> "RunPlan":
@@ -64,15 +82,18 @@ class RunPlan:
             check_numbers(values)
             agent = specs.from_json(AgentSpec, values.pop("agent"))
             return cls(agent=agent, space=spaces.from_json(values.pop("space")), **values)
-        except EngramError as error:
+        except (EngramError, AttributeError, KeyError, TypeError) as error:
             raise CheckpointError(f"{path} is damaged: {error}") from None
 
 
 LEAST = {"steps": 1, "seed": 0, "seeds": 1, "envs": 1, "save_every": 1, "log_every": 1}
+SEEDS = 1 << 32  # JAX makes a key of 32 bits of a seed: larger ones would repeat
 
 
 def check_numbers(chosen: Mapping[str, Any]) -> None:
-    """SpecError for a number of a plan that is too small, or not whole."""
+    """SpecError for a number of a plan that is too small, too large, or not whole."""
+    if isinstance(seed := chosen.get("seed", 0), int) and seed + chosen.get("seeds", 1) > SEEDS:
+        raise SpecError(f"seed = {seed} was given; expected seeds below 2^32 = {SEEDS}")
     for name, low in LEAST.items():
         value = chosen.get(name, low)
         if isinstance(value, bool) or not isinstance(value, int) or value < low:

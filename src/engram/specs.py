@@ -255,8 +255,8 @@ def _fit(kind: Any, value: Any) -> Any:
 
 
 def _check_range(number: float, path: str, limits: Any) -> None:
-    if math.isnan(number):
-        raise SpecError(f"{path} = nan is not a number; give a finite value")
+    if not math.isfinite(number):
+        raise SpecError(f"{path} = {number} is not a finite number; give one that is")
     for name, words, broken in (
         ("low", "at least", lambda bound: number < bound),
         ("high", "at most", lambda bound: number > bound),

@@ -6,14 +6,13 @@ trainer.evaluate(episodes=20).mean
 """
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack, closing
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-import gymnasium
 import jax
 import numpy as np
 from jaxtyping import PyTree
@@ -24,22 +23,23 @@ from engram.checkpoint import Saved, SaveFailed
 from engram.compilation import use_cache
 from engram.envs.device import is_device, make_device
 from engram.envs.host import make_host
-from engram.errors import CheckpointError, Interrupted, SpecError
-from engram.evaluation import Evaluation, Policy, evaluation_seed, play_device, play_host
+from engram.errors import CheckpointError, EngramError, EnvironmentFault, Interrupted, SpecError
+from engram.evaluation import Evaluation
 from engram.keeping import Keeper
 from engram.logging import RunLog
 from engram.memory import check_fits, keep_freed_memory
+from engram.network import build as build_network
 from engram.presets import default_steps
 from engram.presets import preset as make_preset
 from engram.replay import ring
-from engram.runfile import RunPlan, check_numbers, holds_run, info
+from engram.runfile import FREE, RunPlan, check_numbers, holds_run, info
 from engram.runners.common import Runner
 from engram.runners.device import DeviceRunner
 from engram.runners.host import HostRunner
 from engram.signals import StopRequest
 from engram.storage import RunLock
+from engram.trained import Environment, TrainedAgent
 
-Environment = str | gymnasium.Env | Callable[[], gymnasium.Env]
 # Metrics lines and checkpoints of a whole run, and the most steps between two of them, unless told otherwise.
 LOG_POINTS, LOG_AT_LEAST = 100, 10_000
 SAVE_POINTS, SAVE_AT_LEAST = 10, 50_000
@@ -59,8 +59,9 @@ class Trainer:
       steps: the planned length, which the schedules of `auto` follow; `learn` without a number goes up to it.
       run: the run directory; None keeps nothing on disk.
       resume: continue the run in `run` from its newest verified checkpoint.
-      read_only: never write to `run`, so that another process may be training it; `learn` and `save` are refused.
-      action_bins, env_args: see `make_host`.
+      new_episodes: when resuming, begin a new episode in an environment that cannot be taken up where it was; the
+        run then goes on, but not exactly as it would have.
+      action_bins, env_args, worker_timeout: see `make_host`.
       track: TensorBoard events beside metrics.jsonl (extra `track`).
       save_every, log_every: environment steps between checkpoints, and between lines of metrics.
       callbacks: objects with any of `on_start(trainer)`, `on_metrics(trainer, metrics)`, `on_save(trainer, saved)`,
@@ -83,9 +84,10 @@ class Trainer:
         steps: int | None = None,
         run: str | Path | None = None,
         resume: bool = False,
-        read_only: bool = False,
+        new_episodes: bool = False,
         action_bins: int | None = None,
         env_args: Mapping[str, Any] | None = None,
+        worker_timeout: float = 60,
         track: bool | None = None,
         save_every: int | None = None,
         log_every: int | None = None,
@@ -100,8 +102,10 @@ class Trainer:
         self._open = ExitStack()
         self._runner: Runner | None = None
         self._seconds = 0.0
-        self._read_only = read_only
+        self._new_episodes, self._worker_timeout = new_episodes, worker_timeout
         self._failed_saves = 0
+        self._saved_step: int | None = None
+        self._predictor: tuple[int, TrainedAgent] | None = None
         chosen = dict(
             preset=preset, seed=seed, seeds=seeds, envs=envs, asynchronous=asynchronous, steps=steps,
             action_bins=action_bins, env_args=dict(env_args) if env_args else None, track=track,
@@ -121,10 +125,7 @@ class Trainer:
         """A new run: environments first, because the agent's shape follows from them."""
         if env is None:
             raise SpecError("no environment was given; name one, such as 'CartPole-v1' (`engram list envs` shows more)")
-        if self.folder is not None and holds_run(self.folder):
-            raise SpecError(
-                f"{self.folder} already holds a run; pass resume=True (--resume) to go on with it, or another run"
-            )
+        self._check_free()
         self._env = env
         make = {
             name: chosen[name] for name in ("seed", "envs", "asynchronous", "action_bins", "env_args") if name in chosen
@@ -132,6 +133,7 @@ class Trainer:
         self._environment = self._make_environment(env, **make)
         self._choice = chosen, changes
         self.plan = self._plan_for(chosen.get("steps"))
+        self.plan.digest()  # refuses what could not be stored with the run
 
     def _plan_for(self, steps: int | None) -> RunPlan:
         """The plan for a run of this length; presets scale their schedules to it."""
@@ -163,9 +165,8 @@ class Trainer:
         plan = RunPlan.read(self.folder)
         if changes:
             raise SpecError(f"{next(iter(changes))!r} cannot be changed in a resumed run; start a new one with it")
-        free = ("steps", "save_every", "log_every", "track")
         for name, value in chosen.items():
-            if name not in free and getattr(plan, name) != value:
+            if name not in FREE and getattr(plan, name) != value:
                 raise SpecError(
                     f"{self.folder} was started with {name} = {getattr(plan, name)!r}, not {value!r}; leave it out"
                 )
@@ -174,7 +175,7 @@ class Trainer:
         if env is None and plan.env is None:
             raise SpecError(f"{self.folder} was started with an environment object; pass the same one again")
         self._env = env if env is not None else plan.env
-        self.plan = replace(plan, **{name: value for name, value in chosen.items() if name in free})
+        self.plan = replace(plan, **{name: value for name, value in chosen.items() if name in FREE})
         arguments = ("seed", "envs", "asynchronous", "action_bins", "env_args")
         self._environment = self._make_environment(self._env, **{name: getattr(plan, name) for name in arguments})
         if (self._environment.observation_space, self._environment.actions) != (plan.space, plan.actions):
@@ -182,13 +183,13 @@ class Trainer:
                 f"the environment now has {self._environment.observation_space} and {self._environment.actions} "
                 f"actions, but the run was started with {plan.space} and {plan.actions}; restore its version"
             )
-        if not self._read_only:
-            self._lock()
-        self._seconds, passed_over = self._keeper.restore(self._start_runner())
+        self._open.enter_context(RunLock(self.folder))
+        runner = self._make_runner()
+        self._seconds, passed_over = self._keeper.restore(runner, self._new_episodes)
+        self._runner, self._saved_step = runner, runner.steps
         for sentence in passed_over:
             self._tell("on_note", sentence)
-        if not self._read_only:
-            self.plan.write(self.folder)  # its total may be a new one
+        self.plan.write(self.folder)  # its total may be a new one
 
     def _make_environment(self, env: Any, **arguments: Any) -> Any:
         """A device environment, or a batch of host environments."""
@@ -197,27 +198,25 @@ class Trainer:
                 if arguments.get(name):
                     raise SpecError(f"{name} is for host environments; {env!r} runs on the device: leave it out")
             return make_device(env, **(arguments.get("env_args") or {}))
-        given: dict[str, Any] = {"seed": 0} | arguments
+        given: dict[str, Any] = {"seed": 0, "worker_timeout": self._worker_timeout} | arguments
         return self._open.enter_context(closing(make_host(env, **given)))
 
-    def _start_runner(self) -> Runner:
+    def _make_runner(self) -> Runner:
         """The agent, its memory checked for, and what drives it."""
         plan = self.plan
         agent = Agent(plan.agent, plan.space, plan.actions, plan.envs)
         rows = agent.rows_per_lane * agent.envs
         check_fits(plan.seeds * ring.nbytes(plan.space, rows), f"the replay of {plan.seeds * rows:,} rows")
         seeds = range(plan.seed, plan.seed + plan.seeds)
+        self.agent = agent
         if self.on_device:
-            self._runner = DeviceRunner(agent, self._environment, seeds)
-        elif plan.seeds > 1:
+            return DeviceRunner(agent, self._environment, seeds)
+        if plan.seeds > 1:
             raise SpecError(
                 f"{plan.env!r} runs on the host, where seeds learn one after another: `engram train` does that, "
                 f"and in Python make one Trainer for each seed"
             )
-        else:
-            self._runner = HostRunner(agent, self._environment, plan.seed)
-        self.agent = agent
-        return self._runner
+        return HostRunner(agent, self._environment, plan.seed)
 
     @property
     def on_device(self) -> bool:
@@ -228,13 +227,14 @@ class Trainer:
     def runner(self) -> Runner:
         """What drives the agent, made at the first use."""
         if self._runner is None:
-            runner = self._start_runner()
-            if self.folder is not None:
-                self._lock()
-                self.plan.write(self.folder)
-            self._tell_start()
+            runner = self._make_runner()
             runner.start()
-            return runner
+            if self.folder is not None:
+                self._claim()
+            self._tell_start()
+            self._runner = runner
+            if self.folder is not None:
+                self.save()  # step 0: from here on there is something to resume
         return self._runner
 
     def _tell_start(self) -> None:
@@ -242,6 +242,8 @@ class Trainer:
         encoder = registry.name_of("encoder", type(plan.agent.encoder))
         self._tell("on_note", f"{plan.preset}: encoder {encoder} for {plan.space}, {plan.actions} actions")
         self._tell("on_note", f"replay: {ring.size_in_words(plan.space, plan.agent.replay.capacity * plan.seeds)}")
+        if plan.steps <= plan.agent.replay.start:
+            self._tell("on_note", f"replay.start={plan.agent.replay.start} is not reached: nothing will be learned")
         if not self.on_device:
             environment = self._environment
             self._tell("on_note", f"{environment.description}; state at a checkpoint: {environment.level}")
@@ -260,7 +262,6 @@ class Trainer:
 
         Raises: Interrupted after a signal, once the state is saved; EngramError if environment or learning fail.
         """
-        self._check_writable()
         check_numbers({} if steps is None else {"steps": steps})
         if self._runner is None and steps is not None and "steps" not in self._choice[0]:
             self.plan = self._plan_for(steps)
@@ -275,6 +276,9 @@ class Trainer:
             try:
                 self._run(runner, goal, stop, log)
                 reason = "interrupted" if stop() else "done"
+            except EnvironmentFault:
+                self._save_after_fault()
+                raise
             finally:
                 self._tell("on_stop", reason)
         if stop():
@@ -294,15 +298,24 @@ class Trainer:
             runner.advance(border, stop)
             seconds = time.perf_counter() - began
             self._seconds += seconds
-            reached = runner.steps >= border
-            if reached and (border % plan.log_every == 0 or runner.steps >= goal):
+            if _crossed(before, runner.steps, plan.log_every) or runner.steps >= goal:
                 self._report(runner, (runner.steps - before) / seconds, log)
-            if self.folder is not None and reached and border % plan.save_every == 0 and runner.steps < goal:
+            if self.folder is not None and _crossed(before, runner.steps, plan.save_every) and runner.steps < goal:
                 self._try_to_save()
         if self.folder is not None:
-            if stop() and (note := runner.finish()):
+            if note := runner.finish(stop()):
                 self._tell("on_note", note)
+            if runner.steps != self._saved_step:
+                self.save()
+
+    def _save_after_fault(self) -> None:
+        """An environment broke, but what was learned before is sound: it is kept, as far as it can be."""
+        if self.folder is None or self.on_device:  # on the device, learning went on after the fault
+            return
+        try:
             self.save()
+        except EngramError as problem:
+            self._tell("on_note", f"the state before the fault could not be saved: {problem}")
 
     def _report(self, runner: Runner, speed: float, log: RunLog | None) -> None:
         plan = self.plan
@@ -318,8 +331,8 @@ class Trainer:
         """Writes a checkpoint of everything that changes; when it returns, the checkpoint is on the disk."""
         if self.folder is None:
             raise SpecError("this trainer has no run directory to save into; make it with run=FOLDER")
-        self._check_writable()
         saved = self._keeper.save(self.runner, self._seconds)
+        self._saved_step = saved.step
         self._tell("on_save", saved)
         return saved
 
@@ -334,12 +347,6 @@ class Trainer:
             if self._failed_saves == FAILED_SAVES:
                 raise
 
-    def _check_writable(self) -> None:
-        if self._read_only:
-            raise SpecError(
-                f"{self.folder} was opened read-only; open it with Trainer(run=..., resume=True) to train on"
-            )
-
     def state_digest(self) -> str:
         """SHA-256 over every leaf of the state, replay and environment included."""
         return keeping.digest(self.runner)
@@ -347,40 +354,34 @@ class Trainer:
     @cached_property
     def _keeper(self) -> Keeper:
         assert self.folder is not None
-        return Keeper(self.folder)
+        return Keeper(self.folder, self.plan.digest())
 
-    def _lock(self) -> None:
+    def _claim(self) -> None:
+        """Takes the run directory for a new run, unless another trainer began one there meanwhile."""
         assert self.folder is not None
-        self._open.enter_context(RunLock(self.folder))
+        with ExitStack() as held:
+            held.enter_context(RunLock(self.folder))
+            self._check_free()
+            self.plan.write(self.folder)
+            self._open.enter_context(held.pop_all())
+
+    def _check_free(self) -> None:
+        if self.folder is not None and holds_run(self.folder):
+            raise SpecError(
+                f"{self.folder} already holds a run; pass resume=True (--resume) to go on with it, or another run"
+            )
 
     # -- using ---------------------------------------------------------------------------------------------
 
+    def trained(self) -> TrainedAgent:
+        """The agent as it is now."""
+        runner = self._runner or self._make_runner()
+        like = None if self.on_device else self._environment
+        return TrainedAgent(self.plan, runner.networks(), self._env, like)
+
     def evaluate(self, episodes: int = 20, seed: int = 0) -> Evaluation:
-        """Plays whole episodes greedily with the newest parameters, on seeds that no training uses.
-
-        With several seeds, each agent plays `episodes` episodes.
-        """
-        key = evaluation_seed(seed)
-        stack, networks = self.plan.agent.observation.stack, self.runner.networks()
-        if self.on_device:
-            play = partial(play_device, self._environment)
-            keys = jax.random.split(jax.random.PRNGKey(key), len(networks))
-            played = [play(params, one, stack, episodes) for params, one in zip(networks, keys, strict=True)]
-            return Evaluation.of([np.asarray(returns).tolist() for returns in played])
-        with closing(self._evaluation_envs(key, episodes)) as envs:
-            return Evaluation.of([play_host(self._policy(params), envs, episodes) for params in networks])
-
-    def _evaluation_envs(self, seed: int, episodes: int) -> Any:
-        if isinstance(self._env, gymnasium.Env):
-            raise SpecError(
-                "the environment object is in use by training; make the Trainer from an id or from a function "
-                "that makes the environment, so that evaluation can make one of its own"
-            )
-        arguments = dict(action_bins=self.plan.action_bins, env_args=self.plan.env_args)
-        return make_host(self._env, seed=seed, envs=min(episodes, 4), **arguments)  # type: ignore[arg-type]
-
-    def _policy(self, params: Any) -> Policy:
-        return Policy(params, self.plan.space, self.plan.agent.observation.stack, self.plan.actions)
+        """Plays whole episodes greedily with the newest parameters; see `TrainedAgent.evaluate`."""
+        return self.trained().evaluate(episodes, seed)
 
     def predict(
         self,
@@ -388,22 +389,11 @@ class Trainer:
         state: PyTree | None = None,
         episode_start: np.ndarray | None = None,
         deterministic: bool = True,
-    ) -> tuple[np.ndarray, PyTree]:
-        """The action for one observation, or for a batch of them, and the state to pass to the next call.
-
-        The state holds the stacked frames; pass None at the beginning. The signature is that of
-        Stable-Baselines3's `predict`, so its `evaluate_policy` takes a trainer for a model.
-        """
-        policy = self._policy(self.runner.networks()[0])
-        epsilon = 0.0 if deterministic else self.plan.agent.exploration.end
-        return policy.predict(observation, state, episode_start, epsilon, self._exploration)
-
-    @property
-    def _exploration(self) -> np.random.Generator:
-        """For `predict` alone; training draws from generators that are part of the checkpoint."""
-        if not hasattr(self, "_generator"):
-            self._generator = np.random.default_rng([self.plan.seed, 0x9EED])
-        return self._generator
+    ) -> tuple[Any, PyTree]:
+        """The action for one observation, or a batch of them, and the next state; see `TrainedAgent.predict`."""
+        if self._predictor is None or self._predictor[0] != self.steps:
+            self._predictor = self.steps, self.trained()
+        return self._predictor[1].predict(observation, state, episode_start, deterministic)
 
     def info(self) -> dict[str, Any]:
         """What `engram info` shows, for this trainer's run directory."""
@@ -427,10 +417,23 @@ class Trainer:
                 getattr(callback, event)(self, *arguments)
 
 
-def load(run: str | Path, env: Environment | None = None) -> Trainer:
-    """The trainer of a stored run, to evaluate and predict with; the run itself stays as it is."""
-    return Trainer(env, run=run, resume=True, read_only=True)
+def load(run: str | Path, env: Environment | None = None) -> TrainedAgent:
+    """The agent of a stored run, to evaluate and predict with; the run itself may go on meanwhile."""
+    folder = Path(run)
+    use_cache()
+    plan = RunPlan.read(folder)
+    spec = plan.agent
+    build = partial(
+        build_network, spec.encoder, spec.head, plan.space, spec.observation.stack, plan.actions, jax.random.PRNGKey(0)
+    )
+    networks, _ = Keeper(folder, plan.digest()).networks(build)
+    return TrainedAgent(plan, networks, env)
 
 
 def _next(step: int, every: int) -> int:
     return (step // every + 1) * every
+
+
+def _crossed(before: int, after: int, every: int) -> bool:
+    """Whether a multiple of `every` lies in (before, after]: many environments step over the multiple itself."""
+    return before // every != after // every

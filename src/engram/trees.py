@@ -6,15 +6,14 @@ from typing import Any, TypeVar
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
 
 from engram.errors import CheckpointError
 
 T = TypeVar("T")
 
 
-def named(tree: Any, prefix: str = "") -> dict[str, Array]:
-    """Every leaf by its path, in the order of `jax.tree.leaves`."""
+def named(tree: Any, prefix: str = "") -> dict[str, Any]:
+    """Every leaf (an array, or what stands for one) by its path, in the order of `jax.tree.leaves`."""
     leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
     return {".".join(filter(None, [prefix, *map(_part, path)])): leaf for path, leaf in leaves}
 

@@ -53,7 +53,7 @@ class OptimizerSpec:
 
     learning_rate: float = setting(1e-3, "step size at the start", above=0)
     final_fraction: float = setting(1.0, "the step size falls linearly to this fraction of itself", low=0, high=1)
-    decay_steps: int = setting(1, "environment steps over which it falls", low=1)
+    decay_steps: int = setting(1, "environment steps, from the first update on, over which it falls", low=1)
     epsilon: float = setting(1e-8, "Adam's epsilon", above=0)
     clip_norm: float = setting(10.0, "largest global norm of a gradient; 0 for no limit", low=0)
 
@@ -160,12 +160,21 @@ class Agent:
         if self.spec.learn_every % self.envs and self.envs % self.spec.learn_every:
             raise SpecError(
                 f"learn_every = {self.spec.learn_every} and {self.envs} environments do not fit: each moment of "
-                f"learning falls between two steps of all environments, so one must divide the other"
+                f"learning falls between two steps of all environments, so one must divide the other; set "
+                f"learn_every={self.envs}"
             )
-        if self.rows_per_lane <= self.spec.n_step + self.spec.observation.stack:
+        block = 2 * max(1, self.spec.learn_every // self.envs)  # rows written at once, at most
+        if self.rows_per_lane <= self.spec.n_step + self.spec.observation.stack + block:
             raise SpecError(
                 f"replay.capacity = {self.spec.replay.capacity} leaves {self.rows_per_lane} rows for each of "
-                f"{self.envs} environments, too few for n_step = {self.spec.n_step}; raise it"
+                f"{self.envs} environments, too few for n_step = {self.spec.n_step} and learn_every = "
+                f"{self.spec.learn_every}; raise it"
+            )
+        if self.spec.replay.start < self.envs * (self.spec.n_step + 1):
+            raise SpecError(
+                f"replay.start = {self.spec.replay.start} is before the first whole window of n_step = "
+                f"{self.spec.n_step} in {self.envs} environments; raise it to at least "
+                f"{self.envs * (self.spec.n_step + 1)}"
             )
 
     @property

@@ -5,7 +5,7 @@ from math import prod
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, PyTree, Shaped
 
 from engram import spaces
 from engram.errors import SpaceError
@@ -47,6 +47,7 @@ class ImageEncoder(eqx.Module):
     convolutions: tuple[Convolution, ...]
     dense: Linear
     scale: float = eqx.field(static=True)
+    channels_first: bool = eqx.field(static=True)
 
     def __init__(
         self, space: spaces.Space, stack: int, layers: tuple[tuple[int, int, int], ...], width: int, *, key: Key
@@ -65,7 +66,9 @@ class ImageEncoder(eqx.Module):
             rows, columns, channels = (rows - size) // stride + 1, (columns - size) // stride + 1, out
         self.convolutions = tuple(convolutions)
         self.dense = Linear(prod((rows, columns, channels)), width, key=keys[0])
-        self.scale = 1 / 255 if space.dtype == "uint8" else 1.0  # type: ignore[union-attr]
+        assert isinstance(space, spaces.Box)  # image_shape saw to it
+        self.scale = 1 / 255 if space.dtype == "uint8" else 1.0
+        self.channels_first = channels_first(space)
 
     @property
     def width(self) -> int:
@@ -73,22 +76,30 @@ class ImageEncoder(eqx.Module):
         return self.dense.weight.shape[0]
 
     def __call__(self, observation: PyTree) -> Encoding:
-        x = frames_as_channels(observation).astype(jnp.float32) * self.scale
+        x = frames_as_channels(observation, self.channels_first).astype(jnp.float32) * self.scale
         for convolution in self.convolutions:
             x = jax.nn.relu(convolution(x))
         return Encoding(jax.nn.relu(self.dense(x.reshape(-1))), jnp.zeros((0, 0)))
 
 
-def frames_as_channels(frames: Array) -> Float[Array, "rows columns channels"]:
-    """[stack, rows, columns] or [stack, rows, columns, channels] -> one image."""
+def channels_first(space: spaces.Box) -> bool:
+    """Whether images are [channels, rows, columns], as some frame stacks are: a few channels, then two long sides."""
+    return len(space.shape) == 3 and space.shape[0] <= 16 < min(space.shape[1:])
+
+
+def frames_as_channels(frames: Array, first: bool = False) -> Shaped[Array, "rows columns channels"]:
+    """Stacked frames, with or without an axis of channels (last, or `first` after the stack), as one image."""
     image = frames if frames.ndim == 4 else frames[..., None]
+    image = jnp.moveaxis(image, 1, 3) if first else image
     return jnp.moveaxis(image, 0, 2).reshape(*image.shape[1:3], -1)
 
 
 def image_shape(space: spaces.Space) -> tuple[int, int, int]:
     """Rows, columns and channels of an image space; SpaceError for any other."""
-    if isinstance(space, spaces.Box) and len(space.shape) in (2, 3):
-        return (*space.shape, 1)[:3] if len(space.shape) == 2 else space.shape  # type: ignore[return-value]
+    if isinstance(space, spaces.Box) and len(space.shape) == 2:
+        return (*space.shape, 1)
+    if isinstance(space, spaces.Box) and len(space.shape) == 3:
+        return (*space.shape[1:], space.shape[0]) if channels_first(space) else space.shape
     raise SpaceError(
         f"an image encoder needs one array of rows x columns (x channels), but the observation is {space}; "
         f"use encoder=vector"

@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import PyTree
 
 from engram.envs import capture as capturing
+from engram.envs.translate import Translator
 from engram.envs.wrappers import Episodes, Level
 from engram.errors import CheckpointError, EnvironmentFault
 from engram.spaces import Space
@@ -33,6 +34,7 @@ class HostEnvs(Protocol):
     envs: int
     level: Literal["exact", "replayed", "boundary"]
     description: str
+    anew: np.ndarray  # bool [envs]: where the last restore began a new episode; False before any
 
     def reset(self) -> PyTree:
         """Starts episode 0 of every environment; returns observations [envs, ...]."""
@@ -43,11 +45,31 @@ class HostEnvs(Protocol):
         ...
 
     def capture(self) -> capturing.Captured:
-        """The environments' state: JSON values (`levels`: how exactly each can be restored) and arrays."""
+        """The environments' state: JSON values (`levels`: how exactly each can be restored) and arrays.
+
+        Also possible after an EnvironmentFault, until `close`: what can no longer be saved within its episode has
+        level "boundary" then. At level "replayed" the actions saved grow with the episode.
+        """
         ...
 
-    def restore(self, meta: dict[str, Any], arrays: dict[str, np.ndarray]) -> PyTree:
-        """Takes up a captured state; returns its observations [envs, ...]."""
+    def restore(self, meta: dict[str, Any], arrays: dict[str, np.ndarray], new_episodes: bool = False) -> PyTree:
+        """Takes up a captured state; returns its observations [envs, ...], and sets `anew`.
+
+        Raises CheckpointError for another number of environments or seed, and where an environment cannot be restored
+        exactly; with `new_episodes` that environment begins its next episode, as at level "boundary".
+        """
+        ...
+
+    def is_batched(self, observation: Any) -> bool:
+        """Whether a raw Gymnasium observation has a leading axis of environments; see `Translator.is_batched`."""
+        ...
+
+    def convert(self, observation: Any, batched: bool) -> PyTree:
+        """A raw Gymnasium observation, or a batch, checked and as rows [envs, ...]; see `Translator.convert`."""
+        ...
+
+    def environment_action(self, index: np.ndarray) -> np.ndarray:
+        """The agent's actions (int [n]) as the Gymnasium environment expects them."""
         ...
 
     def close(self) -> None:
@@ -70,12 +92,14 @@ class LocalEnvs:
                 other.index, (other.observer.signature(), other.actions), (first.observer.signature(), first.actions)
             )
         self._observer = first.observer
+        self._translator = Translator(first.observer, first.action_table)
         self._shapes = [((len(makers), *part.shape), part.dtype) for part in first.observer.parts]
         self.observation_space = space_of(first)
         self.actions = first.actions
         self.envs = len(makers)
         self.level: Level = weakest([episodes.level for episodes in self._episodes])
         self.description = description
+        self.anew = np.zeros(self.envs, np.bool_)
 
     def reset(self) -> PyTree:
         """See HostEnvs."""
@@ -89,11 +113,16 @@ class LocalEnvs:
         columns = [np.empty(shape, dtype) for shape, dtype in self._shapes]
         finals: list[tuple[int, list[Any]]] = []
         for index, (episodes, action) in enumerate(zip(self._episodes, actions.tolist(), strict=True)):
-            arrays, reward[index], terminated[index], ended = episodes.step(action)
-            done[index] = ended
-            if ended:
-                finals.append((index, [np.array(array) for array in arrays]))  # its buffer may be used by the reset
-                arrays = episodes.begin()
+            try:
+                arrays, reward[index], terminated[index], ended = episodes.step(action)
+                done[index] = ended
+                if ended:
+                    finals.append((index, [np.array(array) for array in arrays]))  # the reset may use its buffer
+                    arrays = episodes.begin()
+            except EnvironmentFault:
+                for moved in self._episodes[:index]:  # nobody will see what they did in this step
+                    moved.torn = True
+                raise
             for column, array in zip(columns, arrays, strict=True):
                 column[index] = array
         observation = self._observer.tree(columns)
@@ -104,11 +133,25 @@ class LocalEnvs:
         """See HostEnvs."""
         return join_captured([capturing.capture(episodes) for episodes in self._episodes], self._episodes[0].seed)
 
-    def restore(self, meta: dict[str, Any], arrays: dict[str, np.ndarray]) -> PyTree:
+    def restore(self, meta: dict[str, Any], arrays: dict[str, np.ndarray], new_episodes: bool = False) -> PyTree:
         """See HostEnvs."""
         captured = split_captured(meta, arrays, self.envs, self._episodes[0].seed)
         parts = zip(self._episodes, captured, strict=True)
-        return self._batch([capturing.restore(episodes, state) for episodes, state in parts])
+        restored = [capturing.restore(episodes, state, new_episodes) for episodes, state in parts]
+        self.anew = np.array([anew for _, anew in restored], np.bool_)
+        return self._batch([rows for rows, _ in restored])
+
+    def is_batched(self, observation: Any) -> bool:
+        """See HostEnvs."""
+        return self._translator.is_batched(observation)
+
+    def convert(self, observation: Any, batched: bool) -> PyTree:
+        """See HostEnvs."""
+        return self._translator.convert(observation, batched)
+
+    def environment_action(self, index: np.ndarray) -> np.ndarray:
+        """See HostEnvs."""
+        return self._translator.environment_action(index)
 
     def close(self) -> None:
         """See HostEnvs."""

@@ -163,7 +163,15 @@ def _find(name: str) -> EnvSpec:
     for beginning, (needed, extra) in _EXTRAS.items():
         if find_spec(needed) is None and (env_id.startswith(beginning) or (extra == "atari" and _OLD_ATARI in env_id)):
             raise UnknownName(f"{env_id} needs the package {needed}; {install(extra)}")
-    known = ids()
+    from engram.envs.device import device_ids  # imports JAX; workers, which must not, are sent what was found here
+
+    on_device = device_ids()
+    if env_id in on_device:
+        raise UnknownName(
+            f"{env_id!r} runs on the device and is no Gymnasium environment; leave out what only those have "
+            f"(asynchronous, action_bins)"
+        )
+    known = sorted({*ids(), *on_device})
     near = get_close_matches(env_id, known, n=3, cutoff=0.6)
     folded = {known_id.lower(): known_id for known_id in known}
     if env_id.lower() in folded:

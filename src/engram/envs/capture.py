@@ -6,8 +6,10 @@ Three levels, decided once for each environment when it is made:
   They and the random generator's state are saved and put back into a fresh instance.
 - `replayed`: the class is not known, but a probe found it deterministic. The episode's seed and its actions are
   saved; restoring resets and plays them again, in time proportional to the episode's length, and then demands that
-  the observation's SHA-256 and the sum of rewards are those saved.
+  the observation's SHA-256 and the sum of rewards are those saved. The actions are kept in memory and in every saved
+  state (4 bytes each there), so they grow with the episode; register the class below if its episodes are very long.
 - `boundary`: neither. Restoring begins the environment's next episode; the rest of the interrupted one is lost.
+  An environment is also saved so after a fault, whatever its level.
 
 Nothing is pickled: a state is JSON values and arrays. Worker processes import this file, so it imports no JAX.
 
@@ -105,6 +107,8 @@ def capture(episodes: Episodes, _: None = None) -> Captured:
 
     Raises EngramError if an attribute registered for exact capture holds what cannot be saved.
     """
+    if episodes.torn or not episodes.observation:
+        return at_boundary(episodes.episode)
     parts = zip(episodes.observer.parts, episodes.observation, strict=True)
     arrays = {f"observation.{number}": np.array(value, part.dtype) for number, (part, value) in enumerate(parts)}
     meta: dict[str, Any] = {
@@ -122,12 +126,30 @@ def capture(episodes: Episodes, _: None = None) -> Captured:
     return meta, arrays
 
 
-def restore(episodes: Episodes, captured: Captured) -> list[np.ndarray]:
-    """Puts a captured state into a fresh environment; returns the arrays of its current observation.
+def at_boundary(episode: int) -> Captured:
+    """The state of an environment that can only begin the episode after `episode`."""
+    return {"level": "boundary", "episode": episode}, {}
 
-    Raises CheckpointError where the state cannot be reached again exactly.
+
+def restore(episodes: Episodes, captured: Captured, new_episodes: bool = False) -> tuple[list[np.ndarray], bool]:
+    """Puts a captured state into a fresh environment.
+
+    Returns: the arrays of its current observation, and whether a new episode was begun: at level `boundary`, and with
+    `new_episodes` also where the state cannot be reached again exactly. Raises CheckpointError there otherwise.
     """
-    meta, arrays = captured
+    level = episodes.level
+    try:
+        _take_up(episodes, *captured)
+        anew = captured[0]["level"] == "boundary"
+    except CheckpointError:
+        if not new_episodes or "episode" not in captured[0]:
+            raise
+        episodes.level, anew = level, True
+        _take_up(episodes, *at_boundary(captured[0]["episode"]))
+    return [np.array(value) for value in episodes.observation], anew
+
+
+def _take_up(episodes: Episodes, meta: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
     try:
         level = meta["level"]
         if level == "boundary":
@@ -144,7 +166,6 @@ def restore(episodes: Episodes, captured: Captured) -> list[np.ndarray]:
         raise _refusal(episodes, f"failed while it was restored: {fault}") from fault
     except (KeyError, IndexError, TypeError, AttributeError) as error:
         raise _refusal(episodes, f"has a damaged or foreign state ({type(error).__name__}: {error})") from error
-    return [np.array(value) for value in episodes.observation]
 
 
 def digest(episodes: Episodes) -> str:
@@ -168,6 +189,7 @@ def _repeats(episodes: Episodes) -> bool:
         return False
     finally:
         episodes.episode, episodes.elapsed, episodes.episode_return, episodes.observation = -1, 0, 0.0, []
+        episodes.torn = False
 
 
 def _probe(episodes: Episodes) -> list[Any]:
@@ -313,5 +335,6 @@ def _refusal(episodes: Episodes, problem: str) -> CheckpointError:
     spec = episodes.env.unwrapped.spec
     name = spec.id if spec is not None else type(episodes.env.unwrapped).__name__
     return CheckpointError(
-        f"environment {episodes.index} ({name}) {problem}; start the run again, or from its settings of then"
+        f"environment {episodes.index} ({name}) {problem}; resume with new_episodes=True (--new-episodes) to begin a "
+        f"new episode there, or start the run again"
     )

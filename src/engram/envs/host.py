@@ -89,7 +89,7 @@ def _make_asynchronous(builder: Builder, makers: list[EpisodesMaker], worker_tim
     first = Episodes(builder(), index=0, seed=makers[0].seed, action_bins=makers[0].action_bins)
     first.close()
     space = _space(first.observer)
-    return AsyncEnvs(makers, first.observer, first.actions, space, builder.description, worker_timeout)
+    return AsyncEnvs(makers, first.observer, first.action_table, space, builder.description, worker_timeout)
 
 
 def _space(observer: Observer) -> spaces.Space:

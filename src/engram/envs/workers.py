@@ -1,17 +1,22 @@
 """Environments in processes of their own, through gymnasium.vector.AsyncVectorEnv.
 
-Workers are started from a fresh process (`forkserver`, or `spawn` where there is none): a fork of a process in which
-JAX runs its threads may stop for ever. What a worker is sent (the environment's maker, actions, states) and sends
-back goes over Gymnasium's own pipes.
+Workers are fresh processes (`spawn`): a fork of a process in which JAX runs its threads may stop for ever, and a fork
+server would die of the SIGTERM that the workers outlive. What a worker is sent (the environment's maker, actions,
+states) and sends back goes over Gymnasium's own pipes.
 
 No call waits for ever: a worker that dies, or does not answer in time, is named in an EnvironmentFault, and the
-others are ended.
+others are ended. SIGINT and SIGTERM leave workers running, so that the main process can still save; it ends them by
+SIGKILL, at `close`, after a fault, when AsyncEnvs is dropped and when it exits. If it is killed, their pipes close
+and they end at their next read.
 """
 
 import multiprocessing
+import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
+from multiprocessing.util import Finalize
 from typing import Any, NoReturn
 
 import numpy as np
@@ -23,11 +28,12 @@ from engram.envs import capture as capturing
 from engram.envs.batch import HostStep, check_alike, join_captured, split_captured, stack, weakest
 from engram.envs.build import EpisodesMaker
 from engram.envs.convert import Observer
+from engram.envs.translate import Translator
 from engram.envs.wrappers import Level, WorkerEnvironment
 from engram.errors import EngramError, EnvironmentFault, SpecError
 from engram.spaces import Space
 
-_PATIENCE = 5.0  # seconds for a process to be seen dead, or to follow a request to end
+_PATIENCE = 5.0  # seconds for a process to be seen dead, or to close its environment
 _REPLAY_BATCH = 1000  # actions replayed at a restore within one worker_timeout
 
 
@@ -38,20 +44,26 @@ class AsyncEnvs:
         self,
         makers: list[EpisodesMaker],
         observer: Observer,
-        actions: int,
+        table: np.ndarray,
         space: Space,
         description: str,
         worker_timeout: float,
     ):
         self._observer = observer
+        self._translator = Translator(observer, table)
         self._shapes = [((len(makers), *part.shape), part.dtype) for part in observer.parts]
         self._seed = makers[0].seed
         self._timeout = worker_timeout
         self.observation_space = space
-        self.actions = actions
+        self.actions = actions = len(table)
         self.envs = len(makers)
         self.description = description
+        self.anew = np.zeros(self.envs, np.bool_)
+        self._episode = np.full(self.envs, -1)  # as last reported, for a capture after a fault
+        self._fault = ""
         self._vector = _start([partial(WorkerEnvironment, maker, observer.source, actions) for maker in makers])
+        # Before multiprocessing's own end, which would ask workers by SIGTERM to end and wait for ever.
+        Finalize(self, _end_workers, (self._vector,), exitpriority=0)
         built = self._call("build")
         for index, answer in enumerate(built):
             try:
@@ -68,6 +80,7 @@ class AsyncEnvs:
             partial(self._vector.reset_async, options={"episode": 0}), self._vector.reset_wait, self._timeout, "reset"
         )
         self._check_infos(infos)
+        self._episode[:] = 0
         return observation
 
     def step(self, actions: np.ndarray) -> HostStep:
@@ -78,24 +91,49 @@ class AsyncEnvs:
         )
         self._check_infos(infos)
         done = terminated | truncated
+        self._episode += done
         final = self._finals(observation, infos["final_obs"], done) if done.any() else observation
         return HostStep(observation, reward.astype(np.float32), terminated, done, final)
 
     def capture(self) -> capturing.Captured:
         """See HostEnvs."""
-        return join_captured(self._call("apply", capturing.capture, [None] * self.envs), self._seed)
+        if not self._fault:
+            try:
+                captured = self._answers("apply", capturing.capture, [None] * self.envs)
+            except EnvironmentFault:  # a worker is gone: what can be saved is saved, and the next step says why
+                if not self._fault:
+                    raise
+            else:
+                return join_captured(self._checked(captured), self._seed)
+        return join_captured([capturing.at_boundary(int(episode)) for episode in self._episode], self._seed)
 
-    def restore(self, meta: dict[str, Any], arrays: dict[str, np.ndarray]) -> PyTree:
+    def restore(self, meta: dict[str, Any], arrays: dict[str, np.ndarray], new_episodes: bool = False) -> PyTree:
         """See HostEnvs. Each 1,000 actions to replay lengthen the time a worker has to answer by `worker_timeout`."""
         captured = split_captured(meta, arrays, self.envs, self._seed)
         longest = max((array.size for name, array in arrays.items() if name.endswith(".actions")), default=0)
         timeout = self._timeout * (1 + longest // _REPLAY_BATCH)
-        return stack(
-            self._call("apply", capturing.restore, captured, timeout=timeout), self._shapes, self._observer.tree
-        )
+        take_up = partial(capturing.restore, new_episodes=new_episodes)
+        restored = self._call("apply", take_up, captured, timeout=timeout)
+        self.anew = np.array([anew for _, anew in restored], np.bool_)
+        self._episode[:] = [state["episode"] for state, _ in captured]
+        self._episode += self.anew
+        return stack([rows for rows, _ in restored], self._shapes, self._observer.tree)
+
+    def is_batched(self, observation: Any) -> bool:
+        """See HostEnvs."""
+        return self._translator.is_batched(observation)
+
+    def convert(self, observation: Any, batched: bool) -> PyTree:
+        """See HostEnvs."""
+        return self._translator.convert(observation, batched)
+
+    def environment_action(self, index: np.ndarray) -> np.ndarray:
+        """See HostEnvs."""
+        return self._translator.environment_action(index)
 
     def close(self) -> None:
         """See HostEnvs. Workers are asked to close their environments, then ended."""
+        self._fault = ""
         if self._vector.closed:
             return
         try:
@@ -109,9 +147,14 @@ class AsyncEnvs:
         self._end()
 
     def _call(self, name: str, *arguments: Any, timeout: float | None = None) -> list[Any]:
+        return self._checked(self._answers(name, *arguments, timeout=timeout))
+
+    def _answers(self, name: str, *arguments: Any, timeout: float | None = None) -> list[Any]:
         self._open()
         send = partial(self._vector.call_async, name, *arguments)
-        answers = list(self._waited(send, self._vector.call_wait, timeout or self._timeout, name))
+        return list(self._waited(send, self._vector.call_wait, timeout or self._timeout, name))
+
+    def _checked(self, answers: list[Any]) -> list[Any]:
         for index, answer in enumerate(answers):
             if isinstance(answer, dict) and "fault" in answer:
                 self._raise_fault(index, answer)
@@ -131,9 +174,11 @@ class AsyncEnvs:
                 f"{_named(_dead(self._vector.processes))} died (call: {doing}; {_exit_codes(self._vector.processes)})"
             )
         self._end()
-        raise EnvironmentFault(
-            f"{problem}; the other workers were ended: mend the environment or give a longer worker_timeout, and resume"
+        self._fault = (
+            f"{problem}; the other workers were ended: mend the environment or raise worker_timeout "
+            f"(--worker-timeout), and resume"
         )
+        raise EnvironmentFault(self._fault)
 
     def _check_infos(self, infos: dict[str, Any]) -> None:
         if "fault" in infos:
@@ -146,6 +191,7 @@ class AsyncEnvs:
         kind = getattr(engram.errors, fault["kind"], None)
         known = kind if isinstance(kind, type) and issubclass(kind, EngramError) else EnvironmentFault
         text = fault["fault"] if fault["fault"].startswith("environment ") else f"environment {index}: {fault['fault']}"
+        self._fault = text
         error = known(text)
         error.add_note("in the worker:\n" + fault["trace"])
         raise error
@@ -159,25 +205,20 @@ class AsyncEnvs:
 
     def _open(self) -> None:
         if self._vector.closed:
-            raise EnvironmentFault(
-                "the environments are closed, by close() or after a fault; make them again and resume"
-            )
+            why = f"after a fault ({self._fault})" if self._fault else "by close()"
+            raise EnvironmentFault(f"the environments are closed, {why}; make them again and resume")
 
     def _end(self) -> None:
         _end_workers(self._vector)
 
 
 def _start(makers: list[Callable[[], WorkerEnvironment]]) -> AsyncVectorEnv:
-    methods = multiprocessing.get_all_start_methods()
     # Two steps instead of a call: if starting fails half-way, the processes already started are still at hand.
     vector = AsyncVectorEnv.__new__(AsyncVectorEnv)
     vector.processes, vector.parent_pipes = [], []
     try:
-        vector.__init__(
-            makers,
-            context="forkserver" if "forkserver" in methods else "spawn",
-            autoreset_mode=AutoresetMode.SAME_STEP,
-        )
+        with _born_deaf():
+            vector.__init__(makers, context="spawn", autoreset_mode=AutoresetMode.SAME_STEP)
     except (EOFError, OSError) as error:
         dead = _dead(vector.processes)
         _end_workers(vector)
@@ -194,16 +235,32 @@ def _start(makers: list[Callable[[], WorkerEnvironment]]) -> AsyncVectorEnv:
     return vector
 
 
+@contextmanager
+def _born_deaf() -> Iterator[None]:
+    """Processes started inside inherit that SIGINT and SIGTERM are blocked, until they have handlers of their own.
+
+    Only the calling thread's mask changes: a signal that comes meanwhile reaches this process right afterwards.
+    """
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    from multiprocessing import resource_tracker
+
+    resource_tracker.ensure_running()  # starting it inside would unblock both signals
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _end_workers(vector: AsyncVectorEnv) -> None:
     """Ends the processes of this batch and no others; Gymnasium's own close would first wait for their answers."""
     started = [process for process in vector.processes if process.pid is not None]
     for process in started:
-        process.terminate()
+        process.kill()
     for process in started:
         process.join(_PATIENCE)
-        if process.is_alive():
-            process.kill()
-            process.join(_PATIENCE)
     for pipe in vector.parent_pipes:
         if pipe is not None:
             pipe.close()

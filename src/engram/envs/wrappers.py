@@ -47,7 +47,8 @@ class Episodes:
       episode: number of the current episode, -1 before the first.
       elapsed: actions taken in it.
       episode_return: sum of its rewards, float64.
-      history: its actions, kept only at level `replayed`.
+      history: its actions, kept only at level `replayed`, where it (and the time to restore) grows with the episode.
+      torn: whether its last step or reset failed or reached nobody, so that only its boundary can be saved.
       observation: the arrays of what it showed last; perhaps its own, so to be copied before the next step.
     """
 
@@ -58,17 +59,18 @@ class Episodes:
         self.level: Level = "boundary"
         try:
             self.observer = Observer(env.observation_space)
-            self._actions = joint_actions(env.action_space, action_bins)
+            self.action_table = joint_actions(env.action_space, action_bins)
         except AttributeError as error:
             raise SpaceError(
                 f"{env} lacks a space ({error}); a Gymnasium environment sets self.observation_space and "
                 f"self.action_space in its __init__"
             ) from error
-        self.actions = len(self._actions)
+        self.actions = len(self.action_table)
         self.episode = -1
         self.elapsed = 0
         self.episode_return = 0.0
         self.history: list[int] = []
+        self.torn = False
         self.observation: list[Any] = []
 
     def begin(self, episode: int | None = None) -> list[Any]:
@@ -81,6 +83,7 @@ class Episodes:
         self.elapsed = 0
         self.episode_return = 0.0
         self.history = []
+        self.torn = False
         try:
             result = self.env.reset(seed=seed)
         except Exception as error:
@@ -103,7 +106,7 @@ class Episodes:
         if self.level == "replayed":
             self.history.append(int(action))
         try:
-            result = self.env.step(self._actions[action].copy())
+            result = self.env.step(self.action_table[action].copy())
         except Exception as error:
             raise self._fault(f"step raised {_name(error)}; mend the environment") from error
         if type(result) is not tuple or len(result) != 5:
@@ -156,6 +159,7 @@ class Episodes:
         raise self._fault(f"{field} is {_form(value)}, expected True or False; wrap it in bool(...)")
 
     def _fault(self, problem: str) -> EnvironmentFault:
+        self.torn = True
         where = f"step {self.elapsed}" if self.elapsed else "step 0 (reset)"
         return EnvironmentFault(f"environment {self.index}, episode {self.episode}, {where}: {problem}")
 
@@ -179,8 +183,7 @@ class WorkerEnvironment(gymnasium.Env):
     def build(self) -> dict[str, Any]:
         """Makes the environment; returns what the main process needs to know of it, or a fault."""
         if parent_process() is not None:
-            # Ctrl-C reaches the whole process group; the main process decides what it means, and stops the workers.
-            signal.signal(signal.SIGINT, signal.SIG_IGN)
+            _leave_signals_to_the_main_process()
         try:
             episodes = self._episodes = self._make()
             return {"level": episodes.level, "signature": episodes.observer.signature(), "actions": episodes.actions}
@@ -221,6 +224,18 @@ class WorkerEnvironment(gymnasium.Env):
         if self._episodes is None:
             raise RuntimeError("build() comes before any other call")
         return self._episodes
+
+
+def _leave_signals_to_the_main_process() -> None:
+    """Ctrl-C, and often SIGTERM, reach the whole process group; the main process saves first, then ends the workers.
+
+    Until here both were blocked by whoever started this worker. A program that the environment starts gets SIGTERM as
+    usual: a handler, unlike SIG_IGN, is not inherited.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: None)
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGINT, signal.SIGTERM))
 
 
 def _fault_of(error: Exception) -> dict[str, Any]:

@@ -69,12 +69,25 @@ class Runner(Protocol):
         """
         ...
 
-    def restore(self, arrays: Mapping[str, np.ndarray], meta: dict[str, Any], replay: Callable[[Ring], Ring]) -> None:
-        """Takes a captured state back; `replay` fills an empty ring."""
+    def restore(
+        self,
+        arrays: Mapping[str, np.ndarray],
+        meta: dict[str, Any],
+        replay: Callable[[Ring], Ring],
+        new_episodes: bool = False,
+    ) -> None:
+        """Takes a captured state back; `replay` fills an empty ring.
+
+        With `new_episodes`, an environment that cannot be taken up where it was begins a new episode; without, that
+        is a CheckpointError.
+        """
         ...
 
-    def finish(self) -> str | None:
-        """Before a stop: runs on to where the environments can be taken up again; what was done, if anything."""
+    def finish(self, stopped: bool) -> str | None:
+        """Before the last save: what is to be said of environments that cannot be taken up inside an episode.
+
+        After a stop on request, one such environment is run on to the end of its episode first.
+        """
         ...
 
     def networks(self) -> list[Network]:

@@ -5,6 +5,7 @@ condition on a batched counter would run both of its branches. The global step i
 seeds; only what differs between seeds has a leading axis. Stops fall between two calls of `advance`.
 """
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -33,7 +34,7 @@ class Episodes(eqx.Module):
     running_length: Int[Array, "*seeds envs"]
     returns: Float[Array, "*seeds recent"]
     lengths: Int[Array, "*seeds recent"]
-    finished: Int[Array, "*seeds"]
+    finished: Int[Array, "*seeds envs"]
 
 
 class DeviceRun(eqx.Module):
@@ -45,7 +46,7 @@ class DeviceRun(eqx.Module):
     is_first: Bool[Array, "*seeds envs"]
     key: Key
     episodes: Episodes
-    fault: Int[Array, "*seeds 3"]  # environment, step and field (0 observation, 1 reward) of the first bad value, or -1
+    fault: Int[Array, "*seeds 4"]  # environment, its episode, step and field of the first bad value, or -1
 
 
 def init(agent: Agent, env: DeviceEnv, key: Key) -> DeviceRun:
@@ -54,8 +55,9 @@ def init(agent: Agent, env: DeviceEnv, key: Key) -> DeviceRun:
     env_key, bits = draw(env_key, 2 * agent.envs)
     state, observation = jax.vmap(env.reset)(bits.reshape(agent.envs, 2))
     zeros, recent = jnp.zeros(agent.envs), jnp.zeros(RECENT)
-    episodes = Episodes(zeros, zeros.astype(jnp.int32), recent, recent.astype(jnp.int32), jnp.int32(0))
-    fault = jnp.full(3, -1, jnp.int32)
+    none = jnp.zeros(agent.envs, jnp.int32)
+    episodes = Episodes(zeros, none, recent, recent.astype(jnp.int32), none)
+    fault = jnp.full(4, -1, jnp.int32)
     return DeviceRun(agent.init(agent_key), state, observation, jnp.ones(agent.envs, bool), env_key, episodes, fault)
 
 
@@ -69,9 +71,12 @@ def step(agent: Agent, env: DeviceEnv, run: DeviceRun) -> DeviceRun:
     done = out.terminated | out.truncated
     begin = partial(jax.tree.map, partial(_choose, done))
     env_state, observation = begin(jax.vmap(env.reset)(reset_keys), (env_state, out.observation))
-    bad_observation, bad_reward = ~_finite(out.observation, envs), ~jnp.isfinite(out.reward)
+    # What a reset gave is looked at here too, when it is acted on.
+    bad_observation = ~(_finite(run.observation, envs) & _finite(out.observation, envs))
+    bad_reward = ~jnp.isfinite(out.reward)
     row = TimeStep(run.observation, run.is_first, action, out.reward, out.terminated)
-    experience = Experience(row, done, out.observation, ~(bad_observation | bad_reward))
+    # After the first bad value nothing more is stored: the next row would begin with it.
+    experience = Experience(row, done, out.observation, ~(bad_observation | bad_reward) & (run.fault[0] < 0))
     replay = agent.observe(state.replay, jax.tree.map(lambda leaf: leaf[None], experience))
     return DeviceRun(
         agent=AgentState(actor, state.learner, replay),
@@ -80,7 +85,7 @@ def step(agent: Agent, env: DeviceEnv, run: DeviceRun) -> DeviceRun:
         is_first=done,
         key=key,
         episodes=count(run.episodes, out.reward, done),
-        fault=_note_fault(run.fault, bad_observation, bad_reward, state.actor.steps),
+        fault=_note_fault(run.fault, bad_observation, bad_reward, run.episodes.finished, state.actor.steps),
     )
 
 
@@ -131,14 +136,14 @@ def advance(
 def count(episodes: Episodes, reward: Float[Array, "envs"], done: Bool[Array, "envs"]) -> Episodes:
     """Adds one step; finished episodes overwrite the oldest of the newest `RECENT`."""
     returns, lengths = episodes.running_return + reward, episodes.running_length + 1
-    number = episodes.finished + jnp.cumsum(done) - done
+    number = episodes.finished.sum() + jnp.cumsum(done) - done
     place = jnp.where(done, number % RECENT, RECENT)
     return Episodes(
         running_return=jnp.where(done, 0.0, returns),
         running_length=jnp.where(done, 0, lengths),
         returns=episodes.returns.at[place].set(returns, mode="drop"),
         lengths=episodes.lengths.at[place].set(lengths, mode="drop"),
-        finished=episodes.finished + done.sum(dtype=jnp.int32),
+        finished=episodes.finished + done,
     )
 
 
@@ -153,12 +158,16 @@ def _finite(tree: PyTree, envs: int) -> Bool[Array, "envs"]:
 
 
 def _note_fault(
-    fault: Int[Array, "3"], bad_observation: Bool[Array, "envs"], bad_reward: Bool[Array, "envs"], step: Int[Array, ""]
-) -> Int[Array, "3"]:
+    fault: Int[Array, "4"],
+    bad_observation: Bool[Array, "envs"],
+    bad_reward: Bool[Array, "envs"],
+    episode: Int[Array, "envs"],
+    step: Int[Array, ""],
+) -> Int[Array, "4"]:
     bad = bad_observation | bad_reward
     index = bad.argmax()
-    found = jnp.stack([index, step, jnp.where(bad_observation[index], 0, 1)]).astype(jnp.int32)
-    return jnp.where((fault[1] < 0) & bad.any(), found, fault)
+    found = jnp.stack([index, episode[index], step, jnp.where(bad_observation[index], 0, 1)]).astype(jnp.int32)
+    return jnp.where((fault[0] < 0) & bad.any(), found, fault)
 
 
 def no_tally(seeds: int) -> Tally:
@@ -166,7 +175,8 @@ def no_tally(seeds: int) -> Tally:
     return Tally(jnp.zeros(seeds), jnp.zeros(seeds), jnp.int32(0))
 
 
-FIELDS = ("observation", "reward")
+FIELDS = ("an observation", "a reward")
+CALL_SECONDS = 0.5  # what one compiled call should take: the longest that a stop has to wait
 
 
 class DeviceRunner:
@@ -177,6 +187,7 @@ class DeviceRunner:
         self.cycle = Cycle.of(agent)
         self._run = init_seeds(agent, env, jnp.stack([jax.random.PRNGKey(seed) for seed in seeds]))
         self._tally = no_tally(len(self.seeds))
+        self._cycles = 64  # in the next compiled call
 
     @property
     def steps(self) -> int:
@@ -187,11 +198,16 @@ class DeviceRunner:
         """Nothing to begin: the first episodes are part of a new run."""
 
     def advance(self, until: int, stop: Callable[[], bool]) -> None:
-        """Whole cycles until the global step is at least `until`, in one call; `stop` is asked before it only."""
-        cycles = -((self.steps - until) // (self.cycle.acts * self.agent.envs))
-        if cycles > 0 and not stop():
+        """Whole cycles until the global step is at least `until`; `stop` is asked about every half second."""
+        left = -((self.steps - until) // (self.cycle.acts * self.agent.envs))
+        while left > 0 and not stop():
+            cycles, began = min(left, self._cycles), time.perf_counter()
             changed = advance(self.agent, self.env, self._run, self._tally, cycles)
             self._run, self._tally = jax.block_until_ready(changed)
+            left -= cycles
+            # How a run is cut into calls changes nothing in it, so the clock may decide.
+            speed = cycles / (time.perf_counter() - began)
+            self._cycles = max(1, min(2 * self._cycles, int(CALL_SECONDS * speed)))
 
     def report(self) -> dict[str, Any]:
         """The metrics since the last report. What differs between seeds is a list if there are several."""
@@ -213,15 +229,17 @@ class DeviceRunner:
 
     def _newest(self, seed: int) -> tuple[np.ndarray, np.ndarray]:
         episodes = self._run.episodes
-        kept = min(int(episodes.finished[seed]), RECENT)
+        kept = min(int(episodes.finished[seed].sum()), RECENT)
         return np.asarray(episodes.returns[seed])[:kept], np.asarray(episodes.lengths[seed])[:kept]
 
     def _check(self) -> None:
-        for seed, (env, step_number, field) in zip(self.seeds, np.asarray(self._run.fault).tolist(), strict=True):
-            if step_number >= 0:
+        for seed, fault in zip(self.seeds, np.asarray(self._run.fault).tolist(), strict=True):
+            env, episode, step_number, field = fault
+            if env >= 0:
                 raise EnvironmentFault(
-                    f"environment {env} of seed {seed} gave a {FIELDS[field]} that is not finite at step "
-                    f"{step_number}; that row was not stored: mend the environment and resume from the last checkpoint"
+                    f"environment {env} of seed {seed} gave {FIELDS[field]} that is not finite in episode {episode}, "
+                    f"at step {step_number}; that row was not stored: mend the environment and resume from the last "
+                    f"checkpoint"
                 )
         for fault in np.asarray(self._run.agent.learner.fault).tolist():
             if fault >= 0:
@@ -234,14 +252,20 @@ class DeviceRunner:
         arrays = copied(without_rows) | copied(self._tally, "tally")
         return Captured(arrays, {"env": {"levels": ["exact"]}}, self._run.agent.replay)
 
-    def restore(self, arrays: Mapping[str, np.ndarray], meta: dict[str, Any], replay: Callable[[Ring], Ring]) -> None:
-        """Takes a captured state back; `replay` fills an empty ring."""
+    def restore(
+        self,
+        arrays: Mapping[str, np.ndarray],
+        meta: dict[str, Any],
+        replay: Callable[[Ring], Ring],
+        new_episodes: bool = False,
+    ) -> None:
+        """Takes a captured state back; see Runner. Device environments can always be taken up."""
         filled = replay(self._run.agent.replay)
         without_rows = eqx.tree_at(lambda run: run.agent.replay, self._run, None)
         run, self._tally = restored(without_rows, arrays), restored(self._tally, arrays, "tally")
         self._run = eqx.tree_at(lambda run: run.agent.replay, run, filled, is_leaf=lambda node: node is None)
 
-    def finish(self) -> None:
+    def finish(self, stopped: bool) -> None:
         """Device environments can be taken up anywhere."""
 
     def networks(self) -> list[Network]:

@@ -213,8 +213,14 @@ class HostRunner:
         """Writes the steps of an unfinished cycle, which then holds only what comes after them."""
         self._settle(0)
 
-    def restore(self, arrays: Mapping[str, np.ndarray], meta: dict[str, Any], replay: Callable[[Ring], Ring]) -> None:
-        """Takes a captured state back; `replay` fills an empty ring."""
+    def restore(
+        self,
+        arrays: Mapping[str, np.ndarray],
+        meta: dict[str, Any],
+        replay: Callable[[Ring], Ring],
+        new_episodes: bool = False,
+    ) -> None:
+        """Takes a captured state back; see Runner."""
         learner = restored(self.learner, arrays, "learner")
         tally = restored(Tally(*self._rest[-3:]), arrays, "tally")
         self._set(learner, replay(self.replay), tally)
@@ -227,25 +233,21 @@ class HostRunner:
         self.returns = deque(arrays["episodes.returns"].tolist(), maxlen=RECENT)
         self.lengths = deque(arrays["episodes.lengths"].tolist(), maxlen=RECENT)
         self._is_first = np.array(arrays["is_first"])
-        self._observation = self.envs.restore(meta["env"], _below("env", arrays))
-        anew = np.array([level == "boundary" for level in meta["env"]["levels"]])
+        self._observation = self.envs.restore(meta["env"], _below("env", arrays), new_episodes)
+        anew = self.envs.anew
         self._is_first |= anew  # those could not be taken up inside their episode and began another
         self._running_return[anew] = 0
         self._running_length[anew] = 0
 
-    def finish(self) -> str | None:
-        """An environment that cannot be restored inside an episode finishes it; see HostEnvs.level.
-
-        Several such environments are hardly ever between episodes together: theirs end here, and new ones begin
-        at the resume.
-        """
-        if self.envs.level != "boundary":
+    def finish(self, stopped: bool) -> str | None:
+        """See Runner, and HostEnvs.level."""
+        if self.envs.level != "boundary" or self._is_first.all():
             return None
-        if self.agent.envs > 1:
-            return "the environments cannot be restored inside an episode: a resumed run begins new ones"
+        if not stopped or self.agent.envs > 1:  # several are hardly ever between episodes together
+            return "an environment cannot be taken up inside an episode: resumed from here, it begins a new one"
         while not self._is_first.all():
             self._step()
-        return "the environment cannot be restored inside an episode: finished it before saving"
+        return "the environment cannot be taken up inside an episode: it was run to the end of this one"
 
     def networks(self) -> list[Network]:
         """The newest parameters."""

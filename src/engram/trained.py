@@ -1,0 +1,116 @@
+"""A trained agent: networks to play and predict with, and nothing of the run that made them."""
+
+from collections.abc import Callable
+from contextlib import ExitStack, closing
+from functools import cached_property, partial
+from typing import Any
+
+import gymnasium
+import jax
+import numpy as np
+from jaxtyping import PyTree
+
+from engram.envs.device import is_device, make_device
+from engram.envs.host import HostEnvs, make_host
+from engram.errors import SpecError
+from engram.evaluation import Evaluation, Policy, evaluation_seed, play_device, play_host
+from engram.network import Network
+from engram.runfile import RunPlan
+
+Environment = str | gymnasium.Env | Callable[[], gymnasium.Env]
+AT_ONCE = 4  # environments that play side by side on the host
+
+
+class TrainedAgent:
+    """What `engram.load` gives: `evaluate` and `predict`, from the parameters alone.
+
+    Neither the replay nor the environments of training are needed, so a run can be used while another process
+    trains it, and on a machine that could not hold its replay. To train on, use `Trainer(run=..., resume=True)`.
+
+    Fields:
+      plan: what was chosen about the run. networks: the parameters of each seed's agent.
+    """
+
+    def __init__(self, plan: RunPlan, networks: list[Network], env: Environment | None, like: HostEnvs | None = None):
+        self.plan, self.networks = plan, networks
+        self._env = env if env is not None else plan.env
+        self._like = like
+        self._open = ExitStack()
+        self._random = np.random.default_rng([plan.seed, 0x9EED])  # training draws from generators of its own
+
+    def evaluate(self, episodes: int = 20, seed: int = 0) -> Evaluation:
+        """Plays whole episodes greedily, on seeds that no training uses.
+
+        With several seeds, each agent plays `episodes` episodes. With `life_loss`, which ends training episodes at
+        every lost life, whole games are played.
+        """
+        if episodes < 1:
+            raise SpecError(f"episodes = {episodes} was given; expected at least 1")
+        key = evaluation_seed(seed)
+        if self._on_device:
+            env = make_device(str(self._env), **self.plan.env_args)
+            keys = jax.random.split(jax.random.PRNGKey(key), len(self.networks))
+            play = partial(play_device, env, stack=self.plan.agent.observation.stack, episodes=episodes)
+            played = [play(params, one) for params, one in zip(self.networks, keys, strict=True)]
+            return Evaluation.of([np.asarray(returns).tolist() for returns in played])
+        with closing(self._make(key, min(episodes, AT_ONCE))) as envs:
+            return Evaluation.of([play_host(self._policy(params), envs, episodes) for params in self.networks])
+
+    def predict(
+        self,
+        observation: PyTree,
+        state: PyTree | None = None,
+        episode_start: np.ndarray | None = None,
+        deterministic: bool = True,
+    ) -> tuple[Any, PyTree]:
+        """The action for one observation, or for a batch of them, and the state to pass to the next call.
+
+        Observations and actions are those of the environment, as it gives and takes them. The state holds the
+        stacked frames; pass None at the beginning. The signature is that of Stable-Baselines3's `predict`, so its
+        `evaluate_policy` takes this object for a model. Of several seeds, the first one's agent answers; random
+        actions (`deterministic=False`) have the last epsilon of training.
+        """
+        policy = self._policy(self.networks[0])
+        envs = None if self._on_device else self._envs
+        batched = policy.is_batched(observation) if envs is None else envs.is_batched(observation)
+        rows = policy.rows(observation, batched) if envs is None else envs.convert(observation, batched)
+        epsilon = 0.0 if deterministic else self.plan.agent.exploration.end
+        action, state = policy.act(rows, state, episode_start, epsilon, self._random)
+        taken = action if envs is None else envs.environment_action(action)
+        return (taken if batched else taken[0]), state
+
+    def close(self) -> None:
+        """Lets go of what prediction opened."""
+        self._open.close()
+
+    def __enter__(self) -> "TrainedAgent":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _policy(self, params: Network) -> Policy:
+        return Policy(params, self.plan.space, self.plan.agent.observation.stack, self.plan.actions)
+
+    @property
+    def _on_device(self) -> bool:
+        return isinstance(self._env, str) and is_device(self._env)
+
+    @cached_property
+    def _envs(self) -> HostEnvs:
+        """An environment for its conversions only; never stepped."""
+        return self._like or self._open.enter_context(closing(self._make(0, 1)))
+
+    def _make(self, seed: int, envs: int) -> HostEnvs:
+        env = self._env
+        if env is None:
+            raise SpecError("the run was started with an environment object; pass one: engram.load(run, env)")
+        if isinstance(env, gymnasium.Env):
+            if env.spec is None:
+                raise SpecError(
+                    "this environment object is in use and Gymnasium cannot make another like it; pass a function that "
+                    "makes one"
+                )
+            env = partial(gymnasium.make, env.spec)
+        env_args = {name: value for name, value in self.plan.env_args.items() if name != "life_loss"}
+        return make_host(env, seed=seed, envs=envs, action_bins=self.plan.action_bins, env_args=env_args)
