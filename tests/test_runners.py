@@ -248,7 +248,7 @@ def test_learning_that_runs_away_is_reported_and_not_captured(walking, kind: str
 
 @dataclass(frozen=True)
 class Breaking:
-    """Counts its steps; the `at`-th action of an episode gives a NaN as observation or as reward."""
+    """The `at`-th action of an episode (its reset, for 0) gives a NaN as observation or as reward."""
 
     at: int
     field: str
@@ -257,7 +257,7 @@ class Breaking:
     actions = 2
 
     def reset(self, key: UInt32[Array, "2"]) -> tuple[Int[Array, ""], Float[Array, "1"]]:
-        return jnp.int32(0), jnp.zeros(1)
+        return jnp.int32(0), jnp.full(1, 0.0 if self.at else jnp.nan)
 
     def step(
         self, state: Int[Array, ""], action: Int[Array, ""], key: UInt32[Array, "2"]
@@ -269,16 +269,17 @@ class Breaking:
         return steps, DeviceStep(observation[None], reward, jnp.bool_(False), jnp.bool_(False))
 
 
-@pytest.mark.parametrize("field", ["observation", "reward"])
-def test_a_device_environment_that_gives_no_number_is_named(field: str):
-    runner = on_device(envs=2, seeds=(5, 6), env=Breaking(7, field))
+@pytest.mark.parametrize(("at", "field"), [(0, "observation"), (7, "observation"), (7, "reward")])
+def test_a_device_environment_that_gives_no_number_is_named(at: int, field: str):
+    runner = on_device(envs=2, seeds=(5, 6), env=Breaking(at, field))
     runner.advance(40, never)
-    where = rf"environment 0 of seed 5 gave an? {field} that is not finite at step 12"
+    good = max(at - 1, 0)
+    where = rf"environment 0 of seed 5 gave an? {field} that is not finite in episode 0, at step {2 * good}"
     for use in (runner.report, runner.capture):
         with pytest.raises(EnvironmentFault, match=where):
             use()
     replay = runner._run.agent.replay
-    assert replay.cursor.tolist() == [[6, 6], [6, 6]], "six good rows, then nothing"
+    assert replay.cursor.tolist() == [[good, good], [good, good]], "the good rows, then nothing"
     assert all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(replay.rows))
 
 

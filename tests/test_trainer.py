@@ -24,7 +24,7 @@ import engram.memory
 from engram import keeping, presets, registry, spaces, specs
 from engram.agents.q_learning import Agent, AgentSpec
 from engram.envs.device import DeviceStep
-from engram.errors import CheckpointError, LearningFault, RunLocked, SpaceError, SpecError, UnknownName
+from engram.errors import CheckpointError, EngramError, LearningFault, RunLocked, SpecError, UnknownName
 from engram.runfile import check_numbers
 from engram.runners import device
 from engram.runners.device import DeviceRunner
@@ -98,8 +98,8 @@ def test_the_first_call_of_learn_plans_the_run():
 
 
 def test_callbacks_hear_what_happens(tmp_path: Path):
-    """A line of metrics at every multiple of 50 and at the end, a checkpoint before the first step, at every multiple of
-    60 and at the end."""
+    """A line of metrics at every multiple of 50 and at the end, a checkpoint at every multiple of 60, 0 included, and
+    at the end."""
     events = Events()
     with make_trainer(run=tmp_path, steps=130, log_every=50, save_every=60, callbacks=[object(), events]) as trainer:
         trainer.learn()
@@ -217,12 +217,12 @@ def test_predict_explores_when_it_is_asked_to(trained: TrainedAgent):
 
 
 @pytest.mark.parametrize(("observation", "said"), [
-    (np.zeros(3), r"the observation has shape \(3,\); expected \(4,\)"),
-    (np.zeros((2, 3)), r"the observation has shape \(3,\); expected \(4,\)"),
-    ({"a": np.zeros(4), "b": np.zeros(4)}, "an observation of 2 arrays was given; expected 1"),
+    (np.zeros(3), r"observation has shape \(3,\), expected float32 of shape \(4,\)"),
+    (np.zeros((2, 3)), r"row 0 of the batch: observation has shape \(3,\), expected float32 of shape \(4,\)"),
+    ({"a": np.zeros(4)}, r"observation .*expected float32 of shape \(4,\)"),
 ])  # fmt: skip
 def test_an_observation_of_another_shape_is_refused(trained: TrainedAgent, observation: Any, said: str):
-    with pytest.raises(SpaceError, match=said):
+    with pytest.raises(EngramError, match=said):
         trained.predict(observation)
 
 
@@ -469,6 +469,7 @@ SPACES = {"pixels": spaces.Box((36, 36), "uint8"), "grid": spaces.Box((5, 5, 1),
 SIZES = {
     "encoder.widths": (8,), "encoder.width": 8, "head.width": 4, "replay.capacity": 60, "replay.batch_size": 8,
     "replay.start": 20, "optimizer.clip_norm": 0.1, "optimizer.epsilon": 1e-3, "exploration.steps": 50,
+    "optimizer.learning_rate": 0.02, "target.every": 10, "target.rate": 0.5,  # so that the target lags behind
 }  # fmt: skip
 STEPS = 100
 

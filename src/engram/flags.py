@@ -73,6 +73,8 @@ class Train:
     """An argument for making the environment."""
     track: Annotated[bool, _note("")] = False
     """Also write TensorBoard events."""
+    group: Annotated[int | None, _whole(1, "G"), _note("(default: 8 for vectors, else 1)")] = None
+    """Moments of learning in one compiled call (host); the actor has the parameters from before it."""
     new_episodes: Annotated[bool, _note("")] = False
     """With --resume: begin a new episode in an environment that cannot be taken up where it was."""
     worker_timeout: Annotated[float, arg(metavar="SECONDS"), _note("(default: 60)")] = 60.0

@@ -35,6 +35,7 @@ class RunPlan:
     seeds: int = 1
     envs: int = 1
     asynchronous: bool = False
+    group: int = 1
     action_bins: int | None = None
     env_args: dict[str, Any] = field(default_factory=dict)
     track: bool = False
@@ -86,7 +87,7 @@ class RunPlan:
             raise CheckpointError(f"{path} is damaged: {error}") from None
 
 
-LEAST = {"steps": 1, "seed": 0, "seeds": 1, "envs": 1, "save_every": 1, "log_every": 1}
+LEAST = {"steps": 1, "seed": 0, "seeds": 1, "envs": 1, "group": 1, "save_every": 1, "log_every": 1}
 SEEDS = 1 << 32  # JAX makes a key of 32 bits of a seed: larger ones would repeat
 
 

@@ -29,7 +29,7 @@ from engram.keeping import Keeper
 from engram.logging import RunLog
 from engram.memory import check_fits, keep_freed_memory
 from engram.network import build as build_network
-from engram.presets import default_steps
+from engram.presets import default_steps, kind_of
 from engram.presets import preset as make_preset
 from engram.replay import ring
 from engram.runfile import FREE, RunPlan, check_numbers, holds_run, info
@@ -43,6 +43,7 @@ from engram.trained import Environment, TrainedAgent
 # Metrics lines and checkpoints of a whole run, and the most steps between two of them, unless told otherwise.
 LOG_POINTS, LOG_AT_LEAST = 100, 10_000
 SAVE_POINTS, SAVE_AT_LEAST = 10, 50_000
+GROUP = 8  # moments of learning in one call, for small networks on the host
 FAILED_SAVES = 5  # in a row, before a run gives up
 
 
@@ -56,6 +57,8 @@ class Trainer:
       seed, seeds: the run's seed; with `seeds` = M, the agents of seeds seed..seed+M-1 learn side by side (device
         environments only; start host runs one after another).
       envs: environments stepped together. asynchronous: each in its own process.
+      group: moments of learning that share one compiled call on the host; the actor then has the parameters from
+        before the last call. Default: 8 for vectors, whose networks are small, else 1 (device environments: always 1).
       steps: the planned length, which the schedules of `auto` follow; `learn` without a number goes up to it.
       run: the run directory; None keeps nothing on disk.
       resume: continue the run in `run` from its newest verified checkpoint.
@@ -80,6 +83,7 @@ class Trainer:
         seed: int | None = None,
         seeds: int | None = None,
         envs: int | None = None,
+        group: int | None = None,
         asynchronous: bool | None = None,
         steps: int | None = None,
         run: str | Path | None = None,
@@ -107,7 +111,7 @@ class Trainer:
         self._saved_step: int | None = None
         self._predictor: tuple[int, TrainedAgent] | None = None
         chosen = dict(
-            preset=preset, seed=seed, seeds=seeds, envs=envs, asynchronous=asynchronous, steps=steps,
+            preset=preset, seed=seed, seeds=seeds, envs=envs, group=group, asynchronous=asynchronous, steps=steps,
             action_bins=action_bins, env_args=dict(env_args) if env_args else None, track=track,
             save_every=save_every, log_every=log_every,
         )  # fmt: skip
@@ -147,6 +151,7 @@ class Trainer:
         defaults: dict[str, Any] = {
             "log_every": min(max(1, total // LOG_POINTS), LOG_AT_LEAST),
             "save_every": min(max(1, total // SAVE_POINTS), SAVE_AT_LEAST),
+            "group": GROUP if kind_of(space) == "vector" and not self.on_device else 1,
         }
         return RunPlan(
             env=self._env if isinstance(self._env, str) else None,
@@ -216,7 +221,7 @@ class Trainer:
                 f"{plan.env!r} runs on the host, where seeds learn one after another: `engram train` does that, "
                 f"and in Python make one Trainer for each seed"
             )
-        return HostRunner(agent, self._environment, plan.seed)
+        return HostRunner(agent, self._environment, plan.seed, plan.group)
 
     @property
     def on_device(self) -> bool:

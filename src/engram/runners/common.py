@@ -1,15 +1,18 @@
 """What the runners share: the rhythm of acting and learning, and what they offer to whoever owns the run."""
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeVar
 
+import jax
 import numpy as np
 from jaxtyping import Array, Float, Int
 
 from engram.agents.q_learning import Agent
 from engram.network import Network
 from engram.replay.ring import Ring
+from engram.types import Metrics
 
+T = TypeVar("T")
 RECENT = 100  # episodes that `return_mean` averages over
 
 
@@ -32,6 +35,17 @@ class Tally(NamedTuple):
     loss: Float[Array, "*seeds"]
     q: Float[Array, "*seeds"]
     updates: Int[Array, ""]
+
+    def add(self, metrics: Metrics) -> "Tally":
+        """With one more update."""
+        return Tally(self.loss + metrics.loss, self.q + metrics.q_mean, self.updates + 1)
+
+
+def repeat(function: Callable[[T], T], value: T, times: int) -> T:
+    """`function` applied so often; a single time without a loop around it."""
+    if times == 1:
+        return function(value)
+    return jax.lax.scan(lambda carry, _: (function(carry), None), value, None, length=times)[0]
 
 
 class Captured(NamedTuple):

@@ -1,8 +1,9 @@
 """The device runner: environments, actor, replay and learner in one compiled loop.
 
-One *cycle* is "act a few times, then learn": that is structure, not a condition, because under `vmap` over seeds a
-condition on a batched counter would run both of its branches. The global step is therefore one number for all
-seeds; only what differs between seeds has a leading axis. Stops fall between two calls of `advance`.
+One *cycle* is "act a few times, then learn": that is structure, not a condition: a condition
+on a batched counter would run both of its branches under `vmap` over seeds, and any condition copies what it may
+change. The global step is therefore one number for all seeds; only what differs between seeds has a leading axis.
+Stops fall between two calls of `advance`.
 """
 
 import time
@@ -16,13 +17,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PyTree, UInt32
 
-from engram.agents.q_learning import Agent, AgentState, Experience
+from engram.agents.q_learning import Agent, AgentState, Experience, LearnerState
 from engram.bits import draw
 from engram.envs.device import DeviceEnv
 from engram.errors import EnvironmentFault, LearningFault
 from engram.network import Network
 from engram.replay.ring import Ring
-from engram.runners.common import RECENT, Captured, Cycle, Tally, not_finite, summary
+from engram.runners.common import RECENT, Captured, Cycle, Tally, not_finite, repeat, summary
 from engram.trees import copied, restored
 from engram.types import Key, TimeStep
 
@@ -89,22 +90,19 @@ def step(agent: Agent, env: DeviceEnv, run: DeviceRun) -> DeviceRun:
     )
 
 
-def cycle(agent: Agent, env: DeviceEnv, run: DeviceRun, tally: Tally) -> tuple[DeviceRun, Tally]:
-    """Acts, then learns once enough has been seen."""
+def cycle(agent: Agent, env: DeviceEnv, learning: bool, run: DeviceRun, tally: Tally) -> tuple[DeviceRun, Tally]:
+    """Acts, then learns if `learning`: two programs, because a branch would copy the learner at every cycle."""
     rhythm = Cycle.of(agent)
-    run, _ = jax.lax.scan(lambda carry, _: (step(agent, env, carry), None), run, None, length=rhythm.acts)
+    run = repeat(lambda run: step(agent, env, run), run, rhythm.acts)
+    if not learning:
+        return run, tally
     replay = run.agent.replay
 
-    def learn(carry: tuple, _: None) -> tuple:
-        learner, tally = carry
-        learner, metrics = agent.learn(learner, replay)
-        return (learner, Tally(tally.loss + metrics.loss, tally.q + metrics.q_mean, tally.updates + 1)), None
+    def learn(carry: tuple[LearnerState, Tally]) -> tuple[LearnerState, Tally]:
+        learner, metrics = agent.learn(carry[0], replay)
+        return learner, carry[1].add(metrics)
 
-    def learn_all(carry: tuple) -> tuple:
-        return jax.lax.scan(learn, carry, None, length=rhythm.updates)[0]
-
-    due = run.agent.actor.steps >= agent.spec.replay.start
-    learner, tally = jax.lax.cond(due, learn_all, lambda carry: carry, (run.agent.learner, tally))
+    learner, tally = repeat(learn, (run.agent.learner, tally), rhythm.updates)
     return eqx.tree_at(lambda run: run.agent.learner, run, learner), tally
 
 
@@ -123,13 +121,13 @@ def init_seeds(agent: Agent, env: DeviceEnv, keys: UInt32[Array, "seeds 2"]) -> 
     return jax.vmap(partial(init, agent, env), out_axes=seed_axes(shape))(keys)
 
 
-@partial(jax.jit, static_argnums=(0, 1), donate_argnums=(2, 3))
+@partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=(3, 4))
 def advance(
-    agent: Agent, env: DeviceEnv, run: DeviceRun, tally: Tally, cycles: Int[Array, ""] | int
+    agent: Agent, env: DeviceEnv, learning: bool, run: DeviceRun, tally: Tally, cycles: Int[Array, ""] | int
 ) -> tuple[DeviceRun, Tally]:
     """`cycles` cycles of every seed, in place, their metrics added to the tally."""
     axes = seed_axes(run), Tally(0, 0, None)  # type: ignore[arg-type]
-    many = jax.vmap(partial(cycle, agent, env), in_axes=axes, out_axes=axes)
+    many = jax.vmap(partial(cycle, agent, env, learning), in_axes=axes, out_axes=axes)
     return jax.lax.fori_loop(0, cycles, lambda _, carry: many(*carry), (run, tally))
 
 
@@ -199,10 +197,14 @@ class DeviceRunner:
 
     def advance(self, until: int, stop: Callable[[], bool]) -> None:
         """Whole cycles until the global step is at least `until`; `stop` is asked about every half second."""
-        left = -((self.steps - until) // (self.cycle.acts * self.agent.envs))
+        each = self.cycle.acts * self.agent.envs
+        left = -((self.steps - until) // each)
         while left > 0 and not stop():
             cycles, began = min(left, self._cycles), time.perf_counter()
-            changed = advance(self.agent, self.env, self._run, self._tally, cycles)
+            before = (self.agent.spec.replay.start - 1 - self.steps) // each  # cycles that end before learning begins
+            if before > 0:
+                cycles = min(cycles, before)
+            changed = advance(self.agent, self.env, before <= 0, self._run, self._tally, cycles)
             self._run, self._tally = jax.block_until_ready(changed)
             left -= cycles
             # How a run is cut into calls changes nothing in it, so the clock may decide.
@@ -214,23 +216,21 @@ class DeviceRunner:
         self._check()
         run, (loss, q, updates) = self._run, map(np.asarray, self._tally)
         self._tally = no_tally(len(self.seeds))
-        episodes = run.episodes
-        rows = [self._newest(seed) for seed in range(len(self.seeds))]
-        per_seed = [summary(returns, lengths) for returns, lengths in rows]
+        # Whole arrays are taken and then cut: cutting arrays of the device would be a compiled call each.
+        finished, returns, lengths = map(
+            np.asarray, (run.episodes.finished, run.episodes.returns, run.episodes.lengths)
+        )
+        kept = np.minimum(finished.sum(1), RECENT)
+        per_seed = [summary(returns[seed, :count], lengths[seed, :count]) for seed, count in enumerate(kept)]
         values = {name: [row[name] for row in per_seed] for name in per_seed[0]}
         values["loss"] = [one / int(updates) if updates else None for one in loss.tolist()]
         values["q_mean"] = [one / int(updates) if updates else None for one in q.tolist()]
         return {
-            "episodes": int(np.asarray(episodes.finished).sum()),
+            "episodes": int(finished.sum()),
             **{name: value if len(self.seeds) > 1 else value[0] for name, value in values.items()},
             "epsilon": float(self.agent.spec.exploration.epsilon(self.steps)),
             "updates": int(run.agent.learner.updates),
         }
-
-    def _newest(self, seed: int) -> tuple[np.ndarray, np.ndarray]:
-        episodes = self._run.episodes
-        kept = min(int(episodes.finished[seed].sum()), RECENT)
-        return np.asarray(episodes.returns[seed])[:kept], np.asarray(episodes.lengths[seed])[:kept]
 
     def _check(self) -> None:
         for seed, fault in zip(self.seeds, np.asarray(self._run.fault).tolist(), strict=True):

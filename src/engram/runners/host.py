@@ -1,9 +1,12 @@
 """The host runner: any Gymnasium environment, and two compiled calls around its `step`.
 
-Steps are gathered in a block of one cycle ("act a few times, then learn"). At its end one compiled call writes the
-block to the replay and makes the updates; it runs on its own thread while the next cycle acts. So the actor is
-one moment of learning behind the learner, always exactly one: the lag is part of the algorithm, not of the timing,
-and a resumed run has the same.
+Steps are gathered in a block of `group` cycles ("act a few times, then learn"). At its end one compiled call goes
+through the cycles: it writes the rows of one to the replay and makes its updates, then the next. The call runs on its
+own thread while the next block acts. So the actor has the parameters from before the last call: the lag is part of the
+algorithm, not of the timing, and a resumed run has the same.
+
+A group of 1 is right where an update takes longer than a cycle. For small networks the call itself costs as much as
+its updates, and a few cycles share it.
 """
 
 from collections import deque
@@ -14,7 +17,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import PyTree
+from jaxtyping import Array, PyTree
 
 from engram import spaces
 from engram.agents.q_learning import Agent, Experience, LearnerState
@@ -23,24 +26,26 @@ from engram.errors import LearningFault
 from engram.network import Network
 from engram.replay.ring import Ring
 from engram.runners.acting import choose_actor
-from engram.runners.common import RECENT, Captured, Cycle, Tally, not_finite, summary
+from engram.runners.common import RECENT, Captured, Cycle, Tally, not_finite, repeat, summary
 from engram.trees import copied, restored
 from engram.types import TimeStep
 
+Carry = tuple[Ring, LearnerState, Tally]  # what a compiled block changes
+
 
 class Block(NamedTuple):
-    """The steps of one cycle, [acts, envs] each: an Experience that packs its small columns into one array."""
+    """Successive steps, [steps, envs] each: an Experience that packs its small columns into one array."""
 
     observation: PyTree
     final_observation: PyTree
-    columns: np.ndarray  # float32 [acts, envs, 6]: see `unpack`
+    columns: np.ndarray | Array  # float32 [steps, envs, 5]: see `unpack`
 
 
 def unpack(block: Block) -> Experience:
     """The block as an Experience. Actions pass through float32 exactly (they are far below 2^24)."""
-    is_first, action, reward, terminated, done, keep = jnp.moveaxis(block.columns, -1, 0)
+    is_first, action, reward, terminated, done = jnp.moveaxis(block.columns, -1, 0)
     row = TimeStep(block.observation, is_first > 0, action.astype(jnp.int32), reward, terminated > 0)
-    return Experience(row, done > 0, block.final_observation, keep > 0)
+    return Experience(row, done > 0, block.final_observation, jnp.ones_like(done, bool))
 
 
 @cache
@@ -50,49 +55,66 @@ def compiled_init(agent: Agent) -> Callable[..., Any]:
 
 
 @cache
-def compiled_settle(agent: Agent) -> Callable[..., Any]:
-    """The compiled end of a cycle: write the block, then make `updates` updates.
+def compiled_settle(agent: Agent, group: int) -> Callable[..., Any]:
+    """The compiled end of a block: `settle(first, ...)` goes through its cycles, and learns in those from `first` on.
 
-    Leaves go in and out flat: flattening modules at every cycle would cost as much as a small update. All buffers
+    Leaves go in and out flat: flattening modules at every block would cost as much as a small update. All buffers
     but the parameters are donated; the actor still reads those.
     """
-
     shape = jax.eval_shape(agent.init, jax.ShapeDtypeStruct((2,), jnp.uint32))
     trees = jax.tree.structure(shape.learner), jax.tree.structure(shape.replay)
+    rhythm = Cycle.of(agent)
 
-    @partial(jax.jit, static_argnums=0, donate_argnums=(2, 3))
-    def settle(updates: int, params: list, rest: list, replay: list, block: Block) -> tuple[list, list, list]:
-        count = len(params)
+    # A group of one is not a loop: a loop would keep convolutions from using both cores.
+    @partial(jax.jit, static_argnums=0 if group == 1 else (), donate_argnums=(2, 3))
+    def settle(first: int, params: list, rest: list, replay: list, block: Block) -> tuple[list, list, list]:
+        cycles = jax.tree.map(lambda leaf: leaf.reshape(group, rhythm.acts, *leaf.shape[1:]), block)
+
+        def write(number: int, carry: Carry) -> Carry:
+            ring, learner, tally = carry
+            one = jax.tree.map(lambda leaf: leaf[number], cycles)
+            return agent.observe(ring, unpack(one)), learner, tally
+
+        def write_and_learn(number: int, carry: Carry) -> Carry:
+            ring, learner, tally = write(number, carry)
+
+            def learn(carry: tuple[LearnerState, Tally]) -> tuple[LearnerState, Tally]:
+                learner, metrics = agent.learn(carry[0], ring)
+                return learner, carry[1].add(metrics)
+
+            return ring, *repeat(learn, (learner, tally), rhythm.updates)
+
+        loop = _python_loop if group == 1 else jax.lax.fori_loop
         learner: LearnerState = jax.tree.unflatten(trees[0], params + rest[:-3])
-        tally = Tally(*rest[-3:])
-        ring: Ring = agent.observe(jax.tree.unflatten(trees[1], replay), unpack(block))
-
-        def learn(carry: tuple[LearnerState, Tally], _: None) -> tuple[tuple[LearnerState, Tally], None]:
-            learner, metrics = agent.learn(carry[0], ring)
-            tally = carry[1]
-            return (learner, Tally(tally.loss + metrics.loss, tally.q + metrics.q_mean, tally.updates + 1)), None
-
-        if updates == 1:  # a loop of one would keep XLA from using both cores
-            (learner, tally), _ = learn((learner, tally), None)
-        elif updates:
-            (learner, tally), _ = jax.lax.scan(learn, (learner, tally), None, length=updates)
+        carry = jax.tree.unflatten(trees[1], replay), learner, Tally(*rest[-3:])
+        carry = loop(0, first, write, carry)
+        ring, learner, tally = loop(first, group, write_and_learn, carry)
         leaves = jax.tree.leaves(learner)
-        return leaves[:count], leaves[count:] + list(tally), jax.tree.leaves(ring)
+        return leaves[: len(params)], leaves[len(params) :] + list(tally), jax.tree.leaves(ring)
 
     return settle
 
 
-class HostRunner:
-    """Drives one agent through host environments. Everything that changes is in `capture`."""
+def _python_loop(first: int, end: int, body: Callable[[int, Any], Any], carry: Any) -> Any:
+    for number in range(first, end):
+        carry = body(number, carry)
+    return carry
 
-    def __init__(self, agent: Agent, envs: HostEnvs, seed: int):
+
+class HostRunner:
+    """Drives one agent through host environments. Everything that changes is in `capture`.
+
+    `group`: cycles that share one compiled call.
+    """
+
+    def __init__(self, agent: Agent, envs: HostEnvs, seed: int, group: int = 1):
         self.agent, self.envs = agent, envs
-        self.cycle = Cycle.of(agent)
-        self._compiled = compiled_settle(agent)
+        self.cycle, self.group = Cycle.of(agent), group
+        self._compiled = compiled_settle(agent, group)
         state = compiled_init(agent)(jax.random.PRNGKey(seed))
         self._trees = jax.tree.structure(state.learner), jax.tree.structure(state.replay)
         self._set(state.learner, state.replay, _no_tally())
-        self._acting = self._params  # one moment of learning behind
+        self._acting = self._params  # those from before the last call
         self.actor = choose_actor(agent, state.learner.params, state.actor, seed)
         self.steps, self._phase = 0, 0
         self._block = self._new_block()
@@ -123,7 +145,7 @@ class HostRunner:
         _put(block.observation, time, observation)
         columns = block.columns[time]
         columns[:, 0], columns[:, 1], columns[:, 2] = is_first, action, taken.reward
-        columns[:, 3], columns[:, 4], columns[:, 5] = taken.terminated, taken.done, 1
+        columns[:, 3], columns[:, 4] = taken.terminated, taken.done
         self._running_return += taken.reward
         self._running_length += 1
         if taken.done.any():
@@ -132,8 +154,8 @@ class HostRunner:
         self._observation, self._is_first = taken.observation, taken.done
         self.steps += self.agent.envs
         self._phase += 1
-        if self._phase == self.cycle.acts:
-            self._learn()
+        if self._phase == len(block.columns):
+            self._settle()
 
     def _finish(self, done: np.ndarray) -> None:
         for env in np.flatnonzero(done):
@@ -143,25 +165,22 @@ class HostRunner:
         self._running_length[done] = 0
         self.finished += int(done.sum())
 
-    def _learn(self) -> None:
-        """Ends a cycle: the actor gets the parameters of the last moment of learning, and the next one begins."""
-        due = self.steps >= self.agent.spec.replay.start
-        if due:
+    def _settle(self) -> None:
+        """Ends a block: the actor gets the parameters that the last call made, and the next call begins."""
+        each = self.cycle.acts * self.agent.envs
+        before = self.steps - self.group * each
+        first = min(max((self.agent.spec.replay.start - 1 - before) // each, 0), self.group)  # cycles before learning
+        if first < self.group:
             self._acting = self._params
-            self.actor.load(self._acting)  # waits for the update that ran while this cycle acted
-        self._settle(self.cycle.updates if due else 0)
-        self._phase = 0
-
-    def _settle(self, updates: int) -> None:
-        self._params, self._rest, self._replay = self._compiled(
-            updates, self._params, self._rest, self._replay, self._block
-        )
-        self._block = self._new_block()  # the old one may still be read
+            self.actor.load(self._acting)  # waits for the call that ran while this block acted
+        changed = self._compiled(first, self._params, self._rest, self._replay, self._block)
+        self._params, self._rest, self._replay = changed
+        self._block, self._phase = self._new_block(), 0  # the old one may still be read
 
     def _new_block(self) -> Block:
-        leading = (self.cycle.acts, self.agent.envs)
+        leading = (self.group * self.cycle.acts, self.agent.envs)
         make = partial(spaces.zeros, self.agent.space, leading)
-        return Block(make(), make(), np.zeros((*leading, 6), np.float32))
+        return Block(make(), make(), np.zeros((*leading, 5), np.float32))
 
     def report(self) -> dict[str, Any]:
         """The metrics since the last report."""
@@ -189,14 +208,11 @@ class HostRunner:
 
         Raises LearningFault if an update was not finite: a state to resume from must be sound.
         """
-        if self._phase:
-            self._flush()
         self._check()
         actor_arrays, actor_meta = self.actor.capture()
         env_meta, env_arrays = self.envs.capture()
-        arrays = (
-            copied(self.learner, "learner") | copied(self.acting, "acting") | copied(Tally(*self._rest[-3:]), "tally")
-        )
+        arrays = copied(self.learner, "learner") | copied(self.acting, "acting") | copied(self._block, "block")
+        arrays |= copied(Tally(*self._rest[-3:]), "tally")
         arrays |= {f"actor.{name}": array for name, array in actor_arrays.items()}
         arrays |= {f"env.{name}": array for name, array in env_arrays.items()}
         arrays |= {
@@ -208,10 +224,6 @@ class HostRunner:
         }
         numbers = {"steps": self.steps, "phase": self._phase, "finished": self.finished}
         return Captured(arrays, {**numbers, "actor": actor_meta, "env": env_meta}, self.replay)
-
-    def _flush(self) -> None:
-        """Writes the steps of an unfinished cycle, which then holds only what comes after them."""
-        self._settle(0)
 
     def restore(
         self,
@@ -226,6 +238,7 @@ class HostRunner:
         self._set(learner, replay(self.replay), tally)
         self._acting = jax.tree.leaves(restored(learner.params, arrays, "acting"))
         self.actor.load(self._acting)
+        self._block = jax.tree.map(np.array, restored(self._block, arrays, "block"))
         self.actor.restore(_below("actor", arrays), meta["actor"])
         self.steps, self._phase, self.finished = meta["steps"], meta["phase"], meta["finished"]
         self._running_return = np.array(arrays["episodes.running_return"])
