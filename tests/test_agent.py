@@ -73,6 +73,7 @@ def test_the_learned_q_of_a_probe_is_its_true_value(probe):
         {"bootstrap": "double"},
         {"head": DuelingSpec(width=8)},
         {"loss": SquaredSpec()},
+        {"encoder": VectorSpec(widths=(32,), norm=True)},
         {"target": TargetSpec(every=1, rate=0.05)},
     ],
     ids=str,

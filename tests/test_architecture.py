@@ -27,7 +27,7 @@ FLOORS: tuple[tuple[frozenset[str], ...], ...] = (
 TOOLS = (
     frozenset({"cli", "flags", "display", "logging", "trainer", "evaluation", "explain", "testing"})
     | frozenset({"checkpoint", "storage", "segments", "manifest", "verify", "runfile"})
-    | frozenset({"memory", "compilation", "signals", "keeping"})
+    | frozenset({"memory", "compilation", "signals", "keeping", "trained"})
 )
 TOP = "__init__"  # what `import engram` gives
 START = "__main__"  # what `python -m engram` runs

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from engram.losses import bootstrap, regression
 from engram.losses.returns import NStep, n_step
+from engram.nn.layers import normalised
 from engram.types import Returns
 
 jitted_n_step = jax.jit(n_step)
@@ -135,3 +136,11 @@ def test_a_wide_huber_is_the_squared_loss():
 def test_loss_specs_call_the_functions():
     assert regression.HuberSpec(width=2.0)(jnp.float32(0.0), jnp.float32(4.0)) == 6.0
     assert regression.SquaredSpec()(jnp.float32(0.0), jnp.float32(4.0)) == 8.0
+
+
+def test_normalised_features_have_mean_zero_and_variance_one_whatever_their_scale():
+    for scale in (1e-1, 1.0, 1e4):
+        x = normalised(scale * jnp.array([1.0, 2.0, 3.0, 6.0]))
+        np.testing.assert_allclose(x.mean(), 0.0, atol=1e-6)
+        np.testing.assert_allclose(x.var(), 1.0, rtol=1e-2)
+    np.testing.assert_array_equal(normalised(jnp.ones(3)), jnp.zeros(3))

@@ -42,9 +42,9 @@ def walking() -> Iterator[Any]:
     """Makes host runners on Walk, begun, and closes them."""
     made = []
 
-    def make(spec: AgentSpec = SPEC, envs: int = 1, seed: int = 0) -> HostRunner:
+    def make(spec: AgentSpec = SPEC, envs: int = 1, seed: int = 0, group: int = 1) -> HostRunner:
         batch = make_host(Walk, envs=envs, seed=seed)
-        runner = HostRunner(Agent(spec, batch.observation_space, batch.actions, envs), batch, seed)
+        runner = HostRunner(Agent(spec, batch.observation_space, batch.actions, envs), batch, seed, group)
         runner.start()
         made.append(runner)
         return runner
@@ -66,10 +66,12 @@ GREEDY = replace(SPEC, exploration=ExplorationSpec(start=0.0, end=0.0))
 
 @pytest.mark.parametrize("space", [spaces.Box((3,)), spaces.Box((2, 2), "uint8")], ids=str)
 @pytest.mark.parametrize("stack", [1, 2])
+@pytest.mark.parametrize("norm", [False, True])
 @pytest.mark.parametrize("head", [QSpec(), DuelingSpec(), DuelingSpec(width=4)], ids=str)
-def test_both_actors_see_the_same_and_choose_the_same(space: spaces.Box, stack: int, head: Any):
+def test_both_actors_see_the_same_and_choose_the_same(space: spaces.Box, stack: int, head: Any, norm: bool):
     """Q of every action to 1e-5, and the best action, over twenty steps of three environments."""
-    agent = Agent(replace(GREEDY, head=head, observation=ObservationSpec(stack=stack), learn_every=3), space, 5, 3)
+    spec = replace(GREEDY, head=head, encoder=VectorSpec(widths=(8,), norm=norm), learn_every=3)
+    agent = Agent(replace(spec, observation=ObservationSpec(stack=stack)), space, 5, 3)
     state = agent.init(KEY)
     params = state.learner.params
     plain, compiled = NumpyActor(agent, params, 0), CompiledActor(agent, params, state.actor)
@@ -130,21 +132,36 @@ def test_small_vector_networks_act_in_numpy_and_others_compiled():
 # -- learning ------------------------------------------------------------------------------------------------
 
 
-def test_the_host_actor_is_one_moment_of_learning_behind(walking):
-    runner = walking()
-    parameters = {0: bias_of(runner.learner.params)}
-    behind = set()
-    for step in range(1, 141):
+@pytest.mark.parametrize(("group", "calls"), [(1, 36), (3, 13)])
+def test_the_host_actor_has_the_parameters_from_before_the_last_call(walking, group: int, calls: int):
+    """One call for each of the 36 moments of learning from 60 to 200; or one for every 12 steps from 60 to 204."""
+    runner = walking(group=group)
+    older = newer = bias_of(runner.learner.params)
+    updates = changes = 0
+    for step in range(1, 205 if group == 3 else 204):
         runner.advance(step, never)
-        updates = int(runner.learner.updates)
-        parameters.setdefault(updates, bias_of(runner.learner.params))
-        np.testing.assert_array_equal(bias_of(runner.acting), parameters[max(updates - 1, 0)])
-        acting = [np.asarray(leaf) for leaf in jax.tree.leaves(runner.acting)]
-        for held, meant in zip(runner.actor._arrays, acting, strict=True):
+        if updates != int(runner.learner.updates):
+            older, newer = newer, bias_of(runner.learner.params)
+            updates = int(runner.learner.updates)
+            changes += 1
+            assert not np.array_equal(older, newer), "learning moves the parameters"
+        np.testing.assert_array_equal(bias_of(runner.acting), older)
+        for held, meant in zip(runner.actor._arrays, jax.tree.leaves(runner.acting), strict=True):
             np.testing.assert_array_equal(held, meant)
-        behind.add(updates)
-    assert len(behind) == 22
-    assert len({bias.tobytes() for bias in parameters.values()}) == 22, "each update moves the parameters"
+    assert changes == calls
+
+
+def test_moments_that_share_a_call_learn_what_they_learn_alone(walking):
+    """Actions are all random here, so that it does not matter which parameters act; 204 steps are 17 blocks of 12."""
+    spec = replace(SPEC, exploration=ExplorationSpec(start=1.0, end=1.0))
+    alone, together = walking(spec), walking(spec, group=3)
+    for runner in (alone, together):
+        runner.advance(204, never)
+    assert int(alone.learner.updates) == int(together.learner.updates) == 37
+    for one, other in zip(jax.tree.leaves(alone.learner), jax.tree.leaves(together.learner), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-7)
+    for one, other in zip(jax.tree.leaves(alone.replay), jax.tree.leaves(together.replay), strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 def bias_of(network: Any) -> np.ndarray:
@@ -287,15 +304,16 @@ def test_a_device_environment_that_gives_no_number_is_named(at: int, field: str)
 
 
 def test_a_run_compiles_each_program_once(walking):
-    """Two for the end of a cycle (with and without updates), one to act, one for the device; reports and restoring
-    need no more."""
-    host, restored = walking(), walking()
-    host.advance(100, never)
-    host.report()
-    captured = host.capture()
-    restored.restore(captured.arrays, captured.meta, lambda empty: host.replay)
-    restored.advance(160, never)
-    assert compiled_settle(host.agent)._cache_size() == 2
+    """Two for the end of a cycle (with and without updates), but one for that of a group; one to act; two for the
+    device (before learning and after); reports and restoring need no more."""
+    for group, programs in ((1, 2), (3, 1)):
+        host, restored = walking(group=group), walking(group=group)
+        host.advance(100, never)
+        host.report()
+        captured = host.capture()
+        restored.restore(captured.arrays, captured.meta, lambda empty, host=host: host.replay)
+        restored.advance(160, never)
+        assert compiled_settle(host.agent, group)._cache_size() == programs
     runner = on_device()
     before = device.advance._cache_size()
     for until in (20, 100, 101, 160):
@@ -304,7 +322,7 @@ def test_a_run_compiles_each_program_once(walking):
     captured = runner.capture()
     runner.restore(captured.arrays, captured.meta, lambda empty: empty)
     runner.advance(180, never)
-    assert device.advance._cache_size() <= before + 1
+    assert device.advance._cache_size() <= before + 2
 
 
 def test_a_compiled_actor_compiles_once():

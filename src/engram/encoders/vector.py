@@ -19,13 +19,14 @@ class VectorSpec:
     """Flattens every part of the observation into one vector; takes every space."""
 
     widths: tuple[int, ...] = setting((128, 128), "units of each hidden layer", low=1)
+    norm: bool = setting(False, "normalise each hidden layer before its ReLU")
 
     def check(self) -> None:
         if not self.widths:
             raise SpecError("encoder.widths is empty; give the units of at least one hidden layer, such as 128,128")
 
     def build(self, space: spaces.Space, stack: int, key: Key) -> "VectorEncoder":
-        return VectorEncoder(MLP(stack * spaces.features(space), self.widths, key=key), space)
+        return VectorEncoder(MLP(stack * spaces.features(space), self.widths, norm=self.norm, key=key), space)
 
 
 class VectorEncoder(eqx.Module):

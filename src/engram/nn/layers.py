@@ -27,17 +27,36 @@ class Linear(eqx.Module):
         return self.weight @ x + self.bias
 
 
+EPSILON = 1e-5  # of `normalised`, under the root
+
+
+def normalised(x: Float[Array, "features"]) -> Float[Array, "features"]:
+    """(x - mean) / sqrt(variance + 1e-5) over the features: layer normalisation without parameters.
+
+    It bounds how fast values can grow between two updates of the target, which is what makes Q-learning diverge.
+    Source: Ba et al. 2016 (arXiv 1607.06450); Gallici et al. 2024 (arXiv 2407.04811) for Q-learning.
+    """
+    centred = x - x.mean()
+    return centred * jax.lax.rsqrt((centred**2).mean() + EPSILON)
+
+
 class MLP(eqx.Module):
-    """Linear layers, each followed by a ReLU: the last one too, since what it gives is an embedding."""
+    """Linear layers, each followed by a ReLU: the last one too, since what it gives is an embedding.
+
+    With `norm`, each ReLU sees its layer's outputs normalised.
+    """
 
     layers: tuple[Linear, ...]
+    norm: bool = eqx.field(static=True)
 
-    def __init__(self, inputs: int, widths: Sequence[int], *, key: Key):
+    def __init__(self, inputs: int, widths: Sequence[int], *, norm: bool = False, key: Key):
         sizes = (inputs, *widths)
         keys = jax.random.split(key, max(len(widths), 1))
         self.layers = tuple(Linear(sizes[i], sizes[i + 1], key=keys[i]) for i in range(len(widths)))
+        self.norm = norm
 
     def __call__(self, x: Float[Array, "inputs"]) -> Float[Array, "outputs"]:
         for layer in self.layers:
-            x = jax.nn.relu(layer(x))
+            x = layer(x)
+            x = jax.nn.relu(normalised(x) if self.norm else x)
         return x

@@ -18,7 +18,7 @@ from engram.agents.q_learning import ActorState, Agent
 from engram.encoders.vector import VectorEncoder
 from engram.heads.q import DuelingHead, QHead
 from engram.network import Network
-from engram.nn.layers import MLP
+from engram.nn.layers import EPSILON, MLP
 from engram.trees import copied, restored
 
 SMALL = 100_000  # parameters; above it the products cost more than the call
@@ -109,35 +109,41 @@ def numpy_network(params: Network) -> Callable[[Arrays, np.ndarray], np.ndarray]
     Which leaf is which is found out once, so that new parameters cost no more than taking their arrays.
     """
     places = jax.tree.unflatten(jax.tree.structure(params), range(len(jax.tree.leaves(params))))
-    layers = _places(places.encoder.mlp)
+    embed = _mlp(places.encoder.mlp)
     head: Any = places.head
     if isinstance(params.head, QHead):
         last = head.linear.weight, head.linear.bias
-        return lambda arrays, x: _linear(arrays, last, _embed(arrays, layers, x))
-    value, gains = [(_places(hidden), (last.weight, last.bias)) for hidden, last in (head.value, head.advantage)]
+        return lambda arrays, x: _linear(arrays, last, embed(arrays, x))
+    value, gains = [(_mlp(hidden), (last.weight, last.bias)) for hidden, last in (head.value, head.advantage)]
 
     def dueling(arrays: Arrays, x: np.ndarray) -> np.ndarray:
-        x = _embed(arrays, layers, x)
-        v, a = (_linear(arrays, last, _embed(arrays, hidden, x)) for hidden, last in (value, gains))
+        x = embed(arrays, x)
+        v, a = (_linear(arrays, last, hidden(arrays, x)) for hidden, last in (value, gains))
         return v + a - a.mean(-1, keepdims=True)
 
     return dueling
 
 
-def _places(mlp: MLP) -> list[Places]:
-    return [(layer.weight, layer.bias) for layer in mlp.layers]  # type: ignore[misc]
+def _mlp(mlp: MLP) -> Callable[[Arrays, np.ndarray], np.ndarray]:
+    """The same as the module, on a batch; `mlp` holds the places of its leaves."""
+    layers: list[Places] = [(layer.weight, layer.bias) for layer in mlp.layers]  # type: ignore[misc]
+    norm = mlp.norm
+
+    def embed(arrays: Arrays, x: np.ndarray) -> np.ndarray:
+        for layer in layers:
+            x = _linear(arrays, layer, x)
+            if norm:
+                x -= x.mean(-1, keepdims=True)
+                x /= np.sqrt((x * x).mean(-1, keepdims=True) + np.float32(EPSILON))
+            np.maximum(x, 0, out=x)
+        return x
+
+    return embed
 
 
 def _linear(arrays: Arrays, layer: Places, x: np.ndarray) -> np.ndarray:
     weight, bias = layer
     return x @ arrays[weight].T + arrays[bias]
-
-
-def _embed(arrays: Arrays, layers: list[Places], x: np.ndarray) -> np.ndarray:
-    for layer in layers:
-        x = _linear(arrays, layer, x)
-        np.maximum(x, 0, out=x)
-    return x
 
 
 class CompiledActor:

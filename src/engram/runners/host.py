@@ -67,15 +67,15 @@ def compiled_settle(agent: Agent, group: int) -> Callable[..., Any]:
 
     # A group of one is not a loop: a loop would keep convolutions from using both cores.
     @partial(jax.jit, static_argnums=0 if group == 1 else (), donate_argnums=(2, 3))
-    def settle(first: int, params: list, rest: list, replay: list, block: Block) -> tuple[list, list, list]:
+    def settle(first: int | Array, params: list, rest: list, replay: list, block: Block) -> tuple[list, list, list]:
         cycles = jax.tree.map(lambda leaf: leaf.reshape(group, rhythm.acts, *leaf.shape[1:]), block)
 
-        def write(number: int, carry: Carry) -> Carry:
+        def write(number: int | Array, carry: Carry) -> Carry:
             ring, learner, tally = carry
             one = jax.tree.map(lambda leaf: leaf[number], cycles)
             return agent.observe(ring, unpack(one)), learner, tally
 
-        def write_and_learn(number: int, carry: Carry) -> Carry:
+        def write_and_learn(number: int | Array, carry: Carry) -> Carry:
             ring, learner, tally = write(number, carry)
 
             def learn(carry: tuple[LearnerState, Tally]) -> tuple[LearnerState, Tally]:
@@ -84,7 +84,7 @@ def compiled_settle(agent: Agent, group: int) -> Callable[..., Any]:
 
             return ring, *repeat(learn, (learner, tally), rhythm.updates)
 
-        loop = _python_loop if group == 1 else jax.lax.fori_loop
+        loop: Any = _python_loop if group == 1 else jax.lax.fori_loop
         learner: LearnerState = jax.tree.unflatten(trees[0], params + rest[:-3])
         carry = jax.tree.unflatten(trees[1], replay), learner, Tally(*rest[-3:])
         carry = loop(0, first, write, carry)
