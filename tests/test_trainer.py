@@ -262,7 +262,7 @@ def test_a_run_directory_says_what_it_holds(run: Path):
         assert trainer.state_digest() == facts["state_digest"]
         assert {**trainer.info(), "bytes": 0} == {**facts, "bytes": 0}  # the lock is a file too
     assert (facts["env"], facts["preset"], facts["step"], facts["steps"]) == ("CartPole-v1", "dqn", 120, 120)
-    assert facts["agent"]["encoder"] == {"kind": "vector", "widths": [16]}
+    assert facts["agent"]["encoder"] == {"kind": "vector", "widths": [16], "norm": False}
 
 
 def test_a_run_in_use_can_be_read_but_not_written_by_another(tmp_path: Path):
