@@ -106,7 +106,7 @@ def test_without_exploration_the_best_action_is_taken():
 def test_epsilon_is_the_share_of_random_actions():
     """With epsilon 1/2 and 3 actions, the greedy one is taken in 1/2 + 1/6 of the cases."""
     half = agent(envs=4096, learn_every=4096, exploration=ExplorationSpec(start=0.5, end=0.5),
-                 replay=replace(SMALL.replay, capacity=4096 * 8))  # fmt: skip
+                 replay=replace(SMALL.replay, capacity=4096 * 16, start=4096 * 2))  # fmt: skip
     state = half.init(KEY)
     actor, action, decision = half.act(state.learner.params, state.actor, jnp.ones((4096, 2)), jnp.ones(4096, bool))
     share = float((action == decision.returns.q.argmax(-1)).mean())
