@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from engram import spaces
 from engram.agents.q_learning import (
@@ -24,6 +26,7 @@ from engram.envs.device import make_device
 from engram.errors import SpecError
 from engram.heads.q import DuelingSpec
 from engram.losses.regression import SquaredSpec
+from engram.replay import lanes, ring, sampling
 from engram.runners.device import DeviceRunner
 from engram.types import TimeStep
 
@@ -224,3 +227,76 @@ def test_environments_and_the_rhythm_of_learning_must_fit():
 def test_lanes_too_short_for_a_window_are_refused():
     with pytest.raises(SpecError, match=r"leaves 2 rows for each of 400 environments"):
         agent(envs=400)
+
+
+# -- targets -------------------------------------------------------------------------------------------------
+
+
+def timeline(kinds: list[str]) -> list[dict[str, float]]:
+    """Rows of one lane: steps, and a final row after each that ends its episode."""
+    rows: list[dict[str, float]] = []
+    opens = True
+    for kind in kinds:
+        number = len(rows) + 1.0
+        rows.append({"o": number, "first": opens, "r": 10 * number, "end": kind == "terminated", "final": False})
+        opens = kind != "step"
+        if opens:
+            rows.append({"o": number + 1, "first": False, "r": 0.0, "end": False, "final": True})
+    return rows
+
+
+def expected(rows: list[dict[str, float]], row: int, n: int, stack: int, discount: float) -> tuple:
+    """By plain loops: stacked observation, return, discount of the bootstrap, and the observation it is taken from."""
+    total, factor, at = 0.0, 1.0, row
+    for _ in range(n):
+        total += factor * rows[at]["r"]
+        factor *= discount
+        at += 1
+        if rows[at - 1]["end"]:
+            factor = 0.0
+        if rows[at]["final"]:
+            break
+
+    def frames(newest: int) -> list[float]:
+        out, alive = [], True
+        for back in range(stack):
+            out.insert(0, rows[newest - back]["o"] if alive and newest >= back else 0.0)
+            alive = alive and newest >= back and not rows[newest - back]["first"]
+        return out
+
+    return frames(row), total, factor, frames(at)
+
+
+@settings(max_examples=25)
+@given(
+    st.lists(st.sampled_from(["step", "step", "terminated", "truncated"]), min_size=6, max_size=24),
+    st.sampled_from([1, 3]),
+    st.sampled_from([1, 2]),
+)
+def test_every_row_that_can_be_drawn_gives_the_target_of_a_plain_loop(kinds, n, stack):
+    """Over episode ends of both kinds, stacks, n-step windows and a ring of 16 rows that wraps."""
+    replay = replace(SMALL.replay, capacity=16, start=10)
+    one = Agent(replace(SMALL, n_step=n, observation=ObservationSpec(stack=stack), replay=replay), spaces.Box((1,)), 2)
+    rows = timeline(kinds)
+    ring_ = one.init(KEY).replay
+    columns = {name: [row[key] for row in rows] for name, key in
+               (("observation", "o"), ("is_first", "first"), ("reward", "r"), ("terminated", "end"))}  # fmt: skip
+    observation = np.array(columns["observation"], np.float32)[:, None]
+    ring_ = lanes.write_rows(
+        ring_, 0, 0, {"observation": observation, "is_first": np.array(columns["is_first"]),
+                      "action": np.zeros(len(rows), np.int32), "reward": np.array(columns["reward"], np.float32),
+                      "terminated": np.array(columns["terminated"])})  # fmt: skip
+    ring_ = ring.Ring(ring_.rows, jnp.array([len(rows)], jnp.int32))
+    first, count = (int(value[0]) for value in sampling.startable(ring_, n, stack))
+    transition = jax.jit(one._transition)
+    for row in range(first, first + count):
+        made = transition(ring_, jnp.int32(row), jnp.int32(0))
+        assert float(made.weight) == (0.0 if rows[row]["final"] else 1.0)
+        if rows[row]["final"]:
+            continue
+        shown, total, factor, following = expected(rows, row, n, stack, SMALL.discount)
+        np.testing.assert_array_equal(made.observation[:, 0], shown)
+        np.testing.assert_allclose(made.step.reward, total, rtol=1e-5)
+        np.testing.assert_allclose(made.step.discount, factor, rtol=1e-5)
+        if factor:
+            np.testing.assert_array_equal(made.following[:, 0], following)

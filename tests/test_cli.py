@@ -20,6 +20,7 @@ from engram import specs
 from engram.cli import main
 from engram.envs.device import make_device
 from engram.errors import EngramError, LearningFault, SpecError, UnknownName
+from engram.evaluation import Evaluation
 from engram.flags import COMMANDS, environment_argument, flags_of, split_settings
 from engram.logging import RunLog, plot_curve, read_metrics
 from engram.presets import PRESETS, preset, preset_names
@@ -77,10 +78,7 @@ class FakeTrainer:
     def evaluate(self, episodes=20, seed=None):
         print("a library says hello")
         os.write(1, b"and so does C\n")
-        returns = [float(seed or 0)] * episodes
-        return SimpleNamespace(
-            mean=returns[0], std=float("nan"), episodes=episodes, returns=returns, per_seed=[returns[0]]
-        )
+        return Evaluation.of([[float(seed or 0)] * episodes])
 
 
 @pytest.fixture(autouse=True)
@@ -140,7 +138,8 @@ def test_no_word_is_lost_or_changed(words):
 
 def test_flags_know_whether_a_value_follows():
     flags = flags_of(COMMANDS["train"])
-    assert {name for name, value in flags.items() if not value} == {"--help", "-h", "--async", "--resume", "--track"}
+    alone = {name for name, value in flags.items() if not value}
+    assert alone == {"--help", "-h", "--async", "--resume", "--new-episodes", "--track"}
     assert {"--steps", "--env-arg", "--run", "--save-every", "--action-bins"} <= set(flags)
 
 
@@ -351,7 +350,7 @@ def test_json_stands_alone_on_standard_output(capfd):
     capfd.readouterr()
     assert main(["evaluate", "r", "--episodes", "3", "--seed", "5", "--json"]) == 0
     out, err = capfd.readouterr()
-    found = {"run": "r", "mean": 5.0, "std": None, "episodes": 3, "returns": [5.0] * 3, "per_seed": [5.0]}
+    found = {"run": "r", "mean": 5.0, "std": 0.0, "episodes": 3, "returns": [5.0] * 3, "per_seed": [5.0]}
     assert json.loads(out) == found
     assert "a library says hello" in err
     assert "and so does C" in err

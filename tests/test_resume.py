@@ -166,9 +166,10 @@ def test_an_environment_that_cannot_be_restored_finishes_its_episode_first(tmp_p
 # at a change of the target (80), between two lines of metrics (84, 112), when the ring is full (280) and later.
 SHORT = {"env_args": {"max_steps": 7}, "replay__capacity": 320, "replay__start": 56, "target__every": 7}
 DEVICE_STOPS = [28, 56, 80, 84, 112, 280, 308]
+SEVERAL = "two environments, three seeds"
 DEVICE = {
     "one": ("engram/CartPole-v1", {}),
-    "two environments, three seeds": ("engram/CartPole-v1", {"envs": 2, "seeds": 3, "observation__stack": 2}),
+    SEVERAL: ("engram/CartPole-v1", {"envs": 2, "seeds": 3, "observation__stack": 2}),
 }
 
 
@@ -275,14 +276,15 @@ class Wander(gymnasium.Env):
 register_exact(Wander, ("places", "pushed", "count"))
 # Wander's second episode ends inside the block of steps 81 to 96, and so before the stop; its third outlasts the run.
 # CartPole ends every 7 steps.
-FIELDS_AGENT = {
+GREEDY = {
     **AGENT, "observation__stack": 2, "exploration__start": 0.0, "exploration__end": 0.0, "replay__start": 40,
+    "learn_every": 8, "group": 2,
 }  # fmt: skip
 # Environment, options, step of the stop, and which fields (the compiled actor differs only in its own).
 NEEDED = {
-    "numpy": (Wander, {"learn_every": 8, "group": 2}, 89, NumpyActor, ""),
-    "compiled": (Wander, {"learn_every": 8, "group": 2}, 89, CompiledActor, "actor."),
-    "device": ("engram/CartPole-v1", {"seeds": 2, "envs": 2, "env_args": {"max_steps": 7}}, 92, None, ""),
+    "numpy": (Wander, GREEDY, 89, NumpyActor, ""),
+    "compiled": (Wander, GREEDY, 89, CompiledActor, "actor."),
+    "device": (DEVICE[SEVERAL][0], {**AGENT, **SHORT, **DEVICE[SEVERAL][1]}, 92, None, ""),
 }
 # What makes no difference to a run: `engram info` tells the level; restoring reads that of each environment.
 TOLD = {"env.levels.0 left out", "env.levels.0 changed"}
@@ -294,7 +296,7 @@ def test_a_state_without_one_of_its_fields_is_refused_or_goes_another_way(tmp_pa
     env, options, stop, actor, fields = NEEDED[kind]
     if actor is CompiledActor:
         monkeypatch.setattr(engram.runners.acting, "SMALL", 0)
-    options = {**FIELDS_AGENT, "steps": 116, "log_every": 58, "save_every": 92, **options}
+    options = {"steps": 116, "log_every": 58, "save_every": 92, **options}
     with Trainer(env, **options) as fresh:
         assert not isinstance(fresh.runner, HostRunner) or type(fresh.runner.actor) is actor
     *whole, (saved,) = played(tmp_path / "whole", env, [stop], **options)
