@@ -16,6 +16,7 @@ from engram.envs.device import DeviceEnv
 from engram.envs.host import HostEnvs
 from engram.errors import SpaceError
 from engram.network import Network
+from engram.runners.device import choose
 
 
 @dataclass(frozen=True)
@@ -113,10 +114,6 @@ def _q(
     return frames, jax.vmap(params)(frames).returns.q
 
 
-def _where(condition: Array, yes: Array, no: Array) -> Array:
-    return jnp.where(condition.reshape(-1, *[1] * (no.ndim - 1)), yes, no)
-
-
 def play_host(policy: Policy, envs: HostEnvs, episodes: int) -> list[float]:
     """Returns of `episodes` greedy episodes. Each environment plays its share, so that short ones count no more."""
     shares = [episodes // envs.envs + (index < episodes % envs.envs) for index in range(envs.envs)]
@@ -149,7 +146,7 @@ def play_device(env: DeviceEnv, params: Network, key: Array, *, stack: int, epis
         moved, out = jax.vmap(env.step)(state, action, bits.reshape(episodes, 2))
         # An ended environment must not be stepped on: it repeats its last step instead, which counts for nothing.
         over = (out.terminated | out.truncated) | ~running
-        state = jax.tree.map(partial(_where, over), state, moved)
+        state = jax.tree.map(partial(choose, over), state, moved)
         returns = returns + jnp.where(running, out.reward, 0.0)
         running = running & ~(out.terminated | out.truncated)
         return key, state, out.observation, frames, jnp.zeros(episodes, bool), running, returns

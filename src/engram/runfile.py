@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from engram import presets, spaces, specs
+from engram import presets, spaces, specs  # noqa: F401  (the presets import every part that an agent may name)
 from engram.agents.q_learning import AgentSpec
 from engram.checkpoint import CheckpointStore, state_digest
 from engram.errors import CheckpointError, EngramError, SpecError
@@ -17,7 +17,6 @@ from engram.logging import replace_file
 
 RUN_FILE = "run.json"
 FORMAT = "engram-run/1"
-KNOWN = presets.PRESETS  # importing the presets registers every part that a stored agent may name
 FREE = ("steps", "save_every", "log_every", "track")  # what a resumed run may be given anew
 
 

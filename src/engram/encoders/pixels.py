@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, PyTree, Shaped
 
 from engram import spaces
+from engram.encoders.vector import no_attention
 from engram.errors import SpaceError
 from engram.nn.convolution import Convolution
 from engram.nn.layers import Linear
@@ -79,7 +80,7 @@ class ImageEncoder(eqx.Module):
         x = frames_as_channels(observation, self.channels_first).astype(jnp.float32) * self.scale
         for convolution in self.convolutions:
             x = jax.nn.relu(convolution(x))
-        return Encoding(jax.nn.relu(self.dense(x.reshape(-1))), jnp.zeros((0, 0)))
+        return Encoding(jax.nn.relu(self.dense(x.reshape(-1))), no_attention())
 
 
 def channels_first(space: spaces.Box) -> bool:

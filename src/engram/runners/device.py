@@ -70,7 +70,7 @@ def step(agent: Agent, env: DeviceEnv, run: DeviceRun) -> DeviceRun:
     step_keys, reset_keys = bits.reshape(2, envs, 2)
     env_state, out = jax.vmap(env.step)(run.env, action, step_keys)
     done = out.terminated | out.truncated
-    begin = partial(jax.tree.map, partial(_choose, done))
+    begin = partial(jax.tree.map, partial(choose, done))
     env_state, observation = begin(jax.vmap(env.reset)(reset_keys), (env_state, out.observation))
     # What a reset gave is looked at here too, when it is acted on.
     bad_observation = ~(_finite(run.observation, envs) & _finite(out.observation, envs))
@@ -145,7 +145,8 @@ def count(episodes: Episodes, reward: Float[Array, "envs"], done: Bool[Array, "e
     )
 
 
-def _choose(done: Bool[Array, "envs"], fresh: Array, old: Array) -> Array:
+def choose(done: Bool[Array, "envs"], fresh: Array, old: Array) -> Array:
+    """`fresh` for the environments that are done, `old` for the others, along the leading axis."""
     return jnp.where(done.reshape(-1, *[1] * (old.ndim - 1)), fresh, old)
 
 
