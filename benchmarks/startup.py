@@ -3,9 +3,10 @@
     python benchmarks/startup.py                         5 cold and 5 warm starts, 5 breakdowns: about 3 minutes
 
 A start is one process: `engram train CartPole-v1` with the numbers of a run of 50,000 steps, ended right after its
-first update at step 1,000. The clock starts before the process does and stops when the line of metrics that tells
-of the update is in the log. A cold start has an empty folder of compiled programs (ENGRAM_CACHE), the warm start
-after it has the same one. Files are in the system's memory both times, from one start before the first that counts.
+first updates: those of the block of steps in which the replay reaches 1,000 (docs/architecture.md, the host runner).
+The clock starts before the process does and stops when the line of metrics that tells of them is in the log. A cold
+start has an empty folder of compiled programs (ENGRAM_CACHE), the warm start after it has the same one. Files are in
+the system's memory both times, from one start before the first that counts.
 
 The breakdown is one process too, which imports what Engram stands on one after another and then does the same work.
 """
@@ -25,10 +26,11 @@ from typing import Any
 from peers import machine
 from record import Record, add_flags, surroundings
 
-STEPS = 1_000  # where the replay of `auto` has enough for the first update
+START = 1_000  # where the replay of `auto` has enough for the first update
+STEPS = 1_008  # the end of its block: 8 cycles of 2 steps share a compiled call
 LIBRARIES = ("numpy", "gymnasium", "jax", "jax.numpy", "equinox", "optax", "engram.trainer")
 # What `auto` would choose for 50,000 steps; the run itself is shorter.
-PLAN = {"exploration.steps": 5_000, "optimizer.decay_steps": 50_000, "replay.start": STEPS}
+PLAN = {"exploration.steps": 5_000, "optimizer.decay_steps": 50_000, "replay.start": START}
 
 
 def start(folder: Path, cache: Path) -> float:
@@ -39,8 +41,8 @@ def start(folder: Path, cache: Path) -> float:
     call(words, cache)
     log = folder / "metrics.jsonl"
     rows = [json.loads(line) for line in log.read_text().splitlines()]
-    if len(rows) != 1 or rows[0]["updates"] != 1:
-        raise SystemExit(f"the run was to end with its first update, but logged {rows}")
+    if len(rows) != 1 or not 1 <= rows[0]["updates"] <= (STEPS - START) // 2 + 1:
+        raise SystemExit(f"the run was to end with its first updates, but logged {rows}")
     return round(log.stat().st_mtime - began, 3)
 
 

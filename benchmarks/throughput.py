@@ -46,6 +46,7 @@ PEERS = (
 )
 FLOOR = Peer("floor", "floor", "sbx", "floor.py", ("floor",))
 LIBRARIES = tuple(dict.fromkeys(peer.library for peer in PEERS))
+WHOLE = 64
 SLOW = {("sbx", "pong")}  # minutes for nothing new: it trains convolutions in a compiled loop, 6 to 10 times slower
 
 # Engram should be at least so many times as fast as the fastest of these peers.
@@ -66,7 +67,7 @@ def options_given() -> argparse.Namespace:
     chosen = (*TASKS, "floor")
     parser.add_argument("--peers", type=names_of(LIBRARIES), default=LIBRARIES, help=f"of {','.join(LIBRARIES)}")
     parser.add_argument("--tasks", type=names_of(chosen), default=chosen, help=f"of {','.join(chosen)}")
-    parser.add_argument("--steps", type=int, default=50_000, help="environment steps of the CartPole tasks")
+    parser.add_argument("--steps", type=int, default=50_000, help="environment steps of the tasks, see steps_of")
     parser.add_argument("--pong-steps", type=int, default=2_000, help="agent steps of Pong")
     parser.add_argument("--repeats", type=int, default=3, help="runs of each, with seeds 0, 1, ...")
     parser.add_argument("--slow", action="store_true", help="also SBX on Pong")
@@ -190,8 +191,12 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def steps_of(task: str, options: argparse.Namespace) -> int:
-    """Steps that `task` takes; the floor has none."""
-    return {"pong": options.pong_steps, "floor": 0}.get(task, options.steps)
+    """Steps that `task` takes; the floor has none.
+
+    On the host a multiple of 64: some learn in groups of 32 or 64, and a group cut short is unequal work.
+    """
+    whole = -(-options.steps // WHOLE) * WHOLE
+    return {"pong": options.pong_steps, "floor": 0, "device": options.steps}.get(task, whole)
 
 
 # What is shown
