@@ -108,6 +108,35 @@ class Broken(Walk):
         return self.spoil(*result) if self.at == (self.given_seed, self.steps) else result
 
 
+class Masked(Walk):
+    """Walk with three actions, of which `info` forbids one at each step, another each time. A forbidden one raises.
+
+    Where an episode terminates nothing is allowed. `spoil` changes the info of one step of one episode, as in `Broken`.
+    """
+
+    def __init__(self, spoil: Any = None, seed: int = 0, index: int = 0, episode: int = 0, step: int = 0):
+        super().__init__()
+        self.action_space = spaces.Discrete(3)
+        self.spoil, self.at = spoil, (episode_seed(seed, index, episode), step)
+
+    def reset(self, *, seed: int | None = None, options: dict | None = None) -> Any:
+        observation, _ = super().reset(seed=seed)
+        return observation, self.info(False)
+
+    def step(self, action: Any) -> Any:
+        if not self.mask()[action]:
+            raise ValueError(f"action {action} is forbidden")
+        observation, reward, terminated, truncated, _ = super().step(action)
+        return observation, reward, terminated, truncated, self.info(terminated)
+
+    def info(self, terminated: bool) -> Any:
+        info = {"action_mask": np.zeros(3, np.int8) if terminated else self.mask()}
+        return self.spoil(info) if self.spoil is not None and self.at == (self.given_seed, self.steps) else info
+
+    def mask(self) -> np.ndarray:
+        return (np.arange(3) != self.steps % 3).astype(np.int8)
+
+
 def die(*_: Any) -> None:
     os._exit(3)
 

@@ -3,7 +3,10 @@
 import inspect
 import subprocess
 import sys
+import types
+from collections.abc import Iterator
 from functools import partial
+from importlib.util import find_spec
 from typing import Any
 
 import gymnasium
@@ -17,13 +20,15 @@ from hypothesis import strategies as st
 
 from engram import spaces
 from engram.envs import build
+from engram.envs import envpool as pools
 from engram.envs.convert import Observer, joint_actions
 from engram.envs.host import HostStep, convert_observation, convert_space, host_ids, make_host
-from engram.envs.wrappers import episode_seed
+from engram.envs.wrappers import Episodes, episode_seed
 from engram.errors import EnvironmentFault, SpaceError, SpecError, UnknownName
 
 # Observation spaces.
 
+SEQUENCE = gym_spaces.Sequence(gym_spaces.Discrete(2))
 NESTED = gym_spaces.Dict(
     z=gym_spaces.Tuple([gym_spaces.Discrete(3, start=-1), gym_spaces.Box(-1, 1, (2, 2), np.float64)]),
     a=gym_spaces.MultiDiscrete([[2, 3], [4, 5]]),
@@ -71,6 +76,7 @@ def leaf_spaces() -> st.SearchStrategy[gym_spaces.Space]:
         st.builds(lambda s, d: gym_spaces.Box(0, 5, s, d), shape, dtype),
         st.builds(lambda n, start: gym_spaces.Discrete(n, start=start), st.integers(1, 5), st.integers(-3, 3)),
         st.builds(gym_spaces.MultiDiscrete, st.lists(st.integers(1, 4), min_size=1, max_size=3)),
+        st.builds(gym_spaces.Text, st.integers(1, 5)),
     )
 
 
@@ -99,9 +105,12 @@ def test_every_sample_of_every_space_fits_and_flattening_is_undone(space: gym_sp
 @pytest.mark.parametrize(
     ("space", "said"),
     [
-        (gym_spaces.Text(5), r"the observation space is a Text space; Engram reads Box, Discrete, .*FilterObservation"),
-        (gym_spaces.Dict(a=gym_spaces.Tuple([gym_spaces.Text(5)])), r"the observation's part 'a.0' is a Text space"),
-        (gym_spaces.Sequence(gym_spaces.Discrete(2)), r"is a Sequence space"),
+        (
+            gym_spaces.Text(5, charset="", min_length=0),
+            r"is a Text of at most 5 out of 0 characters; expected a length of",
+        ),
+        (gym_spaces.Dict(a=gym_spaces.Tuple([SEQUENCE])), r"the observation's part 'a.0' is a Sequence space"),
+        (SEQUENCE, r"the observation space is a Sequence space; Engram reads Box, .*, Text, .*FilterObservation"),
         (gym_spaces.Graph(gym_spaces.Discrete(2), None), r"is a Graph space"),
         (gym_spaces.Tuple([]), r"is an empty Tuple"),
         (gym_spaces.Dict(), r"a Dict needs at least one part"),
@@ -111,6 +120,63 @@ def test_every_sample_of_every_space_fits_and_flattening_is_undone(space: gym_sp
 def test_an_unusable_observation_space_is_one_sentence(space: gymnasium.Space, said: str):
     with pytest.raises(SpaceError, match=said):
         convert_space(space)
+
+
+def test_a_text_becomes_the_numbers_of_its_characters():
+    space = gym_spaces.Text(5, charset="cab")
+    assert convert_space(space) == spaces.Text(5, 3)
+    symbols = convert_observation(space, "cab")
+    assert (symbols.dtype, symbols.tolist()) == (np.int16, [3, 1, 2, 0, 0])
+    assert convert_observation(space, np.array("aa")).tolist() == [1, 1, 0, 0, 0]
+    assert convert_observation(space, "").tolist() == [0] * 5
+
+
+@given(characters=st.permutations("zyxab"), text=st.text("zyxab", max_size=4))
+@settings(max_examples=30, deadline=None)
+def test_symbols_do_not_depend_on_the_order_of_the_characters_and_are_undone(characters: list[str], text: str):
+    symbols = convert_observation(gym_spaces.Text(4, charset="".join(characters)), text).tolist()
+    assert symbols == convert_observation(gym_spaces.Text(4, charset=frozenset("abxyz")), text).tolist()
+    assert "".join(sorted(characters)[number - 1] for number in symbols if number) == text
+
+
+class Spoken(Walk):
+    """Says where it is, besides showing it."""
+
+    def __init__(self):
+        super().__init__()
+        self.observation_space = gym_spaces.Dict(
+            said=gym_spaces.Text(8, charset="step 0123456789"), at=gym_spaces.Discrete(9)
+        )
+
+    def show(self) -> Any:
+        return {"said": f"step {self.steps}", "at": self.steps}
+
+
+def test_texts_are_observed_here_and_in_workers():
+    here, there = (make_host(Spoken, envs=2, seed=0, asynchronous=flag) for flag in (False, True))
+    try:
+        assert here.observation_space == there.observation_space
+        first = here.reset()
+        equal(there.reset(), first)
+        assert first["said"].dtype == np.int16
+        expected = convert_observation(gym_spaces.Text(8, charset="step 0123456789"), "step 0")
+        np.testing.assert_array_equal(first["said"], [expected] * 2)
+        for _ in range(LENGTH):
+            equal(there.step(np.zeros(2, np.int64)), here.step(np.zeros(2, np.int64)))
+    finally:
+        there.close()
+
+
+def test_a_batch_of_texts_becomes_rows():
+    envs = make_host(Spoken, seed=0)
+    batch = {"said": ["step 1", "2"], "at": np.array([1, 2])}
+    assert envs.is_batched(batch)
+    assert envs.convert(batch, True)["said"][1].tolist() == [4, *[0] * 7]  # sorted: space, 0, 1, 2
+    assert not envs.is_batched({"said": "step 1", "at": 1})
+    with pytest.raises(
+        EnvironmentFault, match=r"row 1 of the batch: observation 'said' holds the character 'x', which"
+    ):
+        envs.convert({"said": ["step 1", "x"], "at": np.array([1, 2])}, True)
 
 
 # Actions.
@@ -218,10 +284,20 @@ def test_an_unknown_name_says_what_was_meant(name: str, said: str):
             r"needs the package minigrid; in Engram's folder type: uv sync --extra memory",
         ),
         ("popgym-Nogame-v0", "popgym", r"needs the package popgym; in Engram's folder type: uv sync --extra memory"),
+        (
+            "envpool/HighwayFast-v0",
+            "envpool",
+            r"needs the package envpool; in Engram's folder type: uv sync --extra driv",
+        ),
+        (
+            "intersection-v2",
+            "highway_env",
+            r"needs the package highway_env; in Engram's folder type: uv sync --extra dri",
+        ),
     ],
 )
 def test_a_missing_extra_says_what_to_install(monkeypatch: pytest.MonkeyPatch, name: str, missing: str, said: str):
-    monkeypatch.setattr(build, "find_spec", lambda module: None if module == missing else object())
+    monkeypatch.setattr(build, "find_spec", lambda module: None if module == missing else find_spec(module))
     with pytest.raises(UnknownName, match=said):
         make_host(name, seed=0)
 
@@ -347,6 +423,109 @@ def test_an_episode_does_not_depend_on_the_one_before():
             step = envs.step(np.array([action]))
         starts.append(step.observation)
     np.testing.assert_array_equal(*starts)
+
+
+@pytest.mark.parametrize(
+    "kind", ["RepeatFirst", "RepeatPrevious", "Autoencode", "CountRecall", "Concentration", "Battleship"]
+)
+@pytest.mark.parametrize("size", ["Easy", "Medium", "Hard"])
+def test_a_popgym_episode_is_its_seeds_whatever_came_before(kind: str, size: str):
+    check_episode_is_its_seeds(f"popgym-{kind}{size}-v0")
+
+
+@pytest.mark.parametrize("size", ["S7", "S9", "S11", "S13", "S13Random", "S17Random"])
+def test_a_minigrid_episode_is_its_seeds_whatever_came_before(size: str):
+    check_episode_is_its_seeds(f"MiniGrid-Memory{size}-v0")
+
+
+def check_episode_is_its_seeds(name: str) -> None:
+    """Episode 2 of an instance that played others is that of a fresh one; ten episodes are not one."""
+    used, fresh = (Episodes(build.builder_of(name, {})(), index=0, seed=5) for _ in range(2))
+    starts = [seen(used, episode) for episode in (*range(10), 2)]
+    assert starts[-1] == starts[2] == seen(fresh, 2)
+    assert len(set(starts)) > 1
+
+
+def seen(episodes: Episodes, episode: int) -> bytes:
+    """All that an episode shows within 20 actions."""
+    arrays = [np.array(array) for array in episodes.begin(episode)]
+    for action in np.random.default_rng(episode).integers(episodes.actions, size=20):
+        shown, reward, terminated, done = episodes.step(int(action))
+        arrays += [*(np.array(array) for array in shown), np.array([reward, terminated, done])]
+        if done:
+            break
+    return b"".join(array.tobytes() for array in arrays)
+
+
+class Pool:
+    """What envpool makes, as far as it is used: a batch of one that counts from its seed, in memory of its own."""
+
+    spec = type("Spec", (), {"config": type("Config", (), {"max_num_players": 1})})
+    observation_space = gym_spaces.Dict(x=gym_spaces.Box(-np.inf, np.inf, (2,), np.float32))
+    action_space = gym_spaces.Discrete(3)
+
+    def __init__(self, task: str, *, num_envs: int, num_threads: int, seed: int):
+        assert (num_envs, num_threads) == (1, 1)
+        self.x = np.full((1, 2), seed % 1000, np.float32)
+        self.steps = 0
+
+    def reset(self) -> Any:
+        return {"x": self.x}, {"crashed": np.zeros(1, bool)}
+
+    def step(self, actions: np.ndarray) -> Any:
+        self.x += actions[:, None]
+        self.steps += 1
+        end = np.array([self.steps == 3])
+        return {"x": self.x}, np.float32(actions), end, ~end & False, {"crashed": end, "env_id": np.zeros(1, int)}
+
+    def close(self) -> None:
+        self.x[:] = np.nan
+
+
+@pytest.fixture
+def envpool(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A stand-in for the package, which is too large for the tests' environment; `gymnasium.registry` is put back."""
+    module = types.ModuleType("envpool")
+    module.list_all_envs = lambda: ["Count-v0", "Intersection-v0"]  # pyright: ignore
+    module.make_gymnasium = Pool  # pyright: ignore
+    monkeypatch.setitem(sys.modules, "envpool", module)
+    for where in (build, pools):
+        monkeypatch.setattr(where, "find_spec", lambda name: object() if name != "highway_env" else None)
+    before = set(gymnasium.registry)
+    yield
+    for name in set(gymnasium.registry) - before:
+        del gymnasium.registry[name]
+
+
+@pytest.mark.usefixtures("envpool")
+def test_an_environment_of_envpool_is_one_environment_seeded_at_each_reset():
+    envs = make_host("envpool/Count-v0", seed=2)
+    assert (envs.level, envs.actions) == ("replayed", 3)
+    assert envs.observation_space == spaces.Dict((("x", spaces.Box((2,), "float32")),))
+    first = envs.reset()["x"]
+    assert first.tolist() == [[episode_seed(2, 0, 0) % 1000] * 2]
+    steps = [envs.step(np.array([action])) for action in (1, 2, 0)]
+    assert [step.observation["x"][0, 0] - first[0, 0] for step in steps[:2]] == [1, 3]
+    assert [step.reward[0] for step in steps] == [1, 2, 0]
+    assert steps[2].terminated[0]
+    assert steps[2].observation["x"][0, 0] == episode_seed(2, 0, 1) % 1000
+    envs.close()
+
+
+@pytest.mark.usefixtures("envpool")
+def test_envpools_tasks_are_listed_and_looked_up():
+    assert "envpool/Intersection-v0" in host_ids()
+    with pytest.raises(UnknownName, match=r"envpool has no task 'Coun-v0'; did you mean 'Count-v0'\?"):
+        make_host("envpool/Coun-v0", seed=0)
+    with pytest.raises(UnknownName, match=r"envpool has no task 'zzz'; envpool.list_all_envs\(\) names them"):
+        make_host("envpool/zzz", seed=0)
+
+
+@pytest.mark.usefixtures("envpool")
+def test_a_task_with_several_players_is_refused(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(Pool.spec.config, "max_num_players", 2)
+    with pytest.raises(SpecError, match=r"envpool/Count-v0 has 2 players; choose a task with one"):
+        make_host("envpool/Count-v0", seed=0)
 
 
 # Steps.

@@ -166,6 +166,18 @@ def test_what_only_looks_odd_is_accepted_without_a_warning(name: str):
         (spaces.Box(0, 255, (1,), np.uint8), np.array([256]), r"observation holds 256, which uint8 cannot store"),
         (spaces.Box(0, 255, (1,), np.uint8), np.array([0.5]), r"observation holds float64, expected uint8"),
         (spaces.Box(0, 2**40, (1,), np.int64), np.array([2**31]), r"observation holds 2147483648, which int32 cannot"),
+        (
+            spaces.Text(3, charset="abc"),
+            "abcd",
+            r"observation is a text of 4 characters, expected at most 3 \(its max_len",
+        ),
+        (
+            spaces.Text(3, charset="abc"),
+            "aB",
+            r"observation holds the character 'B', which is none of its 3 \(its charset",
+        ),
+        (spaces.Text(3, charset="abc"), 3, r"observation is int 3, expected a text"),
+        (spaces.Text(3, charset="abc"), b"abc", r"observation is bytes b'abc', expected a text"),
         (spaces.Tuple([spaces.Discrete(2)]), (0, 0), r"observation has 2 parts, expected a tuple of 1 parts"),
         (spaces.Tuple([spaces.Discrete(2)]), 0, r"observation has int 0, expected a tuple"),
         (spaces.Dict(a=spaces.Discrete(2)), {"b": 0}, r"observation has keys \['b'\], expected a dict of \['a'\]"),

@@ -1,6 +1,6 @@
 """What an observation looks like, as a plain value: hashable, JSON-able, free of any environment library.
 
-An observation is a pytree of arrays. Its space is the matching tree of these four leaves, and says how one
+An observation is a pytree of arrays. Its space is the matching tree of these leaves, and says how one
 observation (no leading axes) is stored:
 
 | space          | stored as                                                    |
@@ -8,8 +8,12 @@ observation (no leading axes) is stored:
 | `Box`          | one array of `shape` and `dtype`                              |
 | `Discrete`     | one int32 scalar in 0..n-1                                    |
 | `MultiDiscrete`| one int32 vector, entry i in 0..nvec[i]-1                     |
+| `Text`         | one int16 vector of symbols 1..symbols, 0 after the text's end |
 | `Dict`         | a dict of observations, keys sorted                           |
 | `Tuple`        | a tuple of observations                                       |
+
+Two names in the outermost `Dict` say what may be done rather than what is seen: `action_mask` (one flag for each
+action, 0 where it is forbidden) and `offered` (one row of features for each action). See `mask_of` and `offered_of`.
 """
 
 from collections.abc import Callable, Iterator
@@ -61,6 +65,19 @@ class MultiDiscrete:
 
 
 @dataclass(frozen=True)
+class Text:
+    """A text of at most `length` symbols out of `symbols`; what follows its end is 0."""
+
+    length: int
+    symbols: int
+    dtype = "int16"
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (self.length,)
+
+
+@dataclass(frozen=True)
 class Dict:
     """Named parts, sorted by name."""
 
@@ -77,7 +94,7 @@ class Tuple:
     items: tuple["Space", ...]
 
 
-Leaf = Box | Discrete | MultiDiscrete
+Leaf = Box | Discrete | MultiDiscrete | Text
 Space = Leaf | Dict | Tuple
 
 
@@ -120,19 +137,23 @@ def features(space: Space) -> int:
             return leaf.n
         if isinstance(leaf, MultiDiscrete):
             return sum(leaf.nvec)
+        if isinstance(leaf, Text):
+            return leaf.length * leaf.symbols
         return prod(leaf.shape)
 
     return sum(count(leaf) for _, leaf in leaves(space))
 
 
 def flatten(space: Space, observation: PyTree) -> Float[Array, "features"]:
-    """One observation as one vector: numbers as they are (uint8 scaled to 0..1), categories one-hot."""
+    """One observation as one vector: numbers as they are (uint8 scaled to 0..1), categories and symbols one-hot."""
 
     def vector(leaf: Leaf, value: Array) -> Array:
         if isinstance(leaf, Discrete):
             return jax.nn.one_hot(value, leaf.n)
         if isinstance(leaf, MultiDiscrete):
             return jnp.concatenate([jax.nn.one_hot(value[i], n) for i, n in enumerate(leaf.nvec)])
+        if isinstance(leaf, Text):
+            return jax.nn.one_hot(value - 1, leaf.symbols).reshape(-1)  # nothing after the end: a row of zeros
         scale = 1 / 255 if leaf.dtype == "uint8" else 1.0
         return value.astype(jnp.float32).reshape(-1) * scale
 
@@ -150,6 +171,8 @@ def to_json(space: Space) -> dict[str, Any]:
         return {"kind": "discrete", "n": space.n}
     if isinstance(space, MultiDiscrete):
         return {"kind": "multidiscrete", "nvec": list(space.nvec)}
+    if isinstance(space, Text):
+        return {"kind": "text", "length": space.length, "symbols": space.symbols}
     return {"kind": "box", "shape": list(space.shape), "dtype": space.dtype}
 
 
@@ -164,8 +187,73 @@ def from_json(value: dict[str, Any]) -> Space:
             return Discrete(n)
         case {"kind": "multidiscrete", "nvec": nvec}:
             return MultiDiscrete(tuple(int(n) for n in nvec))
+        case {"kind": "text", "length": int(length), "symbols": int(symbols)}:
+            return Text(length, symbols)
         case {"kind": "box", "shape": shape, "dtype": str(dtype)}:
             return Box(tuple(int(n) for n in shape), dtype)
     raise SpaceError(
-        f"{value!r} does not describe a space; expected a 'kind' of box, discrete, multidiscrete, dict or tuple"
+        f"{value!r} does not describe a space; expected a 'kind' of box, discrete, multidiscrete, text, dict or tuple"
     )
+
+
+MASK, OFFERED = "action_mask", "offered"
+
+
+def seen(space: Space) -> Space:
+    """What an encoder sees: the space without `action_mask` and `offered`; the single part that is left, if it is one.
+
+    Raises SpaceError if nothing is left.
+    """
+    if not isinstance(space, Dict) or not {MASK, OFFERED} & {name for name, _ in space.items}:
+        return space
+    rest = tuple((name, part) for name, part in space.items if name not in (MASK, OFFERED))
+    if not rest:
+        raise SpaceError("an observation of nothing but its actions was given; add what the agent sees of the state")
+    return rest[0][1] if len(rest) == 1 else Dict(rest)
+
+
+def seen_of(space: Space, observation: PyTree) -> PyTree:
+    """The part of an observation that `seen(space)` describes, whatever its leading axes."""
+    if seen(space) is space:
+        return observation
+    rest = {name: part for name, part in observation.items() if name not in (MASK, OFFERED)}
+    return next(iter(rest.values())) if len(rest) == 1 else rest
+
+
+def mask_of(space: Space, observation: PyTree, actions: int) -> Array | None:
+    """Which actions are allowed, bool [..., actions]; None where every action always is.
+
+    Raises SpaceError for a mask that is not one flag for each action.
+    """
+    part = _part_called(space, MASK)
+    if part is None:
+        return None
+    if not isinstance(part, Box) or part.shape != (actions,):
+        raise SpaceError(f"the observation's {MASK!r} is {part}; expected one flag for each of {actions} actions")
+    return jnp.asarray(observation[MASK]) != 0
+
+
+def offered_of(space: Space, observation: PyTree, actions: int) -> Array | None:
+    """The features of each action on offer, float32 [..., actions, features]; None where the set is fixed.
+
+    Raises SpaceError for features that are not one row for each action.
+    """
+    if offered_features(space, actions) == 0:
+        return None
+    return jnp.asarray(observation[OFFERED], jnp.float32)
+
+
+def offered_features(space: Space, actions: int) -> int:
+    """How many features each action on offer has; 0 where the set of actions is fixed. SpaceError as `offered_of`."""
+    part = _part_called(space, OFFERED)
+    if part is None:
+        return 0
+    if not isinstance(part, Box) or len(part.shape) != 2 or part.shape[0] != actions or part.shape[1] == 0:
+        raise SpaceError(
+            f"the observation's {OFFERED!r} is {part}; expected an array of {actions} rows, the features of each action"
+        )
+    return part.shape[1]
+
+
+def _part_called(space: Space, name: str) -> Space | None:
+    return dict(space.items).get(name) if isinstance(space, Dict) else None

@@ -85,7 +85,7 @@ class LocalEnvs:
 
     def __init__(self, makers: list[Callable[..., Episodes]], space_of: Callable[[Episodes], Space], description: str):
         first = makers[0]()
-        self._episodes = [first, *(maker(first.level) for maker in makers[1:])]
+        self._episodes = [first, *(maker(first) for maker in makers[1:])]
         check_distinct(self._episodes)
         for other in self._episodes[1:]:
             check_alike(

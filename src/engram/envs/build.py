@@ -16,8 +16,8 @@ import gymnasium
 from gymnasium import spaces as gym_spaces
 from gymnasium.envs.registration import EnvSpec, load_env_creator
 
-from engram.envs import atari, capture
-from engram.envs.wrappers import Episodes, Level
+from engram.envs import atari, capture, envpool
+from engram.envs.wrappers import Episodes
 from engram.errors import SpecError, UnknownName, hint, install
 
 # Beginning of an id -> (module that registers it, Engram's extra that installs that module).
@@ -26,7 +26,10 @@ _EXTRAS = {
     "MiniGrid-": ("minigrid", "memory"),
     "BabyAI-": ("minigrid", "memory"),
     "popgym-": ("popgym", "memory"),
+    "envpool/": ("envpool", "driving"),
+    **dict.fromkeys(("intersection-", "highway-", "merge-", "roundabout-"), ("highway_env", "driving")),
 }
+_NOT_IMPORTED = ("ale_py", "envpool")  # registered by hand: they take seconds to import, or do not register themselves
 _OLD_ATARI = "NoFrameskip-v"
 
 
@@ -63,13 +66,16 @@ class EpisodesMaker:
     seed: int
     action_bins: int | None
     registry: capture.Registry
+    masked: bool | None = None  # see Episodes
 
-    def __call__(self, level: Level | None = None) -> Episodes:
-        """`level` is that of another instance from the same builder, which saves probing this one."""
+    def __call__(self, first: Episodes | None = None) -> Episodes:
+        """`first` is another instance from the same builder: what it was found to be saves probing this one."""
         capture.adopt(self.registry)
-        env = self.builder()
-        episodes = Episodes(env, index=self.index, seed=self.seed, action_bins=self.action_bins)
-        episodes.level = capture.choose_level(episodes, level)
+        masked = self.masked if first is None else first.masked
+        episodes = Episodes(
+            self.builder(), index=self.index, seed=self.seed, action_bins=self.action_bins, masked=masked
+        )
+        episodes.level = capture.choose_level(episodes, None if first is None else first.level)
         return episodes
 
 
@@ -158,6 +164,8 @@ def _find(name: str) -> EnvSpec:
             ) from error
     if env_id not in gymnasium.registry:
         _register_extras()
+    if env_id.startswith(envpool.PREFIX) and env_id not in gymnasium.registry and find_spec("envpool") is not None:
+        envpool.register_task(env_id)
     if env_id in gymnasium.registry:
         return gymnasium.registry[env_id]
     for beginning, (needed, extra) in _EXTRAS.items():
@@ -184,6 +192,7 @@ def _find(name: str) -> EnvSpec:
 
 def _register_extras() -> None:
     atari.register_games()
-    for module in sorted({needed for needed, _ in _EXTRAS.values()} - {"ale_py"}):
+    envpool.register_driving()
+    for module in sorted({needed for needed, _ in _EXTRAS.values()}.difference(_NOT_IMPORTED)):
         if find_spec(module) is not None:
             importlib.import_module(module)

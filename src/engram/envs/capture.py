@@ -27,11 +27,10 @@ from typing import Any
 import gymnasium
 import numpy as np
 
-from engram.envs.wrappers import Episodes, Level
+from engram.envs.wrappers import PROBE_SEED, Episodes, Level
 from engram.errors import CheckpointError, EngramError, EnvironmentFault, SpecError
 
 _PROBE_STEPS = 30
-_PROBE_SEED = 1_234_567
 
 Registry = dict[str, tuple[tuple[str, ...], tuple[str, ...]]]
 Captured = tuple[dict[str, Any], dict[str, np.ndarray]]
@@ -193,14 +192,14 @@ def _repeats(episodes: Episodes) -> bool:
 
 
 def _probe(episodes: Episodes) -> list[Any]:
-    actions = np.random.default_rng(_PROBE_SEED).integers(episodes.actions, size=_PROBE_STEPS)
-    episodes.begin_with(_PROBE_SEED)
+    actions = np.random.default_rng(PROBE_SEED).integers(episodes.actions, size=_PROBE_STEPS)
+    episodes.begin_with(PROBE_SEED)
     seen: list[Any] = [digest(episodes)]
     for number, action in enumerate(actions):
-        _, reward, terminated, done = episodes.step(int(action))
+        _, reward, terminated, done = episodes.step(episodes.allowed(int(action)))
         seen.append((digest(episodes), reward.hex(), terminated, done))
         if done:
-            episodes.begin_with(_PROBE_SEED + 1 + number)
+            episodes.begin_with(PROBE_SEED + 1 + number)
             seen.append(digest(episodes))
     return seen
 

@@ -8,11 +8,15 @@ Worker processes import this file, so it imports no JAX: one second and 150 MB f
 | Discrete(n, start)       | one int32 scalar in 0..n-1 (the start is taken off)                           |
 | MultiDiscrete(nvec)      | one int32 vector, in 0..nvec[i]-1 (starts taken off, more axes laid out flat) |
 | MultiBinary(n)           | an int8 array of 0 and 1                                                      |
+| Text(max_length)         | one int16 vector: i+1 for character i of the sorted set, 0 after the end      |
 | Dict, Tuple              | the same of their parts, to any depth                                         |
 
 What an environment returns is held against its declared space here: structure, shape, kind of number, range of
-categories, NaN and infinity. A value that fits the space in everything but its dtype is converted if no bit of
-information is lost (a list of floats, an int64 for a uint8 within 0..255), and refused otherwise.
+categories, characters and length of a text, NaN and infinity. A value that fits the space in everything but its dtype
+is converted if no bit of information is lost (a list of floats, an int64 for a uint8 within 0..255), and refused
+otherwise.
+
+A part `action_mask` of the outermost Dict says which actions are allowed: see `Observer.mask` and `mask_problem`.
 """
 
 from collections.abc import Callable, Sequence
@@ -27,7 +31,8 @@ from engram.errors import EnvironmentFault, SpaceError
 
 MOST_JOINT_ACTIONS = 1024
 _NARROWED = {"float16": "float32", "float64": "float32", "int64": "int32", "uint32": "int32", "uint64": "int32"}
-_SUPPORTED = "Box, Discrete, MultiDiscrete, MultiBinary, and Dict or Tuple of these"
+_SUPPORTED = "Box, Discrete, MultiDiscrete, MultiBinary, Text, and Dict or Tuple of these"
+MASK = "action_mask"  # as in engram.spaces, which imports JAX
 
 
 @dataclass(frozen=True)
@@ -35,13 +40,13 @@ class Part:
     """One array of an observation: where it is found, and how it is stored."""
 
     path: str  # such as `camera` or `0.direction`; empty where the observation is one array
-    kind: str  # box, discrete or multidiscrete
+    kind: str  # box, discrete, multidiscrete or text
     shape: tuple[int, ...]  # as stored
     dtype: np.dtype  # as stored
     given: np.dtype  # as declared by the environment
     given_shape: tuple[int, ...]
     start: Any  # what is taken off categories: an int, or an array of `shape`
-    sizes: Any  # number of categories: an int, or an array of `shape`
+    sizes: Any  # number of categories: an int, or an array of `shape`; of a text, its characters in order
 
     @property
     def field(self) -> str:
@@ -53,8 +58,9 @@ class Observer:
     """Checks and converts the observations of one Gymnasium space.
 
     `source` is that space; `parts` lists the arrays of an observation in the order of `jax.tree.leaves` (dict keys
-    sorted); `structure` is the observation's tree with an index into `parts` at each leaf.
-    Raises SpaceError for a space that holds anything but numbers and categories.
+    sorted); `structure` is the observation's tree with an index into `parts` at each leaf; `mask` is the index of
+    the part `action_mask` of the outermost Dict, or None.
+    Raises SpaceError for a space that holds anything but numbers, categories and texts.
     """
 
     def __init__(self, space: gym_spaces.Space):
@@ -63,6 +69,8 @@ class Observer:
         self.structure = self._read(space, "")
         self._readers: list[Callable[[Any], Any]] = [_reader(part) for part in self.parts]
         self._single = self._readers[0] if isinstance(self.structure, int) else None
+        mask = self.structure.get(MASK) if isinstance(self.structure, dict) else None
+        self.mask: int | None = mask if isinstance(mask, int) else None
 
     def __call__(self, observation: Any) -> list[Any]:
         """The observation's arrays, in the order of `parts`.
@@ -123,6 +131,14 @@ class Observer:
                 raise EnvironmentFault(f"{path} has {given}, expected a tuple of {len(structure)} parts")
             for index, part in enumerate(structure):
                 self._gather(part, value[index], f"{path}.{index}", arrays)
+
+
+def mask_problem(mask: np.ndarray) -> str:
+    """What is wrong with the numbers of an action mask, as the rest of a sentence; empty where nothing is."""
+    other = mask[(mask != 0) & (mask != 1)]
+    if other.size:
+        return f"holds {other[0]}, expected 0 for each forbidden action and 1 for each allowed one"
+    return "" if mask.any() else "forbids every action, expected at least one that is allowed"
 
 
 def joint_actions(space: gym_spaces.Space, bins: int | None = None) -> np.ndarray:
@@ -197,10 +213,24 @@ def _part(space: gym_spaces.Space, path: str) -> Part:
         shape = (prod(space.shape),)
         start, sizes = space.start.reshape(-1).astype(np.int64), space.nvec.reshape(-1).astype(np.int64)
         return Part(path, "multidiscrete", shape, int32, np.dtype(space.dtype), space.shape, start, sizes)
+    if isinstance(space, gym_spaces.Text):
+        return _text_part(space, path)
     raise SpaceError(
         f"{_where(path)} is a {type(space).__name__} space; Engram reads {_SUPPORTED}: "
         f"leave that part out (gymnasium.wrappers.FilterObservation) or turn it into numbers with a wrapper"
     )
+
+
+def _text_part(space: gym_spaces.Text, path: str) -> Part:
+    # Sorted, whatever order Gymnasium holds them in: that of a set may differ between processes.
+    characters = "".join(sorted(space.character_set))
+    most = np.iinfo(np.int16).max
+    if space.max_length < 1 or not 1 <= len(characters) <= most:
+        raise SpaceError(
+            f"{_where(path)} is a Text of at most {space.max_length} out of {len(characters):,} characters; expected "
+            f"a length of at least 1, and 1 to {most:,} characters to choose from"
+        )
+    return Part(path, "text", (space.max_length,), np.dtype("int16"), np.dtype(str), (), 1, characters)
 
 
 def _reader(part: Part) -> Callable[[Any], Any]:
@@ -208,6 +238,8 @@ def _reader(part: Part) -> Callable[[Any], Any]:
         return lambda value: _read_discrete(part, value)
     if part.kind == "multidiscrete":
         return lambda value: _read_multidiscrete(part, value)
+    if part.kind == "text":
+        return _text_reader(part)
     return _box_reader(part)
 
 
@@ -296,6 +328,31 @@ def _read_multidiscrete(part: Part, value: Any) -> np.ndarray:
             f"{part.field} holds {array.reshape(-1)[place]} at [{place}], expected {low}..{high} there"
         )
     return categories.astype(np.int32)
+
+
+def _text_reader(part: Part) -> Callable[[Any], np.ndarray]:
+    numbers = {character: part.start + place for place, character in enumerate(part.sizes)}
+    length = part.shape[0]
+
+    def read(value: Any) -> np.ndarray:
+        if isinstance(value, np.ndarray) and value.shape == () and value.dtype.kind == "U":
+            value = value.item()
+        if not isinstance(value, str):
+            raise EnvironmentFault(f"{part.field} is {_say(value)}, expected a text")
+        if len(value) > length:
+            raise EnvironmentFault(
+                f"{part.field} is a text of {len(value)} characters, expected at most {length} (its max_length)"
+            )
+        symbols = np.zeros(length, np.int16)
+        try:
+            symbols[: len(value)] = [numbers[character] for character in value]
+        except KeyError as error:
+            raise EnvironmentFault(
+                f"{part.field} holds the character {error}, which is none of its {len(numbers)} (its charset)"
+            ) from None
+        return symbols
+
+    return read
 
 
 def _say(value: Any) -> str:

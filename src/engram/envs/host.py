@@ -11,6 +11,7 @@ Read `engram.envs.wrappers` for seeds and checks, `engram.envs.capture` for savi
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import gymnasium
@@ -62,7 +63,7 @@ def make_host(
     makers = [EpisodesMaker(builder, index, seed, action_bins, exact_registry()) for index in range(envs)]
     if asynchronous:
         return _make_asynchronous(builder, makers, worker_timeout)
-    return LocalEnvs(list(makers), lambda episodes: _space(episodes.observer), builder.description)
+    return LocalEnvs(list(makers), _space_of, builder.description)
 
 
 def host_ids() -> list[str]:
@@ -88,8 +89,16 @@ def _make_asynchronous(builder: Builder, makers: list[EpisodesMaker], worker_tim
     """The spaces must be known before the workers start (they share memory), so one environment is made here first."""
     first = Episodes(builder(), index=0, seed=makers[0].seed, action_bins=makers[0].action_bins)
     first.close()
-    space = _space(first.observer)
+    space = _space_of(first)
+    makers = [replace(maker, masked=first.masked) for maker in makers]
     return AsyncEnvs(makers, first.observer, first.action_table, space, builder.description, worker_timeout)
+
+
+def _space_of(episodes: Episodes) -> spaces.Space:
+    """What the agent will be shown; SpaceError where the actions on offer are not one row for each action."""
+    space = _space(episodes.observer)
+    spaces.offered_features(space, episodes.actions)
+    return space
 
 
 def _space(observer: Observer) -> spaces.Space:
@@ -103,6 +112,8 @@ def _space(observer: Observer) -> spaces.Space:
             return spaces.Discrete(part.sizes)
         if part.kind == "multidiscrete":
             return spaces.MultiDiscrete(tuple(part.sizes.tolist()))
+        if part.kind == "text":
+            return spaces.Text(part.shape[0], len(part.sizes))
         return spaces.Box(part.shape, str(part.dtype))
 
     return convert(observer.structure)

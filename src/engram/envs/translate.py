@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import PyTree
 
-from engram.envs.convert import Observer
+from engram.envs.convert import MASK, Observer, mask_problem
 from engram.errors import EnvironmentFault
 
 _LEFT_OUT = ("mission",)  # the sentence in MiniGrid's observations, which `build` filters out of what agents see
@@ -47,8 +47,9 @@ class Translator:
         does not belong to the environment's space, or holds NaN or infinity; in a batch the row is named.
         """
         observation = self._without_text(observation)
+        self._check_for_mask(observation)
         if not batched:
-            rows = [self._observer(observation)]
+            rows = [self._checked(observation)]
         else:
             batch = _arrays(self._observer.structure, observation)
             rows = [self._row(batch, row) for row in range(self._length(batch))]
@@ -65,11 +66,29 @@ class Translator:
             return observation
         return {name: part for name, part in observation.items() if name in names or name not in _LEFT_OUT}
 
+    def _check_for_mask(self, observation: Any) -> None:
+        """Names a mask that was left out, which a difference between trees would not."""
+        names = self._observer.structure
+        if self._observer.mask is None or (isinstance(observation, dict) and MASK in observation):
+            return
+        bare = sorted(names) == [MASK, "observation"] and not isinstance(observation, dict)
+        whole = f"{{'observation': observation, {MASK!r}: mask}}" if bare else f"{{**observation, {MASK!r}: mask}}"
+        raise EnvironmentFault(
+            f"an observation without its {MASK!r} was given; pass {whole}, with mask = info[{MASK!r}] of the reset or "
+            f"step that showed it: one flag for each action"
+        )
+
     def _row(self, batch: Any, row: int) -> list[Any]:
         try:
-            return self._observer(_pick(self._observer.structure, batch, row))
+            return self._checked(_pick(self._observer.structure, batch, row))
         except EnvironmentFault as fault:
             raise EnvironmentFault(f"row {row} of the batch: {fault}") from fault.__cause__
+
+    def _checked(self, observation: Any) -> list[Any]:
+        arrays = self._observer(observation)
+        if self._observer.mask is not None and (problem := mask_problem(arrays[self._observer.mask])):
+            raise EnvironmentFault(f"observation {MASK!r} {problem}")
+        return arrays
 
     def _length(self, batch: Any) -> int:
         try:

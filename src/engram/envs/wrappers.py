@@ -8,6 +8,10 @@ played before it, on the other environments, or on whether they run in this proc
 with `environment 3, episode 12, step 40:` and names the field, what was given and what was expected. Environments
 and episodes count from 0; step n is the n-th action of its episode, and step 0 is its reset.
 
+**Masks.** Which actions are allowed is a part `action_mask` of the observation, one flag for each. An environment that
+says it in `info["action_mask"]` instead is shown as a Dict of that part and `observation` (its own parts, where its
+observation is a Dict). Whether it does is found out by one reset, when the first instance of it is made.
+
 Worker processes import this file, so it imports no JAX.
 """
 
@@ -20,10 +24,11 @@ from typing import Any, Literal
 import gymnasium
 import numpy as np
 
-from engram.envs.convert import Observer, joint_actions
+from engram.envs.convert import MASK, Observer, joint_actions, mask_problem
 from engram.errors import EnvironmentFault, SpaceError
 
 Level = Literal["exact", "replayed", "boundary"]
+PROBE_SEED = 1_234_567
 _LARGEST_REWARD = float(np.finfo(np.float32).max)
 
 
@@ -40,10 +45,14 @@ def episode_seed(seed: int, index: int, episode: int) -> int:
 class Episodes:
     """The episodes of one environment, one after another.
 
+    Args:
+      masked: whether `info` says which actions are allowed; None to find out by a reset.
+
     Attributes:
       index: the environment's number, in messages and seeds.
       actions: how many discrete actions it has.
       level: how exactly `capture` can save it; set by the maker (see `capture.choose_level`).
+      masked: as given or found.
       episode: number of the current episode, -1 before the first.
       elapsed: actions taken in it.
       episode_return: sum of its rewards, float64.
@@ -52,7 +61,15 @@ class Episodes:
       observation: the arrays of what it showed last; perhaps its own, so to be copied before the next step.
     """
 
-    def __init__(self, env: gymnasium.Env, *, index: int, seed: int, action_bins: int | None = None):
+    def __init__(
+        self,
+        env: gymnasium.Env,
+        *,
+        index: int,
+        seed: int,
+        action_bins: int | None = None,
+        masked: bool | None = None,
+    ):
         self.env = env
         self.index = index
         self.seed = seed
@@ -66,6 +83,14 @@ class Episodes:
                 f"self.action_space in its __init__"
             ) from error
         self.actions = len(self.action_table)
+        space = env.observation_space
+        if isinstance(space, gymnasium.spaces.Dict) and MASK in space.spaces:
+            self._check_mask_space(space.spaces[MASK])
+            masked = False
+        self.masked = _info_has_mask(env) if masked is None else masked
+        if self.masked:
+            self.observer = Observer(_with_mask(space, self.actions))
+        self._mask = self.observer.mask
         self.episode = -1
         self.elapsed = 0
         self.episode_return = 0.0
@@ -93,7 +118,7 @@ class Episodes:
                 f"reset returned {_form(result)}, expected (observation, info) with info a dict; "
                 f"an environment written for gym < 0.26 must be ported to Gymnasium"
             )
-        self.observation = self._read(result[0])
+        self.observation = self._masked_read(*result, terminated=False)
         return self.observation
 
     def step(self, action: int) -> tuple[list[Any], float, bool, bool]:
@@ -114,16 +139,26 @@ class Episodes:
                 f"step returned {_form(result)}, expected (observation, reward, terminated, truncated, info); "
                 f"an environment written for gym < 0.26 must be ported to Gymnasium"
             )
-        observation, reward, terminated, truncated, _ = result
+        observation, reward, terminated, truncated, info = result
         if not (type(reward) is float and -_LARGEST_REWARD <= reward <= _LARGEST_REWARD):
             reward = self._reward(reward)
         if terminated is not True and terminated is not False:
             terminated = self._flag("terminated", terminated)
         if truncated is not True and truncated is not False:
             truncated = self._flag("truncated", truncated)
-        self.observation = self._read(observation)
+        if self._mask is None:
+            self.observation = self._read(observation)
+        else:
+            self.observation = self._masked_read(observation, info, terminated)
         self.episode_return += reward
         return self.observation, reward, terminated, terminated or truncated
+
+    def allowed(self, action: int) -> int:
+        """The action, or one that is allowed now in place of a forbidden one."""
+        if self._mask is None or self.observation[self._mask][action]:
+            return action
+        actions = np.flatnonzero(self.observation[self._mask])
+        return int(actions[action % len(actions)])
 
     def close(self) -> None:
         """Closes the environment; one that fails to close is only dropped."""
@@ -137,6 +172,58 @@ class Episodes:
             return self.observer(observation)
         except EnvironmentFault as fault:
             raise self._fault(f"{fault}: return what observation_space declares") from fault.__cause__
+
+    def _masked_read(self, observation: Any, info: Any, terminated: bool) -> list[Any]:
+        """`_read` where a mask belongs to the observation."""
+        if self._mask is None:
+            return self._read(observation)
+        if not self.masked:
+            arrays = self._read(observation)
+            arrays[self._mask] = self._flags(f"observation {MASK!r}", arrays[self._mask], terminated)
+            return arrays
+        mask = self._flags(f"info[{MASK!r}]", self._info_mask(info), terminated).astype(np.int8)
+        if not isinstance(self.env.observation_space, gymnasium.spaces.Dict):
+            return self._read({"observation": observation, MASK: mask})
+        # What is no dict, as its space says, is named by the observer.
+        return self._read({**observation, MASK: mask} if isinstance(observation, dict) else observation)
+
+    def _info_mask(self, info: Any) -> np.ndarray:
+        if not isinstance(info, dict) or MASK not in info:
+            raise self._fault(f"info has no {MASK!r}, as it had before; return it from every reset and every step")
+        try:
+            mask = np.asarray(info[MASK])
+        except ValueError:  # parts of different lengths
+            mask = np.empty(0)
+        if mask.shape != (self.actions,) or mask.dtype.kind not in "biu":
+            raise self._fault(f"info[{MASK!r}] is {_form(info[MASK])}, expected {self._expected_flags()}")
+        return mask
+
+    def _flags(self, field: str, mask: np.ndarray, terminated: bool) -> np.ndarray:
+        """The mask, checked.
+
+        Where an episode has terminated nothing is left to choose, and some environments forbid everything there.
+        What is stored then allows everything, so that whoever compares the values of allowed actions always has one.
+        """
+        if terminated and not mask.any():
+            return np.ones_like(mask)
+        if problem := mask_problem(mask):
+            raise self._fault(f"{field} {problem}")
+        return mask
+
+    def _check_mask_space(self, given: gymnasium.Space) -> None:
+        part = self.observer.parts[self.observer.mask] if self.observer.mask is not None else None
+        if part is None or part.kind != "box" or part.shape != (self.actions,):
+            raise SpaceError(
+                f"the observation's part {MASK!r} is {given}, expected a Box or MultiBinary of {self._expected_flags()}"
+            )
+
+    def _expected_flags(self) -> str:
+        if self.action_table.ndim == 1:
+            return f"one flag (0 or 1) for each of {self.actions} actions"
+        return (
+            f"one flag (0 or 1) for each of {self.actions} joint actions: every combination of "
+            f"{self.env.action_space}, the last number changing fastest"
+        )
 
     def _reward(self, reward: Any) -> float:
         """The slow path: integers, NumPy numbers and 0-d arrays of any library, or a fault."""
@@ -253,3 +340,16 @@ def _form(value: Any) -> str:
         return f"a tuple of {len(value)}"
     text = repr(value)
     return f"{type(value).__name__} {text}" if len(text) <= 60 else f"a {type(value).__name__}"
+
+
+def _info_has_mask(env: gymnasium.Env) -> bool:
+    """Whether a reset says which actions are allowed. One that fails is met again, and named, when the run meets it."""
+    try:
+        return env.reset(seed=PROBE_SEED)[1].get(MASK) is not None
+    except Exception:
+        return False
+
+
+def _with_mask(space: gymnasium.Space, actions: int) -> gymnasium.Space:
+    parts = dict(space.spaces) if isinstance(space, gymnasium.spaces.Dict) else {"observation": space}
+    return gymnasium.spaces.Dict({**parts, MASK: gymnasium.spaces.MultiBinary(actions)})
