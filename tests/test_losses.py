@@ -20,7 +20,7 @@ def flags(*values: int):
 
 
 def scalar_returns(*q: float) -> Returns:
-    return Returns(jnp.array(q)[:, None], jnp.ones((len(q), 1)))
+    return Returns(jnp.array(q)[:, None], jnp.ones((len(q), 1)), jnp.zeros((0, len(q))))
 
 
 @pytest.mark.parametrize("jit", [False, True])
@@ -92,7 +92,7 @@ def test_greedy_takes_the_highest_mean():
 
 
 def test_greedy_ranks_distributions_by_mean_not_by_their_best_atom():
-    following = Returns(jnp.array([[0.0, 10.0], [6.0, 6.0]]), jnp.array([[0.5, 0.5], [0.5, 0.5]]))
+    following = Returns(jnp.array([[0.0, 10.0], [6.0, 6.0]]), jnp.array([[0.5, 0.5], [0.5, 0.5]]), jnp.zeros((0, 2)))
     np.testing.assert_array_equal(bootstrap.greedy(following).atoms, [6.0, 6.0])
 
 

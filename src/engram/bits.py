@@ -8,6 +8,7 @@ stable across versions.
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int, UInt32
 
 from engram.types import Key
@@ -17,6 +18,24 @@ def draw(key: Key, count: int) -> tuple[Key, UInt32[Array, "count"]]:
     """The next key, and `count` uniform 32-bit words."""
     words = jax.random.bits(key, (count + 2,), jnp.uint32)
     return words[:2], words[2:]
+
+
+def hashed(seed: UInt32[Array, "2"], count: int) -> UInt32[Array, "count"]:
+    """`count` words that depend on the seed alone, its words of any structure (0, 1, 2, ... included).
+
+    An integer hash, two rounds of a 32-bit finalizer with full avalanche: where a threefry draw would cost too much.
+
+    Source of the finalizer's constants: Wellons, "Prospecting for Hash Functions" (2018), `lowbias32`.
+    """
+    golden = np.uint32(0x9E3779B9)  # 2^32 / golden ratio: successive multiples are far apart in every bit
+    offsets = jnp.arange(1, count + 1, dtype=jnp.uint32) * golden
+    return _mix(_mix(seed[0] + offsets) ^ seed[1])
+
+
+def _mix(word: UInt32[Array, "*shape"]) -> UInt32[Array, "*shape"]:
+    word = (word ^ (word >> 16)) * np.uint32(0x7FEB352D)
+    word = (word ^ (word >> 15)) * np.uint32(0x846CA68B)
+    return word ^ (word >> 16)
 
 
 def uniform(bits: UInt32[Array, "*shape"]) -> Float[Array, "*shape"]:

@@ -3,6 +3,7 @@
 from typing import NamedTuple
 
 import equinox as eqx
+import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree, UInt32
 
 Key = UInt32[Array, "2"]  # raw threefry key data; see bits.py for how it is spent
@@ -22,6 +23,7 @@ class TimeStep(eqx.Module):
     action: Int[Array, "..."]
     reward: Float[Array, "..."]
     terminated: Bool[Array, "..."]
+    memory: PyTree = ()  # the working memory as it was before this observation; () where rows do not store it
 
 
 class Encoding(eqx.Module):
@@ -31,11 +33,25 @@ class Encoding(eqx.Module):
     attention: Float[Array, "*batch heads parts"]  # no parts for an encoder without attention: (0, 0)
 
 
+class MemoryRead(eqx.Module):
+    """What one read of a memory gives back.
+
+    Weights are never negative; over the entries they sum to 1, or to 0 where the memory knows nothing. The axis of
+    actions has size 1 where a kind reads once for all actions; a kind without attention has no heads: shape (0, 1, 0).
+    Several layers of attention lie one after another on the axis of heads, the layer next to the head last.
+    """
+
+    vector: Float[Array, "*batch features"]
+    weights: Float[Array, "*batch heads actions entries"]
+    entries: Int[Array, "*batch heads actions entries"]  # working memory: the step of the episode; -1 for nothing
+
+
 class Returns(eqx.Module):
     """Per action, a discrete distribution of the return. A scalar Q is one atom of probability 1."""
 
     atoms: Float[Array, "*batch actions atoms"]
     probabilities: Float[Array, "*batch actions atoms"]
+    attention: Float[Array, "*batch heads actions"]  # of a head that attends over actions; else no heads: (0, actions)
 
     @property
     def q(self) -> Float[Array, "*batch actions"]:
@@ -47,7 +63,14 @@ class Decision(eqx.Module):
     """Everything one forward pass knew. Explanations read this and nothing else."""
 
     encoding: Encoding
+    working: MemoryRead
     returns: Returns
+    allowed: Bool[Array, "*batch actions"] | None  # None where every action always is
+
+    @property
+    def preference(self) -> Float[Array, "*batch actions"]:
+        """Q of the actions that are allowed, minus infinity for the others: what acting and bootstraps choose by."""
+        return self.returns.q if self.allowed is None else jnp.where(self.allowed, self.returns.q, -jnp.inf)
 
 
 class Metrics(NamedTuple):

@@ -1,11 +1,12 @@
 """Images through convolutions: the Nature CNN, and a small one for 10 x 10 boards."""
 
+from collections.abc import Sequence
 from math import prod
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, PyTree, Shaped
+from jaxtyping import Array, Float, PyTree, Shaped
 
 from engram import spaces
 from engram.encoders.vector import no_attention
@@ -53,23 +54,12 @@ class ImageEncoder(eqx.Module):
     def __init__(
         self, space: spaces.Space, stack: int, layers: tuple[tuple[int, int, int], ...], width: int, *, key: Key
     ):
-        rows, columns, channels = image_shape(space)
-        channels *= stack
         keys = jax.random.split(key, len(layers) + 1)
-        convolutions = []
-        for (out, size, stride), layer_key in zip(layers, keys[1:], strict=True):
-            if min(rows, columns) < size:
-                raise SpaceError(
-                    f"a {rows} x {columns} image is too small for a {size} x {size} convolution; "
-                    f"use encoder=grid for boards, or encoder=vector"
-                )
-            convolutions.append(Convolution(channels, out, size, stride, key=layer_key))
-            rows, columns, channels = (rows - size) // stride + 1, (columns - size) // stride + 1, out
-        self.convolutions = tuple(convolutions)
-        self.dense = Linear(prod((rows, columns, channels)), width, key=keys[0])
+        way_out = "use encoder=grid for boards, or encoder=vector"
+        self.convolutions, shape = build_convolutions(space, stack, layers, keys[1:], way_out)
+        self.dense = Linear(prod(shape), width, key=keys[0])
         assert isinstance(space, spaces.Box)  # image_shape saw to it
-        self.scale = 1 / 255 if space.dtype == "uint8" else 1.0
-        self.channels_first = channels_first(space)
+        self.scale, self.channels_first = pixel_scale(space), channels_first(space)
 
     @property
     def width(self) -> int:
@@ -77,10 +67,41 @@ class ImageEncoder(eqx.Module):
         return self.dense.weight.shape[0]
 
     def __call__(self, observation: PyTree) -> Encoding:
-        x = frames_as_channels(observation, self.channels_first).astype(jnp.float32) * self.scale
-        for convolution in self.convolutions:
-            x = jax.nn.relu(convolution(x))
+        x = convolved(self.convolutions, observation, self.scale, self.channels_first)
         return Encoding(jax.nn.relu(self.dense(x.reshape(-1))), no_attention())
+
+
+def build_convolutions(
+    space: spaces.Space, stack: int, layers: Sequence[tuple[int, int, int]], keys: Sequence[Key] | Array, way_out: str
+) -> tuple[tuple[Convolution, ...], tuple[int, int, int]]:
+    """One convolution for each of `layers` (channels, size, stride), and the rows, columns and channels they leave.
+
+    Raises SpaceError for what is no image, and, ending with `way_out`, for an image that is too small.
+    """
+    rows, columns, channels = image_shape(space)
+    channels *= stack
+    convolutions = []
+    for (out, size, stride), key in zip(layers, keys, strict=True):
+        if min(rows, columns) < size:
+            raise SpaceError(f"a {rows} x {columns} image is too small for a {size} x {size} convolution; {way_out}")
+        convolutions.append(Convolution(channels, out, size, stride, key=key))
+        rows, columns, channels = (rows - size) // stride + 1, (columns - size) // stride + 1, out
+    return tuple(convolutions), (rows, columns, channels)
+
+
+def convolved(
+    convolutions: tuple[Convolution, ...], frames: Array, scale: float, first: bool
+) -> Float[Array, "rows columns channels"]:
+    """Stacked frames, multiplied by `scale`, through convolutions that are each followed by a ReLU."""
+    x = frames_as_channels(frames, first).astype(jnp.float32) * scale
+    for convolution in convolutions:
+        x = jax.nn.relu(convolution(x))
+    return x
+
+
+def pixel_scale(space: spaces.Box) -> float:
+    """What brings the pixels of a space to 0..1."""
+    return 1 / 255 if space.dtype == "uint8" else 1.0
 
 
 def channels_first(space: spaces.Box) -> bool:

@@ -1,9 +1,14 @@
-"""Heads: an embedding in, a distribution of the return of each action out."""
+"""Heads: an embedding in, a distribution of the return of each action out.
+
+Every head is called as `head(embedding, offered, allowed)`: the features of each action on offer, or None for a fixed
+set, and which actions are allowed, or None for all. A head need not read them: whoever acts or bootstraps leaves the
+forbidden actions out.
+"""
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from engram.nn.layers import MLP, Linear
 from engram.registry import register
@@ -11,9 +16,10 @@ from engram.specs import setting, spec
 from engram.types import Key, Returns
 
 
-def scalar(q: Float[Array, "actions"]) -> Returns:
-    """One atom of probability 1 for each action."""
-    return Returns(q[:, None], jnp.ones((q.shape[0], 1)))
+def scalar(q: Float[Array, "actions"], attention: Float[Array, "heads actions"] | None = None) -> Returns:
+    """One atom of probability 1 for each action; no heads of attention unless they are given."""
+    attention = jnp.zeros((0, q.shape[0])) if attention is None else attention
+    return Returns(q[:, None], jnp.ones((q.shape[0], 1)), attention)
 
 
 @register("head", "q")
@@ -21,7 +27,7 @@ def scalar(q: Float[Array, "actions"]) -> Returns:
 class QSpec:
     """One linear layer gives Q of every action."""
 
-    def build(self, width: int, actions: int, key: Key) -> "QHead":
+    def build(self, width: int, actions: int, key: Key, offered: int = 0) -> "QHead":
         return QHead(Linear(width, actions, key=key))
 
 
@@ -30,7 +36,12 @@ class QHead(eqx.Module):
 
     linear: Linear
 
-    def __call__(self, embedding: Float[Array, "width"]) -> Returns:
+    def __call__(
+        self,
+        embedding: Float[Array, "width"],
+        offered: Float[Array, "actions features"] | None = None,
+        allowed: Bool[Array, "actions"] | None = None,
+    ) -> Returns:
         return scalar(self.linear(embedding))
 
 
@@ -41,7 +52,7 @@ class DuelingSpec:
 
     width: int = setting(0, "units of a hidden layer in each stream; 0 for none", low=0)
 
-    def build(self, width: int, actions: int, key: Key) -> "DuelingHead":
+    def build(self, width: int, actions: int, key: Key, offered: int = 0) -> "DuelingHead":
         return DuelingHead(width, self.width, actions, key=key)
 
 
@@ -61,7 +72,12 @@ class DuelingHead(eqx.Module):
         self.value = MLP(width, widths, key=keys[0]), Linear(last, 1, key=keys[1])
         self.advantage = MLP(width, widths, key=keys[2]), Linear(last, actions, key=keys[3])
 
-    def __call__(self, embedding: Float[Array, "width"]) -> Returns:
+    def __call__(
+        self,
+        embedding: Float[Array, "width"],
+        offered: Float[Array, "actions features"] | None = None,
+        allowed: Bool[Array, "actions"] | None = None,
+    ) -> Returns:
         (value_hidden, value), (advantage_hidden, advantage) = self.value, self.advantage
         gains = advantage(advantage_hidden(embedding))
         return scalar(value(value_hidden(embedding)) + gains - gains.mean())

@@ -1,0 +1,122 @@
+"""A set of entities, one of them the agent itself: the ego attends over all of them."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, PyTree
+
+from engram import spaces
+from engram.errors import SpaceError, SpecError
+from engram.nn.attention import MultiHeadAttention, check_heads
+from engram.nn.layers import MLP
+from engram.registry import register
+from engram.specs import setting, spec
+from engram.types import Encoding, Key
+
+ROWS, MASK = "entities", "mask"  # the parts of a Dict observation
+
+
+@register("encoder", "entities")
+@spec
+class EntitiesSpec:
+    """Ego-attention over a set of entities: the order of all but the first, the ego, makes no difference.
+
+    Reads an array of entities x features, or a Dict of `entities` (such an array) and `mask` (a flag for each, 0 where
+    there is none). The defaults are those of Leurent & Mercat 2019 (arXiv 1911.12250).
+    """
+
+    token_width: int = setting(64, "length of an entity's embedding", low=1)
+    heads: int = setting(2, "attention heads; they must divide token_width", low=1)
+    width: int = setting(128, "units of the layer after the attention", low=1)
+    presence: int = setting(
+        -1, "feature that is above 0 where there is an entity; -1: rows of zeros are none. Not used with a mask", low=-1
+    )
+    uniform: bool = setting(False, "control: all entities that are there weigh the same")
+
+    def check(self) -> None:
+        check_heads(self.heads, self.token_width, ("encoder.heads", "encoder.token_width"))
+
+    def build(self, space: spaces.Space, stack: int, key: Key) -> "EntityEncoder":
+        features = entity_shape(space)[1]
+        if self.presence >= features:
+            raise SpecError(
+                f"encoder.presence = {self.presence} names none of the {features} features of an entity; "
+                f"choose 0 to {features - 1}, or -1 for none"
+            )
+        return EntityEncoder(space, stack, self, key=key)
+
+
+def entity_shape(space: spaces.Space) -> tuple[int, int]:
+    """Entities and features of a space that `entities` can read; SpaceError for any other."""
+    rows = space
+    if isinstance(space, spaces.Dict):
+        parts = dict(space.items)
+        rows, mask = parts.get(ROWS), parts.get(MASK)
+        flags = isinstance(rows, spaces.Box) and isinstance(mask, spaces.Box) and mask.shape == rows.shape[:1]
+        rows = rows if flags and len(parts) == 2 else None
+    if not isinstance(rows, spaces.Box) or len(rows.shape) != 2 or 0 in rows.shape:
+        raise SpaceError(
+            f"encoder=entities needs one array of entities x features, or a Dict of {ROWS!r} (such an array) and "
+            f"{MASK!r} (one flag for each), but the observation is {space}; use encoder=features"
+        )
+    return rows.shape[0], rows.shape[1]
+
+
+class EntityEncoder(eqx.Module):
+    """Each entity through an MLP (the ego has its own), then the ego's query over all of them, itself included.
+
+    Parts are the entities; those of stacked frames are entities of their own, oldest first, marked with their frame
+    (rows need not keep their place from frame to frame). An entity that is not there has weight 0 and its row no
+    influence. The ego of every frame counts as there.
+    """
+
+    ego: MLP
+    others: MLP
+    attention: MultiHeadAttention
+    dense: MLP
+    space: spaces.Space = eqx.field(static=True)
+    presence: int = eqx.field(static=True)
+
+    def __init__(self, space: spaces.Space, stack: int, chosen: EntitiesSpec, *, key: Key):
+        keys = jax.random.split(key, 4)
+        width = chosen.token_width
+        inputs = entity_shape(space)[1] + (stack if stack > 1 else 0)
+        self.ego = MLP(inputs, (width, width), key=keys[0])
+        self.others = MLP(inputs, (width, width), key=keys[1])
+        self.attention = MultiHeadAttention(width, width, width, chosen.heads, uniform=chosen.uniform, key=keys[2])
+        self.dense = MLP(width, (chosen.width,), norm=True, key=keys[3])
+        self.space, self.presence = space, chosen.presence
+
+    @property
+    def width(self) -> int:
+        """Length of the embedding."""
+        return self.dense.layers[-1].weight.shape[0]
+
+    def __call__(self, observation: PyTree) -> Encoding:
+        rows, known = self._rows(observation)
+        embedded = jnp.concatenate(
+            [jax.vmap(jax.vmap(self.ego))(rows[:, :1]), jax.vmap(jax.vmap(self.others))(rows[:, 1:])], axis=1
+        )
+        ego = embedded[-1, 0]
+        read, weights = self.attention(ego[None], embedded.reshape(-1, ego.size), known.reshape(-1))
+        return Encoding(self.dense(ego + read[0]), weights[:, 0])
+
+    def _rows(
+        self, observation: PyTree
+    ) -> tuple[Float[Array, "stack entities features"], Bool[Array, "stack entities"]]:
+        """The entities of each frame, zero where there is none, and which are there."""
+        masked = isinstance(self.space, spaces.Dict)
+        rows = observation[ROWS] if masked else observation
+        scale = 1 / 255 if rows.dtype == jnp.uint8 else 1.0
+        rows = rows.astype(jnp.float32) * scale
+        if masked:
+            known = observation[MASK] != 0
+        else:
+            known = (rows != 0).any(-1) if self.presence < 0 else rows[..., self.presence] > 0
+        known = known | (jnp.arange(known.shape[1]) == 0)
+        rows = jnp.where(known[..., None], rows, 0)  # whatever stood there: not even a NaN gets through
+        stack, entities, _ = rows.shape
+        if stack > 1:
+            frame = jnp.broadcast_to(jnp.eye(stack)[:, None], (stack, entities, stack))
+            rows = jnp.concatenate([rows, frame], axis=-1)
+        return rows, known
