@@ -1,0 +1,1 @@
+"""Working memories: what sees more than one observation of an episode, and is emptied where the episode begins."""

@@ -1,0 +1,201 @@
+"""Working memories that write matrices: `deltanet`, `gated-deltanet`, `delta-product`, `fwp` and `fart`.
+
+Each layer has a matrix per head, written with a key and a value and read with a query, as attention is, but of a size
+that does not grow with time. Own code: of memax 0.1.1's cells of these names, the delta rules project values where
+keys are meant (`M @ X` for `X @ M`), `FWP` reads along the wrong axis, and `FART` divides by the last key alone.
+"""
+
+import math
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from engram.nn.layers import EPSILON, Linear
+from engram.registry import register
+from engram.specs import setting, spec
+from engram.types import Key
+from engram.working.memory import Carry
+from engram.working.recurrences import fast_weights
+from engram.working.recurrent import make_residual
+from engram.working.stack import Residual, over_rows
+
+
+@register("working", "fwp")
+@spec
+class FWPSpec:
+    """Fast weight programmer: adds up outer products of keys and values (linear attention)."""
+
+    width: int = setting(128, "units of each layer", low=1)
+    layers: int = setting(1, "residual blocks", low=1)
+    heads: int = setting(4, "matrices per layer", low=1)
+    head_width: int = setting(16, "rows and columns of a matrix", low=1)
+    chunk: int = setting(32, "rows of time computed at once when learning; any number gives the same results", low=1)
+
+    def build(self, inputs: int, key: Key) -> Residual:
+        return _build(self, inputs, key, delta=False)
+
+
+@register("working", "fart")
+@spec
+class FARTSpec:
+    """Linear attention whose weights sum to 1: `fwp` divided by the sum of its weights (a linear transformer)."""
+
+    width: int = setting(128, "units of each layer", low=1)
+    layers: int = setting(1, "residual blocks", low=1)
+    heads: int = setting(4, "matrices per layer", low=1)
+    head_width: int = setting(16, "rows and columns of a matrix", low=1)
+    chunk: int = setting(32, "rows of time computed at once when learning; any number gives the same results", low=1)
+
+    def build(self, inputs: int, key: Key) -> Residual:
+        return _build(self, inputs, key, delta=False, averages=True)
+
+
+@register("working", "deltanet")
+@spec
+class DeltaNetSpec:
+    """Fast weights with the delta rule: a key that is written again replaces what it gave."""
+
+    width: int = setting(128, "units of each layer", low=1)
+    layers: int = setting(1, "residual blocks", low=1)
+    heads: int = setting(4, "matrices per layer", low=1)
+    head_width: int = setting(16, "rows and columns of a matrix", low=1)
+    chunk: int = setting(32, "rows of time computed at once when learning; any number gives the same results", low=1)
+
+    def build(self, inputs: int, key: Key) -> Residual:
+        return _build(self, inputs, key)
+
+
+@register("working", "gated-deltanet")
+@spec
+class GatedDeltaNetSpec:
+    """`deltanet` whose matrices also fade, as fast as the input says."""
+
+    width: int = setting(128, "units of each layer", low=1)
+    layers: int = setting(1, "residual blocks", low=1)
+    heads: int = setting(4, "matrices per layer", low=1)
+    head_width: int = setting(16, "rows and columns of a matrix", low=1)
+    horizon: int = setting(1000, "steps that the slowest head remembers at the start; the others in ratios", low=1)
+    chunk: int = setting(32, "rows of time computed at once when learning; any number gives the same results", low=1)
+
+    def build(self, inputs: int, key: Key) -> Residual:
+        return _build(self, inputs, key, horizon=self.horizon)
+
+
+@register("working", "delta-product")
+@spec
+class DeltaProductSpec:
+    """`deltanet` that writes several keys per step, one after another: it can track more kinds of state."""
+
+    width: int = setting(128, "units of each layer", low=1)
+    layers: int = setting(1, "residual blocks", low=1)
+    heads: int = setting(4, "matrices per layer", low=1)
+    head_width: int = setting(16, "rows and columns of a matrix", low=1)
+    writes: int = setting(2, "keys written per step", low=1)
+    chunk: int = setting(32, "rows of time computed at once when learning; any number gives the same results", low=1)
+
+    def build(self, inputs: int, key: Key) -> Residual:
+        return _build(self, inputs, key, writes=self.writes)
+
+
+FastWeightSpec = FWPSpec | FARTSpec | DeltaNetSpec | GatedDeltaNetSpec | DeltaProductSpec
+
+
+def _build(numbers: FastWeightSpec, inputs: int, key: Key, **kind: Any) -> Residual:
+    return make_residual(lambda key: FastWeights(numbers, **kind, key=key), inputs, numbers.width, numbers.layers, key)
+
+
+class FastWeights(eqx.Module):
+    """One layer: S' = decay S + u k^T, read as S' q, each head's read normalised, then mixed by a linear layer.
+
+    All products of the input come from one matrix. Keys and queries go through SiLU and are brought to length 1;
+    without the delta rule they go through 1 + ELU, which keeps them positive, as weights are. The short convolutions
+    in front of them in the published networks are left out: an encoder's embedding is no single word.
+
+    With the delta rule u = rate (v - decay S k), where rate = 2 sigmoid(.) lies in 0..2: past 1 it turns what it
+    finds, which tracking state needs. With `averages` a value has a further component that is 1, and what is read is
+    divided by it. With several `writes` a step is as many steps of the rule, of which the first fades and the last is
+    read.
+
+    Source: Katharopoulos et al. 2020 (arXiv 2006.16236), eq. 8-9, 16-20 (`fart`); Schlag et al. 2021 (arXiv
+    2102.11174), eq. 19-24 (`fwp`, `deltanet`); Yang et al. 2024 (arXiv 2412.06464), eq. 10 (`gated-deltanet`); Siems
+    et al. 2025 (arXiv 2502.10297), section 4 (`delta-product`); Grazzi et al. 2024 (arXiv 2411.12537) for rates up to
+    2.
+    """
+
+    inward: Linear
+    outward: Linear
+    heads: int = eqx.field(static=True)
+    head_width: int = eqx.field(static=True)
+    writes: int = eqx.field(static=True)
+    chunk: int = eqx.field(static=True)
+    delta: bool = eqx.field(static=True)
+    gated: bool = eqx.field(static=True)
+    averages: bool = eqx.field(static=True)
+
+    def __init__(
+        self,
+        numbers: FastWeightSpec,
+        *,
+        writes: int = 1,
+        delta: bool = True,
+        horizon: int = 0,
+        averages: bool = False,
+        key: Key,
+    ):
+        self.heads, self.head_width, self.chunk = numbers.heads, numbers.head_width, numbers.chunk
+        self.writes, self.delta, self.gated, self.averages = writes, delta, horizon > 0, averages
+        keys = jax.random.split(key)
+        inward = Linear(numbers.width, sum(self._sizes()), key=keys[0])
+        if self.gated:  # sigmoid(log t) forgets within about t steps
+            times = math.log(horizon) * jnp.arange(1, self.heads + 1) / self.heads
+            inward = eqx.tree_at(lambda linear: linear.bias, inward, inward.bias.at[-self.heads :].add(times))
+        self.inward = inward
+        self.outward = Linear(self.heads * self.head_width, numbers.width, key=keys[1])
+
+    def init(self) -> Carry:
+        """S = 0."""
+        return jnp.zeros((self.heads, self.head_width + self.averages, self.head_width))
+
+    def unroll(
+        self, carry: Carry, inputs: Float[Array, "time width"], is_first: Bool[Array, "time"]
+    ) -> tuple[Carry, Float[Array, "time width"]]:
+        """What each row reads after it wrote."""
+        time = len(inputs)
+        queries, keys, values, rate, decay = self._split(over_rows(self.inward, inputs))
+        queries, keys = (_unit(x) if self.delta else 1 + jax.nn.elu(x) for x in (queries, keys))
+        if self.averages:
+            values = jnp.concatenate([values, jnp.ones((*values.shape[:-1], 1))], axis=-1)
+        if self.writes > 1:
+            queries = jnp.repeat(queries, self.writes, axis=0)
+            is_first = (is_first[:, None] & (jnp.arange(self.writes) == 0)).reshape(-1)
+        rate = 2 * jax.nn.sigmoid(rate) if self.delta else None
+        decay = jax.nn.log_sigmoid(decay) if self.gated else None
+        carry, read = fast_weights(queries, keys, values, rate, decay, is_first, carry, self.chunk)
+        read = read.reshape(time, self.writes, *read.shape[1:])[:, -1]
+        if self.averages:
+            read = read[..., :-1] / (read[..., -1:] + EPSILON)
+        else:
+            read = read * jax.lax.rsqrt((read**2).mean(-1, keepdims=True) + EPSILON)
+        return carry, over_rows(self.outward, read.reshape(time, -1))
+
+    def _sizes(self) -> tuple[int, ...]:
+        """Of queries, keys, values, rates and decays in what `inward` gives."""
+        one = self.heads * self.head_width
+        rates = self.heads * self.writes if self.delta else 0
+        return one, one * self.writes, one * self.writes, rates, self.heads if self.gated else 0
+
+    def _split(self, rows: Float[Array, "time numbers"]) -> list[Array]:
+        """Queries, keys, values, rates and decays, with an axis of heads, several writes being rows of their own."""
+        ends = [sum(self._sizes()[: i + 1]) for i in range(4)]
+        queries, keys, values, rate, decay = jnp.split(rows, ends, axis=1)
+        wide = (-1, self.heads, self.head_width)
+        narrow = (len(rows) * self.writes, rate.shape[1] // self.writes)
+        return [queries.reshape(wide), keys.reshape(wide), values.reshape(wide), rate.reshape(narrow), decay]
+
+
+def _unit(x: Float[Array, "time heads keys"]) -> Float[Array, "time heads keys"]:
+    x = jax.nn.silu(x)
+    return x * jax.lax.rsqrt((x**2).sum(-1, keepdims=True) + 1e-6)
