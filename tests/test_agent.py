@@ -1,6 +1,7 @@
 """The agent: what it learns on probes whose values are known, and each of its four functions."""
 
 from dataclasses import replace
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -10,16 +11,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engram import spaces
-from engram.agents.q_learning import (
-    Agent,
+from engram.agents import examples
+from engram.agents.exploration import EpsilonGreedySpec
+from engram.agents.q_learning import Agent, Experience, push
+from engram.agents.spec import (
     AgentSpec,
-    Experience,
-    ExplorationSpec,
     ObservationSpec,
     OptimizerSpec,
     ReplaySpec,
     TargetSpec,
-    push,
 )
 from engram.encoders.vector import VectorSpec
 from engram.envs.device import make_device
@@ -34,7 +34,7 @@ SMALL = AgentSpec(
     encoder=VectorSpec(widths=(32,)),
     replay=ReplaySpec(capacity=1_000, batch_size=32, start=100),
     optimizer=OptimizerSpec(learning_rate=5e-3, final_fraction=0.01, decay_steps=6_000),
-    exploration=ExplorationSpec(start=1.0, end=1.0, steps=1),
+    exploration=EpsilonGreedySpec(start=1.0, end=1.0, steps=1),
     target=TargetSpec(every=20),
     discount=0.9,
 )
@@ -99,23 +99,24 @@ def agent(envs: int = 1, actions: int = 3, **changes: object) -> Agent:
 
 
 def test_without_exploration_the_best_action_is_taken():
-    greedy = agent(envs=8, learn_every=8, exploration=ExplorationSpec(start=0.0, end=0.0))
+    greedy = agent(envs=8, learn_every=8, exploration=EpsilonGreedySpec(start=0.0, end=0.0))
     state = greedy.init(KEY)
     observation = jax.random.normal(KEY, (8, 2))
-    _, action, decision = greedy.act(state.learner.params, state.actor, observation, jnp.ones(8, bool))
+    _, action, decision = greedy.act(state.learner.params, state.actor, observation, jnp.ones(8, bool), jnp.zeros(8))
     np.testing.assert_array_equal(action, decision.returns.q.argmax(-1))
 
 
 def test_epsilon_is_the_share_of_random_actions():
     """With epsilon 1/2 and 3 actions, the greedy one is taken in 1/2 + 1/6 of the cases."""
-    half = agent(envs=4096, learn_every=4096, exploration=ExplorationSpec(start=0.5, end=0.5),
+    half = agent(envs=4096, learn_every=4096, exploration=EpsilonGreedySpec(start=0.5, end=0.5),
                  replay=replace(SMALL.replay, capacity=4096 * 16, start=4096 * 2))  # fmt: skip
     state = half.init(KEY)
-    actor, action, decision = half.act(state.learner.params, state.actor, jnp.ones((4096, 2)), jnp.ones(4096, bool))
+    seen = jnp.ones((4096, 2)), jnp.ones(4096, bool), jnp.zeros(4096)
+    actor, action, decision = half.act(state.learner.params, state.actor, *seen)
     share = float((action == decision.returns.q.argmax(-1)).mean())
     assert abs(share - 2 / 3) < 4 * (2 / 9 / 4096) ** 0.5  # four standard deviations
     assert int(actor.steps) == 4096
-    again = half.act(state.learner.params, actor, jnp.ones((4096, 2)), jnp.ones(4096, bool))[1]
+    again = half.act(state.learner.params, actor, *seen)[1]
     assert not np.array_equal(action, again), "each step draws anew"
 
 
@@ -287,8 +288,8 @@ def test_every_row_that_can_be_drawn_gives_the_target_of_a_plain_loop(kinds, n, 
                       "action": np.zeros(len(rows), np.int32), "reward": np.array(columns["reward"], np.float32),
                       "terminated": np.array(columns["terminated"])})  # fmt: skip
     ring_ = ring.Ring(ring_.rows, jnp.array([len(rows)], jnp.int32))
-    first, count = (int(value[0]) for value in sampling.startable(ring_, n, stack))
-    transition = jax.jit(one._transition)
+    first, count = (int(value[0]) for value in sampling.startable(ring_, n, stack - 1))
+    transition = jax.jit(partial(examples.transition, one.spec))
     for row in range(first, first + count):
         made = transition(ring_, jnp.int32(row), jnp.int32(0))
         assert float(made.weight) == (0.0 if rows[row]["final"] else 1.0)

@@ -385,9 +385,7 @@ def test_show_prints_lines_that_make_the_preset_from_any_other(capsys, name):
     rest, settings = split_settings("train", words)
     assert rest == []
     space = make_device("engram/CartPole-v1").observation_space
-    made = preset("dqn", space, 99)
-    for path, value in settings.items():
-        made = specs.override(made, path, value)
+    made = specs.override_all(preset("dqn", space, 99), settings)
     assert made == specs.override(preset(name, space, 7000), "discount", 0.5)
 
 

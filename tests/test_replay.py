@@ -78,7 +78,7 @@ def test_draws_are_exactly_the_rows_with_a_whole_window_and_a_whole_stack(histor
         allowed |= {(row, lane) for row in range(oldest, len(rows) - n)}
     total = len(allowed)
     bits = jnp.arange(4 * 24, dtype=jnp.uint32)  # at most 24 rows in all
-    rows, places = (drawn[: 4 * total] for drawn in uniform_rows(filled, bits, n, stack))
+    rows, places = (drawn[: 4 * total] for drawn in uniform_rows(filled, bits, n, stack - 1))
     if total:
         drawn = list(zip(rows.tolist(), places.tolist(), strict=True))
         assert set(drawn) == allowed

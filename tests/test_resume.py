@@ -280,11 +280,18 @@ GREEDY = {
     **AGENT, "observation__stack": 2, "exploration__start": 0.0, "exploration__end": 0.0, "replay__start": 40,
     "learn_every": 8, "group": 2,
 }  # fmt: skip
+# All that only agents with a working memory keep.
+REMEMBERING = {
+    **GREEDY, "working": "gru", "working__width": 8, "replay__window": 6, "replay__stored_memory": True,
+    "observation__previous_action": True, "observation__previous_reward": True, "group": 1,
+    "exploration": "parameter-noise", "exploration__start": 5.0, "exploration__end": 5.0,
+}  # fmt: skip
 # Environment, options, step of the stop, and which fields (the compiled actor differs only in its own).
 NEEDED = {
     "numpy": (Wander, GREEDY, 89, NumpyActor, ""),
     "compiled": (Wander, GREEDY, 89, CompiledActor, "actor."),
     "device": (DEVICE[SEVERAL][0], {**AGENT, **SHORT, **DEVICE[SEVERAL][1]}, 92, None, ""),
+    "memory": (Wander, REMEMBERING, 89, CompiledActor, ("actor.", "reward", "block.memory")),
 }
 # What makes no difference to a run: `engram info` tells the level; restoring reads that of each environment.
 TOLD = {"env.levels.0 left out", "env.levels.0 changed"}

@@ -12,7 +12,9 @@ from bad_envs import Walk
 from jaxtyping import Array, Float, Int, UInt32
 
 from engram import spaces
-from engram.agents.q_learning import Agent, AgentSpec, ExplorationSpec, ObservationSpec, OptimizerSpec, ReplaySpec
+from engram.agents.exploration import EpsilonGreedySpec
+from engram.agents.q_learning import Agent
+from engram.agents.spec import AgentSpec, ObservationSpec, OptimizerSpec, ReplaySpec
 from engram.encoders.vector import VectorSpec
 from engram.envs.device import DeviceStep, make_device
 from engram.envs.host import make_host
@@ -28,7 +30,7 @@ from engram.runners.host import HostRunner, compiled_settle
 SPEC = AgentSpec(
     encoder=VectorSpec(widths=(8,)),
     replay=ReplaySpec(capacity=400, batch_size=8, start=60),
-    exploration=ExplorationSpec(start=1.0, end=0.1, steps=100),
+    exploration=EpsilonGreedySpec(start=1.0, end=0.1, steps=100),
 )
 KEY = jax.random.PRNGKey(1)
 
@@ -61,7 +63,7 @@ def on_device(spec: AgentSpec = SPEC, envs: int = 1, seeds: tuple[int, ...] = (0
 
 # -- acting --------------------------------------------------------------------------------------------------
 
-GREEDY = replace(SPEC, exploration=ExplorationSpec(start=0.0, end=0.0))
+GREEDY = replace(SPEC, exploration=EpsilonGreedySpec(start=0.0, end=0.0))
 
 
 @pytest.mark.parametrize("space", [spaces.Box((3,)), spaces.Box((2, 2), "uint8")], ids=str)
@@ -77,24 +79,25 @@ def test_both_actors_see_the_same_and_choose_the_same(space: spaces.Box, stack: 
     plain, compiled = NumpyActor(agent, params, 0), CompiledActor(agent, params, state.actor)
     actor, generator = state.actor, np.random.default_rng(0)
     network, arrays = numpy_network(params), [np.asarray(leaf) for leaf in jax.tree.leaves(params)]
+    nothing = np.zeros(3, np.float32)
     act, scale = jax.jit(agent.act), 255 if space.dtype == "uint8" else 1
     for step in range(20):
         observation = (100 * generator.normal(size=(3, *space.shape))).astype(space.dtype)
         is_first = (generator.random(3) < 0.3) | (step == 0)
-        actor, _, decision = act(params, actor, observation, is_first)
-        chosen = plain.act(observation, is_first, step)
+        actor, _, decision = act(params, actor, observation, is_first, nothing)
+        chosen = plain.act(observation, is_first, nothing, step)
         frames = np.asarray(actor.frames, np.float32).reshape(3, -1)
         q = network(arrays, frames / scale)
         np.testing.assert_allclose(q, decision.returns.q, rtol=1e-5, atol=1e-5)
         np.testing.assert_array_equal(chosen, q.argmax(-1))
-        np.testing.assert_array_equal(compiled.act(observation, is_first, step), chosen)
+        np.testing.assert_array_equal(compiled.act(observation, is_first, nothing, step), chosen)
 
 
 @pytest.mark.parametrize("kind", [NumpyActor, CompiledActor])
 @pytest.mark.parametrize("envs", [1, 64])
 def test_epsilon_falls_with_the_global_step(kind: type, envs: int):
     """The best of 4 actions is taken in 1 - 3/4 epsilon of the cases, within four standard deviations."""
-    spec = replace(SPEC, exploration=ExplorationSpec(start=1.0, end=0.0, steps=100), learn_every=envs,
+    spec = replace(SPEC, exploration=EpsilonGreedySpec(start=1.0, end=0.0, steps=100), learn_every=envs,
                    replay=ReplaySpec(capacity=100 * envs))  # fmt: skip
     agent = Agent(spec, spaces.Box((3,)), 4, envs)
     state = agent.init(KEY)
@@ -109,7 +112,7 @@ def test_epsilon_falls_with_the_global_step(kind: type, envs: int):
         draws = 1280 // envs
         hits = 0
         for _ in range(draws):
-            hits += int((actor.act(observation, is_first, step) == best).sum())
+            hits += int((actor.act(observation, is_first, np.zeros(envs, np.float32), step) == best).sum())
             if isinstance(actor, CompiledActor):
                 actor.restore({**actor.capture()[0], "steps": np.int32(step)}, {})  # it counts the steps itself
         expected = 1 - 0.75 * epsilon
@@ -153,7 +156,7 @@ def test_the_host_actor_has_the_parameters_from_before_the_last_call(walking, gr
 
 def test_moments_that_share_a_call_learn_what_they_learn_alone(walking):
     """Actions are all random here, so that it does not matter which parameters act; 204 steps are 17 blocks of 12."""
-    spec = replace(SPEC, exploration=ExplorationSpec(start=1.0, end=1.0))
+    spec = replace(SPEC, exploration=EpsilonGreedySpec(start=1.0, end=1.0))
     alone, together = walking(spec), walking(spec, group=3)
     for runner in (alone, together):
         runner.advance(204, never)
@@ -330,7 +333,7 @@ def test_a_compiled_actor_compiles_once():
     state = agent.init(KEY)
     actor = CompiledActor(agent, state.learner.params, state.actor)
     for step in range(5):
-        actor.act(np.array([step % 3], np.int32), np.array([step == 0]), step)
+        actor.act(np.array([step % 3], np.int32), np.array([step == 0]), np.zeros(1, np.float32), step)
         actor.load(jax.tree.leaves(state.learner.target))
     trees = jax.tree.structure(state.learner.params), jax.tree.structure(state.actor)
     assert compiled_act(agent, *trees)._cache_size() == 1

@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engram import registry, spaces, specs
-from engram.agents.q_learning import AgentSpec, ExplorationSpec
+from engram.agents.exploration import EpsilonGreedySpec
+from engram.agents.spec import AgentSpec
 from engram.errors import SpecError, UnknownName
 from engram.heads.q import DuelingSpec, QSpec
 from engram.presets import PRESETS, preset
@@ -102,13 +103,13 @@ def test_stored_specs_refuse_what_they_do_not_know():
 
 
 def test_a_replay_too_small_for_one_window_is_refused():
-    with pytest.raises(SpecError, match=r"replay.capacity = 10 cannot hold one window of n_step = 9"):
+    with pytest.raises(SpecError, match=r"replay.capacity = 10 cannot hold one window of 1 rows with n_step = 9"):
         specs.override(specs.override(AgentSpec(), "n_step", "9"), "replay.capacity", "10")
 
 
 def test_two_parts_cannot_share_a_name():
     with pytest.raises(ValueError, match="head 'q' is already engram.heads.q.QSpec"):
-        registry.register("head", "q")(ExplorationSpec)
+        registry.register("head", "q")(EpsilonGreedySpec)
 
 
 def test_registering_twice_leaves_the_first():
@@ -117,5 +118,5 @@ def test_registering_twice_leaves_the_first():
 
 
 def test_epsilon_falls_linearly_and_then_stays():
-    chosen = ExplorationSpec(start=1.0, end=0.1, steps=100)
+    chosen = EpsilonGreedySpec(start=1.0, end=0.1, steps=100)
     assert [round(float(chosen.epsilon(step)), 6) for step in (0, 50, 100, 1000)] == [1.0, 0.55, 0.1, 0.1]

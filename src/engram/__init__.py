@@ -10,7 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from engram.agents.q_learning import AgentSpec
+    from engram.agents.spec import AgentSpec
     from engram.envs.device import check_device_env, register_device
     from engram.envs.host import register_exact
     from engram.errors import EngramError
@@ -34,7 +34,7 @@ __all__ = [
 ]
 
 _HOMES = {
-    "AgentSpec": "agents.q_learning",
+    "AgentSpec": "agents.spec",
     "EngramError": "errors",
     "Evaluation": "evaluation",
     "Trainer": "trainer",

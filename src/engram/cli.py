@@ -280,6 +280,7 @@ def evaluate(chosen: Evaluate) -> None:
     """`engram evaluate`."""
     _existing(chosen.run)
     given = {name: value for name in ("episodes", "seed") if (value := getattr(chosen, name)) is not None}
+    given |= {"forget": True} if chosen.forget else {}
 
     def work() -> dict[str, Any]:
         from engram.evaluation import Evaluation
@@ -322,8 +323,7 @@ def show(chosen: Show, settings: Mapping[str, str]) -> None:
     from engram.presets import preset
 
     spec: Any = preset(chosen.preset, _space(chosen), chosen.steps)
-    for path, value in settings.items():
-        spec = specs.override(spec, path, value)
+    spec = specs.override_all(spec, settings)
     rows = [(quote(f"{path}={specs.show(value)}"), kind, text) for path, kind, value, text in specs.describe(spec)]
     width = max(len(setting) for setting, _, _ in rows)
     print(clean(f"# {chosen.preset} for {chosen.env}"))

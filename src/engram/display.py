@@ -106,6 +106,7 @@ class Display:
         elapsed = now - self._started if seconds is None else seconds + now - self._updated
         speed = _number(known.get("steps_per_second"))
         left = (total - step) / speed if total and step is not None and speed else None
+        explores = next((name for name in ("temperature", "noise") if name in known), "epsilon")
         return [
             ("step", f"{_text(step, ',.0f')}{f'/{total:,}' if total else ''}"),
             ("done", _text(self.share(), ".0%")),
@@ -113,7 +114,7 @@ class Display:
             ("episodes", _text(_number(known.get("episodes")), ",.0f")),
             ("loss", _text(_number(known.get("loss")), ".4g")),
             ("Q", _text(_number(known.get("q_mean")), ".4g")),
-            ("epsilon", _text(_number(known.get("epsilon")), ".3f")),
+            (explores, _text(_number(known.get(explores)), ".3f")),
             ("steps/s", _text(speed, ",.0f")),
             ("elapsed", _duration(elapsed)),
             ("left", _duration(left)),

@@ -2,21 +2,24 @@
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from engram import spaces
-from engram.agents.q_learning import push
+from engram.agents.examples import previous_of
+from engram.agents.q_learning import push, repeated
+from engram.agents.spec import AgentSpec
 from engram.bits import draw
 from engram.envs.device import DeviceEnv
 from engram.envs.host import HostEnvs
-from engram.errors import SpaceError
+from engram.errors import SpaceError, SpecError
 from engram.network import Network
 from engram.runners.device import choose
+from engram.types import Decision
 
 
 @dataclass(frozen=True)
@@ -47,38 +50,58 @@ def evaluation_seed(seed: int) -> int:
     return int(np.random.SeedSequence([seed, 0xE7A1]).generate_state(1, np.uint32)[0])
 
 
+class PolicyState(NamedTuple):
+    """What a policy keeps from one observation to the next; leading axis [envs]."""
+
+    frames: PyTree
+    memory: PyTree
+    action: Array | np.ndarray  # int32, the newest
+    episode: Array | np.ndarray  # uint32 [envs, 2]: bits drawn when an episode began, where actions explore
+
+
 class Policy:
-    """A network and its frame stack, for anything with a leading axis [envs]."""
+    """A network with its frame stack and its working memory, for anything with a leading axis [envs]."""
 
-    def __init__(self, params: Network, space: spaces.Space, stack: int, actions: int):
-        self._params, self._space, self._stack, self.actions = params, space, stack, actions
+    def __init__(self, params: Network, spec: AgentSpec):
+        self._params, self._spec, self._space, self.actions = params, spec, params.space, params.actions
 
-    def begin(self, envs: int) -> PyTree:
-        """Frames before the first observation."""
-        return spaces.zeros(self._space, (envs, self._stack))
+    def begin(self, envs: int) -> PolicyState:
+        """The state before the first observation."""
+        return begin(self._params, self._spec.observation.stack, envs)
 
-    def q(self, frames: PyTree, observation: PyTree, is_first: np.ndarray) -> tuple[PyTree, np.ndarray]:
-        """The frames with this observation at their end, and Q [envs, actions]."""
-        frames, q = _q(self._params, frames, observation, is_first)
-        return frames, np.asarray(q)
+    def prefer(
+        self, state: PolicyState, observation: PyTree, is_first: np.ndarray, reward: np.ndarray
+    ) -> tuple[PolicyState, Array]:
+        """The state with this observation in it, and Q [envs, actions]: minus infinity where an action is forbidden."""
+        return _prefer(self._spec, self._params, state, observation, is_first, reward)
 
     def act(
         self,
         rows: PyTree,
-        frames: PyTree | None,
+        state: PolicyState | None,
         is_first: np.ndarray | None,
-        epsilon: float,
-        generator: np.random.Generator,
-    ) -> tuple[np.ndarray, PyTree]:
-        """Actions [envs] for stored observations [envs, ...], random with probability `epsilon`, and the frames."""
+        reward: np.ndarray | None,
+        generator: np.random.Generator | None,
+    ) -> tuple[np.ndarray, PolicyState]:
+        """Actions [envs] for stored observations [envs, ...], and the next state.
+
+        They are greedy, or with a `generator` explore as at the end of training. `reward` [envs] is that of the step
+        before. Raises SpecError where the agent reads it and it was not given.
+        """
         envs = jax.tree.leaves(rows)[0].shape[0]
-        starts = np.zeros(envs, bool) if is_first is None else np.asarray(is_first, bool).reshape(envs)
-        frames, q = self.q(self.begin(envs) if frames is None else frames, rows, starts)
-        action = q.argmax(-1)
-        if epsilon:
-            explore = generator.random(envs) < epsilon
-            action = np.where(explore, generator.integers(self.actions, size=envs), action)
-        return action, frames
+        starts = np.full(envs, state is None) if is_first is None else np.asarray(is_first, bool).reshape(envs)
+        if reward is None and self._spec.observation.previous_reward and not starts.all():
+            raise SpecError("this agent reads the reward of the step before; pass it too: predict(..., reward=reward)")
+        reward = np.zeros(envs, np.float32) if reward is None else np.asarray(reward, np.float32).reshape(envs)
+        current = self.begin(envs) if state is None else state
+        if generator is None:
+            current, preference = self.prefer(current, rows, starts, reward)
+            action = np.asarray(preference).argmax(-1)
+            return action, current._replace(action=action.astype(np.int32))
+        now, opening = generator.integers(0, 1 << 32, size=(2, envs, 2), dtype=np.uint32)
+        current = current._replace(episode=np.where(starts[:, None], opening, current.episode))
+        current, chosen = _explore(self._spec, self._params, current, rows, starts, reward, now)
+        return np.asarray(chosen), current._replace(action=chosen)
 
     def is_batched(self, observation: PyTree) -> bool:
         """Whether a stored observation has a leading axis [envs]."""
@@ -106,51 +129,91 @@ class Policy:
         return jax.tree.unflatten(jax.tree.structure(observation), rows)
 
 
-@jax.jit
-def _q(
-    params: Network, frames: PyTree, observation: PyTree, is_first: Array
-) -> tuple[PyTree, Float[Array, "envs actions"]]:
-    frames = push(frames, observation, is_first)
-    return frames, jax.vmap(params)(frames).returns.q
+def begin(params: Network, stack: int, envs: int) -> PolicyState:
+    """The state of a policy before the first observation."""
+    frames = jax.tree.map(jnp.asarray, spaces.zeros(params.space, (envs, stack)))
+    return PolicyState(frames, repeated(params.working.init(), envs), jnp.zeros(envs, jnp.int32),
+                       jnp.zeros((envs, 2), jnp.uint32))  # fmt: skip
+
+
+def decide(
+    spec: AgentSpec,
+    params: Network,
+    state: PolicyState,
+    observation: PyTree,
+    is_first: Bool[Array, "envs"],
+    reward: Float[Array, "envs"],
+) -> tuple[PolicyState, Decision]:
+    """The state with this observation in it, and all that the network knew. The action is the caller's to set."""
+    frames = push(state.frames, observation, is_first)
+    previous = previous_of(spec, jnp.asarray(state.action), reward)
+    memory, decision = jax.vmap(params.step)(state.memory, frames, is_first, previous)
+    return state._replace(frames=frames, memory=memory), decision
+
+
+@partial(jax.jit, static_argnums=0)
+def _prefer(
+    spec: AgentSpec, params: Network, state: PolicyState, observation: PyTree, is_first: Array, reward: Array
+) -> tuple[PolicyState, Float[Array, "envs actions"]]:
+    state, decision = decide(spec, params, state, observation, is_first, reward)
+    return state, decision.preference
+
+
+@partial(jax.jit, static_argnums=0)
+def _explore(
+    spec: AgentSpec,
+    params: Network,
+    state: PolicyState,
+    observation: PyTree,
+    is_first: Array,
+    reward: Array,
+    bits: Array,
+) -> tuple[PolicyState, Int[Array, "envs"]]:
+    """The state with this observation in it, and actions that explore as at the end of training."""
+    state, decision = decide(spec, params, state, observation, is_first, reward)
+    choose = partial(spec.exploration.choose, step=spec.exploration.steps)
+    return state, jax.vmap(choose)(decision, bits, state.episode)
 
 
 def play_host(policy: Policy, envs: HostEnvs, episodes: int) -> list[float]:
     """Returns of `episodes` greedy episodes. Each environment plays its share, so that short ones count no more."""
     shares = [episodes // envs.envs + (index < episodes % envs.envs) for index in range(envs.envs)]
     finished: list[list[float]] = [[] for _ in shares]
-    running = np.zeros(envs.envs)
-    observation, is_first, frames = envs.reset(), np.ones(envs.envs, bool), policy.begin(envs.envs)
+    running, reward = np.zeros(envs.envs), np.zeros(envs.envs, np.float32)
+    observation, is_first, state = envs.reset(), np.ones(envs.envs, bool), policy.begin(envs.envs)
     while any(len(done) < share for done, share in zip(finished, shares, strict=True)):
-        frames, q = policy.q(frames, observation, is_first)
-        step = envs.step(q.argmax(-1))
+        action, state = policy.act(observation, state, is_first, reward, None)
+        step = envs.step(action)
         running += step.reward
         for env in np.flatnonzero(step.done):
             finished[env].append(float(running[env]))
             running[env] = 0
-        observation, is_first = step.observation, step.done
+        observation, is_first, reward = step.observation, step.done, step.reward
     return [value for done, share in zip(finished, shares, strict=True) for value in done[:share]]
 
 
-@partial(jax.jit, static_argnums=0, static_argnames=("stack", "episodes"))
-def play_device(env: DeviceEnv, params: Network, key: Array, *, stack: int, episodes: int) -> Float[Array, "episodes"]:
+@partial(jax.jit, static_argnums=0, static_argnames=("spec", "episodes"))
+def play_device(
+    env: DeviceEnv, params: Network, key: Array, *, spec: AgentSpec, episodes: int
+) -> Float[Array, "episodes"]:
     """Returns of `episodes` greedy episodes, all played side by side until the longest ends."""
     key, bits = draw(key, 2 * episodes)
-    state, observation = jax.vmap(env.reset)(bits.reshape(episodes, 2))
-    frames = jax.tree.map(jnp.asarray, spaces.zeros(env.observation_space, (episodes, stack)))
+    env_state, observation = jax.vmap(env.reset)(bits.reshape(episodes, 2))
 
     def step(carry: tuple[Any, ...]) -> tuple[Any, ...]:
-        key, state, observation, frames, is_first, running, returns = carry
-        frames = push(frames, observation, is_first)
-        action = jax.vmap(params)(frames).returns.q.argmax(-1)
+        key, env_state, observation, state, is_first, reward, running, returns = carry
+        state, decision = decide(spec, params, state, observation, is_first, reward)
+        action = decision.preference.argmax(-1).astype(jnp.int32)
         key, bits = draw(key, 2 * episodes)
-        moved, out = jax.vmap(env.step)(state, action, bits.reshape(episodes, 2))
+        moved, out = jax.vmap(env.step)(env_state, action, bits.reshape(episodes, 2))
         # An ended environment must not be stepped on: it repeats its last step instead, which counts for nothing.
         over = (out.terminated | out.truncated) | ~running
-        state = jax.tree.map(partial(choose, over), state, moved)
+        env_state = jax.tree.map(partial(choose, over), env_state, moved)
         returns = returns + jnp.where(running, out.reward, 0.0)
         running = running & ~(out.terminated | out.truncated)
-        return key, state, out.observation, frames, jnp.zeros(episodes, bool), running, returns
+        state = state._replace(action=action)
+        return key, env_state, out.observation, state, jnp.zeros(episodes, bool), out.reward, running, returns
 
     first, zeros = jnp.ones(episodes, bool), jnp.zeros(episodes)
-    start = (key, state, observation, frames, first, first, zeros)
-    return jax.lax.while_loop(lambda carry: carry[5].any(), step, start)[-1]
+    start = (key, env_state, observation, begin(params, spec.observation.stack, episodes), first, zeros, first, zeros)
+    return jax.lax.while_loop(lambda carry: carry[6].any(), step, start)[-1]

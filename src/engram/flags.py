@@ -95,6 +95,8 @@ class Evaluate:
     """How many episodes."""
     seed: Annotated[int | None, _whole(0, "S"), _note("(default: 0)")] = None
     """The seed of the episodes, which are never those of training."""
+    forget: Annotated[bool, _note("")] = False
+    """A negative control: empty the working memory before every step."""
     json: Annotated[bool, _note("")] = False
     """Print one JSON object and nothing else to standard output."""
 

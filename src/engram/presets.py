@@ -6,37 +6,74 @@ A number that comes from a paper says so on its line; one that does not was chos
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
-from engram import spaces
-from engram.agents.q_learning import (
+from engram import registry, spaces
+from engram.agents.exploration import EpsilonGreedySpec
+from engram.agents.spec import (
     AgentSpec,
-    ExplorationSpec,
     ObservationSpec,
     OptimizerSpec,
     ReplaySpec,
     TargetSpec,
 )
+from engram.encoders.entities import EntitiesSpec
+from engram.encoders.features import FeaturesSpec  # noqa: F401, registered
 from engram.encoders.pixels import GridSpec, PixelsSpec, image_shape
+from engram.encoders.spatial import SpatialSpec
+from engram.encoders.tokens import TokensSpec
 from engram.encoders.vector import VectorSpec
 from engram.errors import UnknownName, hint
+from engram.heads.attention import AttentionSpec
 from engram.heads.q import DuelingSpec
 from engram.losses.regression import SquaredSpec
+from engram.working.fast_weights import DeltaNetSpec  # noqa: F401, registered
+from engram.working.history import HistorySpec
+from engram.working.recurrent import GRUSpec, LRUSpec, LSTMSpec
+from engram.working.sequence import FFMSpec  # noqa: F401, registered
 
 IMAGE = 36  # the smallest side that the Nature CNN's three convolutions leave something of
 
 
 def kind_of(space: spaces.Space) -> str:
-    """`pixels` for images, `grid` for small boards, `vector` for all else: which encoder suits the observation."""
+    """What the observation is, and so which encoder suits it.
+
+    `pixels` for images, `grid` for small boards, `entities` for a few rows of numbers that each describe something,
+    `text` where there is one, `vector` for all else.
+    """
+    space = spaces.seen(space)
+    if any(isinstance(leaf, spaces.Text) for _, leaf in spaces.leaves(space)):
+        return "text"
+    if isinstance(space, spaces.Dict) and {name for name, _ in space.items} == {"entities", "mask"}:
+        return "entities"
     if not isinstance(space, spaces.Box) or len(space.shape) not in (2, 3):
         return "vector"
     if min(image_shape(space)[:2]) >= IMAGE:
         return "pixels"
-    return "grid" if len(space.shape) == 3 and min(space.shape[:2]) >= 5 else "vector"
+    if len(space.shape) == 2:
+        return "entities" if space.dtype == "float32" and min(space.shape) >= 2 else "vector"
+    return "grid" if min(space.shape[:2]) >= 5 else "vector"
 
 
 def default_steps(space: spaces.Space) -> int:
     """Environment steps of a run that was not told how many."""
-    return {"pixels": 1_000_000, "grid": 1_000_000, "vector": 50_000}[kind_of(space)]
+    return {"pixels": 1_000_000, "grid": 1_000_000}.get(kind_of(space), 50_000)
+
+
+def reasons(spec: AgentSpec, space: spaces.Space) -> str:
+    """What was chosen for what was seen, in a line: `encoder spatial for an image, ...`."""
+    seen = {
+        "pixels": "an image", "grid": "a board", "entities": "rows that each describe something", "text": "a text",
+        "vector": "numbers and categories",
+    }  # fmt: skip
+    names = {role: registry.name_of(role, type(getattr(spec, role))) for role in ("encoder", "working", "head")}
+    memory = (
+        f"working memory {names['working']}, learning from windows of {spec.replay.window}"
+        if spec.has_memory
+        else "no working memory (one observation is taken to tell enough: --preset drqn, dtqn or lru-dqn if not)"
+    )
+    masked = ", forbidden actions left out" if spaces.MASK in dict(getattr(space, "items", ())) else ""
+    return f"encoder {names['encoder']} for {seen[kind_of(space)]} ({space}); {memory}; head {names['head']}{masked}"
 
 
 def dqn(space: spaces.Space, steps: int) -> AgentSpec:
@@ -44,7 +81,10 @@ def dqn(space: spaces.Space, steps: int) -> AgentSpec:
     kind = kind_of(space)
     if kind == "pixels":
         return _pixels(space, steps)
-    return _grid(steps) if kind == "grid" else _vector(steps)
+    if kind == "grid":
+        return _grid(steps)
+    other = {"entities": EntitiesSpec(), "text": TokensSpec()}
+    return replace(_vector(steps), encoder=other[kind]) if kind in other else _vector(steps)
 
 
 def _vector(steps: int) -> AgentSpec:
@@ -53,7 +93,7 @@ def _vector(steps: int) -> AgentSpec:
         replay=ReplaySpec(capacity=50_000, batch_size=64, start=_start(steps, 1_000)),
         optimizer=OptimizerSpec(learning_rate=1e-3),
         target=TargetSpec(every=125, rate=1.0),
-        exploration=ExplorationSpec(start=1.0, end=0.02, steps=max(1, steps // 10)),
+        exploration=EpsilonGreedySpec(start=1.0, end=0.02, steps=max(1, steps // 10)),
     )
 
 
@@ -63,7 +103,7 @@ def _grid(steps: int) -> AgentSpec:
         replay=ReplaySpec(capacity=100_000, batch_size=32, start=_start(steps, 5_000)),  # all three: the same
         optimizer=OptimizerSpec(learning_rate=2.5e-4, epsilon=1e-5),
         target=TargetSpec(every=250, rate=1.0),  # 1,000 steps: the same
-        exploration=ExplorationSpec(start=1.0, end=0.05, steps=max(1, min(100_000, steps // 10))),
+        exploration=EpsilonGreedySpec(start=1.0, end=0.05, steps=max(1, min(100_000, steps // 10))),
     )
 
 
@@ -80,7 +120,7 @@ def _pixels(space: spaces.Space, steps: int) -> AgentSpec:
         optimizer=OptimizerSpec(learning_rate=1e-4, epsilon=1.5e-4),  # Adam in place of RMSProp: Dopamine's DQN study
         loss=SquaredSpec(),  # with Adam, better than Huber: the same study
         target=TargetSpec(every=250, rate=1.0),
-        exploration=ExplorationSpec(start=1.0, end=0.01, steps=max(1, steps // 10)),
+        exploration=EpsilonGreedySpec(start=1.0, end=0.01, steps=max(1, steps // 10)),
         reward_clip=1.0,  # Mnih et al. 2015
     )
 
@@ -97,27 +137,97 @@ def double_dqn(space: spaces.Space, steps: int) -> AgentSpec:
 
 def dueling_dqn(space: spaces.Space, steps: int) -> AgentSpec:
     """Double DQN with a value and an advantage stream (Wang et al. 2016)."""
-    width = {"pixels": 512, "grid": 128, "vector": 0}[kind_of(space)]
+    width = {"pixels": 512, "grid": 128}.get(kind_of(space), 0)
     return replace(double_dqn(space, steps), head=DuelingSpec(width=width))
 
 
 def auto(space: spaces.Space, steps: int) -> AgentSpec:
-    """What our runs found to learn most reliably: double DQN with a slow target and a falling step size."""
+    """What our runs found to learn most reliably: double DQN with a slow target and a falling step size.
+
+    Attention where the article advises it: convolutions and attention for images and boards, entity attention for
+    rows of entities, recurrence and attention for texts; and over the actions, where the set on offer varies.
+    """
+    kind = kind_of(space)
+    chosen = _by_kind(kind, space, steps)
+    offers = spaces.OFFERED in dict(getattr(space, "items", ()))
+    return replace(chosen, head=AttentionSpec()) if offers else chosen
+
+
+def _by_kind(kind: str, space: spaces.Space, steps: int) -> AgentSpec:
     chosen = double_dqn(space, steps)
-    if kind_of(space) != "vector":
-        return chosen
+    if kind == "pixels":
+        return replace(chosen, encoder=SpatialSpec(trunk="nature", width=512))
+    if kind == "grid":
+        return replace(chosen, encoder=SpatialSpec(trunk="grid", width=128))
+    if kind == "text":
+        return remembering(replace(chosen, encoder=TokensSpec()), steps, HistorySpec(over=GRUSpec()), window=32)
     return replace(
         chosen,
         # Without it three seeds in twenty ended on a policy that had collapsed; Gallici et al. 2024 (arXiv 2407.04811).
-        encoder=VectorSpec(widths=(128, 128), norm=True),
+        encoder=EntitiesSpec() if kind == "entities" else VectorSpec(widths=(128, 128), norm=True),
         n_step=3,
         learn_every=2,
         replay=ReplaySpec(capacity=max(50_000, steps), batch_size=128, start=_start(steps, 1_000)),
         optimizer=OptimizerSpec(learning_rate=1e-3, final_fraction=0.01, decay_steps=steps),
         target=TargetSpec(every=1, rate=0.01),
         # With 0.02 more seeds ended on a policy that drifts: mistakes had become too rare to learn from.
-        exploration=ExplorationSpec(start=1.0, end=0.1, steps=max(1, steps // 10)),
+        exploration=EpsilonGreedySpec(start=1.0, end=0.1, steps=max(1, steps // 10)),
     )
+
+
+# -- with a working memory ---------------------------------------------------------------------------------
+
+
+def remembering(chosen: AgentSpec, steps: int, working: Any, window: int, batch_size: int = 16) -> AgentSpec:
+    """An agent that learns from windows: what all presets with a working memory share."""
+    # A window must have been filled before the first update, in each of up to eight environments.
+    start = max(_start(steps, 2_000), 8 * (window + 8))
+    replay = ReplaySpec(capacity=max(50_000, min(steps, 500_000)), batch_size=batch_size, window=window, start=start)
+    return replace(
+        chosen,
+        working=working,
+        replay=replay,
+        optimizer=OptimizerSpec(learning_rate=3e-4, clip_norm=1.0),
+        target=TargetSpec(every=1, rate=0.005),
+        exploration=EpsilonGreedySpec(start=1.0, end=0.05, steps=max(1, steps // 10)),
+        learn_every=8,
+    )
+
+
+def drqn(space: spaces.Space, steps: int) -> AgentSpec:
+    """DRQN (Hausknecht & Stone 2015, arXiv 1507.06527): an LSTM after the encoder, learned from random windows."""
+    width = 512 if kind_of(space) == "pixels" else 128  # 512 in the paper, for images
+    chosen = remembering(dqn(space, steps), steps, LSTMSpec(width=width), window=10, batch_size=32)  # 10: section 4
+    return replace(
+        chosen, replay=replace(chosen.replay, align=False)
+    )  # windows begin anywhere: section 4, random updates
+
+
+def r2d2(space: spaces.Space, steps: int) -> AgentSpec:
+    """R2D2 (Kapturowski et al. 2019): an LSTM that also sees the previous action and reward, burn-in, n-step targets.
+
+    Departures: windows are drawn uniformly, not by priority, and returns are not rescaled.
+    """
+    width = 512 if kind_of(space) == "pixels" else 128  # 512 in the paper, for images
+    chosen = remembering(dueling_dqn(space, steps), steps, LSTMSpec(width=width), window=120)  # 40 + 80: section 2.3
+    return replace(
+        chosen,
+        observation=replace(chosen.observation, previous_action=True, previous_reward=True),
+        replay=replace(chosen.replay, burn_in=40, stored_memory=True, align=False),  # section 3
+        n_step=5,  # table 2 of the paper, as is the discount
+        discount=0.997,
+    )
+
+
+def dtqn(space: spaces.Space, steps: int) -> AgentSpec:
+    """DTQN (Esslinger et al. 2022, arXiv 2206.01078): a causal transformer over the last 50 steps, a loss at each."""
+    history = HistorySpec(window=50, layers=2, heads=8, width=64, inner=256)  # the authors' configuration
+    return remembering(double_dqn(space, steps), steps, history, window=50, batch_size=32)  # both: the same
+
+
+def lru_dqn(space: spaces.Space, steps: int) -> AgentSpec:
+    """Double DQN over linear recurrent units (Orvieto et al. 2023), which remember for about a thousand steps."""
+    return remembering(double_dqn(space, steps), steps, LRUSpec(), window=128)
 
 
 # Each with the line that `engram list presets` shows.
@@ -126,6 +236,10 @@ PRESETS: dict[str, tuple[Callable[[spaces.Space, int], AgentSpec], str]] = {
     "dqn": (dqn, "deep Q-network (Mnih et al. 2015)"),
     "double-dqn": (double_dqn, "the online network picks the next action (van Hasselt et al. 2016)"),
     "dueling-dqn": (dueling_dqn, "separate value and advantage (Wang et al. 2016), with double"),
+    "drqn": (drqn, "an LSTM as working memory (Hausknecht & Stone 2015)"),
+    "r2d2": (r2d2, "an LSTM with burn-in, n-step targets, previous action and reward (Kapturowski et al. 2019)"),
+    "dtqn": (dtqn, "a causal transformer over the last 50 steps (Esslinger et al. 2022)"),
+    "lru-dqn": (lru_dqn, "linear recurrent units as working memory, for long delays (Orvieto et al. 2023)"),
 }
 
 

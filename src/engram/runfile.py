@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from engram import presets, spaces, specs  # noqa: F401  (the presets import every part that an agent may name)
-from engram.agents.q_learning import AgentSpec
+from engram.agents.spec import AgentSpec
 from engram.checkpoint import CheckpointStore, state_digest
 from engram.errors import CheckpointError, EngramError, SpecError
 from engram.keeping import FOLDER
 from engram.logging import replace_file
 
 RUN_FILE = "run.json"
-FORMAT = "engram-run/1"
+FORMAT = "engram-run/2"
 FREE = ("steps", "save_every", "log_every", "track")  # what a resumed run may be given anew
 
 

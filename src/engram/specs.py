@@ -14,6 +14,8 @@ It is hashable, checks itself when made, round-trips through JSON, and can be ch
 
 import dataclasses
 import math
+from collections.abc import Mapping
+from contextvars import ContextVar
 from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, dataclass_transform, get_args, get_origin, get_type_hints
 
@@ -55,11 +57,15 @@ def spec(cls: type[T]) -> type[T]:
         for field in dataclasses.fields(self):
             value = _coerce(_hints(cls)[field.name], getattr(self, field.name), field.name, field.metadata)
             object.__setattr__(self, field.name, value)
-        if hasattr(self, "check"):
+        if hasattr(self, "check") and not _UNFINISHED.get():
             self.check()
 
     cls.__post_init__ = __post_init__  # type: ignore[attr-defined]
     return dataclasses.dataclass(frozen=True, kw_only=True)(cls)
+
+
+# Whether specs are being changed one setting at a time, so that rules between settings need not hold yet.
+_UNFINISHED: ContextVar[bool] = ContextVar("unfinished", default=False)
 
 
 # -- JSON --------------------------------------------------------------------------------------------------
@@ -120,6 +126,26 @@ def override(value: T, path: str, text: Any) -> T:
     what both kinds have.
     """
     return _override(value, path, path, text)
+
+
+def override_all(value: T, changes: Mapping[str, Any]) -> T:
+    """`override` for each path of `changes`, in any order: kinds of parts come before their settings, and rules between
+    settings must hold only at the end.
+    """
+    token = _UNFINISHED.set(True)
+    try:
+        for path in sorted(changes, key=lambda path: path.count(".")):
+            value = override(value, path, changes[path])
+    finally:
+        _UNFINISHED.reset(token)
+    return _checked(value)
+
+
+def _checked(value: Any) -> Any:
+    """The same spec made anew from the innermost outwards, so that each checks itself."""
+    fields = dataclasses.fields(value)
+    inner = {field.name: getattr(value, field.name) for field in fields if field.init}
+    return type(value)(**{name: _checked(one) if dataclasses.is_dataclass(one) else one for name, one in inner.items()})
 
 
 def _override(value: Any, path: str, whole: str, text: Any) -> Any:

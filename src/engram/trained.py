@@ -38,23 +38,29 @@ class TrainedAgent:
         self._open = ExitStack()
         self._random = np.random.default_rng([plan.seed, 0x9EED])  # training draws from generators of its own
 
-    def evaluate(self, episodes: int = 20, seed: int = 0) -> Evaluation:
+    def evaluate(self, episodes: int = 20, seed: int = 0, forget: bool = False) -> Evaluation:
         """Plays whole episodes greedily, on seeds that no training uses.
+
+        `forget` is a negative control: the working memory is emptied before every step, so what is lost is what
+        the memory was worth.
 
         With several seeds, each agent plays `episodes` episodes. With `life_loss`, which ends training episodes at
         every lost life, whole games are played.
         """
         if episodes < 1:
             raise SpecError(f"episodes = {episodes} was given; expected at least 1")
+        if forget and not self.plan.agent.has_memory:
+            raise SpecError("forget empties a working memory, and this agent has none; leave it out")
+        networks = [params.forgetful() for params in self.networks] if forget else self.networks
         key = evaluation_seed(seed)
         if self._on_device:
             env = make_device(str(self._env), **self.plan.env_args)
-            keys = jax.random.split(jax.random.PRNGKey(key), len(self.networks))
-            play = partial(play_device, env, stack=self.plan.agent.observation.stack, episodes=episodes)
-            played = [play(params, one) for params, one in zip(self.networks, keys, strict=True)]
+            keys = jax.random.split(jax.random.PRNGKey(key), len(networks))
+            play = partial(play_device, env, spec=self.plan.agent, episodes=episodes)
+            played = [play(params, one) for params, one in zip(networks, keys, strict=True)]
             return Evaluation.of([np.asarray(returns).tolist() for returns in played])
         with closing(self._make(key, min(episodes, AT_ONCE))) as envs:
-            return Evaluation.of([play_host(self._policy(params), envs, episodes) for params in self.networks])
+            return Evaluation.of([play_host(self._policy(params), envs, episodes) for params in networks])
 
     def predict(
         self,
@@ -62,20 +68,22 @@ class TrainedAgent:
         state: PyTree | None = None,
         episode_start: np.ndarray | None = None,
         deterministic: bool = True,
+        reward: Any = None,
     ) -> tuple[Any, PyTree]:
         """The action for one observation, or for a batch of them, and the state to pass to the next call.
 
         Observations and actions are those of the environment, as it gives and takes them. The state holds the
-        stacked frames; pass None at the beginning. The signature is that of Stable-Baselines3's `predict`, so its
-        `evaluate_policy` takes this object for a model. Of several seeds, the first one's agent answers; random
-        actions (`deterministic=False`) have the last epsilon of training.
+        stacked frames and the working memory; pass None at the beginning. The signature is that of Stable-Baselines3's
+        `predict`, so its `evaluate_policy` takes this object for a model. Of several seeds, the first one's agent
+        answers; with `deterministic=False` it explores as at the end of training. `reward` is that of the step
+        before, for agents that read it (`observation.previous_reward`).
         """
         policy = self._policy(self.networks[0])
         envs = None if self._on_device else self._envs
         batched = policy.is_batched(observation) if envs is None else envs.is_batched(observation)
         rows = policy.rows(observation, batched) if envs is None else envs.convert(observation, batched)
-        epsilon = 0.0 if deterministic else self.plan.agent.exploration.end
-        action, state = policy.act(rows, state, episode_start, epsilon, self._random)
+        generator = None if deterministic else self._random
+        action, state = policy.act(rows, state, episode_start, reward, generator)
         taken = action if envs is None else envs.environment_action(action)
         return (taken if batched else taken[0]), state
 
@@ -90,7 +98,7 @@ class TrainedAgent:
         self.close()
 
     def _policy(self, params: Network) -> Policy:
-        return Policy(params, self.plan.space, self.plan.agent.observation.stack, self.plan.actions)
+        return Policy(params, self.plan.agent)
 
     @property
     def _on_device(self) -> bool:

@@ -17,8 +17,8 @@ import jax
 import numpy as np
 from jaxtyping import PyTree
 
-from engram import keeping, registry, specs
-from engram.agents.q_learning import Agent
+from engram import keeping, specs
+from engram.agents.q_learning import Agent, build
 from engram.checkpoint import Saved, SaveFailed
 from engram.compilation import use_cache
 from engram.envs.device import is_device, make_device
@@ -28,8 +28,7 @@ from engram.evaluation import Evaluation
 from engram.keeping import Keeper
 from engram.logging import RunLog
 from engram.memory import check_fits, keep_freed_memory
-from engram.network import build as build_network
-from engram.presets import default_steps, kind_of
+from engram.presets import default_steps, kind_of, reasons
 from engram.presets import preset as make_preset
 from engram.replay import ring
 from engram.runfile import FREE, RunPlan, check_numbers, holds_run, info
@@ -145,13 +144,12 @@ class Trainer:
         space, actions = self._environment.observation_space, self._environment.actions
         total = default_steps(space) if steps is None else steps
         agent = make_preset(chosen.get("preset", "auto"), space, total)
-        for path, value in changes.items():
-            agent = specs.override(agent, path, value)
+        agent = specs.override_all(agent, changes)
         rest = {name: value for name, value in chosen.items() if name not in ("preset", "steps")}
         defaults: dict[str, Any] = {
             "log_every": min(max(1, total // LOG_POINTS), LOG_AT_LEAST),
             "save_every": min(max(1, total // SAVE_POINTS), SAVE_AT_LEAST),
-            "group": GROUP if kind_of(space) == "vector" and not self.on_device else 1,
+            "group": 1 if self.on_device or agent.has_memory or kind_of(space) != "vector" else GROUP,
         }
         return RunPlan(
             env=self._env if isinstance(self._env, str) else None,
@@ -211,7 +209,8 @@ class Trainer:
         plan = self.plan
         agent = Agent(plan.agent, plan.space, plan.actions, plan.envs)
         rows = agent.rows_per_lane * agent.envs
-        check_fits(plan.seeds * ring.nbytes(plan.space, rows), f"the replay of {plan.seeds * rows:,} rows")
+        needed = plan.seeds * ring.nbytes(plan.space, rows, agent.row_memory())
+        check_fits(needed, f"the replay of {plan.seeds * rows:,} rows")
         seeds = range(plan.seed, plan.seed + plan.seeds)
         self.agent = agent
         if self.on_device:
@@ -244,9 +243,9 @@ class Trainer:
 
     def _tell_start(self) -> None:
         plan = self.plan
-        encoder = registry.name_of("encoder", type(plan.agent.encoder))
-        self._tell("on_note", f"{plan.preset}: encoder {encoder} for {plan.space}, {plan.actions} actions")
-        self._tell("on_note", f"replay: {ring.size_in_words(plan.space, plan.agent.replay.capacity * plan.seeds)}")
+        self._tell("on_note", f"{plan.preset}: {reasons(plan.agent, plan.space)}; {plan.actions} actions")
+        size = ring.size_in_words(plan.space, plan.agent.replay.capacity * plan.seeds, self.agent.row_memory())
+        self._tell("on_note", f"replay: {size}")
         if plan.steps <= plan.agent.replay.start:
             self._tell("on_note", f"replay.start={plan.agent.replay.start} is not reached: nothing will be learned")
         if not self.on_device:
@@ -384,9 +383,9 @@ class Trainer:
         like = None if self.on_device else self._environment
         return TrainedAgent(self.plan, runner.networks(), self._env, like)
 
-    def evaluate(self, episodes: int = 20, seed: int = 0) -> Evaluation:
+    def evaluate(self, episodes: int = 20, seed: int = 0, forget: bool = False) -> Evaluation:
         """Plays whole episodes greedily with the newest parameters; see `TrainedAgent.evaluate`."""
-        return self.trained().evaluate(episodes, seed)
+        return self.trained().evaluate(episodes, seed, forget)
 
     def predict(
         self,
@@ -394,11 +393,12 @@ class Trainer:
         state: PyTree | None = None,
         episode_start: np.ndarray | None = None,
         deterministic: bool = True,
+        reward: Any = None,
     ) -> tuple[Any, PyTree]:
         """The action for one observation, or a batch of them, and the next state; see `TrainedAgent.predict`."""
         if self._predictor is None or self._predictor[0] != self.steps:
             self._predictor = self.steps, self.trained()
-        return self._predictor[1].predict(observation, state, episode_start, deterministic)
+        return self._predictor[1].predict(observation, state, episode_start, deterministic, reward)
 
     def info(self) -> dict[str, Any]:
         """What `engram info` shows, for this trainer's run directory."""
@@ -427,11 +427,8 @@ def load(run: str | Path, env: Environment | None = None) -> TrainedAgent:
     folder = Path(run)
     use_cache()
     plan = RunPlan.read(folder)
-    spec = plan.agent
-    build = partial(
-        build_network, spec.encoder, spec.head, plan.space, spec.observation.stack, plan.actions, jax.random.PRNGKey(0)
-    )
-    networks, _ = Keeper(folder, plan.digest()).networks(build)
+    empty = partial(build, plan.agent, plan.space, plan.actions, jax.random.PRNGKey(0))
+    networks, _ = Keeper(folder, plan.digest()).networks(empty)
     return TrainedAgent(plan, networks, env)
 
 

@@ -1,7 +1,5 @@
 """The agent: one Q-learner, read from top to bottom as an experience lives: `init`, `act`, `observe`, `learn`.
 
-DQN, double DQN, dueling DQN and the rest are values of one `AgentSpec` (presets.py), not agents of their own.
-
 The state is three trees, so that a runner may let the learner work while the actor acts: `act` touches only the
 actor, `observe` only the replay, `learn` only the learner. Each function is pure; batch axes are [envs] when
 acting and [batch] when learning.
@@ -9,7 +7,7 @@ acting and [batch] when learning.
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import NamedTuple
 
 import equinox as eqx
 import jax
@@ -18,99 +16,22 @@ import optax
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from engram import spaces
-from engram.bits import below, draw, uniform
-from engram.encoders.vector import VectorSpec
+from engram.agents import examples
+from engram.agents.spec import AgentSpec
+from engram.bits import draw
 from engram.errors import SpecError
-from engram.heads.q import QSpec
-from engram.losses import bootstrap
-from engram.losses.regression import HuberSpec
-from engram.losses.returns import NStep, n_step
-from engram.network import Network, build
-from engram.replay import ring, sampling
-from engram.specs import part, setting, spec
+from engram.network import Network, memory_inputs
+from engram.replay import ring
 from engram.types import Decision, Key, Metrics, TimeStep
-
-
-@spec
-class ObservationSpec:
-    """How an observation reaches the encoder."""
-
-    stack: int = setting(1, "newest observations that the encoder sees together; one is stored per row", low=1)
-
-
-@spec
-class ReplaySpec:
-    """What is kept, and how it is drawn."""
-
-    capacity: int = setting(50_000, "rows kept, over all environments", low=8)
-    batch_size: int = setting(64, "rows drawn for one update", low=1)
-    start: int = setting(1_000, "environment steps before the first update", low=1)
-
-
-@spec
-class OptimizerSpec:
-    """Adam (Kingma & Ba 2015)."""
-
-    learning_rate: float = setting(1e-3, "step size at the start", above=0)
-    final_fraction: float = setting(1.0, "the step size falls linearly to this fraction of itself", low=0, high=1)
-    decay_steps: int = setting(1, "environment steps, from the first update on, over which it falls", low=1)
-    epsilon: float = setting(1e-8, "Adam's epsilon", above=0)
-    clip_norm: float = setting(10.0, "largest global norm of a gradient; 0 for no limit", low=0)
-
-
-@spec
-class TargetSpec:
-    """target <- target + rate * (parameters - target), every so many updates."""
-
-    every: int = setting(125, "updates between two changes of the target network", low=1)
-    rate: float = setting(1.0, "1 copies the parameters (hard); 0.005 follows them slowly (soft)", above=0, high=1)
-
-
-@spec
-class ExplorationSpec:
-    """Epsilon-greedy: a random action with a probability that falls linearly with the global step."""
-
-    start: float = setting(1.0, "epsilon at step 0", low=0, high=1)
-    end: float = setting(0.02, "epsilon from `steps` on", low=0, high=1)
-    steps: int = setting(5_000, "environment steps over which epsilon falls", low=1)
-
-    def epsilon(self, step: int | Array) -> float | Array:
-        """The probability of a random action at a global step. Works on integers and on arrays."""
-        left = 1.0 - step / self.steps
-        return self.end + (self.start - self.end) * (left * (left > 0))
-
-
-@spec
-class AgentSpec:
-    """Everything that was chosen about an agent."""
-
-    observation: ObservationSpec = setting(ObservationSpec(), "how an observation reaches the encoder")
-    encoder: Any = part("encoder", VectorSpec(), "what sees one observation")
-    head: Any = part("head", QSpec(), "what gives the return of each action")
-    replay: ReplaySpec = setting(ReplaySpec(), "the replay")
-    optimizer: OptimizerSpec = setting(OptimizerSpec(), "the optimizer")
-    target: TargetSpec = setting(TargetSpec(), "the target network")
-    exploration: ExplorationSpec = setting(ExplorationSpec(), "exploration while training")
-    loss: Any = part("loss", HuberSpec(), "distance between Q and its target")
-    bootstrap: Literal["greedy", "double"] = setting("greedy", "who picks the next action: target or online network")
-    n_step: int = setting(1, "rewards in a target before the bootstrap", low=1)
-    discount: float = setting(0.99, "gamma", low=0, high=1)
-    reward_clip: float = setting(0.0, "rewards are learned from within +- this; 0 for as they are", low=0)
-    learn_every: int = setting(4, "environment steps from one moment of learning to the next", low=1)
-    updates: int = setting(1, "updates at each moment of learning", low=1)
-
-    def check(self) -> None:
-        if self.replay.capacity <= self.n_step + self.observation.stack:
-            raise SpecError(
-                f"replay.capacity = {self.replay.capacity} cannot hold one window of n_step = {self.n_step} and "
-                f"observation.stack = {self.observation.stack}; raise the capacity"
-            )
 
 
 class ActorState(eqx.Module):
     """What acting changes."""
 
     frames: PyTree  # the newest observations, leading axes [envs, stack], oldest first
+    memory: PyTree  # the working memory, leading axis [envs]
+    action: PyTree  # int32 [envs], the newest; () if nothing reads it
+    episode: PyTree  # uint32 [envs 2], bits drawn when the running episode began; () if nothing reads them
     key: Key
     steps: Int[Array, ""]  # environment steps so far, over all environments: the global step
 
@@ -163,18 +84,18 @@ class Agent:
                 f"learning falls between two steps of all environments, so one must divide the other; set "
                 f"learn_every={self.envs}"
             )
+        needed = self.spec.rows + self.spec.rows_before
         block = 2 * max(1, self.spec.learn_every // self.envs)  # rows written at once, at most
-        if self.rows_per_lane <= self.spec.n_step + self.spec.observation.stack + block:
+        if self.rows_per_lane <= needed + block:
             raise SpecError(
                 f"replay.capacity = {self.spec.replay.capacity} leaves {self.rows_per_lane} rows for each of "
-                f"{self.envs} environments, too few for n_step = {self.spec.n_step} and learn_every = "
-                f"{self.spec.learn_every}; raise it"
+                f"{self.envs} environments, too few for a window of {needed} rows (window, n_step, stack) beside the "
+                f"{block} written at once; raise it"
             )
-        if self.spec.replay.start < self.envs * (self.spec.n_step + 1):
+        if self.spec.replay.start < self.envs * self.spec.rows:
             raise SpecError(
-                f"replay.start = {self.spec.replay.start} is before the first whole window of n_step = "
-                f"{self.spec.n_step} in {self.envs} environments; raise it to at least "
-                f"{self.envs * (self.spec.n_step + 1)}"
+                f"replay.start = {self.spec.replay.start} is before the first whole window of {self.spec.rows} rows "
+                f"(window and n_step) in {self.envs} environments; raise it to at least {self.envs * self.spec.rows}"
             )
 
     @property
@@ -197,23 +118,49 @@ class Agent:
         """A new agent: fresh parameters, an empty replay, step 0."""
         keys = jax.random.split(key, 3)
         stack = self.spec.observation.stack
-        params: PyTree = build(self.spec.encoder, self.spec.head, self.space, stack, self.actions, keys[0])
+        params: PyTree = build(self.spec, self.space, self.actions, keys[0])
         frames = jax.tree.map(jnp.asarray, spaces.zeros(self.space, (self.envs, stack)))
-        actor = ActorState(frames, keys[1], jnp.int32(0))
+        memory = repeated(params.working.init(), self.envs)
+        action = jnp.zeros(self.envs, jnp.int32) if self.spec.observation.previous_action else ()
+        episode = jnp.zeros((self.envs, 2), jnp.uint32) if self.spec.exploration.by_episode else ()
+        actor = ActorState(frames, memory, action, episode, keys[1], jnp.int32(0))
         target = jax.tree.map(jnp.copy, params)  # buffers of its own: a runner may donate them
         learner = LearnerState(params, target, self.optimizer.init(params), keys[2], jnp.int32(0), jnp.int32(-1))
-        return AgentState(actor, learner, ring.empty(self.space, self.rows_per_lane, self.envs))
+        return AgentState(actor, learner, ring.empty(self.space, self.rows_per_lane, self.envs, self.row_memory()))
+
+    def row_memory(self) -> PyTree:
+        """Shapes of what a row of replay keeps of the working memory: of all of it, or () for none."""
+        if not self.spec.replay.stored_memory:
+            return ()
+        empty = partial(build, self.spec, self.space, self.actions)
+        return jax.eval_shape(lambda: empty(jnp.zeros(2, jnp.uint32)).working.init())
 
     def act(
-        self, params: Network, actor: ActorState, observation: PyTree, is_first: Bool[Array, "envs"]
+        self,
+        params: Network,
+        actor: ActorState,
+        observation: PyTree,
+        is_first: Bool[Array, "envs"],
+        reward: Float[Array, "envs"],
     ) -> tuple[ActorState, Int[Array, "envs"], Decision]:
-        """Epsilon-greedy actions for one observation of every environment, and what the network knew."""
+        """Actions for one observation of every environment, and what the network knew.
+
+        `reward` is that of the step before; it means nothing where `is_first`.
+        """
         frames = push(actor.frames, observation, is_first)
-        decision = jax.vmap(params)(frames)
-        key, bits = draw(actor.key, 2 * self.envs)
-        explore = uniform(bits[: self.envs]) < self.spec.exploration.epsilon(actor.steps)
-        action = jnp.where(explore, below(bits[self.envs :], self.actions), decision.returns.q.argmax(-1))
-        return ActorState(frames, key, actor.steps + self.envs), action, decision
+        reads = self.spec.observation.previous_action
+        taken = actor.action if reads else jnp.zeros(self.envs, jnp.int32)
+        previous = examples.previous_of(self.spec, taken, reward)
+        memory, decision = jax.vmap(params.step)(actor.memory, frames, is_first, previous)
+        key, bits = draw(actor.key, 4 * self.envs)
+        now, opening = bits.reshape(2, self.envs, 2)
+        kept = self.spec.exploration.by_episode
+        episode = jnp.where(is_first[:, None], opening, actor.episode) if kept else opening
+        action = jax.vmap(partial(self.spec.exploration.choose, step=actor.steps))(decision, now, episode)
+        state = ActorState(
+            frames, memory, action if reads else (), episode if kept else (), key, actor.steps + self.envs
+        )
+        return state, action, decision
 
     def observe(self, replay: ring.Ring, experience: Experience) -> ring.Ring:
         """Writes the rows of a few successive steps, and the final rows of the episodes that they ended."""
@@ -224,6 +171,7 @@ class Agent:
             action=jnp.zeros_like(row.action),
             reward=jnp.zeros_like(row.reward),
             terminated=jnp.zeros_like(done),
+            memory=jax.tree.map(jnp.zeros_like, row.memory),
         )
         return ring.write(replay, interleave(row, final), interleave(experience.keep, experience.keep & done))
 
@@ -231,9 +179,9 @@ class Agent:
         """One update of the parameters from a batch of replay, and of the target when it is due."""
         chosen = self.spec
         key, bits = draw(learner.key, chosen.replay.batch_size)
-        row, lane = sampling.uniform_rows(replay, bits, chosen.n_step, chosen.observation.stack)
-        batch = jax.vmap(partial(self._transition, replay))(row, lane)
-        (loss, q), gradient = jax.value_and_grad(self._loss, has_aux=True)(learner.params, learner.target, batch)
+        batch = examples.draw(chosen, replay, bits)
+        descend = jax.value_and_grad(partial(examples.loss, chosen), has_aux=True)
+        (loss, q), gradient = descend(learner.params, learner.target, batch)
         finite = jnp.isfinite(loss) & jnp.isfinite(optax.tree.norm(gradient))
         descended, optimizer = self._descend(learner.params, gradient, learner.optimizer)
         # A bad update must leave no trace; selecting here is free, it fuses with Adam's own arithmetic.
@@ -264,44 +212,24 @@ class Agent:
         # A branch, not a selection: most updates then leave megabytes of target where they are.
         return jax.lax.cond(updates % every == 0, move, lambda target, params: target, target, params)
 
-    def _transition(self, replay: ring.Ring, row: Int[Array, ""], lane: Int[Array, ""]) -> "Transition":
-        """The n-step transition that starts at one row of the replay."""
-        chosen = self.spec
-        rows = sampling.window(replay, row, lane, chosen.n_step + 1)
-        reward = rows.reward[:-1]
-        if chosen.reward_clip:
-            reward = reward.clip(-chosen.reward_clip, chosen.reward_clip)
-        step = n_step(reward, rows.terminated[:-1], rows.is_first[1:], chosen.discount)
-        observe = partial(sampling.stacked, replay, lane=lane, stack=chosen.observation.stack)
-        weight = 1.0 - rows.is_first[1].astype(jnp.float32)  # a final row teaches nothing
-        return Transition(observe(row), rows.action[0], step, observe(row + step.offset), weight)
 
-    def _loss(self, params: Network, target: Network, batch: "Transition") -> tuple[Float[Array, ""], Float[Array, ""]]:
-        """The mean loss of a batch and the mean Q of its actions, over the rows that have a successor."""
+def build(spec: AgentSpec, space: spaces.Space, actions: int, key: Key) -> Network:
+    """A network with fresh parameters for observations of `space` and `actions` actions.
 
-        def one(example: Transition) -> tuple[Array, Array]:
-            following = target(example.following).returns
-            if self.spec.bootstrap == "double":
-                selected = bootstrap.double(following, params(example.following).returns.q)
-            else:
-                selected = bootstrap.greedy(following)
-            goal = bootstrap.mean(bootstrap.target(example.step, selected))
-            q = params(example.observation).returns.q[example.action]
-            return self.spec.loss(q, goal), q
-
-        losses, q = jax.vmap(one)(batch)
-        total = jnp.maximum(batch.weight.sum(), 1.0)
-        return (batch.weight * losses).sum() / total, (batch.weight * q).sum() / total
+    Raises: SpecError or SpaceError where a part cannot serve what it is given.
+    """
+    encoder_key, head_key = jax.random.split(key)
+    offered = spaces.offered_features(space, actions)
+    encoder = spec.encoder.build(spaces.seen(space), spec.observation.stack, encoder_key)
+    reads = spec.observation.previous_action, spec.observation.previous_reward
+    working = spec.working.build(memory_inputs(encoder.width, actions, *reads), jax.random.fold_in(key, 2))
+    head = spec.head.build(working.width, actions, head_key, offered)
+    return Network(encoder, working, head, space, actions, *reads, forget=spec.forget)
 
 
-class Transition(NamedTuple):
-    """One example to learn from. Observations carry a leading axis [stack]."""
-
-    observation: PyTree
-    action: Int[Array, ""]
-    step: NStep
-    following: PyTree  # the observation to bootstrap from
-    weight: Float[Array, ""]  # 0 or 1
+def repeated(memory: PyTree, envs: int) -> PyTree:
+    """An empty memory for each of several environments."""
+    return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (envs, *leaf.shape)), memory)
 
 
 def push(frames: PyTree, observation: PyTree, is_first: Bool[Array, "envs"]) -> PyTree:

@@ -11,7 +11,7 @@ from math import prod
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Int
+from jaxtyping import Array, Bool, Int, PyTree
 
 from engram import spaces
 from engram.types import TimeStep
@@ -37,16 +37,21 @@ class Ring(eqx.Module):
 ROW_BYTES = 1 + 4 + 4 + 1  # is_first, action, reward, terminated
 
 
-def nbytes(space: spaces.Space, rows: int) -> int:
+def row_nbytes(space: spaces.Space, memory: PyTree = ()) -> int:
+    """Bytes of one row; `memory` is an empty working memory (arrays or their shapes) if rows store it."""
+    return spaces.nbytes(space) + ROW_BYTES + sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(memory))
+
+
+def nbytes(space: spaces.Space, rows: int, memory: PyTree = ()) -> int:
     """Bytes that a ring of `rows` rows (over all lanes) takes.
 
     A million 84 x 84 frames, of which agents see stacks of four, are 7.1 GB.
     """
-    return rows * (spaces.nbytes(space) + ROW_BYTES)
+    return rows * row_nbytes(space, memory)
 
 
-def empty(space: spaces.Space, capacity: int, envs: int) -> Ring:
-    """A ring of `capacity` rows for each of `envs` lanes, nothing written."""
+def empty(space: spaces.Space, capacity: int, envs: int, memory: PyTree = ()) -> Ring:
+    """A ring of `capacity` rows for each of `envs` lanes, nothing written. `memory`: see `row_nbytes`."""
     leading = (capacity, envs)
     observation = spaces.map_space(lambda leaf: jnp.zeros((*leading, *leaf.shape), leaf.dtype), space)
     rows = TimeStep(
@@ -55,6 +60,7 @@ def empty(space: spaces.Space, capacity: int, envs: int) -> Ring:
         action=jnp.zeros(leading, jnp.int32),
         reward=jnp.zeros(leading, jnp.float32),
         terminated=jnp.zeros(leading, bool),
+        memory=jax.tree.map(lambda leaf: jnp.zeros((*leading, *leaf.shape), leaf.dtype), memory),
     )
     return Ring(rows, jnp.zeros(envs, jnp.int32))
 
@@ -75,7 +81,7 @@ def write(ring: Ring, rows: TimeStep, keep: Bool[Array, "time envs"]) -> Ring:
     return Ring(jax.tree.map(put, ring.rows, rows), ring.cursor + keep.sum(0, dtype=jnp.int32))
 
 
-def size_in_words(space: spaces.Space, rows: int) -> str:
+def size_in_words(space: spaces.Space, rows: int, memory: PyTree = ()) -> str:
     """`1,000,000 rows x 7,066 bytes = 7.07 GB`, for the note before a run starts."""
-    each = spaces.nbytes(space) + ROW_BYTES
+    each = row_nbytes(space, memory)
     return f"{rows:,} rows x {each:,} bytes = {prod((rows, each)) / 1e9:.2f} GB"

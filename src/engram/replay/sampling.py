@@ -9,30 +9,46 @@ from engram.replay.ring import Ring
 from engram.types import TimeStep
 
 
-def startable(ring: Ring, n: int, stack: int) -> tuple[Int[Array, "envs"], Int[Array, "envs"]]:
-    """For each lane, the first row number that may start an n-step target, and how many may.
+def startable(ring: Ring, after: int, before: int) -> tuple[Int[Array, "envs"], Int[Array, "envs"]]:
+    """For each lane, the first row number that may start an example, and how many may.
 
-    The n newest rows are excluded, for their windows are not complete; so are the oldest `stack - 1` rows of a
-    ring that has wrapped, for the frames before them are gone. Final rows are among the startable ones (a draw
-    that had to step around them could not be uniform); whoever draws one gives it weight 0.
+    An example needs the `after` rows that follow its first, so as many of the newest rows are excluded; and the
+    `before` rows that precede it (frames of a stack), so that the oldest rows of a ring that has wrapped are excluded.
+    Final rows are among the startable ones (a draw that had to step around them could not be uniform); whoever draws
+    one gives it weight 0.
     """
-    wrapped = ring.cursor > ring.capacity
-    oldest = jnp.where(wrapped, ring.cursor - ring.capacity + (stack - 1), 0)
-    return oldest, jnp.maximum(ring.cursor - n - oldest, 0)
+    oldest = oldest_row(ring) + jnp.where(ring.cursor > ring.capacity, before, 0)
+    return oldest, jnp.maximum(ring.cursor - after - oldest, 0)
+
+
+def oldest_row(ring: Ring) -> Int[Array, "envs"]:
+    """The number of the oldest row that each lane still has."""
+    return jnp.maximum(ring.cursor - ring.capacity, 0)
 
 
 def uniform_rows(
-    ring: Ring, bits: UInt32[Array, "batch"], n: int, stack: int
+    ring: Ring, bits: UInt32[Array, "batch"], after: int, before: int
 ) -> tuple[Int[Array, "batch"], Int[Array, "batch"]]:
     """Row numbers and lanes, uniform over the startable rows of all lanes, with replacement."""
-    first, count = startable(ring, n, stack)
+    first, count = startable(ring, after, before)
     ends = jnp.cumsum(count)
     drawn = below(bits, jnp.maximum(ends[-1], 1))
     lane = (drawn[:, None] >= ends[None, :]).sum(-1).clip(0, ring.envs - 1)
     return first[lane] + drawn - (ends - count)[lane], lane
 
 
-def window(ring: Ring, row: Int[Array, ""], lane: Int[Array, ""], length: int) -> TimeStep:
+def back_to_start(ring: Ring, row: Int[Array, ""], lane: Int[Array, ""], *, reach: int, before: int) -> Int[Array, ""]:
+    """The row where the episode of `row` begins, if at most `reach` rows earlier and still startable; else `row`.
+
+    A window that begins with its episode fills a working memory as acting filled it.
+    """
+    earlier = row - jnp.arange(reach + 1)
+    first = startable(ring, 0, before)[0][lane]
+    begins = ring.rows.is_first[earlier % ring.capacity, lane] & (earlier >= first)
+    return row - jnp.where(begins.any(), begins.argmax(), 0)
+
+
+def rows_from(ring: Ring, row: Int[Array, ""], lane: Int[Array, ""], length: int) -> TimeStep:
     """Rows row..row+length-1 of one lane, without their observations (see `stacked` for those)."""
     place = (row + jnp.arange(length)) % ring.capacity
     rows = ring.rows
@@ -53,6 +69,19 @@ def stacked(ring: Ring, row: Int[Array, ""], lane: Int[Array, ""], stack: int) -
     place = (row - jnp.arange(stack - 1, -1, -1)) % ring.capacity
     frames = jax.tree.map(lambda column: column[place, lane], ring.rows.observation)
     return hide(frames, ring.rows.is_first[place, lane]) if stack > 1 else frames
+
+
+def memory_at(ring: Ring, row: Int[Array, ""], lane: Int[Array, ""]) -> PyTree:
+    """The working memory that acting had before the observation of one row."""
+    return jax.tree.map(lambda column: column[row % ring.capacity, lane], ring.rows.memory)
+
+
+def stacked_window(ring: Ring, row: Int[Array, ""], lane: Int[Array, ""], length: int, stack: int) -> PyTree:
+    """`stacked` at each of rows row..row+length-1; leaves [length, stack, ...]."""
+    if stack == 1:
+        place = (row + jnp.arange(length)) % ring.capacity
+        return jax.tree.map(lambda column: column[place, lane][:, None], ring.rows.observation)
+    return jax.vmap(lambda number: stacked(ring, number, lane, stack))(row + jnp.arange(length))
 
 
 def hide(frames: PyTree, is_first: Bool[Array, "stack"]) -> PyTree:

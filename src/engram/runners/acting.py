@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import PyTree
 
 from engram import spaces
+from engram.agents.exploration import EpsilonGreedySpec
 from engram.agents.q_learning import ActorState, Agent
 from engram.encoders.vector import VectorEncoder
 from engram.heads.q import DuelingHead, QHead
@@ -31,8 +32,12 @@ class Actor(Protocol):
         """Acts with these parameters from now on: the leaves of the network."""
         ...
 
-    def act(self, observation: PyTree, is_first: np.ndarray, steps: int) -> np.ndarray:
-        """Actions [envs] for observations [envs, ...]."""
+    def act(self, observation: PyTree, is_first: np.ndarray, reward: np.ndarray, steps: int) -> np.ndarray:
+        """Actions [envs] for observations [envs, ...] that followed `reward`."""
+        ...
+
+    def memory(self) -> PyTree:
+        """The working memory before the next step, NumPy, leading axis [envs]; () without one."""
         ...
 
     def capture(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
@@ -48,7 +53,8 @@ def choose_actor(agent: Agent, params: Network, state: ActorState, seed: int) ->
     """The faster of the two for this network."""
     size = sum(leaf.size for leaf in jax.tree.leaves(params))
     plain = isinstance(params.encoder, VectorEncoder) and isinstance(params.head, QHead | DuelingHead)
-    if plain and isinstance(agent.space, spaces.Box) and size <= SMALL:
+    greedy = isinstance(agent.spec.exploration, EpsilonGreedySpec) and not agent.spec.has_memory
+    if plain and greedy and isinstance(agent.space, spaces.Box) and size <= SMALL:
         return NumpyActor(agent, params, seed)
     return CompiledActor(agent, params, state)
 
@@ -67,7 +73,7 @@ class NumpyActor:
     def load(self, params: Sequence[jax.Array]) -> None:
         self._arrays = [np.asarray(leaf) for leaf in params]
 
-    def act(self, observation: np.ndarray, is_first: np.ndarray, steps: int) -> np.ndarray:
+    def act(self, observation: np.ndarray, is_first: np.ndarray, reward: np.ndarray, steps: int) -> np.ndarray:
         frames = self._push(observation, is_first)
         epsilon = self._exploration.epsilon(steps)
         if self._envs == 1 and self._random.random() < epsilon:  # the common case of one: no forward pass to throw away
@@ -79,6 +85,9 @@ class NumpyActor:
             return greedy
         explore = self._random.random(self._envs) < epsilon
         return np.where(explore, self._random.integers(self._actions, size=self._envs), greedy)
+
+    def memory(self) -> PyTree:
+        return ()
 
     def _push(self, observation: np.ndarray, is_first: np.ndarray) -> np.ndarray:
         frames = self._frames
@@ -157,9 +166,12 @@ class CompiledActor:
     def load(self, params: Sequence[jax.Array]) -> None:
         self._params = list(params)
 
-    def act(self, observation: PyTree, is_first: np.ndarray, steps: int) -> np.ndarray:
-        self._state, action = self._act(self._params, self._state, observation, is_first)
+    def act(self, observation: PyTree, is_first: np.ndarray, reward: np.ndarray, steps: int) -> np.ndarray:
+        self._state, action = self._act(self._params, self._state, observation, is_first, reward)
         return np.asarray(action)
+
+    def memory(self) -> PyTree:
+        return jax.tree.map(np.asarray, jax.tree.unflatten(self._state_tree, self._state).memory)
 
     def capture(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         return copied(jax.tree.unflatten(self._state_tree, self._state)), {}
@@ -173,9 +185,11 @@ class CompiledActor:
 def compiled_act(agent: Agent, params_tree: Any, state_tree: Any) -> Callable[..., Any]:
     """The agent's `act` from leaves to leaves: flattening Equinox modules at every step would cost more."""
 
-    def act(params: list, state: list, observation: PyTree, is_first: jax.Array) -> tuple[list, jax.Array]:
+    def act(
+        params: list, state: list, observation: PyTree, is_first: jax.Array, reward: jax.Array
+    ) -> tuple[list, jax.Array]:
         network, actor = jax.tree.unflatten(params_tree, params), jax.tree.unflatten(state_tree, state)
-        actor, action, _ = agent.act(network, actor, observation, is_first)
+        actor, action, _ = agent.act(network, actor, observation, is_first, reward)
         return jax.tree.leaves(actor), action
 
     return jax.jit(act)

@@ -45,6 +45,7 @@ class DeviceRun(eqx.Module):
     env: PyTree
     observation: PyTree
     is_first: Bool[Array, "*seeds envs"]
+    reward: PyTree  # float32 [envs], of the last step; () if nothing reads it
     key: Key
     episodes: Episodes
     fault: Int[Array, "*seeds 4"]  # environment, its episode, step and field of the first bad value, or -1
@@ -59,13 +60,16 @@ def init(agent: Agent, env: DeviceEnv, key: Key) -> DeviceRun:
     none = jnp.zeros(agent.envs, jnp.int32)
     episodes = Episodes(zeros, none, recent, recent.astype(jnp.int32), none)
     fault = jnp.full(4, -1, jnp.int32)
-    return DeviceRun(agent.init(agent_key), state, observation, jnp.ones(agent.envs, bool), env_key, episodes, fault)
+    first, reward = jnp.ones(agent.envs, bool), zeros if agent.spec.observation.previous_reward else ()
+    return DeviceRun(agent.init(agent_key), state, observation, first, reward, env_key, episodes, fault)
 
 
 def step(agent: Agent, env: DeviceEnv, run: DeviceRun) -> DeviceRun:
     """One step of every environment: act, step, reset what ended, write the rows."""
     envs, state = agent.envs, run.agent
-    actor, action, _ = agent.act(state.learner.params, state.actor, run.observation, run.is_first)
+    reads_reward = agent.spec.observation.previous_reward
+    reward = run.reward if reads_reward else jnp.zeros(envs)
+    actor, action, decision = agent.act(state.learner.params, state.actor, run.observation, run.is_first, reward)
     key, bits = draw(run.key, 4 * envs)
     step_keys, reset_keys = bits.reshape(2, envs, 2)
     env_state, out = jax.vmap(env.step)(run.env, action, step_keys)
@@ -75,18 +79,22 @@ def step(agent: Agent, env: DeviceEnv, run: DeviceRun) -> DeviceRun:
     # What a reset gave is looked at here too, when it is acted on.
     bad_observation = ~(_finite(run.observation, envs) & _finite(out.observation, envs))
     bad_reward = ~jnp.isfinite(out.reward)
-    row = TimeStep(run.observation, run.is_first, action, out.reward, out.terminated)
+    nothing_allowed = _nothing_allowed(decision.allowed, envs)
+    bad = jnp.stack([bad_observation, bad_reward, nothing_allowed])
+    memory = state.actor.memory if agent.spec.replay.stored_memory else ()  # as it was before this step
+    row = TimeStep(run.observation, run.is_first, action, out.reward, out.terminated, memory)
     # After the first bad value nothing more is stored: the next row would begin with it.
-    experience = Experience(row, done, out.observation, ~(bad_observation | bad_reward) & (run.fault[0] < 0))
+    experience = Experience(row, done, out.observation, ~bad.any(0) & (run.fault[0] < 0))
     replay = agent.observe(state.replay, jax.tree.map(lambda leaf: leaf[None], experience))
     return DeviceRun(
         agent=AgentState(actor, state.learner, replay),
         env=env_state,
         observation=observation,
         is_first=done,
+        reward=out.reward if reads_reward else (),
         key=key,
         episodes=count(run.episodes, out.reward, done),
-        fault=_note_fault(run.fault, bad_observation, bad_reward, run.episodes.finished, state.actor.steps),
+        fault=_note_fault(run.fault, bad, run.episodes.finished, state.actor.steps),
     )
 
 
@@ -158,15 +166,18 @@ def _finite(tree: PyTree, envs: int) -> Bool[Array, "envs"]:
 
 def _note_fault(
     fault: Int[Array, "4"],
-    bad_observation: Bool[Array, "envs"],
-    bad_reward: Bool[Array, "envs"],
+    bad: Bool[Array, "fields envs"],
     episode: Int[Array, "envs"],
     step: Int[Array, ""],
 ) -> Int[Array, "4"]:
-    bad = bad_observation | bad_reward
-    index = bad.argmax()
-    found = jnp.stack([index, episode[index], step, jnp.where(bad_observation[index], 0, 1)]).astype(jnp.int32)
+    """The fault that is noted already, or the first of this step: environment, episode, step, place in FIELDS."""
+    index = bad.any(0).argmax()
+    found = jnp.stack([index, episode[index], step, bad[:, index].argmax()]).astype(jnp.int32)
     return jnp.where((fault[0] < 0) & bad.any(), found, fault)
+
+
+def _nothing_allowed(allowed: Bool[Array, "envs actions"] | None, envs: int) -> Bool[Array, "envs"]:
+    return jnp.zeros(envs, bool) if allowed is None else ~allowed.any(-1)
 
 
 def no_tally(seeds: int) -> Tally:
@@ -174,7 +185,11 @@ def no_tally(seeds: int) -> Tally:
     return Tally(jnp.zeros(seeds), jnp.zeros(seeds), jnp.int32(0))
 
 
-FIELDS = ("an observation", "a reward")
+FIELDS = (
+    "an observation that is not finite",
+    "a reward that is not finite",
+    "an action_mask that forbids every action",
+)
 CALL_SECONDS = 0.5  # what one compiled call should take: the longest that a stop has to wait
 
 
@@ -229,7 +244,7 @@ class DeviceRunner:
         return {
             "episodes": int(finished.sum()),
             **{name: value if len(self.seeds) > 1 else value[0] for name, value in values.items()},
-            "epsilon": float(self.agent.spec.exploration.epsilon(self.steps)),
+            **self.agent.spec.exploration.report(self.steps),
             "updates": int(run.agent.learner.updates),
         }
 
@@ -238,7 +253,7 @@ class DeviceRunner:
             env, episode, step_number, field = fault
             if env >= 0:
                 raise EnvironmentFault(
-                    f"environment {env} of seed {seed} gave {FIELDS[field]} that is not finite in episode {episode}, "
+                    f"environment {env} of seed {seed} gave {FIELDS[field]} in episode {episode}, "
                     f"at step {step_number}; that row was not stored: mend the environment and resume from the last "
                     f"checkpoint"
                 )

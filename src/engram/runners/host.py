@@ -38,13 +38,14 @@ class Block(NamedTuple):
 
     observation: PyTree
     final_observation: PyTree
+    memory: PyTree  # the working memory before each step, or ()
     columns: np.ndarray | Array  # float32 [steps, envs, 5]: see `unpack`
 
 
 def unpack(block: Block) -> Experience:
     """The block as an Experience. Actions pass through float32 exactly (they are far below 2^24)."""
     is_first, action, reward, terminated, done = jnp.moveaxis(block.columns, -1, 0)
-    row = TimeStep(block.observation, is_first > 0, action.astype(jnp.int32), reward, terminated > 0)
+    row = TimeStep(block.observation, is_first > 0, action.astype(jnp.int32), reward, terminated > 0, block.memory)
     return Experience(row, done > 0, block.final_observation, jnp.ones_like(done, bool))
 
 
@@ -117,8 +118,10 @@ class HostRunner:
         self._acting = self._params  # those from before the last call
         self.actor = choose_actor(agent, state.learner.params, state.actor, seed)
         self.steps, self._phase = 0, 0
+        self._memory_shapes = jax.eval_shape(lambda: state.actor.memory) if agent.spec.replay.stored_memory else ()
         self._block = self._new_block()
         self._is_first = np.ones(agent.envs, bool)
+        self._reward = np.zeros(agent.envs, np.float32)  # of the last step
         self._observation: PyTree = None
         self.returns: deque[float] = deque(maxlen=RECENT)
         self.lengths: deque[int] = deque(maxlen=RECENT)
@@ -139,10 +142,12 @@ class HostRunner:
 
     def _step(self) -> None:
         observation, is_first, time = self._observation, self._is_first, self._phase
-        action = self.actor.act(observation, is_first, self.steps)
+        memory = self.actor.memory() if self.agent.spec.replay.stored_memory else ()
+        action = self.actor.act(observation, is_first, self._reward, self.steps)
         taken = self.envs.step(action)
         block = self._block
         _put(block.observation, time, observation)
+        _put(block.memory, time, memory)
         columns = block.columns[time]
         columns[:, 0], columns[:, 1], columns[:, 2] = is_first, action, taken.reward
         columns[:, 3], columns[:, 4] = taken.terminated, taken.done
@@ -151,7 +156,7 @@ class HostRunner:
         if taken.done.any():
             _put(block.final_observation, time, taken.final_observation)
             self._finish(taken.done)
-        self._observation, self._is_first = taken.observation, taken.done
+        self._observation, self._is_first, self._reward = taken.observation, taken.done, taken.reward
         self.steps += self.agent.envs
         self._phase += 1
         if self._phase == len(block.columns):
@@ -180,7 +185,8 @@ class HostRunner:
     def _new_block(self) -> Block:
         leading = (self.group * self.cycle.acts, self.agent.envs)
         make = partial(spaces.zeros, self.agent.space, leading)
-        return Block(make(), make(), np.zeros((*leading, 5), np.float32))
+        memory = jax.tree.map(lambda leaf: np.zeros((leading[0], *leaf.shape), leaf.dtype), self._memory_shapes)
+        return Block(make(), make(), memory, np.zeros((*leading, 5), np.float32))
 
     def report(self) -> dict[str, Any]:
         """The metrics since the last report."""
@@ -192,7 +198,7 @@ class HostRunner:
             **summary(np.array(self.returns), np.array(self.lengths)),
             "loss": loss / updates if updates else None,
             "q_mean": q / updates if updates else None,
-            "epsilon": float(self.agent.spec.exploration.epsilon(self.steps)),
+            **self.agent.spec.exploration.report(self.steps),
             "updates": int(self.learner.updates),
         }
 
@@ -222,6 +228,8 @@ class HostRunner:
             "episodes.lengths": np.array(self.lengths, np.int64),
             "is_first": np.array(self._is_first),
         }
+        if self.agent.spec.observation.previous_reward:
+            arrays["reward"] = np.array(self._reward)
         numbers = {"steps": self.steps, "phase": self._phase, "finished": self.finished}
         return Captured(arrays, {**numbers, "actor": actor_meta, "env": env_meta}, self.replay)
 
@@ -246,6 +254,8 @@ class HostRunner:
         self.returns = deque(arrays["episodes.returns"].tolist(), maxlen=RECENT)
         self.lengths = deque(arrays["episodes.lengths"].tolist(), maxlen=RECENT)
         self._is_first = np.array(arrays["is_first"])
+        if self.agent.spec.observation.previous_reward:
+            self._reward = np.array(arrays["reward"])
         self._observation = self.envs.restore(meta["env"], _below("env", arrays), new_episodes)
         anew = self.envs.anew
         self._is_first |= anew  # those could not be taken up inside their episode and began another

@@ -1,0 +1,154 @@
+"""What one update learns from: examples drawn from replay, and their loss.
+
+Two kinds. Without a working memory an example is a `Transition`: the row it starts at and the row it bootstraps from,
+all that a network without memory needs. With one it is a `Window` of successive rows, through which the network is
+unrolled: every row after the burn-in is a start, and bootstraps from a later row of the same window.
+"""
+
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, PyTree, UInt32
+
+from engram.agents.spec import AgentSpec
+from engram.losses import bootstrap
+from engram.losses.returns import NStep, n_step
+from engram.network import Network, Previous
+from engram.replay import ring, sampling
+from engram.types import Returns
+
+
+class Transition(NamedTuple):
+    """One example to learn from. Observations carry a leading axis [stack]."""
+
+    observation: PyTree
+    action: Int[Array, ""]
+    step: NStep
+    following: PyTree  # the observation to bootstrap from
+    weight: Float[Array, ""]  # 0 or 1
+
+
+class Window(NamedTuple):
+    """Successive rows of one lane; leaves have a leading axis [rows], or [window] where so said."""
+
+    memory: PyTree  # before the first row
+    frames: PyTree  # [rows, stack, ...]
+    is_first: Bool[Array, "rows"]
+    previous: Previous
+    action: Int[Array, "window"]
+    step: NStep  # [window]
+    weight: Float[Array, "window"]  # 0 or 1
+
+
+class Scored(NamedTuple):
+    """One prediction beside its target. Leading axes [batch] or [batch, window]."""
+
+    loss: Float[Array, "*batch"]
+    q: Float[Array, "*batch"]  # of the action taken, in units of return
+    weight: Float[Array, "*batch"]
+
+
+def draw(spec: AgentSpec, replay: ring.Ring, bits: UInt32[Array, "batch"]) -> Transition | Window:
+    """A batch of examples; leaves have a leading axis [batch]."""
+    row, lane = sampling.uniform_rows(replay, bits, spec.rows - 1, spec.rows_before)
+    if not spec.has_memory:
+        return jax.vmap(partial(transition, spec, replay))(row, lane)
+    if spec.replay.align:
+        row = jax.vmap(partial(sampling.back_to_start, replay, reach=spec.replay.window - 1, before=spec.rows_before))(
+            row, lane
+        )
+    return jax.vmap(partial(window, spec, replay))(row, lane)
+
+
+def loss(
+    spec: AgentSpec, params: Network, target: Network, batch: Transition | Window
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """The mean loss of a batch and the mean Q of its actions, over the rows that have a successor."""
+    one = score_transition if isinstance(batch, Transition) else score_window
+    scored = jax.vmap(partial(one, spec, params, target))(batch)
+    total = jnp.maximum(scored.weight.sum(), 1.0)
+    return (scored.weight * scored.loss).sum() / total, (scored.weight * scored.q).sum() / total
+
+
+# -- transitions -------------------------------------------------------------------------------------------
+
+
+def transition(spec: AgentSpec, replay: ring.Ring, row: Int[Array, ""], lane: Int[Array, ""]) -> Transition:
+    """The n-step transition that starts at one row of the replay."""
+    rows = sampling.rows_from(replay, row, lane, spec.rows)
+    step = n_step(_clipped(spec, rows.reward[:-1]), rows.terminated[:-1], rows.is_first[1:], spec.discount)
+    observe = partial(sampling.stacked, replay, lane=lane, stack=spec.observation.stack)
+    weight = 1.0 - rows.is_first[1].astype(jnp.float32)  # a final row teaches nothing
+    return Transition(observe(row), rows.action[0], step, observe(row + step.offset), weight)
+
+
+def score_transition(spec: AgentSpec, params: Network, target: Network, example: Transition) -> Scored:
+    """The loss of one transition."""
+    following = target(example.following)
+    selector = params(example.following) if spec.bootstrap == "double" else following
+    q = params(example.observation).returns.q[example.action]
+    return Scored(_distance(spec, q, example.step, following.returns, selector.preference), q, example.weight)
+
+
+# -- windows -----------------------------------------------------------------------------------------------
+
+
+def window(spec: AgentSpec, replay: ring.Ring, row: Int[Array, ""], lane: Int[Array, ""]) -> Window:
+    """The window that begins at one row of the replay, with n-step targets for each of its first `window` rows."""
+    size, n = spec.replay.window, spec.n_step
+    before = sampling.rows_from(replay, row - 1, lane, spec.rows)
+    rows = sampling.rows_from(replay, row, lane, spec.rows)
+    starts = jnp.arange(size)[:, None] + jnp.arange(n)
+    reward = _clipped(spec, rows.reward)
+    returns = jax.vmap(partial(n_step, discount=spec.discount))
+    step = returns(reward[starts], rows.terminated[starts], rows.is_first[starts + 1])
+    begun = jnp.cumsum(rows.is_first[:size]) > 0  # the memory is as it was when acting, however early that is
+    learned = begun | (jnp.arange(size) >= spec.replay.burn_in)
+    weight = learned & ~rows.is_first[1 : size + 1]  # a final row teaches nothing
+    frames = sampling.stacked_window(replay, row, lane, spec.rows, spec.observation.stack)
+    previous = Previous(before.action, _clipped(spec, before.reward))
+    memory = sampling.memory_at(replay, row, lane)
+    return Window(memory, frames, rows.is_first, previous, rows.action[:size], step, weight.astype(jnp.float32))
+
+
+def score_window(spec: AgentSpec, params: Network, target: Network, example: Window) -> Scored:
+    """The losses of every row of a window, its memory filled from the first row on. Leaves [window].
+
+    Sources: Hausknecht & Stone 2015 (arXiv 1507.06527) for windows, Kapturowski et al. 2019 for stored memories and the
+    burn-in, Esslinger et al. 2022 (arXiv 2206.01078) for a loss at every row.
+    """
+    memory = example.memory if spec.replay.stored_memory else params.working.init()
+    _, online = params.unroll(memory, example.frames, example.is_first, example.previous)
+    _, lagged = target.unroll(memory, example.frames, example.is_first, example.previous)
+    selector = (online if spec.bootstrap == "double" else lagged).preference
+    number = jnp.arange(spec.replay.window)
+    place = number + example.step.offset
+    q = online.returns.q[number, example.action]
+    following = jax.tree.map(lambda leaf: leaf[place], lagged.returns)
+    losses = jax.vmap(partial(_distance, spec))(q, example.step, following, selector[place])
+    return Scored(losses, q, example.weight)
+
+
+# -- both --------------------------------------------------------------------------------------------------
+
+
+def _distance(
+    spec: AgentSpec,
+    q: Float[Array, ""],
+    step: NStep,
+    following: Returns,
+    selector: Float[Array, "actions"],
+) -> Float[Array, ""]:
+    """The regression of Q on its target."""
+    return spec.loss(q, bootstrap.mean(bootstrap.target(step, bootstrap.double(following, selector))))
+
+
+def _clipped(spec: AgentSpec, reward: Float[Array, "*rows"]) -> Float[Array, "*rows"]:
+    return reward.clip(-spec.reward_clip, spec.reward_clip) if spec.reward_clip else reward
+
+
+def previous_of(spec: AgentSpec, action: Int[Array, "envs"], reward: Float[Array, "envs"]) -> Previous:
+    """What acting gives the network of the step before: the reward as learning sees it."""
+    return Previous(action, _clipped(spec, reward))

@@ -1,0 +1,128 @@
+"""Everything that is chosen about an agent: specs of its parts, composed into one `AgentSpec`.
+
+DQN, double DQN, DRQN, DTQN and the rest are values of one spec (presets.py), not agents of their own.
+"""
+
+from typing import Any, Literal
+
+from engram.agents.exploration import EpsilonGreedySpec
+from engram.encoders.vector import VectorSpec
+from engram.errors import SpecError
+from engram.heads.q import QSpec
+from engram.losses.regression import HuberSpec
+from engram.specs import part, setting, spec
+from engram.working.memory import NoMemorySpec
+
+
+@spec
+class ObservationSpec:
+    """How an observation reaches the encoder."""
+
+    stack: int = setting(1, "newest observations that the encoder sees together; one is stored per row", low=1)
+    previous_action: bool = setting(False, "the working memory is also given the previous action")
+    previous_reward: bool = setting(False, "the working memory is also given the previous reward")
+
+
+@spec
+class ReplaySpec:
+    """What is kept, and how it is drawn."""
+
+    capacity: int = setting(50_000, "rows kept, over all environments", low=8)
+    batch_size: int = setting(64, "windows drawn for one update", low=1)
+    window: int = setting(1, "successive rows that a working memory learns from together; 1 without one", low=1)
+    burn_in: int = setting(
+        0, "first rows of a window that only fill the memory, unless its episode begins there", low=0
+    )
+    align: bool = setting(True, "begin a window where its row's episode begins, if that is within reach")
+    stored_memory: bool = setting(False, "rows keep the memory that acting had, and windows begin with it; else empty")
+    start: int = setting(1_000, "environment steps before the first update", low=1)
+
+
+@spec
+class OptimizerSpec:
+    """Adam (Kingma & Ba 2015)."""
+
+    learning_rate: float = setting(1e-3, "step size at the start", above=0)
+    final_fraction: float = setting(1.0, "the step size falls linearly to this fraction of itself", low=0, high=1)
+    decay_steps: int = setting(1, "environment steps, from the first update on, over which it falls", low=1)
+    epsilon: float = setting(1e-8, "Adam's epsilon", above=0)
+    clip_norm: float = setting(10.0, "largest global norm of a gradient; 0 for no limit", low=0)
+
+
+@spec
+class TargetSpec:
+    """target <- target + rate * (parameters - target), every so many updates."""
+
+    every: int = setting(125, "updates between two changes of the target network", low=1)
+    rate: float = setting(1.0, "1 copies the parameters (hard); 0.005 follows them slowly (soft)", above=0, high=1)
+
+
+@spec
+class AgentSpec:
+    """Everything that was chosen about an agent."""
+
+    observation: ObservationSpec = setting(ObservationSpec(), "how an observation reaches the encoder")
+    encoder: Any = part("encoder", VectorSpec(), "what sees one observation")
+    working: Any = part("working", NoMemorySpec(), "what sees more than one observation of an episode")
+    head: Any = part("head", QSpec(), "what gives the return of each action")
+    replay: ReplaySpec = setting(ReplaySpec(), "the replay")
+    optimizer: OptimizerSpec = setting(OptimizerSpec(), "the optimizer")
+    target: TargetSpec = setting(TargetSpec(), "the target network")
+    exploration: Any = part("exploration", EpsilonGreedySpec(), "exploration while training")
+    loss: Any = part("loss", HuberSpec(), "distance between Q and its target")
+    bootstrap: Literal["greedy", "double"] = setting("greedy", "who picks the next action: target or online network")
+    n_step: int = setting(1, "rewards in a target before the bootstrap", low=1)
+    discount: float = setting(0.99, "gamma", low=0, high=1)
+    reward_clip: float = setting(0.0, "rewards are learned from within +- this; 0 for as they are", low=0)
+    learn_every: int = setting(4, "environment steps from one moment of learning to the next", low=1)
+    updates: int = setting(1, "updates at each moment of learning", low=1)
+
+    forget: bool = setting(False, "a negative control: the working memory is emptied before every step")
+
+    @property
+    def has_memory(self) -> bool:
+        """Whether there is a working memory."""
+        return not isinstance(self.working, NoMemorySpec)
+
+    @property
+    def rows(self) -> int:
+        """Rows of replay that one example needs: its window, and the rows that its last target bootstraps from."""
+        return self.replay.window + self.n_step
+
+    @property
+    def rows_before(self) -> int:
+        """Rows before an example that it needs as well: stacked frames, and the previous action and reward."""
+        previous = self.observation.previous_action or self.observation.previous_reward
+        return max(self.observation.stack - 1, int(previous))
+
+    def check(self) -> None:
+        replay, observation = self.replay, self.observation
+        if replay.burn_in >= replay.window and replay.burn_in:
+            raise SpecError(
+                f"replay.burn_in = {replay.burn_in} leaves nothing to learn from in replay.window = {replay.window} "
+                f"rows; lower the one or raise the other"
+            )
+        if self.has_memory and replay.window < 2:
+            raise SpecError(
+                f"a working memory learns from windows, but replay.window = {replay.window}; "
+                f"set replay.window=64, or as many steps as are to be remembered"
+            )
+        if not self.has_memory and (replay.window > 1 or observation.previous_action or observation.previous_reward):
+            raise SpecError(
+                f"replay.window = {replay.window}, previous_action = {observation.previous_action} and "
+                f"previous_reward = {observation.previous_reward} are for a working memory; choose one, such as "
+                f"working=gru, or leave them out"
+            )
+        if replay.stored_memory and not self.has_memory:
+            raise SpecError(
+                "replay.stored_memory = true keeps a working memory, and there is none; choose one, such as working=gru"
+            )
+        if self.forget and not self.has_memory:
+            raise SpecError(
+                "forget = true empties a working memory, and there is none; choose one, such as working=gru"
+            )
+        if replay.capacity <= self.rows + self.rows_before:
+            raise SpecError(
+                f"replay.capacity = {replay.capacity} cannot hold one window of {replay.window} rows with n_step = "
+                f"{self.n_step} and observation.stack = {observation.stack}; raise the capacity"
+            )
