@@ -1,4 +1,4 @@
-"""Balance a pole on a cart, as in Gymnasium's CartPole-v1, as pure JAX."""
+"""Balance a pole on a cart, as in Gymnasium's CartPole-v1, as pure JAX; and the same without seeing velocities."""
 
 from dataclasses import dataclass
 from math import pi
@@ -75,3 +75,31 @@ def _move(physics: Float[Array, "4"], force: Float[Array, ""]) -> Float[Array, "
 
 def _fallen(physics: Float[Array, "4"]) -> Bool[Array, ""]:
     return (jnp.abs(physics[0]) > POSITION_LIMIT) | (jnp.abs(physics[2]) > ANGLE_LIMIT)
+
+
+@register_device("engram/NoVelocityCartPole-v0")
+@dataclass(frozen=True)
+class NoVelocityCartPole:
+    """CartPole that shows position (m) and pole angle (rad) only: velocities must be told from what came before.
+
+    Everything else is `CartPole`'s: two actions, reward 1 for every step, truncated at step `max_steps`. The best
+    return is `max_steps`; random actions get about 22. Correlation horizon: 2 observations.
+    """
+
+    max_steps: int = 500
+
+    observation_space = Box((2,))
+    actions = 2
+
+    def __post_init__(self):
+        at_least(self, "max_steps", 1)
+
+    def reset(self, key: UInt32[Array, "2"]) -> tuple[CartPoleState, Float[Array, "2"]]:
+        state, physics = CartPole(self.max_steps).reset(key)
+        return state, physics[::2]
+
+    def step(
+        self, state: CartPoleState, action: Int[Array, ""], key: UInt32[Array, "2"]
+    ) -> tuple[CartPoleState, DeviceStep]:
+        following, step = CartPole(self.max_steps).step(state, action, key)
+        return following, step._replace(observation=step.observation[::2])

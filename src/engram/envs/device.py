@@ -24,6 +24,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PyTree, UInt32
 
 from engram import spaces
+from engram.bits import hashed, uniform
 from engram.errors import EnvironmentFault, SpecError, UnknownName, hint
 
 EnvState = Any  # a pytree of arrays (a NamedTuple here), known to its environment only
@@ -72,19 +73,9 @@ def uniforms(key: UInt32[Array, "2"], count: int) -> Float[Array, "count"]:
     """Numbers in [0, 1), multiples of 2⁻²⁴, from a key of any structure (0, 1, 2, ... included).
 
     A reset inside a masked step runs at every step of every environment, and there one threefry draw costs more than
-    the whole of CartPole. This is an integer hash instead: two rounds of a 32-bit finalizer with full avalanche.
-
-    Source of the finalizer's constants: Wellons, "Prospecting for Hash Functions" (2018), `lowbias32`.
+    the whole of CartPole. This is an integer hash instead (bits.py).
     """
-    golden = np.uint32(0x9E3779B9)  # 2³² / golden ratio: successive multiples are far apart in every bit
-    offsets = jnp.arange(1, count + 1, dtype=jnp.uint32) * golden
-    return (_mix(_mix(key[0] + offsets) ^ key[1]) >> 8).astype(jnp.float32) * np.float32(2**-24)
-
-
-def _mix(word: UInt32[Array, "*shape"]) -> UInt32[Array, "*shape"]:
-    word = (word ^ (word >> 16)) * np.uint32(0x7FEB352D)
-    word = (word ^ (word >> 15)) * np.uint32(0x846CA68B)
-    return word ^ (word >> 16)
+    return uniform(hashed(key, count))
 
 
 class _Entry(NamedTuple):
@@ -97,7 +88,18 @@ class _Entry(NamedTuple):
 
 
 _CATALOGUE: dict[str, _Entry] = {}
-_OURS = ("acrobot", "cartpole", "minatar", "probes")
+_OURS = (
+    "acrobot",
+    "battleship",
+    "cartpole",
+    "concentration",
+    "intersection",
+    "memory_chains",
+    "minatar",
+    "probes",
+    "recall",
+    "tmaze",
+)
 
 
 def register_device(id: str, **fixed: Any) -> Callable[[type[E]], type[E]]:
@@ -304,6 +306,9 @@ def _check_leaf(what: str, leaf: spaces.Leaf, value: np.ndarray) -> None:
         if not np.all(np.isfinite(value)):
             raise EnvironmentFault(f"{what} is not finite; bound it")
         return
-    sizes = np.asarray(leaf.n if isinstance(leaf, spaces.Discrete) else leaf.nvec)
+    if isinstance(leaf, spaces.Text):
+        sizes = np.asarray(leaf.symbols + 1)
+    else:
+        sizes = np.asarray(leaf.n if isinstance(leaf, spaces.Discrete) else leaf.nvec)
     if np.any(value < 0) or np.any(value >= sizes):
         raise EnvironmentFault(f"{what} left its space: {value.min()}..{value.max()}; expected 0 up to below {sizes}")
