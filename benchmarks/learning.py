@@ -13,7 +13,6 @@ and the learning curves; docs/img/<env>.png shows them.
 """
 
 import argparse
-import json
 import re
 import shutil
 import subprocess
@@ -25,11 +24,9 @@ from statistics import median
 from typing import Any
 
 from pictures import draw_learning
-from record import HERE, ROOT, WORK, Record, add_flags, surroundings, write_json
+from record import ROOT, WORK, Record, add_flags, surroundings
 from scores import summary
-
-EVALUATION_SEED = 7_204_000  # plus the run's seed; `Trainer.evaluate` and `engram evaluate` begin at 0
-RESUME_ME = 75  # the exit code of a run that was stopped and can be resumed
+from workers import EVALUATION_SEED, RESUME_ME, train_all
 
 
 @dataclass(frozen=True)
@@ -70,62 +67,29 @@ class Run:
     seeds: int
     folder: Path
 
-    def arguments(self, settings: dict[str, str]) -> dict[str, Any]:
-        """Arguments of `Trainer` for a new run."""
-        return {"env": self.job.env, "preset": self.job.preset, "steps": self.job.steps, "seed": self.seed,
-                "seeds": self.seeds, "envs": self.job.envs, "overrides": settings}  # fmt: skip
+    options: argparse.Namespace
+
+    def content(self) -> dict[str, Any]:
+        """What the worker is told."""
+        arguments = {"env": self.job.env, "preset": self.job.preset, "steps": self.job.steps, "seed": self.seed,
+                     "seeds": self.seeds, "envs": self.job.envs, "overrides": self.options.settings}  # fmt: skip
+        return {"arguments": arguments, "episodes": self.options.episodes,
+                "evaluation_seed": EVALUATION_SEED + self.seed}  # fmt: skip
 
 
-def runs_of(job: Job, work: Path) -> list[Run]:
+def runs_of(job: Job, options: argparse.Namespace) -> list[Run]:
     """One run for each seed, or one for all of them on the device."""
     from engram.envs.device import is_device
 
-    place = work / f"{job.file}-{job.preset}"
+    place = options.work / f"{job.file}-{job.preset}"
     last = job.first_seed + job.seeds - 1
     if is_device(job.env):
         name = f"seeds {job.first_seed} to {last}"
-        return [Run(f"{job.env}: {name}", job, job.first_seed, job.seeds, place / name.replace(" ", "-"))]
+        return [Run(f"{job.env}: {name}", job, job.first_seed, job.seeds, place / name.replace(" ", "-"), options)]
     return [
-        Run(f"{job.env}: seed {seed}", job, seed, 1, place / f"seed{seed}") for seed in range(job.first_seed, last + 1)
+        Run(f"{job.env}: seed {seed}", job, seed, 1, place / f"seed{seed}", options)
+        for seed in range(job.first_seed, last + 1)
     ]
-
-
-def start(run: Run, options: argparse.Namespace) -> subprocess.Popen[bytes]:
-    """A process that trains and evaluates, or goes on to."""
-    run.folder.mkdir(parents=True, exist_ok=True)
-    content = {
-        "folder": str(run.folder / "run"),
-        "result": str(run.folder / "result.json"),
-        "arguments": run.arguments(options.settings),
-        "episodes": options.episodes,
-        "evaluation_seed": EVALUATION_SEED + run.seed,
-    }
-    write_json(run.folder / "job.json", content)
-    words = [sys.executable, str(HERE / "learning_worker.py"), str(run.folder / "job.json")]
-    return subprocess.Popen(words, env=surroundings())
-
-
-def train_all(runs: list[Run], options: argparse.Namespace, record: Record) -> None:
-    """All runs, `--jobs` at a time; each is kept when it ends. Ends its processes, however it ends itself."""
-    waiting, running = list(runs), dict[subprocess.Popen[bytes], Run]()
-    try:
-        while waiting or running:
-            while waiting and len(running) < options.jobs:
-                run = waiting.pop(0)
-                running[start(run, options)] = run
-            for process, run in list(running.items()):
-                if (code := process.poll()) is None:
-                    continue
-                del running[process]
-                if code:
-                    raise SystemExit(f"{run.name} ended with exit code {code}; --continue goes on where it was")
-                record.put(run.name, {"runs": json.loads((run.folder / "result.json").read_text())})
-            time.sleep(0.1)
-    finally:
-        for process in running:
-            process.terminate()  # it saves, and can be resumed
-        for process in running:
-            process.wait()
 
 
 # Stopping and resuming
@@ -196,14 +160,14 @@ def speeds(folder: Path, stop: int) -> dict[str, float | None]:
 
 def learn(job: Job, options: argparse.Namespace, record: Record) -> None:
     """Every run of one environment that the record lacks; then its summary and its picture."""
-    runs = runs_of(job, options.work)
+    runs = runs_of(job, options)
     missing = [run for run in runs if run.name not in record.parts]
     for run in missing:
         if options.fresh or not options.resume:
             shutil.rmtree(run.folder, ignore_errors=True)
         if job.stop:
             stopped_and_resumed(run, options, record)
-    train_all(missing, options, record)
+    train_all(missing, options.jobs, record)
     results = [result for run in runs for result in record.parts[run.name]["runs"]]
     found: dict[str, Any] = {"preset": job.preset, "steps": results[0]["steps"], "episodes_per_seed": options.episodes}
     found |= summary([result["mean"] for result in results])

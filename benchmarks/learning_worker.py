@@ -40,7 +40,12 @@ def train(job: dict[str, Any]) -> list[dict[str, Any]]:
             trainer.learn()
         evaluation = trainer.evaluate(job["episodes"], job["evaluation_seed"])
         rows, plan = read_metrics(folder), trainer.plan
-        return [result(rows, evaluation, plan.seeds, index, plan.seed + index) for index in range(plan.seeds)]
+        results = [result(rows, evaluation, plan.seeds, index, plan.seed + index) for index in range(plan.seeds)]
+        if plan.agent.has_memory and not plan.agent.forget:  # the control: the same agents, emptied before every step
+            control = trainer.evaluate(job["episodes"], job["evaluation_seed"], forget=True)
+            for one, returns in zip(results, control.of_each_seed(), strict=True):
+                one["returns_forgetting"] = returns
+        return results
 
 
 def result(rows: list[dict[str, Any]], evaluation: Any, seeds: int, index: int, seed: int) -> dict[str, Any]:

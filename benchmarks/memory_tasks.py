@@ -1,0 +1,212 @@
+"""Tasks that need a memory: T-mazes, bsuite's memory chains, POPGym, each learned from several seeds.
+
+    python benchmarks/memory_tasks.py --list                    the cells: what is learned, by which agent, how long
+    python benchmarks/memory_tasks.py --cells passive-100 --seeds 5 --jobs 2
+    python benchmarks/memory_tasks.py --minutes 60 --continue   as many unfinished cells as fit; the rest another time
+
+A run is one process with one thread. When the time is over, running ones are told to save; `--continue` takes each up
+exactly where it was (runs lie under .benchmarks/memory). At its end a run's last parameters play 100 greedy episodes on
+seeds that nothing else uses, and play them again with the memory emptied before every step.
+
+Two scores. *Success*: the share of episodes whose return is at least the cell's `success`. *MMER*, as POPGym publishes
+it: the greatest mean return of 100 successive training episodes, over the whole run.
+"""
+
+import argparse
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from record import WORK, Record, add_flags
+from scores import summary
+from workers import EVALUATION_SEED, train_all
+
+EPISODES = 100
+PREVIOUS = {"observation.previous_action": True, "observation.previous_reward": True}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One task, one agent. `asked`: what the score should reach, and `published`: the best that was known."""
+
+    name: str
+    env: str
+    steps: int
+    preset: str
+    env_args: dict[str, Any] = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)
+    envs: int = 8
+    success: float | None = None
+    asked: float | None = None
+    published: float | None = None
+
+    def arguments(self, seed: int) -> dict[str, Any]:
+        """Arguments of `Trainer` for a new run."""
+        return {"env": self.env, "preset": self.preset, "steps": self.steps, "seed": seed, "envs": self.envs,
+                "env_args": self.env_args, "overrides": self.settings, "save_every": max(2_000, self.steps // 20),
+                "log_every": max(1, self.steps // 100)}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Run:
+    """One cell and one seed."""
+
+    cell: Cell
+    seed: int
+    folder: Path
+
+    @property
+    def name(self) -> str:
+        return f"{self.cell.name}: seed {self.seed}"
+
+    def content(self) -> dict[str, Any]:
+        """What the worker is told."""
+        return {"arguments": self.cell.arguments(self.seed), "episodes": EPISODES,
+                "evaluation_seed": EVALUATION_SEED + self.seed}  # fmt: skip
+
+
+# Found on T-mazes of length 50 and 100 and on RepeatPrevious (easy), seed 0; see docs/results.md. Parameter noise tries
+# one thing for a whole episode, where a single wrong step would make the rest of it worthless.
+LEARN = {"n_step": 5, "target.rate": 0.02, "optimizer.learning_rate": 1e-3, "replay.batch_size": 8}
+CORRIDOR = LEARN | PREVIOUS | {"exploration": "parameter-noise", "exploration.start": 0.3, "exploration.end": 0.1,
+                               "working.max_radius": 0.9999}  # fmt: skip
+# What was shown long before reaches a short window through the memory that is stored with each row.
+LONG = {"replay.stored_memory": True, "replay.window": 64, "replay.batch_size": 16, "n_step": 10, "discount": 0.995,
+        "exploration.end": 0.05, "replay.capacity": 100_000}  # fmt: skip
+# Each reward belongs to the action before it: nothing is gained by looking far ahead.
+ANSWER = {"n_step": 1, "discount": 0.5, "target.rate": 0.05, "optimizer.learning_rate": 1e-3, "replay.batch_size": 8}
+LENGTHS = (*range(1, 11), 12, 14, 17, 20, 25, 30, *range(40, 101, 10))
+SIZES = (*range(1, 11), 12, 14, 17, 20, 25, 30, 40)
+
+
+def corridor(name: str, env: str, length: int, steps: int, **settings: Any) -> Cell:
+    """A T-maze: windows hold a whole episode of up to a hundred steps, and a part of a longer one."""
+    long = {"replay.window": length + 3} if length <= 100 else LONG
+    settings = CORRIDOR | long | {"replay.start": 4_000, "exploration.steps": steps // 5} | settings
+    return Cell(name, env, steps, "lru-dqn", {"length": length}, settings, success=1.0 - 1e-3, asked=1.0)
+
+
+def chain(env: str, name: str, number: int, steps: int) -> Cell:
+    """bsuite's memory chains: only the last action counts."""
+    length = number if name == "length" else 2
+    settings = LEARN | {"replay.window": length + 1, "n_step": 1, "exploration.steps": steps // 4, "discount": 0.9,
+                        "replay.start": max(500, 8 * (length + 4)), "working.max_radius": 0.9999}  # fmt: skip
+    if length < 30:
+        settings |= {"replay.batch_size": 32}
+    return Cell(f"{name}-{number}", env, steps, "lru-dqn", {name: number}, settings, success=1.0, asked=1.0)
+
+
+def popgym(task: str, level: str, steps: int, preset: str, asked: float, published: float, **settings: Any) -> Cell:
+    """A task of POPGym; windows hold a whole episode unless `settings` says otherwise."""
+    paths = {name.replace("__", "."): value for name, value in settings.items()}
+    return Cell(f"{task}-{level}", f"engram/{task}-v0", steps, preset, {"level": level}, ANSWER | paths,
+                asked=asked, published=published)  # fmt: skip
+
+
+HISTORY = {"working__layers": 1, "working__heads": 4, "working__width": 128, "exploration__end": 0.02}
+CELLS = {
+    cell.name: cell
+    for cell in (
+        corridor("passive-100", "engram/PassiveTMaze-v0", 100, 100_000),
+        corridor("passive-500", "engram/PassiveTMaze-v0", 500, 300_000),
+        corridor("passive-1500", "engram/PassiveTMaze-v0", 1_500, 1_000_000),
+        corridor("active-50", "engram/ActiveTMaze-v0", 50, 400_000, discount=0.995),
+        *(chain("engram/MemoryLength-v0", "length", number, max(20_000, 1_000 * number)) for number in LENGTHS),
+        chain("engram/MemoryLength-v0", "length", 1_000, 1_000_000),
+        *(chain("engram/MemorySize-v0", "size", number, 40_000) for number in SIZES),
+        popgym("RepeatPrevious", "easy", 50_000, "lru-dqn", 0.99, 1.0, replay__window=51),
+        popgym("RepeatPrevious", "medium", 500_000, "dtqn", 0.95, 0.789, replay__window=104,
+               working__window=64, **HISTORY),
+        popgym("RepeatPrevious", "hard", 1_000_000, "dtqn", 0.9, 0.191, replay__window=156,
+               working__window=128, **HISTORY),
+        popgym("RepeatFirst", "hard", 1_000_000, "lru-dqn", 0.99, 0.969, replay__window=832,
+               working__max_radius=0.9999, exploration__end=0.02),
+        popgym("CountRecall", "easy", 1_000_000, "lru-dqn", 0.6, 0.509, replay__window=52,
+               working__max_radius=0.9999, exploration__end=0.02),
+        popgym("Autoencode", "easy", 1_000_000, "dtqn", 0.0, -0.283, replay__window=104,
+               working__window=104, **HISTORY),
+    )
+}  # fmt: skip
+
+
+# What is run and said
+
+
+def row(cell: Cell, results: list[dict[str, Any]]) -> dict[str, Any]:
+    """What the seeds of one cell came to."""
+    scores = [score(cell, one["returns"]) for one in results]
+    curves = [[value for value in one["curve"]["returns"] if value is not None] for one in results]
+    found: dict[str, Any] = {"steps": results[0]["steps"], "asked": cell.asked, "published": cell.published}
+    found |= {"greedy": summary([sum(one["returns"]) / len(one["returns"]) for one in results])}
+    found |= {"mmer": summary([max(curve) for curve in curves]), "success": None, "success_forgetting": None}
+    if cell.success is not None:
+        found |= {"success": summary(scores)}
+        forgetting = [score(cell, one["returns_forgetting"]) for one in results if "returns_forgetting" in one]
+        found |= {"success_forgetting": summary(forgetting) if forgetting else None}
+    return found
+
+
+def score(cell: Cell, returns: list[float]) -> float:
+    """The share of episodes that succeeded."""
+    return sum(value >= (cell.success or 0.0) for value in returns) / len(returns)
+
+
+def told(name: str, found: dict[str, Any]) -> str:
+    """One line of a Markdown table."""
+
+    def spread(one: dict[str, Any] | None) -> str:
+        if one is None:
+            return "-"
+        bounds = one["mean_interval_95"]
+        return f"{one['mean']:.3f}" + (f" [{bounds[0]:.3f}, {bounds[1]:.3f}]" if bounds else "")
+
+    cells = [name, f"{found['steps']:,}", str(found["greedy"]["seeds"])]
+    cells += [spread(found[column]) for column in ("greedy", "mmer", "success", "success_forgetting")]
+    cells += ["-" if found[column] is None else f"{found[column]:.3f}" for column in ("asked", "published")]
+    return f"| {' | '.join(cells)} |"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--list", action="store_true", help="say what the cells are, and do nothing")
+    parser.add_argument(
+        "--cells", default=",".join(CELLS), help="names separated by commas; a last * stands for any end"
+    )
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--first-seed", type=int, default=10, help="0 and 1 were used to find the settings")
+    parser.add_argument("--jobs", type=int, default=2, help="processes at a time")
+    parser.add_argument("--minutes", type=float, help="after so long nothing begins, and what runs is told to save")
+    parser.add_argument("--work", type=Path, default=WORK / "memory", help="folder of the runs")
+    add_flags(parser, "memory-tasks")
+    options = parser.parse_args()
+    wanted = options.cells.split(",")
+    chosen = [cell for name, cell in CELLS.items()
+              if any(name == one or (one.endswith("*") and name.startswith(one[:-1])) for one in wanted)]  # fmt: skip
+    if options.list or not chosen:
+        print("\n".join(f"{cell.name}: {cell.arguments(0)}" for cell in (chosen or CELLS.values())))
+        return 0
+    record = Record(options, {"episodes": EPISODES, "evaluation_seeds": f"{EVALUATION_SEED} + seed"})
+    seeds = range(options.first_seed, options.first_seed + options.seeds)
+    # All cells once before any of them twice: what does not fit is then the least.
+    runs = [Run(cell, seed, options.work / cell.name / f"seed{seed}") for seed in seeds for cell in chosen]
+    missing = [run for run in runs if run.name not in record.parts]
+    one_thread = {"XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false", "OMP_NUM_THREADS": "1"}
+    deadline = None if options.minutes is None else time.monotonic() + 60 * options.minutes
+    unfinished = train_all(missing, options.jobs, record, deadline, one_thread if options.jobs > 1 else None)
+    rows: dict[str, Any] = {}
+    for name, cell in CELLS.items():
+        parts = [part for key, part in record.parts.items() if key.partition(":")[0] == name]
+        if parts:
+            rows[name] = row(cell, [result for part in parts for result in part["runs"]])
+    record.summarize(rows)
+    print("| cell | steps | seeds | greedy | MMER | success | forgetting | asked | published |\n" + "|---" * 9 + "|")
+    print("\n".join(told(name, found) for name, found in rows.items()))
+    if unfinished:
+        print(f"not finished: {', '.join(unfinished)}", file=sys.stderr)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
