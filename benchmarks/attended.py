@@ -46,8 +46,8 @@ COMMON = {
 }  # fmt: skip
 TASKS = {
     "tmaze": Task("engram/PassiveTMaze-v0", {"length": 20, "cue_at": "random"}, 60_000, COMMON | {
-        "working.window": 32, "replay.window": 21, "exploration": "parameter-noise", "exploration.start": 0.3,
-        "exploration.end": 0.1, "n_step": 5, "observation.previous_action": True,
+        "working.window": 32, "replay.window": 21, "exploration": "parameter-noise", "exploration.scale": 0.3,
+        "exploration.final_scale": 0.1, "n_step": 5, "observation.previous_action": True,
         "observation.previous_reward": True,
     }),
     "repeat-first": Task("engram/RepeatFirst-v0", {"level": "easy"}, 60_000, COMMON | {

@@ -61,6 +61,7 @@ def result(rows: list[dict[str, Any]], evaluation: Any, seeds: int, index: int, 
         "training_seconds": rows[-1]["seconds"],
         "curve": {
             "steps": [row["step"] for row in rows],
+            "episodes": [row["episodes"] for row in rows],
             "returns": returns if seeds == 1 else [value[index] for value in returns],
         },
     }

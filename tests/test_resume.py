@@ -170,7 +170,11 @@ SEVERAL = "two environments, three seeds"
 DEVICE = {
     "one": ("engram/CartPole-v1", {}),
     SEVERAL: ("engram/CartPole-v1", {"envs": 2, "seeds": 3, "observation__stack": 2}),
-}
+    "memory": ("engram/CartPole-v1", {
+        "envs": 2, "seeds": 3, "working": "lru", "working__width": 8, "working__state": 4, "replay__window": 6,
+        "replay__stored_memory": True, "observation__previous_action": True, "observation__previous_reward": True,
+    }),
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("kind", DEVICE)
@@ -282,9 +286,10 @@ GREEDY = {
 }  # fmt: skip
 # All that only agents with a working memory keep.
 REMEMBERING = {
-    **GREEDY, "working": "gru", "working__width": 8, "replay__window": 6, "replay__stored_memory": True,
+    **{name: value for name, value in GREEDY.items() if name not in ("exploration__start", "exploration__end")},
+    "working": "gru", "working__width": 8, "replay__window": 6, "replay__stored_memory": True,
     "observation__previous_action": True, "observation__previous_reward": True, "group": 1,
-    "exploration": "parameter-noise", "exploration__start": 5.0, "exploration__end": 5.0,
+    "exploration": "parameter-noise", "exploration__scale": 5.0, "exploration__final_scale": 5.0,
 }  # fmt: skip
 # Environment, options, step of the stop, and which fields (the compiled actor differs only in its own).
 NEEDED = {

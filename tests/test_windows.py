@@ -29,6 +29,7 @@ from engram.network import Previous
 from engram.registry import register
 from engram.replay import lanes, ring, sampling
 from engram.runners.device import DeviceRunner
+from engram.trainer import Trainer
 from engram.types import Decision, Encoding, MemoryRead, Returns
 
 KEY = jax.random.PRNGKey(0)
@@ -151,7 +152,20 @@ def test_an_aligned_window_begins_with_its_episode_where_that_is_within_reach(ki
     back = jax.jit(partial(sampling.back_to_start, reach=3, before=0))
     for row in range(oldest, len(rows)):
         starts = [other for other in range(max(oldest, row - 3), row + 1) if rows[other]["first"]]
-        assert int(back(kept, jnp.int32(row), jnp.int32(0))) == (starts[-1] if starts else row)
+        begins = {int(back(kept, jnp.int32(row), jnp.int32(0), jnp.uint32(word))) for word in range(8)}
+        assert begins == ({starts[-1]} if starts else {max(oldest, row - shift) for shift in range(4)})
+
+
+def test_every_step_of_a_long_episode_is_learned_from_and_none_much_more_than_others():
+    """An episode of 27 steps, windows of 4 with a burn-in of 2: no row is left to windows that do not count it."""
+    spec = replace(SPEC, replay=replace(SPEC.replay, burn_in=2))
+    kept, rows = filled(Agent(spec, spaces.Box((1,)), 2), ["step"] * 27)
+    bits = jax.random.bits(KEY, (4_000, 2))
+    batch = jax.jit(partial(examples.draw, spec))(kept, bits)
+    shown = np.asarray(batch.frames[:, : spec.replay.window, 0, 0], int)
+    learned = np.bincount(shown[np.asarray(batch.weight) > 0], minlength=len(rows) + 1)[1:]
+    inner = learned[: len(rows) - spec.rows]
+    assert inner.min() > 0.25 * inner.mean()
 
 
 @pytest.mark.parametrize("bootstrap", ["greedy", "double"])
@@ -225,6 +239,35 @@ def test_a_stored_memory_is_what_acting_had_before_the_row():
     assert ring.nbytes(env.observation_space, 10, agent.row_memory()) == before + 10 * 4
 
 
+def test_predict_step_by_step_is_the_network_unrolled():
+    """A batch of three whose episodes begin at different steps, with the previous action and reward."""
+    overrides = {"working.width": 8, "working.state": 8, "encoder.widths": (8,), "replay.window": 8,
+                 "observation.previous_action": True, "observation.previous_reward": True}  # fmt: skip
+    with Trainer("engram/RepeatPrevious-v0", "lru-dqn", envs=8, steps=400, overrides=overrides) as trainer:
+        agent, generator = trainer.trained(), np.random.default_rng(0)
+        network = agent.networks[0]
+        seen = generator.integers(0, 4, size=(9, 3)).astype(np.int32)
+        first = generator.random((9, 3)) < 0.3
+        first[0] = True
+        reward = generator.normal(size=(9, 3)).astype(np.float32)
+        state, actions = None, []
+        for t in range(9):
+            before = reward[t - 1] if t else None
+            action, state = agent.predict(seen[t], state, episode_start=first[t], reward=before)
+            actions.append(action)
+        for env in range(3):
+            previous = Previous(jnp.array([0, *(a[env] for a in actions[:-1])]), jnp.array([0.0, *reward[:-1, env]]))
+            frames = jnp.array(seen[:, env])[:, None]
+            _, unrolled = network.unroll(network.working.init(), frames, jnp.array(first[:, env]), previous)
+            np.testing.assert_array_equal([a[env] for a in actions], unrolled.preference.argmax(-1))
+        with pytest.raises(SpecError, match="this agent reads the reward of the step before; pass it too"):
+            agent.predict(seen[0], state)
+        emptied = trainer.evaluate(episodes=4, forget=True)
+        assert emptied.episodes == 4
+    with Trainer("engram/CartPole-v1", steps=100) as plain, pytest.raises(SpecError, match="forget empties a working"):
+        plain.evaluate(episodes=1, forget=True)
+
+
 def test_a_forgetful_network_counts_every_step_as_the_first():
     params = build(replace(SPEC, forget=True), spaces.Box((1,)), 2, KEY)
     plain = build(SPEC, spaces.Box((1,)), 2, KEY)
@@ -268,8 +311,8 @@ MASKED = spaces.Dict((("observation", spaces.Box((2,))), ("action_mask", spaces.
 EXPLORATIONS = [
     EpsilonGreedySpec(start=1.0, end=1.0),
     EpsilonGreedySpec(start=0.0, end=0.0),
-    BoltzmannSpec(start=50.0),
-    ParameterNoiseSpec(start=1.0),
+    BoltzmannSpec(temperature=50.0),
+    ParameterNoiseSpec(scale=1.0),
 ]
 
 
@@ -328,7 +371,7 @@ def decided(q: list[float], features: list[float] | None = None) -> Decision:
 
 def test_boltzmann_exploration_draws_by_the_softmax_of_q():
     """Within four standard deviations of exp(q / T) / sum, over 20,000 draws."""
-    spec = BoltzmannSpec(start=2.0, end=1.0, steps=10)
+    spec = BoltzmannSpec(temperature=2.0, final_temperature=1.0, steps=10)
     q = [0.0, 1.0, -1.0]
     bits = jax.random.bits(KEY, (20_000, 2))
     for step, temperature in ((0, 2.0), (5, 1.5), (10, 1.0), (99, 1.0)):
@@ -341,7 +384,7 @@ def test_boltzmann_exploration_draws_by_the_softmax_of_q():
 
 def test_parameter_noise_is_one_choice_for_an_episode_and_another_for_the_next():
     """In steps that look alike one episode always chooses alike; over episodes, actions that tie are equally often."""
-    spec = ParameterNoiseSpec(start=1.0, end=1.0)
+    spec = ParameterNoiseSpec(scale=1.0, final_scale=1.0)
     features = np.random.default_rng(0).normal(size=64).tolist()
     episodes = jax.random.bits(KEY, (4_000, 2))
     steps = jax.random.bits(jax.random.PRNGKey(1), (4_000, 2))
@@ -355,7 +398,7 @@ def test_parameter_noise_is_one_choice_for_an_episode_and_another_for_the_next()
 def test_parameter_noise_has_the_standard_deviation_that_was_set_whatever_the_features():
     """Two actions, one standard deviation of the difference apart: the worse one is taken in 16 % of the episodes."""
     episodes = jax.random.bits(KEY, (8_000, 2))
-    spec = ParameterNoiseSpec(start=0.5, end=0.5)
+    spec = ParameterNoiseSpec(scale=0.5, final_scale=0.5)
     gap = 0.5 * 2**0.5
     for size in (0.01, 100.0):
         features = (size * np.random.default_rng(1).normal(size=128)).tolist()

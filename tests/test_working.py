@@ -490,7 +490,7 @@ def test_heads_that_do_not_divide_the_width_are_refused():
 
 
 def test_radii_that_are_no_range_are_refused():
-    with pytest.raises(SpecError, match="min_radius = 0.9 is not below max_radius = 0.8"):
+    with pytest.raises(SpecError, match="working.min_radius = 0.9 is not below working.max_radius = 0.8"):
         LRUSpec(max_radius=0.8)
 
 

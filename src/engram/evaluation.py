@@ -89,9 +89,13 @@ class Policy:
         before. Raises SpecError where the agent reads it and it was not given.
         """
         envs = jax.tree.leaves(rows)[0].shape[0]
-        starts = np.full(envs, state is None) if is_first is None else np.asarray(is_first, bool).reshape(envs)
+        starts = np.zeros(envs, bool) if is_first is None else np.asarray(is_first, bool).reshape(envs)
+        starts = starts | (state is None)
         if reward is None and self._spec.observation.previous_reward and not starts.all():
-            raise SpecError("this agent reads the reward of the step before; pass it too: predict(..., reward=reward)")
+            raise SpecError(
+                "this agent reads the reward of the step before; pass it too, predict(..., reward=reward), or let "
+                "`evaluate` play"
+            )
         reward = np.zeros(envs, np.float32) if reward is None else np.asarray(reward, np.float32).reshape(envs)
         current = self.begin(envs) if state is None else state
         if generator is None:

@@ -108,7 +108,8 @@ def _grid(steps: int) -> AgentSpec:
 
 
 def _pixels(space: spaces.Space, steps: int) -> AgentSpec:
-    single = isinstance(space, spaces.Box) and len(space.shape) == 2
+    seen = spaces.seen(space)
+    single = isinstance(seen, spaces.Box) and len(seen.shape) == 2
     return AgentSpec(
         observation=ObservationSpec(stack=4 if single else 1),  # Mnih et al. 2015: 4 grey frames
         encoder=PixelsSpec(width=512),  # Mnih et al. 2015
@@ -142,7 +143,7 @@ def dueling_dqn(space: spaces.Space, steps: int) -> AgentSpec:
 
 
 def auto(space: spaces.Space, steps: int) -> AgentSpec:
-    """What our runs found to learn most reliably: double DQN with a slow target and a falling step size.
+    """Double DQN; for numbers and categories with the slow target and the falling step that our runs found reliable.
 
     Attention where the article advises it: convolutions and attention for images and boards, entity attention for
     rows of entities, recurrence and attention for texts; and over the actions, where the set on offer varies.
@@ -160,7 +161,9 @@ def _by_kind(kind: str, space: spaces.Space, steps: int) -> AgentSpec:
     if kind == "grid":
         return replace(chosen, encoder=SpatialSpec(trunk="grid", width=128))
     if kind == "text":
-        return remembering(replace(chosen, encoder=TokensSpec()), steps, HistorySpec(over=GRUSpec()), window=32)
+        return remembering(
+            replace(chosen, encoder=TokensSpec()), steps, HistorySpec(window=32, over=GRUSpec()), window=32
+        )
     return replace(
         chosen,
         # Without it three seeds in twenty ended on a policy that had collapsed; Gallici et al. 2024 (arXiv 2407.04811).
@@ -199,14 +202,17 @@ def drqn(space: spaces.Space, steps: int) -> AgentSpec:
     width = 512 if kind_of(space) == "pixels" else 128  # 512 in the paper, for images
     chosen = remembering(dqn(space, steps), steps, LSTMSpec(width=width), window=10, batch_size=32)  # 10: section 4
     return replace(
-        chosen, replay=replace(chosen.replay, align=False)
-    )  # windows begin anywhere: section 4, random updates
+        chosen,
+        observation=replace(chosen.observation, stack=1),  # one frame at a time: section 4
+        replay=replace(chosen.replay, align=False),  # windows begin anywhere: section 4, random updates
+    )
 
 
 def r2d2(space: spaces.Space, steps: int) -> AgentSpec:
     """R2D2 (Kapturowski et al. 2019): an LSTM that also sees the previous action and reward, burn-in, n-step targets.
 
-    Departures: windows are drawn uniformly, not by priority, and returns are not rescaled.
+    Departures: windows are drawn uniformly, not by priority; returns are not rescaled; the gradient also flows through
+    the burn-in.
     """
     width = 512 if kind_of(space) == "pixels" else 128  # 512 in the paper, for images
     chosen = remembering(dueling_dqn(space, steps), steps, LSTMSpec(width=width), window=120)  # 40 + 80: section 2.3

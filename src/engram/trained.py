@@ -76,7 +76,8 @@ class TrainedAgent:
         stacked frames and the working memory; pass None at the beginning. The signature is that of Stable-Baselines3's
         `predict`, so its `evaluate_policy` takes this object for a model. Of several seeds, the first one's agent
         answers; with `deterministic=False` it explores as at the end of training. `reward` is that of the step
-        before, for agents that read it (`observation.previous_reward`).
+        before: agents that read it (`observation.previous_reward`) need it, and so cannot be played by
+        `evaluate_policy`.
         """
         policy = self._policy(self.networks[0])
         envs = None if self._on_device else self._envs

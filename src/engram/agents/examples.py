@@ -50,15 +50,14 @@ class Scored(NamedTuple):
     weight: Float[Array, "*batch"]
 
 
-def draw(spec: AgentSpec, replay: ring.Ring, bits: UInt32[Array, "batch"]) -> Transition | Window:
+def draw(spec: AgentSpec, replay: ring.Ring, bits: UInt32[Array, "batch 2"]) -> Transition | Window:
     """A batch of examples; leaves have a leading axis [batch]."""
-    row, lane = sampling.uniform_rows(replay, bits, spec.rows - 1, spec.rows_before)
+    row, lane = sampling.uniform_rows(replay, bits[:, 0], spec.rows - 1, spec.rows_before)
     if not spec.has_memory:
         return jax.vmap(partial(transition, spec, replay))(row, lane)
     if spec.replay.align:
-        row = jax.vmap(partial(sampling.back_to_start, replay, reach=spec.replay.window - 1, before=spec.rows_before))(
-            row, lane
-        )
+        begin = partial(sampling.back_to_start, replay, reach=spec.replay.window - 1, before=spec.rows_before)
+        row = jax.vmap(begin)(row, lane, bits[:, 1])
     return jax.vmap(partial(window, spec, replay))(row, lane)
 
 
@@ -115,6 +114,8 @@ def window(spec: AgentSpec, replay: ring.Ring, row: Int[Array, ""], lane: Int[Ar
 
 def score_window(spec: AgentSpec, params: Network, target: Network, example: Window) -> Scored:
     """The losses of every row of a window, its memory filled from the first row on. Leaves [window].
+
+    The gradient flows back to the first row, the burn-in included: it may hold what a later row needs.
 
     Sources: Hausknecht & Stone 2015 (arXiv 1507.06527) for windows, Kapturowski et al. 2019 for stored memories and the
     burn-in, Esslinger et al. 2022 (arXiv 2206.01078) for a loss at every row.

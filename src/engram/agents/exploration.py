@@ -58,19 +58,19 @@ class BoltzmannSpec:
     Source: Sutton & Barto 2018, section 2.8, with Q for the preferences.
     """
 
-    start: float = setting(1.0, "temperature at step 0, in units of return", above=0)
-    end: float = setting(0.05, "temperature from `steps` on, in units of return", above=0)
+    temperature: float = setting(1.0, "temperature at step 0, in units of return", above=0)
+    final_temperature: float = setting(0.05, "temperature from `steps` on, in units of return", above=0)
     steps: int = setting(5_000, "environment steps over which the temperature falls", low=1)
 
     by_episode = False
 
-    def temperature(self, step: int | Array) -> float | Array:
+    def at(self, step: int | Array) -> float | Array:
         """The temperature at a global step. Works on integers and on arrays."""
-        return _falling(self.start, self.end, self.steps, step)
+        return _falling(self.temperature, self.final_temperature, self.steps, step)
 
     def report(self, step: int) -> dict[str, float]:
         """What a line of metrics says of exploration."""
-        return {"temperature": float(self.temperature(step))}
+        return {"temperature": float(self.at(step))}
 
     def choose(
         self,
@@ -81,7 +81,7 @@ class BoltzmannSpec:
     ) -> Int[Array, ""]:
         """An action drawn with those probabilities; one that is not allowed has none."""
         preference, allowed = decision.preference, decision.allowed
-        weights = jax.nn.softmax(preference / self.temperature(step))
+        weights = jax.nn.softmax(preference / self.at(step))
         passed = jnp.cumsum(weights) > uniform(bits[0]) * weights.sum()
         possible = passed if allowed is None else passed & allowed
         # Rounding may leave no action above the drawn number; the preferred one is then as good as any.
@@ -104,19 +104,19 @@ class ParameterNoiseSpec:
     scale; Osband et al. 2016 (arXiv 1402.0635) for values that are randomised by episode.
     """
 
-    start: float = setting(0.3, "standard deviation of the noise at step 0, in units of return", low=0)
-    end: float = setting(0.02, "standard deviation from `steps` on, in units of return", low=0)
+    scale: float = setting(0.3, "standard deviation of the noise at step 0, in units of return", low=0)
+    final_scale: float = setting(0.02, "standard deviation from `steps` on, in units of return", low=0)
     steps: int = setting(5_000, "environment steps over which it falls", low=1)
 
     by_episode = True
 
-    def scale(self, step: int | Array) -> float | Array:
+    def at(self, step: int | Array) -> float | Array:
         """The standard deviation at a global step. Works on integers and on arrays."""
-        return _falling(self.start, self.end, self.steps, step)
+        return _falling(self.scale, self.final_scale, self.steps, step)
 
     def report(self, step: int) -> dict[str, float]:
         """What a line of metrics says of exploration."""
-        return {"noise": float(self.scale(step))}
+        return {"noise": float(self.at(step))}
 
     def choose(
         self,
@@ -130,7 +130,7 @@ class ParameterNoiseSpec:
         actions = decision.returns.q.shape[-1]
         signs = hashed(episode, actions * features.shape[0]).reshape(actions, -1) >> 31
         noise = (1.0 - 2.0 * signs.astype(jnp.float32)) @ features * 0.5**0.5
-        return (decision.preference + self.scale(step) * noise).argmax().astype(jnp.int32)
+        return (decision.preference + self.at(step) * noise).argmax().astype(jnp.int32)
 
 
 def _direction(features: Float[Array, "features"]) -> Float[Array, "features"]:

@@ -20,7 +20,9 @@ from engram.agents import examples
 from engram.agents.spec import AgentSpec
 from engram.bits import draw
 from engram.errors import SpecError
+from engram.heads.attention import AttentionSpec
 from engram.network import Network, memory_inputs
+from engram.registry import name_of
 from engram.replay import ring
 from engram.types import Decision, Key, Metrics, TimeStep
 
@@ -178,8 +180,8 @@ class Agent:
     def learn(self, learner: LearnerState, replay: ring.Ring) -> tuple[LearnerState, Metrics]:
         """One update of the parameters from a batch of replay, and of the target when it is due."""
         chosen = self.spec
-        key, bits = draw(learner.key, chosen.replay.batch_size)
-        batch = examples.draw(chosen, replay, bits)
+        key, bits = draw(learner.key, 2 * chosen.replay.batch_size)
+        batch = examples.draw(chosen, replay, bits.reshape(2, -1).T)
         descend = jax.value_and_grad(partial(examples.loss, chosen), has_aux=True)
         (loss, q), gradient = descend(learner.params, learner.target, batch)
         finite = jnp.isfinite(loss) & jnp.isfinite(optax.tree.norm(gradient))
@@ -220,6 +222,16 @@ def build(spec: AgentSpec, space: spaces.Space, actions: int, key: Key) -> Netwo
     """
     encoder_key, head_key = jax.random.split(key)
     offered = spaces.offered_features(space, actions)
+    if offered and not isinstance(spec.head, AttentionSpec):
+        raise SpecError(
+            f"the observation offers {actions} actions by their features, which head="
+            f"{name_of('head', type(spec.head))} does not read; use head=attention"
+        )
+    if offered and spec.observation.previous_action:
+        raise SpecError(
+            "observation.previous_action = true gives a memory the number of the action, which means nothing where "
+            "actions are offered by their features; leave it out"
+        )
     encoder = spec.encoder.build(spaces.seen(space), spec.observation.stack, encoder_key)
     reads = spec.observation.previous_action, spec.observation.previous_reward
     working = spec.working.build(memory_inputs(encoder.width, actions, *reads), jax.random.fold_in(key, 2))

@@ -37,15 +37,20 @@ def uniform_rows(
     return first[lane] + drawn - (ends - count)[lane], lane
 
 
-def back_to_start(ring: Ring, row: Int[Array, ""], lane: Int[Array, ""], *, reach: int, before: int) -> Int[Array, ""]:
-    """The row where the episode of `row` begins, if at most `reach` rows earlier and still startable; else `row`.
+def back_to_start(
+    ring: Ring, row: Int[Array, ""], lane: Int[Array, ""], bits: UInt32[Array, ""], *, reach: int, before: int
+) -> Int[Array, ""]:
+    """Where to begin the window of a drawn row: with its episode if that began at most `reach` rows earlier.
 
-    A window that begins with its episode fills a working memory as acting filled it.
+    A window that begins with its episode fills a working memory as acting filled it. Where the beginning is out of
+    reach, the drawn row is anywhere in the window, 0 to `reach` rows from its first: so every row of a long episode is
+    learned from, at every distance from the beginning of a window.
     """
     earlier = row - jnp.arange(reach + 1)
     first = startable(ring, 0, before)[0][lane]
     begins = ring.rows.is_first[earlier % ring.capacity, lane] & (earlier >= first)
-    return row - jnp.where(begins.any(), begins.argmax(), 0)
+    back = jnp.where(begins.any(), begins.argmax(), below(bits, reach + 1))
+    return jnp.maximum(row - back, first)
 
 
 def rows_from(ring: Ring, row: Int[Array, ""], lane: Int[Array, ""], length: int) -> TimeStep:

@@ -1,8 +1,8 @@
 """How a host runner acts: the agent's own compiled `act`, or, for small vector networks, the same in NumPy.
 
-A compiled call costs tens of microseconds before it computes anything, a small network in NumPy about eight. Both
-are epsilon-greedy on the same Q values (a test compares them); each draws from its own generator, which is part
-of the checkpoint. A run uses one of them from its first step to its last.
+A compiled call costs tens of microseconds before it computes anything, a small network in NumPy about eight. Where
+both can act, both are epsilon-greedy on the same Q values (a test compares them); each draws from its own generator,
+which is part of the checkpoint. A run uses one of them from its first step to its last.
 """
 
 from collections.abc import Callable, Sequence

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PyTree, UInt32
 
+from engram import spaces
 from engram.agents.q_learning import Agent, AgentState, Experience, LearnerState
 from engram.bits import draw
 from engram.envs.device import DeviceEnv
@@ -79,7 +80,9 @@ def step(agent: Agent, env: DeviceEnv, run: DeviceRun) -> DeviceRun:
     # What a reset gave is looked at here too, when it is acted on.
     bad_observation = ~(_finite(run.observation, envs) & _finite(out.observation, envs))
     bad_reward = ~jnp.isfinite(out.reward)
-    nothing_allowed = _nothing_allowed(decision.allowed, envs)
+    final = spaces.mask_of(env.observation_space, out.observation, env.actions)
+    cut = out.truncated & ~out.terminated  # what follows an end is not asked for its value
+    nothing_allowed = _nothing_allowed(decision.allowed, envs) | (cut & _nothing_allowed(final, envs))
     bad = jnp.stack([bad_observation, bad_reward, nothing_allowed])
     memory = state.actor.memory if agent.spec.replay.stored_memory else ()  # as it was before this step
     row = TimeStep(run.observation, run.is_first, action, out.reward, out.terminated, memory)

@@ -40,7 +40,7 @@ class HistorySpec:
 
     def check(self) -> None:
         """The heads divide the width."""
-        check_heads(self.heads, self.width)
+        check_heads(self.heads, self.width, ("working.heads", "working.width"))
 
     def build(self, inputs: int, key: Key) -> "History":
         return History(self, inputs, key=key)

@@ -6,6 +6,7 @@ row, and no matrix per row in the backward pass (recurrences.py).
 
 import math
 from collections.abc import Callable
+from typing import Literal
 
 import equinox as eqx
 import jax
@@ -219,12 +220,15 @@ class LRUSpec:
     min_radius: float = setting(0.9, "least magnitude of the factor per step at the start", low=0.0, below=1.0)
     max_radius: float = setting(0.999, "greatest one; 0.999 remembers for about 1000 steps", above=0.0, below=1.0)
     max_phase: float = setting(6.283, "greatest turn per step at the start, in radians", low=0.0, high=6.2832)
+    gain: Literal["variance", "impulse"] = setting(
+        "variance", "how inputs enter at the start: so that white noise keeps its variance, or each at full strength"
+    )
 
     def check(self) -> None:
         """The two radii are a range."""
         if self.min_radius >= self.max_radius:
             raise SpecError(
-                f"min_radius = {self.min_radius} is not below max_radius = {self.max_radius}; "
+                f"working.min_radius = {self.min_radius} is not below working.max_radius = {self.max_radius}; "
                 "lower the first or raise the second"
             )
 
@@ -237,7 +241,8 @@ class LRU(eqx.Module):
 
     lambda = exp(-exp(log_rate) + i exp(log_phase)) cannot leave the unit circle. It starts uniform on the ring between
     the radii, with phases in 0..max_phase, and gamma at sqrt(1 - |lambda|^2), which gives white inputs states of
-    variance 1. All leaves are real: real parts come first, imaginary parts after them.
+    variance 1; or, ours, at 1, since a single event that is to be kept for long would hardly be written otherwise,
+    while constant inputs cancel in what turns. All leaves are real: real parts come first, imaginary parts after them.
     Source: Orvieto et al. 2023 (arXiv 2303.06349), sections 3.2-3.4, eq. 4-7.
     """
 
@@ -255,7 +260,7 @@ class LRU(eqx.Module):
         self.log_rate = jnp.log(-0.5 * jnp.log(jnp.maximum(squared, 1e-8)))
         phase = jax.random.uniform(keys[1], (numbers.state,), maxval=numbers.max_phase)
         self.log_phase = jnp.log(phase + 1e-8)
-        self.log_gamma = 0.5 * jnp.log(1 - squared)
+        self.log_gamma = 0.5 * jnp.log(1 - squared) if numbers.gain == "variance" else jnp.zeros_like(squared)
         size = (2 * numbers.state, numbers.width)
         self.write = jax.random.normal(keys[2], size) / math.sqrt(2 * numbers.width)
         self.read = jax.random.normal(keys[3], size[::-1]) / math.sqrt(numbers.state)
