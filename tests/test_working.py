@@ -485,7 +485,7 @@ def test_training_does_not_pay_for_weights_that_nobody_reads(monkeypatch):
 
 
 def test_heads_that_do_not_divide_the_width_are_refused():
-    with pytest.raises(SpecError, match="heads = 3 does not divide width = 128"):
+    with pytest.raises(SpecError, match="working.heads = 3 does not divide working.width = 128"):
         HistorySpec(heads=3)
 
 
