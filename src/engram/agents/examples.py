@@ -50,8 +50,13 @@ class Scored(NamedTuple):
     weight: Float[Array, "*batch"]
 
 
-def draw(spec: AgentSpec, replay: ring.Ring, bits: UInt32[Array, "batch 2"]) -> Transition | Window:
-    """A batch of examples; leaves have a leading axis [batch]."""
+def words(spec: AgentSpec) -> int:
+    """Words of randomness that drawing one example takes: its row, and where its window begins."""
+    return 2 if spec.has_memory and spec.replay.align else 1
+
+
+def draw(spec: AgentSpec, replay: ring.Ring, bits: UInt32[Array, "batch words"]) -> Transition | Window:
+    """A batch of examples; leaves have a leading axis [batch]. `bits`: see `words`."""
     row, lane = sampling.uniform_rows(replay, bits[:, 0], spec.rows - 1, spec.rows_before)
     if not spec.has_memory:
         return jax.vmap(partial(transition, spec, replay))(row, lane)

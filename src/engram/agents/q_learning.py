@@ -154,10 +154,10 @@ class Agent:
         taken = actor.action if reads else jnp.zeros(self.envs, jnp.int32)
         previous = examples.previous_of(self.spec, taken, reward)
         memory, decision = jax.vmap(params.step)(actor.memory, frames, is_first, previous)
-        key, bits = draw(actor.key, 4 * self.envs)
-        now, opening = bits.reshape(2, self.envs, 2)
         kept = self.spec.exploration.by_episode
-        episode = jnp.where(is_first[:, None], opening, actor.episode) if kept else opening
+        key, bits = draw(actor.key, (4 if kept else 2) * self.envs)
+        now, *opening = bits.reshape(-1, self.envs, 2)
+        episode = jnp.where(is_first[:, None], opening[0], actor.episode) if kept else now  # read only where kept
         action = jax.vmap(partial(self.spec.exploration.choose, step=actor.steps))(decision, now, episode)
         state = ActorState(
             frames, memory, action if reads else (), episode if kept else (), key, actor.steps + self.envs
@@ -180,8 +180,9 @@ class Agent:
     def learn(self, learner: LearnerState, replay: ring.Ring) -> tuple[LearnerState, Metrics]:
         """One update of the parameters from a batch of replay, and of the target when it is due."""
         chosen = self.spec
-        key, bits = draw(learner.key, 2 * chosen.replay.batch_size)
-        batch = examples.draw(chosen, replay, bits.reshape(2, -1).T)
+        words = examples.words(chosen)
+        key, bits = draw(learner.key, words * chosen.replay.batch_size)
+        batch = examples.draw(chosen, replay, bits.reshape(words, -1).T)
         descend = jax.value_and_grad(partial(examples.loss, chosen), has_aux=True)
         (loss, q), gradient = descend(learner.params, learner.target, batch)
         finite = jnp.isfinite(loss) & jnp.isfinite(optax.tree.norm(gradient))
