@@ -71,63 +71,91 @@ class Run:
 # one thing for a whole episode, where a single wrong step would make the rest of it worthless.
 LEARN = {"n_step": 5, "target.rate": 0.02, "optimizer.learning_rate": 1e-3, "replay.batch_size": 8}
 CORRIDOR = LEARN | PREVIOUS | {"exploration": "parameter-noise", "exploration.scale": 0.3,
-                               "exploration.final_scale": 0.1, "working.max_radius": 0.9999}  # fmt: skip
-# What was shown long before reaches a short window through the memory that is stored with each row.
-LONG = {"replay.stored_memory": True, "replay.window": 64, "replay.batch_size": 16, "n_step": 10, "discount": 0.995,
-        "exploration.final_scale": 0.05, "exploration.steps": 40_000, "replay.capacity": 100_000,
-        "working.min_radius": 0.99, "working.gain": "impulse"}  # fmt: skip
+                               "exploration.final_scale": 0.1}  # fmt: skip
+FAR = {"working.max_radius": 0.9999}  # the LRU remembers for up to ten thousand steps at the start
 # Each reward belongs to the action before it: nothing is gained by looking far ahead.
 ANSWER = {"n_step": 1, "discount": 0.5, "target.rate": 0.05, "optimizer.learning_rate": 1e-3, "replay.batch_size": 8}
+# Gates that see the input alone: several times as fast as the LRU, and a cue is an input.
+LONG = {"working": "mingru", "working.horizon": 2_000}
 LENGTHS = (*range(1, 11), 12, 14, 17, 20, 25, 30, *range(40, 101, 10))
 SIZES = (*range(1, 11), 12, 14, 17, 20, 25, 30, 40)
 
 
-def corridor(name: str, env: str, length: int, steps: int, **settings: Any) -> Cell:
-    """A T-maze: windows hold a whole episode of up to a hundred steps, and a part of a longer one."""
-    long = {"replay.window": length + 3} if length <= 100 else LONG
-    settings = CORRIDOR | {"replay.start": 4_000, "exploration.steps": steps // 5} | long | settings
-    return Cell(name, env, steps, "lru-dqn", {"length": length}, settings, success=1.0 - 1e-3, asked=1.0)
+def corridor(name: str, env: str, length: int, steps: int, memory: dict[str, Any] = FAR) -> Cell:
+    """A T-maze: windows hold a whole episode, so that the gradient reaches the cue."""
+    settings = {
+        "replay.window": length + 3,
+        "replay.start": max(4_000, 8 * (length + 8)),
+        "exploration.steps": steps // 5,
+    }
+    settings |= {"learn_every": 32} if length > 100 else {}  # as many updates for an episode as the short ones have
+    return Cell(name, env, steps, "lru-dqn", {"length": length}, CORRIDOR | settings | memory, success=1.0 - 1e-3,
+                asked=1.0)  # fmt: skip
 
 
-def chain(env: str, name: str, number: int, steps: int) -> Cell:
+def chain(env: str, name: str, number: int, steps: int, memory: dict[str, Any] = FAR) -> Cell:
     """bsuite's memory chains: only the last action counts."""
     length = number if name == "length" else 2
     settings = LEARN | {"replay.window": length + 1, "n_step": 1, "exploration.steps": steps // 4, "discount": 0.9,
-                        "replay.start": max(500, 8 * (length + 4)), "working.max_radius": 0.9999}  # fmt: skip
-    if length < 30:
-        settings |= {"replay.batch_size": 32}
-    return Cell(f"{name}-{number}", env, steps, "lru-dqn", {name: number}, settings, success=1.0, asked=1.0)
+                        "replay.start": max(500, 8 * (length + 4))}  # fmt: skip
+    settings |= {"replay.batch_size": 32} if length < 30 else {}
+    settings |= {"learn_every": 64} if length > 100 else {}
+    return Cell(f"{name}-{number}", env, steps, "lru-dqn", {name: number}, settings | memory, success=1.0, asked=1.0)
 
 
-def popgym(task: str, level: str, steps: int, preset: str, asked: float, published: float, **settings: Any) -> Cell:
-    """A task of POPGym; windows hold a whole episode unless `settings` says otherwise."""
+def popgym(
+    task: str,
+    level: str,
+    steps: int,
+    preset: str,
+    asked: float,
+    published: float | None,
+    agent: str = "",
+    **settings: Any,
+) -> Cell:
+    """A task of POPGym; windows hold a whole episode. `agent` is added to the name where a task has several cells."""
     paths = {name.replace("__", "."): value for name, value in settings.items()}
-    return Cell(f"{task}-{level}", f"engram/{task}-v0", steps, preset, {"level": level}, ANSWER | paths,
+    return Cell(f"{task}-{level}{agent}", f"engram/{task}-v0", steps, preset, {"level": level}, ANSWER | paths,
                 asked=asked, published=published)  # fmt: skip
 
 
+def searching(task: str, window: int, asked: float, published: float | None) -> list[Cell]:
+    """Tasks where what was seen decides where to look next: attention, its control, and a recurrence beside it."""
+    common = {"replay__window": window, "n_step": 3, "discount": 0.95, "exploration__end": 0.02, **PREVIOUS_PATHS}
+    attending = HISTORY | {"working__window": window} | common
+    return [
+        popgym(task, "easy", 300_000, "dtqn", asked, published, "-attention", **attending),
+        popgym(task, "easy", 300_000, "dtqn", asked, published, "-uniform", **attending, working__uniform=True),
+        popgym(task, "easy", 300_000, "lru-dqn", asked, published, "-gru", working="gru", **common),
+    ]
+
+
+PREVIOUS_PATHS = {path.replace(".", "__"): value for path, value in PREVIOUS.items()}
 HISTORY = {"working__layers": 1, "working__heads": 4, "working__width": 128, "exploration__end": 0.02}
 CELLS = {
     cell.name: cell
     for cell in (
         corridor("passive-100", "engram/PassiveTMaze-v0", 100, 100_000),
-        corridor("passive-500", "engram/PassiveTMaze-v0", 500, 500_000),
-        corridor("passive-1500", "engram/PassiveTMaze-v0", 1_500, 1_000_000),
-        corridor("active-50", "engram/ActiveTMaze-v0", 50, 400_000, discount=0.995),
+        corridor("passive-500", "engram/PassiveTMaze-v0", 500, 500_000, LONG),
+        corridor("passive-1500", "engram/PassiveTMaze-v0", 1_500, 1_000_000, LONG),
+        corridor("active-50", "engram/ActiveTMaze-v0", 50, 400_000),
+        corridor("active-500", "engram/ActiveTMaze-v0", 500, 500_000, LONG),
         *(chain("engram/MemoryLength-v0", "length", number, max(20_000, 1_000 * number)) for number in LENGTHS),
-        chain("engram/MemoryLength-v0", "length", 1_000, 1_000_000),
+        chain("engram/MemoryLength-v0", "length", 1_000, 400_000, LONG),
         *(chain("engram/MemorySize-v0", "size", number, 40_000) for number in SIZES),
         popgym("RepeatPrevious", "easy", 50_000, "lru-dqn", 0.99, 1.0, replay__window=51),
         popgym("RepeatPrevious", "medium", 500_000, "dtqn", 0.95, 0.789, replay__window=104,
                working__window=64, **HISTORY),
         popgym("RepeatPrevious", "hard", 300_000, "dtqn", 0.9, 0.191, replay__window=156,
                working__window=128, **HISTORY),
-        popgym("RepeatFirst", "hard", 1_000_000, "lru-dqn", 0.99, 0.969, replay__window=832,
+        popgym("RepeatFirst", "hard", 500_000, "lru-dqn", 0.99, 0.969, replay__window=832, learn_every=64,
+               working="mingru", working__horizon=2_000, exploration__end=0.0),
+        popgym("CountRecall", "easy", 500_000, "lru-dqn", 0.6, 0.509, replay__window=52,
                working__max_radius=0.9999, exploration__end=0.02),
-        popgym("CountRecall", "easy", 1_000_000, "lru-dqn", 0.6, 0.509, replay__window=52,
-               working__max_radius=0.9999, exploration__end=0.02),
-        popgym("Autoencode", "easy", 1_000_000, "dtqn", 0.0, -0.283, replay__window=104,
-               working__window=104, **HISTORY),
+        popgym("Autoencode", "easy", 500_000, "dtqn", 0.0, -0.283, replay__window=104,
+               working__window=104, working__clock=True, **HISTORY),
+        *searching("Concentration", 104, 0.7, None),
+        *searching("Battleship", 64, 0.7, None),
     )
 }  # fmt: skip
 

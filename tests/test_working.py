@@ -17,7 +17,7 @@ from engram.errors import SpecError
 from engram.testing import ContractFault, check_working
 from engram.working import fast_weights, history, memory, recurrent, sequence  # noqa: F401, they register their kinds
 from engram.working.fast_weights import DeltaNetSpec, DeltaProductSpec, FARTSpec, FWPSpec, GatedDeltaNetSpec
-from engram.working.history import HistorySpec
+from engram.working.history import HistorySpec, waves
 from engram.working.memory import NoMemory, scan_steps
 from engram.working.recurrences import dense, diagonal, rotating
 from engram.working.recurrent import GRUSpec, LRUSpec, LSTMSpec, MinGRUSpec
@@ -89,6 +89,22 @@ def test_several_layers_keep_the_contract(kind):
 @pytest.mark.parametrize("numbers", [{"gated": True, "over": small("gru")}, {"over": small("lru"), "window": 20}])
 def test_history_keeps_the_contract_gated_and_over_a_recurrence(numbers):
     check_working(built(small("history", layers=1, **numbers)), INPUTS)
+
+
+def test_history_with_a_clock_keeps_the_contract_and_tells_equal_steps_apart():
+    check_working(built(small("history", clock=True)), INPUTS)
+    equal = jnp.ones((4, INPUTS))
+    for clock in (False, True):
+        memory = built(small("history", clock=clock))
+        read = UNROLL(memory, memory.init(), equal, opening(4, 0, 2))[1].vector
+        assert np.allclose(read[0], read[1], atol=1e-5) != clock
+        np.testing.assert_allclose(read[2:], read[:2], atol=1e-5)  # the clock starts anew with each episode
+
+
+def test_waves_are_sines_and_cosines_from_short_to_long():
+    found = waves(jnp.array([0, 3]), 4)
+    np.testing.assert_allclose(found[0], [0, 0, 1, 1], atol=1e-6)
+    np.testing.assert_allclose(found[1], [np.sin(3), np.sin(0.03), np.cos(3), np.cos(0.03)], atol=1e-6)
 
 
 def test_uniform_history_keeps_the_contract_and_ignores_content():

@@ -35,6 +35,7 @@ class HistorySpec:
     width: int = setting(128, "features of a step", low=1)
     inner: int = setting(256, "hidden units of each MLP", low=1)
     gated: bool = setting(False, "learned gates in place of residual sums, as in GTrXL")
+    clock: bool = setting(False, "steps also carry waves of their number in the episode: absolute positions")
     uniform: bool = setting(False, "equal weights for all steps in the window: a control")
     over: Any = part("working", NoMemorySpec(), "what it attends over: `none` for embeddings, or a recurrence")
 
@@ -173,6 +174,17 @@ class Reach:
         return rows.reshape(-1, weights.shape[1], 1, self.window)[: self.time]
 
 
+def waves(steps: Int[Array, "time"], width: int) -> Float[Array, "time width"]:
+    """Sines, then cosines, of the steps' numbers, with wavelengths from 2 pi to 10,000 * 2 pi.
+
+    The product of two such rows can depend on the sum of their numbers as well as on the difference, which is what
+    reading something backwards takes. Source: Vaswani et al. 2017 (arXiv 1706.03762), section 3.5.
+    """
+    half = (width + 1) // 2
+    angles = steps[:, None] * 10_000.0 ** (-jnp.arange(half) / half)
+    return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=1)[:, :width]
+
+
 class HistoryCarry(NamedTuple):
     """What a layer may look back at. Rows from before the episode are 0."""
 
@@ -182,7 +194,7 @@ class HistoryCarry(NamedTuple):
 
 
 class History(eqx.Module):
-    """[a memory,] a linear layer, blocks, then normalised.
+    """[a memory,] a linear layer [and a clock], blocks, then normalised.
 
     The read has the weights of every layer's heads, the last layer's last, over the steps of the window in the order
     of time; `entries` are their numbers in the episode, counted from 0.
@@ -192,6 +204,7 @@ class History(eqx.Module):
     project: Linear
     blocks: tuple[Block, ...]
     width: int = eqx.field(static=True)
+    clock: bool = eqx.field(static=True)
     uniform: bool = eqx.field(static=True)
 
     def __init__(self, numbers: HistorySpec, inputs: int, *, key: Key):
@@ -199,7 +212,7 @@ class History(eqx.Module):
         self.over = numbers.over.build(inputs, keys[0])
         self.project = Linear(self.over.width, numbers.width, key=keys[1])
         self.blocks = tuple(Block(numbers, key=one) for one in keys[2:])
-        self.width, self.uniform = numbers.width, numbers.uniform
+        self.width, self.clock, self.uniform = numbers.width, numbers.clock, numbers.uniform
 
     def init(self) -> HistoryCarry:
         """No steps."""
@@ -221,6 +234,7 @@ class History(eqx.Module):
         window = carry.rows.shape[2]
         reach = Reach(window, is_first, carry.steps)
         rows, kept, weights = over_rows(self.project, read.vector), [], []
+        rows = rows + waves(reach.age, self.width) if self.clock else rows
         for block, old in zip(self.blocks, carry.rows, strict=True):
             written, found, one = block.read(old, rows, reach, self.uniform)
             rows = block.joined(0, rows, found)
