@@ -44,6 +44,8 @@ class MemoryRead(eqx.Module):
     vector: Float[Array, "*batch features"]
     weights: Float[Array, "*batch heads actions entries"]
     entries: Int[Array, "*batch heads actions entries"]  # working memory: the step of the episode; -1 for nothing
+    q: Float[Array, "*batch actions"] | tuple[()] = ()  # an external memory: what the entries say
+    confidence: Float[Array, "*batch actions"] | tuple[()] = ()  # how much that is worth, 0 (nothing) to 1
 
 
 class Returns(eqx.Module):

@@ -1,0 +1,1 @@
+"""External memories: stores of past experience that outlive episodes, read by attention."""
