@@ -9,8 +9,8 @@ did not take the arm that pays. Who searches well regrets 1.5 at the first expos
 remembers regrets 0 at all later ones. *Second / first* is what is asked to be 0.25 at most.
 
 Beside the agents: each of them with its memory emptied before every step (`emptied`), `slots` with equal weights
-(`uniform`). Where slots are read, also the share of decisions, from the second exposure on, whose most attended slot was
-written at an earlier step that showed the same picture; a slot at random would make it 0.25.
+(`uniform`). Where slots are read, also the share of decisions, from the second exposure on, whose most attended slot
+was written at an earlier step that showed the same picture; a slot at random would make it 0.25.
 """
 
 import argparse

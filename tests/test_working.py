@@ -124,7 +124,7 @@ def test_two_modules_of_one_spec_have_the_same_structure(kind):
 
 
 # A few kinds with everything at once: any resets, any place where the window is cut in two.
-@pytest.mark.parametrize("kind", ["lstm", "mingru", "lru", "gated-deltanet", "history"])
+@pytest.mark.parametrize("kind", ["lstm", "mingru", "lru", "gated-deltanet", "history", "slots"])
 @settings(max_examples=25)
 @given(resets=st.lists(st.booleans(), min_size=12, max_size=12), seed=st.integers(0, 5))
 def test_unroll_equals_steps_with_resets_anywhere(kind, resets, seed):
@@ -135,12 +135,12 @@ def test_unroll_equals_steps_with_resets_anywhere(kind, resets, seed):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4, rtol=1e-4), expected, got)
 
 
-CACHED = {kind: built(small(kind)) for kind in ("lstm", "mingru", "lru", "gated-deltanet", "history")}
+CACHED = {kind: built(small(kind)) for kind in ("lstm", "mingru", "lru", "gated-deltanet", "history", "slots")}
 UNROLL = jax.jit(lambda made, *given: made.unroll(*given))
 STEPS = jax.jit(scan_steps)
 
 
-@pytest.mark.parametrize("kind", ["gru", "deltanet", "history"])
+@pytest.mark.parametrize("kind", ["gru", "deltanet", "history", "slots"])
 @pytest.mark.parametrize("cut", [1, 4, 11])
 def test_a_window_in_two_pieces_is_one_window(kind, cut):
     made, window, is_first = built(small(kind)), rows(12), opening(12, 3)

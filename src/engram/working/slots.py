@@ -23,6 +23,7 @@ from engram.working.stack import one_row, over_rows
 
 FAINT = 0.01  # a step with a smaller share in a slot's key is not what the slot holds
 SHARPNESS = 10.0  # of attention at the start: keys have length 1, so scores lie between -10 and 10
+FADE = 0.99  # of what counts as use, per step
 NOVEL = 0.9  # similarity to the nearest slot under which a key opens a slot of its own, at the start
 
 
@@ -107,16 +108,23 @@ class Slots(eqx.Module):
         # Writes begin nearly whole, and erase little: what is not written cannot be found to have been worth it.
         bias = drawn.bias.at[width : 2 * width].add(-2.0).at[2 * width].add(2.0)
         self.asked = eqx.tree_at(lambda linear: linear.bias, drawn, bias)
-        self.sharpness = jnp.full(heads + 2, math.log(SHARPNESS))
-        self.novel = jnp.array(NOVEL)
+        self.sharpness = jnp.full(heads + 2, math.log(SHARPNESS), jnp.float32)
+        self.novel = jnp.array(NOVEL, jnp.float32)
         self.outward = Linear(heads * width + inputs, width, key=keys[4])
         self.slots, self.width, self.uniform = numbers.slots, width, numbers.uniform
 
     def init(self) -> SlotsCarry:
         """No slot in use."""
-        table, row = jnp.zeros((self.slots, self.width)), jnp.zeros(self.slots)
-        before = jnp.zeros(self.address.weight.shape[1])
-        return SlotsCarry(before, table, table, row, row, jnp.full(self.slots, -1, jnp.int32), jnp.zeros((), jnp.int32))
+        table, size = (self.slots, self.width), self.address.weight.shape[1]
+        return SlotsCarry(
+            before=jnp.zeros(size),
+            keys=jnp.zeros(table),
+            values=jnp.zeros(table),
+            used=jnp.zeros(self.slots),
+            share=jnp.zeros(self.slots),
+            step=jnp.full(self.slots, -1, jnp.int32),
+            steps=jnp.zeros((), jnp.int32),
+        )
 
     def step(
         self, carry: SlotsCarry, inputs: Float[Array, "inputs"], is_first: Bool[Array, ""]
@@ -178,7 +186,7 @@ class Slots(eqx.Module):
             row.inputs,
             keys,
             values,
-            jax.lax.stop_gradient(0.99 * carry.used + weights),
+            jax.lax.stop_gradient(FADE * carry.used + weights),
             jax.lax.stop_gradient(jnp.where(strongest, weights, share)),
             jnp.where(strongest, carry.steps - 1, carry.step),
             carry.steps,

@@ -1,0 +1,269 @@
+"""`graph`: what happened as a graph, along whose edges values are carried back.
+
+Nodes are distinct observations, found by their hash; an edge says what an action at a node paid and what followed. What
+two episodes found out on their own then adds up: where their ways cross, the value of one reaches the beginning of the
+other, which no return of a single episode holds.
+
+Meant for worlds in which an action at an observation always leads to the same: an edge is what happened the *last*
+time. Where chance decides, a node's value is therefore that of the luckiest of its actions' last outcomes: too high by
+as much as chance scatters them.
+"""
+
+from typing import Literal, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, UInt32
+
+from engram.errors import SpecError
+from engram.external.memory import Entries
+from engram.nn.attention import attend, choose, squared_distance
+from engram.registry import register
+from engram.specs import setting, spec
+from engram.types import Key, MemoryRead
+
+SETTLED = 1e-6  # a sweep that moves no value by more than this share of the greatest one ends the propagation
+
+
+@register("external", "graph")
+@spec
+class GraphSpec:
+    """Nodes and transitions between them; values are propagated backwards, so walks that meet are stitched together.
+
+    It needs transitions of one step (`n_step=1`): of a longer one the edge would stand for actions it does not name.
+    """
+
+    capacity: int = setting(10_000, "nodes, distinct observations", low=1)
+    neighbors: int = setting(10, "nodes that a read attends to", low=1)
+    delta: float = setting(1e-3, "added to squared distances: how near counts as the same", above=0.0)
+    every: int = setting(100, "writes between two propagations", low=1)
+    sweeps: int = setting(1000, "transitions that a value travels back in a propagation, at most", low=1)
+    eviction: Literal["unread", "oldest"] = setting(
+        "unread", "what gives way: the node that was neither read nor written, or not written, for longest"
+    )
+    uniform: bool = setting(False, "equal weights for all neighbors: a control")
+
+    needs = ("reward", "discount", "following")  # the optional fields of Entries that it stores
+
+    def check(self) -> None:
+        """There are as many nodes as a read attends to."""
+        if self.neighbors > self.capacity:
+            raise SpecError(
+                f"external.neighbors = {self.neighbors} exceeds external.capacity = {self.capacity}; "
+                "lower neighbors or raise capacity"
+            )
+
+    def build(self, embedding: int, actions: int, offered: int, key: Key) -> "Graph":
+        if offered:
+            raise SpecError(
+                "external = graph tells actions apart by their number, and here they are offered by features; "
+                "use another external memory"
+            )
+        return Graph(self, embedding, actions)
+
+
+class GraphStore(NamedTuple):
+    """Nodes and their edges. A place without a node has `written` -1, and so have its edges `known` False."""
+
+    key: Float[Array, "capacity embedding"]
+    hash: UInt32[Array, "capacity 2"]
+    known: Bool[Array, "capacity actions"]  # whether the action was ever taken there
+    reward: Float[Array, "capacity actions"]
+    discount: Float[Array, "capacity actions"]
+    following: UInt32[Array, "capacity actions 2"]  # a hash, not a place: whoever moves in there is not mistaken for it
+    base: Float[Array, "capacity actions"]  # the return as it was written: the value while nobody knows what follows
+    q: Float[Array, "capacity actions"]  # as of the last propagation
+    written: Int[Array, "capacity"]  # moment of the last write
+    read: Int[Array, "capacity"]  # moment of the last read by acting; -1 for never
+    moment: Int[Array, ""]  # counts writes and touches
+    writes: Int[Array, ""]
+
+
+class Graph(eqx.Module):
+    """The functions of the memory; no learned weights. Source: after Zhu et al. 2020 (ERLAM), in JAX, exact.
+
+    A block may be no longer than the capacity. `writes` decides when values are propagated: under a `vmap` over stores
+    that is no condition any more, and every write would pay for a propagation.
+    """
+
+    numbers: GraphSpec = eqx.field(static=True)
+    embedding: int = eqx.field(static=True)
+    actions: int = eqx.field(static=True)
+
+    def init(self) -> GraphStore:
+        """No nodes. Every array is one of its own, so that a store can be donated."""
+        size, edges = self.numbers.capacity, (self.numbers.capacity, self.actions)
+        return GraphStore(
+            key=jnp.zeros((size, self.embedding)),
+            hash=jnp.zeros((size, 2), jnp.uint32),
+            known=jnp.zeros(edges, bool),
+            reward=jnp.zeros(edges),
+            discount=jnp.zeros(edges),
+            following=jnp.zeros((*edges, 2), jnp.uint32),
+            base=jnp.zeros(edges),
+            q=jnp.zeros(edges),
+            written=jnp.full(size, -1, jnp.int32),
+            read=jnp.full(size, -1, jnp.int32),
+            moment=jnp.zeros((), jnp.int32),
+            writes=jnp.zeros((), jnp.int32),
+        )
+
+    def write(self, store: GraphStore, entries: Entries, keep: Bool[Array, "block"]) -> GraphStore:
+        """Nodes and edges of the block; what was known of a node's other actions stays. SpecError as for `_given`."""
+        reward, discount, following = _given(entries, self.numbers.capacity)
+        place, opened = _places(store, entries.hash, keep, self._order(store))
+        nowhere = self.numbers.capacity
+        same = (entries.hash[:, None] == entries.hash[None]).all(-1) & keep[None, :]
+        later = jnp.triu(same, 1)  # [i, j]: j is a later one of the same observation
+        again = later & keep[:, None] & (entries.action[:, None] == entries.action[None])
+        node = jnp.where(keep & ~later.any(1), place, nowhere)
+        edge = (jnp.where(keep & ~again.any(1), place, nowhere), entries.action)
+        known = store.known.at[jnp.where(opened, place, nowhere)].set(False, mode="drop")
+        # A new edge counts for what was written until the next propagation; one that was there keeps what it is worth.
+        fresh = jnp.where(keep & ~again.any(0) & ~known[place, entries.action], place, nowhere)
+        store = store._replace(
+            key=store.key.at[node].set(entries.key, mode="drop"),
+            hash=store.hash.at[node].set(entries.hash, mode="drop"),
+            known=known.at[edge].set(True, mode="drop"),
+            reward=store.reward.at[edge].set(reward, mode="drop"),
+            discount=store.discount.at[edge].set(discount, mode="drop"),
+            following=store.following.at[edge].set(following, mode="drop"),
+            base=store.base.at[edge].set(entries.value, mode="drop"),
+            q=store.q.at[fresh, entries.action].set(entries.value, mode="drop"),
+            written=store.written.at[node].set(store.moment, mode="drop"),
+            read=store.read.at[jnp.where(opened, place, nowhere)].set(-1, mode="drop"),
+            moment=store.moment + 1,
+            writes=store.writes + 1,
+        )
+        due = store.writes % self.numbers.every == 0
+        return store._replace(q=jax.lax.cond(due, lambda: propagate(store, self.numbers.sweeps).q, lambda: store.q))
+
+    def read(
+        self,
+        store: GraphStore,
+        query: Float[Array, "embedding"],
+        offered: Float[Array, "actions features"] | None = None,
+    ) -> MemoryRead:
+        """The nearest nodes, and per action the mean of what those of them that know it say.
+
+        Weights are 1 / (distance^2 + delta) over their sum; confidence is delta / (distance^2 + delta) of the nearest
+        one that knows the action: 1 at a node itself. Source: Pritzel et al. 2017 (arXiv 1703.01988), eqs. 2 and 5.
+        """
+        delta, keys = self.numbers.delta, jax.lax.stop_gradient(store.key)
+        scores = -squared_distance(jax.lax.stop_gradient(query)[None], keys)[0]
+        nearest = choose(scores, self.numbers.neighbors, store.written >= 0)
+        known = (store.known[nearest] & (store.written[nearest] >= 0)[:, None]).T
+        distance = squared_distance(query[None], keys[nearest])[0]
+        kernel = jnp.zeros_like(distance) if self.numbers.uniform else -jnp.log(distance + delta)
+        weights = attend(jnp.broadcast_to(kernel, known.shape), known)
+        q = (weights * store.q[nearest].T).sum(1)
+        confidence = jnp.where(known, delta / (distance + delta), 0.0).max(1)
+        return MemoryRead(jnp.zeros(0), weights[None], jnp.where(known, nearest, -1)[None], q, confidence)
+
+    def touch(self, store: GraphStore, entries: Int[Array, "reads"], weights: Float[Array, "reads"]) -> GraphStore:
+        """Notes when these nodes were read; only a read with a weight counts."""
+        place = jnp.where((entries >= 0) & (weights > 0), entries, self.numbers.capacity)
+        return store._replace(read=store.read.at[place].set(store.moment, mode="drop"), moment=store.moment + 1)
+
+    def _order(self, store: GraphStore) -> Int[Array, "capacity"]:
+        """What gives way first has the least number; -1 for free places."""
+        if self.numbers.eviction == "oldest":
+            return store.written
+        return jnp.where(store.written < 0, -1, jnp.maximum(store.written, store.read))
+
+
+def propagate(store: GraphStore, sweeps: int) -> GraphStore:
+    """The store with Q as the edges make it: repeated for all edges at once, until nothing changes or `sweeps` times,
+
+        Q(node, a) = reward + discount * max_a' Q(next, a')     over the known actions a' of the next node,
+        Q(node, a) = base                                       where there is no such node.
+
+    It starts from scratch, with what the worst reward for ever would come to, so that nothing that was once hoped for
+    goes on in circles. After n sweeps values are exact wherever the best walk to an end, or to the edge of what is
+    known, has no more than n transitions; walks that are best without end are approached, by `discount` each sweep.
+    """
+    place, found = lookup(store, store.following.reshape(-1, 2))
+    place, found = place.reshape(store.known.shape), found.reshape(store.known.shape)
+    ends = store.discount == 0
+    linked = store.known & ~ends & found
+    settled = jnp.where(ends, store.reward, store.base)
+    least = jnp.minimum(jnp.min(jnp.where(store.known, store.reward, 0.0)), 0.0)
+    per_step = 1 - jnp.max(jnp.where(linked, store.discount, 0.0))
+    # Without a discount a walk that visits no node twice still has an end.
+    floor = least / jnp.maximum(per_step, 1 / store.known.shape[0])
+
+    def backed(q: Float[Array, "capacity actions"]) -> Float[Array, "capacity actions"]:
+        best = jnp.max(jnp.where(store.known, q, -jnp.inf), axis=1)
+        return jnp.where(linked, store.reward + store.discount * best[place], settled)
+
+    def unsettled(state: tuple[Array, Array, Array]) -> Bool[Array, ""]:
+        _, change, done = state
+        return (change > 0) & (done < sweeps)
+
+    def sweep(state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        q, _, done = state
+        new = backed(q)
+        moved = jnp.where(linked, jnp.abs(new - q), 0.0)
+        scale = jnp.max(jnp.where(store.known, jnp.abs(new), 0.0))
+        return new, jnp.maximum(jnp.max(moved) - SETTLED * scale, 0.0), done + 1
+
+    first = jnp.where(linked, floor, settled)
+    q, _, _ = jax.lax.while_loop(unsettled, sweep, (first, jnp.ones(()), jnp.zeros((), jnp.int32)))
+    return store._replace(q=jnp.where(store.known, q, store.q))
+
+
+def lookup(store: GraphStore, hashes: UInt32[Array, "asked 2"]) -> tuple[Int[Array, "asked"], Bool[Array, "asked"]]:
+    """The place of the node with each hash, and whether there is one.
+
+    By bisection of the sorted hashes: for as many questions as there are edges that is much less than comparing each
+    with each, and, unlike a table of hashes, it has nothing to be kept up to date.
+    """
+    size = store.hash.shape[0]
+    live = store.written >= 0
+    # Free places come last: equal hashes of a free and a taken place are then told apart by the count of the latter.
+    vacant, high, low, order = jax.lax.sort((~live, store.hash[:, 0], store.hash[:, 1], jnp.arange(size)), num_keys=3)
+    del vacant
+    begin, end = jnp.zeros(len(hashes), jnp.int32), jnp.full(len(hashes), live.sum(), jnp.int32)
+
+    def halve(_: Int[Array, ""], bounds: tuple[Array, Array]) -> tuple[Array, Array]:
+        begin, end = bounds
+        middle = (begin + end) // 2
+        before = (high[middle] < hashes[:, 0]) | ((high[middle] == hashes[:, 0]) & (low[middle] < hashes[:, 1]))
+        open_ = begin < end
+        return jnp.where(open_ & before, middle + 1, begin), jnp.where(open_ & ~before, middle, end)
+
+    begin, _ = jax.lax.fori_loop(0, size.bit_length(), halve, (begin, end))
+    at = jnp.minimum(begin, size - 1)
+    found = (begin < live.sum()) & (high[at] == hashes[:, 0]) & (low[at] == hashes[:, 1])
+    return order[at], found
+
+
+def _given(entries: Entries, capacity: int) -> tuple[Array, Array, Array]:
+    """Reward, discount and hash of what follows; SpecError where they are left out, or the block does not fit."""
+    fields = {name: getattr(entries, name) for name in GraphSpec.needs}
+    absent = [name for name, field in fields.items() if isinstance(field, tuple)]
+    if absent:
+        raise SpecError(f"external = graph was offered entries without {', '.join(absent)}; write them too (see needs)")
+    if len(entries.action) > capacity:
+        raise SpecError(
+            f"external.capacity = {capacity} is less than the {len(entries.action)} entries of a block; raise it"
+        )
+    return fields["reward"], fields["discount"], fields["following"]
+
+
+def _places(
+    store: GraphStore, hashes: UInt32[Array, "block 2"], keep: Bool[Array, "block"], order: Int[Array, "capacity"]
+) -> tuple[Int[Array, "block"], Bool[Array, "block"]]:
+    """The place of each entry's node, and whether the entry opens it. Of what is not kept, any place."""
+    matches = (hashes[:, None] == store.hash[None]).all(-1) & (store.written >= 0)
+    held = matches.any(1)
+    same = (hashes[:, None] == hashes[None]).all(-1) & keep[None, :]
+    leader = jnp.argmax(same, axis=1)  # the first kept entry of the same observation
+    opened = keep & ~held & (leader == jnp.arange(len(hashes)))
+    # What the block writes to is not given up for it, so it stands behind all others.
+    stays = (matches & keep[:, None]).any(0)
+    order = jnp.where(stays, jnp.iinfo(jnp.int32).max, order)
+    _, vacant = jax.lax.top_k(-order, len(hashes))
+    new = vacant[jnp.clip(jnp.cumsum(opened) - 1, 0, len(hashes) - 1)]
+    return jnp.where(held, jnp.argmax(matches, axis=1), new[leader]), opened
