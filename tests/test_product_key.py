@@ -17,7 +17,7 @@ from engram.external.memory import Entries
 from engram.external.product_key import ProductKey, ProductKeySpec, Slots, best_pairs
 
 WIDTH, ACTIONS = 6, 3
-SMALL = ProductKeySpec(codes=4, neighbors=5)
+SMALL = ProductKeySpec(codes=4, neighbours=5)
 WRITE = jax.jit(lambda made, *given: made.write(*given))
 READ = jax.jit(lambda made, *given: made.read(*given))
 TOUCH = jax.jit(lambda made, *given: made.touch(*given))
@@ -93,7 +93,7 @@ def test_best_pairs_are_the_best_of_all_pairs(k, scores):
 @settings(max_examples=50, deadline=None)
 @given(seed=st.integers(0, 10_000))
 def test_a_read_is_of_the_best_of_all_slots(seed):
-    made = built(ProductKeySpec(codes=8, neighbors=9), seed=seed)
+    made = built(ProductKeySpec(codes=8, neighbours=9), seed=seed)
     store = Slots(*made.init())._replace(count=jnp.ones((64, ACTIONS), jnp.int32))
     query = rows(1, seed)[0]
     entries = np.asarray(READ(made, store, query).entries)[0]
@@ -104,8 +104,8 @@ def test_a_read_is_of_the_best_of_all_slots(seed):
         np.testing.assert_allclose(found, np.sort(every)[::-1][:9], rtol=1e-4, atol=1e-5)  # 32 bits against 64
 
 
-def test_more_neighbors_than_codes_still_finds_every_slot():
-    made = built(ProductKeySpec(codes=2, neighbors=4))
+def test_more_neighbours_than_codes_still_finds_every_slot():
+    made = built(ProductKeySpec(codes=2, neighbours=4))
     store = made.init()._replace(count=jnp.ones((4, ACTIONS), jnp.int32))
     assert sorted(READ(made, store, rows(1)[0]).entries[0, 0].tolist()) == [0, 3, 6, 9]
 
@@ -121,7 +121,7 @@ def by_hand(spec: ProductKeySpec) -> ProductKey:
 
 def test_a_read_by_hand():
     """(3, 0, 0 | 1, 0, 0) has scores s + t, s - t, -s + t, -s - t in slots 0 to 3; slots 0 and 1 know action 2."""
-    made = by_hand(ProductKeySpec(codes=2, neighbors=2, temperature=1.0, doubt=2.0))
+    made = by_hand(ProductKeySpec(codes=2, neighbours=2, temperature=1.0, doubt=2.0))
     query = np.array([3.0, 0, 0, 1.0, 0, 0], np.float32)
     store = made.init()
     store = store._replace(
@@ -141,7 +141,7 @@ def test_a_read_by_hand():
 
 def test_what_is_not_known_takes_no_weight_but_confidence():
     """The better of two slots knows nothing: the other has all the weight, and as much confidence as attention."""
-    made = by_hand(ProductKeySpec(codes=2, neighbors=2, temperature=1.0, doubt=0.0))
+    made = by_hand(ProductKeySpec(codes=2, neighbours=2, temperature=1.0, doubt=0.0))
     query = np.array([3.0, 0, 0, 1.0, 0, 0], np.float32)
     store = made.init()
     store = store._replace(value=store.value.at[1, 0].set(7.0), count=store.count.at[1, 0].set(1))
@@ -160,7 +160,7 @@ def test_an_empty_memory_knows_nothing():
 
 
 def test_uniform_weights_ignore_the_scores():
-    made = built(ProductKeySpec(codes=4, neighbors=4, uniform=True))
+    made = built(ProductKeySpec(codes=4, neighbours=4, uniform=True))
     store = made.init()._replace(count=jnp.ones((16, ACTIONS), jnp.int32))
     np.testing.assert_allclose(READ(made, store, rows(1)[0]).weights, 0.25, rtol=1e-6)
 
@@ -175,7 +175,7 @@ def test_a_batch_reads_as_each_alone():
 
 
 def test_the_gradient_reaches_codes_and_query_and_nothing_that_is_stored():
-    made, query = built(ProductKeySpec(codes=4, neighbors=16, temperature=1.0)), jnp.asarray(rows(1)[0])
+    made, query = built(ProductKeySpec(codes=4, neighbours=16, temperature=1.0)), jnp.asarray(rows(1)[0])
     store = WRITE(made, made.init(), block(rows(9, 1), np.arange(9) % 3, np.arange(9.0)), keeping(9))
 
     def total(made, query):
@@ -198,7 +198,7 @@ def test_the_gradient_reaches_codes_and_query_and_nothing_that_is_stored():
 
 def test_a_first_value_is_taken_whole_and_a_second_moves_it():
     """3, then a quarter of the way from 3 to 7: 4."""
-    made, key = built(ProductKeySpec(codes=4, neighbors=3, rate=0.25)), rows(1)
+    made, key = built(ProductKeySpec(codes=4, neighbours=3, alpha=0.25)), rows(1)
     store = WRITE(made, made.init(), block(key, [1], [3.0]), keeping(1))
     assert READ(made, store, key[0]).q.tolist() == [0, 3, 0]
     store = WRITE(made, store, block(key, [1], [7.0], first=5), keeping(1))
@@ -220,7 +220,7 @@ def plainly(made: ProductKey, written: list[tuple[np.ndarray, int, float]]) -> d
         weights = np.exp(scores[best] - scores[best].max())
         for slot, weight in zip(best.tolist(), weights / weights.sum(), strict=True):
             old = table.get((slot, action))
-            moved = value if old is None else old[0] + made.rate * weight * (value - old[0])
+            moved = value if old is None else old[0] + made.alpha * weight * (value - old[0])
             table[slot, action] = [moved, 1 if old is None else old[1] + 1, number + 1, number]
     return table
 
@@ -234,7 +234,7 @@ def plainly(made: ProductKey, written: list[tuple[np.ndarray, int, float]]) -> d
     left_out=st.integers(0, 13),
 )
 def test_writes_in_blocks_are_writes_one_after_another(spread, written, cut, left_out):
-    made, keys = built(ProductKeySpec(codes=3, neighbors=4, spread=spread, rate=0.5)), rows(5, 8)
+    made, keys = built(ProductKeySpec(codes=3, neighbours=4, spread=spread, alpha=0.5)), rows(5, 8)
     store, kept = made.init(), []
     padded = [*written, *[(0, 0, 1e6)] * (14 - len(written))]  # blocks of one size: what is not kept changes nothing
     for places in (range(cut), range(cut, 14)):
@@ -291,7 +291,7 @@ def test_touching_notes_time_and_attention():
 
 
 def test_offered_actions_are_told_apart_by_their_features_not_by_their_order():
-    made = built(ProductKeySpec(codes=16, neighbors=1), offered=2)
+    made = built(ProductKeySpec(codes=16, neighbours=1), offered=2)
     key, features = rows(1), np.array([[5.0, 0.0], [0.0, 5.0], [-5.0, 0.0]], np.float32)
     entries = block(np.repeat(key, 3, 0), [0, 1, 2], [1.0, 2.0, 3.0], features=features)
     store = WRITE(made, made.init(), entries, keeping(3))
@@ -322,10 +322,10 @@ def test_every_leaf_is_learned_and_two_modules_have_one_structure():
     ("make", "said"),
     [
         (
-            lambda: ProductKeySpec(codes=4, neighbors=17),
-            "external.neighbors = 17 exceeds the 16 slots of external.codes = 4; lower neighbors or raise codes",
+            lambda: ProductKeySpec(codes=4, neighbours=17),
+            "external.neighbours = 17 exceeds the 16 slots of external.codes = 4; lower neighbours or raise codes",
         ),
-        (lambda: ProductKeySpec(codes=2, neighbors=2, spread=5), "external.spread = 5 exceeds the 4 slots"),
+        (lambda: ProductKeySpec(codes=2, neighbours=2, spread=5), "external.spread = 5 exceeds the 4 slots"),
         (
             lambda: SMALL.build(5, 2, 0, jax.random.PRNGKey(0)),
             "cuts keys into halves, but an embedding of 5 makes keys of 5 numbers; make the last layer before it one",

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, UInt32
 
-from engram.errors import SpecError
+from engram.errors import SpaceError, SpecError
 from engram.external.memory import Entries
 from engram.nn.attention import attend
 from engram.nn.layers import normalised
@@ -35,16 +35,18 @@ class ProductKeySpec:
     """A fixed grid of slots, found by the two halves of a key: the same cost however much is written."""
 
     codes: int = setting(1024, "codes for each half of a key; there are codes x codes slots for each action", low=1)
-    neighbors: int = setting(50, "slots that a read attends to", low=1)
+    neighbours: int = setting(50, "slots that a read attends to", low=1)
     spread: int = setting(1, "slots that a write moves, in proportion to their attention", low=1)
-    rate: float = setting(0.1, "share of the way to a new return that a value moves at most", above=0, high=1)
+    alpha: float = setting(
+        0.1, "step size: share of the way to a new return that a value moves at most", above=0, high=1
+    )
     temperature: float = setting(0.2, "divides the scores: lower attends more to the best slot", above=0)
     doubt: float = setting(1.0, "writes at which a slot is trusted by half", low=0)
-    uniform: bool = setting(False, "equal weights for all slots that are read: a control")
+    uniform: bool = setting(False, "control: all slots that are read weigh the same")
 
     def check(self) -> None:
         """No more slots are asked for than there are."""
-        for name in ("neighbors", "spread"):
+        for name in ("neighbours", "spread"):
             if (asked := getattr(self, name)) > self.codes**2:
                 raise SpecError(
                     f"external.{name} = {asked} exceeds the {self.codes**2} slots of external.codes = {self.codes}; "
@@ -63,6 +65,7 @@ class Slots(NamedTuple):
     """
 
     clock: Int[Array, ""]  # writes so far
+    refused: Int[Array, ""]  # entries offered with numbers that are not finite, or for an action that there is not
     value: Float[Array, "slots columns"]  # in units of return
     count: Int[Array, "slots columns"]  # writes of it; 0 where nothing is known
     written: Int[Array, "slots columns"]  # the clock at its last write
@@ -75,17 +78,17 @@ class Slots(NamedTuple):
 class ProductKey(eqx.Module):
     """Two tables of codes; the gradient of a read reaches the codes that it attended to, and the query.
 
-    Weights are the softmax of the scores over those of the `neighbors` best slots that know the action. Confidence is
+    Weights are the softmax of the scores over those of the `neighbours` best slots that know the action. Confidence is
     the share of the attention over all of these slots that falls on slots that know the action, each trusted by
     count / (count + doubt).
     """
 
     codes: Float[Array, "2 codes half"]
-    neighbors: int = eqx.field(static=True)
+    neighbours: int = eqx.field(static=True)
     spread: int = eqx.field(static=True)
     columns: int = eqx.field(static=True)
     offered: int = eqx.field(static=True)
-    rate: float = eqx.field(static=True)
+    alpha: float = eqx.field(static=True)
     temperature: float = eqx.field(static=True)
     doubt: float = eqx.field(static=True)
     uniform: bool = eqx.field(static=True)
@@ -111,8 +114,8 @@ class ProductKey(eqx.Module):
         drawn = jax.random.normal(key, (2, numbers.codes, width // 2))
         # Of one length: of random codes the longer ones would be the best for nearly every query.
         self.codes = drawn * jax.lax.rsqrt((drawn**2).mean(-1, keepdims=True))
-        self.neighbors, self.spread, self.offered = numbers.neighbors, numbers.spread, offered
-        self.rate, self.temperature, self.doubt = numbers.rate, numbers.temperature, numbers.doubt
+        self.neighbours, self.spread, self.offered = numbers.neighbours, numbers.spread, offered
+        self.alpha, self.temperature, self.doubt = numbers.alpha, numbers.temperature, numbers.doubt
         self.uniform = numbers.uniform
 
     def init(self) -> Slots:
@@ -124,6 +127,7 @@ class ProductKey(eqx.Module):
 
         return Slots(
             jnp.zeros((), jnp.int32),
+            jnp.zeros((), jnp.int32),
             zeros(jnp.float32),
             zeros(jnp.int32),
             zeros(jnp.int32),
@@ -134,16 +138,19 @@ class ProductKey(eqx.Module):
         )
 
     def write(self, store: Slots, entries: Entries, keep: Bool[Array, "block"]) -> Slots:
-        """Each kept entry moves the values of its action in its `spread` best slots by rate x weight of the way.
+        """Each kept entry moves the values of its action in its `spread` best slots by alpha x weight of the way.
 
-        The first value that a slot learns, it takes whole. Entries of the same slot move it one after the other.
+        The first value that a slot learns, it takes whole. Entries of the same slot move it one after the other. What
+        is not finite is not written, but counted in `refused`.
         """
         if len(keep) == 1:  # a second one, not kept: XLA writes single rows in a way that copies the tables
             entries, keep = jax.tree.map(lambda x: jnp.concatenate([x, x]), entries), jnp.append(keep, False)
         block, spread = len(keep), self.spread
         scores, slots = self._best(self._keys(entries.key, entries.features), spread)
-        step = self.rate * jax.nn.softmax(scores).reshape(-1)
+        step = self.alpha * jax.nn.softmax(scores).reshape(-1)
         column = jnp.zeros(block, jnp.int32) if self.offered else entries.action
+        fit = jnp.isfinite(scores).all(1) & jnp.isfinite(entries.value) & (column >= 0) & (column < self.columns)
+        refused, keep = store.refused + (keep & ~fit).sum(dtype=jnp.int32), keep & fit
         size = store.value.size
         cell = jnp.where(keep[:, None], slots * self.columns + column[:, None], size).reshape(-1)
         clock = store.clock + jnp.cumsum(keep, dtype=jnp.int32)
@@ -163,6 +170,7 @@ class ProductKey(eqx.Module):
         last = (jnp.where(closes, row, len(store.value)), place[1])
         return store._replace(
             clock=clock[-1],
+            refused=refused,
             value=store.value.at[last].set(value, mode="drop"),
             count=store.count.at[last].set(count + since, mode="drop"),
             written=store.written.at[last].set(clock[entry], mode="drop"),
@@ -176,10 +184,20 @@ class ProductKey(eqx.Module):
         query: Float[Array, "embedding"],
         offered: Float[Array, "actions features"] | None = None,
     ) -> MemoryRead:
-        """The attention-weighted value for each action, of those of the best slots that know it."""
+        """The attention-weighted value for each action, of those of the best slots that know it.
+
+        Raises SpaceError where features of actions are missing or unexpected.
+        """
+        given = 0 if offered is None else offered.shape[1]
+        if given != self.offered:
+            raise SpaceError(
+                f"external=product-key was built for {self.offered} features of each action, but {given} were given; "
+                "build it with as many as the observation's 'offered' has, 0 for a fixed set"
+            )
+        store = jax.lax.stop_gradient(store)
         queries = query[None] if offered is None else jnp.tile(query, (len(offered), 1))
-        scores, slots = self._best(self._keys(queries, offered), self.neighbors)
-        count, value = store.count[slots], store.value[slots]  # [rows, neighbors, columns]: 1 row, or 1 column
+        scores, slots = self._best(self._keys(queries, offered), self.neighbours)
+        count, value = store.count[slots], store.value[slots]  # [rows, neighbours, columns]: 1 row, or 1 column
         scores, ids = scores[..., None], slots[..., None] * self.columns + jnp.arange(self.columns)
         scores, ids, count, value = (_by_action(part, self.columns) for part in (scores, ids, count, value))
         known = count > 0
@@ -244,7 +262,7 @@ def _moved(
 
 
 def _by_action(part: Array, columns: int) -> Array:
-    """[rows, neighbors, columns], of which one is 1, as [actions, neighbors]."""
+    """[rows, neighbours, columns], of which one is 1, as [actions, neighbours]."""
     if part.shape[-1] == 1 and columns == 1:
         return part[..., 0]
     return jnp.broadcast_to(part[0].T, (columns, part.shape[1]))
