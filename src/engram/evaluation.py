@@ -10,8 +10,9 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from engram import spaces
+from engram.agents import q_learning
 from engram.agents.examples import previous_of
-from engram.agents.q_learning import push, repeated
+from engram.agents.q_learning import Mind, push, repeated
 from engram.agents.spec import AgentSpec
 from engram.bits import draw
 from engram.envs.device import DeviceEnv
@@ -62,18 +63,18 @@ class PolicyState(NamedTuple):
 class Policy:
     """A network with its frame stack and its working memory, for anything with a leading axis [envs]."""
 
-    def __init__(self, params: Network, spec: AgentSpec):
-        self._params, self._spec, self._space, self.actions = params, spec, params.space, params.actions
+    def __init__(self, mind: Mind, spec: AgentSpec):
+        self._mind, self._spec, self._space, self.actions = mind, spec, mind.network.space, mind.network.actions
 
     def begin(self, envs: int) -> PolicyState:
         """The state before the first observation."""
-        return begin(self._params, self._spec.observation.stack, envs)
+        return begin(self._mind.network, self._spec.observation.stack, envs)
 
     def prefer(
         self, state: PolicyState, observation: PyTree, is_first: np.ndarray, reward: np.ndarray
     ) -> tuple[PolicyState, Array]:
         """The state with this observation in it, and Q [envs, actions]: minus infinity where an action is forbidden."""
-        return _prefer(self._spec, self._params, state, observation, is_first, reward)
+        return _prefer(self._spec, self._mind, state, observation, is_first, reward)
 
     def act(
         self,
@@ -104,7 +105,7 @@ class Policy:
             return action, current._replace(action=action.astype(np.int32))
         now, opening = generator.integers(0, 1 << 32, size=(2, envs, 2), dtype=np.uint32)
         current = current._replace(episode=np.where(starts[:, None], opening, current.episode))
-        current, chosen = _explore(self._spec, self._params, current, rows, starts, reward, now)
+        current, chosen = _explore(self._spec, self._mind, current, rows, starts, reward, now)
         return np.asarray(chosen), current._replace(action=chosen)
 
     def is_batched(self, observation: PyTree) -> bool:
@@ -142,31 +143,31 @@ def begin(params: Network, stack: int, envs: int) -> PolicyState:
 
 def decide(
     spec: AgentSpec,
-    params: Network,
+    mind: Mind,
     state: PolicyState,
     observation: PyTree,
     is_first: Bool[Array, "envs"],
     reward: Float[Array, "envs"],
 ) -> tuple[PolicyState, Decision]:
-    """The state with this observation in it, and all that the network knew. The action is the caller's to set."""
+    """The state with this observation in it, and all that the agent knew. The action is the caller's to set."""
     frames = push(state.frames, observation, is_first)
     previous = previous_of(spec, jnp.asarray(state.action), reward)
-    memory, decision = jax.vmap(params.step)(state.memory, frames, is_first, previous)
+    memory, decision, _ = q_learning.decide(spec, mind, state.memory, frames, is_first, previous)
     return state._replace(frames=frames, memory=memory), decision
 
 
 @partial(jax.jit, static_argnums=0)
 def _prefer(
-    spec: AgentSpec, params: Network, state: PolicyState, observation: PyTree, is_first: Array, reward: Array
+    spec: AgentSpec, mind: Mind, state: PolicyState, observation: PyTree, is_first: Array, reward: Array
 ) -> tuple[PolicyState, Float[Array, "envs actions"]]:
-    state, decision = decide(spec, params, state, observation, is_first, reward)
+    state, decision = decide(spec, mind, state, observation, is_first, reward)
     return state, decision.preference
 
 
 @partial(jax.jit, static_argnums=0)
 def _explore(
     spec: AgentSpec,
-    params: Network,
+    mind: Mind,
     state: PolicyState,
     observation: PyTree,
     is_first: Array,
@@ -174,7 +175,7 @@ def _explore(
     bits: Array,
 ) -> tuple[PolicyState, Int[Array, "envs"]]:
     """The state with this observation in it, and actions that explore as at the end of training."""
-    state, decision = decide(spec, params, state, observation, is_first, reward)
+    state, decision = decide(spec, mind, state, observation, is_first, reward)
     choose = partial(spec.exploration.choose, step=spec.exploration.steps)
     return state, jax.vmap(choose)(decision, bits, state.episode)
 
@@ -197,16 +198,14 @@ def play_host(policy: Policy, envs: HostEnvs, episodes: int) -> list[float]:
 
 
 @partial(jax.jit, static_argnums=0, static_argnames=("spec", "episodes"))
-def play_device(
-    env: DeviceEnv, params: Network, key: Array, *, spec: AgentSpec, episodes: int
-) -> Float[Array, "episodes"]:
+def play_device(env: DeviceEnv, mind: Mind, key: Array, *, spec: AgentSpec, episodes: int) -> Float[Array, "episodes"]:
     """Returns of `episodes` greedy episodes, all played side by side until the longest ends."""
     key, bits = draw(key, 2 * episodes)
     env_state, observation = jax.vmap(env.reset)(bits.reshape(episodes, 2))
 
     def step(carry: tuple[Any, ...]) -> tuple[Any, ...]:
         key, env_state, observation, state, is_first, reward, running, returns = carry
-        state, decision = decide(spec, params, state, observation, is_first, reward)
+        state, decision = decide(spec, mind, state, observation, is_first, reward)
         action = decision.preference.argmax(-1).astype(jnp.int32)
         key, bits = draw(key, 2 * episodes)
         moved, out = jax.vmap(env.step)(env_state, action, bits.reshape(episodes, 2))
@@ -219,5 +218,14 @@ def play_device(
         return key, env_state, out.observation, state, jnp.zeros(episodes, bool), out.reward, running, returns
 
     first, zeros = jnp.ones(episodes, bool), jnp.zeros(episodes)
-    start = (key, env_state, observation, begin(params, spec.observation.stack, episodes), first, zeros, first, zeros)
+    start = (
+        key,
+        env_state,
+        observation,
+        begin(mind.network, spec.observation.stack, episodes),
+        first,
+        zeros,
+        first,
+        zeros,
+    )
     return jax.lax.while_loop(lambda carry: carry[6].any(), step, start)[-1]

@@ -24,6 +24,7 @@ from engram.encoders.spatial import SpatialSpec
 from engram.encoders.tokens import TokensSpec
 from engram.encoders.vector import VectorSpec
 from engram.errors import UnknownName, hint
+from engram.external.episodic import EpisodicSpec  # noqa: F401, registered
 from engram.heads.attention import AttentionSpec
 from engram.heads.q import DuelingSpec
 from engram.losses.regression import SquaredSpec
@@ -133,7 +134,7 @@ def _start(steps: int, usual: int) -> int:
 
 def double_dqn(space: spaces.Space, steps: int) -> AgentSpec:
     """DQN whose next action the online network picks (van Hasselt et al. 2016)."""
-    return replace(dqn(space, steps), bootstrap="double")
+    return replace(dqn(space, steps), double=True)
 
 
 def dueling_dqn(space: spaces.Space, steps: int) -> AgentSpec:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import ExitStack, closing
+from dataclasses import replace
 from functools import cached_property, partial
 from typing import Any
 
@@ -10,11 +11,11 @@ import jax
 import numpy as np
 from jaxtyping import PyTree
 
+from engram.agents.q_learning import Mind
 from engram.envs.device import is_device, make_device
 from engram.envs.host import HostEnvs, make_host
 from engram.errors import SpecError
 from engram.evaluation import Evaluation, Policy, evaluation_seed, play_device, play_host
-from engram.network import Network
 from engram.runfile import RunPlan
 
 Environment = str | gymnasium.Env | Callable[[], gymnasium.Env]
@@ -28,11 +29,11 @@ class TrainedAgent:
     trains it, and on a machine that could not hold its replay. To train on, use `Trainer(run=..., resume=True)`.
 
     Fields:
-      plan: what was chosen about the run. networks: the parameters of each seed's agent.
+      plan: what was chosen about the run. minds: the parameters of each seed's agent, and what it remembers.
     """
 
-    def __init__(self, plan: RunPlan, networks: list[Network], env: Environment | None, like: HostEnvs | None = None):
-        self.plan, self.networks = plan, networks
+    def __init__(self, plan: RunPlan, minds: list[Mind], env: Environment | None, like: HostEnvs | None = None):
+        self.plan, self.minds = plan, minds
         self._env = env if env is not None else plan.env
         self._like = like
         self._open = ExitStack()
@@ -51,16 +52,16 @@ class TrainedAgent:
             raise SpecError(f"episodes = {episodes} was given; expected at least 1")
         if forget and not self.plan.agent.has_memory:
             raise SpecError("forget empties a working memory, and this agent has none; leave it out")
-        networks = [params.forgetful() for params in self.networks] if forget else self.networks
+        minds = [replace(mind, network=mind.network.forgetful()) for mind in self.minds] if forget else self.minds
         key = evaluation_seed(seed)
         if self._on_device:
             env = make_device(str(self._env), **self.plan.env_args)
-            keys = jax.random.split(jax.random.PRNGKey(key), len(networks))
+            keys = jax.random.split(jax.random.PRNGKey(key), len(minds))
             play = partial(play_device, env, spec=self.plan.agent, episodes=episodes)
-            played = [play(params, one) for params, one in zip(networks, keys, strict=True)]
+            played = [play(mind, one) for mind, one in zip(minds, keys, strict=True)]
             return Evaluation.of([np.asarray(returns).tolist() for returns in played])
         with closing(self._make(key, min(episodes, AT_ONCE))) as envs:
-            return Evaluation.of([play_host(self._policy(params), envs, episodes) for params in networks])
+            return Evaluation.of([play_host(self._policy(mind), envs, episodes) for mind in minds])
 
     def predict(
         self,
@@ -79,7 +80,7 @@ class TrainedAgent:
         before: agents that read it (`observation.previous_reward`) need it, and so cannot be played by
         `evaluate_policy`.
         """
-        policy = self._policy(self.networks[0])
+        policy = self._policy(self.minds[0])
         envs = None if self._on_device else self._envs
         batched = policy.is_batched(observation) if envs is None else envs.is_batched(observation)
         rows = policy.rows(observation, batched) if envs is None else envs.convert(observation, batched)
@@ -98,8 +99,8 @@ class TrainedAgent:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _policy(self, params: Network) -> Policy:
-        return Policy(params, self.plan.agent)
+    def _policy(self, mind: Mind) -> Policy:
+        return Policy(mind, self.plan.agent)
 
     @property
     def _on_device(self) -> bool:

@@ -7,8 +7,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from engram.agents.q_learning import Agent
-from engram.network import Network
+from engram.agents.q_learning import Agent, Mind
 from engram.replay.ring import Ring
 from engram.types import Metrics
 
@@ -104,8 +103,8 @@ class Runner(Protocol):
         """
         ...
 
-    def networks(self) -> list[Network]:
-        """The newest parameters, one network for each seed."""
+    def minds(self) -> list[Mind]:
+        """The newest parameters, and what is remembered, for each seed."""
         ...
 
     def close(self) -> None:
