@@ -100,6 +100,16 @@ class Episodic(eqx.Module):
         chosen = self.chosen
         return write(store, entries, keep, Rule(chosen.update, chosen.alpha, chosen.eviction, chosen.max_age))
 
+    def rekey(self, store: Store, ids: Int[Array, "entries"], embeddings: Float[Array, "entries embedding"]) -> Store:
+        """The store with fresh embeddings in the keys of these entries."""
+        where = stores.located(store, ids)
+        keys = jnp.concatenate([embeddings, store.features[where]], axis=1)
+        return eqx.tree_at(
+            lambda store: (store.key, store.length),
+            store,
+            (store.key.at[where].set(keys), store.length.at[where].set((keys**2).sum(-1))),
+        )
+
     def touch(self, store: Store, entries: Int[Array, "reads"], weights: Float[Array, "reads"]) -> Store:
         """See `ExternalMemory.touch`."""
         return stores.touched(store, entries, weights)
