@@ -52,13 +52,19 @@ class Scored(NamedTuple):
 
 
 def words(spec: AgentSpec) -> int:
-    """Words of randomness that drawing one example takes: its row, and where its window begins."""
-    return 2 if spec.has_memory and spec.replay.align else 1
+    """Words of randomness that drawing one example takes: its row, and where its window begins; or its candidates."""
+    return 2 if spec.has_memory and spec.replay.align else spec.replay.candidates
 
 
-def draw(spec: AgentSpec, replay: ring.Ring, bits: UInt32[Array, "batch words"]) -> Transition | Window:
+def draw(
+    spec: AgentSpec, network: Network, replay: ring.Ring, bits: UInt32[Array, "batch words"]
+) -> Transition | Window:
     """A batch of examples; leaves have a leading axis [batch]. `bits`: see `words`."""
-    row, lane = sampling.uniform_rows(replay, bits[:, 0], spec.rows - 1, spec.rows_before)
+    drawn = bits[:, 0] if spec.has_memory else bits.reshape(-1)
+    row, lane = sampling.uniform_rows(replay, drawn, spec.rows - 1, spec.rows_before)
+    if spec.replay.candidates > 1:
+        kept = similar(spec, network, replay, row, lane)
+        row, lane = row[kept], lane[kept]
     if not spec.has_memory:
         return jax.vmap(partial(transition, spec, replay))(row, lane)
     if spec.replay.align:
@@ -83,6 +89,24 @@ def loss(
     scored = jax.vmap(partial(one, spec, Nets(params, target, recall)))(batch)
     total = jnp.maximum(scored.weight.sum(), 1.0)
     return (scored.weight * scored.loss).sum() / total, (scored.weight * scored.q).sum() / total
+
+
+def similar(
+    spec: AgentSpec, network: Network, replay: ring.Ring, row: Int[Array, "drawn"], lane: Int[Array, "drawn"]
+) -> Int[Array, "batch"]:
+    """Which of the drawn rows to learn from: those whose embedding is most like that of a newest observation.
+
+    Similarity is the cosine, with several environments to the one that is most alike. Source: Sun et al. 2020
+    (attentive experience replay), algorithm 1, there with a number of candidates that falls to 1.
+    """
+
+    def embedded(row: Array, lane: Array) -> Array:
+        found = network.embed(sampling.stacked(replay, row, lane, spec.observation.stack))
+        return found / jnp.maximum(jnp.linalg.norm(found), 1e-6)
+
+    newest = jax.vmap(embedded)(replay.cursor - 1, jnp.arange(replay.envs))
+    alike = (jax.vmap(embedded)(row, lane) @ newest.T).max(1)
+    return jax.lax.top_k(jax.lax.stop_gradient(alike), spec.replay.batch_size)[1]
 
 
 # -- transitions -------------------------------------------------------------------------------------------

@@ -233,7 +233,7 @@ class Agent:
         chosen = self.spec
         words = examples.words(chosen)
         key, bits = draw(learner.key, words * chosen.replay.batch_size)
-        batch = examples.draw(chosen, replay, bits.reshape(words, -1).T)
+        batch = examples.draw(chosen, learner.params, replay, bits.reshape(words, -1).T)
         descend = jax.value_and_grad(partial(examples.loss, chosen, recall), has_aux=True)
         (loss, q), gradient = descend(learner.params, learner.target, batch)
         finite = jnp.isfinite(loss) & jnp.isfinite(optax.tree.norm(gradient))

@@ -304,14 +304,22 @@ def refresh(spec: AgentSpec, network: Network, state: RecallState) -> RecallStat
 
 
 def report(state: PyTree) -> dict[str, Any]:
-    """What a log line says of an external memory; a value per seed is a list. Nothing without one."""
+    """What a log line says of an external memory; a value per seed is a list if there are several."""
     if not isinstance(state, RecallState):
         return {}
-    live = np.asarray(state.store.live)
-    entries = live.reshape(*live.shape[: live.ndim - 2], -1).sum(-1)
     network, memory = np.moveaxis(np.asarray(state.errors), -1, 0)
-    found = {"memory_entries": entries, "memory_trust": network / (network + memory), "memory_overlap": state.overlap}
-    return {name: np.asarray(value).tolist() for name, value in found.items()}
+    live = np.asarray(state.store.live).reshape(*network.shape, -1)
+    found = {
+        "memory_entries": live.sum(-1),
+        "memory_trust": network / (network + memory),
+        "memory_overlap": np.asarray(state.overlap),
+    }
+    return {name: value.tolist() if value.size > 1 else value.item() for name, value in found.items()}
+
+
+def refused(state: PyTree) -> int:
+    """How many entries were not written because their key or value was not finite."""
+    return int(np.asarray(state.store.refused).sum()) if isinstance(state, RecallState) else 0
 
 
 # -- keys ------------------------------------------------------------------------------------------------------

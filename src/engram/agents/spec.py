@@ -156,8 +156,48 @@ class AgentSpec:
             raise SpecError(
                 "forget = true empties a working memory, and there is none; choose one, such as working=gru"
             )
+        self._check_external()
+        if replay.candidates > 1 and self.has_memory:
+            raise SpecError(
+                f"replay.candidates = {replay.candidates} compares single observations, but a working memory learns "
+                f"from windows; set replay.candidates=1, or working=none"
+            )
         if replay.capacity <= self.rows + self.rows_before:
             raise SpecError(
                 f"replay.capacity = {replay.capacity} cannot hold one window of {replay.window} rows with n_step = "
                 f"{self.n_step} and observation.stack = {observation.stack}; raise the capacity"
+            )
+
+    def _check_external(self) -> None:
+        """What is asked of an external memory needs one, and one that can."""
+        recall, kind = self.recall, type(self.external).__name__
+        successors = isinstance(self.bootstrap, SuccessorsSpec)
+        asked = {
+            "bootstrap=memory": isinstance(self.bootstrap, MemorySpec),
+            "bootstrap=successors": successors,
+            f"recall.pull = {recall.pull}": recall.pull > 0,
+            f"recall.refresh = {recall.refresh}": recall.refresh > 0,
+            "recall.through = true": recall.through,
+        }
+        for what, wanted in asked.items():
+            if wanted and not self.has_external:
+                raise SpecError(
+                    f"{what} is for an external memory, and there is none; choose one, such as external=episodic"
+                )
+        observations = {"bootstrap=successors": successors, f"recall.refresh = {recall.refresh}": recall.refresh > 0}
+        for what, wanted in (observations | {'recall.keys = "target"': self.keys_of_target}).items():
+            if wanted and self.has_memory:
+                raise SpecError(
+                    f"{what} looks at single observations again, which tell nothing of a working memory; set "
+                    f"working=none, or leave it out"
+                )
+        for what, wanted in observations.items():
+            if wanted and not getattr(self.external, "keeps_observations", False):
+                raise SpecError(f"{what} needs entries that keep their observation, which {kind} cannot; use episodic")
+        if recall.refresh and recall.keys == "frozen":
+            raise SpecError("recall.refresh computes keys anew, but recall.keys = frozen never change; leave one out")
+        if getattr(self.external, "one_step", False) and recall.n_step != 1:
+            raise SpecError(
+                f"external=graph keeps single steps and adds them up itself, but recall.n_step = {recall.n_step}; set "
+                f"recall.n_step=1"
             )

@@ -44,6 +44,8 @@ class EpisodicSpec:
     uniform: bool = setting(False, "control: all neighbours weigh the same")
     shuffle: bool = setting(False, "control: entries have the values of others, always the same ones")
 
+    keeps_observations = True
+
     def check(self) -> None:
         """A read cannot attend to more entries than there are."""
         if self.neighbours > self.capacity:

@@ -130,3 +130,11 @@ def not_finite(update: int, step: int) -> str:
         f"the loss or its gradient was not finite at update {update} (before step {step}), so that update was not "
         f"applied; start a new run with a lower optimizer.learning_rate, a reward_clip, or a lower optimizer.clip_norm"
     )
+
+
+def not_remembered(entries: int, step: int) -> str:
+    """What is said when an external memory was offered numbers that are not finite."""
+    return (
+        f"the key or the value of {entries} entries for the external memory was not finite (before step {step}), so "
+        f"they were not written; start a new run with a lower optimizer.learning_rate or a reward_clip"
+    )

@@ -25,7 +25,7 @@ from engram.bits import draw
 from engram.envs.device import DeviceEnv
 from engram.errors import EnvironmentFault, LearningFault
 from engram.replay.ring import Ring
-from engram.runners.common import RECENT, Captured, Cycle, Tally, not_finite, repeat, summary
+from engram.runners.common import RECENT, Captured, Cycle, Tally, not_finite, not_remembered, repeat, summary
 from engram.trees import copied, restored
 from engram.types import Key, TimeStep
 
@@ -268,6 +268,8 @@ class DeviceRunner:
         for fault in np.asarray(self._run.agent.learner.fault).tolist():
             if fault >= 0:
                 raise LearningFault(not_finite(fault, self.steps))
+        if refused := remembering.refused(self._run.agent.recall):
+            raise LearningFault(not_remembered(refused, self.steps))
 
     def capture(self) -> Captured:
         """The state, copied, except for the replay. Raises EngramError if something broke: that must not be saved."""

@@ -26,7 +26,7 @@ from engram.envs.host import HostEnvs
 from engram.errors import LearningFault
 from engram.replay.ring import Ring
 from engram.runners.acting import choose_actor
-from engram.runners.common import RECENT, Captured, Cycle, Tally, not_finite, repeat, summary
+from engram.runners.common import RECENT, Captured, Cycle, Tally, not_finite, not_remembered, repeat, summary
 from engram.trees import copied, restored
 from engram.types import TimeStep
 
@@ -222,6 +222,8 @@ class HostRunner:
         fault = int(self.learner.fault)
         if fault >= 0:
             raise LearningFault(not_finite(fault, self.steps))
+        if refused := remembering.refused(self.recall):
+            raise LearningFault(not_remembered(refused, self.steps))
 
     # -- state ---------------------------------------------------------------------------------------------
 
