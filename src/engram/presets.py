@@ -34,6 +34,7 @@ from engram.working.fast_weights import DeltaNetSpec  # noqa: F401, registered
 from engram.working.history import HistorySpec
 from engram.working.recurrent import GRUSpec, LRUSpec, LSTMSpec
 from engram.working.sequence import FFMSpec  # noqa: F401, registered
+from engram.working.slots import SlotsSpec  # noqa: F401, registered
 
 IMAGE = 36  # the smallest side that the Nature CNN's three convolutions leave something of
 
