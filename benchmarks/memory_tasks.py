@@ -85,7 +85,7 @@ def corridor(name: str, env: str, length: int, steps: int, memory: dict[str, Any
     """A T-maze: windows hold a whole episode, so that the gradient reaches the cue."""
     settings = {
         "replay.window": length + 3,
-        "replay.start": max(4_000, 8 * (length + 8)),
+        "replay.start": max(4_000, 8 * (length + 16)),
         "exploration.steps": steps // 5,
     }
     settings |= {"learn_every": 32} if length > 100 else {}  # as many updates for an episode as the short ones have
