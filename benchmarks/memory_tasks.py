@@ -141,7 +141,7 @@ CELLS = {
         corridor("active-50", "engram/ActiveTMaze-v0", 50, 400_000),
         corridor("active-500", "engram/ActiveTMaze-v0", 500, 500_000, LONG),
         *(chain("engram/MemoryLength-v0", "length", number, max(20_000, 1_000 * number)) for number in LENGTHS),
-        chain("engram/MemoryLength-v0", "length", 1_000, 400_000, LONG),
+        chain("engram/MemoryLength-v0", "length", 1_000, 300_000, LONG),
         *(chain("engram/MemorySize-v0", "size", number, 40_000) for number in SIZES),
         popgym("RepeatPrevious", "easy", 50_000, "lru-dqn", 0.99, 1.0, replay__window=51),
         popgym("RepeatPrevious", "medium", 500_000, "dtqn", 0.95, 0.789, replay__window=104,
