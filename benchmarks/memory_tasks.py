@@ -88,7 +88,11 @@ def corridor(name: str, env: str, length: int, steps: int, memory: dict[str, Any
         "replay.start": max(4_000, 8 * (length + 16)),
         "exploration.steps": steps // 5,
     }
-    settings |= {"learn_every": 32} if length > 100 else {}  # as many updates for an episode as the short ones have
+    if length > 100:
+        # As many updates for an episode as the short ones have. A step that is lost costs 1 / length: what is explored
+        # with must not drown that, and all that it costs until the end must count.
+        settings |= {"learn_every": 32, "n_step": 10, "discount": 1 - 1 / length, "exploration.final_scale": 15 / length,
+                     "exploration.steps": 80 * length}  # fmt: skip
     return Cell(name, env, steps, "lru-dqn", {"length": length}, CORRIDOR | settings | memory, success=1.0 - 1e-3,
                 asked=1.0)  # fmt: skip
 
