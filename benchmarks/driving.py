@@ -38,13 +38,13 @@ from engram.runfile import holds_run
 
 ENV = "engram/Intersection-v0"
 EPISODES, HIGHWAY_MOST = 500, 100
-STEPS = 100_000  # of training, about 10,000 episodes
+STEPS = 96_000  # of training, about 10,000 episodes
 OUTCOMES = ("arrival", "crash", "neither")
 
 # Found on seeds 0 and 1; see docs/results.md.
 SETTINGS: dict[str, Any] = {
     "discount": 0.95, "n_step": 3, "target.every": 1, "target.rate": 0.01, "optimizer.learning_rate": 1e-3,
-    "optimizer.final_fraction": 0.05, "exploration.end": 0.05, "replay.capacity": 120_000, "replay.batch_size": 64,
+    "optimizer.final_fraction": 0.05, "exploration.end": 0.05, "replay.capacity": 100_000, "replay.batch_size": 32,
 }  # fmt: skip
 # Two layers of 139 have 34,614 parameters, head included; the attention over entities has 34,691.
 AGENTS: dict[str, dict[str, Any]] = {
