@@ -374,31 +374,32 @@ def test_memory_environments_and_tuples_run(name: str):
 
 def test_a_minigrid_is_seen_as_a_board_without_its_mission():
     envs = make_host("MiniGrid-MemoryS7-v0", seed=0)
-    assert envs.observation_space == spaces.Box((7, 7, 24), "bool")
+    assert envs.observation_space == spaces.Box((7, 7, 21), "bool")
     assert "mission's text left out" in envs.description
     wide = make_host("MiniGrid-MemoryS7-v0", seed=0, env_args={"agent_view_size": 9})
-    assert wide.observation_space == spaces.Box((9, 9, 24), "bool")
+    assert wide.observation_space == spaces.Box((9, 9, 21), "bool")
 
 
 def test_a_tile_has_a_one_in_the_planes_of_its_codes():
-    """A green (1) ball (6) and a yellow (4), locked (2) door (4), among tiles that are not seen; facing up (3)."""
-    image = np.zeros((2, 3, 3), np.uint8)
-    image[0, 1], image[1, 2] = (6, 1, 0), (4, 4, 2)
-    board = Tiles(2, 3, (11, 6, 3)).board({"image": image, "direction": 3, "mission": "find it"})
-    ones = {tuple(place): np.flatnonzero(board[tuple(place)]).tolist() for place in np.ndindex(2, 3)}
-    assert board.shape == (2, 3, 24)
-    assert ones == {place: [0, 11, 17, 23] for place in np.ndindex(2, 3)} | {
-        (0, 1): [6, 11 + 1, 11 + 6 + 0, 11 + 6 + 3 + 3],
-        (1, 2): [4, 11 + 4, 11 + 6 + 2, 11 + 6 + 3 + 3],
+    """A green (1) ball (6), a yellow (4), locked (2) door (4), a red (0) key (5) and nothing else; looking up (3)."""
+    image = np.zeros((3, 3, 3), np.uint8)
+    image[0, 1], image[1, 2], image[2, 2] = (6, 1, 0), (4, 4, 2), (5, 0, 0)
+    board = Tiles(3, 3, (11, 6, 3)).board({"image": image, "direction": 3, "mission": "find it"})
+    assert board.shape == (3, 3, 10 + 5 + 2 + 4)
+    ones = {place: np.flatnonzero(board[place]).tolist() for place in np.ndindex(3, 3) if board[place].any()}
+    assert ones == {
+        (0, 1): [6 - 1, 10 + 1 - 1],
+        (1, 2): [4 - 1, 10 + 4 - 1, 10 + 5 + 2 - 1, 10 + 5 + 2 + 3],  # where the agent stands: its direction as well
+        (2, 2): [5 - 1],
     }
 
 
 @pytest.mark.parametrize(
     ("image", "direction", "said"),
     [
-        (np.full((2, 3, 3), 5, np.uint8), 0, r"holds \[5, 5, 5, 0\] .* from 0, below \[11, 6, 3, 4\]"),
-        (np.zeros((2, 3, 3), np.uint8), 4, r"a tile holds \[0, 0, 0, 4\]"),
-        (np.zeros((2, 3, 3), np.int16) - 1, 0, r"a tile holds \[-1, -1, -1, 0\]"),
+        (np.full((2, 3, 3), 5, np.uint8), 0, r"a tile of \[5, 5, 5\] was given; expected .* below \[11, 6, 3\]"),
+        (np.zeros((2, 3, 3), np.uint8), 4, r"direction 4 was given; .* and a direction below 4"),
+        (np.zeros((2, 3, 3), np.int16) - 1, 0, r"a tile of \[-1, -1, -1\]"),
         (np.zeros((2, 2, 3), np.uint8), 0, r"expected integer codes of shape \(2, 3, 3\) and one direction"),
         (np.zeros((2, 3, 3)), 0, r"a view of float64 \(2, 3, 3\)"),
     ],
@@ -408,17 +409,19 @@ def test_what_is_no_view_of_a_minigrid_is_refused(image: np.ndarray, direction: 
         Tiles(2, 3, (11, 6, 3)).board({"image": image, "direction": direction})
 
 
-def test_every_code_of_minigrid_has_a_plane():
-    """The planes of a board are counted from MiniGrid's own tables, with the first start room as it stands there."""
+def test_nothing_that_minigrid_shows_is_lost():
+    """Its codes can be had back from the board: code 0 where none of the others is."""
     pytest.importorskip("minigrid")
     env = build.builder_of("MiniGrid-MemoryS7-v0", {})()
     board, _ = env.reset(seed=0)
-    view = env.unwrapped.gen_obs()  # type: ignore[attr-defined]
-    assert board[..., :11].argmax(-1).tolist() == view["image"][..., 0].tolist()
-    assert board[..., 11:17].argmax(-1).tolist() == view["image"][..., 1].tolist()
-    assert board[..., 17:20].argmax(-1).tolist() == view["image"][..., 2].tolist()
-    assert (board[..., 20:].argmax(-1) == view["direction"]).all()
-    assert (board.sum(-1) == 4).all()
+    for action in (0, 2, 1, 1, 2):
+        view = env.unwrapped.gen_obs()  # type: ignore[attr-defined]
+        for kind, planes in enumerate((board[..., :10], board[..., 10:15], board[..., 15:17])):
+            codes = np.where(planes.any(-1), planes.argmax(-1) + 1, 0)
+            np.testing.assert_array_equal(codes, view["image"][..., kind])
+        assert board[3, 6, 17:].argmax() == view["direction"]
+        assert board[..., 17:].sum() == 1
+        board, *_ = env.step(action)
 
 
 # Seeds.
@@ -790,12 +793,12 @@ def test_a_raw_minigrid_observation_becomes_a_board():
     assert "mission" in raw
     assert not envs.is_batched(raw)
     board = envs.convert(raw, False)
-    assert (board.shape, str(board.dtype)) == ((1, 7, 7, 24), "bool")
+    assert (board.shape, str(board.dtype)) == ((1, 7, 7, 21), "bool")
     batch = {"image": np.stack([raw["image"]] * 2), "direction": np.array([raw["direction"]] * 2), "mission": ("", "")}
     assert envs.is_batched(batch)
     np.testing.assert_array_equal(envs.convert(batch, True), np.concatenate([board, board]))
     np.testing.assert_array_equal(envs.convert(board[0], False), board)
-    with pytest.raises(EnvironmentFault, match=r"observation has shape \(\), expected bool of shape \(7, 7, 24\)"):
+    with pytest.raises(EnvironmentFault, match=r"observation has shape \(\), expected bool of shape \(7, 7, 21\)"):
         envs.convert({"image": raw["image"]}, False)
 
 

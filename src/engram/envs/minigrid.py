@@ -1,8 +1,12 @@
 """MiniGrid's observations as a board: one plane for each thing that a tile can be.
 
 MiniGrid shows each tile in view as three codes (object, colour, state), and the direction that the agent looks in as a
-fourth. The size of a code means nothing, so codes become planes of zeros and ones, and the direction four planes that
-are the same in every tile: one array of rows x columns x planes, which every encoder for boards can read.
+fourth. The size of a code means nothing, so codes become planes of zeros and ones: one array of rows x columns x
+planes, which every encoder for boards can read.
+
+Few ones stand in a board, because what they say must not drown in what is everywhere. Code 0 has no plane: most tiles
+are not seen, and what has neither colour nor state has 0 for both, so a one says that something is there. Nothing is
+lost by it: 0 is where none of the other codes is. And the direction stands in the agent's own tile alone.
 
 The mission is left out. MiniGrid declares neither its length nor its characters, without which a text cannot be stored;
 and in most tasks it is the same in every episode. Where it is not (most of BabyAI), the agent is not told what to do.
@@ -29,13 +33,13 @@ class Tiles(gym_spaces.Box):
     Args:
       rows, columns: tiles in view. sizes: how many codes there are for objects, colours and states.
 
-    The planes are those of all objects, then all colours, states and directions. Each tile has a one in one of each.
+    The planes are those of all objects but code 0, then of the colours, the states (the same), and the four directions.
     """
 
     def __init__(self, rows: int, columns: int, sizes: tuple[int, ...]):
-        self.sizes = np.array((*sizes, DIRECTIONS))
-        self.begins = np.cumsum(self.sizes) - self.sizes  # the first plane of each kind
-        super().__init__(0, 1, (rows, columns, int(self.sizes.sum())), np.bool_)
+        self.sizes = np.array(sizes)
+        self.begins = np.cumsum(self.sizes - 1) - self.sizes  # where the plane of a kind's code 0 would be
+        super().__init__(0, 1, (rows, columns, int((self.sizes - 1).sum()) + DIRECTIONS), np.bool_)
 
     def board(self, observation: dict[str, Any]) -> np.ndarray:
         """The board of one observation as MiniGrid gives it, or those of a batch with leading axes in every array.
@@ -49,17 +53,19 @@ class Tiles(gym_spaces.Box):
                 f"a view of {tiles.dtype} {tiles.shape} and a direction of {direction.dtype} {direction.shape} were "
                 f"given; expected integer codes of shape {(rows, columns, 3)} and one direction"
             )
-        codes = np.empty((*tiles.shape[:-1], self.sizes.size), np.int64)
-        codes[..., :3], codes[..., 3] = tiles, direction[..., None, None]
-        wrong = (codes < 0) | (codes >= self.sizes)
-        if wrong.any():
+        wrong = ((tiles < 0) | (tiles >= self.sizes)).any(-1)
+        if wrong.any() or ((direction < 0) | (direction >= DIRECTIONS)).any():
+            said = f"a tile of {tiles[wrong][0].tolist()}" if wrong.any() else f"direction {direction.tolist()}"
             raise EnvironmentFault(
-                f"a tile holds {codes[wrong.any(-1)][0].tolist()} for its object, colour, state and direction; "
-                f"expected codes from 0, below {self.sizes.tolist()}"
+                f"{said} was given; expected an object, a colour and a state below {self.sizes.tolist()}, and a "
+                f"direction below {DIRECTIONS}"
             )
-        board = np.zeros(codes[..., 0].size * planes, np.bool_)
-        board[np.arange(0, board.size, planes)[:, None] + (codes + self.begins).reshape(-1, self.sizes.size)] = True
-        return board.reshape(*codes.shape[:-1], planes)
+        board = np.zeros((*tiles.shape[:-1], planes), np.bool_)
+        where = np.nonzero(tiles)
+        board[(*where[:-1], tiles[where] + self.begins[where[-1]])] = True
+        # MiniGrid's first axis runs from left to right, and the agent stands in the middle of the nearest row.
+        board[..., rows // 2, columns - 1, planes - DIRECTIONS :] = direction[..., None] == np.arange(DIRECTIONS)
+        return board
 
 
 class Board(gymnasium.ObservationWrapper):
