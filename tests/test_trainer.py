@@ -153,6 +153,7 @@ def test_evaluation_plays_whole_episodes_and_repeats_itself(trained: TrainedAgen
     assert found.std == np.std(found.returns)
     assert found.per_seed == [found.mean]
     assert all(8 <= value <= 500 for value in found.returns)
+    assert found.lengths == found.returns, "CartPole pays 1 for every step"
     assert trained.evaluate(episodes=6, seed=1) == found
     assert trained.evaluate(episodes=6, seed=2) != found
     with pytest.raises(SpecError, match="episodes = 0 was given; expected at least 1"):
@@ -184,6 +185,28 @@ def test_every_seed_of_a_device_run_is_evaluated():
         found = trainer.evaluate(episodes=3)
     assert len(found.returns) == 6
     assert found.per_seed == [np.mean(found.returns[:3]), np.mean(found.returns[3:])]
+    assert found.lengths == found.returns
+
+
+def test_an_agent_can_be_evaluated_where_it_did_not_learn(trained: TrainedAgent):
+    """Elsewhere (here the same task, on the device), and with other arguments; where it learned stays as it was."""
+    here = trained.evaluate(episodes=5)
+    assert trained.evaluate(episodes=5, env="CartPole-v1") == here
+    short = trained.evaluate(episodes=5, env_args={"max_episode_steps": 9})
+    assert short.lengths == [min(9, length) for length in here.lengths]
+    device = trained.evaluate(episodes=5, env="engram/CartPole-v1")
+    assert device.lengths == device.returns != here.returns
+    assert trained.evaluate(episodes=5, env=lambda: gymnasium.make("CartPole-v1")) == here
+    assert trained.evaluate(episodes=5) == here
+    with make_trainer() as trainer:
+        assert trainer.learn(70).evaluate(2, env_args={"max_episode_steps": 3}).lengths == [3, 3]
+
+
+@pytest.mark.parametrize("env", ["Acrobot-v1", "engram/Acrobot-v1"])
+def test_an_environment_with_another_space_is_refused(trained: TrainedAgent, env: str):
+    said = rf"{env} has Box.* and 3 actions, but the agent learned from Box.* and 2 actions; choose an environment"
+    with pytest.raises(SpaceError, match=said):
+        trained.evaluate(env=env)
 
 
 def test_predict_takes_one_observation_or_a_batch(trained: TrainedAgent):
