@@ -25,20 +25,21 @@ from engram.types import Decision
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Undiscounted, unclipped returns of greedy episodes."""
+    """Undiscounted, unclipped returns of greedy episodes, and how many steps each took."""
 
     mean: float
     std: float
     episodes: int
     returns: list[float]
     per_seed: list[float]  # the mean of each seed's agent
+    lengths: list[int]  # of the episodes in `returns`
 
     @classmethod
-    def of(cls, returns: list[list[float]]) -> "Evaluation":
-        """From the returns of each seed's agent."""
+    def of(cls, returns: list[list[float]], lengths: list[int]) -> "Evaluation":
+        """From the returns of each seed's agent, and the lengths of all their episodes in the same order."""
         flat = [value for one in returns for value in one]
         means = [float(np.mean(one)) for one in returns]
-        return cls(float(np.mean(flat)), float(np.std(flat)), len(flat), flat, means)
+        return cls(float(np.mean(flat)), float(np.std(flat)), len(flat), flat, means, lengths)
 
     def of_each_seed(self) -> list[list[float]]:
         """The returns of each seed's agent, all of which played as many episodes."""
@@ -180,31 +181,35 @@ def _explore(
     return state, jax.vmap(choose)(decision, bits, state.episode)
 
 
-def play_host(policy: Policy, envs: HostEnvs, episodes: int) -> list[float]:
-    """Returns of `episodes` greedy episodes. Each environment plays its share, so that short ones count no more."""
+def play_host(policy: Policy, envs: HostEnvs, episodes: int) -> tuple[list[float], list[int]]:
+    """Returns and lengths of greedy episodes. Each environment plays its share, so that short ones count no more."""
     shares = [episodes // envs.envs + (index < episodes % envs.envs) for index in range(envs.envs)]
-    finished: list[list[float]] = [[] for _ in shares]
-    running, reward = np.zeros(envs.envs), np.zeros(envs.envs, np.float32)
+    finished: list[list[tuple[float, int]]] = [[] for _ in shares]
+    running, lengths, reward = np.zeros(envs.envs), np.zeros(envs.envs, int), np.zeros(envs.envs, np.float32)
     observation, is_first, state = envs.reset(), np.ones(envs.envs, bool), policy.begin(envs.envs)
     while any(len(done) < share for done, share in zip(finished, shares, strict=True)):
         action, state = policy.act(observation, state, is_first, reward, None)
         step = envs.step(action)
         running += step.reward
+        lengths += 1
         for env in np.flatnonzero(step.done):
-            finished[env].append(float(running[env]))
-            running[env] = 0
+            finished[env].append((float(running[env]), int(lengths[env])))
+            running[env] = lengths[env] = 0
         observation, is_first, reward = step.observation, step.done, step.reward
-    return [value for done, share in zip(finished, shares, strict=True) for value in done[:share]]
+    played = [one for done, share in zip(finished, shares, strict=True) for one in done[:share]]
+    return [value for value, _ in played], [length for _, length in played]
 
 
 @partial(jax.jit, static_argnums=0, static_argnames=("spec", "episodes"))
-def play_device(env: DeviceEnv, mind: Mind, key: Array, *, spec: AgentSpec, episodes: int) -> Float[Array, "episodes"]:
-    """Returns of `episodes` greedy episodes, all played side by side until the longest ends."""
+def play_device(
+    env: DeviceEnv, mind: Mind, key: Array, *, spec: AgentSpec, episodes: int
+) -> tuple[Float[Array, "episodes"], Int[Array, "episodes"]]:
+    """Returns and lengths of `episodes` greedy episodes, all played side by side until the longest ends."""
     key, bits = draw(key, 2 * episodes)
     env_state, observation = jax.vmap(env.reset)(bits.reshape(episodes, 2))
 
     def step(carry: tuple[Any, ...]) -> tuple[Any, ...]:
-        key, env_state, observation, state, is_first, reward, running, returns = carry
+        key, env_state, observation, state, is_first, reward, running, returns, lengths = carry
         state, decision = decide(spec, mind, state, observation, is_first, reward)
         action = decision.preference.argmax(-1).astype(jnp.int32)
         key, bits = draw(key, 2 * episodes)
@@ -213,19 +218,13 @@ def play_device(env: DeviceEnv, mind: Mind, key: Array, *, spec: AgentSpec, epis
         over = (out.terminated | out.truncated) | ~running
         env_state = jax.tree.map(partial(choose, over), env_state, moved)
         returns = returns + jnp.where(running, out.reward, 0.0)
+        lengths = lengths + running
         running = running & ~(out.terminated | out.truncated)
         state = state._replace(action=action)
-        return key, env_state, out.observation, state, jnp.zeros(episodes, bool), out.reward, running, returns
+        first = jnp.zeros(episodes, bool)
+        return key, env_state, out.observation, state, first, out.reward, running, returns, lengths
 
-    first, zeros = jnp.ones(episodes, bool), jnp.zeros(episodes)
-    start = (
-        key,
-        env_state,
-        observation,
-        begin(mind.network, spec.observation.stack, episodes),
-        first,
-        zeros,
-        first,
-        zeros,
-    )
-    return jax.lax.while_loop(lambda carry: carry[6].any(), step, start)[-1]
+    state, first = begin(mind.network, spec.observation.stack, episodes), jnp.ones(episodes, bool)
+    zeros, none = jnp.zeros(episodes), jnp.zeros(episodes, jnp.int32)
+    start = (key, env_state, observation, state, first, zeros, first, zeros, none)
+    return jax.lax.while_loop(lambda carry: carry[6].any(), step, start)[-2:]

@@ -76,7 +76,7 @@ def reasons(spec: AgentSpec, space: spaces.Space) -> str:
         if spec.has_memory
         else "no working memory (one observation is taken to tell enough: --preset drqn, dtqn or lru-dqn if not)"
     )
-    masked = ", forbidden actions left out" if spaces.MASK in dict(getattr(space, "items", ())) else ""
+    masked = ", forbidden actions left out" if spaces.has(space, spaces.MASK) else ""
     return f"encoder {names['encoder']} for {seen[kind_of(space)]} ({space}); {memory}; head {names['head']}{masked}"
 
 
@@ -154,7 +154,7 @@ def auto(space: spaces.Space, steps: int) -> AgentSpec:
     """
     kind = kind_of(space)
     chosen = _by_kind(kind, space, steps)
-    offers = spaces.OFFERED in dict(getattr(space, "items", ()))
+    offers = spaces.has(space, spaces.OFFERED)
     return replace(chosen, head=AttentionSpec()) if offers else chosen
 
 

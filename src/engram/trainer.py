@@ -383,9 +383,16 @@ class Trainer:
         like = None if self.on_device else self._environment
         return TrainedAgent(self.plan, runner.minds(), self._env, like)
 
-    def evaluate(self, episodes: int = 20, seed: int = 0, forget: bool = False) -> Evaluation:
-        """Plays whole episodes greedily with the newest parameters; see `TrainedAgent.evaluate`."""
-        return self.trained().evaluate(episodes, seed, forget)
+    def evaluate(
+        self,
+        episodes: int = 20,
+        seed: int = 0,
+        forget: bool = False,
+        env: Environment | None = None,
+        env_args: Mapping[str, Any] | None = None,
+    ) -> Evaluation:
+        """Plays whole episodes greedily with the newest parameters, also elsewhere; see `TrainedAgent.evaluate`."""
+        return self.trained().evaluate(episodes, seed, forget, env, env_args)
 
     def predict(
         self,
