@@ -102,7 +102,9 @@ def test_without_exploration_the_best_action_is_taken():
     greedy = agent(envs=8, learn_every=8, exploration=EpsilonGreedySpec(start=0.0, end=0.0))
     state = greedy.init(KEY)
     observation = jax.random.normal(KEY, (8, 2))
-    _, action, decision, _ = greedy.act(Mind(state.learner.params), state.actor, observation, jnp.ones(8, bool), jnp.zeros(8))
+    _, action, decision, _ = greedy.act(
+        Mind(state.learner.params), state.actor, observation, jnp.ones(8, bool), jnp.zeros(8)
+    )
     np.testing.assert_array_equal(action, decision.returns.q.argmax(-1))
 
 
