@@ -100,7 +100,7 @@ def test_for_fixed_keys_the_memory_backup_is_a_contraction(kernel: str):
     random = np.random.default_rng(0)
     keys, actions = random.normal(size=(20, 4)), np.arange(20) % 2
     transitions = [(random.normal(), jnp.asarray(random.normal(size=4), jnp.float32)) for _ in range(20)]
-    write = jax.jit(memory.write)
+    write = jax.jit(lambda *given: memory.write(*given))
     for _ in range(5):
         u, v = random.normal(size=(2, 20))
         stores = [write(memory.init(), block(keys, actions, values), jnp.ones(20, bool)) for values in (u, v)]

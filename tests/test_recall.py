@@ -4,6 +4,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -44,10 +45,11 @@ class Told:
         self.rows: list[list[dict[str, Any]]] = [[] for _ in range(one.envs)]
 
     def step(self, observation: np.ndarray, reward: np.ndarray, terminated: np.ndarray, truncated: np.ndarray) -> None:
-        is_first = np.array([not rows or rows[-1]["done"] for rows in self.rows])
+        observation = jnp.asarray(observation)
+        is_first = jnp.array([not rows or rows[-1]["done"] for rows in self.rows])
         mind = Mind(self.state.learner.params, self.recall)
         self.actor, action, decision, noted = self.act(
-            mind, self.actor, jnp.asarray(observation), jnp.asarray(is_first), jnp.zeros(self.agent.envs)
+            mind, self.actor, observation, is_first, jnp.zeros(self.agent.envs)
         )
         done = terminated | truncated
         row = TimeStep(observation, is_first, action, jnp.asarray(reward), jnp.asarray(terminated))
@@ -276,9 +278,7 @@ def test_a_run_is_refused_with_another_width_of_the_embedding(tmp_path):
 def test_keys_that_are_not_finite_are_named():
     with Trainer("engram/CartPole-v1", "double-dqn", steps=200, overrides=SMALL | EXTERNAL) as trainer:
         run = trainer.runner._run
-        store = run.agent.recall.store
-        broken = replace(run.agent.recall, store=replace(store, refused=store.refused + 3))
-        trainer.runner._run = replace(run, agent=replace(run.agent, recall=broken))
+        trainer.runner._run = eqx.tree_at(lambda run: run.agent.recall.store.refused, run, jnp.array([3], jnp.int32))
         with pytest.raises(LearningFault, match="of 3 entries for the external memory was not finite"):
             trainer.runner.report()
 
@@ -287,7 +287,13 @@ def test_keys_that_are_not_finite_are_named():
 def test_presets_with_a_memory_use_it(name: str):
     made = presets.preset(name, spaces.Box((4,)), 5_000)
     assert made.has_external
-    changes = {"encoder.widths": (8,), "external.capacity": 80, "replay.batch_size": 8, "recall.n_step": 4}
+    changes = {
+        "encoder.widths": (8,),
+        "external.capacity": 80,
+        "replay.batch_size": 8,
+        "recall.n_step": 4,
+        "external.neighbours": 1 if name == "emdqn" else 5,
+    }
     with Trainer("engram/CartPole-v1", name, steps=600, overrides=changes) as trainer:
         trainer.learn()
         assert trainer.runner.report()["memory_entries"] > 10

@@ -276,6 +276,15 @@ def remember(
     )
 
 
+def broken_off(state: RecallState) -> RecallState:
+    """The state where new episodes begin in every environment, though the old ones did not end."""
+    newest = (state.steps - 1) % state.line.done.shape[0]
+    line = state.line._replace(
+        done=state.line.done.at[newest].set(True), terminated=state.line.terminated.at[newest].set(False)
+    )
+    return dataclasses.replace(state, line=line, moment=jnp.zeros_like(state.moment), episode=state.episode + 1)
+
+
 def _clip(spec: AgentSpec, reward: Float[Array, "envs"]) -> Float[Array, "envs"]:
     return reward.clip(-spec.reward_clip, spec.reward_clip) if spec.reward_clip else reward
 

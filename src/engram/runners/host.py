@@ -21,7 +21,7 @@ from jaxtyping import Array, PyTree
 
 from engram import spaces
 from engram.agents import recall as remembering
-from engram.agents.q_learning import Agent, Experience, LearnerState, Mind
+from engram.agents.q_learning import Agent, AgentState, Experience, LearnerState, Mind
 from engram.envs.host import HostEnvs
 from engram.errors import LearningFault
 from engram.replay.ring import Ring
@@ -279,6 +279,19 @@ class HostRunner:
         self._is_first |= anew  # those could not be taken up inside their episode and began another
         self._running_return[anew] = 0
         self._running_length[anew] = 0
+
+    def state(self) -> AgentState:
+        """All that learning and remembering changed, with the actor as new."""
+        learner = jax.tree.map(jnp.copy, self.learner)
+        fresh = compiled_init(self.agent)(jax.random.PRNGKey(0)).actor
+        return AgentState(fresh, learner, jax.tree.map(jnp.copy, self.replay), self.recall)
+
+    def take_up(self, state: AgentState, steps: int) -> None:
+        """Begins new episodes with what another runner of the same agent learned in so many steps."""
+        recall = remembering.broken_off(state.recall) if self.agent.spec.has_external and steps else state.recall
+        self._set(*jax.tree.map(jnp.copy, (state.learner, state.replay)), recall, _no_tally())
+        self._acting, self.steps = self._mind(), steps
+        self.actor.load(self._acting)
 
     def finish(self, stopped: bool) -> str | None:
         """See Runner, and HostEnvs.level."""
