@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from memory_tasks import PREVIOUS, Cell
+from memory_tasks import Cell
 from record import WORK, Record, add_flags
 from scores import summary
 from workers import EVALUATION_SEED, train_all
@@ -30,12 +30,15 @@ HOME = "MiniGrid-MemoryS7-v0"
 ELSEWHERE = ("MiniGrid-MemoryS13-v0", "MiniGrid-MemoryS17Random-v0")
 EMPTIED = "emptied"  # the name of the control among the mazes
 
-CELLS = {
-    cell.name: cell
-    for cell in (
-        Cell("lru", HOME, 200_000, "lru-dqn", settings=PREVIOUS | {"n_step": 5, "target.rate": 0.02}),
-    )
+# Found on seed 0, which had learned the task after about 100,000 steps. A window holds an episode of an agent that
+# knows its way (about 7 steps), and the end of a search; a hidden layer after the memory compares the two objects.
+LOOK_AND_MATCH = {
+    "encoder": "vector", "encoder.widths": (128,), "working": "gru", "working.horizon": 40, "head": "dueling",
+    "head.width": 128, "observation.previous_action": True, "replay.window": 24, "replay.batch_size": 16,
+    "replay.capacity": 100_000, "n_step": 3, "discount": 0.98, "learn_every": 4, "optimizer.learning_rate": 1e-3,
+    "target.rate": 0.01, "exploration.steps": 40_000, "exploration.end": 0.1,
 }  # fmt: skip
+CELLS = {cell.name: cell for cell in (Cell("gru", HOME, 200_000, "lru-dqn", settings=LOOK_AND_MATCH),)}
 
 
 @dataclass(frozen=True)
@@ -91,7 +94,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cells", default=",".join(CELLS), help="names separated by commas")
     parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument("--first-seed", type=int, default=10, help="0 and 1 were used to find the settings")
+    parser.add_argument("--first-seed", type=int, default=10, help="0 was used to find the settings")
     parser.add_argument("--jobs", type=int, default=2, help="processes at a time")
     parser.add_argument("--minutes", type=float, help="after so long nothing begins, and what runs is told to save")
     parser.add_argument("--work", type=Path, default=WORK / "generalisation", help="folder of the runs")
