@@ -9,12 +9,13 @@ did not take the arm that pays. Who searches well regrets 1.5 at the first expos
 remembers regrets 0 at all later ones. *Second / first* is what is asked to be 0.25 at most.
 
 Beside the agents: each of them with its memory emptied before every step (`emptied`), `slots` with equal weights
-(`uniform`). Where slots are read, also the share of decisions, from the second exposure on, whose most attended slot was
-written at an earlier step that showed the same picture; a slot at random would make it 0.25.
+(`uniform`). Where slots are read, also the share of decisions, from the second exposure on, whose most attended slot
+was written at an earlier step that showed the same picture; a slot at random would make it 0.25.
 """
 
 import argparse
 import sys
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -45,7 +46,7 @@ AGENTS = {
 def watch(trainer: Trainer, seed: int, emptied: bool) -> dict[str, Any]:
     """Greedy episodes, all of the same length: regret of each exposure, and what was attended."""
     env, spec, mind = trainer._environment, trainer.plan.agent, trainer.runner.minds()[0]
-    params = params.forgetful() if emptied else params
+    mind = replace(mind, network=mind.network.forgetful()) if emptied else mind
     key, bits = draw(jax.random.PRNGKey(evaluation_seed(seed)), 2 * EPISODES)
     env_state, observation = jax.vmap(env.reset)(bits.reshape(EPISODES, 2))
 

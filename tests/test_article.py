@@ -42,7 +42,7 @@ def test_a_state_is_judged_by_the_memory_that_is_given():
     ("call", "error", "sentence"),
     [
         (lambda: AttentionDQN(0, 2, 16), SpecError, "state_size = 0 was given; expected a whole number of at least 1"),
-        (lambda: ReplayBuffer(1.5), SpecError, "capacity = 1.5 was given; expected a whole number of at least 32"),
+        (lambda: ReplayBuffer(3), SpecError, "capacity = 3 was given; expected a whole number of at least 32"),
         (lambda: AttentionDQN(4, 2, 8)(np.zeros(3)), SpaceError, r"a state of shape \(3,\) was given; expected \(4,\)"),
         (
             lambda: train("CartPole-v1", AttentionDQN(3, 2, 8), ReplayBuffer(600), 1, 8),

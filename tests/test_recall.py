@@ -145,7 +145,7 @@ def test_the_share_of_the_memory_is_its_confidence_and_what_it_is_trusted_with()
     np.testing.assert_allclose(np.asarray(decision.q)[known], np.asarray(blended)[known], rtol=1e-6)
     sure = replace(one.spec, recall=RecallSpec(n_step=1, trust=False, confidence="known"))
     _, decision = remembering.consult(
-        sure, trusted, told.state.learner.params, None, frames, told.state.learner.params(frames)
+        sure, trusted, told.state.learner.params, told.state.learner.params, frames, told.state.learner.params(frames)
     )
     np.testing.assert_array_equal(decision.share, known.astype(np.float32))
 

@@ -125,10 +125,10 @@ def train(
     replay = replace(model.spec.replay, capacity=replay_buffer.capacity, batch_size=batch_size,
                      start=min(200, replay_buffer.capacity // 2))  # fmt: skip
     with closing(make_host(env, seed=model.seed + model._steps)) as envs:
-        if envs.space != model.space or envs.actions != model.action_size:
+        if envs.observation_space != model.space or envs.actions != model.action_size:
             raise SpaceError(
-                f"the environment has states {envs.space} and {envs.actions} actions, the model was made for "
-                f"{model.space} and {model.action_size}; make it with those sizes"
+                f"the environment has states {envs.observation_space} and {envs.actions} actions, the model was made "
+                f"for {model.space} and {model.action_size}; make it with those sizes"
             )
         agent = Agent(replace(model.spec, replay=replay), model.space, model.action_size)
         ring = replay_buffer._ring if replay_buffer._ring is not None else agent.init(jax.random.PRNGKey(0)).replay
