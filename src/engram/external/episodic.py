@@ -121,9 +121,19 @@ class Episodic(eqx.Module):
     ) -> MemoryRead:
         """See `ExternalMemory.read`. Heads are averaged. Raises SpaceError where features are missing or unexpected."""
         store = jax.lax.stop_gradient(store)
-        queries = self._queries(query, offered)
-        asked = self._asked(queries)
-        ids, known = self._nearest(store, jax.lax.stop_gradient(asked))
+        queries = self.queries(query, offered)
+        asked = self.asked(queries)
+        return self.answer(store, queries, asked, *self._nearest(store, jax.lax.stop_gradient(asked)))
+
+    def answer(
+        self,
+        store: Store,
+        queries: Float[Array, "queries width"],
+        asked: Float[Array, "heads queries width"],
+        ids: Int[Array, "heads actions k"],
+        known: Bool[Array, "heads actions k"],
+    ) -> MemoryRead:
+        """What these entries say, of which only those that are `known` count."""
         near = store.key[stores.located(store, jnp.where(known, ids, 0))]  # [heads actions k width]
         # From differences, not from products: 0 at an exact match, however small delta is.
         distance = ((queries[:, None] - near) ** 2).sum(-1)
@@ -146,7 +156,7 @@ class Episodic(eqx.Module):
             where = where[0], _partners(store, *where)
         return jnp.where(ids >= 0, store.value[where], 0)
 
-    def _queries(
+    def queries(
         self, query: Float[Array, "embedding"], offered: Float[Array, "actions features"] | None
     ) -> Float[Array, "queries width"]:
         """One query for each table, or for each offered action."""
@@ -160,7 +170,7 @@ class Episodic(eqx.Module):
             )
         return jnp.concatenate([jnp.broadcast_to(query, (len(offered), len(query))), offered], 1)
 
-    def _asked(self, queries: Float[Array, "queries width"]) -> Float[Array, "heads queries width"]:
+    def asked(self, queries: Float[Array, "queries width"]) -> Float[Array, "heads queries width"]:
         """What the keys are multiplied with; the projection of the keys is moved to the few queries."""
         kernel = self.chosen.kernel
         if kernel == "multi-head":

@@ -39,12 +39,31 @@ class _Groups(NamedTuple):
     after: Int[Array, "block"]
 
 
+class Draft(NamedTuple):
+    """A block that has no places yet."""
+
+    store: Store  # with the block counted, and nothing else of it
+    rows: dict[str, Any]  # its columns; values are those after all of the same observation and action were taken in
+    ids: Int[Array, "block"]  # of the entries that are met again, -1 for what is new or not accepted
+    tables: Int[Array, "block"]
+    accepted: Bool[Array, "block"]
+    groups: "_Groups"
+
+
 def write(store: Store, block: Entries, keep: Bool[Array, "block"], rule: Rule) -> Store:
     """The store with the entries of the block that `keep` marks and whose numbers are finite.
 
     First what the store holds already is updated, then what is new is placed, in the order of the block; entries of
     the block that are the same observation and action act as one after the other, and the key is that of the last.
     """
+    store, rows, ids, tables, accepted, groups = drafted(store, block, keep, rule)
+    store = _updated(store, rows, jnp.where(groups.is_last, ids, -1), rule)
+    store = _placed(store, rows, groups, tables, accepted & (ids < 0), rule)
+    return evictions.expired(store, rule.max_age)
+
+
+def drafted(store: Store, block: Entries, keep: Bool[Array, "block"], rule: Rule) -> Draft:
+    """What is to be written of a block: of each observation and action the row that comes last."""
     tables = block.action if store.tables > 1 else jnp.zeros_like(block.action)
     fit = (tables >= 0) & (tables < store.tables)
     for column in (block.key, block.features, block.value[:, None], block.td_error[:, None]):
@@ -60,10 +79,7 @@ def write(store: Store, block: Entries, keep: Bool[Array, "block"], rule: Rule) 
     groups = _grouped(block, accepted)
     ids = jnp.where(accepted, find(store, block.hash, block.action), -1)
     value = _folded(groups, block.value, ids >= 0, store.value[located(store, ids)], rule)
-    rows = _rows(store, block, value, number)
-    store = _updated(store, rows, jnp.where(groups.is_last, ids, -1), rule)
-    store = _placed(store, rows, groups, tables, accepted & (ids < 0), rule)
-    return evictions.expired(store, rule.max_age)
+    return Draft(store, _rows(store, block, value, number), ids, tables, accepted, groups)
 
 
 def _grouped(block: Entries, accepted: Bool[Array, "block"]) -> _Groups:
@@ -116,14 +132,14 @@ def _rows(store: Store, block: Entries, value: Float[Array, "block"], number: In
     return columns | {name: getattr(block, name) for name in OPTIONAL if jax.tree.leaves(getattr(store, name))}
 
 
-def _put(store: Store, ids: Int[Array, "block"], rows: dict[str, Any]) -> Store:
+def put(store: Store, ids: Int[Array, "block"], rows: dict[str, Any]) -> Store:
     """The store with these columns of these entries set; ids are distinct, or -1 for what is not written."""
     where = located(store, ids)
 
-    def put(column: Array, new: Array) -> Array:
+    def scatter(column: Array, new: Array) -> Array:
         return column.at[where].set(new.astype(column.dtype), mode="drop")
 
-    columns = [jax.tree.map(put, getattr(store, name), new) for name, new in rows.items()]
+    columns = [jax.tree.map(scatter, getattr(store, name), new) for name, new in rows.items()]
     return eqx.tree_at(lambda store: [getattr(store, name) for name in rows], store, columns)
 
 
@@ -135,7 +151,7 @@ def _updated(store: Store, rows: dict[str, Any], ids: Int[Array, "block"], rule:
         moved = old + (rows["key"] - old) / jnp.maximum(count, 1)[:, None]
         key = jnp.where((count > 1)[:, None], moved, rows["key"])
         rows = rows | {"key": key, "length": (key**2).sum(1)}
-    return _put(store, ids, rows)
+    return put(store, ids, rows)
 
 
 def _placed(
@@ -164,7 +180,7 @@ def _placed(
         "count": jnp.ones_like(ids),
         "live": jnp.ones(len(ids), bool),
     }
-    store = indexed(_put(store, ids, rows | fresh), ids)
+    store = indexed(put(store, ids, rows | fresh), ids)
     cursor = (store.cursor + counts) % store.places
     store = eqx.tree_at(lambda store: store.cursor, store, cursor)
     if rule.eviction == "merge":
@@ -196,4 +212,4 @@ def _merged(store: Store, rows: dict[str, Any], tables: Int[Array, "block"], ove
     means = {name: mean(getattr(store, name)[where], rows[name]) for name in ("key", "value", "td_error")}
     means["length"] = (means["key"] ** 2).sum(1)
     counts = {"count": total.astype(jnp.int32), "written": rows["written"]}
-    return _put(store, jnp.where(last, ids, -1), means | counts)
+    return put(store, jnp.where(last, ids, -1), means | counts)
