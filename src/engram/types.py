@@ -44,8 +44,8 @@ class MemoryRead(eqx.Module):
     vector: Float[Array, "*batch features"]
     weights: Float[Array, "*batch heads actions entries"]
     entries: Int[Array, "*batch heads actions entries"]  # working memory: the step of the episode; -1 for nothing
-    q: Float[Array, "*batch actions"] | tuple[()] = ()  # an external memory: what the entries say
-    confidence: Float[Array, "*batch actions"] | tuple[()] = ()  # how much that is worth, 0 (nothing) to 1
+    q: PyTree = ()  # an external memory: Float[actions], what the entries say
+    confidence: PyTree = ()  # Float[actions], how much that is worth, 0 (nothing) to 1
 
 
 class Returns(eqx.Module):
@@ -68,8 +68,8 @@ class Decision(eqx.Module):
     working: MemoryRead
     returns: Returns  # the network's own
     allowed: Bool[Array, "*batch actions"] | None  # None where every action always is
-    external: MemoryRead | tuple[()] = ()  # () without an external memory
-    share: Float[Array, "*batch actions"] | tuple[()] = ()  # of the external memory in the estimate, 0 to 1
+    external: PyTree = ()  # MemoryRead of an external memory
+    share: PyTree = ()  # Float[actions], the external memory's in the estimate, 0 to 1
 
     @property
     def q(self) -> Float[Array, "*batch actions"]:

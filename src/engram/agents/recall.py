@@ -70,7 +70,7 @@ class RecallState(eqx.Module):
     errors: Float[Array, "2"]  # running mean squared errors: the network's, the memory's, against the same returns
     turn: Int[Array, ""]  # the entry whose key is computed anew next
     overlap: Float[Array, ""]  # running share of an entry's neighbours that it still has when its key is fresh
-    projection: Float[Array, "inputs width"] | tuple[()]  # of frozen keys
+    projection: PyTree  # Float[inputs width] where keys are frozen, else ()
 
 
 class Asked(NamedTuple):
@@ -185,7 +185,6 @@ def by_successors(
 ) -> Float[Array, ""]:
     """The target of an action by what followed the entries similar to it; `plain` where there are none."""
     read = told.external
-    assert not isinstance(read, tuple)
     weights, entries = read.weights.mean(0)[action], read.entries[0, action]
     store = state.store
     where = (
@@ -204,7 +203,6 @@ def by_successors(
 def note(spec: AgentSpec, asked: Asked, frames: PyTree, decision: Decision, action: Int[Array, ""]) -> Noted:
     """What is to be remembered of one action when it is taken."""
     read = decision.external
-    assert not isinstance(read, tuple)
     waiting = Waiting(
         key=asked.key,
         features=jnp.zeros(0) if asked.offered is None else asked.offered[action],

@@ -289,7 +289,8 @@ class HostRunner:
     def take_up(self, state: AgentState, steps: int) -> None:
         """Begins new episodes with what another runner of the same agent learned in so many steps."""
         recall = remembering.broken_off(state.recall) if self.agent.spec.has_external and steps else state.recall
-        self._set(*jax.tree.map(jnp.copy, (state.learner, state.replay)), recall, _no_tally())
+        learner, replay = jax.tree.map(jnp.copy, (state.learner, state.replay))
+        self._set(learner, replay, recall, _no_tally())
         self._acting, self.steps = self._mind(), steps
         self.actor.load(self._acting)
 
