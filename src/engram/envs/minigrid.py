@@ -39,7 +39,7 @@ class Tiles(gym_spaces.Box):
     def __init__(self, rows: int, columns: int, sizes: tuple[int, ...]):
         self.sizes = np.array(sizes)
         self.begins = np.cumsum(self.sizes - 1) - self.sizes  # where the plane of a kind's code 0 would be
-        super().__init__(0, 1, (rows, columns, int((self.sizes - 1).sum()) + DIRECTIONS), np.bool_)
+        super().__init__(0, 1, (rows, columns, int((self.sizes - 1).sum()) + DIRECTIONS), np.bool_)  # type: ignore[arg-type]
 
     def board(self, observation: dict[str, Any]) -> np.ndarray:
         """The board of one observation as MiniGrid gives it, or those of a batch with leading axes in every array.

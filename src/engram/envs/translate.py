@@ -62,8 +62,9 @@ class Translator:
     def _as_shown(self, observation: Any) -> Any:
         """What `build` makes of MiniGrid's own observations; any other as it is."""
         tiles = self._observer.source
-        raw = isinstance(tiles, Tiles) and isinstance(observation, dict) and {"image", "direction"} <= set(observation)
-        return tiles.board(observation) if raw else observation
+        if isinstance(tiles, Tiles) and isinstance(observation, dict) and {"image", "direction"} <= set(observation):
+            return tiles.board(observation)
+        return observation
 
     def _check_for_mask(self, observation: Any) -> None:
         """Names a mask that was left out, which a difference between trees would not."""
