@@ -68,7 +68,6 @@ def test_naming_another_kind_takes_it_and_keeps_what_both_have():
         ("discount", "nan", "discount = nan is not a finite number; give one that is"),
         ("replay.batch_size", "2.5", "replay.batch_size = 2.5 has the wrong type; expected an integer"),
         ("replay.batch_size", "0", "replay.batch_size = 0 is out of range; expected at least 1"),
-        ("bootstrap", "triple", "no bootstrap is called 'triple'; known: actions, memory, plain, successors"),
         ("recall.confidence", "far", "recall.confidence = far has the wrong type; expected near or known"),
         (
             "encoder.widths",

@@ -501,6 +501,7 @@ SIZES = {
     "optimizer.learning_rate": 0.02, "target.every": 10, "target.rate": 0.5,  # so that the target lags behind
     "working.width": 8, "working.window": 4, "working.chunk": 3, "working.inner": 8, "encoder.token_width": 8,
     "head.action_width": 8, "external.capacity": 30, "external.neighbours": 3, "external.heads": 2, "recall.n_step": 3,
+    "external.codes": 4, "external.size": 5, "external.probes": 2,
 }  # fmt: skip
 # A working memory, and all that is only read with one.
 MEMORY = {

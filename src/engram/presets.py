@@ -25,7 +25,9 @@ from engram.encoders.spatial import SpatialSpec
 from engram.encoders.tokens import TokensSpec
 from engram.encoders.vector import VectorSpec
 from engram.errors import UnknownName, hint
+from engram.external.chunked import ChunkedSpec  # noqa: F401, registered
 from engram.external.episodic import EpisodicSpec
+from engram.external.product_key import ProductKeySpec  # noqa: F401, registered
 from engram.heads.attention import AttentionSpec
 from engram.heads.q import DuelingSpec
 from engram.losses.bootstrap import MemorySpec

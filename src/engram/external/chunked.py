@@ -86,7 +86,8 @@ class ChunkedSpec:
             )
         names = EpisodicSpec.__dataclass_fields__.keys() & type(self).__dataclass_fields__.keys()
         same: dict[str, Any] = {name: getattr(self, name) for name in names}
-        exact = EpisodicSpec(**same | {"capacity": places * count})
+        same["capacity"] = places * count
+        exact = EpisodicSpec(**same)
         return Chunked(self, exact.build(embedding, actions, offered, key))
 
 

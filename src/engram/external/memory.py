@@ -1,6 +1,6 @@
 """What every external memory is: a store of past experience that outlives episodes, and four functions of it.
 
-    init() -> store                           nothing remembered
+    init() -> store                           nothing remembered; `live` marks its entries, `refused` counts
     write(store, entries, keep) -> store      a block of new experience at once, into distinct places
     read(store, query, offered) -> MemoryRead per action: what similar situations came to, and which those were
     touch(store, entries, weights) -> store   what acting has just read; eviction may go by it
