@@ -1,6 +1,6 @@
 """What every external memory is: a store of past experience that outlives episodes, and four functions of it.
 
-    init() -> store                           nothing remembered; `live` marks its entries, `refused` counts
+    init() -> store                           nothing remembered
     write(store, entries, keep) -> store      a block of new experience at once, into distinct places
     read(store, query, offered) -> MemoryRead per action: what similar situations came to, and which those were
     touch(store, entries, weights) -> store   what acting has just read; eviction may go by it
@@ -19,7 +19,9 @@ from engram.registry import register
 from engram.specs import spec
 from engram.types import Key, MemoryRead
 
-Store = Any  # a pytree of arrays; each kind has its own
+# A pytree of arrays; each kind has its own. `live` says which of its places hold something, `refused` how many entries
+# were not written because of numbers that are not finite.
+Store = Any
 
 
 class Entries(eqx.Module):
