@@ -500,7 +500,7 @@ SIZES = {
     "replay.start": 20, "optimizer.clip_norm": 0.1, "optimizer.epsilon": 1e-3, "exploration.steps": 50,
     "optimizer.learning_rate": 0.02, "target.every": 10, "target.rate": 0.5,  # so that the target lags behind
     "working.width": 8, "working.window": 4, "working.chunk": 3, "working.inner": 8, "encoder.token_width": 8,
-    "head.action_width": 8, "external.capacity": 30, "external.neighbours": 3, "external.heads": 2, "recall.n_step": 3,
+    "head.action_width": 8, "external.capacity": 60, "external.neighbours": 3, "external.heads": 2, "recall.n_step": 3,
     "external.codes": 4, "external.size": 5, "external.probes": 2,
 }  # fmt: skip
 # A working memory, and all that is only read with one.
@@ -520,9 +520,7 @@ STEPS = 100
 def sized(spec: AgentSpec) -> AgentSpec:
     """Small, and with every setting in use."""
     known = {path for path, *_ in specs.describe(spec)}
-    for path in SIZES.keys() & known:
-        spec = specs.override(spec, path, SIZES[path])
-    return spec
+    return specs.override_all(spec, {path: SIZES[path] for path in SIZES.keys() & known})
 
 
 BASE = sized(presets.preset("auto", VECTOR, STEPS))
