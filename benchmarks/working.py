@@ -87,7 +87,7 @@ def foreign(cell: str, key: Any) -> tuple[Any, Unroll]:
 def known_kinds() -> dict[str, type]:
     """Every registered working memory."""
     from engram import registry
-    from engram.working import fast_weights, history, memory, recurrent, sequence  # noqa: F401, they register their kinds
+    from engram.working import fast_weights, history, memory, recurrent, sequence, slots  # noqa: F401, they register them
 
     return {name: registry.find("working", name) for name in registry.names("working")}
 

@@ -94,7 +94,7 @@ def test_best_pairs_are_the_best_of_all_pairs(k, scores):
 @given(seed=st.integers(0, 10_000))
 def test_a_read_is_of_the_best_of_all_slots(seed):
     made = built(ProductKeySpec(codes=8, neighbours=9), seed=seed)
-    store = Slots(*made.init())._replace(count=jnp.ones((64, ACTIONS), jnp.int32))
+    store = Slots(*made.init())._replace(writes=jnp.ones((64, ACTIONS), jnp.int32))
     query = rows(1, seed)[0]
     entries = np.asarray(READ(made, store, query).entries)[0]
     every = all_scores(made, query)
@@ -106,7 +106,7 @@ def test_a_read_is_of_the_best_of_all_slots(seed):
 
 def test_more_neighbours_than_codes_still_finds_every_slot():
     made = built(ProductKeySpec(codes=2, neighbours=4))
-    store = made.init()._replace(count=jnp.ones((4, ACTIONS), jnp.int32))
+    store = made.init()._replace(writes=jnp.ones((4, ACTIONS), jnp.int32))
     assert sorted(READ(made, store, rows(1)[0]).entries[0, 0].tolist()) == [0, 3, 6, 9]
 
 
@@ -126,7 +126,7 @@ def test_a_read_by_hand():
     store = made.init()
     store = store._replace(
         value=store.value.at[0, 2].set(10.0).at[1, 2].set(20.0).at[3, 0].set(99.0),
-        count=store.count.at[0, 2].set(2).at[1, 2].set(6).at[3, 0].set(1),
+        writes=store.writes.at[0, 2].set(2).at[1, 2].set(6).at[3, 0].set(1),
     )
     read = READ(made, store, query)
     t = (query[3] - query.mean()) / np.sqrt(query.var() + 1e-5) / np.sqrt(6)  # of slot 0 over slot 1: 2 t
@@ -144,7 +144,7 @@ def test_what_is_not_known_takes_no_weight_but_confidence():
     made = by_hand(ProductKeySpec(codes=2, neighbours=2, temperature=1.0, doubt=0.0))
     query = np.array([3.0, 0, 0, 1.0, 0, 0], np.float32)
     store = made.init()
-    store = store._replace(value=store.value.at[1, 0].set(7.0), count=store.count.at[1, 0].set(1))
+    store = store._replace(value=store.value.at[1, 0].set(7.0), writes=store.writes.at[1, 0].set(1))
     read = READ(made, store, query)
     assert read.weights[0, 0].tolist() == [0, 1]
     assert read.q.tolist() == [7, 0, 0]
@@ -161,7 +161,7 @@ def test_an_empty_memory_knows_nothing():
 
 def test_uniform_weights_ignore_the_scores():
     made = built(ProductKeySpec(codes=4, neighbours=4, uniform=True))
-    store = made.init()._replace(count=jnp.ones((16, ACTIONS), jnp.int32))
+    store = made.init()._replace(writes=jnp.ones((16, ACTIONS), jnp.int32))
     np.testing.assert_allclose(READ(made, store, rows(1)[0]).weights, 0.25, rtol=1e-6)
 
 
@@ -206,7 +206,7 @@ def test_a_first_value_is_taken_whole_and_a_second_moves_it():
     np.testing.assert_allclose(read.q, [0, 4, 0])
     slot, column = divmod(int(read.entries[0, 1, 0]), ACTIONS)
     assert column == 1
-    assert (store.count[slot, 1], store.written[slot, 1], store.clock) == (2, 2, 2)
+    assert (store.writes[slot, 1], store.written[slot, 1], store.clock) == (2, 2, 2)
     assert store.hash[slot, 1].tolist() == [5, 12]
     assert store.origin[slot, 1].tolist() == [0, 5, 6]
 
@@ -247,10 +247,10 @@ def test_writes_in_blocks_are_writes_one_after_another(spread, written, cut, lef
         kept += [(keys[row[0]], row[1], row[2]) for row, keeps in zip(chosen, np.asarray(keep), strict=True) if keeps]
     table = plainly(made, kept)
     assert store.clock == len(kept)
-    assert {(int(s), int(a)) for s, a in np.argwhere(np.asarray(store.count) > 0)} == set(table)
+    assert {(int(s), int(a)) for s, a in np.argwhere(np.asarray(store.writes) > 0)} == set(table)
     for (slot, action), (value, count, clock, number) in table.items():
         np.testing.assert_allclose(store.value[slot, action], value, rtol=1e-4, atol=1e-4)  # 32 bits, other order
-        assert store.count[slot, action] == count
+        assert store.writes[slot, action] == count
         assert store.written[slot, action] == clock
         assert store.origin[slot, action].tolist() == [number] * 3
 

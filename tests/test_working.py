@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from engram import registry, specs
 from engram.errors import SpecError
 from engram.testing import ContractFault, check_working
-from engram.working import fast_weights, history, memory, recurrent, sequence  # noqa: F401, they register their kinds
+from engram.working import fast_weights, history, memory, recurrent, sequence, slots  # noqa: F401, they register them
 from engram.working.fast_weights import DeltaNetSpec, DeltaProductSpec, FARTSpec, FWPSpec, GatedDeltaNetSpec
 from engram.working.history import HistorySpec, waves
 from engram.working.memory import NoMemory, scan_steps
@@ -36,6 +36,7 @@ SMALL: dict[str, Any] = {
     "traces": 3,
     "contexts": 2,
     "dimensions": 3,
+    "slots": 4,
 }
 
 

@@ -90,9 +90,11 @@ class _Entry(NamedTuple):
 _CATALOGUE: dict[str, _Entry] = {}
 _OURS = (
     "acrobot",
+    "bandit",
     "battleship",
     "cartpole",
     "concentration",
+    "grid",
     "intersection",
     "memory_chains",
     "minatar",

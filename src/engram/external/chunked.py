@@ -15,7 +15,7 @@ Source: Lampinen et al. 2021 (arXiv 2105.14039) for attention in two levels, the
 made of keys that are alike.
 """
 
-from typing import Literal
+from typing import Any, Literal
 
 import equinox as eqx
 import jax
@@ -85,7 +85,9 @@ class ChunkedSpec:
                 f"to at least {least}, or lower neighbours"
             )
         names = EpisodicSpec.__dataclass_fields__.keys() & type(self).__dataclass_fields__.keys()
-        exact = EpisodicSpec(**{name: getattr(self, name) for name in names} | {"capacity": places * count})
+        same: dict[str, Any] = {name: getattr(self, name) for name in names}
+        same["capacity"] = places * count
+        exact = EpisodicSpec(**same)
         return Chunked(self, exact.build(embedding, actions, offered, key))
 
 

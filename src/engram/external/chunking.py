@@ -31,6 +31,16 @@ class Chunks(eqx.Module):
     used: Int[Array, "tables chunks"]  # time of the last write into it, or of the last read from it
 
     @property
+    def live(self) -> Bool[Array, "*seeds tables places"]:
+        """Which places hold an entry."""
+        return self.entries.live
+
+    @property
+    def refused(self) -> Int[Array, "*seeds"]:
+        """Entries that were offered with numbers that are not finite, or for an action that no table is for."""
+        return self.entries.refused
+
+    @property
     def chunks(self) -> int:
         """Chunks of each table."""
         return self.filled.shape[1]

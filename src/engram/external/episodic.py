@@ -44,6 +44,8 @@ class EpisodicSpec:
     uniform: bool = setting(False, "control: all neighbours weigh the same")
     shuffle: bool = setting(False, "control: entries have the values of others, always the same ones")
 
+    keeps_observations = True
+
     def check(self) -> None:
         """A read cannot attend to more entries than there are."""
         if self.neighbours > self.capacity:
@@ -99,6 +101,16 @@ class Episodic(eqx.Module):
         """See `ExternalMemory.write`. Entries that are not finite are not written, but counted in `store.refused`."""
         chosen = self.chosen
         return write(store, entries, keep, Rule(chosen.update, chosen.alpha, chosen.eviction, chosen.max_age))
+
+    def rekey(self, store: Store, ids: Int[Array, "entries"], embeddings: Float[Array, "entries embedding"]) -> Store:
+        """The store with fresh embeddings in the keys of these entries."""
+        where = stores.located(store, ids)
+        keys = jnp.concatenate([embeddings, store.features[where]], axis=1)
+        return eqx.tree_at(
+            lambda store: (store.key, store.length),
+            store,
+            (store.key.at[where].set(keys), store.length.at[where].set((keys**2).sum(-1))),
+        )
 
     def touch(self, store: Store, entries: Int[Array, "reads"], weights: Float[Array, "reads"]) -> Store:
         """See `ExternalMemory.touch`."""

@@ -67,12 +67,17 @@ class Slots(NamedTuple):
     clock: Int[Array, ""]  # writes so far
     refused: Int[Array, ""]  # entries offered with numbers that are not finite, or for an action that there is not
     value: Float[Array, "slots columns"]  # in units of return
-    count: Int[Array, "slots columns"]  # writes of it; 0 where nothing is known
+    writes: Int[Array, "slots columns"]  # writes of it; 0 where nothing is known
     written: Int[Array, "slots columns"]  # the clock at its last write
     read: Int[Array, "slots columns"]  # the clock when it was last touched
     attention: Float[Array, "slots columns"]  # received since the beginning
     hash: UInt32[Array, "slots columns 2"]  # of the observation that wrote it last
     origin: Int[Array, "slots columns 3"]  # where that came from
+
+    @property
+    def live(self) -> Bool[Array, "*seeds slots columns"]:
+        """Which slots know something of which action."""
+        return self.writes > 0
 
 
 class ProductKey(eqx.Module):
@@ -162,7 +167,7 @@ class ProductKey(eqx.Module):
         since = nth - jax.lax.cummax(jnp.where(opens, nth, 0)) + 1  # writes of the slot in this block so far
         place = (jnp.minimum(cell, size - 1) // self.columns, cell % self.columns)
         # Held back until both are taken: a table that is still to be read would be copied before it is written to.
-        value, count = jax.lax.optimization_barrier((store.value[place], store.count[place]))
+        value, count = jax.lax.optimization_barrier((store.value[place], store.writes[place]))
         step = jnp.where(opens & (count == 0), 1.0, step)
         value = _moved(value, entries.value[entry], step, opens)
         # What only the last write of a slot leaves there; what must not be written goes past the end, and is dropped.
@@ -172,7 +177,7 @@ class ProductKey(eqx.Module):
             clock=clock[-1],
             refused=refused,
             value=store.value.at[last].set(value, mode="drop"),
-            count=store.count.at[last].set(count + since, mode="drop"),
+            writes=store.writes.at[last].set(count + since, mode="drop"),
             written=store.written.at[last].set(clock[entry], mode="drop"),
             hash=store.hash.at[last].set(entries.hash[entry], mode="drop"),
             origin=store.origin.at[last].set(entries.origin[entry], mode="drop"),
@@ -197,7 +202,7 @@ class ProductKey(eqx.Module):
         store = jax.lax.stop_gradient(store)
         queries = query[None] if offered is None else jnp.tile(query, (len(offered), 1))
         scores, slots = self._best(self._keys(queries, offered), self.neighbours)
-        count, value = store.count[slots], store.value[slots]  # [rows, neighbours, columns]: 1 row, or 1 column
+        count, value = store.writes[slots], store.value[slots]  # [rows, neighbours, columns]: 1 row, or 1 column
         scores, ids = scores[..., None], slots[..., None] * self.columns + jnp.arange(self.columns)
         scores, ids, count, value = (_by_action(part, self.columns) for part in (scores, ids, count, value))
         known = count > 0
@@ -231,7 +236,8 @@ class ProductKey(eqx.Module):
         """Scores and numbers of the k best slots, best first. The choice has no gradient; the scores have."""
         halves = keys.reshape(len(keys), 2, -1) * (keys.shape[1] ** -0.5 / self.temperature)
         scores = jnp.einsum("rhd,hcd->hrc", halves, self.codes)
-        first, second = best_pairs(*jax.lax.stop_gradient(scores), k)
+        halted = jax.lax.stop_gradient(scores)
+        first, second = best_pairs(halted[0], halted[1], k)
         total = jnp.take_along_axis(scores[0], first, 1) + jnp.take_along_axis(scores[1], second, 1)
         return total, first * self.codes.shape[1] + second
 
