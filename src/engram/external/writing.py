@@ -211,5 +211,7 @@ def _merged(store: Store, rows: dict[str, Any], tables: Int[Array, "block"], ove
 
     means = {name: mean(getattr(store, name)[where], rows[name]) for name in ("key", "value", "td_error")}
     means["length"] = (means["key"] ** 2).sum(1)
-    counts = {"count": total.astype(jnp.int32), "written": rows["written"]}
+    # A later row of the same block may have updated the entry already.
+    newest = jnp.maximum(store.written[where], rows["written"])
+    counts = {"count": total.astype(jnp.int32), "written": newest}
     return put(store, jnp.where(last, ids, -1), means | counts)
