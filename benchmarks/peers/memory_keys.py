@@ -13,7 +13,7 @@ def draw(kind: str, count: int, seed: int, entries: int) -> np.ndarray:
 
     `clustered`: around one normally distributed centre for every 500 of the `entries` (always the same ones), each
     number 0.3 from it. `unclustered`: normal, the worst case for any index. A path: rows of an .npy file, in its own
-    order, with any width; the last `QUERIES` rows are its queries (`seed` other than 0) and are never among the entries.
+    order, with any width; the last `QUERIES` rows are its queries (`seed` other than 0), never among the entries.
     """
     generator = np.random.default_rng(seed)
     if kind == "unclustered":
