@@ -58,13 +58,13 @@ TASKS = {
 
 def watch(trainer: Trainer, seed: int) -> dict[str, Any]:
     """Greedy episodes: returns, and how often the attended step was the one that the decision depends on."""
-    env, spec, params = trainer._environment, trainer.plan.agent, trainer.runner.networks()[0]
+    env, spec, mind = trainer._environment, trainer.plan.agent, trainer.runner.minds()[0]
     key, bits = draw(jax.random.PRNGKey(evaluation_seed(seed)), 2 * EPISODES)
     env_state, observation = jax.vmap(env.reset)(bits.reshape(EPISODES, 2))
 
     @jax.jit
     def step(env_state, observation, state, is_first, reward, key):
-        state, decision = decide(spec, params, state, observation, is_first, reward)
+        state, decision = decide(spec, mind, state, observation, is_first, reward)
         action = decision.preference.argmax(-1).astype(jnp.int32)
         key, bits = draw(key, 2 * EPISODES)
         relevant = jax.vmap(env.relevant_step)(env_state)
@@ -74,7 +74,7 @@ def watch(trainer: Trainer, seed: int) -> dict[str, Any]:
         attended = jnp.take_along_axis(read.entries[:, 0, 0], best[:, None], -1)[:, 0]
         return moved, out, state._replace(action=action), relevant, attended, key
 
-    state = begin(params, spec.observation.stack, EPISODES)
+    state = begin(mind.network, spec.observation.stack, EPISODES)
     running, is_first, reward = np.ones(EPISODES, bool), np.ones(EPISODES, bool), np.zeros(EPISODES, np.float32)
     returns, seen, time = np.zeros(EPISODES), [], 0
     while running.any():

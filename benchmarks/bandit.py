@@ -15,6 +15,7 @@ was written at an earlier step that showed the same picture; a slot at random wo
 
 import argparse
 import sys
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -44,14 +45,14 @@ AGENTS = {
 
 def watch(trainer: Trainer, seed: int, emptied: bool) -> dict[str, Any]:
     """Greedy episodes, all of the same length: regret of each exposure, and what was attended."""
-    env, spec, params = trainer._environment, trainer.plan.agent, trainer.runner.networks()[0]
-    params = params.forgetful() if emptied else params
+    env, spec, mind = trainer._environment, trainer.plan.agent, trainer.runner.minds()[0]
+    mind = replace(mind, network=mind.network.forgetful()) if emptied else mind
     key, bits = draw(jax.random.PRNGKey(evaluation_seed(seed)), 2 * EPISODES)
     env_state, observation = jax.vmap(env.reset)(bits.reshape(EPISODES, 2))
 
     def step(carry, _):
         env_state, observation, state, is_first, reward, key = carry
-        state, decision = decide(spec, params, state, observation, is_first, reward)
+        state, decision = decide(spec, mind, state, observation, is_first, reward)
         action = decision.preference.argmax(-1).astype(jnp.int32)
         key, bits = draw(key, 2 * EPISODES)
         missed, context = action != jax.vmap(env.best)(env_state), jax.vmap(env.context)(env_state)
@@ -63,7 +64,7 @@ def watch(trainer: Trainer, seed: int, emptied: bool) -> dict[str, Any]:
             attended = jnp.take_along_axis(read.entries[:, 0, 0], best[:, None], -1)[:, 0]
         return (moved, out.observation, state, is_first & False, out.reward, key), (missed, context, attended)
 
-    state = begin(params, spec.observation.stack, EPISODES)
+    state = begin(mind.network, spec.observation.stack, EPISODES)
     carry = (env_state, observation, state, jnp.ones(EPISODES, bool), jnp.zeros(EPISODES), key)
     missed, context, attended = jax.jit(lambda carry: jax.lax.scan(step, carry, None, env.max_steps)[1])(carry)
     by_exposure = np.asarray(missed).reshape(env.exposures, env.contexts, env.pulls, EPISODES).sum(2).mean((1, 2))

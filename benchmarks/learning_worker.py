@@ -43,19 +43,31 @@ def train(job: dict[str, Any]) -> list[dict[str, Any]]:
         results = [result(rows, evaluation, plan.seeds, index, plan.seed + index) for index in range(plan.seeds)]
         if plan.agent.has_memory and not plan.agent.forget:  # the control: the same agents, emptied before every step
             control = trainer.evaluate(job["episodes"], job["evaluation_seed"], forget=True)
-            for one, returns in zip(results, control.of_each_seed(), strict=True):
-                one["returns_forgetting"] = returns
+            for one, played in zip(results, of_each_seed(control), strict=True):
+                one |= {f"{name}_forgetting": values for name, values in played.items()}
+        for env in job.get("elsewhere", ()):
+            there = trainer.evaluate(job["episodes"], job["evaluation_seed"], env=env)
+            for one, played in zip(results, of_each_seed(there), strict=True):
+                one.setdefault("elsewhere", {})[env] = played
         return results
+
+
+def of_each_seed(evaluation: Any) -> list[dict[str, list[Any]]]:
+    """The returns and lengths of each seed's episodes."""
+    share = evaluation.episodes // len(evaluation.per_seed)
+    return [
+        {"returns": evaluation.returns[first : first + share], "lengths": evaluation.lengths[first : first + share]}
+        for first in range(0, evaluation.episodes, share)
+    ]
 
 
 def result(rows: list[dict[str, Any]], evaluation: Any, seeds: int, index: int, seed: int) -> dict[str, Any]:
     """What one seed came to: its evaluation, and its learning curve."""
-    share = evaluation.episodes // seeds
     returns = [row["return_mean"] for row in rows]
     return {
         "seed": seed,
         "mean": evaluation.per_seed[index],
-        "returns": evaluation.returns[index * share : (index + 1) * share],
+        **of_each_seed(evaluation)[index],
         "steps": rows[-1]["step"],
         "updates": rows[-1]["updates"],
         "training_seconds": rows[-1]["seconds"],

@@ -76,7 +76,7 @@ FAR = {"working.max_radius": 0.9999}  # the LRU remembers for up to ten thousand
 # Each reward belongs to the action before it: nothing is gained by looking far ahead.
 ANSWER = {"n_step": 1, "discount": 0.5, "target.rate": 0.05, "optimizer.learning_rate": 1e-3, "replay.batch_size": 8}
 # Gates that see the input alone: several times as fast as the LRU, and a cue is an input.
-LONG = {"working": "mingru", "working.horizon": 2_000}
+LONG = {"working": "mingru", "working.horizon": 20_000}
 LENGTHS = (*range(1, 11), 12, 14, 17, 20, 25, 30, *range(40, 101, 10))
 SIZES = (*range(1, 11), 12, 14, 17, 20, 25, 30, 40)
 
@@ -85,10 +85,14 @@ def corridor(name: str, env: str, length: int, steps: int, memory: dict[str, Any
     """A T-maze: windows hold a whole episode, so that the gradient reaches the cue."""
     settings = {
         "replay.window": length + 3,
-        "replay.start": max(4_000, 8 * (length + 8)),
+        "replay.start": max(4_000, 8 * (length + 16)),
         "exploration.steps": steps // 5,
     }
-    settings |= {"learn_every": 32} if length > 100 else {}  # as many updates for an episode as the short ones have
+    if length > 100:
+        # As many updates for an episode as the short ones have. A step that is lost costs 1 / length: what is explored
+        # with must not drown that, and all that it costs until the end must count.
+        settings |= {"learn_every": 8 * round(length / 250), "n_step": 10, "discount": 1 - 1 / length,
+                     "exploration.final_scale": 15 / length, "exploration.steps": 80 * length}  # fmt: skip
     return Cell(name, env, steps, "lru-dqn", {"length": length}, CORRIDOR | settings | memory, success=1.0 - 1e-3,
                 asked=1.0)  # fmt: skip
 
@@ -141,7 +145,7 @@ CELLS = {
         corridor("active-50", "engram/ActiveTMaze-v0", 50, 400_000),
         corridor("active-500", "engram/ActiveTMaze-v0", 500, 500_000, LONG),
         *(chain("engram/MemoryLength-v0", "length", number, max(20_000, 1_000 * number)) for number in LENGTHS),
-        chain("engram/MemoryLength-v0", "length", 1_000, 400_000, LONG),
+        chain("engram/MemoryLength-v0", "length", 1_000, 300_000, LONG | {"working.horizon": 2_000}),
         *(chain("engram/MemorySize-v0", "size", number, 40_000) for number in SIZES),
         popgym("RepeatPrevious", "easy", 50_000, "lru-dqn", 0.99, 1.0, replay__window=51),
         popgym("RepeatPrevious", "medium", 500_000, "dtqn", 0.95, 0.789, replay__window=104,

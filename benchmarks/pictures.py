@@ -1,14 +1,16 @@
-"""Learning curves of several seeds in one picture."""
+"""Pictures of results: learning curves of several seeds, and what memories cost."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-BLUE, ORANGE = "#0072B2", "#D55E00"  # of Okabe and Ito: told apart by every common kind of colour vision
+# Of Okabe and Ito: told apart by every common kind of colour vision.
+BLUE, ORANGE = "#0072B2", "#D55E00"
+COLOURS = (BLUE, ORANGE, "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 
 
 def draw_learning(path: Path, title: str, runs: Sequence[dict[str, Any]], stops: Sequence[int] = ()) -> None:
@@ -35,6 +37,39 @@ def draw_learning(path: Path, title: str, runs: Sequence[dict[str, Any]], stops:
     axes.set_ylabel("episode return,\nmean of the last 100 episodes")
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
     axes.set_xlim(0, end)
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(loc="best", frameon=False, fontsize=8)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    half = path.with_name(f"{path.name}.part")
+    figure.savefig(half, format="png")
+    half.replace(path)
+
+
+def draw_costs(path: Path, title: str, lines: Mapping[str, Sequence[tuple[int, float, float | None]]]) -> None:
+    """Milliseconds of a read against entries, both logarithmic; beside each point its recall where it is below 1; PNG.
+
+    Args:
+      lines: for each name its points: entries, milliseconds, recall. One called `floor` is dashed.
+    """
+    figure = Figure(figsize=(8, 4.8), dpi=120, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    for index, (name, points) in enumerate(lines.items()):
+        colour, floor = COLOURS[index % len(COLOURS)], name == "floor"
+        colour = "0.4" if floor else colour
+        entries, milliseconds = [point[0] for point in points], [point[1] for point in points]
+        axes.plot(entries, milliseconds, "--" if floor else "o-", color=colour, linewidth=1.5, markersize=4, label=name)
+        for x, y, recall in points:
+            if recall is not None and recall < 0.995:
+                axes.annotate(
+                    f"{recall:.2f}", (x, y), xytext=(4, 4), textcoords="offset points", fontsize=7, color=colour
+                )
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    axes.set_title(title.replace("$", r"\$"), fontsize=11)
+    axes.set_xlabel("entries")
+    axes.set_ylabel("milliseconds of one read\n(beside it: recall, where below 1)")
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(loc="best", frameon=False, fontsize=8)

@@ -17,7 +17,19 @@ from peers import machine
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 WORK = ROOT / ".benchmarks"  # runs and environments; git does not see it
-PACKAGES = ("engram", "jax", "jaxlib", "equinox", "optax", "gymnasium", "ale-py", "pgx", "numpy", "safetensors")
+PACKAGES = (
+    "engram",
+    "jax",
+    "jaxlib",
+    "equinox",
+    "optax",
+    "gymnasium",
+    "ale-py",
+    "highway-env",
+    "pgx",
+    "numpy",
+    "safetensors",
+)
 
 
 def add_flags(parser: argparse.ArgumentParser, name: str) -> None:

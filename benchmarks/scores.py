@@ -1,4 +1,4 @@
-"""What a handful of scores, one for each seed, says: mean, interquartile mean, and how sure they are."""
+"""What a handful of scores, one for each seed, says: mean, interquartile mean, and how sure they are; and of shares."""
 
 from collections.abc import Callable, Sequence
 
@@ -34,6 +34,17 @@ def interval(scores: Sequence[float], statistic: Callable[[np.ndarray], np.ndarr
         return None
     drawn = np.random.default_rng(0).integers(values.size, size=(RESAMPLES, values.size))
     return [float(bound) for bound in np.percentile(statistic(values[drawn]), (2.5, 97.5))]
+
+
+def wilson(successes: int, trials: int) -> list[float]:
+    """95 % interval of Wilson (1927) for a probability of which `trials` independent trials showed `successes`.
+
+    >>> [round(bound, 3) for bound in wilson(80, 100)]
+    [0.711, 0.867]
+    """
+    z = 1.959964
+    middle, wide = successes + z * z / 2, z * (successes * (trials - successes) / trials + z * z / 4) ** 0.5
+    return [max(0.0, (middle - wide) / (trials + z * z)), min(1.0, (middle + wide) / (trials + z * z))]
 
 
 def summary(scores: Sequence[float]) -> dict[str, object]:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from engram import spaces
 from engram.agents import examples
 from engram.agents.exploration import EpsilonGreedySpec
-from engram.agents.q_learning import Agent, Experience, push
+from engram.agents.q_learning import Agent, Experience, Mind, push
 from engram.agents.spec import (
     AgentSpec,
     ObservationSpec,
@@ -51,7 +51,7 @@ def learned(probe: str, spec: AgentSpec, steps: int = 6_000) -> tuple[np.ndarray
     runner = DeviceRunner(Agent(spec, env.observation_space, env.actions), env, [0])
     runner.advance(steps, lambda: False)
     runner.report()
-    network = runner.networks()[0]
+    network = runner.minds()[0].network
     observations, values = zip(*env.values(spec.discount), strict=True)
     frames = [[shown] for shown in observations]
     if spec.observation.stack == 2:
@@ -73,7 +73,7 @@ def test_the_learned_q_of_a_probe_is_its_true_value(probe):
     "change",
     [
         {"n_step": 3},
-        {"bootstrap": "double"},
+        {"double": True},
         {"head": DuelingSpec(width=8)},
         {"loss": SquaredSpec()},
         {"encoder": VectorSpec(widths=(32,), norm=True)},
@@ -102,7 +102,9 @@ def test_without_exploration_the_best_action_is_taken():
     greedy = agent(envs=8, learn_every=8, exploration=EpsilonGreedySpec(start=0.0, end=0.0))
     state = greedy.init(KEY)
     observation = jax.random.normal(KEY, (8, 2))
-    _, action, decision = greedy.act(state.learner.params, state.actor, observation, jnp.ones(8, bool), jnp.zeros(8))
+    _, action, decision, _ = greedy.act(
+        Mind(state.learner.params), state.actor, observation, jnp.ones(8, bool), jnp.zeros(8)
+    )
     np.testing.assert_array_equal(action, decision.returns.q.argmax(-1))
 
 
@@ -112,11 +114,11 @@ def test_epsilon_is_the_share_of_random_actions():
                  replay=replace(SMALL.replay, capacity=4096 * 16, start=4096 * 2))  # fmt: skip
     state = half.init(KEY)
     seen = jnp.ones((4096, 2)), jnp.ones(4096, bool), jnp.zeros(4096)
-    actor, action, decision = half.act(state.learner.params, state.actor, *seen)
+    actor, action, decision, _ = half.act(Mind(state.learner.params), state.actor, *seen)
     share = float((action == decision.returns.q.argmax(-1)).mean())
     assert abs(share - 2 / 3) < 4 * (2 / 9 / 4096) ** 0.5  # four standard deviations
     assert int(actor.steps) == 4096
-    again = half.act(state.learner.params, actor, *seen)[1]
+    again = half.act(Mind(state.learner.params), actor, *seen)[1]
     assert not np.array_equal(action, again), "each step draws anew"
 
 

@@ -25,7 +25,7 @@ FLOORS: tuple[tuple[frozenset[str], ...], ...] = (
 )
 # The tools, above all floors: free among themselves, as long as no two need each other.
 TOOLS = (
-    frozenset({"cli", "flags", "display", "logging", "trainer", "evaluation", "explain", "testing"})
+    frozenset({"article", "cli", "flags", "display", "logging", "trainer", "evaluation", "explain", "testing"})
     | frozenset({"checkpoint", "storage", "segments", "manifest", "verify", "runfile"})
     | frozenset({"memory", "compilation", "signals", "keeping", "trained"})
 )

@@ -39,6 +39,7 @@ class FakeTrainer:
     all_made: ClassVar[list[dict]] = []
     problem: BaseException | None = None
     at_start: BaseException | None = None
+    elsewhere: ClassVar[dict[str, object]] = {}
 
     def __init__(self, env, *, run, callbacks=(), **given):
         FakeTrainer.made = {"env": env, "run": run} | given
@@ -75,10 +76,11 @@ class FakeTrainer:
         self.tell("on_stop", "done")
         return self
 
-    def evaluate(self, episodes=20, seed=None):
+    def evaluate(self, episodes=20, seed=None, **elsewhere):
+        FakeTrainer.elsewhere = elsewhere
         print("a library says hello")
         os.write(1, b"and so does C\n")
-        return Evaluation.of([[float(seed or 0)] * episodes])
+        return Evaluation.of([[float(seed or 0)] * episodes], [7] * episodes)
 
 
 @pytest.fixture(autouse=True)
@@ -351,9 +353,19 @@ def test_json_stands_alone_on_standard_output(capfd):
     assert main(["evaluate", "r", "--episodes", "3", "--seed", "5", "--json"]) == 0
     out, err = capfd.readouterr()
     found = {"run": "r", "mean": 5.0, "std": 0.0, "episodes": 3, "returns": [5.0] * 3, "per_seed": [5.0]}
-    assert json.loads(out) == found
+    assert json.loads(out) == found | {"lengths": [7] * 3}
     assert "a library says hello" in err
     assert "and so does C" in err
+
+
+def test_another_environment_to_evaluate_in_is_passed_on_and_named(capfd):
+    Path("r").mkdir()
+    assert main(["evaluate", "r", "--env", "Other-v0", "--env-arg", "size=9", "--episodes", "1", "--json"]) == 0
+    assert FakeTrainer.elsewhere == {"env": "Other-v0", "env_args": {"size": 9}}
+    found = json.loads(capfd.readouterr().out)
+    assert (found["env"], found["env_args"]) == ("Other-v0", {"size": 9})
+    assert main(["evaluate", "r"]) == 0
+    assert FakeTrainer.elsewhere == {}
 
 
 def test_without_json_a_table_is_printed(capsys):

@@ -23,6 +23,7 @@ from engram.envs import build
 from engram.envs import envpool as pools
 from engram.envs.convert import Observer, joint_actions
 from engram.envs.host import HostStep, convert_observation, convert_space, host_ids, make_host
+from engram.envs.minigrid import Tiles
 from engram.envs.wrappers import Episodes, episode_seed
 from engram.errors import EnvironmentFault, SpaceError, SpecError, UnknownName
 
@@ -371,12 +372,56 @@ def test_memory_environments_and_tuples_run(name: str):
     )
 
 
-def test_the_mission_of_a_minigrid_is_left_out():
+def test_a_minigrid_is_seen_as_a_board_without_its_mission():
     envs = make_host("MiniGrid-MemoryS7-v0", seed=0)
-    assert envs.observation_space == spaces.Dict(
-        (("direction", spaces.Discrete(4)), ("image", spaces.Box((7, 7, 3), "uint8")))
-    )
+    assert envs.observation_space == spaces.Box((7, 7, 21), "bool")
     assert "mission's text left out" in envs.description
+    wide = make_host("MiniGrid-MemoryS7-v0", seed=0, env_args={"agent_view_size": 9})
+    assert wide.observation_space == spaces.Box((9, 9, 21), "bool")
+
+
+def test_a_tile_has_a_one_in_the_planes_of_its_codes():
+    """A green (1) ball (6), a yellow (4), locked (2) door (4), a red (0) key (5) and nothing else; looking up (3)."""
+    image = np.zeros((3, 3, 3), np.uint8)
+    image[0, 1], image[1, 2], image[2, 2] = (6, 1, 0), (4, 4, 2), (5, 0, 0)
+    board = Tiles(3, 3, (11, 6, 3)).board({"image": image, "direction": 3, "mission": "find it"})
+    assert board.shape == (3, 3, 10 + 5 + 2 + 4)
+    ones = {place: np.flatnonzero(board[place]).tolist() for place in np.ndindex(3, 3) if board[place].any()}
+    assert ones == {
+        (0, 1): [6 - 1, 10 + 1 - 1],
+        (1, 2): [4 - 1, 10 + 4 - 1, 10 + 5 + 2 - 1, 10 + 5 + 2 + 3],  # where the agent stands: its direction as well
+        (2, 2): [5 - 1],
+    }
+
+
+@pytest.mark.parametrize(
+    ("image", "direction", "said"),
+    [
+        (np.full((2, 3, 3), 5, np.uint8), 0, r"a tile of \[5, 5, 5\] was given; expected .* below \[11, 6, 3\]"),
+        (np.zeros((2, 3, 3), np.uint8), 4, r"direction 4 was given; .* and a direction below 4"),
+        (np.zeros((2, 3, 3), np.int16) - 1, 0, r"a tile of \[-1, -1, -1\]"),
+        (np.zeros((2, 2, 3), np.uint8), 0, r"expected integer codes of shape \(2, 3, 3\) and one direction"),
+        (np.zeros((2, 3, 3)), 0, r"a view of float64 \(2, 3, 3\)"),
+    ],
+)
+def test_what_is_no_view_of_a_minigrid_is_refused(image: np.ndarray, direction: int, said: str):
+    with pytest.raises(EnvironmentFault, match=said):
+        Tiles(2, 3, (11, 6, 3)).board({"image": image, "direction": direction})
+
+
+def test_nothing_that_minigrid_shows_is_lost():
+    """Its codes can be had back from the board: code 0 where none of the others is."""
+    pytest.importorskip("minigrid")
+    env = build.builder_of("MiniGrid-MemoryS7-v0", {})()
+    board, _ = env.reset(seed=0)
+    for action in (0, 2, 1, 1, 2):
+        view = env.unwrapped.gen_obs()  # type: ignore[attr-defined]
+        for kind, planes in enumerate((board[..., :10], board[..., 10:15], board[..., 15:17])):
+            codes = np.where(planes.any(-1), planes.argmax(-1) + 1, 0)
+            np.testing.assert_array_equal(codes, view["image"][..., kind])
+        assert board[3, 6, 17:].argmax() == view["direction"]
+        assert board[..., 17:].sum() == 1
+        board, *_ = env.step(action)
 
 
 # Seeds.
@@ -584,9 +629,9 @@ def equal(left: Any, right: Any) -> None:
         np.testing.assert_array_equal(a, b)
 
 
-@pytest.mark.parametrize("name", ["CartPole-v1", "MiniGrid-MemoryS7-v0"])
+@pytest.mark.parametrize("name", ["CartPole-v1", "MiniGrid-MemoryS7-v0", "Blackjack-v1"])
 def test_worker_processes_give_what_this_process_gives(name: str):
-    """A nested observation, a flat one, and many ends of episodes, bit for bit."""
+    """Flat observations, a nested one, and many ends of episodes, bit for bit."""
     arguments = {"env_args": {"max_episode_steps": 7}, "envs": 2, "seed": 4}
     here, there = make_host(name, **arguments), make_host(name, **arguments, asynchronous=True)
     equal(there.reset(), here.reset())
@@ -740,13 +785,21 @@ def test_parts_of_a_batch_must_be_of_one_length():
         make_host(Shown, seed=0).convert({"a": batch["a"]}, True)
 
 
-def test_a_raw_minigrid_observation_loses_its_mission():
+def test_a_raw_minigrid_observation_becomes_a_board():
+    """Alone and in a batch, as Gymnasium's vectors give it; what already is a board stays one."""
     pytest.importorskip("minigrid")
     envs = make_host("MiniGrid-MemoryS7-v0", seed=0)
     raw, _ = gymnasium.make("MiniGrid-MemoryS7-v0").reset(seed=0)
     assert "mission" in raw
     assert not envs.is_batched(raw)
-    assert sorted(envs.convert(raw, False)) == ["direction", "image"]
+    board = envs.convert(raw, False)
+    assert (board.shape, str(board.dtype)) == ((1, 7, 7, 21), "bool")
+    batch = {"image": np.stack([raw["image"]] * 2), "direction": np.array([raw["direction"]] * 2), "mission": ("", "")}
+    assert envs.is_batched(batch)
+    np.testing.assert_array_equal(envs.convert(batch, True), np.concatenate([board, board]))
+    np.testing.assert_array_equal(envs.convert(board[0], False), board)
+    with pytest.raises(EnvironmentFault, match=r"observation has shape \(\), expected bool of shape \(7, 7, 21\)"):
+        envs.convert({"image": raw["image"]}, False)
 
 
 def test_plain_and_joint_actions_are_what_the_environment_expects():

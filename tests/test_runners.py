@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Int, UInt32
 
 from engram import spaces
 from engram.agents.exploration import EpsilonGreedySpec
-from engram.agents.q_learning import Agent
+from engram.agents.q_learning import Agent, Mind
 from engram.agents.spec import AgentSpec, ObservationSpec, OptimizerSpec, ReplaySpec
 from engram.encoders.vector import VectorSpec
 from engram.envs.device import DeviceStep, make_device
@@ -76,7 +76,7 @@ def test_both_actors_see_the_same_and_choose_the_same(space: spaces.Box, stack: 
     agent = Agent(replace(spec, observation=ObservationSpec(stack=stack)), space, 5, 3)
     state = agent.init(KEY)
     params = state.learner.params
-    plain, compiled = NumpyActor(agent, params, 0), CompiledActor(agent, params, state.actor)
+    plain, compiled = NumpyActor(agent, params, 0), CompiledActor(agent, Mind(params), state.actor)
     actor, generator = state.actor, np.random.default_rng(0)
     network, arrays = numpy_network(params), [np.asarray(leaf) for leaf in jax.tree.leaves(params)]
     nothing = np.zeros(3, np.float32)
@@ -84,13 +84,13 @@ def test_both_actors_see_the_same_and_choose_the_same(space: spaces.Box, stack: 
     for step in range(20):
         observation = (100 * generator.normal(size=(3, *space.shape))).astype(space.dtype)
         is_first = (generator.random(3) < 0.3) | (step == 0)
-        actor, _, decision = act(params, actor, observation, is_first, nothing)
-        chosen = plain.act(observation, is_first, nothing, step)
+        actor, _, decision, _ = act(Mind(params), actor, observation, is_first, nothing)
+        chosen, _ = plain.act(observation, is_first, nothing, step)
         frames = np.asarray(actor.frames, np.float32).reshape(3, -1)
         q = network(arrays, frames / scale)
         np.testing.assert_allclose(q, decision.returns.q, rtol=1e-5, atol=1e-5)
         np.testing.assert_array_equal(chosen, q.argmax(-1))
-        np.testing.assert_array_equal(compiled.act(observation, is_first, nothing, step), chosen)
+        np.testing.assert_array_equal(compiled.act(observation, is_first, nothing, step)[0], chosen)
 
 
 @pytest.mark.parametrize("kind", [NumpyActor, CompiledActor])
@@ -108,11 +108,11 @@ def test_epsilon_falls_with_the_global_step(kind: type, envs: int):
         if kind is NumpyActor:
             actor = NumpyActor(agent, state.learner.params, 0)
         else:
-            actor = CompiledActor(agent, state.learner.params, replace(state.actor, steps=jnp.int32(step)))
+            actor = CompiledActor(agent, Mind(state.learner.params), replace(state.actor, steps=jnp.int32(step)))
         draws = 1280 // envs
         hits = 0
         for _ in range(draws):
-            hits += int((actor.act(observation, is_first, np.zeros(envs, np.float32), step) == best).sum())
+            hits += int((actor.act(observation, is_first, np.zeros(envs, np.float32), step)[0] == best).sum())
             if isinstance(actor, CompiledActor):
                 actor.restore({**actor.capture()[0], "steps": np.int32(step)}, {})  # it counts the steps itself
         expected = 1 - 0.75 * epsilon
@@ -331,9 +331,9 @@ def test_a_run_compiles_each_program_once(walking):
 def test_a_compiled_actor_compiles_once():
     agent = Agent(SPEC, spaces.Discrete(3), 2)
     state = agent.init(KEY)
-    actor = CompiledActor(agent, state.learner.params, state.actor)
+    actor = CompiledActor(agent, Mind(state.learner.params), state.actor)
     for step in range(5):
         actor.act(np.array([step % 3], np.int32), np.array([step == 0]), np.zeros(1, np.float32), step)
         actor.load(jax.tree.leaves(state.learner.target))
-    trees = jax.tree.structure(state.learner.params), jax.tree.structure(state.actor)
+    trees = jax.tree.structure(Mind(state.learner.params)), jax.tree.structure(state.actor)
     assert compiled_act(agent, *trees)._cache_size() == 1

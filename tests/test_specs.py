@@ -11,9 +11,12 @@ from engram.agents.exploration import EpsilonGreedySpec
 from engram.agents.spec import AgentSpec
 from engram.errors import SpecError, UnknownName
 from engram.heads.q import DuelingSpec, QSpec
-from engram.presets import PRESETS, preset
+from engram.presets import PRESETS, preset, reasons
 
-SPACES = [spaces.Box((4,)), spaces.Box((84, 84), "uint8"), spaces.Box((10, 10, 4), "bool"), spaces.Discrete(500)]
+SPACES = [
+    spaces.Box((4,)), spaces.Box((84, 84), "uint8"), spaces.Box((10, 10, 4), "bool"), spaces.Discrete(500),
+    spaces.Tuple((spaces.Discrete(3), spaces.Discrete(4))),
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("space", SPACES, ids=str)
@@ -22,6 +25,7 @@ def test_every_preset_round_trips_through_json(name, space):
     made = preset(name, space, 10_000)
     assert specs.from_json(AgentSpec, json.loads(json.dumps(specs.to_json(made)))) == made
     assert hash(made) == hash(preset(name, space, 10_000))
+    assert reasons(made, space).startswith("encoder ")
 
 
 @pytest.mark.parametrize("name", sorted(PRESETS))
@@ -64,7 +68,7 @@ def test_naming_another_kind_takes_it_and_keeps_what_both_have():
         ("discount", "nan", "discount = nan is not a finite number; give one that is"),
         ("replay.batch_size", "2.5", "replay.batch_size = 2.5 has the wrong type; expected an integer"),
         ("replay.batch_size", "0", "replay.batch_size = 0 is out of range; expected at least 1"),
-        ("bootstrap", "triple", "bootstrap = triple has the wrong type; expected greedy or double"),
+        ("recall.confidence", "far", "recall.confidence = far has the wrong type; expected near or known"),
         (
             "encoder.widths",
             "64,wide",

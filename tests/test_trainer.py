@@ -153,6 +153,7 @@ def test_evaluation_plays_whole_episodes_and_repeats_itself(trained: TrainedAgen
     assert found.std == np.std(found.returns)
     assert found.per_seed == [found.mean]
     assert all(8 <= value <= 500 for value in found.returns)
+    assert found.lengths == found.returns, "CartPole pays 1 for every step"
     assert trained.evaluate(episodes=6, seed=1) == found
     assert trained.evaluate(episodes=6, seed=2) != found
     with pytest.raises(SpecError, match="episodes = 0 was given; expected at least 1"):
@@ -184,6 +185,28 @@ def test_every_seed_of_a_device_run_is_evaluated():
         found = trainer.evaluate(episodes=3)
     assert len(found.returns) == 6
     assert found.per_seed == [np.mean(found.returns[:3]), np.mean(found.returns[3:])]
+    assert found.lengths == found.returns
+
+
+def test_an_agent_can_be_evaluated_where_it_did_not_learn(trained: TrainedAgent):
+    """Elsewhere (here the same task, on the device), and with other arguments; where it learned stays as it was."""
+    here = trained.evaluate(episodes=5)
+    assert trained.evaluate(episodes=5, env="CartPole-v1") == here
+    short = trained.evaluate(episodes=5, env_args={"max_episode_steps": 9})
+    assert short.lengths == [min(9, length) for length in here.lengths]
+    device = trained.evaluate(episodes=5, env="engram/CartPole-v1")
+    assert device.lengths == device.returns != here.returns
+    assert trained.evaluate(episodes=5, env=lambda: gymnasium.make("CartPole-v1")) == here
+    assert trained.evaluate(episodes=5) == here
+    with make_trainer() as trainer:
+        assert trainer.learn(70).evaluate(2, env_args={"max_episode_steps": 3}).lengths == [3, 3]
+
+
+@pytest.mark.parametrize("env", ["Acrobot-v1", "engram/Acrobot-v1"])
+def test_an_environment_with_another_space_is_refused(trained: TrainedAgent, env: str):
+    said = rf"{env} has Box.* and 3 actions, but the agent learned from Box.* and 2 actions; choose an environment"
+    with pytest.raises(SpaceError, match=said):
+        trained.evaluate(env=env)
 
 
 def test_predict_takes_one_observation_or_a_batch(trained: TrainedAgent):
@@ -477,7 +500,8 @@ SIZES = {
     "replay.start": 20, "optimizer.clip_norm": 0.1, "optimizer.epsilon": 1e-3, "exploration.steps": 50,
     "optimizer.learning_rate": 0.02, "target.every": 10, "target.rate": 0.5,  # so that the target lags behind
     "working.width": 8, "working.window": 4, "working.chunk": 3, "working.inner": 8, "encoder.token_width": 8,
-    "head.action_width": 8,
+    "head.action_width": 8, "external.capacity": 60, "external.neighbours": 3, "external.heads": 2, "recall.n_step": 3,
+    "external.codes": 4, "external.size": 5, "external.probes": 2,
 }  # fmt: skip
 # A working memory, and all that is only read with one.
 MEMORY = {
@@ -485,6 +509,10 @@ MEMORY = {
     "observation.previous_reward": True, "forget": False,
 }  # fmt: skip
 WITH_MEMORY = (*MEMORY, "replay.align", "replay.stored_memory")
+# An external memory, which other settings are about.
+EXTERNAL = {"external": "episodic"}
+# Settings that are read where another one has this value.
+READ_WHERE = {"recall.frozen_width": {"recall.keys": "frozen"}, "external.heads": {"external.kernel": "multi-head"}}
 OTHERS = {"working.max_radius": 0.95, "encoder.presence": 0}  # where twice or half of the value is not legal
 STEPS = 100
 
@@ -492,9 +520,7 @@ STEPS = 100
 def sized(spec: AgentSpec) -> AgentSpec:
     """Small, and with every setting in use."""
     known = {path for path, *_ in specs.describe(spec)}
-    for path in SIZES.keys() & known:
-        spec = specs.override(spec, path, SIZES[path])
-    return spec
+    return specs.override_all(spec, {path: SIZES[path] for path in SIZES.keys() & known})
 
 
 BASE = sized(presets.preset("auto", VECTOR, STEPS))
@@ -506,17 +532,21 @@ def every_setting() -> Iterator[Any]:
     for path, *_ in specs.describe(BASE):
         if path not in parts:
             spec = specs.override_all(BASE, MEMORY) if path in WITH_MEMORY else BASE
+            if path.startswith("recall."):
+                spec = sized(specs.override_all(BASE, EXTERNAL | READ_WHERE.get(path, {})))
             yield pytest.param(spec, VECTOR, path, id=path)
     for role, default in parts.items():
         for kind in registry.names(role):
             if kind == default:
                 continue
-            spec = sized(specs.override_all(BASE, (MEMORY if role == "working" else {}) | {role: kind}))
+            around = {"working": MEMORY, "bootstrap": EXTERNAL}.get(role, {})
+            spec = sized(specs.override_all(BASE, around | {role: kind}))
             space = SPACES.get(kind, VECTOR)
             yield pytest.param(spec, space, role, id=f"{role}={kind}")
             for path, *_ in specs.describe(spec):
                 if path.startswith(f"{role}."):
-                    yield pytest.param(spec, space, path, id=f"{role}={kind} {path}")
+                    where = specs.override_all(spec, READ_WHERE.get(path, {}))
+                    yield pytest.param(where, space, path, id=f"{role}={kind} {path}")
 
 
 def changed(spec: AgentSpec, path: str) -> AgentSpec:

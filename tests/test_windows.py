@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from engram import spaces, specs
 from engram.agents import examples
+from engram.agents.examples import Nets
 from engram.agents.exploration import BoltzmannSpec, EpsilonGreedySpec, ParameterNoiseSpec
-from engram.agents.q_learning import Agent, build
+from engram.agents.q_learning import Agent, Mind, build
 from engram.agents.spec import (
     AgentSpec,
     ObservationSpec,
@@ -161,28 +162,28 @@ def test_every_step_of_a_long_episode_is_learned_from_and_none_much_more_than_ot
     spec = replace(SPEC, replay=replace(SPEC.replay, burn_in=2))
     kept, rows = filled(Agent(spec, spaces.Box((1,)), 2), ["step"] * 27)
     bits = jax.random.bits(KEY, (4_000, 2))
-    batch = jax.jit(partial(examples.draw, spec))(kept, bits)
+    batch = jax.jit(partial(examples.draw, spec, None))(kept, bits)
     shown = np.asarray(batch.frames[:, : spec.replay.window, 0, 0], int)
     learned = np.bincount(shown[np.asarray(batch.weight) > 0], minlength=len(rows) + 1)[1:]
     inner = learned[: len(rows) - spec.rows]
     assert inner.min() > 0.25 * inner.mean()
 
 
-@pytest.mark.parametrize("bootstrap", ["greedy", "double"])
-def test_without_a_memory_the_rows_of_a_window_lose_what_their_transitions_lose(bootstrap):
+@pytest.mark.parametrize("double", [False, True])
+def test_without_a_memory_the_rows_of_a_window_lose_what_their_transitions_lose(double):
     """The same network scored by both: windows only order the work differently."""
     kinds = ["step"] * 5 + ["terminated"] + ["step"] * 4 + ["truncated"] + ["step"] * 9
-    plain = replace(SPEC, working=AgentSpec().working, bootstrap=bootstrap, n_step=2,
+    plain = replace(SPEC, working=AgentSpec().working, double=double, n_step=2,
                     replay=replace(SPEC.replay, window=1, burn_in=0))  # fmt: skip
     kept, rows = filled(Agent(SPEC, spaces.Box((1,)), 2), kinds)
     params, lagged = (build(plain, spaces.Box((1,)), 2, key) for key in jax.random.split(KEY))
-    windowed = replace(SPEC, bootstrap=bootstrap, n_step=2)
+    windowed = replace(SPEC, double=double, n_step=2)
     for start in range(len(rows) - windowed.rows):
         window = examples.window(windowed, kept, jnp.int32(start), jnp.int32(0))
-        scored = examples.score_window(windowed, params, lagged, window)
+        scored = examples.score_window(windowed, Nets(params, lagged, ()), window)
         for t in range(windowed.replay.window):
             one = examples.transition(plain, kept, jnp.int32(start + t), jnp.int32(0))
-            alone = examples.score_transition(plain, params, lagged, one)
+            alone = examples.score_transition(plain, Nets(params, lagged, ()), one)
             assert float(alone.weight) == float(scored.weight[t])
             if alone.weight:
                 np.testing.assert_allclose(scored.q[t], alone.q, rtol=1e-5)
@@ -324,7 +325,8 @@ def test_a_forbidden_action_is_never_taken(exploration):
     state = agent.init(KEY)
     mask = jax.random.bernoulli(jax.random.PRNGKey(1), 0.4, (512, 4)).at[:, 2].set(True).astype(jnp.int8)
     observation = {"observation": jax.random.normal(KEY, (512, 2)), "action_mask": mask}
-    _, action, decision = agent.act(state.learner.params, state.actor, observation, jnp.ones(512, bool), jnp.zeros(512))
+    mind = Mind(state.learner.params)
+    _, action, decision, _ = agent.act(mind, state.actor, observation, jnp.ones(512, bool), jnp.zeros(512))
     allowed = np.asarray(mask)[np.arange(512), np.asarray(action)]
     assert allowed.all()
     unmasked = np.asarray(decision.returns.q).argmax(-1)
@@ -336,10 +338,10 @@ def test_a_forbidden_action_is_never_taken(exploration):
         assert (counts > 0).all(), "every action is explored where it is allowed"
 
 
-@pytest.mark.parametrize("bootstrap", ["greedy", "double"])
-def test_a_forbidden_action_is_never_bootstrapped_from(bootstrap):
+@pytest.mark.parametrize("double", [False, True])
+def test_a_forbidden_action_is_never_bootstrapped_from(double):
     """The only target is reward + discount * the best *allowed* Q, however high a forbidden one is."""
-    spec = replace(AgentSpec(encoder=VectorSpec(widths=(8,)), discount=0.5), bootstrap=bootstrap)
+    spec = replace(AgentSpec(encoder=VectorSpec(widths=(8,)), discount=0.5), double=double)
     params = build(spec, MASKED, 4, KEY)
     params = eqx.tree_at(lambda network: network.head.linear.bias, params, jnp.array([0.0, 1.0, 2.0, 1e6]))
     params = eqx.tree_at(lambda network: network.head.linear.weight, params, jnp.zeros((4, 8)))
@@ -347,7 +349,7 @@ def test_a_forbidden_action_is_never_bootstrapped_from(bootstrap):
     step = examples.n_step(jnp.array([3.0]), jnp.array([False]), jnp.array([False]), 0.5)
     for mask, best in (([1, 1, 1, 0], 2.0), ([1, 1, 0, 0], 1.0), ([1, 0, 0, 1], 1e6)):
         one = examples.Transition(see([1, 1, 1, 1]), jnp.int32(0), step, see(mask), jnp.float32(1))
-        scored = examples.score_transition(replace(spec, loss=Distance()), params, params, one)
+        scored = examples.score_transition(replace(spec, loss=Distance()), Nets(params, params, ()), one)
         np.testing.assert_allclose(scored.loss, 3.0 + 0.5 * best, rtol=1e-6)
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from engram.agents.spec import AgentSpec
+    from engram.article import AttentionDQN, ReplayBuffer, train
     from engram.envs.device import check_device_env, register_device
     from engram.envs.host import register_exact
     from engram.errors import EngramError
@@ -21,8 +22,10 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AgentSpec",
+    "AttentionDQN",
     "EngramError",
     "Evaluation",
+    "ReplayBuffer",
     "Trainer",
     "check_device_env",
     "info",
@@ -31,10 +34,13 @@ __all__ = [
     "register",
     "register_device",
     "register_exact",
+    "train",
 ]
 
 _HOMES = {
     "AgentSpec": "agents.spec",
+    "AttentionDQN": "article",
+    "ReplayBuffer": "article",
     "EngramError": "errors",
     "Evaluation": "evaluation",
     "Trainer": "trainer",
@@ -45,6 +51,7 @@ _HOMES = {
     "register": "registry",
     "register_device": "envs.device",
     "register_exact": "envs.host",
+    "train": "article",
 }
 
 

@@ -9,7 +9,7 @@ stable across versions.
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, UInt32
+from jaxtyping import Array, Float, Int, PyTree, UInt32
 
 from engram.types import Key
 
@@ -30,6 +30,22 @@ def hashed(seed: UInt32[Array, "2"], count: int) -> UInt32[Array, "count"]:
     golden = np.uint32(0x9E3779B9)  # 2^32 / golden ratio: successive multiples are far apart in every bit
     offsets = jnp.arange(1, count + 1, dtype=jnp.uint32) * golden
     return _mix(_mix(seed[0] + offsets) ^ seed[1])
+
+
+def fingerprint(tree: PyTree) -> UInt32[Array, "2"]:
+    """64 bits that depend on every number of the tree and its place: trees that differ hardly ever share them.
+
+    Two sums of mixed words, which a processor computes as it reads them.
+    """
+    total = jnp.zeros(2, jnp.uint32)
+    for number, leaf in enumerate(jax.tree.leaves(tree)):
+        flat = leaf.reshape(-1)
+        # -0.0 and 0.0 are equal, and so should be what is made of them.
+        words = jax.lax.bitcast_convert_type(flat + 0.0, jnp.uint32) if flat.dtype == jnp.float32 else flat
+        seeds = np.array([[2 * number, 0], [2 * number + 1, 0]], np.uint32)
+        places = jnp.stack([hashed(jnp.asarray(seed), words.shape[0]) for seed in seeds])
+        total = total + _mix(words.astype(jnp.uint32) ^ places).sum(1, dtype=jnp.uint32)
+    return _mix(total)
 
 
 def _mix(word: UInt32[Array, "*shape"]) -> UInt32[Array, "*shape"]:

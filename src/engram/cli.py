@@ -281,18 +281,22 @@ def evaluate(chosen: Evaluate) -> None:
     _existing(chosen.run)
     given = {name: value for name in ("episodes", "seed") if (value := getattr(chosen, name)) is not None}
     given |= {"forget": True} if chosen.forget else {}
+    given |= {"env": chosen.env} if chosen.env is not None else {}
+    given |= {"env_args": dict(map(environment_argument, chosen.env_arg))} if chosen.env_arg else {}
 
     def work() -> dict[str, Any]:
         from engram.evaluation import Evaluation
         from engram.trainer import load
 
-        played: list[list[float]] = []
+        played: list[Evaluation] = []
         for folder in _runs_of(chosen.run):
             with load(folder) as agent:
-                played += agent.evaluate(**given).of_each_seed()
-        found = Evaluation.of(played)
-        names = ("mean", "std", "episodes", "returns", "per_seed")
-        return {"run": str(chosen.run)} | {name: getattr(found, name) for name in names}
+                played.append(agent.evaluate(**given))
+        returns = [one for evaluation in played for one in evaluation.of_each_seed()]
+        found = Evaluation.of(returns, [length for evaluation in played for length in evaluation.lengths])
+        names = ("mean", "std", "episodes", "returns", "per_seed", "lengths")
+        where = {"run": str(chosen.run)} | {name: given[name] for name in ("env", "env_args") if name in given}
+        return where | {name: getattr(found, name) for name in names}
 
     _report(work, chosen.json)
 

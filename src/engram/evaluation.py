@@ -10,8 +10,9 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from engram import spaces
+from engram.agents import q_learning
 from engram.agents.examples import previous_of
-from engram.agents.q_learning import push, repeated
+from engram.agents.q_learning import Mind, push, repeated
 from engram.agents.spec import AgentSpec
 from engram.bits import draw
 from engram.envs.device import DeviceEnv
@@ -24,20 +25,21 @@ from engram.types import Decision
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Undiscounted, unclipped returns of greedy episodes."""
+    """Undiscounted, unclipped returns of greedy episodes, and how many steps each took."""
 
     mean: float
     std: float
     episodes: int
     returns: list[float]
     per_seed: list[float]  # the mean of each seed's agent
+    lengths: list[int]  # of the episodes in `returns`
 
     @classmethod
-    def of(cls, returns: list[list[float]]) -> "Evaluation":
-        """From the returns of each seed's agent."""
+    def of(cls, returns: list[list[float]], lengths: list[int]) -> "Evaluation":
+        """From the returns of each seed's agent, and the lengths of all their episodes in the same order."""
         flat = [value for one in returns for value in one]
         means = [float(np.mean(one)) for one in returns]
-        return cls(float(np.mean(flat)), float(np.std(flat)), len(flat), flat, means)
+        return cls(float(np.mean(flat)), float(np.std(flat)), len(flat), flat, means, lengths)
 
     def of_each_seed(self) -> list[list[float]]:
         """The returns of each seed's agent, all of which played as many episodes."""
@@ -62,18 +64,18 @@ class PolicyState(NamedTuple):
 class Policy:
     """A network with its frame stack and its working memory, for anything with a leading axis [envs]."""
 
-    def __init__(self, params: Network, spec: AgentSpec):
-        self._params, self._spec, self._space, self.actions = params, spec, params.space, params.actions
+    def __init__(self, mind: Mind, spec: AgentSpec):
+        self._mind, self._spec, self._space, self.actions = mind, spec, mind.network.space, mind.network.actions
 
     def begin(self, envs: int) -> PolicyState:
         """The state before the first observation."""
-        return begin(self._params, self._spec.observation.stack, envs)
+        return begin(self._mind.network, self._spec.observation.stack, envs)
 
     def prefer(
         self, state: PolicyState, observation: PyTree, is_first: np.ndarray, reward: np.ndarray
     ) -> tuple[PolicyState, Array]:
         """The state with this observation in it, and Q [envs, actions]: minus infinity where an action is forbidden."""
-        return _prefer(self._spec, self._params, state, observation, is_first, reward)
+        return _prefer(self._spec, self._mind, state, observation, is_first, reward)
 
     def act(
         self,
@@ -104,7 +106,7 @@ class Policy:
             return action, current._replace(action=action.astype(np.int32))
         now, opening = generator.integers(0, 1 << 32, size=(2, envs, 2), dtype=np.uint32)
         current = current._replace(episode=np.where(starts[:, None], opening, current.episode))
-        current, chosen = _explore(self._spec, self._params, current, rows, starts, reward, now)
+        current, chosen = _explore(self._spec, self._mind, current, rows, starts, reward, now)
         return np.asarray(chosen), current._replace(action=chosen)
 
     def is_batched(self, observation: PyTree) -> bool:
@@ -142,31 +144,31 @@ def begin(params: Network, stack: int, envs: int) -> PolicyState:
 
 def decide(
     spec: AgentSpec,
-    params: Network,
+    mind: Mind,
     state: PolicyState,
     observation: PyTree,
     is_first: Bool[Array, "envs"],
     reward: Float[Array, "envs"],
 ) -> tuple[PolicyState, Decision]:
-    """The state with this observation in it, and all that the network knew. The action is the caller's to set."""
+    """The state with this observation in it, and all that the agent knew. The action is the caller's to set."""
     frames = push(state.frames, observation, is_first)
     previous = previous_of(spec, jnp.asarray(state.action), reward)
-    memory, decision = jax.vmap(params.step)(state.memory, frames, is_first, previous)
+    memory, decision, _ = q_learning.decide(spec, mind, state.memory, frames, is_first, previous)
     return state._replace(frames=frames, memory=memory), decision
 
 
 @partial(jax.jit, static_argnums=0)
 def _prefer(
-    spec: AgentSpec, params: Network, state: PolicyState, observation: PyTree, is_first: Array, reward: Array
+    spec: AgentSpec, mind: Mind, state: PolicyState, observation: PyTree, is_first: Array, reward: Array
 ) -> tuple[PolicyState, Float[Array, "envs actions"]]:
-    state, decision = decide(spec, params, state, observation, is_first, reward)
+    state, decision = decide(spec, mind, state, observation, is_first, reward)
     return state, decision.preference
 
 
 @partial(jax.jit, static_argnums=0)
 def _explore(
     spec: AgentSpec,
-    params: Network,
+    mind: Mind,
     state: PolicyState,
     observation: PyTree,
     is_first: Array,
@@ -174,39 +176,41 @@ def _explore(
     bits: Array,
 ) -> tuple[PolicyState, Int[Array, "envs"]]:
     """The state with this observation in it, and actions that explore as at the end of training."""
-    state, decision = decide(spec, params, state, observation, is_first, reward)
+    state, decision = decide(spec, mind, state, observation, is_first, reward)
     choose = partial(spec.exploration.choose, step=spec.exploration.steps)
     return state, jax.vmap(choose)(decision, bits, state.episode)
 
 
-def play_host(policy: Policy, envs: HostEnvs, episodes: int) -> list[float]:
-    """Returns of `episodes` greedy episodes. Each environment plays its share, so that short ones count no more."""
+def play_host(policy: Policy, envs: HostEnvs, episodes: int) -> tuple[list[float], list[int]]:
+    """Returns and lengths of greedy episodes. Each environment plays its share, so that short ones count no more."""
     shares = [episodes // envs.envs + (index < episodes % envs.envs) for index in range(envs.envs)]
-    finished: list[list[float]] = [[] for _ in shares]
-    running, reward = np.zeros(envs.envs), np.zeros(envs.envs, np.float32)
+    finished: list[list[tuple[float, int]]] = [[] for _ in shares]
+    running, lengths, reward = np.zeros(envs.envs), np.zeros(envs.envs, int), np.zeros(envs.envs, np.float32)
     observation, is_first, state = envs.reset(), np.ones(envs.envs, bool), policy.begin(envs.envs)
     while any(len(done) < share for done, share in zip(finished, shares, strict=True)):
         action, state = policy.act(observation, state, is_first, reward, None)
         step = envs.step(action)
         running += step.reward
+        lengths += 1
         for env in np.flatnonzero(step.done):
-            finished[env].append(float(running[env]))
-            running[env] = 0
+            finished[env].append((float(running[env]), int(lengths[env])))
+            running[env] = lengths[env] = 0
         observation, is_first, reward = step.observation, step.done, step.reward
-    return [value for done, share in zip(finished, shares, strict=True) for value in done[:share]]
+    played = [one for done, share in zip(finished, shares, strict=True) for one in done[:share]]
+    return [value for value, _ in played], [length for _, length in played]
 
 
 @partial(jax.jit, static_argnums=0, static_argnames=("spec", "episodes"))
 def play_device(
-    env: DeviceEnv, params: Network, key: Array, *, spec: AgentSpec, episodes: int
-) -> Float[Array, "episodes"]:
-    """Returns of `episodes` greedy episodes, all played side by side until the longest ends."""
+    env: DeviceEnv, mind: Mind, key: Array, *, spec: AgentSpec, episodes: int
+) -> tuple[Float[Array, "episodes"], Int[Array, "episodes"]]:
+    """Returns and lengths of `episodes` greedy episodes, all played side by side until the longest ends."""
     key, bits = draw(key, 2 * episodes)
     env_state, observation = jax.vmap(env.reset)(bits.reshape(episodes, 2))
 
     def step(carry: tuple[Any, ...]) -> tuple[Any, ...]:
-        key, env_state, observation, state, is_first, reward, running, returns = carry
-        state, decision = decide(spec, params, state, observation, is_first, reward)
+        key, env_state, observation, state, is_first, reward, running, returns, lengths = carry
+        state, decision = decide(spec, mind, state, observation, is_first, reward)
         action = decision.preference.argmax(-1).astype(jnp.int32)
         key, bits = draw(key, 2 * episodes)
         moved, out = jax.vmap(env.step)(env_state, action, bits.reshape(episodes, 2))
@@ -214,10 +218,13 @@ def play_device(
         over = (out.terminated | out.truncated) | ~running
         env_state = jax.tree.map(partial(choose, over), env_state, moved)
         returns = returns + jnp.where(running, out.reward, 0.0)
+        lengths = lengths + running
         running = running & ~(out.terminated | out.truncated)
         state = state._replace(action=action)
-        return key, env_state, out.observation, state, jnp.zeros(episodes, bool), out.reward, running, returns
+        first = jnp.zeros(episodes, bool)
+        return key, env_state, out.observation, state, first, out.reward, running, returns, lengths
 
-    first, zeros = jnp.ones(episodes, bool), jnp.zeros(episodes)
-    start = (key, env_state, observation, begin(params, spec.observation.stack, episodes), first, zeros, first, zeros)
-    return jax.lax.while_loop(lambda carry: carry[6].any(), step, start)[-1]
+    state, first = begin(mind.network, spec.observation.stack, episodes), jnp.ones(episodes, bool)
+    zeros, none = jnp.zeros(episodes), jnp.zeros(episodes, jnp.int32)
+    start = (key, env_state, observation, state, first, zeros, first, zeros, none)
+    return jax.lax.while_loop(lambda carry: carry[6].any(), step, start)[-2:]

@@ -95,6 +95,10 @@ class Evaluate:
     """How many episodes."""
     seed: Annotated[int | None, _whole(0, "S"), _note("(default: 0)")] = None
     """The seed of the episodes, which are never those of training."""
+    env: Annotated[str | None, arg(metavar="ENV"), _note("(default: that of training)")] = None
+    """Another environment to play in, with the same observations and actions."""
+    env_arg: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="NAME=VALUE")] = ()
+    """An argument for making the environment; without --env it changes one of training."""
     forget: Annotated[bool, _note("")] = False
     """A negative control: empty the working memory before every step."""
     json: Annotated[bool, _note("")] = False

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import jax
 
+from engram.agents.q_learning import Mind
 from engram.checkpoint import CheckpointStore, Loaded, ReplayLog, Saved, state_digest
 from engram.errors import CheckpointError, EngramError
-from engram.network import Network
 from engram.replay import lanes
 from engram.replay.ring import Ring
 from engram.runners.common import Captured, Runner
@@ -47,18 +47,17 @@ class Keeper:
                 f"of Engram that wrote it"
             ) from error
 
-    def networks(self, build: Callable[[], Network]) -> tuple[list[Network], list[str]]:
-        """The networks of each seed in the newest verified checkpoint, and the sentences as of `restore`."""
+    def minds(self, build: Callable[[], Mind]) -> tuple[list[Mind], list[str]]:
+        """What each seed decides with in the newest verified checkpoint, and the sentences as of `restore`."""
         loaded = self._load()
         like = jax.eval_shape(build)
-        for prefix in ("learner.params", "agent.learner.params"):  # of a host run, of a device run
-            if any(name.startswith(prefix + ".") for name in loaded.arrays):
-                break
-        if prefix == "learner.params":
-            return [restored(like, loaded.arrays, prefix)], loaded.passed_over
-        seeds = len(next(array for name, array in loaded.arrays.items() if name.startswith(prefix)))
-        each = ({name: array[seed] for name, array in loaded.arrays.items() if array.ndim} for seed in range(seeds))
-        return [restored(like, arrays, prefix) for arrays in each], loaded.passed_over
+        on_device = any(name.startswith("agent.") for name in loaded.arrays)
+        arrays = {_of_mind(name.removeprefix("agent.")): array for name, array in loaded.arrays.items()}
+        if not on_device:
+            return [restored(like, arrays)], loaded.passed_over
+        seeds = len(next(array for name, array in arrays.items() if name.startswith("network.")))
+        each = ({name: array[seed] for name, array in arrays.items() if array.ndim} for seed in range(seeds))
+        return [restored(like, one) for one in each], loaded.passed_over
 
     def _load(self) -> Loaded:
         loaded = self._store.load()
@@ -68,6 +67,11 @@ class Keeper:
                 "restore run.json from a copy"
             )
         return loaded
+
+
+def _of_mind(name: str) -> str:
+    """What an array of a state is called as a part of a Mind."""
+    return name.replace("learner.params.", "network.", 1).replace("learner.target.", "target.", 1)
 
 
 def digest(runner: Runner) -> str:

@@ -32,6 +32,7 @@ class Network(eqx.Module):
 
     encoder: Any
     working: Any
+    external: Any
     head: Any
     space: spaces.Space = eqx.field(static=True)
     actions: int = eqx.field(static=True)
@@ -61,6 +62,10 @@ class Network(eqx.Module):
         inputs = jax.vmap(self._inputs)(encoding, is_first, previous)
         memory, read = self.working.unroll(memory, inputs, is_first | self.forget)
         return memory, jax.vmap(self._decide)(frames, encoding, read)
+
+    def embed(self, frames: PyTree) -> Float[Array, "embedding"]:
+        """The embedding of a stacked observation, of a network without working memory."""
+        return self._encode(frames).embedding
 
     def forgetful(self) -> "Network":
         """The same parameters with the control switched on."""

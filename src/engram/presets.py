@@ -14,6 +14,7 @@ from engram.agents.spec import (
     AgentSpec,
     ObservationSpec,
     OptimizerSpec,
+    RecallSpec,
     ReplaySpec,
     TargetSpec,
 )
@@ -24,8 +25,12 @@ from engram.encoders.spatial import SpatialSpec
 from engram.encoders.tokens import TokensSpec
 from engram.encoders.vector import VectorSpec
 from engram.errors import UnknownName, hint
+from engram.external.chunked import ChunkedSpec  # noqa: F401, registered
+from engram.external.episodic import EpisodicSpec
+from engram.external.product_key import ProductKeySpec  # noqa: F401, registered
 from engram.heads.attention import AttentionSpec
 from engram.heads.q import DuelingSpec
+from engram.losses.bootstrap import MemorySpec
 from engram.losses.regression import SquaredSpec
 from engram.working.fast_weights import DeltaNetSpec  # noqa: F401, registered
 from engram.working.history import HistorySpec
@@ -73,7 +78,7 @@ def reasons(spec: AgentSpec, space: spaces.Space) -> str:
         if spec.has_memory
         else "no working memory (one observation is taken to tell enough: --preset drqn, dtqn or lru-dqn if not)"
     )
-    masked = ", forbidden actions left out" if spaces.MASK in dict(getattr(space, "items", ())) else ""
+    masked = ", forbidden actions left out" if spaces.has(space, spaces.MASK) else ""
     return f"encoder {names['encoder']} for {seen[kind_of(space)]} ({space}); {memory}; head {names['head']}{masked}"
 
 
@@ -134,7 +139,7 @@ def _start(steps: int, usual: int) -> int:
 
 def double_dqn(space: spaces.Space, steps: int) -> AgentSpec:
     """DQN whose next action the online network picks (van Hasselt et al. 2016)."""
-    return replace(dqn(space, steps), bootstrap="double")
+    return replace(dqn(space, steps), double=True)
 
 
 def dueling_dqn(space: spaces.Space, steps: int) -> AgentSpec:
@@ -151,7 +156,7 @@ def auto(space: spaces.Space, steps: int) -> AgentSpec:
     """
     kind = kind_of(space)
     chosen = _by_kind(kind, space, steps)
-    offers = spaces.OFFERED in dict(getattr(space, "items", ()))
+    offers = spaces.has(space, spaces.OFFERED)
     return replace(chosen, head=AttentionSpec()) if offers else chosen
 
 
@@ -237,6 +242,71 @@ def lru_dqn(space: spaces.Space, steps: int) -> AgentSpec:
     return remembering(double_dqn(space, steps), steps, LRUSpec(), window=128)
 
 
+# -- with an external memory -------------------------------------------------------------------------------
+
+
+def nec(space: spaces.Space, steps: int) -> AgentSpec:
+    """Neural episodic control (Pritzel et al. 2017, arXiv 1703.01988): Q is what similar situations came to.
+
+    Departures: the gradient reaches the embedding, not the stored keys and values; Adam; where nothing is known yet, a
+    network's Q answers.
+    """
+    chosen = dqn(space, steps)
+    return replace(
+        chosen,
+        external=EpisodicSpec(neighbours=50, delta=1e-3, eviction="least-read"),  # section 3.1 and 4
+        recall=RecallSpec(n_step=100, trust=False, confidence="known", through=True),  # N = 100: section 4
+        bootstrap=MemorySpec(),
+        n_step=_rewards(chosen, 100),
+        replay=replace(chosen.replay, batch_size=32),  # section 4
+        learn_every=16,  # section 4
+    )
+
+
+def mfec(space: spaces.Space, steps: int) -> AgentSpec:
+    """Model-free episodic control (Blundell et al. 2016, arXiv 1606.04460): the best return of similar situations.
+
+    Departures: returns bootstrap after a hundred steps; where nothing is known yet, a network's Q answers.
+    """
+    chosen = dqn(space, steps)
+    return replace(
+        chosen,
+        external=EpisodicSpec(neighbours=11, update="max", eviction="least-read"),  # k = 11: section 4.1
+        recall=RecallSpec(
+            n_step=100, trust=False, confidence="known", keys="frozen", frozen_width=64
+        ),  # 64: section 4.1
+        learn_every=16,
+    )
+
+
+def emdqn(space: spaces.Space, steps: int) -> AgentSpec:
+    """Episodic memory deep Q-network (Lin et al. 2018, arXiv 1805.07603): DQN drawn to the best return remembered.
+
+    Departure: returns bootstrap after a hundred steps.
+    """
+    chosen = dqn(space, steps)
+    return replace(
+        chosen,
+        external=EpisodicSpec(neighbours=1, update="max", eviction="least-read"),
+        recall=RecallSpec(n_step=100, share=0.0, trust=False, keys="frozen", frozen_width=64, pull=0.1),
+    )
+
+
+def attention_dqn(space: spaces.Space, steps: int) -> AgentSpec:
+    """The agent of the article: attention over what is seen, and over what was met before, in Q and in its target."""
+    return replace(
+        auto(space, steps),
+        external=EpisodicSpec(neighbours=25),
+        recall=RecallSpec(n_step=20, refresh=32),
+        bootstrap=MemorySpec(),
+    )
+
+
+def _rewards(chosen: AgentSpec, wanted: int) -> int:
+    """How many rewards a target can have, if every one of eight environments is to hold a window before learning."""
+    return max(1, min(wanted, chosen.replay.start // 8 - 1))
+
+
 # Each with the line that `engram list presets` shows.
 PRESETS: dict[str, tuple[Callable[[spaces.Space, int], AgentSpec], str]] = {
     "auto": (auto, "chooses encoder and numbers from the observation; the default"),
@@ -246,6 +316,10 @@ PRESETS: dict[str, tuple[Callable[[spaces.Space, int], AgentSpec], str]] = {
     "drqn": (drqn, "an LSTM as working memory (Hausknecht & Stone 2015)"),
     "r2d2": (r2d2, "an LSTM with burn-in, n-step targets, previous action and reward (Kapturowski et al. 2019)"),
     "dtqn": (dtqn, "a causal transformer over the last 50 steps (Esslinger et al. 2022)"),
+    "nec": (nec, "neural episodic control (Pritzel et al. 2017)"),
+    "mfec": (mfec, "model-free episodic control (Blundell et al. 2016)"),
+    "emdqn": (emdqn, "DQN drawn to the best return it remembers (Lin et al. 2018)"),
+    "attention-dqn": (attention_dqn, "attention over what is seen and over what is remembered, in Q and in its target"),
     "lru-dqn": (lru_dqn, "linear recurrent units as working memory, for long delays (Orvieto et al. 2023)"),
 }
 

@@ -16,7 +16,7 @@ from engram.keeping import FOLDER
 from engram.logging import replace_file
 
 RUN_FILE = "run.json"
-FORMAT = "engram-run/2"
+FORMAT = "engram-run/3"
 FREE = ("steps", "save_every", "log_every", "track")  # what a resumed run may be given anew
 
 

@@ -255,5 +255,10 @@ def offered_features(space: Space, actions: int) -> int:
     return part.shape[1]
 
 
+def has(space: Space, name: str) -> bool:
+    """Whether the space is a Dict with a part of that name."""
+    return _part_called(space, name) is not None
+
+
 def _part_called(space: Space, name: str) -> Space | None:
     return dict(space.items).get(name) if isinstance(space, Dict) else None

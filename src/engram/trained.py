@@ -1,7 +1,8 @@
 """A trained agent: networks to play and predict with, and nothing of the run that made them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack, closing
+from dataclasses import replace
 from functools import cached_property, partial
 from typing import Any
 
@@ -10,11 +11,11 @@ import jax
 import numpy as np
 from jaxtyping import PyTree
 
+from engram.agents.q_learning import Mind
 from engram.envs.device import is_device, make_device
 from engram.envs.host import HostEnvs, make_host
-from engram.errors import SpecError
+from engram.errors import SpaceError, SpecError
 from engram.evaluation import Evaluation, Policy, evaluation_seed, play_device, play_host
-from engram.network import Network
 from engram.runfile import RunPlan
 
 Environment = str | gymnasium.Env | Callable[[], gymnasium.Env]
@@ -28,18 +29,38 @@ class TrainedAgent:
     trains it, and on a machine that could not hold its replay. To train on, use `Trainer(run=..., resume=True)`.
 
     Fields:
-      plan: what was chosen about the run. networks: the parameters of each seed's agent.
+      plan: what was chosen about the run. minds: the parameters of each seed's agent, and what it remembers.
     """
 
-    def __init__(self, plan: RunPlan, networks: list[Network], env: Environment | None, like: HostEnvs | None = None):
-        self.plan, self.networks = plan, networks
+    def __init__(
+        self,
+        plan: RunPlan,
+        minds: list[Mind],
+        env: Environment | None,
+        like: HostEnvs | None = None,
+        env_args: Mapping[str, Any] | None = None,
+    ):
+        self.plan, self.minds = plan, minds
         self._env = env if env is not None else plan.env
+        learned = plan.env_args if isinstance(self._env, str) and self._env == plan.env else {}
+        self._env_args = {**learned, **(env_args or {})}
         self._like = like
         self._open = ExitStack()
         self._random = np.random.default_rng([plan.seed, 0x9EED])  # training draws from generators of its own
 
-    def evaluate(self, episodes: int = 20, seed: int = 0, forget: bool = False) -> Evaluation:
+    def evaluate(
+        self,
+        episodes: int = 20,
+        seed: int = 0,
+        forget: bool = False,
+        env: Environment | None = None,
+        env_args: Mapping[str, Any] | None = None,
+    ) -> Evaluation:
         """Plays whole episodes greedily, on seeds that no training uses.
+
+        `env` is another environment than that of training, with `env_args` for its constructor; `env_args` alone
+        change arguments of the one of training. Observations and actions must be those that the agent learned from,
+        else SpaceError.
 
         `forget` is a negative control: the working memory is emptied before every step, so what is lost is what
         the memory was worth.
@@ -51,16 +72,21 @@ class TrainedAgent:
             raise SpecError(f"episodes = {episodes} was given; expected at least 1")
         if forget and not self.plan.agent.has_memory:
             raise SpecError("forget empties a working memory, and this agent has none; leave it out")
-        networks = [params.forgetful() for params in self.networks] if forget else self.networks
+        if env is not None or env_args is not None:
+            there = TrainedAgent(self.plan, self.minds, env if env is not None else self._env, env_args=env_args)
+            return there.evaluate(episodes, seed, forget)
+        minds = [replace(mind, network=mind.network.forgetful()) for mind in self.minds] if forget else self.minds
         key = evaluation_seed(seed)
         if self._on_device:
-            env = make_device(str(self._env), **self.plan.env_args)
-            keys = jax.random.split(jax.random.PRNGKey(key), len(networks))
+            env = self._checked(make_device(str(self._env), **self._env_args))
+            keys = jax.random.split(jax.random.PRNGKey(key), len(minds))
             play = partial(play_device, env, spec=self.plan.agent, episodes=episodes)
-            played = [play(params, one) for params, one in zip(networks, keys, strict=True)]
-            return Evaluation.of([np.asarray(returns).tolist() for returns in played])
-        with closing(self._make(key, min(episodes, AT_ONCE))) as envs:
-            return Evaluation.of([play_host(self._policy(params), envs, episodes) for params in networks])
+            played = [play(mind, one) for mind, one in zip(minds, keys, strict=True)]
+            played = [(np.asarray(returns).tolist(), np.asarray(lengths).tolist()) for returns, lengths in played]
+        else:
+            with closing(self._make(key, min(episodes, AT_ONCE))) as envs:
+                played = [play_host(self._policy(mind), envs, episodes) for mind in minds]
+        return Evaluation.of([returns for returns, _ in played], [one for _, lengths in played for one in lengths])
 
     def predict(
         self,
@@ -79,7 +105,7 @@ class TrainedAgent:
         before: agents that read it (`observation.previous_reward`) need it, and so cannot be played by
         `evaluate_policy`.
         """
-        policy = self._policy(self.networks[0])
+        policy = self._policy(self.minds[0])
         envs = None if self._on_device else self._envs
         batched = policy.is_batched(observation) if envs is None else envs.is_batched(observation)
         rows = policy.rows(observation, batched) if envs is None else envs.convert(observation, batched)
@@ -98,8 +124,8 @@ class TrainedAgent:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _policy(self, params: Network) -> Policy:
-        return Policy(params, self.plan.agent)
+    def _policy(self, mind: Mind) -> Policy:
+        return Policy(mind, self.plan.agent)
 
     @property
     def _on_device(self) -> bool:
@@ -121,5 +147,19 @@ class TrainedAgent:
                     "makes one"
                 )
             env = partial(gymnasium.make, env.spec)
-        env_args = {name: value for name, value in self.plan.env_args.items() if name != "life_loss"}
-        return make_host(env, seed=seed, envs=envs, action_bins=self.plan.action_bins, env_args=env_args)
+        env_args = {name: value for name, value in self._env_args.items() if name != "life_loss"}
+        made = make_host(env, seed=seed, envs=envs, action_bins=self.plan.action_bins, env_args=env_args)
+        try:
+            return self._checked(made)
+        except SpaceError:
+            made.close()
+            raise
+
+    def _checked(self, made: Any) -> Any:
+        """The environment, if what it shows and takes is what the agent learned from."""
+        if (made.observation_space, made.actions) != (self.plan.space, self.plan.actions):
+            raise SpaceError(
+                f"{self._env} has {made.observation_space} and {made.actions} actions, but the agent learned from "
+                f"{self.plan.space} and {self.plan.actions} actions; choose an environment that has these"
+            )
+        return made

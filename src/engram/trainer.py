@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack, closing
 from dataclasses import replace
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import PyTree
 
 from engram import keeping, specs
-from engram.agents.q_learning import Agent, build
+from engram.agents.q_learning import Agent
 from engram.checkpoint import Saved, SaveFailed
 from engram.compilation import use_cache
 from engram.envs.device import is_device, make_device
@@ -381,11 +381,18 @@ class Trainer:
         """The agent as it is now."""
         runner = self._runner or self._make_runner()
         like = None if self.on_device else self._environment
-        return TrainedAgent(self.plan, runner.networks(), self._env, like)
+        return TrainedAgent(self.plan, runner.minds(), self._env, like)
 
-    def evaluate(self, episodes: int = 20, seed: int = 0, forget: bool = False) -> Evaluation:
-        """Plays whole episodes greedily with the newest parameters; see `TrainedAgent.evaluate`."""
-        return self.trained().evaluate(episodes, seed, forget)
+    def evaluate(
+        self,
+        episodes: int = 20,
+        seed: int = 0,
+        forget: bool = False,
+        env: Environment | None = None,
+        env_args: Mapping[str, Any] | None = None,
+    ) -> Evaluation:
+        """Plays whole episodes greedily with the newest parameters, also elsewhere; see `TrainedAgent.evaluate`."""
+        return self.trained().evaluate(episodes, seed, forget, env, env_args)
 
     def predict(
         self,
@@ -427,9 +434,9 @@ def load(run: str | Path, env: Environment | None = None) -> TrainedAgent:
     folder = Path(run)
     use_cache()
     plan = RunPlan.read(folder)
-    empty = partial(build, plan.agent, plan.space, plan.actions, jax.random.PRNGKey(0))
-    networks, _ = Keeper(folder, plan.digest()).networks(empty)
-    return TrainedAgent(plan, networks, env)
+    agent = Agent(plan.agent, plan.space, plan.actions, plan.envs)
+    minds, _ = Keeper(folder, plan.digest()).minds(lambda: agent.init(jax.random.PRNGKey(0)).mind(plan.agent))
+    return TrainedAgent(plan, minds, env)
 
 
 def _next(step: int, every: int) -> int:

@@ -44,8 +44,8 @@ class MemoryRead(eqx.Module):
     vector: Float[Array, "*batch features"]
     weights: Float[Array, "*batch heads actions entries"]
     entries: Int[Array, "*batch heads actions entries"]  # working memory: the step of the episode; -1 for nothing
-    q: Float[Array, "*batch actions"] | tuple[()] = ()  # an external memory: what the entries say
-    confidence: Float[Array, "*batch actions"] | tuple[()] = ()  # how much that is worth, 0 (nothing) to 1
+    q: PyTree = ()  # an external memory: Float[actions], what the entries say
+    confidence: PyTree = ()  # Float[actions], how much that is worth, 0 (nothing) to 1
 
 
 class Returns(eqx.Module):
@@ -66,13 +66,24 @@ class Decision(eqx.Module):
 
     encoding: Encoding
     working: MemoryRead
-    returns: Returns
+    returns: Returns  # the network's own
     allowed: Bool[Array, "*batch actions"] | None  # None where every action always is
+    external: PyTree = ()  # MemoryRead of an external memory
+    share: PyTree = ()  # Float[actions], the external memory's in the estimate, 0 to 1
+
+    @property
+    def q(self) -> Float[Array, "*batch actions"]:
+        """The estimate: (1 - share) of the network's Q and share of the memory's."""
+        if isinstance(self.external, tuple):
+            return self.returns.q
+        return jnp.where(
+            self.share > 0, (1 - self.share) * self.returns.q + self.share * self.external.q, self.returns.q
+        )
 
     @property
     def preference(self) -> Float[Array, "*batch actions"]:
         """Q of the actions that are allowed, minus infinity for the others: what acting and bootstraps choose by."""
-        return self.returns.q if self.allowed is None else jnp.where(self.allowed, self.returns.q, -jnp.inf)
+        return self.q if self.allowed is None else jnp.where(self.allowed, self.q, -jnp.inf)
 
 
 class Metrics(NamedTuple):

@@ -12,12 +12,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree, UInt32
 
+from engram.agents import recall
 from engram.agents.spec import AgentSpec
 from engram.losses import bootstrap
 from engram.losses.returns import NStep, n_step
 from engram.network import Network, Previous
 from engram.replay import ring, sampling
-from engram.types import Returns
+from engram.types import Decision
 
 
 class Transition(NamedTuple):
@@ -51,13 +52,19 @@ class Scored(NamedTuple):
 
 
 def words(spec: AgentSpec) -> int:
-    """Words of randomness that drawing one example takes: its row, and where its window begins."""
-    return 2 if spec.has_memory and spec.replay.align else 1
+    """Words of randomness that drawing one example takes: its row, and where its window begins; or its candidates."""
+    return 2 if spec.has_memory and spec.replay.align else spec.replay.candidates
 
 
-def draw(spec: AgentSpec, replay: ring.Ring, bits: UInt32[Array, "batch words"]) -> Transition | Window:
+def draw(
+    spec: AgentSpec, network: Network, replay: ring.Ring, bits: UInt32[Array, "batch words"]
+) -> Transition | Window:
     """A batch of examples; leaves have a leading axis [batch]. `bits`: see `words`."""
-    row, lane = sampling.uniform_rows(replay, bits[:, 0], spec.rows - 1, spec.rows_before)
+    drawn = bits[:, 0] if spec.has_memory else bits.reshape(-1)
+    row, lane = sampling.uniform_rows(replay, drawn, spec.rows - 1, spec.rows_before)
+    if spec.replay.candidates > 1:
+        kept = similar(spec, network, replay, row, lane)
+        row, lane = row[kept], lane[kept]
     if not spec.has_memory:
         return jax.vmap(partial(transition, spec, replay))(row, lane)
     if spec.replay.align:
@@ -66,14 +73,40 @@ def draw(spec: AgentSpec, replay: ring.Ring, bits: UInt32[Array, "batch words"])
     return jax.vmap(partial(window, spec, replay))(row, lane)
 
 
+class Nets(NamedTuple):
+    """What scores an example: the network that learns, the one that lags behind, and what is remembered."""
+
+    params: Network
+    target: Network
+    recall: PyTree  # RecallState, or () without an external memory
+
+
 def loss(
-    spec: AgentSpec, params: Network, target: Network, batch: Transition | Window
+    spec: AgentSpec, recall: PyTree, params: Network, target: Network, batch: Transition | Window
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """The mean loss of a batch and the mean Q of its actions, over the rows that have a successor."""
     one = score_transition if isinstance(batch, Transition) else score_window
-    scored = jax.vmap(partial(one, spec, params, target))(batch)
+    scored = jax.vmap(partial(one, spec, Nets(params, target, recall)))(batch)
     total = jnp.maximum(scored.weight.sum(), 1.0)
     return (scored.weight * scored.loss).sum() / total, (scored.weight * scored.q).sum() / total
+
+
+def similar(
+    spec: AgentSpec, network: Network, replay: ring.Ring, row: Int[Array, "drawn"], lane: Int[Array, "drawn"]
+) -> Int[Array, "batch"]:
+    """Which of the drawn rows to learn from: those whose embedding is most like that of a newest observation.
+
+    Similarity is the cosine, with several environments to the one that is most alike. Source: Sun et al. 2020
+    (attentive experience replay), algorithm 1, there with a number of candidates that falls to 1.
+    """
+
+    def embedded(row: Array, lane: Array) -> Array:
+        found = network.embed(sampling.stacked(replay, row, lane, spec.observation.stack))
+        return found / jnp.maximum(jnp.linalg.norm(found), 1e-6)
+
+    newest = jax.vmap(embedded)(replay.cursor - 1, jnp.arange(replay.envs))
+    alike = (jax.vmap(embedded)(row, lane) @ newest.T).max(1)
+    return jax.lax.top_k(jax.lax.stop_gradient(alike), spec.replay.batch_size)[1]
 
 
 # -- transitions -------------------------------------------------------------------------------------------
@@ -88,12 +121,12 @@ def transition(spec: AgentSpec, replay: ring.Ring, row: Int[Array, ""], lane: In
     return Transition(observe(row), rows.action[0], step, observe(row + step.offset), weight)
 
 
-def score_transition(spec: AgentSpec, params: Network, target: Network, example: Transition) -> Scored:
+def score_transition(spec: AgentSpec, nets: Nets, example: Transition) -> Scored:
     """The loss of one transition."""
-    following = target(example.following)
-    selector = params(example.following) if spec.bootstrap == "double" else following
-    q = params(example.observation).returns.q[example.action]
-    return Scored(_distance(spec, q, example.step, following.returns, selector.preference), q, example.weight)
+    lagged = nets.target(example.following)
+    online = nets.params(example.following) if needs_online(spec) else lagged
+    following = look_ahead(spec, nets, example.following, online, lagged)
+    return score(spec, nets, example.observation, nets.params(example.observation), example, following)
 
 
 # -- windows -----------------------------------------------------------------------------------------------
@@ -117,7 +150,7 @@ def window(spec: AgentSpec, replay: ring.Ring, row: Int[Array, ""], lane: Int[Ar
     return Window(memory, frames, rows.is_first, previous, rows.action[:size], step, weight.astype(jnp.float32))
 
 
-def score_window(spec: AgentSpec, params: Network, target: Network, example: Window) -> Scored:
+def score_window(spec: AgentSpec, nets: Nets, example: Window) -> Scored:
     """The losses of every row of a window, its memory filled from the first row on. Leaves [window].
 
     The gradient flows back to the first row, the burn-in included: it may hold what a later row needs.
@@ -125,30 +158,65 @@ def score_window(spec: AgentSpec, params: Network, target: Network, example: Win
     Sources: Hausknecht & Stone 2015 (arXiv 1507.06527) for windows, Kapturowski et al. 2019 for stored memories and the
     burn-in, Esslinger et al. 2022 (arXiv 2206.01078) for a loss at every row.
     """
-    memory = example.memory if spec.replay.stored_memory else params.working.init()
-    _, online = params.unroll(memory, example.frames, example.is_first, example.previous)
-    _, lagged = target.unroll(memory, example.frames, example.is_first, example.previous)
-    selector = (online if spec.bootstrap == "double" else lagged).preference
+    memory = example.memory if spec.replay.stored_memory else nets.params.working.init()
+    _, online = nets.params.unroll(memory, example.frames, example.is_first, example.previous)
+    _, lagged = nets.target.unroll(memory, example.frames, example.is_first, example.previous)
+    following = jax.vmap(partial(look_ahead, spec, nets))(example.frames, online, lagged)
     number = jnp.arange(spec.replay.window)
-    place = number + example.step.offset
-    q = online.returns.q[number, example.action]
-    following = jax.tree.map(lambda leaf: leaf[place], lagged.returns)
-    losses = jax.vmap(partial(_distance, spec))(q, example.step, following, selector[place])
-    return Scored(losses, q, example.weight)
+    following = jax.tree.map(lambda leaf: leaf[number + example.step.offset], following)
+    frames, decision = jax.tree.map(lambda leaf: leaf[: spec.replay.window], (example.frames, online))
+    steps = Steps(example.action, example.step, example.weight)
+    return jax.vmap(partial(score, spec, nets))(frames, decision, steps, following)
 
 
 # -- both --------------------------------------------------------------------------------------------------
 
 
-def _distance(
+class Steps(NamedTuple):
+    """What is known of the action of one row, as a Transition has it."""
+
+    action: Int[Array, "*batch"]
+    step: NStep
+    weight: Float[Array, "*batch"]
+
+
+def needs_online(spec: AgentSpec) -> bool:
+    """Whether the network that learns must look at the next observation as well: to pick, or to ask the memory."""
+    asks = spec.recall.keys == "online" and isinstance(spec.bootstrap, bootstrap.MemorySpec)
+    return spec.double or asks
+
+
+def look_ahead(spec: AgentSpec, nets: Nets, frames: PyTree, online: Decision, lagged: Decision) -> bootstrap.Following:
+    """What is known of an observation to bootstrap from."""
+    selector = (online if spec.double else lagged).preference
+    nothing = jnp.zeros_like(selector)
+    if not isinstance(spec.bootstrap, bootstrap.MemorySpec):
+        return bootstrap.Following(lagged.returns, selector, nothing, nothing)
+    asked = recall.ask(spec, nets.recall, nets.params, nets.target, frames, online.working.vector)
+    told = recall.recall(spec, nets.recall, nets.params, asked, online)
+    return bootstrap.Following(lagged.returns, selector, told.external.q, told.share)
+
+
+def score(
     spec: AgentSpec,
-    q: Float[Array, ""],
-    step: NStep,
-    following: Returns,
-    selector: Float[Array, "actions"],
-) -> Float[Array, ""]:
-    """The regression of Q on its target."""
-    return spec.loss(q, bootstrap.mean(bootstrap.target(step, bootstrap.double(following, selector))))
+    nets: Nets,
+    frames: PyTree,
+    decision: Decision,
+    example: Transition | Steps,
+    following: bootstrap.Following,
+) -> Scored:
+    """The regression of Q on its target, and what an external memory adds to it."""
+    target = bootstrap.mean(bootstrap.target(example.step, spec.bootstrap(following)))
+    own, action = decision.returns.q[example.action], example.action
+    if not recall.read_when_learning(spec):
+        return Scored(spec.loss(own, target), own, example.weight)
+    told = recall.consult(spec, nets.recall, nets.params, nets.target, frames, decision)[1]
+    if isinstance(spec.bootstrap, bootstrap.SuccessorsSpec):
+        target = recall.by_successors(nets.recall, nets.target, told, action, target)
+    estimate = told.q[action] if spec.recall.through else own
+    held = jax.lax.stop_gradient(told.external.q[action])
+    pull = spec.recall.pull * told.external.confidence[action] * spec.loss(own, held)
+    return Scored(spec.loss(estimate, target) + pull, estimate, example.weight)
 
 
 def _clipped(spec: AgentSpec, reward: Float[Array, "*rows"]) -> Float[Array, "*rows"]:

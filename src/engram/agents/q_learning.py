@@ -5,6 +5,7 @@ actor, `observe` only the replay, `learn` only the learner. Each function is pur
 acting and [batch] when learning.
 """
 
+import dataclasses
 from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
@@ -17,11 +18,12 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from engram import spaces
 from engram.agents import examples
+from engram.agents import recall as remembering
 from engram.agents.spec import AgentSpec
 from engram.bits import draw
 from engram.errors import SpecError
 from engram.heads.attention import AttentionSpec
-from engram.network import Network, memory_inputs
+from engram.network import Network, Previous, memory_inputs
 from engram.registry import name_of
 from engram.replay import ring
 from engram.types import Decision, Key, Metrics, TimeStep
@@ -49,12 +51,25 @@ class LearnerState(eqx.Module):
     fault: Int[Array, "*seeds"]  # number of the first update that was not finite, or -1
 
 
+class Mind(eqx.Module):
+    """What an agent decides with: what acts, what is evaluated, what predicts."""
+
+    network: Network
+    recall: PyTree = ()  # RecallState of an agent with an external memory, else ()
+    target: PyTree = ()  # the target network, where keys are its embeddings, else ()
+
+
 class AgentState(eqx.Module):
     """Everything that changes. Saving it is the checkpoint."""
 
     actor: ActorState
     learner: LearnerState
     replay: ring.Ring
+    recall: PyTree  # RecallState of an agent with an external memory, else ()
+
+    def mind(self, spec: AgentSpec) -> Mind:
+        """What acts now."""
+        return Mind(self.learner.params, self.recall, self.learner.target if spec.keys_of_target else ())
 
 
 class Experience(NamedTuple):
@@ -68,6 +83,7 @@ class Experience(NamedTuple):
     done: Bool[Array, "time envs"]
     final_observation: PyTree
     keep: Bool[Array, "time envs"]
+    noted: PyTree = ()  # what `act` gave for an external memory
 
 
 @dataclass(frozen=True)
@@ -128,7 +144,13 @@ class Agent:
         actor = ActorState(frames, memory, action, episode, keys[1], jnp.int32(0))
         target = jax.tree.map(jnp.copy, params)  # buffers of its own: a runner may donate them
         learner = LearnerState(params, target, self.optimizer.init(params), keys[2], jnp.int32(0), jnp.int32(-1))
-        return AgentState(actor, learner, ring.empty(self.space, self.rows_per_lane, self.envs, self.row_memory()))
+        replay = ring.empty(self.space, self.rows_per_lane, self.envs, self.row_memory())
+        return AgentState(actor, learner, replay, self._new_recall(params, jax.random.fold_in(key, 3)))
+
+    def _new_recall(self, params: Network, key: Key) -> PyTree:
+        if not self.spec.has_external:
+            return ()
+        return remembering.init(self.spec, self.space, self.actions, self.envs, params, key)
 
     def row_memory(self) -> PyTree:
         """Shapes of what a row of replay keeps of the working memory: of all of it, or () for none."""
@@ -139,21 +161,22 @@ class Agent:
 
     def act(
         self,
-        params: Network,
+        mind: Mind,
         actor: ActorState,
         observation: PyTree,
         is_first: Bool[Array, "envs"],
         reward: Float[Array, "envs"],
-    ) -> tuple[ActorState, Int[Array, "envs"], Decision]:
-        """Actions for one observation of every environment, and what the network knew.
+    ) -> tuple[ActorState, Int[Array, "envs"], Decision, PyTree]:
+        """Actions for one observation of every environment, what the agent knew, and what it is to remember of them.
 
-        `reward` is that of the step before; it means nothing where `is_first`.
+        `reward` is that of the step before; it means nothing where `is_first`. Without an external memory there is
+        nothing to remember: ().
         """
         frames = push(actor.frames, observation, is_first)
         reads = self.spec.observation.previous_action
         taken = actor.action if reads else jnp.zeros(self.envs, jnp.int32)
         previous = examples.previous_of(self.spec, taken, reward)
-        memory, decision = jax.vmap(params.step)(actor.memory, frames, is_first, previous)
+        memory, decision, asked = decide(self.spec, mind, actor.memory, frames, is_first, previous)
         kept = self.spec.exploration.by_episode
         key, bits = draw(actor.key, (4 if kept else 2) * self.envs)
         now, *opening = bits.reshape(-1, self.envs, 2)
@@ -162,7 +185,17 @@ class Agent:
         state = ActorState(
             frames, memory, action if reads else (), episode if kept else (), key, actor.steps + self.envs
         )
-        return state, action, decision
+        if asked is None:
+            return state, action, decision, ()
+        return state, action, decision, jax.vmap(partial(remembering.note, self.spec))(asked, frames, decision, action)
+
+    def noted(self) -> PyTree:
+        """Shapes of what `act` gives to be remembered: leaves [envs, ...], or () without an external memory."""
+        state = jax.eval_shape(self.init, jax.ShapeDtypeStruct((2,), jnp.uint32))
+        leading = partial(jax.ShapeDtypeStruct, (self.envs,))
+        observation = jax.tree.map(jnp.asarray, spaces.zeros(self.space, (self.envs,)))
+        seen = observation, leading(bool), leading(jnp.float32)
+        return jax.eval_shape(self.act, state.mind(self.spec), state.actor, *seen)[3]
 
     def observe(self, replay: ring.Ring, experience: Experience) -> ring.Ring:
         """Writes the rows of a few successive steps, and the final rows of the episodes that they ended."""
@@ -177,13 +210,31 @@ class Agent:
         )
         return ring.write(replay, interleave(row, final), interleave(experience.keep, experience.keep & done))
 
-    def learn(self, learner: LearnerState, replay: ring.Ring) -> tuple[LearnerState, Metrics]:
+    def remember(self, params: Network, recall: PyTree, experience: Experience) -> PyTree:
+        """The external memory after a few successive steps: what they read, and what came of earlier actions."""
+        if not self.spec.has_external:
+            return recall
+
+        def one(state: PyTree, step: tuple[TimeStep, PyTree, Array, Array]) -> tuple[PyTree, None]:
+            row, noted, done, keep = step
+            return remembering.remember(self.spec, params.external, state, noted, row, done, keep), None
+
+        row = dataclasses.replace(experience.row, observation=None, memory=())
+        return jax.lax.scan(one, recall, (row, experience.noted, experience.done, experience.keep))[0]
+
+    def refresh(self, learner: LearnerState, recall: PyTree) -> PyTree:
+        """The external memory after the keys of a few entries were computed anew; see RecallSpec.refresh."""
+        if not self.spec.recall.refresh or not self.spec.has_external:
+            return recall
+        return remembering.refresh(self.spec, learner.target if self.spec.keys_of_target else learner.params, recall)
+
+    def learn(self, learner: LearnerState, replay: ring.Ring, recall: PyTree = ()) -> tuple[LearnerState, Metrics]:
         """One update of the parameters from a batch of replay, and of the target when it is due."""
         chosen = self.spec
         words = examples.words(chosen)
         key, bits = draw(learner.key, words * chosen.replay.batch_size)
-        batch = examples.draw(chosen, replay, bits.reshape(words, -1).T)
-        descend = jax.value_and_grad(partial(examples.loss, chosen), has_aux=True)
+        batch = examples.draw(chosen, learner.params, replay, bits.reshape(words, -1).T)
+        descend = jax.value_and_grad(partial(examples.loss, chosen, recall), has_aux=True)
         (loss, q), gradient = descend(learner.params, learner.target, batch)
         finite = jnp.isfinite(loss) & jnp.isfinite(optax.tree.norm(gradient))
         descended, optimizer = self._descend(learner.params, gradient, learner.optimizer)
@@ -216,6 +267,18 @@ class Agent:
         return jax.lax.cond(updates % every == 0, move, lambda target, params: target, target, params)
 
 
+def decide(
+    spec: AgentSpec, mind: Mind, memory: PyTree, frames: PyTree, is_first: Bool[Array, "envs"], previous: Previous
+) -> tuple[PyTree, Decision, PyTree]:
+    """One step of the working memory, the decision for every environment, and what it asked of the external memory."""
+    memory, decision = jax.vmap(mind.network.step)(memory, frames, is_first, previous)
+    if not spec.has_external:
+        return memory, decision, None
+    target = mind.target if spec.keys_of_target else mind.network
+    asked, decision = jax.vmap(partial(remembering.consult, spec, mind.recall, mind.network, target))(frames, decision)
+    return memory, decision, asked
+
+
 def build(spec: AgentSpec, space: spaces.Space, actions: int, key: Key) -> Network:
     """A network with fresh parameters for observations of `space` and `actions` actions.
 
@@ -236,8 +299,10 @@ def build(spec: AgentSpec, space: spaces.Space, actions: int, key: Key) -> Netwo
     encoder = spec.encoder.build(spaces.seen(space), spec.observation.stack, encoder_key)
     reads = spec.observation.previous_action, spec.observation.previous_reward
     working = spec.working.build(memory_inputs(encoder.width, actions, *reads), jax.random.fold_in(key, 2))
+    width = remembering.key_width(spec, working.width)
+    external = spec.external.build(width, actions, offered, jax.random.fold_in(key, 3))
     head = spec.head.build(working.width, actions, head_key, offered)
-    return Network(encoder, working, head, space, actions, *reads, forget=spec.forget)
+    return Network(encoder, working, external, head, space, actions, *reads, forget=spec.forget)
 
 
 def repeated(memory: PyTree, envs: int) -> PyTree:

@@ -8,7 +8,9 @@ from typing import Any, Literal
 from engram.agents.exploration import EpsilonGreedySpec
 from engram.encoders.vector import VectorSpec
 from engram.errors import SpecError
+from engram.external.memory import NoExternalSpec
 from engram.heads.q import QSpec
+from engram.losses.bootstrap import ActionsSpec, MemorySpec, PlainSpec, SuccessorsSpec  # noqa: F401, registered
 from engram.losses.regression import HuberSpec
 from engram.specs import part, setting, spec
 from engram.working.memory import NoMemorySpec
@@ -36,6 +38,7 @@ class ReplaySpec:
     align: bool = setting(True, "begin a window where its row's episode begins, if that is within reach")
     stored_memory: bool = setting(False, "rows keep the memory that acting had, and windows begin with it; else empty")
     start: int = setting(1_000, "environment steps before the first update", low=1)
+    candidates: int = setting(1, "rows drawn for each one that is learned from: the most similar to the present", low=1)
 
 
 @spec
@@ -58,6 +61,25 @@ class TargetSpec:
 
 
 @spec
+class RecallSpec:
+    """How an agent uses its external memory."""
+
+    n_step: int = setting(20, "rewards in the return that an entry stores, before its bootstrap", low=1)
+    share: float = setting(1.0, "largest share that the memory has in the estimate of Q", low=0, high=1)
+    trust: bool = setting(True, "that share falls where the memory's errors have been larger than the network's")
+    confidence: Literal["near", "known"] = setting(
+        "near", "the memory counts the more, the nearer an entry is (near), or fully as soon as one is known (known)"
+    )
+    through: bool = setting(False, "the loss is that of the joint estimate, and reaches the encoder through the read")
+    keys: Literal["online", "target", "frozen"] = setting(
+        "online", "what keys and queries are: the network's embedding, the target network's, or a random projection"
+    )
+    frozen_width: int = setting(64, "numbers in a key that is a random projection", low=1)
+    pull: float = setting(0.0, "weight of a loss that draws Q to the value stored for the same action", low=0)
+    refresh: int = setting(0, "entries whose key is computed anew at each update, in turn; 0 for none", low=0)
+
+
+@spec
 class AgentSpec:
     """Everything that was chosen about an agent."""
 
@@ -70,7 +92,10 @@ class AgentSpec:
     target: TargetSpec = setting(TargetSpec(), "the target network")
     exploration: Any = part("exploration", EpsilonGreedySpec(), "exploration while training")
     loss: Any = part("loss", HuberSpec(), "distance between Q and its target")
-    bootstrap: Literal["greedy", "double"] = setting("greedy", "who picks the next action: target or online network")
+    external: Any = part("external", NoExternalSpec(), "what is remembered of earlier episodes")
+    recall: RecallSpec = setting(RecallSpec(), "how the external memory is used")
+    bootstrap: Any = part("bootstrap", PlainSpec(), "what the next observation is worth")
+    double: bool = setting(False, "the online network picks the next action, the target network says what it is worth")
     n_step: int = setting(1, "rewards in a target before the bootstrap", low=1)
     discount: float = setting(0.99, "gamma", low=0, high=1)
     reward_clip: float = setting(0.0, "rewards are learned from within +- this; 0 for as they are", low=0)
@@ -83,6 +108,16 @@ class AgentSpec:
     def has_memory(self) -> bool:
         """Whether there is a working memory."""
         return not isinstance(self.working, NoMemorySpec)
+
+    @property
+    def has_external(self) -> bool:
+        """Whether there is an external memory."""
+        return not isinstance(self.external, NoExternalSpec)
+
+    @property
+    def keys_of_target(self) -> bool:
+        """Whether the external memory is asked by the target network's embeddings."""
+        return self.has_external and self.recall.keys == "target"
 
     @property
     def rows(self) -> int:
@@ -121,8 +156,48 @@ class AgentSpec:
             raise SpecError(
                 "forget = true empties a working memory, and there is none; choose one, such as working=gru"
             )
+        self._check_external()
+        if replay.candidates > 1 and self.has_memory:
+            raise SpecError(
+                f"replay.candidates = {replay.candidates} compares single observations, but a working memory learns "
+                f"from windows; set replay.candidates=1, or working=none"
+            )
         if replay.capacity <= self.rows + self.rows_before:
             raise SpecError(
                 f"replay.capacity = {replay.capacity} cannot hold one window of {replay.window} rows with n_step = "
                 f"{self.n_step} and observation.stack = {observation.stack}; raise the capacity"
+            )
+
+    def _check_external(self) -> None:
+        """What is asked of an external memory needs one, and one that can."""
+        recall, kind = self.recall, type(self.external).__name__
+        successors = isinstance(self.bootstrap, SuccessorsSpec)
+        asked = {
+            "bootstrap=memory": isinstance(self.bootstrap, MemorySpec),
+            "bootstrap=successors": successors,
+            f"recall.pull = {recall.pull}": recall.pull > 0,
+            f"recall.refresh = {recall.refresh}": recall.refresh > 0,
+            "recall.through = true": recall.through,
+        }
+        for what, wanted in asked.items():
+            if wanted and not self.has_external:
+                raise SpecError(
+                    f"{what} is for an external memory, and there is none; choose one, such as external=episodic"
+                )
+        observations = {"bootstrap=successors": successors, f"recall.refresh = {recall.refresh}": recall.refresh > 0}
+        for what, wanted in (observations | {'recall.keys = "target"': self.keys_of_target}).items():
+            if wanted and self.has_memory:
+                raise SpecError(
+                    f"{what} looks at single observations again, which tell nothing of a working memory; set "
+                    f"working=none, or leave it out"
+                )
+        for what, wanted in observations.items():
+            if wanted and not getattr(self.external, "keeps_observations", False):
+                raise SpecError(f"{what} needs entries that keep their observation, which {kind} cannot; use episodic")
+        if recall.refresh and recall.keys == "frozen":
+            raise SpecError("recall.refresh computes keys anew, but recall.keys = frozen never change; leave one out")
+        if getattr(self.external, "one_step", False) and recall.n_step != 1:
+            raise SpecError(
+                f"external=graph keeps single steps and adds them up itself, but recall.n_step = {recall.n_step}; set "
+                f"recall.n_step=1"
             )

@@ -13,10 +13,9 @@ from importlib.util import find_spec
 from typing import Any
 
 import gymnasium
-from gymnasium import spaces as gym_spaces
 from gymnasium.envs.registration import EnvSpec, load_env_creator
 
-from engram.envs import atari, capture, envpool
+from engram.envs import atari, capture, envpool, minigrid
 from engram.envs.wrappers import Episodes
 from engram.errors import SpecError, UnknownName, hint, install
 
@@ -108,9 +107,7 @@ def _builder_of_spec(spec: EnvSpec, env_args: dict[str, Any]) -> Builder:
     _check_arguments(spec, env_args)
     said = f"{spec.id} with {env_args}" if env_args else spec.id
     if spec.id.startswith(("MiniGrid-", "BabyAI-")):
-        return Builder(
-            partial(_make_minigrid, spec, env_args), said, f"{said}: image and direction, the mission's text left out"
-        )
+        return Builder(partial(_make_minigrid, spec, env_args), said, f"{said}: {minigrid.SEEN}")
     return Builder(partial(_make, spec, env_args), said, said)
 
 
@@ -120,12 +117,8 @@ def _make(spec: EnvSpec, env_args: dict[str, Any]) -> gymnasium.Env:
 
 
 def _make_minigrid(spec: EnvSpec, env_args: dict[str, Any]) -> gymnasium.Env:
-    """The mission is a sentence, which no encoder of Engram reads."""
     env = _make(spec, env_args)
-    if isinstance(env.observation_space, gym_spaces.Dict) and "mission" in env.observation_space.spaces:
-        kept = [name for name in env.observation_space.spaces if name != "mission"]
-        env = gymnasium.wrappers.FilterObservation(env, kept)
-    return env
+    return minigrid.Board(env) if minigrid.is_minigrid(env) else env
 
 
 def _check_arguments(spec: EnvSpec, env_args: dict[str, Any]) -> None:

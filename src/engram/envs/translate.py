@@ -9,9 +9,8 @@ import numpy as np
 from jaxtyping import PyTree
 
 from engram.envs.convert import MASK, Observer, mask_problem
+from engram.envs.minigrid import Tiles
 from engram.errors import EnvironmentFault
-
-_LEFT_OUT = ("mission",)  # the sentence in MiniGrid's observations, which `build` filters out of what agents see
 
 
 class Translator:
@@ -28,7 +27,7 @@ class Translator:
 
     def is_batched(self, observation: Any) -> bool:
         """Whether the first array (dict keys sorted) has more axes than its space; False where the tree is another."""
-        structure, value = self._observer.structure, observation
+        structure, value = self._observer.structure, self._as_shown(observation)
         while not isinstance(structure, int):
             name = next(iter(structure)) if isinstance(structure, dict) else 0
             try:
@@ -46,7 +45,7 @@ class Translator:
         A batch is the tree of one observation with a leading axis on every array. Raises EnvironmentFault where it
         does not belong to the environment's space, or holds NaN or infinity; in a batch the row is named.
         """
-        observation = self._without_text(observation)
+        observation = self._as_shown(observation)
         self._check_for_mask(observation)
         if not batched:
             rows = [self._checked(observation)]
@@ -60,11 +59,12 @@ class Translator:
         """The actions 0..actions-1 (int [n]) as the environment expects them: int64 [n], or [n, ...] for a vector."""
         return self._table[np.asarray(index)]
 
-    def _without_text(self, observation: Any) -> Any:
-        names = self._observer.structure
-        if not isinstance(names, dict) or not isinstance(observation, dict):
-            return observation
-        return {name: part for name, part in observation.items() if name in names or name not in _LEFT_OUT}
+    def _as_shown(self, observation: Any) -> Any:
+        """What `build` makes of MiniGrid's own observations; any other as it is."""
+        tiles = self._observer.source
+        if isinstance(tiles, Tiles) and isinstance(observation, dict) and {"image", "direction"} <= set(observation):
+            return tiles.board(observation)
+        return observation
 
     def _check_for_mask(self, observation: Any) -> None:
         """Names a mask that was left out, which a difference between trees would not."""

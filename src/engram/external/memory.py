@@ -19,7 +19,9 @@ from engram.registry import register
 from engram.specs import spec
 from engram.types import Key, MemoryRead
 
-Store = Any  # a pytree of arrays; each kind has its own
+# A pytree of arrays; each kind has its own. `live` says which of its places hold something, `refused` how many entries
+# were not written because of numbers that are not finite.
+Store = Any
 
 
 class Entries(eqx.Module):

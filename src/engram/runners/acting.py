@@ -15,7 +15,7 @@ from jaxtyping import PyTree
 
 from engram import spaces
 from engram.agents.exploration import EpsilonGreedySpec
-from engram.agents.q_learning import ActorState, Agent
+from engram.agents.q_learning import ActorState, Agent, Mind
 from engram.encoders.vector import VectorEncoder
 from engram.heads.q import DuelingHead, QHead
 from engram.network import Network
@@ -28,12 +28,14 @@ SMALL = 100_000  # parameters; above it the products cost more than the call
 class Actor(Protocol):
     """Chooses actions for every environment. `steps` is the global step before the choice."""
 
-    def load(self, params: Sequence[jax.Array]) -> None:
-        """Acts with these parameters from now on: the leaves of the network."""
+    def load(self, mind: Sequence[jax.Array]) -> None:
+        """Acts with these from now on: the leaves of a Mind, those of its network first."""
         ...
 
-    def act(self, observation: PyTree, is_first: np.ndarray, reward: np.ndarray, steps: int) -> np.ndarray:
-        """Actions [envs] for observations [envs, ...] that followed `reward`."""
+    def act(
+        self, observation: PyTree, is_first: np.ndarray, reward: np.ndarray, steps: int
+    ) -> tuple[np.ndarray, PyTree]:
+        """Actions [envs] for observations [envs, ...] that followed `reward`, and what is to be remembered of them."""
         ...
 
     def memory(self) -> PyTree:
@@ -49,14 +51,16 @@ class Actor(Protocol):
         ...
 
 
-def choose_actor(agent: Agent, params: Network, state: ActorState, seed: int) -> Actor:
+def choose_actor(agent: Agent, mind: Mind, state: ActorState, seed: int) -> Actor:
     """The faster of the two for this network."""
+    params = mind.network
     size = sum(leaf.size for leaf in jax.tree.leaves(params))
     plain = isinstance(params.encoder, VectorEncoder) and isinstance(params.head, QHead | DuelingHead)
-    greedy = isinstance(agent.spec.exploration, EpsilonGreedySpec) and not agent.spec.has_memory
+    remembers = agent.spec.has_memory or agent.spec.has_external
+    greedy = isinstance(agent.spec.exploration, EpsilonGreedySpec) and not remembers
     if plain and greedy and isinstance(agent.space, spaces.Box) and size <= SMALL:
         return NumpyActor(agent, params, seed)
-    return CompiledActor(agent, params, state)
+    return CompiledActor(agent, mind, state)
 
 
 class NumpyActor:
@@ -70,10 +74,15 @@ class NumpyActor:
         self._network = numpy_network(params)
         self.load(jax.tree.leaves(params))
 
-    def load(self, params: Sequence[jax.Array]) -> None:
-        self._arrays = [np.asarray(leaf) for leaf in params]
+    def load(self, mind: Sequence[jax.Array]) -> None:
+        self._arrays = [np.asarray(leaf) for leaf in mind]
 
-    def act(self, observation: np.ndarray, is_first: np.ndarray, reward: np.ndarray, steps: int) -> np.ndarray:
+    def act(
+        self, observation: np.ndarray, is_first: np.ndarray, reward: np.ndarray, steps: int
+    ) -> tuple[np.ndarray, PyTree]:
+        return self._choose(observation, is_first, steps), ()
+
+    def _choose(self, observation: np.ndarray, is_first: np.ndarray, steps: int) -> np.ndarray:
         frames = self._push(observation, is_first)
         epsilon = self._exploration.epsilon(steps)
         if self._envs == 1 and self._random.random() < epsilon:  # the common case of one: no forward pass to throw away
@@ -158,17 +167,20 @@ def _linear(arrays: Arrays, layer: Places, x: np.ndarray) -> np.ndarray:
 class CompiledActor:
     """The agent's own `act`, for every network and every observation."""
 
-    def __init__(self, agent: Agent, params: Network, state: ActorState):
+    def __init__(self, agent: Agent, mind: Mind, state: ActorState):
         self._state, self._state_tree = jax.tree.flatten(state)
-        self._act = compiled_act(agent, jax.tree.structure(params), self._state_tree)
-        self.load(jax.tree.leaves(params))
+        self._noted_tree = jax.tree.structure(agent.noted()) if agent.spec.has_external else jax.tree.structure(())
+        self._act = compiled_act(agent, jax.tree.structure(mind), self._state_tree)
+        self.load(jax.tree.leaves(mind))
 
-    def load(self, params: Sequence[jax.Array]) -> None:
-        self._params = list(params)
+    def load(self, mind: Sequence[jax.Array]) -> None:
+        self._mind = list(mind)
 
-    def act(self, observation: PyTree, is_first: np.ndarray, reward: np.ndarray, steps: int) -> np.ndarray:
-        self._state, action = self._act(self._params, self._state, observation, is_first, reward)
-        return np.asarray(action)
+    def act(
+        self, observation: PyTree, is_first: np.ndarray, reward: np.ndarray, steps: int
+    ) -> tuple[np.ndarray, PyTree]:
+        self._state, action, noted = self._act(self._mind, self._state, observation, is_first, reward)
+        return np.asarray(action), jax.tree.unflatten(self._noted_tree, map(np.asarray, noted))
 
     def memory(self) -> PyTree:
         return jax.tree.map(np.asarray, jax.tree.unflatten(self._state_tree, self._state).memory)
@@ -182,14 +194,14 @@ class CompiledActor:
 
 
 @cache
-def compiled_act(agent: Agent, params_tree: Any, state_tree: Any) -> Callable[..., Any]:
+def compiled_act(agent: Agent, mind_tree: Any, state_tree: Any) -> Callable[..., Any]:
     """The agent's `act` from leaves to leaves: flattening Equinox modules at every step would cost more."""
 
     def act(
-        params: list, state: list, observation: PyTree, is_first: jax.Array, reward: jax.Array
-    ) -> tuple[list, jax.Array]:
-        network, actor = jax.tree.unflatten(params_tree, params), jax.tree.unflatten(state_tree, state)
-        actor, action, _ = agent.act(network, actor, observation, is_first, reward)
-        return jax.tree.leaves(actor), action
+        mind: list, state: list, observation: PyTree, is_first: jax.Array, reward: jax.Array
+    ) -> tuple[list, jax.Array, list]:
+        thinking, actor = jax.tree.unflatten(mind_tree, mind), jax.tree.unflatten(state_tree, state)
+        actor, action, _, noted = agent.act(thinking, actor, observation, is_first, reward)
+        return jax.tree.leaves(actor), action, jax.tree.leaves(noted)
 
     return jax.jit(act)

@@ -7,8 +7,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from engram.agents.q_learning import Agent
-from engram.network import Network
+from engram.agents.q_learning import Agent, Mind
 from engram.replay.ring import Ring
 from engram.types import Metrics
 
@@ -104,8 +103,8 @@ class Runner(Protocol):
         """
         ...
 
-    def networks(self) -> list[Network]:
-        """The newest parameters, one network for each seed."""
+    def minds(self) -> list[Mind]:
+        """The newest parameters, and what is remembered, for each seed."""
         ...
 
     def close(self) -> None:
@@ -130,4 +129,12 @@ def not_finite(update: int, step: int) -> str:
     return (
         f"the loss or its gradient was not finite at update {update} (before step {step}), so that update was not "
         f"applied; start a new run with a lower optimizer.learning_rate, a reward_clip, or a lower optimizer.clip_norm"
+    )
+
+
+def not_remembered(entries: int, step: int) -> str:
+    """What is said when an external memory was offered numbers that are not finite."""
+    return (
+        f"the key or the value of {entries} entries for the external memory was not finite (before step {step}), so "
+        f"they were not written; start a new run with a lower optimizer.learning_rate or a reward_clip"
     )

@@ -6,6 +6,7 @@ change. The global step is therefore one number for all seeds; only what differs
 Stops fall between two calls of `advance`.
 """
 
+import dataclasses
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -18,13 +19,13 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PyTree, UInt32
 
 from engram import spaces
-from engram.agents.q_learning import Agent, AgentState, Experience, LearnerState
+from engram.agents import recall as remembering
+from engram.agents.q_learning import Agent, AgentState, Experience, LearnerState, Mind
 from engram.bits import draw
 from engram.envs.device import DeviceEnv
 from engram.errors import EnvironmentFault, LearningFault
-from engram.network import Network
 from engram.replay.ring import Ring
-from engram.runners.common import RECENT, Captured, Cycle, Tally, not_finite, repeat, summary
+from engram.runners.common import RECENT, Captured, Cycle, Tally, not_finite, not_remembered, repeat, summary
 from engram.trees import copied, restored
 from engram.types import Key, TimeStep
 
@@ -70,7 +71,8 @@ def step(agent: Agent, env: DeviceEnv, run: DeviceRun) -> DeviceRun:
     envs, state = agent.envs, run.agent
     reads_reward = agent.spec.observation.previous_reward
     reward = run.reward if reads_reward else jnp.zeros(envs)
-    actor, action, decision = agent.act(state.learner.params, state.actor, run.observation, run.is_first, reward)
+    learner, mind = state.learner, state.mind(agent.spec)
+    actor, action, decision, noted = agent.act(mind, state.actor, run.observation, run.is_first, reward)
     key, bits = draw(run.key, 4 * envs)
     step_keys, reset_keys = bits.reshape(2, envs, 2)
     env_state, out = jax.vmap(env.step)(run.env, action, step_keys)
@@ -87,10 +89,11 @@ def step(agent: Agent, env: DeviceEnv, run: DeviceRun) -> DeviceRun:
     memory = state.actor.memory if agent.spec.replay.stored_memory else ()  # as it was before this step
     row = TimeStep(run.observation, run.is_first, action, out.reward, out.terminated, memory)
     # After the first bad value nothing more is stored: the next row would begin with it.
-    experience = Experience(row, done, out.observation, ~bad.any(0) & (run.fault[0] < 0))
-    replay = agent.observe(state.replay, jax.tree.map(lambda leaf: leaf[None], experience))
+    experience = Experience(row, done, out.observation, ~bad.any(0) & (run.fault[0] < 0), noted)
+    experience = jax.tree.map(lambda leaf: leaf[None], experience)
+    replay, recall = agent.observe(state.replay, experience), agent.remember(learner.params, state.recall, experience)
     return DeviceRun(
-        agent=AgentState(actor, state.learner, replay),
+        agent=AgentState(actor, learner, replay, recall),
         env=env_state,
         observation=observation,
         is_first=done,
@@ -107,14 +110,15 @@ def cycle(agent: Agent, env: DeviceEnv, learning: bool, run: DeviceRun, tally: T
     run = repeat(lambda run: step(agent, env, run), run, rhythm.acts)
     if not learning:
         return run, tally
-    replay = run.agent.replay
+    replay, recall = run.agent.replay, run.agent.recall
 
     def learn(carry: tuple[LearnerState, Tally]) -> tuple[LearnerState, Tally]:
-        learner, metrics = agent.learn(carry[0], replay)
+        learner, metrics = agent.learn(carry[0], replay, recall)
         return learner, carry[1].add(metrics)
 
     learner, tally = repeat(learn, (run.agent.learner, tally), rhythm.updates)
-    return eqx.tree_at(lambda run: run.agent.learner, run, learner), tally
+    recall = agent.refresh(learner, recall)
+    return dataclasses.replace(run, agent=dataclasses.replace(run.agent, learner=learner, recall=recall)), tally
 
 
 def seed_axes(run: DeviceRun) -> DeviceRun:
@@ -248,6 +252,7 @@ class DeviceRunner:
             "episodes": int(finished.sum()),
             **{name: value if len(self.seeds) > 1 else value[0] for name, value in values.items()},
             **self.agent.spec.exploration.report(self.steps),
+            **remembering.report(run.agent.recall),
             "updates": int(run.agent.learner.updates),
         }
 
@@ -263,6 +268,8 @@ class DeviceRunner:
         for fault in np.asarray(self._run.agent.learner.fault).tolist():
             if fault >= 0:
                 raise LearningFault(not_finite(fault, self.steps))
+        if refused := remembering.refused(self._run.agent.recall):
+            raise LearningFault(not_remembered(refused, self.steps))
 
     def capture(self) -> Captured:
         """The state, copied, except for the replay. Raises EngramError if something broke: that must not be saved."""
@@ -287,10 +294,10 @@ class DeviceRunner:
     def finish(self, stopped: bool) -> None:
         """Device environments can be taken up anywhere."""
 
-    def networks(self) -> list[Network]:
-        """The newest parameters of each seed."""
-        params = self._run.agent.learner.params
-        return [jax.tree.map(lambda leaf, seed=seed: leaf[seed], params) for seed in range(len(self.seeds))]
+    def minds(self) -> list[Mind]:
+        """The newest parameters of each seed, and what it remembers."""
+        mind = self._run.agent.mind(self.agent.spec)
+        return [jax.tree.map(lambda leaf, seed=seed: leaf[seed], mind) for seed in range(len(self.seeds))]
 
     def close(self) -> None:
         """Nothing to let go of."""

@@ -20,17 +20,17 @@ import numpy as np
 from jaxtyping import Array, PyTree
 
 from engram import spaces
-from engram.agents.q_learning import Agent, Experience, LearnerState
+from engram.agents import recall as remembering
+from engram.agents.q_learning import Agent, AgentState, Experience, LearnerState, Mind
 from engram.envs.host import HostEnvs
 from engram.errors import LearningFault
-from engram.network import Network
 from engram.replay.ring import Ring
 from engram.runners.acting import choose_actor
-from engram.runners.common import RECENT, Captured, Cycle, Tally, not_finite, repeat, summary
+from engram.runners.common import RECENT, Captured, Cycle, Tally, not_finite, not_remembered, repeat, summary
 from engram.trees import copied, restored
 from engram.types import TimeStep
 
-Carry = tuple[Ring, LearnerState, Tally]  # what a compiled block changes
+Carry = tuple[Ring, PyTree, LearnerState, Tally]  # what a compiled block changes
 
 
 class Block(NamedTuple):
@@ -39,6 +39,7 @@ class Block(NamedTuple):
     observation: PyTree
     final_observation: PyTree
     memory: PyTree  # the working memory before each step, or ()
+    noted: PyTree  # what is to be remembered of each step, or ()
     columns: np.ndarray | Array  # float32 [steps, envs, 5]: see `unpack`
 
 
@@ -46,7 +47,7 @@ def unpack(block: Block) -> Experience:
     """The block as an Experience. Actions pass through float32 exactly (they are far below 2^24)."""
     is_first, action, reward, terminated, done = jnp.moveaxis(block.columns, -1, 0)
     row = TimeStep(block.observation, is_first > 0, action.astype(jnp.int32), reward, terminated > 0, block.memory)
-    return Experience(row, done > 0, block.final_observation, jnp.ones_like(done, bool))
+    return Experience(row, done > 0, block.final_observation, jnp.ones_like(done, bool), block.noted)
 
 
 @cache
@@ -60,38 +61,42 @@ def compiled_settle(agent: Agent, group: int) -> Callable[..., Any]:
     """The compiled end of a block: `settle(first, ...)` goes through its cycles, and learns in those from `first` on.
 
     Leaves go in and out flat: flattening modules at every block would cost as much as a small update. All buffers
-    but the parameters are donated; the actor still reads those.
+    but the parameters and the external memory are donated; the actor still reads those.
     """
     shape = jax.eval_shape(agent.init, jax.ShapeDtypeStruct((2,), jnp.uint32))
-    trees = jax.tree.structure(shape.learner), jax.tree.structure(shape.replay)
+    trees = tuple(map(jax.tree.structure, (shape.learner, shape.replay, shape.recall)))
     rhythm = Cycle.of(agent)
 
     # A group of one is not a loop: a loop would keep convolutions from using both cores.
     @partial(jax.jit, static_argnums=0 if group == 1 else (), donate_argnums=(2, 3))
-    def settle(first: int | Array, params: list, rest: list, replay: list, block: Block) -> tuple[list, list, list]:
+    def settle(
+        first: int | Array, params: list, rest: list, replay: list, recall: list, block: Block
+    ) -> tuple[list, list, list, list]:
         cycles = jax.tree.map(lambda leaf: leaf.reshape(group, rhythm.acts, *leaf.shape[1:]), block)
 
         def write(number: int | Array, carry: Carry) -> Carry:
-            ring, learner, tally = carry
-            one = jax.tree.map(lambda leaf: leaf[number], cycles)
-            return agent.observe(ring, unpack(one)), learner, tally
+            ring, memory, learner, tally = carry
+            one = unpack(jax.tree.map(lambda leaf: leaf[number], cycles))
+            return agent.observe(ring, one), agent.remember(learner.params, memory, one), learner, tally
 
         def write_and_learn(number: int | Array, carry: Carry) -> Carry:
-            ring, learner, tally = write(number, carry)
+            ring, memory, learner, tally = write(number, carry)
 
             def learn(carry: tuple[LearnerState, Tally]) -> tuple[LearnerState, Tally]:
-                learner, metrics = agent.learn(carry[0], ring)
+                learner, metrics = agent.learn(carry[0], ring, memory)
                 return learner, carry[1].add(metrics)
 
-            return ring, *repeat(learn, (learner, tally), rhythm.updates)
+            learner, tally = repeat(learn, (learner, tally), rhythm.updates)
+            return ring, agent.refresh(learner, memory), learner, tally
 
         loop: Any = _python_loop if group == 1 else jax.lax.fori_loop
         learner: LearnerState = jax.tree.unflatten(trees[0], params + rest[:-3])
-        carry = jax.tree.unflatten(trees[1], replay), learner, Tally(*rest[-3:])
-        carry = loop(0, first, write, carry)
-        ring, learner, tally = loop(first, group, write_and_learn, carry)
+        ring, memory = jax.tree.unflatten(trees[1], replay), jax.tree.unflatten(trees[2], recall)
+        carry = loop(0, first, write, (ring, memory, learner, Tally(*rest[-3:])))
+        ring, memory, learner, tally = loop(first, group, write_and_learn, carry)
         leaves = jax.tree.leaves(learner)
-        return leaves[: len(params)], leaves[len(params) :] + list(tally), jax.tree.leaves(ring)
+        changed = leaves[: len(params)], leaves[len(params) :] + list(tally)
+        return *changed, jax.tree.leaves(ring), jax.tree.leaves(memory)
 
     return settle
 
@@ -113,10 +118,12 @@ class HostRunner:
         self.cycle, self.group = Cycle.of(agent), group
         self._compiled = compiled_settle(agent, group)
         state = compiled_init(agent)(jax.random.PRNGKey(seed))
-        self._trees = jax.tree.structure(state.learner), jax.tree.structure(state.replay)
-        self._set(state.learner, state.replay, _no_tally())
-        self._acting = self._params  # those from before the last call
-        self.actor = choose_actor(agent, state.learner.params, state.actor, seed)
+        self._trees = tuple(map(jax.tree.structure, (state.learner, state.replay, state.recall)))
+        self._mind_tree = jax.tree.structure(state.mind(agent.spec))
+        self._set(state.learner, state.replay, state.recall, _no_tally())
+        self._acting = self._mind()  # the leaves of the mind from before the last call
+        self.actor = choose_actor(agent, self.acting, state.actor, seed)
+        self._noted_shapes = agent.noted() if agent.spec.has_external else ()
         self.steps, self._phase = 0, 0
         self._memory_shapes = jax.eval_shape(lambda: state.actor.memory) if agent.spec.replay.stored_memory else ()
         self._block = self._new_block()
@@ -143,11 +150,12 @@ class HostRunner:
     def _step(self) -> None:
         observation, is_first, time = self._observation, self._is_first, self._phase
         memory = self.actor.memory() if self.agent.spec.replay.stored_memory else ()
-        action = self.actor.act(observation, is_first, self._reward, self.steps)
+        action, noted = self.actor.act(observation, is_first, self._reward, self.steps)
         taken = self.envs.step(action)
         block = self._block
         _put(block.observation, time, observation)
         _put(block.memory, time, memory)
+        _put(block.noted, time, noted)
         columns = block.columns[time]
         columns[:, 0], columns[:, 1], columns[:, 2] = is_first, action, taken.reward
         columns[:, 3], columns[:, 4] = taken.terminated, taken.done
@@ -175,18 +183,25 @@ class HostRunner:
         each = self.cycle.acts * self.agent.envs
         before = self.steps - self.group * each
         first = min(max((self.agent.spec.replay.start - 1 - before) // each, 0), self.group)  # cycles before learning
-        if first < self.group:
-            self._acting = self._params
+        if first < self.group or self._recall:
+            self._acting = self._mind()
             self.actor.load(self._acting)  # waits for the call that ran while this block acted
-        changed = self._compiled(first, self._params, self._rest, self._replay, self._block)
-        self._params, self._rest, self._replay = changed
+        changed = self._compiled(first, self._params, self._rest, self._replay, self._recall, self._block)
+        self._params, self._rest, self._replay, self._recall = changed
         self._block, self._phase = self._new_block(), 0  # the old one may still be read
+
+    def _mind(self) -> list[jax.Array]:
+        """The leaves of the newest mind. Those of a target network are copied: the next call is given its buffers."""
+        target = map(jnp.copy, jax.tree.leaves(self.learner.target)) if self.agent.spec.keys_of_target else ()
+        return [*self._params, *self._recall, *target]
 
     def _new_block(self) -> Block:
         leading = (self.group * self.cycle.acts, self.agent.envs)
         make = partial(spaces.zeros, self.agent.space, leading)
-        memory = jax.tree.map(lambda leaf: np.zeros((leading[0], *leaf.shape), leaf.dtype), self._memory_shapes)
-        return Block(make(), make(), memory, np.zeros((*leading, 5), np.float32))
+        memory, noted = jax.tree.map(
+            lambda leaf: np.zeros((leading[0], *leaf.shape), leaf.dtype), (self._memory_shapes, self._noted_shapes)
+        )
+        return Block(make(), make(), memory, noted, np.zeros((*leading, 5), np.float32))
 
     def report(self) -> dict[str, Any]:
         """The metrics since the last report."""
@@ -199,6 +214,7 @@ class HostRunner:
             "loss": loss / updates if updates else None,
             "q_mean": q / updates if updates else None,
             **self.agent.spec.exploration.report(self.steps),
+            **remembering.report(self.recall),
             "updates": int(self.learner.updates),
         }
 
@@ -206,6 +222,8 @@ class HostRunner:
         fault = int(self.learner.fault)
         if fault >= 0:
             raise LearningFault(not_finite(fault, self.steps))
+        if refused := remembering.refused(self.recall):
+            raise LearningFault(not_remembered(refused, self.steps))
 
     # -- state ---------------------------------------------------------------------------------------------
 
@@ -218,7 +236,7 @@ class HostRunner:
         actor_arrays, actor_meta = self.actor.capture()
         env_meta, env_arrays = self.envs.capture()
         arrays = copied(self.learner, "learner") | copied(self.acting, "acting") | copied(self._block, "block")
-        arrays |= copied(Tally(*self._rest[-3:]), "tally")
+        arrays |= copied(Tally(*self._rest[-3:]), "tally") | copied(self.recall, "recall")
         arrays |= {f"actor.{name}": array for name, array in actor_arrays.items()}
         arrays |= {f"env.{name}": array for name, array in env_arrays.items()}
         arrays |= {
@@ -241,10 +259,10 @@ class HostRunner:
         new_episodes: bool = False,
     ) -> None:
         """Takes a captured state back; see Runner."""
-        learner = restored(self.learner, arrays, "learner")
+        learner, recall = restored(self.learner, arrays, "learner"), restored(self.recall, arrays, "recall")
         tally = restored(Tally(*self._rest[-3:]), arrays, "tally")
-        self._set(learner, replay(self.replay), tally)
-        self._acting = jax.tree.leaves(restored(learner.params, arrays, "acting"))
+        self._set(learner, replay(self.replay), recall, tally)
+        self._acting = jax.tree.leaves(restored(self.acting, arrays, "acting"))
         self.actor.load(self._acting)
         self._block = jax.tree.map(np.array, restored(self._block, arrays, "block"))
         self.actor.restore(_below("actor", arrays), meta["actor"])
@@ -262,6 +280,20 @@ class HostRunner:
         self._running_return[anew] = 0
         self._running_length[anew] = 0
 
+    def state(self) -> AgentState:
+        """All that learning and remembering changed, with the actor as new."""
+        learner = jax.tree.map(jnp.copy, self.learner)
+        fresh = compiled_init(self.agent)(jax.random.PRNGKey(0)).actor
+        return AgentState(fresh, learner, jax.tree.map(jnp.copy, self.replay), self.recall)
+
+    def take_up(self, state: AgentState, steps: int) -> None:
+        """Begins new episodes with what another runner of the same agent learned in so many steps."""
+        recall = remembering.broken_off(state.recall) if self.agent.spec.has_external and steps else state.recall
+        learner, replay = jax.tree.map(jnp.copy, (state.learner, state.replay))
+        self._set(learner, replay, recall, _no_tally())
+        self._acting, self.steps = self._mind(), steps
+        self.actor.load(self._acting)
+
     def finish(self, stopped: bool) -> str | None:
         """See Runner, and HostEnvs.level."""
         if self.envs.level != "boundary" or self._is_first.all():
@@ -272,19 +304,19 @@ class HostRunner:
             self._step()
         return "the environment cannot be taken up inside an episode: it was run to the end of this one"
 
-    def networks(self) -> list[Network]:
-        """The newest parameters."""
-        return [self.learner.params]
+    def minds(self) -> list[Mind]:
+        """The newest parameters, and what is remembered."""
+        return [jax.tree.unflatten(self._mind_tree, self._mind())]
 
     def close(self) -> None:
         """Lets go of the environments."""
         self.envs.close()
 
-    def _set(self, learner: LearnerState, replay: Ring, tally: Tally) -> None:
+    def _set(self, learner: LearnerState, replay: Ring, recall: PyTree, tally: Tally) -> None:
         params = jax.tree.leaves(learner.params)
         leaves = jax.tree.leaves(learner)
         self._params, self._rest = params, leaves[len(params) :] + list(tally)
-        self._replay = jax.tree.leaves(replay)
+        self._replay, self._recall = jax.tree.leaves(replay), jax.tree.leaves(recall)
 
     @property
     def learner(self) -> LearnerState:
@@ -292,9 +324,14 @@ class HostRunner:
         return jax.tree.unflatten(self._trees[0], self._params + self._rest[:-3])
 
     @property
-    def acting(self) -> Network:
-        """The parameters that act: those of one moment of learning ago."""
-        return jax.tree.unflatten(jax.tree.structure(self.learner.params), self._acting)
+    def recall(self) -> PyTree:
+        """The external memory and what waits to be written into it; () without one."""
+        return jax.tree.unflatten(self._trees[2], self._recall)
+
+    @property
+    def acting(self) -> Mind:
+        """What acts: parameters and memory of one call ago."""
+        return jax.tree.unflatten(self._mind_tree, self._acting)
 
     @property
     def replay(self) -> Ring:

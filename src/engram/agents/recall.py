@@ -1,0 +1,338 @@
+"""An agent's use of its external memory: reading it for a decision, and writing down what came of earlier ones.
+
+What is to be written is known only later: the return of an action is its next n rewards and the estimate of what
+follows. So each environment's newest n actions wait in a line, and at every step the one that is n steps old is
+labelled and written, a block of `envs` entries for each step. Its key is the one it had when it was acted on.
+"""
+
+import dataclasses
+from functools import partial
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, PyTree, UInt32
+
+from engram import spaces
+from engram.agents.spec import AgentSpec
+from engram.bits import fingerprint
+from engram.external.memory import Entries
+from engram.losses import bootstrap
+from engram.losses.bootstrap import SuccessorsSpec
+from engram.network import Network
+from engram.types import Decision, Key, TimeStep
+
+RATE = 1e-3  # of the running means of squared errors: about the last thousand entries
+
+
+class Waiting(NamedTuple):
+    """What waits of an action for its return. Leading axes [n, envs]."""
+
+    key: Float[Array, "*line embedding"]
+    features: Float[Array, "*line features"]  # of the action, where actions are offered by their features
+    hash: UInt32[Array, "*line 2"]
+    action: Int[Array, "*line"]
+    network: Float[Array, "*line"]  # the network's own Q of it
+    memory: Float[Array, "*line"]  # the memory's, where it knew something
+    known: Bool[Array, "*line"]
+    best: Float[Array, "*line"]  # the estimate of the best action: what an earlier return bootstraps from
+    frames: PyTree  # the stacked observation, or () if nothing keeps it
+
+
+class Noted(NamedTuple):
+    """What is known of an action when it is taken. Leading axes [time, envs]."""
+
+    waiting: Waiting
+    entries: Int[Array, "*batch reads"]  # what was read for the action, -1 for nothing
+    weights: Float[Array, "*batch reads"]  # and how much each was attended, averaged over the heads
+
+
+class Line(NamedTuple):
+    """The newest n actions of every environment, and what they brought; a ring along its first axis."""
+
+    waiting: Waiting
+    reward: Float[Array, "n envs"]
+    terminated: Bool[Array, "n envs"]
+    done: Bool[Array, "n envs"]
+    origin: Int[Array, "n envs 3"]
+
+
+class RecallState(eqx.Module):
+    """What an agent with an external memory keeps beside its replay."""
+
+    store: PyTree
+    line: Line
+    steps: Int[Array, ""]  # of each environment
+    episode: Int[Array, "envs"]
+    moment: Int[Array, "envs"]  # step of the running episode
+    errors: Float[Array, "2"]  # running mean squared errors: the network's, the memory's, against the same returns
+    turn: Int[Array, ""]  # the entry whose key is computed anew next
+    overlap: Float[Array, ""]  # running share of an entry's neighbours that it still has when its key is fresh
+    projection: PyTree  # Float[inputs width] where keys are frozen, else ()
+
+
+class Asked(NamedTuple):
+    """What one observation is to the external memory."""
+
+    key: Float[Array, "embedding"]
+    offered: Float[Array, "actions features"] | None
+
+
+def init(spec: AgentSpec, space: spaces.Space, actions: int, envs: int, params: Network, key: Key) -> RecallState:
+    """Nothing remembered yet."""
+    n = spec.recall.n_step
+    frames = jax.tree.map(jnp.asarray, spaces.zeros(space, (envs, spec.observation.stack)))
+    width = key_width(spec, params.working.width)
+    inputs = flat(space, jax.tree.map(lambda leaf: leaf[0], frames)).shape[0]
+    projection = jax.random.normal(key, (inputs, width)) / width**0.5 if spec.recall.keys == "frozen" else ()
+    columns = optional_columns(spec, jax.tree.map(lambda leaf: leaf[0], frames))
+    store = params.external.init(columns) if columns else params.external.init()
+    offered = spaces.offered_features(space, actions)
+    zeros = partial(jnp.zeros, (n, envs))
+    waiting = Waiting(
+        key=jnp.zeros((n, envs, width)),
+        features=jnp.zeros((n, envs, offered)),
+        hash=jnp.zeros((n, envs, 2), jnp.uint32),
+        action=zeros(jnp.int32), network=zeros(), memory=zeros(), known=zeros(bool), best=zeros(),
+        frames=jax.tree.map(lambda leaf: jnp.zeros((n, *leaf.shape), leaf.dtype), frames) if columns else (),
+    )  # fmt: skip
+    line = Line(waiting, zeros(), zeros(bool), zeros(bool), jnp.zeros((n, envs, 3), jnp.int32))
+    nothing = jnp.zeros(envs, jnp.int32)
+    return RecallState(store, line, jnp.int32(0), nothing, nothing, jnp.ones(2), jnp.int32(0), jnp.ones(()), projection)
+
+
+def key_width(spec: AgentSpec, embedding: int) -> int:
+    """Numbers in a key."""
+    return spec.recall.frozen_width if spec.recall.keys == "frozen" else embedding
+
+
+def optional_columns(spec: AgentSpec, frames: PyTree) -> dict[str, PyTree]:
+    """What entries keep beside keys and values: to compute keys anew, or for the reading by successors."""
+    number, columns = jnp.zeros(()), {}
+    if spec.recall.refresh:
+        columns |= {"observation": frames}
+    if _by_successors(spec):
+        columns |= {"reward": number, "discount": number, "successor": frames}
+    return columns
+
+
+# -- reading ---------------------------------------------------------------------------------------------------
+
+
+def ask(
+    spec: AgentSpec,
+    state: RecallState,
+    network: Network,
+    target: Network,
+    frames: PyTree,
+    embedding: Float[Array, "embedding"],
+) -> Asked:
+    """The key of one stacked observation, whose embedding by the acting or learning network is given.
+
+    No gradient flows into a frozen key, nor into one of the target network.
+    """
+    newest = jax.tree.map(lambda frame: frame[-1], frames)
+    offered = spaces.offered_of(network.space, newest, network.actions)
+    if spec.recall.keys == "frozen":
+        return Asked(flat(network.space, frames) @ state.projection, offered)
+    if spec.recall.keys == "target":
+        return Asked(jax.lax.stop_gradient(target.embed(frames)), offered)
+    return Asked(embedding, offered)
+
+
+def consult(
+    spec: AgentSpec, state: RecallState, network: Network, target: Network, frames: PyTree, decision: Decision
+) -> tuple[Asked, Decision]:
+    """What the network's decision for one stacked observation asks of the memory, and the decision with its answer."""
+    asked = ask(spec, state, network, target, frames, decision.working.vector)
+    return asked, recall(spec, state, network, asked, decision)
+
+
+def recall(spec: AgentSpec, state: RecallState, network: Network, asked: Asked, decision: Decision) -> Decision:
+    """The decision with what the external memory says, and its share in the estimate."""
+    read = network.external.read(state.store, asked.key, asked.offered)
+    certain = read.confidence if spec.recall.confidence == "near" else (read.confidence > 0).astype(jnp.float32)
+    share = jax.lax.stop_gradient(spec.recall.share * trust(spec, state) * certain)
+    return dataclasses.replace(decision, external=read, share=share)
+
+
+def trust(spec: AgentSpec, state: RecallState) -> Float[Array, ""]:
+    """The memory's weight against the network's, by the inverse of their mean squared errors; 1 where not asked for.
+
+    Two unbiased estimates with independent errors are best joined in this proportion.
+    """
+    network, memory = state.errors
+    return network / (network + memory) if spec.recall.trust else jnp.ones(())
+
+
+def read_when_learning(spec: AgentSpec) -> bool:
+    """Whether the loss of a row asks the memory about that row."""
+    return spec.has_external and (spec.recall.through or spec.recall.pull > 0 or _by_successors(spec))
+
+
+def _by_successors(spec: AgentSpec) -> bool:
+    return isinstance(spec.bootstrap, SuccessorsSpec)
+
+
+def by_successors(
+    state: RecallState,
+    target: Network,
+    told: Decision,
+    action: Int[Array, ""],
+    plain: Float[Array, ""],
+) -> Float[Array, ""]:
+    """The target of an action by what followed the entries similar to it; `plain` where there are none."""
+    read = told.external
+    weights, entries = read.weights.mean(0)[action], read.entries[0, action]
+    store = state.store
+    where = (
+        jnp.where(entries >= 0, entries // store.value.shape[1], 0),
+        jnp.where(entries >= 0, entries % store.value.shape[1], 0),
+    )
+    frames = jax.tree.map(lambda column: column[where], store.successor)
+    value = jax.vmap(target)(frames).preference.max(-1)
+    found = bootstrap.from_successors(weights, store.reward[where], store.discount[where], value, plain)
+    return jax.lax.stop_gradient(found)
+
+
+# -- writing ---------------------------------------------------------------------------------------------------
+
+
+def note(spec: AgentSpec, asked: Asked, frames: PyTree, decision: Decision, action: Int[Array, ""]) -> Noted:
+    """What is to be remembered of one action when it is taken."""
+    read = decision.external
+    waiting = Waiting(
+        key=asked.key,
+        features=jnp.zeros(0) if asked.offered is None else asked.offered[action],
+        hash=fingerprint(frames),
+        action=action,
+        network=decision.returns.q[action],
+        memory=read.q[action],
+        known=read.confidence[action] > 0,
+        best=decision.preference.max(),
+        frames=frames if spec.recall.refresh or _by_successors(spec) else (),
+    )
+    weights = read.weights[:, action] / max(read.weights.shape[0], 1)
+    return Noted(waiting, read.entries[:, action].reshape(-1), weights.reshape(-1))
+
+
+def remember(
+    spec: AgentSpec,
+    external: Any,
+    state: RecallState,
+    noted: Noted,
+    row: TimeStep,
+    done: Bool[Array, "envs"],
+    keep: Bool[Array, "envs"],
+) -> RecallState:
+    """After one step of every environment: notes what was read, writes the actions that are n steps old, lines up this.
+
+    An action whose n rewards a time limit cut off is not written: what would have followed is not known.
+    """
+    n, line, now = spec.recall.n_step, state.line, noted.waiting
+    store = external.touch(state.store, noted.entries.reshape(-1), noted.weights.reshape(-1))
+    place = state.steps % n
+    order = (place + jnp.arange(n)) % n  # oldest first
+    powers = spec.discount ** jnp.arange(n)
+    ended = jnp.cumsum(line.done[order], axis=0) > 0
+    inside = jnp.concatenate([jnp.ones_like(ended[:1]), ~ended[:-1]])  # up to the end of its episode
+    reward = (jnp.where(inside, line.reward[order], 0.0) * powers[:, None]).sum(0)
+    discount = jnp.where(ended[-1], 0.0, spec.discount**n)
+    cut = (inside & line.done[order] & ~line.terminated[order]).any(0)
+    old: Waiting = jax.tree.map(lambda leaf: leaf[place], line.waiting)
+    value = reward + discount * now.best
+    entries = Entries(
+        key=jax.lax.stop_gradient(old.key),
+        action=old.action,
+        features=old.features,
+        value=value,
+        td_error=value - old.network,
+        hash=old.hash,
+        origin=line.origin[place],
+        observation=old.frames,
+        reward=reward,
+        discount=discount,
+        successor=now.frames if _by_successors(spec) else (),
+        following=now.hash,
+    )
+    written = (state.steps >= n) & ~cut & keep
+    store = external.write(store, entries, written)
+    judged = written & old.known
+    squared = jnp.stack([(value - old.network) ** 2, (value - old.memory) ** 2])
+    rate = RATE * judged.sum()
+    mean = (squared * judged).sum(1) / jnp.maximum(judged.sum(), 1)
+    errors = state.errors + jnp.where(judged.any(), jnp.minimum(rate, 1.0), 0.0) * (mean - state.errors)
+    envs = jnp.arange(done.shape[0])
+    origin = jnp.stack([envs, state.episode, state.moment], axis=1)
+    put = partial(jax.tree.map, lambda old, new: old.at[place].set(new))
+    line = put(line, Line(now, _clip(spec, row.reward), row.terminated, done, origin))
+    moment, episode = jnp.where(done, 0, state.moment + 1), state.episode + done
+    return dataclasses.replace(
+        state, store=store, line=line, steps=state.steps + 1, episode=episode, moment=moment, errors=errors
+    )
+
+
+def broken_off(state: RecallState) -> RecallState:
+    """The state where new episodes begin in every environment, though the old ones did not end."""
+    newest = (state.steps - 1) % state.line.done.shape[0]
+    line = state.line._replace(
+        done=state.line.done.at[newest].set(True), terminated=state.line.terminated.at[newest].set(False)
+    )
+    return dataclasses.replace(state, line=line, moment=jnp.zeros_like(state.moment), episode=state.episode + 1)
+
+
+def _clip(spec: AgentSpec, reward: Float[Array, "envs"]) -> Float[Array, "envs"]:
+    return reward.clip(-spec.reward_clip, spec.reward_clip) if spec.reward_clip else reward
+
+
+def refresh(spec: AgentSpec, network: Network, state: RecallState) -> RecallState:
+    """The keys of the next few entries computed anew from their observations, and how far the first had drifted.
+
+    `network` is the one whose embeddings are keys. Drift is measured as the share of the entries nearest to the stored
+    key that are also among the nearest to the fresh one.
+    """
+    store, external = state.store, network.external
+    size = store.live.size
+    ids = (state.turn + jnp.arange(min(spec.recall.refresh, size))) % size
+    table, place = ids // store.live.shape[1], ids % store.live.shape[1]
+    frames = jax.tree.map(lambda column: column[table, place], store.observation)
+    fresh = jax.lax.stop_gradient(jax.vmap(network.embed)(frames))
+    old = store.key[table[0], place[0]]
+    before, after = external.read(store, old).entries[0], external.read(store, fresh[0]).entries[0]
+    mine = before[table[0]], after[table[0]]
+    shared = ((mine[0][:, None] == mine[1]) & (mine[0] >= 0)[:, None]).sum() / jnp.maximum((mine[0] >= 0).sum(), 1)
+    live = store.live[table[0], place[0]]
+    overlap = jnp.where(live, state.overlap + 0.01 * (shared - state.overlap), state.overlap)
+    return dataclasses.replace(
+        state, store=external.rekey(store, ids, fresh), turn=(ids[-1] + 1) % size, overlap=overlap
+    )
+
+
+def report(state: PyTree) -> dict[str, Any]:
+    """What a log line says of an external memory; a value per seed is a list if there are several."""
+    if not isinstance(state, RecallState):
+        return {}
+    network, memory = np.moveaxis(np.asarray(state.errors), -1, 0)
+    live = np.asarray(state.store.live).reshape(*network.shape, -1)
+    found = {
+        "memory_entries": live.sum(-1),
+        "memory_trust": network / (network + memory),
+        "memory_overlap": np.asarray(state.overlap),
+    }
+    return {name: value.tolist() if value.size > 1 else value.item() for name, value in found.items()}
+
+
+def refused(state: PyTree) -> int:
+    """How many entries were not written because their key or value was not finite."""
+    return int(np.asarray(state.store.refused).sum()) if isinstance(state, RecallState) else 0
+
+
+# -- keys ------------------------------------------------------------------------------------------------------
+
+
+def flat(space: spaces.Space, frames: PyTree) -> Float[Array, "inputs"]:
+    """Everything that is seen of a stacked observation as one row of numbers."""
+    leaves = jax.tree.leaves(spaces.seen_of(space, frames))
+    return jnp.concatenate([leaf.reshape(-1).astype(jnp.float32) for leaf in leaves])

@@ -1,0 +1,169 @@
+"""`chunked`: a million entries, of which a read looks at a few thousand: the best of the best chunks.
+
+A table is cut into chunks of equal size, each with the mean of its keys as a summary. A read attends to the summaries,
+opens the few best chunks and reads their entries as `episodic` does; with all chunks opened the two are equal. What
+it can miss are near entries in chunks that it does not open: how many is the recall, which depends on the keys.
+
+What is written goes to the chunk with the nearest summary. A chunk that is too full for it is cut in two across the
+direction in which its keys differ most, so that chunks come to lie where keys do, and follow them where they drift. The
+second half goes to an empty chunk, and where there is none, to the one that was longest of no use: a chunk is what is
+evicted. Every chunk stays at least half full after a cut; of all places about 7 in 10 are in use.
+
+An entry that is met again is taken out and placed anew, with its new key. Ids name an entry until the next write.
+
+Source: Lampinen et al. 2021 (arXiv 2105.14039) for attention in two levels, there over pieces of time; here chunks are
+made of keys that are alike.
+"""
+
+from typing import Any, Literal
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, PyTree
+
+from engram.errors import SpecError
+from engram.external import chunking
+from engram.external.chunking import Chunks
+from engram.external.episodic import Episodic, EpisodicSpec
+from engram.external.memory import Entries
+from engram.external.store import located
+from engram.external.writing import Rule, Update, drafted
+from engram.nn.attention import choose
+from engram.registry import register
+from engram.specs import setting, spec
+from engram.types import Key, MemoryRead
+
+
+@register("external", "chunked")
+@spec
+class ChunkedSpec:
+    """One entry for each experience, in chunks of similar ones; a read opens the best chunks only."""
+
+    capacity: int = setting(2**18, "places over all actions, who share them equally, in whole chunks", low=1)
+    size: int = setting(256, "places of a chunk; divides capacity", low=2)
+    probes: int = setting(16, "chunks that a read opens, for each action", low=1)
+    neighbours: int = setting(50, "entries that a read attends to, for each action", low=1)
+    kernel: Literal["inverse-distance", "dot", "scaled-dot", "multi-head"] = setting(
+        "inverse-distance", "how a key, and a summary, answers a query; multi-head learns projections"
+    )
+    heads: int = setting(4, "heads of kernel=multi-head; they divide the length of a key", low=1)
+    delta: float = setting(1e-3, "squared distance that counts as near: of the kernel and of confidence", above=0)
+    temperature: float = setting(1.0, "what scores are divided by; below 1 sharpens", above=0)
+    update: Update = setting("tabular", "where an observation comes again: v + alpha (R - v), or the best return")
+    alpha: float = setting(0.1, "step size of update=tabular", above=0, high=1)
+    eviction: Literal["oldest", "least-read"] = setting(
+        "least-read", "the chunk to give up: by its last write, or by its last write or read"
+    )
+    uniform: bool = setting(False, "control: all neighbours weigh the same")
+    shuffle: bool = setting(False, "control: entries have the values of others, always the same ones")
+
+    def check(self) -> None:
+        """Chunks fill the capacity, and those that are opened hold what is read."""
+        if self.capacity % self.size:
+            near = -(-self.capacity // self.size) * self.size
+            raise SpecError(
+                f"external.size = {self.size} does not divide external.capacity = {self.capacity}, which is cut into "
+                f"chunks of equal size; set capacity to {near}, or change size"
+            )
+        if self.neighbours > self.probes * self.size:
+            raise SpecError(
+                f"external.neighbours = {self.neighbours} is more than the {self.probes * self.size} entries of "
+                f"external.probes = {self.probes} chunks of external.size = {self.size}; lower neighbours or raise "
+                "one of the others"
+            )
+
+    def build(self, embedding: int, actions: int, offered: int, key: Key) -> "Chunked":
+        """A memory for `actions` fixed actions, or for actions of `offered` features each. Raises SpecError."""
+        count = 1 if offered else actions
+        places = self.capacity // count // self.size * self.size
+        if self.neighbours > places:
+            least = -(-self.neighbours // self.size) * self.size * count
+            raise SpecError(
+                f"external.neighbours = {self.neighbours} is more than the {places} entries, in chunks of "
+                f"{self.size}, that each of {count} actions has of external.capacity = {self.capacity}; set capacity "
+                f"to at least {least}, or lower neighbours"
+            )
+        names = EpisodicSpec.__dataclass_fields__.keys() & type(self).__dataclass_fields__.keys()
+        same: dict[str, Any] = {name: getattr(self, name) for name in names}
+        same["capacity"] = places * count
+        exact = EpisodicSpec(**same)
+        return Chunked(self, exact.build(embedding, actions, offered, key))
+
+
+class Chunked(eqx.Module):
+    """`episodic` with chunks: its kernels, values and confidence, over the entries of the chunks that are opened."""
+
+    exact: Episodic
+    size: int = eqx.field(static=True)
+    probes: int = eqx.field(static=True)
+    eviction: str = eqx.field(static=True)
+
+    def __init__(self, chosen: ChunkedSpec, exact: Episodic):
+        self.exact, self.size, self.eviction = exact, chosen.size, chosen.eviction
+        self.probes = min(chosen.probes, exact.places // chosen.size)
+
+    def init(self, kept: dict[str, PyTree] | None = None) -> Chunks:
+        """Empty chunks. `kept`: optional columns to keep as well, see `store.empty`."""
+        return chunking.empty(self.exact.init(kept), self.size)
+
+    def write(self, store: Chunks, entries: Entries, keep: Bool[Array, "block"]) -> Chunks:
+        """See `ExternalMemory.write`. Entries that are not finite are not written, but counted in `refused`."""
+        chosen = self.exact.chosen
+        held, rows, ids, tables, accepted, groups = drafted(
+            store.entries, entries, keep, Rule(chosen.update, chosen.alpha)
+        )
+        again, where = ids >= 0, located(held, ids)
+        kept = {
+            "read": jnp.where(again, held.read[where], 0),
+            "attention": jnp.where(again, held.attention[where], 0),
+            "count": jnp.where(again, held.count[where], 1),
+        }
+        chunks = eqx.tree_at(lambda chunks: chunks.entries, store, held)
+        chunks = chunking.removed(chunks, jnp.where(groups.is_last, ids, -1))
+        return chunking.placed(chunks, rows | kept, tables, accepted & groups.is_last)
+
+    def touch(self, store: Chunks, entries: Int[Array, "reads"], weights: Float[Array, "reads"]) -> Chunks:
+        """See `ExternalMemory.touch`."""
+        return chunking.touched(store, entries, weights, self.eviction == "least-read")
+
+    def read(
+        self, store: Chunks, query: Float[Array, "embedding"], offered: Float[Array, "actions features"] | None = None
+    ) -> MemoryRead:
+        """See `ExternalMemory.read`. Heads are averaged. Raises SpaceError where features are missing or unexpected."""
+        store = jax.lax.stop_gradient(store)
+        queries = self.exact.queries(query, offered)
+        asked = self.exact.asked(queries)
+        ids, known = self._nearest(store, jax.lax.stop_gradient(asked))
+        return self.exact.answer(store.entries, queries, asked, ids, known)
+
+    def _nearest(
+        self, store: Chunks, asked: Float[Array, "heads queries width"]
+    ) -> tuple[Int[Array, "heads actions k"], Bool[Array, "heads actions k"]]:
+        """Ids of the best live entries of each action in its best chunks, and which of them are live at all."""
+        entries, chunks, size = store.entries, store.chunks, store.size
+        near = self._scores(jnp.einsum("hqw,tcw->hqtc", asked, store.centre), store.length)
+        # There is one query, or one table.
+        near = near.reshape(len(asked), -1, chunks)
+        opened = choose(near, self.probes, store.filled > 0)
+        table = jnp.arange(near.shape[1])[:, None] if entries.tables > 1 else jnp.zeros((near.shape[1], 1), int)
+        number = table * chunks + opened  # [heads actions probes]
+        keys = entries.key.reshape(-1, size, self.exact.width)
+        rows = jnp.broadcast_to(asked[:, :, None], (len(asked), near.shape[1], self.probes, self.exact.width))
+
+        # One chunk after the other, because a gather of all of them would be written to memory and read again.
+        def product(pair: tuple[Array, Array]) -> Array:
+            return jax.lax.dynamic_index_in_dim(keys, pair[0], keepdims=False) @ pair[1]
+
+        products = jax.lax.map(product, (number.reshape(-1), rows.reshape(-1, self.exact.width)))
+        products = products.reshape(*number.shape, size)
+        scores = self._scores(products, entries.length.reshape(-1, size)[number])
+        live = entries.live.reshape(-1, size)[number]
+        scores, live = (part.reshape(*number.shape[:2], -1) for part in (scores, live))
+        best = choose(scores, self.exact.chosen.neighbours, live)
+        place = jnp.take_along_axis(opened, best // size, -1) * size + best % size
+        return table * entries.places + place, jnp.take_along_axis(live, best, -1)
+
+    def _scores(self, product: Float[Array, "..."], length: Float[Array, "..."]) -> Float[Array, "..."]:
+        """By what keys, and summaries, are ranked."""
+        return 2 * product - length if self.exact.chosen.kernel == "inverse-distance" else product

@@ -1,0 +1,259 @@
+"""Chunks of a store: where new entries go, and how chunks are cut in two, given up and summarised.
+
+A chunk is `size` places of a table in a row. All is done by the row or by the chunk; nothing here goes through a table,
+and nothing copies one.
+"""
+
+import dataclasses
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from engram.external import store as stores
+from engram.external.store import Store, indexed, located
+from engram.external.writing import put
+
+NO_COLUMNS = ("index", "cursor", "clock", "refused")  # fields of a store without an axis of places
+ROUNDS = 4  # of the power iteration that finds the direction of a cut
+AT_ONCE = 64  # entries that are placed together, at most half a chunk of them
+
+
+class Chunks(eqx.Module):
+    """A store, and a summary of each of its chunks."""
+
+    entries: Store
+    centre: Float[Array, "tables chunks width"]  # mean of the keys of its live entries
+    length: Float[Array, "tables chunks"]  # |centre|^2
+    filled: Int[Array, "tables chunks"]  # live entries
+    used: Int[Array, "tables chunks"]  # time of the last write into it, or of the last read from it
+
+    @property
+    def live(self) -> Bool[Array, "*seeds tables places"]:
+        """Which places hold an entry."""
+        return self.entries.live
+
+    @property
+    def refused(self) -> Int[Array, "*seeds"]:
+        """Entries that were offered with numbers that are not finite, or for an action that no table is for."""
+        return self.entries.refused
+
+    @property
+    def chunks(self) -> int:
+        """Chunks of each table."""
+        return self.filled.shape[1]
+
+    @property
+    def size(self) -> int:
+        """Places of a chunk."""
+        return self.entries.places // self.chunks
+
+
+def empty(entries: Store, size: int) -> Chunks:
+    """An empty store, cut into chunks of `size` places, which must divide those of a table."""
+    shape = (entries.tables, entries.places // size)
+    return Chunks(
+        entries,
+        jnp.zeros((*shape, entries.key.shape[2])),
+        jnp.zeros(shape),
+        jnp.zeros(shape, jnp.int32),
+        jnp.zeros(shape, jnp.int32),
+    )
+
+
+def touched(chunks: Chunks, ids: Int[Array, "reads"], weights: Float[Array, "reads"], renew: bool) -> Chunks:
+    """`store.touched`; with `renew` the chunks of these entries count as used just now."""
+    entries = stores.touched(chunks.entries, ids, weights)
+    if not renew:
+        return dataclasses.replace(chunks, entries=entries)
+    table, place = located(entries, ids)
+    used = chunks.used.at[table, place // chunks.size].max(entries.clock, mode="drop")
+    return dataclasses.replace(chunks, entries=entries, used=used)
+
+
+def removed(chunks: Chunks, ids: Int[Array, "block"]) -> Chunks:
+    """The chunks without these entries; -1 stands for nothing."""
+    table, place = located(chunks.entries, ids)
+    chunks = _summed(chunks, table, place // chunks.size, chunks.entries.key[table, place], jnp.where(ids < 0, 0, -1))
+    live = chunks.entries.live.at[table, place].set(False, mode="drop")
+    return dataclasses.replace(chunks, entries=dataclasses.replace(chunks.entries, live=live))
+
+
+def placed(chunks: Chunks, rows: dict[str, Any], tables: Int[Array, "block"], wanted: Bool[Array, "block"]) -> Chunks:
+    """The chunks with the `wanted` rows, whose columns are given, in the order of the block."""
+    at_once = min(AT_ONCE, chunks.size // 2, len(wanted))
+    parts = -(-len(wanted) // at_once)
+    filling = parts * at_once - len(wanted)
+    given = jax.tree.map(lambda x: jnp.pad(x, [(0, filling)] + [(0, 0)] * (x.ndim - 1)), (rows, tables, wanted))
+    last = jnp.where(given[2], jnp.arange(parts * at_once), -1).max() // at_once
+
+    def step(state: tuple[Array, Chunks]) -> tuple[Array, Chunks]:
+        part, chunks = state
+        cut = jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, part * at_once, at_once), given)
+        return part + 1, _placed_at_once(chunks, *cut)
+
+    # A loop of as many turns as there is something to place. What goes into a loop is computed before it: otherwise XLA
+    # would read columns that the rows came from when they are changed already, and copy them for that.
+    return jax.lax.while_loop(lambda state: state[0] <= last, step, (jnp.zeros((), jnp.int32), chunks))[1]
+
+
+def _placed_at_once(
+    chunks: Chunks, rows: dict[str, Any], tables: Int[Array, "block"], wanted: Bool[Array, "block"]
+) -> Chunks:
+    key = rows["key"]
+    chunks, chunk = _with_room(chunks, key, tables, _best_chunk(chunks, key, tables), wanted)
+    ids = jnp.where(wanted, tables * chunks.entries.places + _free_places(chunks, tables, chunk, wanted), -1)
+    chunks = dataclasses.replace(chunks, entries=indexed(put(chunks.entries, ids, rows | {"live": wanted}), ids))
+    chunks = _summed(chunks, tables, chunk, key, wanted.astype(jnp.int32))
+    row = jnp.where(wanted, tables, chunks.entries.tables)
+    return dataclasses.replace(chunks, used=chunks.used.at[row, chunk].max(rows["written"], mode="drop"))
+
+
+def _best_chunk(chunks: Chunks, key: Float[Array, "block width"], tables: Int[Array, "block"]) -> Int[Array, "block"]:
+    """For each key the chunk of its table with the nearest summary; chunk 0 where all are empty."""
+    product = jnp.einsum("bw,tcw->btc", key, chunks.centre, precision=jax.lax.Precision.HIGHEST)
+    near = jnp.where(chunks.filled > 0, 2 * product - chunks.length, -jnp.inf)
+    return jnp.take_along_axis(near, tables[:, None, None], 1)[:, 0].argmax(1).astype(jnp.int32)
+
+
+def _free_places(
+    chunks: Chunks, tables: Int[Array, "block"], chunk: Int[Array, "block"], wanted: Bool[Array, "block"]
+) -> Int[Array, "block"]:
+    """A free place in its chunk for each wanted entry, distinct ones, the lowest first."""
+    same = (tables[:, None] == tables) & (chunk[:, None] == chunk) & wanted
+    rank = (same & jnp.tri(len(chunk), k=-1, dtype=bool)).sum(1)
+    free = ~chunks.entries.live[tables[:, None], chunk[:, None] * chunks.size + jnp.arange(chunks.size)]
+    return chunk * chunks.size + (jnp.cumsum(free, 1) <= rank[:, None]).sum(1, dtype=jnp.int32)
+
+
+# -- making room -------------------------------------------------------------------------------------------------
+
+
+def _with_room(
+    chunks: Chunks,
+    key: Float[Array, "block width"],
+    tables: Int[Array, "block"],
+    chunk: Int[Array, "block"],
+    wanted: Bool[Array, "block"],
+) -> tuple[Chunks, Int[Array, "block"]]:
+    """Chunks that were cut until what is wanted has room, and the chunk of each entry among those.
+
+    A cut leaves room for half a chunk in either half, which is more than the block has: so each chunk is cut once at
+    most. Where all chunks of a table are wanted, none may be given up; then a chunk gives up entries of its own.
+    """
+
+    def lack(chunk: Array) -> tuple[Array, Array]:
+        demand = jnp.zeros_like(chunks.filled).at[tables, chunk].add(wanted.astype(jnp.int32))
+        return demand, demand - chunks.size
+
+    def lacking(state: tuple[Chunks, Array]) -> Array:
+        chunks, chunk = state
+        return (jnp.where(lack(chunk)[0] > 0, chunks.filled + lack(chunk)[1], 0) > 0).any()
+
+    def relieve(state: tuple[Chunks, Array]) -> tuple[Chunks, Array]:
+        chunks, chunk = state
+        demand, over = lack(chunk)
+        over = jnp.where(demand > 0, chunks.filled + over, 0)
+        table, full = jnp.unravel_index(over.argmax(), over.shape)
+        age = jnp.where(chunks.filled[table] == 0, -1, chunks.used[table])  # empty ones first
+        into = jnp.where(demand[table] > 0, jnp.iinfo(jnp.int32).max, age).argmin()
+        chunks = _relieved(chunks, table, full, into, over[table, full], demand[table, into] == 0)
+        halves = chunks.centre[table, jnp.stack([full, into])]
+        nearer = ((key[:, None] - halves) ** 2).sum(-1).argmin(1) == 1
+        moves = (tables == table) & (chunk == full) & nearer & (demand[table, into] == 0)
+        return chunks, jnp.where(moves, into, chunk).astype(jnp.int32)
+
+    # A loop, because what a branch may change is copied, and what a loop changes is not.
+    return jax.lax.while_loop(lacking, relieve, (chunks, chunk))
+
+
+def _relieved(
+    chunks: Chunks,
+    table: Int[Array, ""],
+    full: Int[Array, ""],
+    into: Int[Array, ""],
+    over: Int[Array, ""],
+    cut: Bool[Array, ""],
+) -> Chunks:
+    """With `cut`, half of the entries of one chunk are moved to another, whose own are given up.
+
+    Without, those `over` of its entries are given up that were longest of no use.
+    """
+    entries, size, half = chunks.entries, chunks.size, chunks.size // 2
+    own = (table, full * size + jnp.arange(size))
+    key, live = entries.key[own], entries.live[own]
+    along = _along(jnp.where(live[:, None], key - chunks.centre[table, full], 0))
+    order = jax.lax.top_k(jnp.where(live, along, -jnp.inf), half)[1]
+    unused = jnp.where(live, jnp.maximum(entries.read[own], entries.written[own]), jnp.iinfo(jnp.int32).max)
+    dropped = ~cut & (unused.argsort().argsort() < over)
+    # Nothing is dropped where there is a cut; said here too, so that XLA sees that columns change after they are read.
+    moves = cut & (jnp.arange(half) < live.sum() // 2) & ~dropped[order]
+    moved = jnp.zeros(size, bool).at[order].set(moves)
+    stays = live & ~moved & ~dropped
+    entries = _moved(entries, table, full * size + order, into * size + jnp.arange(half), moves)
+    target = jnp.where(cut, table, entries.tables)  # past the end: dropped
+    now = jnp.stack([stays, jnp.arange(size) < moves.sum()])
+    both = jnp.stack([full, into])
+    inside = both[:, None] * size + jnp.arange(size)
+    where = (jnp.stack([table, target]), both)
+    live = entries.live.at[where[0][:, None], inside].set(now, mode="drop")
+    moved_ids = jnp.where(moves, table * entries.places + into * size + jnp.arange(half), -1)
+    entries = indexed(dataclasses.replace(entries, live=live), moved_ids)
+    masks = jnp.stack([stays, moved])
+    count = masks.sum(1, dtype=jnp.int32)
+    centre = jnp.where(masks[:, :, None], key, 0).sum(1) / jnp.maximum(count, 1)[:, None]
+    return Chunks(
+        entries,
+        chunks.centre.at[where].set(centre, mode="drop"),
+        chunks.length.at[where].set((centre**2).sum(1), mode="drop"),
+        chunks.filled.at[where].set(count, mode="drop"),
+        chunks.used.at[target, into].set(chunks.used[table, full], mode="drop"),
+    )
+
+
+def _moved(
+    entries: Store, table: Int[Array, ""], source: Int[Array, "half"], target: Int[Array, "half"], moves: Array
+) -> Store:
+    """The columns of some places copied to others of the same table."""
+    to = jnp.where(moves, table, entries.tables)
+    columns = {
+        field.name: jax.tree.map(
+            lambda column: column.at[to, target].set(column[table, source], mode="drop"), getattr(entries, field.name)
+        )
+        for field in dataclasses.fields(entries)
+        if field.name not in ("live", *NO_COLUMNS)
+    }
+    return dataclasses.replace(entries, **columns)
+
+
+def _along(rows: Float[Array, "size width"]) -> Float[Array, "size"]:
+    """Coordinates of centred rows along about the direction in which they differ most, by power iteration."""
+    direction = rows[(rows**2).sum(1).argmax()]
+    for _ in range(ROUNDS):
+        direction = (rows @ direction) @ rows
+        direction = direction / jnp.maximum(jnp.sqrt((direction**2).sum()), jnp.finfo(rows.dtype).tiny)
+    return rows @ direction
+
+
+# -- summaries ---------------------------------------------------------------------------------------------------
+
+
+def _summed(
+    chunks: Chunks,
+    table: Int[Array, "block"],
+    chunk: Int[Array, "block"],
+    key: Float[Array, "block width"],
+    change: Int[Array, "block"],
+) -> Chunks:
+    """Summaries after these keys came into (change 1) or left (-1) these chunks; with a change of 0, nothing did."""
+    where = (jnp.where(change == 0, chunks.entries.tables, table), chunk)
+    before = chunks.filled[where]
+    filled = chunks.filled.at[where].add(change, mode="drop")
+    after = jnp.maximum(filled[where], 1).astype(jnp.float32)
+    stays = jnp.where(filled[where] > 0, before / after, 0)[:, None] * chunks.centre[where]
+    comes = jnp.where((filled[where] > 0)[:, None], (change / after)[:, None] * key, 0)
+    centre = chunks.centre.at[where].set(stays, mode="drop").at[where].add(comes, mode="drop")
+    length = chunks.length.at[where].set((centre[where] ** 2).sum(1), mode="drop")
+    return dataclasses.replace(chunks, centre=centre, length=length, filled=filled)

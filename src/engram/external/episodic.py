@@ -1,0 +1,226 @@
+"""`episodic`: every experience is an entry; a read is attention over the nearest of each action.
+
+Differentiable neural dictionaries (Pritzel et al. 2017, arXiv 1703.01988) and, with `update=max`, model-free episodic
+control (Blundell et al. 2016, arXiv 1606.04460).
+"""
+
+from typing import Literal
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, PyTree
+
+from engram import bits
+from engram.errors import SpaceError, SpecError
+from engram.external import store as stores
+from engram.external.eviction import Eviction
+from engram.external.memory import Entries
+from engram.external.store import Store
+from engram.external.writing import Rule, Update, write
+from engram.nn.attention import attend, check_heads, choose
+from engram.registry import register
+from engram.specs import setting, spec
+from engram.types import Key, MemoryRead
+
+
+@register("external", "episodic")
+@spec
+class EpisodicSpec:
+    """One entry for each experience; what the nearest of each action came to, weighted by attention."""
+
+    capacity: int = setting(10_000, "entries over all actions, who share them equally", low=1)
+    neighbours: int = setting(50, "entries that a read attends to, for each action", low=1)
+    kernel: Literal["inverse-distance", "dot", "scaled-dot", "multi-head"] = setting(
+        "inverse-distance", "how a key answers a query; multi-head learns projections"
+    )
+    heads: int = setting(4, "heads of kernel=multi-head; they divide the length of a key", low=1)
+    delta: float = setting(1e-3, "squared distance that counts as near: of the kernel and of confidence", above=0)
+    temperature: float = setting(1.0, "what scores are divided by; below 1 sharpens", above=0)
+    update: Update = setting("tabular", "where an observation comes again: v + alpha (R - v), or the best return")
+    alpha: float = setting(0.1, "step size of update=tabular", above=0, high=1)
+    eviction: Eviction = setting("least-read", "what a full table gives up")
+    max_age: int = setting(0, "writes after which an entry is dropped unless written again; 0 for never", low=0)
+    uniform: bool = setting(False, "control: all neighbours weigh the same")
+    shuffle: bool = setting(False, "control: entries have the values of others, always the same ones")
+
+    keeps_observations = True
+
+    def check(self) -> None:
+        """A read cannot attend to more entries than there are."""
+        if self.neighbours > self.capacity:
+            raise SpecError(
+                f"external.neighbours = {self.neighbours} is more than external.capacity = {self.capacity}; "
+                f"set neighbours to at most {self.capacity}, or raise capacity"
+            )
+
+    def build(self, embedding: int, actions: int, offered: int, key: Key) -> "Episodic":
+        """A memory for `actions` fixed actions, or for actions of `offered` features each. Raises SpecError."""
+        count = 1 if offered else actions
+        places = self.capacity // count
+        if self.neighbours > places:
+            raise SpecError(
+                f"external.neighbours = {self.neighbours} is more than the {places} entries that each of {count} "
+                f"actions has of external.capacity = {self.capacity}; set neighbours to at most {places}, or capacity "
+                f"to at least {self.neighbours * count}"
+            )
+        if self.kernel == "multi-head":
+            check_heads(self.heads, embedding + offered, ("external.heads", "the length of a key"))
+        return Episodic(self, count, places, embedding + offered, offered, key=key)
+
+
+class Episodic(eqx.Module):
+    """Tables of entries, read by one query for all of a fixed set of actions, or by one for each offered action.
+
+    The k best entries of each action are chosen without a gradient; only their k scores are computed with one.
+
+    Confidence is max_i delta / (d_i^2 + delta) over the entries read, d_i their distance from the query: 1 at an exact
+    match, a half where d_i^2 = delta, whatever the kernel. With learned projections it still goes by the embedding.
+    """
+
+    projections: tuple[Float[Array, "heads size width"], Float[Array, "heads size width"]] | tuple[()]  # query, key
+    tables: int = eqx.field(static=True)
+    places: int = eqx.field(static=True)
+    width: int = eqx.field(static=True)  # of a key: embedding, then features of the action
+    offered: int = eqx.field(static=True)
+    chosen: EpisodicSpec = eqx.field(static=True)
+
+    def __init__(self, chosen: EpisodicSpec, tables: int, places: int, width: int, offered: int, *, key: Key):
+        self.projections = ()
+        if chosen.kernel == "multi-head":
+            shape = (chosen.heads, width // chosen.heads, width)
+            drawn = jax.random.normal(key, shape) * width**-0.5
+            self.projections = drawn, drawn  # q' W' W k: at first, close to the product of query and key
+        self.tables, self.places, self.width, self.offered, self.chosen = tables, places, width, offered, chosen
+
+    def init(self, kept: dict[str, PyTree] | None = None) -> Store:
+        """An empty store. `kept`: optional columns to keep as well, see `store.empty`."""
+        return stores.empty(self.tables, self.places, self.width, self.offered, kept)
+
+    def write(self, store: Store, entries: Entries, keep: Bool[Array, "block"]) -> Store:
+        """See `ExternalMemory.write`. Entries that are not finite are not written, but counted in `store.refused`."""
+        chosen = self.chosen
+        return write(store, entries, keep, Rule(chosen.update, chosen.alpha, chosen.eviction, chosen.max_age))
+
+    def rekey(self, store: Store, ids: Int[Array, "entries"], embeddings: Float[Array, "entries embedding"]) -> Store:
+        """The store with fresh embeddings in the keys of these entries."""
+        where = stores.located(store, ids)
+        keys = jnp.concatenate([embeddings, store.features[where]], axis=1)
+        return eqx.tree_at(
+            lambda store: (store.key, store.length),
+            store,
+            (store.key.at[where].set(keys), store.length.at[where].set((keys**2).sum(-1))),
+        )
+
+    def touch(self, store: Store, entries: Int[Array, "reads"], weights: Float[Array, "reads"]) -> Store:
+        """See `ExternalMemory.touch`."""
+        return stores.touched(store, entries, weights)
+
+    def read(
+        self, store: Store, query: Float[Array, "embedding"], offered: Float[Array, "actions features"] | None = None
+    ) -> MemoryRead:
+        """See `ExternalMemory.read`. Heads are averaged. Raises SpaceError where features are missing or unexpected."""
+        store = jax.lax.stop_gradient(store)
+        queries = self.queries(query, offered)
+        asked = self.asked(queries)
+        return self.answer(store, queries, asked, *self._nearest(store, jax.lax.stop_gradient(asked)))
+
+    def answer(
+        self,
+        store: Store,
+        queries: Float[Array, "queries width"],
+        asked: Float[Array, "heads queries width"],
+        ids: Int[Array, "heads actions k"],
+        known: Bool[Array, "heads actions k"],
+    ) -> MemoryRead:
+        """What these entries say, of which only those that are `known` count."""
+        near = store.key[stores.located(store, jnp.where(known, ids, 0))]  # [heads actions k width]
+        # From differences, not from products: 0 at an exact match, however small delta is.
+        distance = ((queries[:, None] - near) ** 2).sum(-1)
+        if self.chosen.uniform:
+            scores = jnp.zeros_like(distance)
+        elif self.chosen.kernel == "inverse-distance":
+            scores = -jnp.log(distance + self.chosen.delta)
+        else:
+            scores = jnp.einsum("haw,hakw->hak", jnp.broadcast_to(asked, near[:, :, 0].shape), near)
+        weights = attend(scores / self.chosen.temperature, known)
+        ids = jnp.where(known, ids, -1)
+        q = (weights * self.values(store, ids)).sum(-1).mean(0)
+        close = jnp.where(known, self.chosen.delta / (distance + self.chosen.delta), 0)
+        return MemoryRead(jnp.zeros(0), weights, ids, q, close.max((0, 2)))
+
+    def values(self, store: Store, ids: Int[Array, "*ids"]) -> Float[Array, "*ids"]:
+        """What these entries count as in a read; 0 for -1."""
+        where = stores.located(store, ids)
+        if self.chosen.shuffle:
+            where = where[0], _partners(store, *where)
+        return jnp.where(ids >= 0, store.value[where], 0)
+
+    def queries(
+        self, query: Float[Array, "embedding"], offered: Float[Array, "actions features"] | None
+    ) -> Float[Array, "queries width"]:
+        """One query for each table, or for each offered action."""
+        if offered is None and not self.offered:
+            return query[None]
+        if offered is None or offered.shape[1] != self.offered:
+            given = "none" if offered is None else str(offered.shape[1])
+            raise SpaceError(
+                f"external=episodic was built for {self.offered} features of each action, but {given} were given; "
+                "build it with as many as the observation's 'offered' has, 0 for a fixed set"
+            )
+        return jnp.concatenate([jnp.broadcast_to(query, (len(offered), len(query))), offered], 1)
+
+    def asked(self, queries: Float[Array, "queries width"]) -> Float[Array, "heads queries width"]:
+        """What the keys are multiplied with; the projection of the keys is moved to the few queries."""
+        kernel = self.chosen.kernel
+        if kernel == "multi-head":
+            to_query, to_key = self.projections  # type: ignore[misc]
+            projected = jnp.einsum("hsw,qw->hqs", to_query, queries) * to_query.shape[1] ** -0.5
+            return jnp.einsum("hqs,hsw->hqw", projected, to_key)
+        return queries[None] * (self.width**-0.5 if kernel == "scaled-dot" else 1)
+
+    def _nearest(
+        self, store: Store, asked: Float[Array, "heads queries width"]
+    ) -> tuple[Int[Array, "heads actions k"], Bool[Array, "heads actions k"]]:
+        """Ids of the best live entries of each action, and which of them are live at all."""
+        rows = asked.reshape(-1, self.width)
+        keys = store.key.reshape(-1, self.width)
+        product = jnp.matmul(rows, keys.T, precision=jax.lax.Precision.HIGHEST)
+        # There is one query, or one table.
+        product = product.reshape(len(asked), -1, self.places)
+        scores = 2 * product - store.length if self.chosen.kernel == "inverse-distance" else product
+        live = jnp.broadcast_to(store.live, product.shape[1:])
+        places = choose(scores, self.chosen.neighbours, live)
+        table = jnp.arange(product.shape[1])[:, None] if self.tables > 1 else 0
+        known = jnp.take_along_axis(jnp.broadcast_to(live, product.shape), places, -1)
+        return table * self.places + places, known
+
+
+def _partners(store: Store, table: Int[Array, "*ids"], place: Int[Array, "*ids"]) -> Int[Array, "*ids"]:
+    """For each entry another of its table, drawn from its place alone: the first live one of several draws.
+
+    The ranges halve, so that partners are found in a table that has just begun to fill. Itself if all fail.
+    """
+    spans = [store.places]
+    while spans[-1] > 2:
+        spans.append((spans[-1] + 1) // 2)
+    seeds = jnp.stack([place, table], -1).astype(jnp.uint32).reshape(-1, 2)
+    words = jax.vmap(lambda seed: bits.hashed(seed, len(spans)))(seeds)
+    drawn = bits.below(words, jnp.broadcast_to(jnp.array(spans), words.shape)).reshape(*place.shape, -1)
+    fits = store.live[table[..., None], drawn] & (drawn != place[..., None])
+    first = jnp.take_along_axis(drawn, fits.argmax(-1)[..., None], -1)[..., 0]
+    return jnp.where(fits.any(-1), first, place)
+
+
+def leave_one_out(weights: Float[Array, "*rows k"], values: Float[Array, "*rows k"]) -> Float[Array, "*rows k"]:
+    """By how much q = sum_j w_j v_j would change if entry i had not been read: q without i, minus q.
+
+    Equal to w_i (q - v_i) / (1 - w_i): above 0 where the entry held q down. Computed from the sums over the others, so
+    that a weight close to 1 costs no digits. The place of the entry is not filled by the next nearest one. An entry
+    that is all there is takes q with it: the change is -q; one of weight 0 changes nothing.
+    """
+    others = ~jnp.eye(weights.shape[-1], dtype=bool)
+    left = jnp.where(others, weights[..., None, :], 0).sum(-1)
+    read = jnp.where(others, (weights * values)[..., None, :], 0).sum(-1)
+    without = jnp.where(left > 0, read / jnp.where(left > 0, left, 1), 0)
+    return jnp.where(weights > 0, without - (weights * values).sum(-1, keepdims=True), 0)

@@ -1,0 +1,319 @@
+"""An agent and its external memory: what is written, what is read, and that it is part of the run."""
+
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import engram
+from engram import Trainer, presets, spaces, specs
+from engram.agents import examples
+from engram.agents import recall as remembering
+from engram.agents.q_learning import Agent, Experience, Mind
+from engram.agents.spec import AgentSpec, RecallSpec
+from engram.bits import fingerprint
+from engram.encoders.vector import VectorSpec
+from engram.errors import LearningFault, SpecError
+from engram.external.episodic import EpisodicSpec
+from engram.losses.bootstrap import MemorySpec
+from engram.types import TimeStep
+
+KEY = jax.random.PRNGKey(0)
+SPEC = AgentSpec(
+    encoder=VectorSpec(widths=(8,)), external=EpisodicSpec(capacity=200, neighbours=5),
+    recall=RecallSpec(n_step=3), discount=0.5, learn_every=2,
+)  # fmt: skip
+SMALL = {"encoder.widths": (8,), "replay.start": 40, "replay.capacity": 400, "replay.batch_size": 8}
+
+
+def agent(envs: int = 2, **changes: Any) -> Agent:
+    return Agent(replace(SPEC, **changes), spaces.Box((2,)), 2, envs)
+
+
+class Told:
+    """An agent led through scripted rewards and ends, and what its memory should then hold."""
+
+    def __init__(self, one: Agent):
+        self.agent, self.state = one, one.init(KEY)
+        self.recall, self.actor = self.state.recall, self.state.actor
+        self.act, self.remember = jax.jit(one.act), jax.jit(one.remember)
+        self.rows: list[list[dict[str, Any]]] = [[] for _ in range(one.envs)]
+
+    def step(self, observation: np.ndarray, reward: np.ndarray, terminated: np.ndarray, truncated: np.ndarray) -> None:
+        observation = jnp.asarray(observation)
+        is_first = jnp.array([not rows or rows[-1]["done"] for rows in self.rows])
+        mind = Mind(self.state.learner.params, self.recall)
+        self.actor, action, decision, noted = self.act(
+            mind, self.actor, observation, is_first, jnp.zeros(self.agent.envs)
+        )
+        done = terminated | truncated
+        row = TimeStep(observation, is_first, action, jnp.asarray(reward), jnp.asarray(terminated))
+        experience = Experience(row, jnp.asarray(done), observation, jnp.ones(self.agent.envs, bool), noted)
+        experience = jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], experience)
+        self.recall = self.remember(mind.network, self.recall, experience)
+        for env, rows in enumerate(self.rows):
+            rows.append({
+                "action": int(action[env]), "reward": float(reward[env]), "terminated": bool(terminated[env]),
+                "done": bool(done[env]), "best": float(decision.preference[env].max()),
+                "key": np.asarray(decision.working.vector[env]),
+            })  # fmt: skip
+
+    def expected(self, n: int, discount: float) -> list[tuple[int, int, float]]:
+        """By a plain loop: (environment, step, value) of every action that should have been written."""
+        found = []
+        for env, rows in enumerate(self.rows):
+            for t in range(len(rows) - n):
+                value, written = 0.0, True
+                for k in range(n):
+                    value += discount**k * rows[t + k]["reward"]
+                    if rows[t + k]["done"]:
+                        written = rows[t + k]["terminated"]
+                        break
+                else:
+                    value += discount**n * rows[t + n]["best"]
+                if written:
+                    found.append((env, t, value))
+        return found
+
+
+@pytest.mark.parametrize("n", [1, 3])
+def test_an_entry_is_the_n_step_return_of_its_action(n: int):
+    told = Told(agent(recall=RecallSpec(n_step=n)))
+    random = np.random.default_rng(0)
+    for _ in range(30):
+        ends = random.random(2)
+        told.step(random.normal(size=(2, 2)).astype(np.float32), random.normal(size=2).astype(np.float32),
+                  ends < 0.15, (ends > 0.85))  # fmt: skip
+    store = told.recall.store
+    where = np.argwhere(np.asarray(store.live))
+    expected = told.expected(n, 0.5)
+    assert len(where) == len(expected)
+    assert int(store.clock) == len(expected)
+    steps = {}
+    for env, rows in enumerate(told.rows):  # (environment, episode, step of it) -> step of the run
+        episode, first = 0, 0
+        for t, row in enumerate(rows):
+            steps[env, episode, t - first] = t
+            if row["done"]:
+                episode, first = episode + 1, t + 1
+    found = {}
+    for table, place in where:
+        env, episode, moment = np.asarray(store.origin[table, place]).tolist()
+        row = told.rows[env][steps[env, episode, moment]]
+        assert table == row["action"] == int(store.action[table, place])
+        np.testing.assert_array_equal(store.key[table, place], row["key"])
+        found[env, steps[env, episode, moment]] = float(store.value[table, place])
+    assert found.keys() == {(env, t) for env, t, _ in expected}
+    for env, t, value in expected:
+        np.testing.assert_allclose(found[env, t], value, rtol=1e-5, atol=1e-5)
+
+
+def test_only_what_acting_read_is_touched():
+    told = Told(agent())
+    random = np.random.default_rng(0)
+    for _ in range(12):
+        told.step(
+            random.normal(size=(2, 2)).astype(np.float32), np.ones(2, np.float32), np.zeros(2, bool), np.zeros(2, bool)
+        )
+    # From step 3 on something is stored; from step 4 on every read of a known action hands out weights that sum to 1.
+    received = float(told.recall.store.attention.sum())
+    assert 0 < received <= 2 * 9
+    learner = told.state.learner
+    replay = told.state.replay
+    jax.jit(told.agent.learn)(learner, replay, told.recall)
+    assert float(told.recall.store.attention.sum()) == received
+
+
+def test_the_share_of_the_memory_is_its_confidence_and_what_it_is_trusted_with():
+    one = agent(recall=RecallSpec(n_step=1, trust=True, share=0.5))
+    told = Told(one)
+    for _ in range(4):
+        told.step(np.ones((2, 2), np.float32), np.ones(2, np.float32), np.zeros(2, bool), np.zeros(2, bool))
+    trusted = replace_errors(told.recall, [3.0, 1.0])
+    consult = partial(remembering.consult, one.spec, trusted, told.state.learner.params, told.state.learner.params)
+    frames = jnp.ones((1, 2))
+    _, decision = consult(frames, told.state.learner.params(frames))
+    np.testing.assert_allclose(decision.share, 0.5 * 0.75 * decision.external.confidence, rtol=1e-6)
+    known = np.asarray(decision.external.confidence) > 0
+    assert known.any()
+    blended = (1 - decision.share) * decision.returns.q + decision.share * decision.external.q
+    np.testing.assert_allclose(np.asarray(decision.q)[known], np.asarray(blended)[known], rtol=1e-6)
+    sure = replace(one.spec, recall=RecallSpec(n_step=1, trust=False, confidence="known"))
+    _, decision = remembering.consult(
+        sure, trusted, told.state.learner.params, told.state.learner.params, frames, told.state.learner.params(frames)
+    )
+    np.testing.assert_array_equal(decision.share, known.astype(np.float32))
+
+
+def replace_errors(recall: remembering.RecallState, errors: list[float]) -> remembering.RecallState:
+    return replace(recall, errors=jnp.array(errors))
+
+
+def test_an_empty_memory_changes_no_target():
+    one, plain = agent(bootstrap=MemorySpec()), agent(external=AgentSpec().external)
+    state, random = one.init(KEY), np.random.default_rng(0)
+    example = examples.Transition(
+        jnp.asarray(random.normal(size=(1, 2)), jnp.float32), jnp.int32(1),
+        remembering_step(), jnp.asarray(random.normal(size=(1, 2)), jnp.float32), jnp.float32(1),
+    )  # fmt: skip
+    params = state.learner.params
+    with_memory = examples.score_transition(one.spec, examples.Nets(params, params, state.recall), example)
+    without = examples.score_transition(plain.spec, examples.Nets(params, params, ()), example)
+    np.testing.assert_array_equal(with_memory.loss, without.loss)
+
+
+def remembering_step() -> Any:
+    from engram.losses.returns import NStep
+
+    return NStep(jnp.float32(1.0), jnp.float32(0.5), jnp.int32(1))
+
+
+@pytest.mark.parametrize("through", [False, True])
+def test_the_gradient_reaches_the_encoder_through_the_read_only_where_asked(through: bool):
+    one = agent(recall=RecallSpec(n_step=1, through=through, trust=False, confidence="known"))
+    told = Told(one)
+    random = np.random.default_rng(0)
+    for _ in range(8):
+        told.step(random.normal(size=(2, 2)).astype(np.float32), random.normal(size=2).astype(np.float32),
+                  np.zeros(2, bool), np.zeros(2, bool))  # fmt: skip
+    params = told.state.learner.params
+    example = examples.Transition(jnp.ones((1, 2)), jnp.int32(0), remembering_step(), jnp.ones((1, 2)), jnp.float32(1))
+
+    def loss(network: Any) -> Any:
+        return examples.score_transition(one.spec, examples.Nets(network, params, told.recall), example).loss
+
+    slope = jax.grad(loss)(params)
+    head = float(jnp.abs(slope.head.linear.weight).sum())
+    encoder = sum(float(jnp.abs(leaf).sum()) for leaf in jax.tree.leaves(slope.encoder))
+    assert encoder > 0
+    assert (head == 0) == through, "where the memory answers alone, the head learns nothing"
+
+
+def test_the_same_observation_has_the_same_hash_and_others_have_others():
+    random = np.random.default_rng(0)
+    boards = np.unique(random.integers(0, 2, size=(3000, 5, 5, 2)).astype(bool), axis=0)
+    hashes = np.asarray(jax.jit(jax.vmap(fingerprint))(jnp.asarray(boards)))
+    assert len(np.unique(hashes, axis=0)) == len(boards)
+    np.testing.assert_array_equal(hashes, jax.vmap(fingerprint)(jnp.asarray(boards)))
+    assert len(np.unique(hashes[:, 0])) > len(boards) - 5, "each half alone is a good hash too"
+    np.testing.assert_array_equal(fingerprint(jnp.array([0.0, 1.0])), fingerprint(jnp.array([-0.0, 1.0])))
+    swapped = [np.asarray(fingerprint(jnp.array(x))) for x in ([1.0, 2.0], [2.0, 1.0])]
+    assert not np.array_equal(*swapped)
+
+
+def test_keys_are_computed_anew_in_turn():
+    one = agent(recall=RecallSpec(n_step=1, refresh=4), external=EpisodicSpec(capacity=8, neighbours=2))
+    told = Told(one)
+    random = np.random.default_rng(0)
+    for _ in range(10):
+        told.step(
+            random.normal(size=(2, 2)).astype(np.float32), np.ones(2, np.float32), np.zeros(2, bool), np.zeros(2, bool)
+        )
+    other = one.init(jax.random.PRNGKey(9)).learner
+    fresh = one.refresh(other, one.refresh(other, told.recall))  # two turns of four go through all eight
+    store = fresh.store
+    for table, place in np.argwhere(np.asarray(store.live)):
+        observation = store.observation[table, place]
+        np.testing.assert_allclose(store.key[table, place], other.params.embed(observation), rtol=1e-5, atol=1e-6)
+    assert float(fresh.overlap) <= 1.0
+
+
+def test_similar_rows_are_learned_from():
+    one = agent(external=AgentSpec().external, replay=replace(SPEC.replay, batch_size=2, candidates=8, start=8))
+    replay, params = one.init(KEY).replay, one.init(KEY).learner.params
+    write = jax.jit(one.observe)
+    for angle in np.linspace(0, 3, 40):
+        row = TimeStep(jnp.full((1, 2, 2), angle, jnp.float32).at[..., 1].set(np.cos(angle)), jnp.zeros((1, 2), bool),
+                       jnp.zeros((1, 2), jnp.int32), jnp.zeros((1, 2)), jnp.zeros((1, 2), bool))  # fmt: skip
+        no = jnp.zeros((1, 2), bool)
+        replay = write(replay, Experience(row, no, row.observation, ~no))
+    rows, lanes = jnp.arange(1, 33, 4), jnp.zeros(8, jnp.int32)
+    kept = np.asarray(examples.similar(one.spec, params, replay, rows, lanes))
+    newest = params.embed(replay.rows.observation[39, 0][None])
+    embedded = [params.embed(replay.rows.observation[row, 0][None]) for row in rows]
+    alike = [float(e @ newest / (jnp.linalg.norm(e) * jnp.linalg.norm(newest) + 1e-9)) for e in embedded]
+    assert set(kept.tolist()) == set(np.argsort(alike)[-2:].tolist())
+
+
+# -- runs ------------------------------------------------------------------------------------------------------
+
+EXTERNAL = {"external": "episodic", "external.capacity": 60, "external.neighbours": 4, "bootstrap": "memory",
+            "recall.n_step": 4, "recall.refresh": 3}  # fmt: skip
+
+
+@pytest.mark.parametrize("env", ["CartPole-v1", "engram/CartPole-v1"])
+@pytest.mark.parametrize("keys", ["online", "target"])
+def test_a_run_with_an_external_memory_resumes_exactly(tmp_path, env: str, keys: str):
+    options = {"steps": 240, "envs": 2, "save_every": 80, "log_every": 80,
+               "overrides": SMALL | EXTERNAL | {"recall.keys": keys}}  # fmt: skip
+    with Trainer(env, "double-dqn", run=tmp_path / "whole", **options) as whole:
+        whole.learn()
+        digest, returns = engram.keeping.digest(whole.runner), whole.evaluate(2).returns
+    with Trainer(env, "double-dqn", run=tmp_path / "parts", **options) as first:
+        first.learn(120)
+    with Trainer(run=tmp_path / "parts", resume=True) as second:
+        second.learn()
+        assert engram.keeping.digest(second.runner) == digest
+    loaded = engram.load(tmp_path / "parts")
+    assert loaded.evaluate(2).returns == returns
+    assert int(loaded.minds[0].recall.store.live.sum()) > 0
+
+
+def test_a_run_is_refused_with_another_width_of_the_embedding(tmp_path):
+    options = {"steps": 60, "save_every": 60, "overrides": SMALL | EXTERNAL}
+    with Trainer("engram/CartPole-v1", "double-dqn", run=tmp_path, **options) as trainer:
+        trainer.learn()
+        like = Agent(specs.override(trainer.plan.agent, "encoder.widths", "9"), trainer.plan.space, 2, 1)
+        captured = trainer.runner.capture()
+        other = engram.runners.device.DeviceRunner(like, trainer.runner.env, [0])
+        with pytest.raises(engram.errors.CheckpointError, match="resume with the settings that the run was started"):
+            other.restore(captured.arrays, captured.meta, lambda empty: empty)
+
+
+def test_keys_that_are_not_finite_are_named():
+    with Trainer("engram/CartPole-v1", "double-dqn", steps=200, overrides=SMALL | EXTERNAL) as trainer:
+        run = trainer.runner._run
+        trainer.runner._run = eqx.tree_at(lambda run: run.agent.recall.store.refused, run, jnp.array([3], jnp.int32))
+        with pytest.raises(LearningFault, match="of 3 entries for the external memory was not finite"):
+            trainer.runner.report()
+
+
+@pytest.mark.parametrize("name", ["nec", "mfec", "emdqn", "attention-dqn"])
+def test_presets_with_a_memory_use_it(name: str):
+    made = presets.preset(name, spaces.Box((4,)), 5_000)
+    assert made.has_external
+    changes = {
+        "encoder.widths": (8,),
+        "external.capacity": 80,
+        "replay.batch_size": 8,
+        "recall.n_step": 4,
+        "external.neighbours": 1 if name == "emdqn" else 5,
+    }
+    with Trainer("engram/CartPole-v1", name, steps=600, overrides=changes) as trainer:
+        trainer.learn()
+        assert trainer.runner.report()["memory_entries"] > 10
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"bootstrap": "memory"}, "bootstrap=memory is for an external memory, and there is none"),
+        ({"recall.pull": 0.5}, "recall.pull = 0.5 is for an external memory"),
+        ({"recall.refresh": 5}, "recall.refresh = 5 is for an external memory"),
+        ({**EXTERNAL, "recall.keys": "frozen"}, "recall.keys = frozen never change"),
+        ({**EXTERNAL, "working": "gru", "replay.window": 8}, "looks at single observations again"),
+        ({"replay.candidates": 2, "working": "gru", "replay.window": 8}, "replay.candidates = 2 compares single"),
+        (
+            {"external": "episodic", "external.capacity": 10, "external.neighbours": 11},
+            "is more than external.capacity",
+        ),
+    ],
+)
+def test_what_is_asked_of_a_memory_needs_one_that_can(changes: dict[str, Any], sentence: str):
+    with pytest.raises(SpecError, match=sentence):
+        specs.override_all(presets.preset("double-dqn", spaces.Box((4,)), 5_000), changes)
