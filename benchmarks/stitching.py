@@ -102,7 +102,7 @@ def block(rows: list[Row]) -> Entries:
 
 
 def by_graph(rows: list[Row]) -> Table:
-    graph = GraphSpec(capacity=SIDE**2, neighbors=1, every=len(rows)).build(1, 4, 0, jax.random.PRNGKey(0))
+    graph = GraphSpec(capacity=SIDE**2, neighbours=1, every=len(rows)).build(1, 4, 0, jax.random.PRNGKey(0))
     store = graph.init()
     write = jax.jit(graph.write)
     for row in rows:  # the last write propagates

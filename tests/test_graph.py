@@ -145,7 +145,7 @@ TOUCHES = st.tuples(st.lists(st.integers(-1, 3), min_size=2, max_size=2), st.lis
 @given(events=st.lists(st.one_of(WRITES, TOUCHES), min_size=1, max_size=12))
 def test_the_store_is_a_dictionary_of_what_happened_last(eviction, events):
     """Any writes and touches, blocks with repeats, places that are taken over; propagated at every second write."""
-    graph = built(capacity=4, neighbors=2, every=2, eviction=eviction)
+    graph = built(capacity=4, neighbours=2, every=2, eviction=eviction)
     store, model = graph.init(), Model(graph.numbers, 2)
     for first, second in events:
         if len(first) == 3:
@@ -171,7 +171,7 @@ def test_the_store_is_a_dictionary_of_what_happened_last(eviction, events):
 @settings(max_examples=40)
 @given(names=st.lists(st.integers(0, 11), min_size=0, max_size=6, unique=True))
 def test_a_lookup_finds_what_is_there_and_nothing_else(names):
-    graph = built(capacity=8, neighbors=2, every=100)
+    graph = built(capacity=8, neighbours=2, every=100)
     store = written(graph, graph.init(), *((name, 0, 0, 0.0, 0, 0) for name in names))
     place, found = jax.jit(lookup)(store, jnp.array([hash_of(name) for name in range(12)], jnp.uint32))
     assert np.flatnonzero(found).tolist() == sorted(names)
@@ -188,7 +188,7 @@ def q_of(store, name, action=0):
 
 def test_two_halves_that_met_in_no_episode_are_one_way_after_a_propagation():
     """1 -> 2 -> 3, cut; 4 -> 3 -> end with 8. Every return of the first half is 0; its value is 8 / 4 and 8 / 2."""
-    graph = built(capacity=8, neighbors=1, every=100)
+    graph = built(capacity=8, neighbours=1, every=100)
     store = written(graph, graph.init(), (1, 0, 0, 0.5, 2, 0), (2, 0, 0, 0.5, 3, 0))
     store = written(graph, store, (4, 0, 0, 0.5, 3, 0), (3, 1, 8, 0.0, 0, 8))
     assert (q_of(store, 1), q_of(store, 2)) == (0, 0)
@@ -197,21 +197,21 @@ def test_two_halves_that_met_in_no_episode_are_one_way_after_a_propagation():
 
 
 def test_a_value_travels_one_transition_in_a_sweep():
-    graph = built(capacity=8, neighbors=1, every=100)
+    graph = built(capacity=8, neighbours=1, every=100)
     store = written(graph, graph.init(), (1, 0, 0, 0.5, 2, 0), (2, 0, 0, 0.5, 3, 0), (3, 0, 8, 0.0, 0, 8))
     assert [q_of(PROPAGATE(store, sweeps), 1) for sweeps in (1, 2, 3)] == [0, 2, 2]
 
 
 def test_an_unknown_successor_leaves_what_was_written():
     """5 was never seen: its edge is worth 7 as written, and what leads there half of it."""
-    graph = built(capacity=8, neighbors=1, every=100)
+    graph = built(capacity=8, neighbours=1, every=100)
     store = PROPAGATE(written(graph, graph.init(), (1, 0, 0, 0.5, 2, 1), (2, 0, 3, 0.5, 5, 7)), 10)
     assert (q_of(store, 2), q_of(store, 1)) == (7, 3.5)
 
 
 def test_going_round_in_circles_is_worth_its_rewards_and_keeps_no_old_hope():
     """1 <-> 2 with rewards 1 and 0 and discount 1/2: 4/3 and 2/3, also after the way out that paid 90 is gone."""
-    graph = built(capacity=8, neighbors=1, every=100)
+    graph = built(capacity=8, neighbours=1, every=100)
     circle = [(1, 0, 1, 0.5, 2, 0), (2, 0, 0, 0.5, 1, 0)]
     store = PROPAGATE(written(graph, graph.init(), *circle, (2, 1, 90, 0.0, 0, 90)), 1000)
     assert q_of(store, 1) == 46
@@ -221,7 +221,7 @@ def test_going_round_in_circles_is_worth_its_rewards_and_keeps_no_old_hope():
 
 def test_without_a_discount_the_best_way_out_counts_and_circles_are_free():
     """1 <-> 2 for nothing, out of 2 for 5, or out of 1 over 3 for -1 and 7: all but the first way out is worth 6."""
-    graph = built(capacity=8, neighbors=1, every=100)
+    graph = built(capacity=8, neighbours=1, every=100)
     rows = [
         (1, 0, 0, 1.0, 2, 0),
         (2, 0, 0, 1.0, 1, 0),
@@ -237,14 +237,14 @@ def test_a_node_that_moves_in_is_not_taken_for_the_one_that_left():
     """Two places. 1 -> 2 -> end with 8; then 3 takes the place of 2, and 1 is worth what was written again; then 2
     comes back elsewhere, and is found.
     """
-    graph = built(capacity=2, neighbors=1, every=1)
+    graph = built(capacity=2, neighbours=1, every=1)
     store = written(graph, graph.init(), (2, 0, 8, 0.0, 0, 8), (1, 0, 0, 0.5, 2, 1))
     assert q_of(store, 1) == 4
     place = known(store)[hash_of(2)][0]
     store = written(graph, store, (3, 0, 100, 0.0, 0, 100))
     assert known(store)[hash_of(3)][0] == place
     assert q_of(store, 1) == 1
-    graph = built(capacity=3, neighbors=1, every=1)
+    graph = built(capacity=3, neighbours=1, every=1)
     store = written(graph, graph.init(), (2, 0, 8, 0.0, 0, 8), (4, 0, 0, 0.0, 0, 0), (1, 0, 0, 0.5, 2, 1))
     store = written(graph, store, (3, 0, 100, 0.0, 0, 100), (2, 0, 6, 0.0, 0, 6))
     assert known(store)[hash_of(2)][0] != known(store)[hash_of(3)][0]
@@ -253,7 +253,7 @@ def test_a_node_that_moves_in_is_not_taken_for_the_one_that_left():
 
 def test_where_chance_decides_the_last_outcome_counts():
     """An action that pays 1 or 0 like a coin is worth whatever it paid last: no mean is kept."""
-    graph = built(capacity=4, neighbors=1, every=1)
+    graph = built(capacity=4, neighbours=1, every=1)
     store = graph.init()
     for paid in (1, 0, 0, 1, 0):
         store = written(graph, store, (1, 0, paid, 0.0, 0, paid), (2, 0, 0, 0.5, 1, 0))
@@ -261,7 +261,7 @@ def test_where_chance_decides_the_last_outcome_counts():
 
 
 def test_values_are_carried_back_at_every_so_many_writes():
-    graph = built(capacity=8, neighbors=1, every=3)
+    graph = built(capacity=8, neighbours=1, every=3)
     rows = [(1, 0, 0, 0.5, 2, 0), (2, 0, 8, 0.0, 0, 8), (4, 0, 0, 0.5, 2, 0)]
     store = written(graph, graph.init(), *rows[:2])
     assert q_of(store, 1) == 0
@@ -272,8 +272,8 @@ def test_values_are_carried_back_at_every_so_many_writes():
 
 
 def test_a_read_by_hand():
-    """Keys 0, 1 and 5 on a line, query 0, delta 1, two neighbors: kernels 1 and 1/2. Only node 1 knows action 1."""
-    graph = built(embedding=1, capacity=4, neighbors=2, delta=1.0, every=100)
+    """Keys 0, 1 and 5 on a line, query 0, delta 1, two neighbours: kernels 1 and 1/2. Only node 1 knows action 1."""
+    graph = built(embedding=1, capacity=4, neighbours=2, delta=1.0, every=100)
     rows = [(0, 0, 6, 0.0, 0, 6, [0.0]), (1, 0, 9, 0.0, 0, 9, [1.0]), (1, 1, 4, 0.0, 0, 4, [1.0]),
             (2, 0, 99, 0.0, 0, 99, [5.0])]  # fmt: skip
     read = READ(graph, written(graph, graph.init(), *rows), jnp.zeros(1))
@@ -281,12 +281,12 @@ def test_a_read_by_hand():
     assert read.entries.tolist() == [[[0, 1], [-1, 1]]]
     np.testing.assert_allclose(read.q, [7, 4], rtol=1e-6)
     np.testing.assert_allclose(read.confidence, [1, 0.5], rtol=1e-6)
-    equal = built(embedding=1, capacity=4, neighbors=2, delta=1.0, every=100, uniform=True)
+    equal = built(embedding=1, capacity=4, neighbours=2, delta=1.0, every=100, uniform=True)
     np.testing.assert_allclose(READ(equal, written(graph, graph.init(), *rows), jnp.zeros(1)).q, [7.5, 4], rtol=1e-6)
 
 
 def test_an_empty_graph_says_nothing():
-    graph = built(capacity=4, neighbors=3)
+    graph = built(capacity=4, neighbours=3)
     read = READ(graph, graph.init(), jnp.ones(3))
     assert read.vector.shape == (0,)
     assert read.weights.shape == read.entries.shape == (1, 2, 3)
@@ -296,7 +296,7 @@ def test_an_empty_graph_says_nothing():
 
 
 def test_the_gradient_of_a_read_is_finite_and_reaches_the_query_only():
-    graph = built(embedding=1, capacity=4, neighbors=4, delta=1.0)
+    graph = built(embedding=1, capacity=4, neighbours=4, delta=1.0)
     rows = [(0, 0, 6, 0.0, 0, 6, [0.0]), (1, 0, 9, 0.0, 0, 9, [1.0])]
     store = written(graph, graph.init(), *rows)
     slope = lambda at: float(jax.grad(lambda query: graph.read(store, query).q[0])(jnp.array([at]))[0])  # noqa: E731
@@ -313,7 +313,7 @@ def test_the_gradient_of_a_read_is_finite_and_reaches_the_query_only():
 def test_what_is_read_stays_when_others_have_to_go():
     rows = [(1, 0, 0, 0.0, 0, 0), (2, 0, 0, 0.0, 0, 0)]
     for eviction, left in (("unread", 1), ("oldest", 2)):
-        graph = built(capacity=2, neighbors=1, eviction=eviction)
+        graph = built(capacity=2, neighbours=1, eviction=eviction)
         store = written(graph, graph.init(), *rows)
         read = READ(graph, store, jnp.full(3, 1.0))
         store = TOUCH(graph, store, read.entries.ravel(), read.weights.ravel())
@@ -366,7 +366,7 @@ def test_halves_of_a_way_through_a_maze_are_worth_the_whole_after_one_propagatio
     assert not {row[0] for row in second} & set(path[:turn])
     rows += second
 
-    graph = built(embedding=1, actions=4, capacity=81, neighbors=1, every=1000)
+    graph = built(embedding=1, actions=4, capacity=81, neighbours=1, every=1000)
     store, returns = graph.init(), {}
     for row in rows:
         store = written(graph, store, (*row, [float(row[0])]))
@@ -400,11 +400,11 @@ def walked(env, cell, actions):
 
 
 def test_what_cannot_be_is_refused_with_a_way_out():
-    with pytest.raises(SpecError, match="external.neighbors = 10 exceeds external.capacity = 5"):
+    with pytest.raises(SpecError, match="external.neighbours = 10 exceeds external.capacity = 5"):
         GraphSpec(capacity=5)
     with pytest.raises(SpecError, match="actions apart by their number"):
         GraphSpec().build(3, 2, 4, jax.random.PRNGKey(0))
-    graph = built(capacity=2, neighbors=1)
+    graph = built(capacity=2, neighbours=1)
     rows = entries([(name, 0, 0, 0.0, 0, 0) for name in range(3)])
     with pytest.raises(SpecError, match="external.capacity = 2 is less than the 3 entries of a block"):
         graph.write(graph.init(), rows, jnp.ones(3, bool))
@@ -415,7 +415,7 @@ def test_what_cannot_be_is_refused_with_a_way_out():
 
 def test_an_empty_store_can_be_donated():
     """No two of its arrays are the same buffer, which JAX refuses."""
-    graph = built(capacity=4, neighbors=1)
+    graph = built(capacity=4, neighbours=1)
     write = jax.jit(graph.write, donate_argnums=0)
     assert int(write(graph.init(), entries([(1, 0, 0, 0.0, 0, 0)]), jnp.array([True])).writes) == 1
 

@@ -501,7 +501,7 @@ SIZES = {
     "optimizer.learning_rate": 0.02, "target.every": 10, "target.rate": 0.5,  # so that the target lags behind
     "working.width": 8, "working.window": 4, "working.chunk": 3, "working.inner": 8, "encoder.token_width": 8,
     "head.action_width": 8, "external.capacity": 60, "external.neighbours": 3, "external.heads": 2, "recall.n_step": 3,
-    "external.codes": 4, "external.size": 5, "external.probes": 2,
+    "external.codes": 4, "external.size": 5, "external.probes": 2, "external.every": 10, "external.sweeps": 1,
 }  # fmt: skip
 # A working memory, and all that is only read with one.
 MEMORY = {
@@ -511,6 +511,8 @@ MEMORY = {
 WITH_MEMORY = (*MEMORY, "replay.align", "replay.stored_memory")
 # An external memory, which other settings are about.
 EXTERNAL = {"external": "episodic"}
+# What a part can only be used with.
+ONLY_WITH = {"graph": {"recall.n_step": 1}}
 # Settings that are read where another one has this value.
 READ_WHERE = {"recall.frozen_width": {"recall.keys": "frozen"}, "external.heads": {"external.kernel": "multi-head"}}
 OTHERS = {"working.max_radius": 0.95, "encoder.presence": 0}  # where twice or half of the value is not legal
@@ -520,7 +522,8 @@ STEPS = 100
 def sized(spec: AgentSpec) -> AgentSpec:
     """Small, and with every setting in use."""
     known = {path for path, *_ in specs.describe(spec)}
-    return specs.override_all(spec, {path: SIZES[path] for path in SIZES.keys() & known})
+    sizes = SIZES | ONLY_WITH.get(registry.name_of("external", type(spec.external)), {})
+    return specs.override_all(spec, {path: sizes[path] for path in sizes.keys() & known})
 
 
 BASE = sized(presets.preset("auto", VECTOR, STEPS))
@@ -540,7 +543,7 @@ def every_setting() -> Iterator[Any]:
             if kind == default:
                 continue
             around = {"working": MEMORY, "bootstrap": EXTERNAL}.get(role, {})
-            spec = sized(specs.override_all(BASE, around | {role: kind}))
+            spec = sized(specs.override_all(BASE, around | ONLY_WITH.get(kind, {}) | {role: kind}))
             space = SPACES.get(kind, VECTOR)
             yield pytest.param(spec, space, role, id=f"{role}={kind}")
             for path, *_ in specs.describe(spec):

@@ -27,6 +27,7 @@ from engram.encoders.vector import VectorSpec
 from engram.errors import UnknownName, hint
 from engram.external.chunked import ChunkedSpec  # noqa: F401, registered
 from engram.external.episodic import EpisodicSpec
+from engram.external.graph import GraphSpec  # noqa: F401, registered
 from engram.external.product_key import ProductKeySpec  # noqa: F401, registered
 from engram.heads.attention import AttentionSpec
 from engram.heads.q import DuelingSpec

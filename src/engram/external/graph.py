@@ -35,23 +35,24 @@ class GraphSpec:
     """
 
     capacity: int = setting(10_000, "nodes, distinct observations", low=1)
-    neighbors: int = setting(10, "nodes that a read attends to", low=1)
+    neighbours: int = setting(10, "nodes that a read attends to", low=1)
     delta: float = setting(1e-3, "added to squared distances: how near counts as the same", above=0.0)
     every: int = setting(100, "writes between two propagations", low=1)
     sweeps: int = setting(1000, "transitions that a value travels back in a propagation, at most", low=1)
     eviction: Literal["unread", "oldest"] = setting(
         "unread", "what gives way: the node that was neither read nor written, or not written, for longest"
     )
-    uniform: bool = setting(False, "equal weights for all neighbors: a control")
+    uniform: bool = setting(False, "equal weights for all neighbours: a control")
 
+    one_step = True  # a transition is what an edge holds
     needs = ("reward", "discount", "following")  # the optional fields of Entries that it stores
 
     def check(self) -> None:
         """There are as many nodes as a read attends to."""
-        if self.neighbors > self.capacity:
+        if self.neighbours > self.capacity:
             raise SpecError(
-                f"external.neighbors = {self.neighbors} exceeds external.capacity = {self.capacity}; "
-                "lower neighbors or raise capacity"
+                f"external.neighbours = {self.neighbours} exceeds external.capacity = {self.capacity}; "
+                "lower neighbours or raise capacity"
             )
 
     def build(self, embedding: int, actions: int, offered: int, key: Key) -> "Graph":
@@ -74,10 +75,19 @@ class GraphStore(NamedTuple):
     following: UInt32[Array, "capacity actions 2"]  # a hash, not a place: whoever moves in there is not mistaken for it
     base: Float[Array, "capacity actions"]  # the return as it was written: the value while nobody knows what follows
     q: Float[Array, "capacity actions"]  # as of the last propagation
+    td_error: Float[Array, "capacity actions"]
+    origin: Int[Array, "capacity actions 3"]  # environment, its episode, step of that episode
     written: Int[Array, "capacity"]  # moment of the last write
     read: Int[Array, "capacity"]  # moment of the last read by acting; -1 for never
+    attention: Float[Array, "capacity"]  # sum of the weights of those reads
     moment: Int[Array, ""]  # counts writes and touches
     writes: Int[Array, ""]
+    refused: Int[Array, ""]  # entries not written because of numbers that are not finite
+
+    @property
+    def live(self) -> Bool[Array, "capacity"]:
+        """Which places hold a node."""
+        return self.written >= 0
 
 
 class Graph(eqx.Module):
@@ -103,15 +113,24 @@ class Graph(eqx.Module):
             following=jnp.zeros((*edges, 2), jnp.uint32),
             base=jnp.zeros(edges),
             q=jnp.zeros(edges),
+            td_error=jnp.zeros(edges),
+            origin=jnp.zeros((*edges, 3), jnp.int32),
             written=jnp.full(size, -1, jnp.int32),
             read=jnp.full(size, -1, jnp.int32),
+            attention=jnp.zeros(size),
             moment=jnp.zeros((), jnp.int32),
             writes=jnp.zeros((), jnp.int32),
+            refused=jnp.zeros((), jnp.int32),
         )
 
     def write(self, store: GraphStore, entries: Entries, keep: Bool[Array, "block"]) -> GraphStore:
-        """Nodes and edges of the block; what was known of a node's other actions stays. SpecError as for `_given`."""
+        """Nodes and edges of the block; what was known of a node's other actions stays. SpecError as for `_given`.
+
+        Entries that are not finite are not written, but counted in `refused`.
+        """
         reward, discount, following = _given(entries, self.numbers.capacity)
+        fit = jnp.isfinite(entries.key).all(-1) & jnp.isfinite(jnp.stack([entries.value, reward, discount])).all(0)
+        refused, keep = store.refused + (keep & ~fit).sum(dtype=jnp.int32), keep & fit
         place, opened = _places(store, entries.hash, keep, self._order(store))
         nowhere = self.numbers.capacity
         same = (entries.hash[:, None] == entries.hash[None]).all(-1) & keep[None, :]
@@ -131,10 +150,14 @@ class Graph(eqx.Module):
             following=store.following.at[edge].set(following, mode="drop"),
             base=store.base.at[edge].set(entries.value, mode="drop"),
             q=store.q.at[fresh, entries.action].set(entries.value, mode="drop"),
+            td_error=store.td_error.at[edge].set(entries.td_error, mode="drop"),
+            origin=store.origin.at[edge].set(entries.origin, mode="drop"),
             written=store.written.at[node].set(store.moment, mode="drop"),
             read=store.read.at[jnp.where(opened, place, nowhere)].set(-1, mode="drop"),
+            attention=store.attention.at[jnp.where(opened, place, nowhere)].set(0, mode="drop"),
             moment=store.moment + 1,
             writes=store.writes + 1,
+            refused=refused,
         )
         due = store.writes % self.numbers.every == 0
         return store._replace(q=jax.lax.cond(due, lambda: propagate(store, self.numbers.sweeps).q, lambda: store.q))
@@ -152,7 +175,7 @@ class Graph(eqx.Module):
         """
         delta, keys = self.numbers.delta, jax.lax.stop_gradient(store.key)
         scores = -squared_distance(jax.lax.stop_gradient(query)[None], keys)[0]
-        nearest = choose(scores, self.numbers.neighbors, store.written >= 0)
+        nearest = choose(scores, self.numbers.neighbours, store.written >= 0)
         known = (store.known[nearest] & (store.written[nearest] >= 0)[:, None]).T
         distance = squared_distance(query[None], keys[nearest])[0]
         kernel = jnp.zeros_like(distance) if self.numbers.uniform else -jnp.log(distance + delta)
@@ -164,7 +187,11 @@ class Graph(eqx.Module):
     def touch(self, store: GraphStore, entries: Int[Array, "reads"], weights: Float[Array, "reads"]) -> GraphStore:
         """Notes when these nodes were read; only a read with a weight counts."""
         place = jnp.where((entries >= 0) & (weights > 0), entries, self.numbers.capacity)
-        return store._replace(read=store.read.at[place].set(store.moment, mode="drop"), moment=store.moment + 1)
+        return store._replace(
+            read=store.read.at[place].set(store.moment, mode="drop"),
+            attention=store.attention.at[place].add(weights, mode="drop"),
+            moment=store.moment + 1,
+        )
 
     def _order(self, store: GraphStore) -> Int[Array, "capacity"]:
         """What gives way first has the least number; -1 for free places."""
