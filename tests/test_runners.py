@@ -124,7 +124,7 @@ def test_small_vector_networks_act_in_numpy_and_others_compiled():
     for space, width in ((spaces.Box((3,)), 8), (spaces.Box((3,)), 50_000), (spaces.Discrete(3), 8)):
         agent = Agent(replace(SPEC, encoder=VectorSpec(widths=(width,))), space, 2)
         state = jax.jit(agent.init)(KEY)
-        kinds[type(space), width] = type(choose_actor(agent, state.learner.params, state.actor, 0))
+        kinds[type(space), width] = type(choose_actor(agent, Mind(state.learner.params), state.actor, 0))
     assert kinds == {
         (spaces.Box, 8): NumpyActor,
         (spaces.Box, 50_000): CompiledActor,  # faster above some 100,000 parameters
@@ -148,7 +148,7 @@ def test_the_host_actor_has_the_parameters_from_before_the_last_call(walking, gr
             updates = int(runner.learner.updates)
             changes += 1
             assert not np.array_equal(older, newer), "learning moves the parameters"
-        np.testing.assert_array_equal(bias_of(runner.acting), older)
+        np.testing.assert_array_equal(bias_of(runner.acting.network), older)
         for held, meant in zip(runner.actor._arrays, jax.tree.leaves(runner.acting), strict=True):
             np.testing.assert_array_equal(held, meant)
     assert changes == calls
@@ -225,7 +225,7 @@ def test_the_rows_of_a_host_run_are_what_a_plain_loop_sees(walking):
     rows, cursor = runner.replay.rows, runner.replay.cursor
     ends = set()
     for env in range(2):
-        expected = list(plain_rows(3, env, [int(action[env]) for action in taken]))
+        expected = list(plain_rows(3, env, [int(action[env]) for action, _ in taken]))
         assert int(cursor[env]) == len(expected)
         ends |= {row[4] for row in expected if row[5]}
         for number, (observation, is_first, action, reward, terminated, _) in enumerate(expected):

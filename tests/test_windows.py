@@ -160,9 +160,10 @@ def test_an_aligned_window_begins_with_its_episode_where_that_is_within_reach(ki
 def test_every_step_of_a_long_episode_is_learned_from_and_none_much_more_than_others():
     """An episode of 27 steps, windows of 4 with a burn-in of 2: no row is left to windows that do not count it."""
     spec = replace(SPEC, replay=replace(SPEC.replay, burn_in=2))
-    kept, rows = filled(Agent(spec, spaces.Box((1,)), 2), ["step"] * 27)
+    agent = Agent(spec, spaces.Box((1,)), 2)
+    kept, rows = filled(agent, ["step"] * 27)
     bits = jax.random.bits(KEY, (4_000, 2))
-    batch = jax.jit(partial(examples.draw, spec, None))(kept, bits)
+    batch = jax.jit(partial(examples.draw, spec, agent.init(KEY).learner.params))(kept, bits)
     shown = np.asarray(batch.frames[:, : spec.replay.window, 0, 0], int)
     learned = np.bincount(shown[np.asarray(batch.weight) > 0], minlength=len(rows) + 1)[1:]
     inner = learned[: len(rows) - spec.rows]
@@ -205,7 +206,7 @@ def test_acting_step_by_step_and_unrolling_see_the_same():
     act = jax.jit(agent.act)
     for t in range(12):
         before = reward[t - 1] if t else np.zeros(2, np.float32)
-        actor, action, decision = act(params, actor, seen[t], first[t], before)
+        actor, action, decision, _ = act(Mind(params), actor, seen[t], first[t], before)
         decisions.append(decision)
         actions.append(np.asarray(action))
     for env in range(2):
@@ -246,7 +247,7 @@ def test_predict_step_by_step_is_the_network_unrolled():
                  "observation.previous_action": True, "observation.previous_reward": True}  # fmt: skip
     with Trainer("engram/RepeatPrevious-v0", "lru-dqn", envs=8, steps=400, overrides=overrides) as trainer:
         agent, generator = trainer.trained(), np.random.default_rng(0)
-        network = agent.networks[0]
+        network = agent.minds[0].network
         seen = generator.integers(0, 4, size=(9, 3)).astype(np.int32)
         first = generator.random((9, 3)) < 0.3
         first[0] = True
