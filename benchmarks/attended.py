@@ -4,11 +4,11 @@
     python benchmarks/attended.py --tasks tmaze --seeds 1 --steps 20000 --out /tmp/quick.json
 
 Agents with a causal transformer (one layer, one head: each of several may stand for a single cue, and none for the
-other) learn a task in which it is known which earlier step decides. Their last parameters then play 100 greedy episodes. At every decision that depends on an earlier step, the attention weights of
-the layer are averaged over its heads, and the step with the greatest weight is compared with the known one
-(`relevant_step` of the environment). Beside it: the share that looking at a fixed number of steps back, or at a fixed
-step of the episode, would have got at best, so that a bias of position can be told from attention; and the same agents
-with equal weights.
+other) learn a task in which it is known which earlier step decides. Their last parameters then play 100 greedy
+episodes. At every decision that depends on an earlier step, the step with the greatest attention weight is compared
+with the known one (`relevant_step` of the environment). Beside it: the share that looking at a fixed number of steps
+back, or at a fixed step of the episode, would have got at best, so that a bias of position can be told from attention;
+and the same agents with equal weights.
 """
 
 import argparse

@@ -3,10 +3,10 @@
     python benchmarks/bootstraps.py                     2 worlds of each kind, 20 seeds, all methods
     python benchmarks/bootstraps.py --worlds 1 --steps 4000 --out /tmp/quick.json
 
-A world has 30 states and 3 actions; each pair leads to one state, or by chance to one of three, and pays between -1 and
-1, in stochastic worlds with noise of standard deviation 1 on top. One state ends an episode. Q* comes from value
-iteration. All agents share network (2 layers of 64), replay, exploration (epsilon 0.2) and number of updates; they differ
-in what the next observation is worth:
+A world has 30 states and 3 actions; each pair leads to one state, or by chance to one of three, and pays between -1
+and 1, in stochastic worlds with noise of standard deviation 1 on top. One state ends an episode. Q* comes from value
+iteration. All agents share network (2 layers of 64), replay, exploration (epsilon 0.2) and number of updates; they
+differ in what the next observation is worth:
 
   dqn                 max Q of the target network
   double              the online network picks, the target network says (Double DQN)
