@@ -5,14 +5,21 @@ from typing import Any
 
 import equinox as eqx
 import jax
+import jax.extend
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from engram import registry, specs
 from engram.errors import SpaceError, SpecError
 from engram.external.episodic import Episodic, EpisodicSpec, leave_one_out
-from engram.external.memory import Entries
+from engram.external.eviction import EVICTIONS
+from engram.external.memory import Entries, NoExternal
+from engram.external.store import WAYS, find
+from engram.external.writing import Rule
+from engram.testing import ContractFault, check_external
 
 KERNELS = ("inverse-distance", "dot", "scaled-dot", "multi-head")
 
@@ -188,11 +195,22 @@ def test_what_is_not_finite_is_refused_and_counted():
 
 
 def test_leaving_one_out_is_reading_without_it():
-    weights = np.random.default_rng(0).dirichlet(np.ones(6), size=20).astype(np.float32)
-    values = np.random.default_rng(1).normal(size=(20, 6)).astype(np.float32)
-    found = leave_one_out(jnp.asarray(weights), jnp.asarray(values))
+    generator = np.random.default_rng(0)
+    weights = generator.dirichlet(np.ones(6), size=20)
+    weights[0] = [1 - 5e-6, *[1e-6] * 5]  # where 1 - w would keep few digits
+    values = generator.normal(size=(20, 6))
+    found = leave_one_out(jnp.asarray(weights, jnp.float32), jnp.asarray(values, jnp.float32))
     q = (weights * values).sum(1, keepdims=True)
+    for left_out in range(6):
+        rest = np.delete(weights, left_out, 1)
+        without = (rest * np.delete(values, left_out, 1)).sum(1) / rest.sum(1)
+        np.testing.assert_allclose(found[:, left_out], without - q[:, 0], atol=1e-5)
     np.testing.assert_allclose(found, weights * (q - values) / (1 - weights), atol=1e-5)
+
+
+def test_leaving_out_all_that_is_read_takes_q_with_it_and_what_weighs_nothing_changes_nothing():
+    found = leave_one_out(jnp.array([1.0, 0]), jnp.array([3.0, 9]))
+    np.testing.assert_array_equal(found, [-3, 0])
 
 
 # -- settings --------------------------------------------------------------------------------------------------
@@ -217,3 +235,262 @@ def test_the_spec_round_trips_through_json():
 def test_impossible_settings_are_refused_in_one_sentence(numbers, words):
     with pytest.raises(SpecError, match=words):
         made(**numbers)
+
+
+# -- the contract ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_every_kernel_keeps_the_contract(kernel):
+    check_external(made(5, 3, capacity=30, neighbours=4, kernel=kernel, heads=5), 5, 3)
+
+
+@pytest.mark.parametrize("eviction", EVICTIONS)
+def test_every_eviction_keeps_the_contract_with_offered_actions(eviction):
+    check_external(made(5, 3, 2, capacity=20, neighbours=4, eviction=eviction, max_age=30), 5, 3, offered=2)
+
+
+@pytest.mark.parametrize("control", ["uniform", "shuffle"])
+def test_controls_keep_the_contract(control):
+    check_external(made(5, 3, capacity=30, neighbours=4, **{control: True}), 5, 3)
+
+
+def test_no_memory_keeps_the_contract():
+    check_external(NoExternal(3), 5, 3)
+
+
+class Broken(eqx.Module):
+    """An episodic memory with one fault."""
+
+    inner: Episodic
+    fault: str = eqx.field(static=True)
+
+    def init(self):
+        return self.inner.init()
+
+    def write(self, store, entries, keep):
+        if self.fault == "keeps all":
+            keep = jnp.ones_like(keep)
+        if self.fault == "shape":
+            return eqx.tree_at(lambda store: store.value, store, store.value[:, :1])
+        written = self.inner.write(store, entries, keep)
+        if self.fault == "not finite":
+            return eqx.tree_at(lambda store: store.value, written, written.value + 0 * entries.value.sum())
+        return written
+
+    def touch(self, store, entries, weights):
+        if self.fault == "touches nothing":
+            return eqx.tree_at(lambda store: store.attention, store, store.attention.at[0, entries].add(weights))
+        return self.inner.touch(store, entries, weights)
+
+    def read(self, store, query, offered=None):
+        read = self.inner.read(store, query, offered)
+        broken = {
+            "weights": lambda: {"weights": read.weights * 0.5},
+            "confidence": lambda: {"confidence": read.confidence * 3},
+            "empty": lambda: {"confidence": jnp.ones_like(read.confidence)},
+            "unknown": lambda: {"entries": read.entries - 2},
+            "twice": lambda: {"entries": jnp.where(read.entries >= 0, 1, -1)},
+            "gradient": lambda: {"q": read.q + store.value.sum()},
+            "actions": lambda: {"q": read.q[:1]},
+        }.get(self.fault, dict)
+        changed = broken()  # tree_at, for shapes that the constructor would not take
+        return eqx.tree_at(lambda read: [getattr(read, name) for name in changed], read, list(changed.values()))
+
+
+@pytest.mark.parametrize(
+    "fault, words",
+    [
+        ("keeps all", "not to be kept changed a read"),
+        ("shape", "`write` made a store of"),
+        ("not finite", "that was not finite got into"),
+        ("touches nothing", "left a trace"),
+        ("weights", "sum to neither 1 nor 0"),
+        ("confidence", "expected numbers from 0 to 1"),
+        ("empty", "is not 0 for an action of which nothing is known"),
+        ("unknown", "below -1"),
+        ("twice", "the same entry twice"),
+        ("gradient", "a gradient reaches"),
+        ("actions", "q, confidence and vector have shapes"),
+    ],
+)
+def test_a_broken_memory_is_told_what_it_breaks(fault, words):
+    with pytest.raises(ContractFault, match=words):
+        check_external(Broken(made(4, 2, capacity=60, neighbours=3), fault), 4, 2)
+
+
+# -- the container, against a model in plain Python --------------------------------------------------------------
+
+
+class Model:
+    """What a store should hold: lists of places, each None or a dictionary; blocks taken one entry at a time."""
+
+    def __init__(self, tables: int, places: int, rule: Rule):
+        self.rule, self.places = rule, places
+        self.rows: list[list[dict | None]] = [[None] * places for _ in range(tables)]
+        self.cursor, self.clock = [0] * tables, 0
+
+    def live(self) -> dict[int, dict]:
+        flat = [row for table in self.rows for row in table]
+        return {number: row for number, row in enumerate(flat) if row is not None}
+
+    def update(self, row: dict, one: dict) -> None:
+        """A re-encounter."""
+        value = row["value"] + self.rule.alpha * (one["value"] - row["value"])
+        row["value"] = max(row["value"], one["value"]) if self.rule.update == "max" else value
+        row |= {name: one[name] for name in ("td_error", "written")} | {"latest": one["key"]}
+
+    def write(self, block: list[dict]) -> None:
+        fresh: dict[tuple, dict] = {}
+        for one in block:
+            self.clock += 1
+            one = one | {"written": self.clock, "read": 0, "attention": 0.0, "count": 1}
+            name = one["table"], one["hash"]
+            known = next((row for row in self.rows[one["table"]] if row and row["hash"] == one["hash"]), None)
+            if known or name in fresh:
+                self.update(known or fresh[name], one)
+            else:
+                fresh[name] = one
+        for row in [*self.live().values(), *fresh.values()]:
+            if "latest" in row:  # the key is the last one's, or moves once towards it where several were merged
+                row["key"] = row["key"] + (row.pop("latest") - row["key"]) / row["count"]
+        for table, rows in enumerate(self.rows):
+            self.place(table, rows, [one for one in fresh.values() if one["table"] == table])
+        for rows in self.rows:
+            for place, row in enumerate(rows):
+                if row and self.rule.max_age and self.clock - row["written"] >= self.rule.max_age:
+                    rows[place] = None
+
+    def place(self, table: int, rows: list[dict | None], new: list[dict]) -> None:
+        if self.rule.eviction == "oldest":
+            for one in new:
+                rows[self.cursor[table]] = one
+                self.cursor[table] = (self.cursor[table] + 1) % self.places
+            return
+        free = [place for place, row in enumerate(rows) if row is None]
+        if self.rule.eviction == "merge":
+            for place, one in zip(free, new, strict=False):
+                rows[place] = one
+            self.merge(rows, new[len(free) :])
+            return
+        order = sorted(range(self.places), key=lambda place: (rows[place] is not None, self.worth(rows[place]), place))
+        for place, one in zip(order, new[-self.places :], strict=False):
+            rows[place] = one
+
+    def merge(self, rows: list[dict | None], new: list[dict]) -> None:
+        before = [row["key"] for row in rows if row]
+        for one in new:
+            distances = [((key - one["key"]) ** 2).sum() for key in before]
+            row: Any = rows[int(np.argmin(distances))]
+            for name in ("key", "value", "td_error"):
+                row[name] = (row["count"] * row[name] + one[name]) / (row["count"] + 1)
+            row |= {"count": row["count"] + 1, "written": max(one["written"], row["written"])}
+
+    def worth(self, row: dict | None) -> float:
+        if row is None:
+            return 0
+        return {
+            "least-read": max(row["read"], row["written"]),
+            "least-attended": (row["attention"] + 1) / (self.clock - row["written"] + self.places * len(self.rows)),
+            "least-surprising": abs(row["td_error"]),
+        }[self.rule.eviction]
+
+    def touch(self, number: int, weight: float) -> None:
+        row = self.live().get(number)
+        if row:
+            row |= {"read": self.clock, "attention": row["attention"] + weight}
+
+
+TOUCH = jax.jit(lambda memory, store, ids, weights: memory.touch(store, ids, weights))
+FIND = jax.jit(find)
+SIZE = 5  # of a block, and more than the places of a table
+entry = st.tuples(st.integers(0, 7), st.integers(0, 1), st.integers(-8, 8), st.booleans())
+steps = st.lists(
+    st.tuples(st.lists(entry, min_size=SIZE, max_size=SIZE), st.lists(st.integers(-1, 7), min_size=3, max_size=3)),
+    min_size=1,
+    max_size=6,
+)
+
+
+def agree(store: Any, model: Model) -> None:
+    """Every live entry is as the model has it, and is the one that its hash finds; no other hash finds anything."""
+    live = model.live()
+    assert np.flatnonzero(store.live).tolist() == sorted(live)
+    for name in ("key", "value", "td_error", "written", "read", "attention", "count"):
+        column = np.asarray(getattr(store, name)).reshape(store.capacity, -1)
+        for number, row in live.items():
+            np.testing.assert_allclose(column[number], row[name], rtol=1e-5, atol=1e-5, err_msg=name)
+    np.testing.assert_allclose(store.length, (store.key**2).sum(-1), rtol=1e-6)
+    assert int(store.clock) == model.clock
+    pairs = [(hashed, action) for hashed in range(8) for action in range(len(model.rows))]
+    expected = {(row["hash"], row["table"]): number for number, row in live.items()}
+    found = FIND(store, jnp.array([[h, 7] for h, _ in pairs], jnp.uint32), jnp.array([a for _, a in pairs], jnp.int32))
+    assert found.tolist() == [expected.get(pair, -1) for pair in pairs]
+
+
+@pytest.mark.parametrize("update, max_age", [("tabular", 0), ("max", 9)])
+@pytest.mark.parametrize("eviction", EVICTIONS)
+@settings(max_examples=20)
+@given(steps=steps, seed=st.integers(0, 9))
+def test_a_store_does_what_a_list_of_entries_does(eviction, update, max_age, steps, seed):
+    """Every entry is in one bucket, whose ways are just enough: nothing that is out of date may block them."""
+    numbers = dict(eviction=eviction, update=update, max_age=max_age, alpha=0.5)
+    memory = made(capacity=8, **numbers)
+    store, model = memory.init(), Model(2, 4, Rule(update, 0.5, eviction, max_age))
+    store = eqx.tree_at(lambda store: store.index, store, store.index[:1])
+    generator = np.random.default_rng(seed)
+    for rows, reads in steps:
+        hashes, actions, values, keep = zip(*rows, strict=True)
+        keys, errors = generator.normal(size=(SIZE, 2)).astype(np.float32), generator.normal(size=SIZE)
+        store = written(memory, block(keys, actions, values, hashes, errors=errors), keep, store)
+        names = ("key", "table", "value", "hash", "td_error", "keep")
+        lists = zip(keys, actions, values, hashes, errors.astype(np.float32), keep, strict=True)
+        model.write([one for one in (dict(zip(names, row, strict=True)) for row in lists) if one.pop("keep")])
+        agree(store, model)
+        weights = generator.integers(0, 8, 3) / 8
+        store = TOUCH(memory, store, jnp.array(reads, jnp.int32), jnp.asarray(weights, jnp.float32))
+        for number, weight in zip(reads, weights, strict=True):
+            model.touch(number, weight)
+
+
+def test_ways_that_run_out_forget_where_an_entry_is_but_not_the_entry():
+    memory = made(capacity=32, actions=1)
+    store = memory.init()
+    store = eqx.tree_at(lambda store: store.index, store, store.index[:1])
+    count = 20
+    for row in range(count):
+        store = written(memory, block([[row, 0]], [0], [1.0], hashes=[row]), store=store)
+    found = FIND(store, jnp.array([[row, 7] for row in range(count)], jnp.uint32), jnp.zeros(count, jnp.int32))
+    assert int(store.live.sum()) == count
+    assert ((found == -1) | (found == jnp.arange(count))).all()
+    assert int((found >= 0).sum()) == WAYS
+
+
+# -- what it costs -----------------------------------------------------------------------------------------------
+
+
+def products(jaxpr: Any) -> list[Any]:
+    """Every product of matrices in a program."""
+    inner = [products(sub) for eqn in jaxpr.eqns for sub in jax.extend.core.jaxprs_in_params(eqn.params)]
+    return [eqn for eqn in jaxpr.eqns if eqn.primitive.name == "dot_general"] + [eqn for sub in inner for eqn in sub]
+
+
+@pytest.mark.parametrize("offered", [0, 2])
+def test_a_batch_of_queries_is_one_product_with_the_keys(offered):
+    memory = made(4, 3, offered, capacity=300)
+    given = jnp.zeros((32, 3, offered)) if offered else None
+    read = jax.vmap(lambda store, query, given: memory.read(store, query, given), (None, 0, 0))
+    found = products(jax.make_jaxpr(read)(memory.init(), jnp.zeros((32, 4)), given).jaxpr)
+    large = [eqn for eqn in found if any(300 in var.aval.shape for var in eqn.invars)]
+    assert len(large) == 1
+    assert large[0].params["dimension_numbers"][1] == ((), ())  # no batch of products
+
+
+@pytest.mark.parametrize("eviction", EVICTIONS)
+def test_writing_copies_no_table(eviction):
+    memory = made(16, 2, capacity=5000, eviction=eviction)
+    entries = block(np.zeros((8, 16)), [0] * 8, [0.0] * 8)
+    program = jax.jit(lambda store, entries, keep: memory.write(store, entries, keep), donate_argnums=0)
+    text = program.lower(memory.init(), entries, jnp.ones(8, bool)).compile().as_text()
+    copies = [line for line in text.splitlines() if " copy(" in line and "f32[2,2500,16]" in line]
+    assert not copies
