@@ -1,6 +1,7 @@
 """External memories say what their entries say, keep what their eviction keeps, and tell what each entry did."""
 
 import json
+import zlib
 from typing import Any
 
 import equinox as eqx
@@ -12,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import engram.presets  # noqa: F401, registers every kind
 from engram import registry, specs
 from engram.errors import SpaceError, SpecError
 from engram.external.episodic import Episodic, EpisodicSpec, leave_one_out
@@ -43,7 +45,7 @@ def block(
     keys = np.asarray(keys, np.float32)
     count = len(keys)
     if hashes is None:
-        hashes = [hash(row.tobytes()) & 0xFFFFFFFF for row in keys]
+        hashes = [zlib.crc32(row.tobytes()) for row in keys]
     words = np.stack([np.asarray(hashes, np.uint32), np.full(count, 7, np.uint32)], 1)
     return Entries(
         key=jnp.asarray(keys),
@@ -253,6 +255,14 @@ def test_every_eviction_keeps_the_contract_with_offered_actions(eviction):
 @pytest.mark.parametrize("control", ["uniform", "shuffle"])
 def test_controls_keep_the_contract(control):
     check_external(made(5, 3, capacity=30, neighbours=4, **{control: True}), 5, 3)
+
+
+@pytest.mark.parametrize("kind", registry.names("external"))
+def test_every_kind_keeps_the_contract(kind):
+    sizes = {"capacity": 60, "neighbours": 4, "size": 5, "codes": 4, "every": 10}
+    spec = registry.find("external", kind)
+    known = {name: size for name, size in sizes.items() if name in spec.__dataclass_fields__}
+    check_external(spec(**known).build(6, 3, 0, jax.random.PRNGKey(3)), 6, 3)
 
 
 def test_no_memory_keeps_the_contract():

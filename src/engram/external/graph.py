@@ -80,7 +80,7 @@ class GraphStore(NamedTuple):
     written: Int[Array, "capacity"]  # moment of the last write
     read: Int[Array, "capacity"]  # moment of the last read by acting; -1 for never
     attention: Float[Array, "capacity"]  # sum of the weights of those reads
-    moment: Int[Array, ""]  # counts writes and touches
+    moment: Int[Array, ""]  # counts writes, and touches of something
     writes: Int[Array, ""]
     refused: Int[Array, ""]  # entries not written because of numbers that are not finite
 
@@ -173,7 +173,8 @@ class Graph(eqx.Module):
         Weights are 1 / (distance^2 + delta) over their sum; confidence is delta / (distance^2 + delta) of the nearest
         one that knows the action: 1 at a node itself. Source: Pritzel et al. 2017 (arXiv 1703.01988), eqs. 2 and 5.
         """
-        delta, keys = self.numbers.delta, jax.lax.stop_gradient(store.key)
+        store = jax.lax.stop_gradient(store)
+        delta, keys = self.numbers.delta, store.key
         scores = -squared_distance(jax.lax.stop_gradient(query)[None], keys)[0]
         nearest = choose(scores, self.numbers.neighbours, store.written >= 0)
         known = (store.known[nearest] & (store.written[nearest] >= 0)[:, None]).T
@@ -186,11 +187,12 @@ class Graph(eqx.Module):
 
     def touch(self, store: GraphStore, entries: Int[Array, "reads"], weights: Float[Array, "reads"]) -> GraphStore:
         """Notes when these nodes were read; only a read with a weight counts."""
-        place = jnp.where((entries >= 0) & (weights > 0), entries, self.numbers.capacity)
+        counts = (entries >= 0) & (weights > 0)
+        place = jnp.where(counts, entries, self.numbers.capacity)
         return store._replace(
             read=store.read.at[place].set(store.moment, mode="drop"),
             attention=store.attention.at[place].add(weights, mode="drop"),
-            moment=store.moment + 1,
+            moment=store.moment + counts.any(),
         )
 
     def _order(self, store: GraphStore) -> Int[Array, "capacity"]:

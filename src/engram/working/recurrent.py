@@ -171,11 +171,15 @@ class MinGRUSpec:
     width: int = setting(128, "units of each layer", low=1)
     layers: int = setting(1, "layers, one after another", low=1)
     horizon: int = setting(100, "steps that units remember at the start, spread from 1 to this; 0: about 2", low=0)
+    selectivity: float = setting(
+        1.0, "how much gates differ between inputs at the start: high, and units open to some and keep them", low=0
+    )
 
     def build(self, inputs: int, key: Key) -> Chain:
-        return make_chain(
-            lambda inputs, key: MinGRU(inputs, self.width, self.horizon, key=key), inputs, self.width, self.layers, key
-        )
+        def layer(inputs: int, key: Key) -> MinGRU:
+            return MinGRU(inputs, self.width, self.horizon, self.selectivity, key=key)
+
+        return make_chain(layer, inputs, self.width, self.layers, key)
 
 
 class MinGRU(eqx.Module):
@@ -186,11 +190,12 @@ class MinGRU(eqx.Module):
 
     weight: Linear
 
-    def __init__(self, inputs: int, width: int, horizon: int = 0, *, key: Key):
+    def __init__(self, inputs: int, width: int, horizon: int = 0, selectivity: float = 1.0, *, key: Key):
         keys = jax.random.split(key)
         drawn = Linear(inputs, 2 * width, key=keys[0])
         bias = drawn.bias.at[:width].add(memory_times(width, horizon, keys[1]))
-        self.weight = eqx.tree_at(lambda linear: linear.bias, drawn, bias)
+        weight = drawn.weight.at[:width].multiply(selectivity)
+        self.weight = eqx.tree_at(lambda linear: (linear.weight, linear.bias), drawn, (weight, bias))
 
     def init(self) -> Carry:
         """h = 0."""
