@@ -89,7 +89,7 @@ def softmax(*scores: float) -> np.ndarray:
     ],
 )
 def test_a_read_is_the_kernel_over_the_nearest(kernel, temperature, places, weights):
-    memory = made(kernel=kernel, delta=1.0, temperature=temperature)
+    memory = made(kernel=kernel, delta=1.0, reach=1.0, temperature=temperature)
     read = READ(memory, written(memory, block(KEYS, ACTIONS, VALUES)), QUERY)
     np.testing.assert_array_equal(read.entries[0], [places, [4, -1]])
     np.testing.assert_allclose(read.weights[0], [weights, [1, 0]], rtol=1e-6)
@@ -132,7 +132,7 @@ def test_with_a_small_delta_a_read_is_a_tabular_lookup():
 
 
 def test_confidence_falls_with_distance():
-    memory = made(delta=0.1)
+    memory = made(reach=0.1)
     store = written(memory, block([[0, 0]], [0], [1.0]))
     found = [float(READ(memory, store, jnp.array([x, 0.0])).confidence[0]) for x in (0, 0.1, 1, 10)]
     np.testing.assert_allclose(found, [1, 0.1 / 0.11, 0.1 / 1.1, 0.1 / 100.1], rtol=1e-6)

@@ -273,7 +273,7 @@ def test_values_are_carried_back_at_every_so_many_writes():
 
 def test_a_read_by_hand():
     """Keys 0, 1 and 5 on a line, query 0, delta 1, two neighbours: kernels 1 and 1/2. Only node 1 knows action 1."""
-    graph = built(embedding=1, capacity=4, neighbours=2, delta=1.0, every=100)
+    graph = built(embedding=1, capacity=4, neighbours=2, delta=1.0, reach=1.0, every=100)
     rows = [(0, 0, 6, 0.0, 0, 6, [0.0]), (1, 0, 9, 0.0, 0, 9, [1.0]), (1, 1, 4, 0.0, 0, 4, [1.0]),
             (2, 0, 99, 0.0, 0, 99, [5.0])]  # fmt: skip
     read = READ(graph, written(graph, graph.init(), *rows), jnp.zeros(1))
@@ -281,7 +281,7 @@ def test_a_read_by_hand():
     assert read.entries.tolist() == [[[0, 1], [-1, 1]]]
     np.testing.assert_allclose(read.q, [7, 4], rtol=1e-6)
     np.testing.assert_allclose(read.confidence, [1, 0.5], rtol=1e-6)
-    equal = built(embedding=1, capacity=4, neighbours=2, delta=1.0, every=100, uniform=True)
+    equal = built(embedding=1, capacity=4, neighbours=2, delta=1.0, reach=1.0, every=100, uniform=True)
     np.testing.assert_allclose(READ(equal, written(graph, graph.init(), *rows), jnp.zeros(1)).q, [7.5, 4], rtol=1e-6)
 
 

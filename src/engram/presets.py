@@ -256,7 +256,9 @@ def nec(space: spaces.Space, steps: int) -> AgentSpec:
     return replace(
         chosen,
         external=EpisodicSpec(neighbours=50, delta=1e-3, eviction="least-read"),  # section 3.1 and 4
-        recall=RecallSpec(n_step=100, trust=False, confidence="known", through=True),  # N = 100: section 4
+        recall=RecallSpec(
+            n_step=100, trust=False, confidence="known", through=True, unit_keys=False
+        ),  # N = 100: section 4
         bootstrap=MemorySpec(),
         n_step=_rewards(chosen, 100),
         replay=replace(chosen.replay, batch_size=32),  # section 4
@@ -274,7 +276,7 @@ def mfec(space: spaces.Space, steps: int) -> AgentSpec:
         chosen,
         external=EpisodicSpec(neighbours=11, update="max", eviction="least-read"),  # k = 11: section 4.1
         recall=RecallSpec(
-            n_step=100, trust=False, confidence="known", keys="frozen", frozen_width=64
+            n_step=100, trust=False, confidence="known", keys="frozen", frozen_width=64, unit_keys=False
         ),  # 64: section 4.1
         learn_every=16,
     )
@@ -289,7 +291,9 @@ def emdqn(space: spaces.Space, steps: int) -> AgentSpec:
     return replace(
         chosen,
         external=EpisodicSpec(neighbours=1, update="max", eviction="least-read"),
-        recall=RecallSpec(n_step=100, share=0.0, trust=False, keys="frozen", frozen_width=64, pull=0.1),
+        recall=RecallSpec(
+            n_step=100, share=0.0, trust=False, keys="frozen", frozen_width=64, unit_keys=False, pull=0.1
+        ),
     )
 
 

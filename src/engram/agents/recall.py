@@ -136,10 +136,15 @@ def ask(
     newest = jax.tree.map(lambda frame: frame[-1], frames)
     offered = spaces.offered_of(network.space, newest, network.actions)
     if spec.recall.keys == "frozen":
-        return Asked(flat(network.space, frames) @ state.projection, offered)
-    if spec.recall.keys == "target":
-        return Asked(jax.lax.stop_gradient(target.embed(frames)), offered)
-    return Asked(embedding, offered)
+        embedding = flat(network.space, frames) @ state.projection
+    elif spec.recall.keys == "target":
+        embedding = jax.lax.stop_gradient(target.embed(frames))
+    return Asked(key_of(spec, embedding), offered)
+
+
+def key_of(spec: AgentSpec, embedding: Float[Array, "embedding"]) -> Float[Array, "embedding"]:
+    """The key, or query, that an embedding makes."""
+    return embedding / jnp.sqrt((embedding**2).sum() + 1e-6) if spec.recall.unit_keys else embedding
 
 
 def consult(
@@ -298,7 +303,7 @@ def refresh(spec: AgentSpec, network: Network, state: RecallState) -> RecallStat
     ids = (state.turn + jnp.arange(min(spec.recall.refresh, size))) % size
     table, place = ids // store.live.shape[1], ids % store.live.shape[1]
     frames = jax.tree.map(lambda column: column[table, place], store.observation)
-    fresh = jax.lax.stop_gradient(jax.vmap(network.embed)(frames))
+    fresh = jax.lax.stop_gradient(jax.vmap(lambda frame: key_of(spec, network.embed(frame)))(frames))
     old = store.key[table[0], place[0]]
     before, after = external.read(store, old).entries[0], external.read(store, fresh[0]).entries[0]
     mine = before[table[0]], after[table[0]]

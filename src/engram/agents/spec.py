@@ -74,6 +74,7 @@ class RecallSpec:
     keys: Literal["online", "target", "frozen"] = setting(
         "online", "what keys and queries are: the network's embedding, the target network's, or a random projection"
     )
+    unit_keys: bool = setting(True, "keys have length 1, so that distances mean the same for every network and task")
     frozen_width: int = setting(64, "numbers in a key that is a random projection", low=1)
     pull: float = setting(0.0, "weight of a loss that draws Q to the value stored for the same action", low=0)
     refresh: int = setting(0, "entries whose key is computed anew at each update, in turn; 0 for none", low=0)

@@ -48,7 +48,8 @@ class ChunkedSpec:
         "inverse-distance", "how a key, and a summary, answers a query; multi-head learns projections"
     )
     heads: int = setting(4, "heads of kernel=multi-head; they divide the length of a key", low=1)
-    delta: float = setting(1e-3, "squared distance that counts as near: of the kernel and of confidence", above=0)
+    delta: float = setting(1e-3, "added to squared distances in the kernel: how much an exact match outweighs", above=0)
+    reach: float = setting(0.03, "squared distance of the nearest entry at which confidence is a half", above=0)
     temperature: float = setting(1.0, "what scores are divided by; below 1 sharpens", above=0)
     update: Update = setting("tabular", "where an observation comes again: v + alpha (R - v), or the best return")
     alpha: float = setting(0.1, "step size of update=tabular", above=0, high=1)

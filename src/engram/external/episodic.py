@@ -35,7 +35,8 @@ class EpisodicSpec:
         "inverse-distance", "how a key answers a query; multi-head learns projections"
     )
     heads: int = setting(4, "heads of kernel=multi-head; they divide the length of a key", low=1)
-    delta: float = setting(1e-3, "squared distance that counts as near: of the kernel and of confidence", above=0)
+    delta: float = setting(1e-3, "added to squared distances in the kernel: how much an exact match outweighs", above=0)
+    reach: float = setting(0.03, "squared distance of the nearest entry at which confidence is a half", above=0)
     temperature: float = setting(1.0, "what scores are divided by; below 1 sharpens", above=0)
     update: Update = setting("tabular", "where an observation comes again: v + alpha (R - v), or the best return")
     alpha: float = setting(0.1, "step size of update=tabular", above=0, high=1)
@@ -74,8 +75,8 @@ class Episodic(eqx.Module):
 
     The k best entries of each action are chosen without a gradient; only their k scores are computed with one.
 
-    Confidence is max_i delta / (d_i^2 + delta) over the entries read, d_i their distance from the query: 1 at an exact
-    match, a half where d_i^2 = delta, whatever the kernel. With learned projections it still goes by the embedding.
+    Confidence is max_i reach / (d_i^2 + reach) over the entries read, d_i their distance from the query: 1 at an exact
+    match, a half where d_i^2 = reach, whatever the kernel. With learned projections it still goes by the embedding.
     """
 
     projections: tuple[Float[Array, "heads size width"], Float[Array, "heads size width"]] | tuple[()]  # query, key
@@ -146,7 +147,7 @@ class Episodic(eqx.Module):
         weights = attend(scores / self.chosen.temperature, known)
         ids = jnp.where(known, ids, -1)
         q = (weights * self.values(store, ids)).sum(-1).mean(0)
-        close = jnp.where(known, self.chosen.delta / (distance + self.chosen.delta), 0)
+        close = jnp.where(known, self.chosen.reach / (distance + self.chosen.reach), 0)
         return MemoryRead(jnp.zeros(0), weights, ids, q, close.max((0, 2)))
 
     def values(self, store: Store, ids: Int[Array, "*ids"]) -> Float[Array, "*ids"]:

@@ -36,7 +36,8 @@ class GraphSpec:
 
     capacity: int = setting(10_000, "nodes, distinct observations", low=1)
     neighbours: int = setting(10, "nodes that a read attends to", low=1)
-    delta: float = setting(1e-3, "added to squared distances: how near counts as the same", above=0.0)
+    delta: float = setting(1e-3, "added to squared distances in the kernel: how much an exact match outweighs", above=0)
+    reach: float = setting(0.03, "squared distance of the nearest node at which confidence is a half", above=0)
     every: int = setting(100, "writes between two propagations", low=1)
     sweeps: int = setting(1000, "transitions that a value travels back in a propagation, at most", low=1)
     eviction: Literal["unread", "oldest"] = setting(
@@ -170,19 +171,19 @@ class Graph(eqx.Module):
     ) -> MemoryRead:
         """The nearest nodes, and per action the mean of what those of them that know it say.
 
-        Weights are 1 / (distance^2 + delta) over their sum; confidence is delta / (distance^2 + delta) of the nearest
+        Weights are 1 / (distance^2 + delta) over their sum; confidence is reach / (distance^2 + reach) of the nearest
         one that knows the action: 1 at a node itself. Source: Pritzel et al. 2017 (arXiv 1703.01988), eqs. 2 and 5.
         """
         store = jax.lax.stop_gradient(store)
-        delta, keys = self.numbers.delta, store.key
+        numbers, keys = self.numbers, store.key
         scores = -squared_distance(jax.lax.stop_gradient(query)[None], keys)[0]
         nearest = choose(scores, self.numbers.neighbours, store.written >= 0)
         known = (store.known[nearest] & (store.written[nearest] >= 0)[:, None]).T
         distance = squared_distance(query[None], keys[nearest])[0]
-        kernel = jnp.zeros_like(distance) if self.numbers.uniform else -jnp.log(distance + delta)
+        kernel = jnp.zeros_like(distance) if self.numbers.uniform else -jnp.log(distance + numbers.delta)
         weights = attend(jnp.broadcast_to(kernel, known.shape), known)
         q = (weights * store.q[nearest].T).sum(1)
-        confidence = jnp.where(known, delta / (distance + delta), 0.0).max(1)
+        confidence = jnp.where(known, numbers.reach / (distance + numbers.reach), 0.0).max(1)
         return MemoryRead(jnp.zeros(0), weights[None], jnp.where(known, nearest, -1)[None], q, confidence)
 
     def touch(self, store: GraphStore, entries: Int[Array, "reads"], weights: Float[Array, "reads"]) -> GraphStore:
