@@ -130,7 +130,7 @@ def learn(method: str, world: RandomWorld, seeds: int, steps: int) -> list[dict[
     settings = {
         "encoder.widths": (64, 64), "discount": DISCOUNT, "exploration.start": 1.0, "exploration.end": 0.2,
         "exploration.steps": steps // 5, "replay.capacity": steps, "replay.start": 500, "replay.batch_size": 32,
-        "optimizer.learning_rate": 1e-3, "learn_every": 4, "target.rate": 0.01,
+        "optimizer.learning_rate": 1e-3, "learn_every": 4, "target.every": 1, "target.rate": 0.02,
     }  # fmt: skip
     env_args = {"number": world.number, "stochastic": world.stochastic}
     with Trainer("benchmark/RandomWorld-v0", "dqn", seed=100, seeds=seeds, envs=4, steps=steps, env_args=env_args,

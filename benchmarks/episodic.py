@@ -2,6 +2,7 @@
 
     python benchmarks/episodic.py --tasks grid --seeds 5 --jobs 2
     python benchmarks/episodic.py --tasks minatar-breakout --agents dqn,attention --minutes 60 --continue
+    python benchmarks/episodic.py --tasks minatar-breakout --agents nec,emdqn,shuffled --steps 100000 --continue
 
 An agent's score at a point of the run is the mean return of the newest 100 training episodes there, as it explored; at
 the end its last parameters and its memory play 100 greedy episodes on seeds that nothing else uses. All agents share
@@ -10,7 +11,8 @@ encoder, replay, optimizer, exploration and number of updates; they differ in th
 `dqn` has none (capacity 0); `attention` reads one in Q and in its target (`bootstrap=memory`); `nec` answers by the
 memory alone and learns through it; `emdqn` is drawn to the best return remembered. Controls of `attention`: `shuffled`
 (entries have the values of others), `frozen` (keys are a random projection of the observation), `uniform` (all
-neighbours weigh the same). A run is one process with one thread; runs lie under .benchmarks/episodic.
+neighbours weigh the same). Exploration is over at the same step however long a run is, so a short run (`--steps`) is
+the beginning of a long one. A run is one process with one thread; runs lie under .benchmarks/episodic.
 """
 
 import argparse
@@ -47,15 +49,19 @@ class Task:
     env_args: dict[str, Any]
     steps: int
     points: tuple[int, ...]
+    exploring: int
     envs: int = 4
 
 
 MINATAR = (20_000, 50_000, 100_000)
+GRID = (5_000, 10_000, 20_000, 30_000)
 TASKS = {
-    "grid": Task("engram/SparseGrid-v0", {"size": 9, "start": "random"}, 30_000, (5_000, 10_000, 20_000, 30_000)),
-    "minatar-breakout": Task("minatar-breakout", {}, 500_000, (*MINATAR, 500_000)),
-    "minatar-asterix": Task("minatar-asterix", {}, 100_000, MINATAR),
-    "minatar-freeway": Task("minatar-freeway", {}, 100_000, MINATAR),
+    "grid": Task(
+        "engram/SparseGrid-v0", {"size": 9, "start": "random"}, 30_000, (5_000, 10_000, 20_000, 30_000), 3_000
+    ),
+    "minatar-breakout": Task("minatar-breakout", {}, 500_000, (*MINATAR, 200_000, 500_000), 10_000),
+    "minatar-asterix": Task("minatar-asterix", {}, 100_000, MINATAR, 10_000),
+    "minatar-freeway": Task("minatar-freeway", {}, 100_000, MINATAR, 10_000),
 }
 
 
@@ -66,6 +72,7 @@ class Run:
     task: str
     agent: str
     seed: int
+    steps: int
     folder: Path
 
     @property
@@ -75,14 +82,20 @@ class Run:
     def content(self) -> dict[str, Any]:
         """What the worker is told."""
         task = TASKS[self.task]
-        arguments = {"env": task.env, "env_args": task.env_args, "preset": "double-dqn", "steps": task.steps,
-                     "seed": self.seed, "envs": task.envs, "overrides": AGENTS[self.agent],
-                     "save_every": max(2_000, task.steps // 10), "log_every": task.steps // 60}  # fmt: skip
+        arguments = {"env": task.env, "env_args": task.env_args, "preset": "double-dqn", "steps": self.steps,
+                     "seed": self.seed, "envs": task.envs,
+                     "overrides": AGENTS[self.agent] | {"exploration.steps": task.exploring},
+                     "save_every": max(2_000, self.steps // 10), "log_every": task.points[0] // 10}  # fmt: skip
         return {"arguments": arguments, "episodes": EPISODES, "evaluation_seed": EVALUATION_SEED + self.seed}
 
 
-def at(result: dict[str, Any], step: int) -> float:
-    """The mean return of the newest episodes at the last log line up to this step; 0 before an episode ended."""
+def at(result: dict[str, Any], step: int) -> float | None:
+    """The mean return of the newest episodes at the last log line up to this step; 0 before an episode ended.
+
+    None if the run was over before.
+    """
+    if step > result["steps"]:
+        return None
     pairs = zip(result["curve"]["steps"], result["curve"]["returns"], strict=True)
     known = [value for when, value in pairs if when <= step and value is not None]
     return known[-1] if known else 0.0
@@ -94,6 +107,7 @@ def main() -> int:
     parser.add_argument("--agents", default=",".join(AGENTS), help="separated by commas")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--first-seed", type=int, default=10, help="0 and 1 were used to find the settings")
+    parser.add_argument("--steps", type=int, help="of each run; the task's own if left out")
     parser.add_argument("--jobs", type=int, default=2, help="processes at a time")
     parser.add_argument("--minutes", type=float, help="after so long nothing begins, and what runs is told to save")
     parser.add_argument("--work", type=Path, default=WORK / "episodic", help="folder of the runs")
@@ -104,7 +118,7 @@ def main() -> int:
             parser.error(f"{', '.join(sorted(unknown))} was given; expected some of {', '.join(known)}")
     record = Record(options, {"episodes": EPISODES, "evaluation_seeds": f"{EVALUATION_SEED} + seed"})
     runs = [
-        Run(task, agent, seed, options.work / task / agent / f"seed{seed}")
+        Run(task, agent, seed, options.steps or TASKS[task].steps, options.work / task / agent / f"seed{seed}")
         for seed in range(options.first_seed, options.first_seed + options.seeds)
         for task in options.tasks.split(",")
         for agent in options.agents.split(",")
@@ -122,7 +136,10 @@ def main() -> int:
             results = [result for part in parts for result in part["runs"]]
             if not results:
                 continue
-            scores = {str(step): summary([at(result, step) for result in results]) for step in task.points}
+            scores: dict[str, Any] = {}
+            for step in task.points:
+                known = [score for result in results if (score := at(result, step)) is not None]
+                scores[str(step)] = summary(known) if known else None
             scores["greedy"] = summary([result["mean"] for result in results])
             found[f"{name}, {agent}"] = scores
             lines.append(f"| {agent} | {len(results)} | {' | '.join(told(scores[str(point)]) for point in points)} |")
@@ -135,8 +152,10 @@ def main() -> int:
     return 0
 
 
-def told(score: dict[str, Any]) -> str:
+def told(score: dict[str, Any] | None) -> str:
     """A mean and its interval over seeds."""
+    if score is None:
+        return "-"
     bounds = score["mean_interval_95"]
     return f"{score['mean']:.2f}" + (f" [{bounds[0]:.2f}, {bounds[1]:.2f}]" if bounds else "")
 

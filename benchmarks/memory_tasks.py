@@ -75,8 +75,8 @@ CORRIDOR = LEARN | PREVIOUS | {"exploration": "parameter-noise", "exploration.sc
 FAR = {"working.max_radius": 0.9999}  # the LRU remembers for up to ten thousand steps at the start
 # Each reward belongs to the action before it: nothing is gained by looking far ahead.
 ANSWER = {"n_step": 1, "discount": 0.5, "target.rate": 0.05, "optimizer.learning_rate": 1e-3, "replay.batch_size": 8}
-# Gates that see the input alone: several times as fast as the LRU, and a cue is an input. Without selectivity a unit that
-# remembers for long also writes next to nothing, whatever comes.
+# Gates that see the input alone: several times as fast as the LRU, and a cue is an input. Without selectivity a unit
+# that remembers for long also writes next to nothing, whatever comes.
 LONG = {"working": "mingru", "working.horizon": 20_000, "working.selectivity": 30.0}
 LENGTHS = (*range(1, 11), 12, 14, 17, 20, 25, 30, *range(40, 101, 10))
 SIZES = (*range(1, 11), 12, 14, 17, 20, 25, 30, 40)
@@ -146,7 +146,7 @@ CELLS = {
         corridor("active-50", "engram/ActiveTMaze-v0", 50, 400_000),
         corridor("active-500", "engram/ActiveTMaze-v0", 500, 500_000, LONG),
         *(chain("engram/MemoryLength-v0", "length", number, max(20_000, 1_000 * number)) for number in LENGTHS),
-        chain("engram/MemoryLength-v0", "length", 1_000, 300_000, LONG | {"working.horizon": 2_000, "working.selectivity": 1.0}),
+        chain("engram/MemoryLength-v0", "length", 1_000, 300_000, {"working": "mingru", "working.horizon": 2_000}),
         *(chain("engram/MemorySize-v0", "size", number, 40_000) for number in SIZES),
         popgym("RepeatPrevious", "easy", 50_000, "lru-dqn", 0.99, 1.0, replay__window=51),
         popgym("RepeatPrevious", "medium", 150_000, "dtqn", 0.95, 0.789, replay__window=104,
