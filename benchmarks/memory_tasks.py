@@ -149,7 +149,7 @@ CELLS = {
         chain("engram/MemoryLength-v0", "length", 1_000, 300_000, {"working": "mingru", "working.horizon": 2_000}),
         *(chain("engram/MemorySize-v0", "size", number, 40_000) for number in SIZES),
         popgym("RepeatPrevious", "easy", 50_000, "lru-dqn", 0.99, 1.0, replay__window=51),
-        popgym("RepeatPrevious", "medium", 150_000, "dtqn", 0.95, 0.789, replay__window=104,
+        popgym("RepeatPrevious", "medium", 100_000, "dtqn", 0.95, 0.789, replay__window=104,
                working__window=64, **HISTORY),
         popgym("RepeatPrevious", "hard", 300_000, "dtqn", 0.9, 0.191, replay__window=156,
                working__window=128, **HISTORY),
