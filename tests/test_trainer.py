@@ -392,7 +392,18 @@ def test_a_replay_larger_than_the_memory_is_refused_with_both_numbers(monkeypatc
     monkeypatch.setattr(engram.memory, "available", lambda: 2_000_000_000)
     with (
         make_trainer(replay__capacity=100_000_000) as trainer,
-        pytest.raises(SpecError, match=r"needs 2\.60 GB, but 2\.00 GB of memory are free .*lower replay\.capacity"),
+        pytest.raises(SpecError, match=r"needs 2\.60 GB for the replay, but 2\.00 GB of memory are free .*lower repl"),
+    ):
+        trainer.learn(100)
+
+
+def test_an_external_memory_larger_than_the_memory_is_refused(monkeypatch):
+    """On the host twice: an entry has 16 numbers of key at the least."""
+    monkeypatch.setattr(engram.memory, "available", lambda: 2_000_000_000)
+    settings = {"external": "episodic", "external.capacity": 20_000_000, "encoder.widths": (16,)}
+    with (
+        make_trainer(overrides=settings) as trainer,
+        pytest.raises(SpecError, match=r"GB for the replay and \d\.\d\d GB for the external memory, but 2\.00 GB"),
     ):
         trainer.learn(100)
 

@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 from engram.errors import SpecError
@@ -19,13 +20,14 @@ def available() -> int | None:
     return None
 
 
-def check_fits(needed: int, what: str) -> None:
-    """Raises SpecError with both numbers if `needed` bytes are not to be had."""
-    free = available()
+def check_fits(parts: Mapping[str, int]) -> None:
+    """Raises SpecError with all numbers if the bytes of these parts, by name, are not to be had together."""
+    free, needed = available(), sum(parts.values())
     if free is not None and needed > SHARE * free:
+        told = " and ".join(f"{size / 1e9:.2f} GB for the {name}" for name, size in parts.items() if size)
         raise SpecError(
-            f"{what} needs {needed / 1e9:.2f} GB, but {free / 1e9:.2f} GB of memory are free "
-            f"(of which {SHARE:.0%} may be used); lower replay.capacity, --seeds, or the size of the observation"
+            f"this run needs {told}, but {free / 1e9:.2f} GB of memory are free (of which {SHARE:.0%} may be used); "
+            f"lower replay.capacity, external.capacity, --seeds, or the size of the observation"
         )
 
 

@@ -209,8 +209,9 @@ class Trainer:
         plan = self.plan
         agent = Agent(plan.agent, plan.space, plan.actions, plan.envs)
         rows = agent.rows_per_lane * agent.envs
-        needed = plan.seeds * ring.nbytes(plan.space, rows, agent.row_memory())
-        check_fits(needed, f"the replay of {plan.seeds * rows:,} rows")
+        replay = plan.seeds * ring.nbytes(plan.space, rows, agent.row_memory())
+        copies = plan.seeds if self.on_device else 2  # the host acts with a copy while the other is written
+        check_fits({"replay": replay, "external memory": copies * agent.recall_nbytes()})
         seeds = range(plan.seed, plan.seed + plan.seeds)
         self.agent = agent
         if self.on_device:
@@ -245,7 +246,8 @@ class Trainer:
         plan = self.plan
         self._tell("on_note", f"{plan.preset}: {reasons(plan.agent, plan.space)}; {plan.actions} actions")
         size = ring.size_in_words(plan.space, plan.agent.replay.capacity * plan.seeds, self.agent.row_memory())
-        self._tell("on_note", f"replay: {size}")
+        external = self.agent.recall_nbytes() / 1e9
+        self._tell("on_note", f"replay: {size}" + (f"; external memory: {external:.2f} GB a seed" if external else ""))
         if plan.steps <= plan.agent.replay.start:
             self._tell("on_note", f"replay.start={plan.agent.replay.start} is not reached: nothing will be learned")
         if not self.on_device:

@@ -6,6 +6,7 @@ acting and [batch] when learning.
 """
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
@@ -151,6 +152,11 @@ class Agent:
         if not self.spec.has_external:
             return ()
         return remembering.init(self.spec, self.space, self.actions, self.envs, params, key)
+
+    def recall_nbytes(self) -> int:
+        """Bytes of the external memory and of what belongs to it; nothing is allocated."""
+        begun = jax.eval_shape(self.init, jax.random.PRNGKey(0)).recall
+        return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(begun))
 
     def row_memory(self) -> PyTree:
         """Shapes of what a row of replay keeps of the working memory: of all of it, or () for none."""
