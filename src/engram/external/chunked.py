@@ -42,7 +42,7 @@ class ChunkedSpec:
 
     capacity: int = setting(2**18, "places over all actions, who share them equally, in whole chunks", low=1)
     size: int = setting(256, "places of a chunk; divides capacity", low=2)
-    probes: int = setting(16, "chunks that a read opens, for each action", low=1)
+    probes: int = setting(24, "chunks that a read opens, for each action", low=1)
     neighbours: int = setting(50, "entries that a read attends to, for each action", low=1)
     kernel: Literal["inverse-distance", "dot", "scaled-dot", "multi-head"] = setting(
         "inverse-distance", "how a key, and a summary, answers a query; multi-head learns projections"
