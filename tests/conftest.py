@@ -3,7 +3,9 @@
 ENGRAM_TYPECHECK=0 leaves the types unchecked, as they are for users.
 """
 
+import gc
 import os
+from pathlib import Path
 
 import hypothesis
 import pytest
@@ -30,6 +32,31 @@ def pytest_configure(config: pytest.Config) -> None:
         return
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache.mkdir("jax")))
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
+
+
+# Linux lets a process map some 65,000 pieces of memory, of which a compiled program takes about fifteen; beyond that
+# XLA crashes. So programs are let go of before there are too many; what is needed again comes from the cache on disk.
+TOO_MANY, EVERY = 25_000, 20
+
+
+def pytest_runtest_teardown(item: pytest.Item) -> None:
+    """From time to time: forget compiled programs if they are many."""
+    done = item.config.stash.setdefault(DONE, [0])
+    done[0] += 1
+    if done[0] % EVERY == 0 and mapped() > TOO_MANY:
+        import jax  # here, because it reads the variables that pytest_configure sets
+
+        jax.clear_caches()
+        gc.collect()
+
+
+DONE = pytest.StashKey[list[int]]()
+
+
+def mapped() -> int:
+    """Pieces of memory that this process maps; 0 where the system does not tell."""
+    pieces = Path("/proc/self/maps")
+    return pieces.read_bytes().count(b"\n") if pieces.exists() else 0
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
