@@ -553,3 +553,23 @@ def test_a_bit_shown_once_can_be_learned_to_be_told_20_steps_later(spec):
     bits, windows = draw(jax.random.PRNGKey(99))
     told = jax.jit(jax.vmap(score, (None, 0)))(learn(params), windows) * bits > 0
     assert told.all()  # a coin would have to fall right 64 times
+
+
+def test_selectivity_scales_the_gates_of_mingru_and_nothing_else():
+    """With selective gates one event is still there after 200 equal inputs; without, nearly nothing is."""
+    plain, selective = (
+        MinGRUSpec(width=64, horizon=1000, selectivity=s).build(3, jax.random.PRNGKey(0)) for s in (1.0, 40.0)
+    )
+    gates = jax.tree.leaves(plain)[0].shape[0] // 2
+    for one, other in zip(jax.tree.leaves(plain), jax.tree.leaves(selective), strict=True):
+        scale = 40.0 if one.ndim == 2 else 1.0
+        np.testing.assert_allclose(other[:gates], scale * one[:gates], rtol=1e-6)
+        np.testing.assert_array_equal(other[gates:], one[gates:])
+    window = jnp.zeros((200, 3)).at[:, 0].set(0.3)
+    kept = []
+    for made in (plain, selective):
+        ends = [
+            made.unroll(made.init(), window.at[1, 1].set(cue), opening(200, 0))[1].vector[-1] for cue in (-1.0, 1.0)
+        ]
+        kept.append(float(jnp.abs(ends[1] - ends[0]).max()))
+    assert kept[1] > 10 * kept[0]
