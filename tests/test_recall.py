@@ -20,6 +20,7 @@ from engram.bits import fingerprint
 from engram.encoders.vector import VectorSpec
 from engram.errors import LearningFault, SpecError
 from engram.external.episodic import EpisodicSpec
+from engram.heads.attention import AttentionSpec
 from engram.losses.bootstrap import MemorySpec
 from engram.types import TimeStep
 
@@ -319,3 +320,22 @@ def test_presets_with_a_memory_use_it(name: str):
 def test_what_is_asked_of_a_memory_needs_one_that_can(changes: dict[str, Any], sentence: str):
     with pytest.raises(SpecError, match=sentence):
         specs.override_all(presets.preset("double-dqn", spaces.Box((4,)), 5_000), changes)
+
+
+def test_zeros_of_both_signs_have_one_hash_when_compiled():
+    hashed = jax.jit(fingerprint)
+    np.testing.assert_array_equal(hashed(jnp.array([0.0, 1.0])), hashed(jnp.array([-0.0, 1.0])))
+
+
+def test_keys_of_offered_actions_are_computed_anew():
+    space = spaces.Dict((("offered", spaces.Box((3, 4))), ("seen", spaces.Box((2,)))))
+    spec = replace(SPEC, head=AttentionSpec(action_width=4), recall=RecallSpec(n_step=1, refresh=4))
+    one = Agent(spec, space, 3, 2)
+    state = one.init(KEY)
+    renewed = jax.jit(one.refresh)(state.learner, state.recall)
+    assert int(renewed.turn) == 4
+
+
+@pytest.mark.parametrize("space", [spaces.Text(8, 4), spaces.Box((4,)), spaces.Box((36, 36), "uint8")])
+def test_the_preset_of_the_article_fits_every_kind_of_observation(space):
+    assert presets.preset("attention-dqn", space, 1_000).has_external

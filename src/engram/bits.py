@@ -40,8 +40,10 @@ def fingerprint(tree: PyTree) -> UInt32[Array, "2"]:
     total = jnp.zeros(2, jnp.uint32)
     for number, leaf in enumerate(jax.tree.leaves(tree)):
         flat = leaf.reshape(-1)
-        # -0.0 and 0.0 are equal, and so should be what is made of them.
-        words = jax.lax.bitcast_convert_type(flat + 0.0, jnp.uint32) if flat.dtype == jnp.float32 else flat
+        if flat.dtype == jnp.float32:
+            # -0.0 and 0.0 are equal, and so should be what is made of them. Adding 0.0 a compiler may leave out.
+            flat = jax.lax.bitcast_convert_type(jnp.where(flat == 0, 0.0, flat), jnp.uint32)
+        words = flat
         seeds = np.array([[2 * number, 0], [2 * number + 1, 0]], np.uint32)
         places = jnp.stack([hashed(jnp.asarray(seed), words.shape[0]) for seed in seeds])
         total = total + _mix(words.astype(jnp.uint32) ^ places).sum(1, dtype=jnp.uint32)

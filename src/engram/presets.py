@@ -298,11 +298,15 @@ def emdqn(space: spaces.Space, steps: int) -> AgentSpec:
 
 
 def attention_dqn(space: spaces.Space, steps: int) -> AgentSpec:
-    """The agent of the article: attention over what is seen, and over what was met before, in Q and in its target."""
+    """The agent of the article: `auto`, with attention over what was met before in Q and in its target.
+
+    What is seen is attended to where `auto` does so: images, boards, rows of entities and texts.
+    """
+    chosen = auto(space, steps)
     return replace(
-        auto(space, steps),
+        chosen,
         external=EpisodicSpec(neighbours=25),
-        recall=RecallSpec(n_step=20, refresh=32),
+        recall=RecallSpec(n_step=20, refresh=0 if chosen.has_memory else 32),
         bootstrap=MemorySpec(),
     )
 
@@ -324,7 +328,7 @@ PRESETS: dict[str, tuple[Callable[[spaces.Space, int], AgentSpec], str]] = {
     "nec": (nec, "neural episodic control (Pritzel et al. 2017)"),
     "mfec": (mfec, "model-free episodic control (Blundell et al. 2016)"),
     "emdqn": (emdqn, "DQN drawn to the best return it remembers (Lin et al. 2018)"),
-    "attention-dqn": (attention_dqn, "attention over what is seen and over what is remembered, in Q and in its target"),
+    "attention-dqn": (attention_dqn, "auto, with attention over what is remembered in Q and in its target"),
     "lru-dqn": (lru_dqn, "linear recurrent units as working memory, for long delays (Orvieto et al. 2023)"),
 }
 

@@ -214,8 +214,9 @@ def score(
     if isinstance(spec.bootstrap, bootstrap.SuccessorsSpec):
         target = recall.by_successors(nets.recall, nets.target, told, action, target)
     estimate = told.q[action] if spec.recall.through else own
-    held = jax.lax.stop_gradient(told.external.q[action])
-    pull = spec.recall.pull * told.external.confidence[action] * spec.loss(own, held)
+    # No gradient through the read: the loss could be escaped by moving away from what is remembered.
+    held, certain = jax.lax.stop_gradient((told.external.q[action], told.external.confidence[action]))
+    pull = spec.recall.pull * certain * spec.loss(own, held)
     return Scored(spec.loss(estimate, target) + pull, estimate, example.weight)
 
 

@@ -189,15 +189,14 @@ def by_successors(
     plain: Float[Array, ""],
 ) -> Float[Array, ""]:
     """The target of an action by what followed the entries similar to it; `plain` where there are none."""
-    read = told.external
-    weights, entries = read.weights.mean(0)[action], read.entries[0, action]
-    store = state.store
-    where = (
-        jnp.where(entries >= 0, entries // store.value.shape[1], 0),
-        jnp.where(entries >= 0, entries % store.value.shape[1], 0),
-    )
+    read, store = told.external, state.store
+    weights = (read.weights[:, action] / read.weights.shape[0]).reshape(-1)  # each head has chosen entries of its own
+    entries = read.entries[:, action].reshape(-1)
+    place = jnp.where(entries >= 0, entries, 0)
+    where = place // store.value.shape[1], place % store.value.shape[1]
     frames = jax.tree.map(lambda column: column[where], store.successor)
-    value = jax.vmap(target)(frames).preference.max(-1)
+    # A place that holds nothing has no successor: what the network makes of its zeros may be minus infinity.
+    value = jnp.where(entries >= 0, jax.vmap(target)(frames).preference.max(-1), 0.0)
     found = bootstrap.from_successors(weights, store.reward[where], store.discount[where], value, plain)
     return jax.lax.stop_gradient(found)
 
@@ -304,8 +303,9 @@ def refresh(spec: AgentSpec, network: Network, state: RecallState) -> RecallStat
     table, place = ids // store.live.shape[1], ids % store.live.shape[1]
     frames = jax.tree.map(lambda column: column[table, place], store.observation)
     fresh = jax.lax.stop_gradient(jax.vmap(lambda frame: key_of(spec, network.embed(frame)))(frames))
-    old = store.key[table[0], place[0]]
-    before, after = external.read(store, old).entries[0], external.read(store, fresh[0]).entries[0]
+    old, features = store.key[table[0], place[0]][: fresh.shape[1]], store.features[table[0], place[0]]
+    read = partial(external.read, store, offered=features[None] if features.shape[0] else None)
+    before, after = read(old).entries[0], read(fresh[0]).entries[0]
     mine = before[table[0]], after[table[0]]
     shared = ((mine[0][:, None] == mine[1]) & (mine[0] >= 0)[:, None]).sum() / jnp.maximum((mine[0] >= 0).sum(), 1)
     live = store.live[table[0], place[0]]
