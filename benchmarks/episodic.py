@@ -24,7 +24,7 @@ from typing import Any
 
 from record import WORK, Record, add_flags
 from scores import summary
-from workers import EVALUATION_SEED, train_all
+from workers import EVALUATION_SEED, ONE_THREAD, train_all
 
 EPISODES = 100
 MEMORY = {"external": "episodic", "external.capacity": 10_000, "external.neighbours": 10, "recall.n_step": 20}
@@ -56,9 +56,7 @@ class Task:
 MINATAR = (20_000, 50_000, 100_000)
 GRID = (5_000, 10_000, 20_000, 30_000)
 TASKS = {
-    "grid": Task(
-        "engram/SparseGrid-v0", {"size": 9, "start": "random"}, 30_000, (5_000, 10_000, 20_000, 30_000), 3_000
-    ),
+    "grid": Task("engram/SparseGrid-v0", {"size": 9, "start": "random"}, 30_000, GRID, 3_000),
     "minatar-breakout": Task("minatar-breakout", {}, 500_000, (*MINATAR, 200_000, 500_000), 10_000),
     "minatar-asterix": Task("minatar-asterix", {}, 100_000, MINATAR, 10_000),
     "minatar-freeway": Task("minatar-freeway", {}, 100_000, MINATAR, 10_000),
@@ -124,9 +122,8 @@ def main() -> int:
         for agent in options.agents.split(",")
     ]
     missing = [run for run in runs if run.name not in record.parts]
-    one_thread = {"XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false", "OMP_NUM_THREADS": "1"}
     deadline = None if options.minutes is None else time.monotonic() + 60 * options.minutes
-    unfinished = train_all(missing, options.jobs, record, deadline, one_thread if options.jobs > 1 else None)
+    unfinished = train_all(missing, options.jobs, record, deadline, ONE_THREAD if options.jobs > 1 else None)
     found: dict[str, Any] = {}
     for name, task in TASKS.items():
         points = [*task.points, "greedy"]

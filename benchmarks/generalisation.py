@@ -16,16 +16,15 @@ exactly where it was (runs lie under .benchmarks/generalisation).
 import argparse
 import sys
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from memory_tasks import Cell
+from memory_tasks import EPISODES, Cell
+from memory_tasks import Run as LearnedRun
 from record import WORK, Record, add_flags
 from scores import summary
 from workers import EVALUATION_SEED, train_all
 
-EPISODES = 100
 HOME = "MiniGrid-MemoryS7-v0"
 ELSEWHERE = ("MiniGrid-MemoryS13-v0", "MiniGrid-MemoryS17Random-v0")
 EMPTIED = "emptied"  # the name of the control among the mazes
@@ -41,22 +40,12 @@ LOOK_AND_MATCH = {
 CELLS = {cell.name: cell for cell in (Cell("gru", HOME, 200_000, "lru-dqn", settings=LOOK_AND_MATCH),)}
 
 
-@dataclass(frozen=True)
-class Run:
-    """One agent and one seed."""
-
-    cell: Cell
-    seed: int
-    folder: Path
-
-    @property
-    def name(self) -> str:
-        return f"{self.cell.name}: seed {self.seed}"
+class Run(LearnedRun):
+    """One agent and one seed, also played in the larger mazes."""
 
     def content(self) -> dict[str, Any]:
         """What the worker is told."""
-        return {"arguments": self.cell.arguments(self.seed), "episodes": EPISODES,
-                "evaluation_seed": EVALUATION_SEED + self.seed, "elsewhere": ELSEWHERE}  # fmt: skip
+        return super().content() | {"elsewhere": ELSEWHERE}
 
 
 def row(results: list[dict[str, Any]]) -> dict[str, Any]:
@@ -105,7 +94,6 @@ def main() -> int:
     seeds = range(options.first_seed, options.first_seed + options.seeds)
     runs = [Run(cell, seed, options.work / cell.name / f"seed{seed}") for seed in seeds for cell in chosen]
     missing = [run for run in runs if run.name not in record.parts]
-    one_thread = {"XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false", "OMP_NUM_THREADS": "1"}
     deadline = None if options.minutes is None else time.monotonic() + 60 * options.minutes
     unfinished = train_all(missing, options.jobs, record, deadline, one_thread)
     rows: dict[str, Any] = {}

@@ -21,7 +21,7 @@ from typing import Any
 
 from record import WORK, Record, add_flags
 from scores import summary
-from workers import EVALUATION_SEED, train_all
+from workers import EVALUATION_SEED, ONE_THREAD, train_all
 
 EPISODES = 100
 PREVIOUS = {"observation.previous_action": True, "observation.previous_reward": True}
@@ -233,9 +233,8 @@ def main() -> int:
     # All cells once before any of them twice: what does not fit is then the least.
     runs = [Run(cell, seed, options.work / cell.name / f"seed{seed}") for seed in seeds for cell in chosen]
     missing = [run for run in runs if run.name not in record.parts]
-    one_thread = {"XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false", "OMP_NUM_THREADS": "1"}
     deadline = None if options.minutes is None else time.monotonic() + 60 * options.minutes
-    unfinished = train_all(missing, options.jobs, record, deadline, one_thread if options.jobs > 1 else None)
+    unfinished = train_all(missing, options.jobs, record, deadline, ONE_THREAD if options.jobs > 1 else None)
     rows: dict[str, Any] = {}
     for name, cell in CELLS.items():
         parts = [part for key, part in record.parts.items() if key.partition(":")[0] == name]

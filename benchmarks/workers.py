@@ -11,6 +11,7 @@ from typing import Any, Protocol
 from record import HERE, Record, surroundings, write_json
 
 EVALUATION_SEED = 7_204_000  # plus the run's seed; `Trainer.evaluate` and `engram evaluate` begin at 0
+ONE_THREAD = {"XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false", "OMP_NUM_THREADS": "1"}  # for several at a time
 RESUME_ME = 75  # the exit code of a run that was stopped and can be resumed
 
 

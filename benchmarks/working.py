@@ -25,6 +25,7 @@ from collections.abc import Callable
 from statistics import median
 from typing import Any
 
+from memory_bandwidth import timed
 from peers import machine
 from record import Record, add_flags, surroundings
 
@@ -156,19 +157,6 @@ def acting(memory: Any, repeats: int) -> list[float]:
         return read.vector
 
     return [round(found / ACTING_STEPS * 1e6, 1) for found in timed(play, repeats)]
-
-
-def timed(work: Callable[[], Any], repeats: int) -> list[float]:
-    """Seconds of each repeat, after one that does not count."""
-    import jax
-
-    jax.block_until_ready(work())
-    found = []
-    for _ in range(repeats):
-        began = time.perf_counter()
-        jax.block_until_ready(work())
-        found.append(time.perf_counter() - began)
-    return found
 
 
 def child(name: str, windows: tuple[int, ...], repeats: int) -> dict[str, Any]:

@@ -154,7 +154,9 @@ class Agent:
         return remembering.init(self.spec, self.space, self.actions, self.envs, params, key)
 
     def recall_nbytes(self) -> int:
-        """Bytes of the external memory and of what belongs to it; nothing is allocated."""
+        """Bytes of the external memory and what belongs to it; allocates nothing, and traces nothing without one."""
+        if not self.spec.has_external:
+            return 0
         begun = jax.eval_shape(self.init, jax.random.PRNGKey(0)).recall
         return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(begun))
 
