@@ -103,7 +103,7 @@ def filled(kind: str, memory: Any, keys: np.ndarray) -> tuple[Any, float]:
 def recall_of(kind: str, memory: Any, store: Any, entries: np.ndarray, keys: np.ndarray, queries: np.ndarray) -> float:
     """Of the ids that were read, [queries k]."""
     if kind == "product-key":
-        return own_recall(memory, entries, queries)
+        return own_recall(memory, store, entries, queries)
     inner = store.entries if kind == "chunked" else store
     numbers, live = np.asarray(inner.origin[0, :, 0]), np.asarray(inner.live[0])
     held = np.flatnonzero(live)
@@ -111,10 +111,10 @@ def recall_of(kind: str, memory: Any, store: Any, entries: np.ndarray, keys: np.
     return memory_keys.recall(expected, np.where(entries < 0, -1, numbers[entries]))
 
 
-def own_recall(memory: Any, entries: np.ndarray, queries: np.ndarray) -> float:
+def own_recall(memory: Any, store: Any, entries: np.ndarray, queries: np.ndarray) -> float:
     """Against the scores of all pairs of codes, for 8 queries."""
     codes, expected = np.asarray(memory.codes), []
-    for query in queries[:8]:
+    for query in (queries[:8] - np.asarray(store.mean)) / np.sqrt(np.asarray(store.variance)):
         query = (query - query.mean()) / np.sqrt(query.var() + 1e-5)
         first, second = (part @ half for part, half in zip(codes, np.split(query, 2), strict=True))
         expected.append(np.argpartition(-(first[:, None] + second).reshape(-1), K - 1)[:K])

@@ -50,9 +50,9 @@ def keeping(count: int, *left_out: int) -> jax.Array:
     return jnp.array([place not in left_out for place in range(count)])
 
 
-def all_scores(made: ProductKey, key: np.ndarray) -> np.ndarray:
-    """The score of every slot, in NumPy and 64 bits."""
-    key = key.astype(np.float64)
+def all_scores(made: ProductKey, key: np.ndarray, mean: Any = 0.0, variance: Any = 1.0) -> np.ndarray:
+    """The score of every slot, in NumPy and 64 bits; mean and variance are those of the keys that were written."""
+    key = (key.astype(np.float64) - mean) / np.sqrt(variance)
     key = (key - key.mean()) / np.sqrt(key.var() + 1e-5)
     codes, half = np.asarray(made.codes, np.float64), len(key) // 2
     first, second = codes[0] @ key[:half], codes[1] @ key[half:]
@@ -211,17 +211,28 @@ def test_a_first_value_is_taken_whole_and_a_second_moves_it():
     assert store.origin[slot, 1].tolist() == [0, 5, 6]
 
 
-def plainly(made: ProductKey, written: list[tuple[np.ndarray, int, float]]) -> dict[tuple[int, int], list[float]]:
+def moments(keys: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and variance of these keys, beside a key of 0 whose variance is 1."""
+    first = np.zeros((1, WIDTH))
+    every = np.concatenate([first, np.asarray(keys, np.float64).reshape(-1, WIDTH)])
+    return every.mean(0), every.var(0) + 1 / len(every)
+
+
+def plainly(made: ProductKey, blocks: list[list[tuple[np.ndarray, int, float]]]) -> dict[tuple[int, int], list[float]]:
     """A dictionary from slot and action to value, count, clock and number of the last writer: one after another."""
     table: dict[tuple[int, int], list[float]] = {}
-    for number, (key, action, value) in enumerate(written):
-        scores = all_scores(made, key)
-        best = np.argsort(-scores, kind="stable")[: made.spread]
-        weights = np.exp(scores[best] - scores[best].max())
-        for slot, weight in zip(best.tolist(), weights / weights.sum(), strict=True):
-            old = table.get((slot, action))
-            moved = value if old is None else old[0] + made.alpha * weight * (value - old[0])
-            table[slot, action] = [moved, 1 if old is None else old[1] + 1, number + 1, number]
+    number, keys = 0, []
+    for written in blocks:
+        keys += [row[0] for row in written]
+        for key, action, value in written:
+            scores = all_scores(made, key, *moments(keys))
+            best = np.argsort(-scores, kind="stable")[: made.spread]
+            weights = np.exp(scores[best] - scores[best].max())
+            for slot, weight in zip(best.tolist(), weights / weights.sum(), strict=True):
+                old = table.get((slot, action))
+                moved = value if old is None else old[0] + made.alpha * weight * (value - old[0])
+                table[slot, action] = [moved, 1 if old is None else old[1] + 1, number + 1, number]
+            number += 1
     return table
 
 
@@ -235,7 +246,7 @@ def plainly(made: ProductKey, written: list[tuple[np.ndarray, int, float]]) -> d
 )
 def test_writes_in_blocks_are_writes_one_after_another(spread, written, cut, left_out):
     made, keys = built(ProductKeySpec(codes=3, neighbours=4, spread=spread, alpha=0.5)), rows(5, 8)
-    store, kept = made.init(), []
+    store, kept, blocks = made.init(), [], []
     padded = [*written, *[(0, 0, 1e6)] * (14 - len(written))]  # blocks of one size: what is not kept changes nothing
     for places in (range(cut), range(cut, 14)):
         chosen = [padded[place] for place in places]
@@ -244,8 +255,12 @@ def test_writes_in_blocks_are_writes_one_after_another(spread, written, cut, lef
         numbers = np.cumsum(np.asarray(keep)) - 1 + len(kept)
         entries = eqx.tree_at(lambda e: e.origin, entries, jnp.asarray(np.stack([numbers] * 3, 1), jnp.int32))
         store = WRITE(made, store, entries, keep)
-        kept += [(keys[row[0]], row[1], row[2]) for row, keeps in zip(chosen, np.asarray(keep), strict=True) if keeps]
-    table = plainly(made, kept)
+        blocks += [[(keys[row[0]], *row[1:]) for row, keeps in zip(chosen, np.asarray(keep), strict=True) if keeps]]
+        kept += blocks[-1]
+    table = plainly(made, blocks)
+    mean, variance = moments([row[0] for row in kept])
+    np.testing.assert_allclose(store.mean, mean, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(store.variance, variance, rtol=1e-4, atol=1e-5)
     assert store.clock == len(kept)
     assert {(int(s), int(a)) for s, a in np.argwhere(np.asarray(store.writes) > 0)} == set(table)
     for (slot, action), (value, count, clock, number) in table.items():
@@ -272,6 +287,26 @@ def test_a_write_copies_no_table(size):
     write = jax.jit(lambda made, store, *given: made.write(store, *given), donate_argnums=1)
     needed = write.lower(made, store, entries, keeping(size)).compile().memory_analysis()
     assert needed.temp_size_in_bytes < column + size * 512 * 8 * 4  # scores of a block, and room for sorting them
+
+
+def test_keys_that_have_most_in_common_still_spread():
+    """As embeddings of one network do: unnormalised they would all be nearest to the same few codes."""
+    made = built(ProductKeySpec(codes=16))
+    common = np.array([30.0, -20.0, 10.0, 0.0, 40.0, -10.0])
+    keys = (common + rows(400, 5) * np.array([0.1, 1.0, 0.3, 0.1, 2.0, 0.5])).astype(np.float32)
+    store = made.init()
+    for part in np.split(keys, 4):
+        store = WRITE(made, store, block(part, np.zeros(100, int), np.arange(100.0)), keeping(100))
+    assert int(store.live[:, 0].sum()) > 60
+    unlike = len({int(np.argmax(all_scores(made, key))) for key in keys})
+    assert unlike < 10
+
+
+def test_in_the_end_the_newest_keys_count():
+    made, store = built(), built().init()._replace(clock=jnp.int32(10**6))
+    store = WRITE(made, store, block(np.ones((100, WIDTH)), np.zeros(100, int), np.zeros(100)), keeping(100))
+    np.testing.assert_allclose(store.mean, 0.01, rtol=1e-5)
+    np.testing.assert_allclose(store.variance, 0.99 + 0.01 * 0.99, rtol=1e-5)
 
 
 def test_touching_notes_time_and_attention():

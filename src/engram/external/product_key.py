@@ -8,8 +8,11 @@ Nothing is searched for, built or ever full, and no key is stored: what a slot s
 situations share their best slot, they share its value. What another memory evicts is here overwritten, bit by bit.
 
 Source: Lample et al. 2019 (arXiv 1907.05242), section 3.1. Departures: slots hold a value for each action that is moved
-towards returns, as a table's is (Pritzel et al. 2017, arXiv 1703.01988, eq. 4), and is not learned by gradients; layer
-normalisation stands where batch normalisation was.
+towards returns, as a table's is (Pritzel et al. 2017, arXiv 1703.01988, eq. 4), and is not learned by gradients; keys
+are normalised by what was written so far, where the paper takes the batch, and to one length.
+
+Without the first of these, the keys of one network would hardly spread: they have most of their length in common, and
+a million of them shared a hundred slots.
 """
 
 from typing import NamedTuple
@@ -27,6 +30,8 @@ from engram.nn.layers import normalised
 from engram.registry import register
 from engram.specs import setting, spec
 from engram.types import Key, MemoryRead
+
+HORIZON = 10_000  # writes, in the end, that the mean and variance of keys are taken over
 
 
 @register("external", "product-key")
@@ -73,6 +78,8 @@ class Slots(NamedTuple):
     attention: Float[Array, "slots columns"]  # received since the beginning
     hash: UInt32[Array, "slots columns 2"]  # of the observation that wrote it last
     origin: Int[Array, "slots columns 3"]  # where that came from
+    mean: Float[Array, "width"]  # of the keys written so far
+    variance: Float[Array, "width"]  # of the same
 
     @property
     def live(self) -> Bool[Array, "*seeds slots columns"]:
@@ -140,22 +147,27 @@ class ProductKey(eqx.Module):
             zeros(jnp.float32),
             zeros(jnp.uint32, 2),
             zeros(jnp.int32, 3),
+            jnp.zeros(2 * self.codes.shape[2]),
+            jnp.ones(2 * self.codes.shape[2]),
         )
 
     def write(self, store: Slots, entries: Entries, keep: Bool[Array, "block"]) -> Slots:
         """Each kept entry moves the values of its action in its `spread` best slots by alpha x weight of the way.
 
-        The first value that a slot learns, it takes whole. Entries of the same slot move it one after the other. What
-        is not finite is not written, but counted in `refused`.
+        The first value that a slot learns, it takes whole. Entries of the same slot move it one after the other. Which
+        slots are best goes by the keys of all blocks so far, this one included. What is not finite is not written, but
+        counted in `refused`.
         """
         if len(keep) == 1:  # a second one, not kept: XLA writes single rows in a way that copies the tables
             entries, keep = jax.tree.map(lambda x: jnp.concatenate([x, x]), entries), jnp.append(keep, False)
         block, spread = len(keep), self.spread
-        scores, slots = self._best(self._keys(entries.key, entries.features), spread)
-        step = self.alpha * jax.nn.softmax(scores).reshape(-1)
+        keys = jnp.concatenate([entries.key, entries.features], axis=1) if self.offered else entries.key
         column = jnp.zeros(block, jnp.int32) if self.offered else entries.action
-        fit = jnp.isfinite(scores).all(1) & jnp.isfinite(entries.value) & (column >= 0) & (column < self.columns)
+        fit = jnp.isfinite(keys).all(1) & jnp.isfinite(entries.value) & (column >= 0) & (column < self.columns)
         refused, keep = store.refused + (keep & ~fit).sum(dtype=jnp.int32), keep & fit
+        mean, variance = _seen(store, keys, keep)
+        scores, slots = self._best(standardised(keys, mean, variance), spread)
+        step = self.alpha * jax.nn.softmax(scores).reshape(-1)
         size = store.value.size
         cell = jnp.where(keep[:, None], slots * self.columns + column[:, None], size).reshape(-1)
         clock = store.clock + jnp.cumsum(keep, dtype=jnp.int32)
@@ -181,6 +193,8 @@ class ProductKey(eqx.Module):
             written=store.written.at[last].set(clock[entry], mode="drop"),
             hash=store.hash.at[last].set(entries.hash[entry], mode="drop"),
             origin=store.origin.at[last].set(entries.origin[entry], mode="drop"),
+            mean=mean,
+            variance=variance,
         )
 
     def read(
@@ -200,8 +214,10 @@ class ProductKey(eqx.Module):
                 "build it with as many as the observation's 'offered' has, 0 for a fixed set"
             )
         store = jax.lax.stop_gradient(store)
-        queries = query[None] if offered is None else jnp.tile(query, (len(offered), 1))
-        scores, slots = self._best(self._keys(queries, offered), self.neighbours)
+        queries = query[None]
+        if offered is not None:
+            queries = jnp.concatenate([jnp.tile(query, (len(offered), 1)), offered], axis=1)
+        scores, slots = self._best(standardised(queries, store.mean, store.variance), self.neighbours)
         count, value = store.writes[slots], store.value[slots]  # [rows, neighbours, columns]: 1 row, or 1 column
         scores, ids = scores[..., None], slots[..., None] * self.columns + jnp.arange(self.columns)
         scores, ids, count, value = (_by_action(part, self.columns) for part in (scores, ids, count, value))
@@ -225,13 +241,6 @@ class ProductKey(eqx.Module):
             attention=store.attention.at[place].add(weights, mode="drop"),
         )
 
-    def _keys(
-        self, rows: Float[Array, "rows embedding"], features: Float[Array, "rows features"] | None
-    ) -> Float[Array, "rows width"]:
-        """What is compared with the codes: of length sqrt(width), as they are at the start."""
-        joined = jnp.concatenate([rows, features], axis=1) if self.offered and features is not None else rows
-        return jax.vmap(normalised)(joined)
-
     def _best(self, keys: Float[Array, "rows width"], k: int) -> tuple[Float[Array, "rows k"], Int[Array, "rows k"]]:
         """Scores and numbers of the k best slots, best first. The choice has no gradient; the scores have."""
         halves = keys.reshape(len(keys), 2, -1) * (keys.shape[1] ** -0.5 / self.temperature)
@@ -240,6 +249,30 @@ class ProductKey(eqx.Module):
         first, second = best_pairs(halted[0], halted[1], k)
         total = jnp.take_along_axis(scores[0], first, 1) + jnp.take_along_axis(scores[1], second, 1)
         return total, first * self.codes.shape[1] + second
+
+
+def standardised(
+    keys: Float[Array, "rows width"], mean: Float[Array, "width"], variance: Float[Array, "width"]
+) -> Float[Array, "rows width"]:
+    """What is compared with the codes: of length sqrt(width), as they are at the start."""
+    return jax.vmap(normalised)((keys - mean) * jax.lax.rsqrt(variance + 1e-12))
+
+
+def _seen(
+    store: Slots, keys: Float[Array, "block width"], keep: Bool[Array, "block"]
+) -> tuple[Float[Array, "width"], Float[Array, "width"]]:
+    """Mean and variance of all keys written, those to keep of this block included; the newest count more in the end.
+
+    One key of 0 with a variance of 1 stands at the beginning.
+    """
+    count = keep.sum(dtype=jnp.int32)
+    rate = jnp.maximum(count / (store.clock + count + 1), jnp.minimum(count / HORIZON, 1.0))
+    kept = jnp.where(keep[:, None], keys, 0)  # what is not kept may be NaN, which 0 would not cancel
+    mean = kept.sum(0) / jnp.maximum(count, 1)
+    spread = jnp.where(keep[:, None], (keys - mean) ** 2, 0).sum(0) / jnp.maximum(count, 1)
+    apart = mean - store.mean
+    variance = (1 - rate) * store.variance + rate * spread + rate * (1 - rate) * apart**2
+    return store.mean + rate * apart, variance
 
 
 def best_pairs(
