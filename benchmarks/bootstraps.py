@@ -50,7 +50,9 @@ METHODS: dict[str, dict[str, Any]] = {
     "actions, 0.1": {"bootstrap": "actions", "bootstrap.temperature": 0.1},
     "actions, 0.5": {"bootstrap": "actions", "bootstrap.temperature": 0.5},
     "actions, mellow": {"bootstrap": "actions", "bootstrap.mellow": True},
-    "successors": MEMORY | {"bootstrap": "successors", "recall.share": 0.0},
+    # Each experience is an entry of its own here. What was read must not stay for ever, or the same few would speak.
+    "successors": MEMORY | {"bootstrap": "successors", "recall.share": 0.0, "external.eviction": "oldest",
+                            "external.neighbours": 30},
 }  # fmt: skip
 
 

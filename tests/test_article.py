@@ -16,18 +16,58 @@ def test_the_sketch_of_the_article_runs_and_goes_on():
     before = model(state)
     first = train(env, model, replay_buffer, epochs=12, batch_size=16)
     assert len(first) == 12
-    assert len(replay_buffer) >= sum(first)  # a reward of 1 for each step
+    assert len(replay_buffer) == min(600, sum(first) + 12)  # a reward of 1 for each step, and a row at each end
     q = model(state, model.memory)
     assert q.shape == (2,)
     assert not np.array_equal(q, before)
     steps, entries = model._steps, int(model.memory.store.clock)
-    assert entries > 0
+    assert steps == sum(first)
+    assert entries == steps - 10, "all but what waits for its return"
+    assert int(model._begun.actor.steps) == steps, "exploration goes on where it was"
     second = train(env, model, replay_buffer, epochs=3, batch_size=16)
     assert len(second) == 3
     assert model._steps == steps + sum(second)
-    assert int(model.memory.store.clock) > entries
+    assert int(model.memory.store.clock) == model._steps - 10
+    env.unwrapped.reset()  # left open
+    assert env.unwrapped.np_random is not None
     batch = model(np.zeros((5, 4)))
     assert batch.shape == (5, 2)
+
+
+class Counted(gymnasium.Env):
+    """Episodes of five steps that pay by their number; `log` has the actions, and whether it was closed."""
+
+    observation_space, action_space = gymnasium.spaces.Box(-9, 9, (2,), np.float32), gymnasium.spaces.Discrete(2)
+
+    def __init__(self):
+        self.log, self.closed, self.step_number = [], False, 0
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.step_number = 0
+        return np.zeros(2, np.float32), {}
+
+    def step(self, action):
+        self.log.append(int(action))
+        self.step_number += 1
+        return np.full(2, self.step_number, np.float32), 1.0, self.step_number == 5, False, {}
+
+    def close(self):
+        self.closed = True
+
+
+def test_a_second_call_explores_anew_and_leaves_the_environment_open():
+    env, model, replay_buffer = Counted(), AttentionDQN(2, 2, 16), ReplayBuffer(600)
+    for _ in range(2):
+        assert train(env, model, replay_buffer, epochs=8, batch_size=16) == [5.0] * 8
+    assert not env.closed
+    taken = env.log[-80:]  # what was probed came before
+    assert taken[:40] != taken[40:]
+    assert len(replay_buffer) == 96
+    # Every last step of an episode was written with the reward that ended it, also those of an unfinished block.
+    rows = replay_buffer._ring.rows
+    assert int(rows.terminated[:96].sum()) == 16
+    assert float(rows.reward[:96].sum()) == 80.0
 
 
 def test_a_state_is_judged_by_the_memory_that_is_given():
@@ -42,6 +82,7 @@ def test_a_state_is_judged_by_the_memory_that_is_given():
     ("call", "error", "sentence"),
     [
         (lambda: AttentionDQN(0, 2, 16), SpecError, "state_size = 0 was given; expected a whole number of at least 1"),
+        (lambda: AttentionDQN(4, 2, 8, capacity=10**11), SpecError, "GB for the external memory, but"),
         (lambda: ReplayBuffer(3), SpecError, "capacity = 3 was given; expected a whole number of at least 32"),
         (lambda: AttentionDQN(4, 2, 8)(np.zeros(3)), SpaceError, r"a state of shape \(3,\) was given; expected \(4,\)"),
         (

@@ -5,6 +5,7 @@ from functools import partial
 from typing import Any
 
 import equinox as eqx
+import gymnasium
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -21,7 +22,7 @@ from engram.encoders.vector import VectorSpec
 from engram.errors import LearningFault, SpecError
 from engram.external.episodic import EpisodicSpec
 from engram.heads.attention import AttentionSpec
-from engram.losses.bootstrap import MemorySpec
+from engram.losses.bootstrap import MemorySpec, SuccessorsSpec
 from engram.types import TimeStep
 
 KEY = jax.random.PRNGKey(0)
@@ -45,8 +46,19 @@ class Told:
         self.act, self.remember = jax.jit(one.act), jax.jit(one.remember)
         self.rows: list[list[dict[str, Any]]] = [[] for _ in range(one.envs)]
 
-    def step(self, observation: np.ndarray, reward: np.ndarray, terminated: np.ndarray, truncated: np.ndarray) -> None:
+    def step(
+        self,
+        observation: np.ndarray,
+        reward: np.ndarray,
+        terminated: np.ndarray,
+        truncated: np.ndarray,
+        anew: np.ndarray | None = None,
+    ) -> None:
+        """`anew`: where another episode begins although the last one did not end."""
         observation = jnp.asarray(observation)
+        for env in np.flatnonzero(np.zeros(self.agent.envs) if anew is None else anew):
+            if self.rows[env]:
+                self.rows[env][-1]["done"] = True
         is_first = jnp.array([not rows or rows[-1]["done"] for rows in self.rows])
         mind = Mind(self.state.learner.params, self.recall)
         self.actor, action, decision, noted = self.act(
@@ -71,9 +83,12 @@ class Told:
             for t in range(len(rows) - n):
                 value, written = 0.0, True
                 for k in range(n):
+                    if rows[t + k]["done"] and not rows[t + k]["terminated"]:
+                        value += discount**k * rows[t + k]["best"]  # cut off here: what follows is not known
+                        written = k > 0
+                        break
                     value += discount**k * rows[t + k]["reward"]
                     if rows[t + k]["done"]:
-                        written = rows[t + k]["terminated"]
                         break
                 else:
                     value += discount**n * rows[t + n]["best"]
@@ -86,10 +101,10 @@ class Told:
 def test_an_entry_is_the_n_step_return_of_its_action(n: int):
     told = Told(agent(recall=RecallSpec(n_step=n)))
     random = np.random.default_rng(0)
-    for _ in range(30):
-        ends = random.random(2)
+    for _ in range(40):
+        ends, anew = random.random(2), random.random(2) < 0.1
         told.step(random.normal(size=(2, 2)).astype(np.float32), random.normal(size=2).astype(np.float32),
-                  ends < 0.15, (ends > 0.85))  # fmt: skip
+                  ends < 0.15, ends > 0.85, anew)  # fmt: skip
     store = told.recall.store
     where = np.argwhere(np.asarray(store.live))
     expected = told.expected(n, 0.5)
@@ -114,20 +129,26 @@ def test_an_entry_is_the_n_step_return_of_its_action(n: int):
         np.testing.assert_allclose(found[env, t], value, rtol=1e-5, atol=1e-5)
 
 
-def test_only_what_acting_read_is_touched():
+def test_exactly_what_acting_read_for_its_action_is_touched():
     told = Told(agent())
-    random = np.random.default_rng(0)
-    for _ in range(12):
-        told.step(
-            random.normal(size=(2, 2)).astype(np.float32), np.ones(2, np.float32), np.zeros(2, bool), np.zeros(2, bool)
-        )
-    # From step 3 on something is stored; from step 4 on every read of a known action hands out weights that sum to 1.
-    received = float(told.recall.store.attention.sum())
-    assert 0 < received <= 2 * 9
-    learner = told.state.learner
-    replay = told.state.replay
-    jax.jit(told.agent.learn)(learner, replay, told.recall)
-    assert float(told.recall.store.attention.sum()) == received
+    random, received, last = np.random.default_rng(0), {}, {}
+    for _ in range(25):
+        before, params = told.recall.store, told.state.learner.params
+        seen = random.normal(size=(2, 2)).astype(np.float32)
+        told.step(seen, np.ones(2, np.float32), np.zeros(2, bool), np.zeros(2, bool))
+        for rows in told.rows:
+            read = params.external.read(before, jnp.asarray(rows[-1]["key"]))
+            entries, weights = (np.asarray(leaf)[0, rows[-1]["action"]] for leaf in (read.entries, read.weights))
+            for entry, weight in zip(entries[entries >= 0].tolist(), weights[entries >= 0], strict=True):
+                received[entry] = received.get(entry, 0.0) + weight
+                last[entry] = int(before.clock)
+    store = told.recall.store
+    assert int(store.live.sum()) == 2 * (25 - 3)
+    assert len(received) > 10
+    for entry in range(store.capacity):
+        place = divmod(entry, store.places)
+        np.testing.assert_allclose(store.attention[place], received.get(entry, 0.0), rtol=1e-4, atol=1e-6)
+        assert int(store.read[place]) == last.get(entry, 0)
 
 
 def test_the_share_of_the_memory_is_its_confidence_and_what_it_is_trusted_with():
@@ -226,6 +247,90 @@ def test_keys_are_computed_anew_in_turn():
     assert float(fresh.overlap) <= 1.0
 
 
+RECURRENT = {"working": "gru", "replay.window": 8}
+
+
+@pytest.mark.parametrize("previous", [False, True])
+def test_with_a_working_memory_equal_observations_after_different_pasts_are_two_entries(previous: bool):
+    changes = {"encoder": "vector", "external": "episodic", "external.capacity": 200, "external.neighbours": 5,
+               "recall.n_step": 1, "observation.previous_reward": previous, **RECURRENT,
+               "encoder.widths": (8,)}  # fmt: skip
+    one = Agent(specs.override_all(presets.preset("double-dqn", spaces.Box((2,)), 5_000), changes), spaces.Box((2,)), 2)
+    told, no = Told(one), np.zeros(1, bool)
+    cue, corridor = np.full((1, 2), 1.0, np.float32), np.zeros((1, 2), np.float32)
+    episodes = [(cue, 0.0), (-cue, 0.0), (cue, 0.0), (cue, 1.0)]  # what is seen first, and what it pays
+    for first, reward in episodes:
+        told.step(first, np.full(1, reward, np.float32), no, no)
+        told.step(corridor, np.zeros(1, np.float32), no, no)
+        told.step(corridor, np.zeros(1, np.float32), ~no, no)
+    told.step(corridor, np.zeros(1, np.float32), no, no)
+    written = np.asarray(told.recall.store.hash)[np.asarray(told.recall.store.live)]
+    # An entry each for the cue and its opposite, and for two steps after each; the last episode had another reward.
+    taken = {(bool(first[0, 0] > 0), reward if previous and t else 0.0, t, rows["action"])
+             for number, (first, reward) in enumerate(episodes)
+             for t, rows in enumerate(told.rows[0][3 * number : 3 * number + 3])}  # fmt: skip
+    assert len(written) == len(taken)
+    assert len(np.unique(written, axis=0)) == (8 if previous else 6)
+
+
+def test_what_followed_by_chance_is_kept_beside_what_followed_before():
+    spec = replace(SPEC, recall=RecallSpec(n_step=1, trust=False), bootstrap=SuccessorsSpec())
+    told, no = Told(agent(**vars_of(spec))), np.zeros(2, bool)
+    for number in range(6):  # one and the same observation pays 0 or 1 in turn, and its episode is over
+        told.step(np.ones((2, 2), np.float32), np.full(2, number % 2, np.float32), ~no, no)
+    told.step(np.ones((2, 2), np.float32), np.zeros(2, np.float32), no, no)
+    store, params = told.recall.store, told.state.learner.params
+    assert int(store.live.sum()) == 12, "nothing was overwritten"
+    frames = jnp.ones((1, 2))
+    consulted = remembering.consult(spec, told.recall, params, params, frames, params(frames))[1]
+    for action in range(2):
+        mine = np.asarray(store.live[action])
+        assert mine.sum() >= 5  # as many as are read
+        target = remembering.by_successors(told.recall, params, consulted, jnp.int32(action), jnp.float32(9.0))
+        read = np.asarray(consulted.external.entries[0, action])
+        paid = np.asarray(store.reward).reshape(-1)[read]
+        np.testing.assert_allclose(target, paid.mean(), rtol=1e-5)
+        assert 0 < paid.mean() < 1
+
+
+def vars_of(spec: AgentSpec) -> dict[str, Any]:
+    return {name: getattr(spec, name) for name in spec.__dataclass_fields__}
+
+
+def test_the_pull_is_the_loss_to_what_is_stored_times_its_confidence():
+    one = agent(recall=RecallSpec(n_step=1, pull=0.5, share=0.0, trust=False))
+    told, random = Told(one), np.random.default_rng(0)
+    for _ in range(8):
+        told.step(random.normal(size=(2, 2)).astype(np.float32), 5 + random.normal(size=2).astype(np.float32),
+                  np.zeros(2, bool), np.zeros(2, bool))  # fmt: skip
+    params, frames = told.state.learner.params, jnp.full((1, 2), 0.3)
+    example = examples.Transition(frames, jnp.int32(1), remembering_step(), jnp.ones((1, 2)), jnp.float32(1))
+    without = replace(one.spec, recall=replace(one.spec.recall, pull=0.0))
+    loss, plain = (examples.score_transition(spec, examples.Nets(params, params, told.recall), example).loss
+                   for spec in (one.spec, without))  # fmt: skip
+    read = params.external.read(told.recall.store, remembering.key_of(one.spec, params.embed(frames)))
+    q = params(frames).returns.q[1]
+    expected = 0.5 * float(read.confidence[1]) * float(one.spec.loss(q, read.q[1]))
+    assert expected > 0.01
+    np.testing.assert_allclose(loss - plain, expected, rtol=1e-4)
+
+
+def test_the_overlap_is_the_share_of_neighbours_that_a_fresh_key_has_too():
+    one = agent(recall=RecallSpec(n_step=1, refresh=1), external=EpisodicSpec(capacity=40, neighbours=5))
+    told, random = Told(one), np.random.default_rng(0)
+    for _ in range(20):
+        told.step(random.normal(size=(2, 2)).astype(np.float32), np.ones(2, np.float32), np.zeros(2, bool),
+                  np.zeros(2, bool))  # fmt: skip
+    other, store = one.init(jax.random.PRNGKey(9)).learner, told.recall.store
+    live = np.flatnonzero(np.asarray(store.live[0]))
+    keys, fresh = np.asarray(store.key[0]), remembering.key_of(one.spec, other.params.embed(store.observation[0, 0]))
+    nearest = [set(live[np.argsort(((keys[live] - key) ** 2).sum(1))[:5]]) for key in (keys[0], np.asarray(fresh))]
+    shared = len(nearest[0] & nearest[1]) / 5
+    assert shared < 1
+    renewed = jax.jit(one.refresh)(other, told.recall)
+    np.testing.assert_allclose(renewed.overlap, 1 + 0.01 * (shared - 1), rtol=1e-5)
+
+
 def test_similar_rows_are_learned_from():
     one = agent(external=AgentSpec().external, replay=replace(SPEC.replay, batch_size=2, candidates=8, start=8))
     replay, params = one.init(KEY).replay, one.init(KEY).learner.params
@@ -249,14 +354,34 @@ EXTERNAL = {"external": "episodic", "external.capacity": 60, "external.neighbour
             "recall.n_step": 4, "recall.refresh": 3}  # fmt: skip
 
 
-@pytest.mark.parametrize("env", ["CartPole-v1", "engram/CartPole-v1"])
-@pytest.mark.parametrize("keys", ["online", "target"])
-def test_a_run_with_an_external_memory_resumes_exactly(tmp_path, env: str, keys: str):
-    options = {"steps": 240, "envs": 2, "save_every": 80, "log_every": 80,
-               "overrides": SMALL | EXTERNAL | {"recall.keys": keys}}  # fmt: skip
+GRAPH = {"external": "graph", "external.capacity": 60, "external.neighbours": 4, "external.every": 20,
+         "recall.n_step": 1}  # fmt: skip
+CHUNKED = {"external": "chunked", "external.capacity": 64, "external.size": 8, "external.probes": 2,
+           "external.neighbours": 4, "recall.n_step": 4}  # fmt: skip
+PRODUCT = {"external": "product-key", "external.codes": 8, "external.neighbours": 4, "recall.n_step": 4,
+           "recall.through": True}  # fmt: skip
+KINDS = {
+    "online": EXTERNAL,
+    "target": EXTERNAL | {"recall.keys": "target"},
+    "frozen": EXTERNAL | {"recall.keys": "frozen", "recall.refresh": 0},
+    "successors": EXTERNAL | {"bootstrap": "successors"},
+    "chunked": CHUNKED,
+    "graph": GRAPH,
+    "product-key": PRODUCT,
+    "recurrent": EXTERNAL | {"recall.refresh": 0, "observation.previous_action": True, **RECURRENT},
+}
+
+
+@pytest.mark.parametrize(
+    ("env", "kind"),
+    [*[("engram/CartPole-v1", kind) for kind in KINDS], ("CartPole-v1", "online"), ("CartPole-v1", "chunked")],
+)
+def test_a_run_with_an_external_memory_resumes_exactly(tmp_path, env: str, kind: str):
+    options = {"steps": 240, "envs": 2, "save_every": 80, "log_every": 80, "overrides": SMALL | KINDS[kind]}
     with Trainer(env, "double-dqn", run=tmp_path / "whole", **options) as whole:
         whole.learn()
         digest, returns = engram.keeping.digest(whole.runner), whole.evaluate(2).returns
+        assert whole.runner.report()["memory_entries"] > 0
     with Trainer(env, "double-dqn", run=tmp_path / "parts", **options) as first:
         first.learn(120)
     with Trainer(run=tmp_path / "parts", resume=True) as second:
@@ -265,6 +390,58 @@ def test_a_run_with_an_external_memory_resumes_exactly(tmp_path, env: str, keys:
     loaded = engram.load(tmp_path / "parts")
     assert loaded.evaluate(2).returns == returns
     assert int(loaded.minds[0].recall.store.live.sum()) > 0
+
+
+@pytest.mark.parametrize("kind", ["chunked", "graph"])
+def test_one_seed_alone_remembers_as_side_by_side(kind: str):
+    """Alone there is no axis of seeds, so that a graph propagates, and chunks are cut, only where it is due."""
+    options = {"steps": 160, "envs": 2, "overrides": SMALL | KINDS[kind] | {"exploration.end": 1.0}}
+    stores = []
+    for seeds in (1, 2):
+        with Trainer("engram/CartPole-v1", "double-dqn", seeds=seeds, **options) as trainer:
+            trainer.learn()
+            stores.append(trainer.runner.minds()[0].recall.store)
+    for one, other in zip(*map(jax.tree.leaves, stores), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-3)
+
+
+class Adrift(gymnasium.Env):
+    """Episodes of 50 steps that begin with a number no seed decides: none can be taken up where it was."""
+
+    observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (2,), np.float32)
+    action_space = gymnasium.spaces.Discrete(2)
+    made = 0
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
+        super().reset(seed=seed)
+        Adrift.made, self.number, self.count = Adrift.made + 1, Adrift.made, 0
+        return self.show(), {}
+
+    def step(self, action: Any) -> Any:
+        self.count += 1
+        return self.show(), 1.0, False, self.count == 50, {}
+
+    def show(self) -> np.ndarray:
+        return np.array([self.number, self.count], np.float32)
+
+
+def test_a_new_episode_after_a_resume_cuts_the_old_one_off(tmp_path):
+    """What waits in line of the old episode is not joined with what follows."""
+    options = {"steps": 160, "save_every": 160, "envs": 2, "overrides": SMALL | EXTERNAL | {"external.capacity": 400}}
+    with Trainer(Adrift, "double-dqn", run=tmp_path, **options) as first:
+        first.learn(60)  # inside the first episode of both
+        taken = int(first.runner._running_length[0])
+    with Trainer(Adrift, run=tmp_path, resume=True, new_episodes=True) as second:
+        second.learn()
+        store = second.runner.minds()[0].recall.store
+    assert 20 < taken < 50
+    origins = np.asarray(store.origin)[np.asarray(store.live)]
+    for env in range(2):
+        mine = origins[origins[:, 0] == env]
+        assert sorted(mine[mine[:, 1] == 0, 2].tolist()) == list(range(taken - 1))  # all but its last action
+        later = sorted(mine[mine[:, 1] == 1, 2].tolist())
+        assert later == list(range(len(later)))
+        assert len(later) == 80 - taken - 4
 
 
 def test_a_run_is_refused_with_another_width_of_the_embedding(tmp_path):
@@ -278,11 +455,21 @@ def test_a_run_is_refused_with_another_width_of_the_embedding(tmp_path):
             other.restore(captured.arrays, captured.meta, lambda empty: empty)
 
 
-def test_keys_that_are_not_finite_are_named():
+def test_keys_that_are_not_finite_are_named_with_where_they_came_from():
+    told, no = Told(agent()), np.zeros(2, bool)
+    for number in range(9):
+        reward = np.array([0.0, np.inf if number == 4 else 0.0], np.float32)
+        told.step(np.full((2, 2), number, np.float32), reward, np.array([False, number == 2]), no)
+    assert remembering.refused(told.recall) == (2, [1, 1, 0])  # those of the episode that the reward follows
     with Trainer("engram/CartPole-v1", "double-dqn", steps=200, overrides=SMALL | EXTERNAL) as trainer:
         run = trainer.runner._run
-        trainer.runner._run = eqx.tree_at(lambda run: run.agent.recall.store.refused, run, jnp.array([3], jnp.int32))
-        with pytest.raises(LearningFault, match="of 3 entries for the external memory was not finite"):
+        marked = run.agent.recall.store.refused, run.agent.recall.fault
+        bad = jnp.array([3], jnp.int32), jnp.array([[0, 7, 12]], jnp.int32)
+        trainer.runner._run = eqx.tree_at(
+            lambda run: (run.agent.recall.store.refused, run.agent.recall.fault), run, bad
+        )
+        assert len(marked) == 2
+        with pytest.raises(LearningFault, match="of 3 entries .* environment 0, episode 7, step 12 of it"):
             trainer.runner.report()
 
 

@@ -9,7 +9,7 @@
 """
 
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -30,8 +30,9 @@ from engram.envs.host import make_host
 from engram.errors import SpaceError, SpecError
 from engram.external.episodic import EpisodicSpec
 from engram.losses.bootstrap import MemorySpec
+from engram.memory import check_fits
 from engram.network import Previous
-from engram.replay.ring import Ring
+from engram.replay import ring
 from engram.runners.host import HostRunner
 
 LEARN_EVERY = 4  # environment steps for each gradient step
@@ -68,7 +69,9 @@ class AttentionDQN:
         )
         self.state_size, self.action_size, self.seed = state_size, action_size, seed
         self.space = spaces.Box((state_size,))
-        self._begun = Agent(self.spec, self.space, action_size).init(jax.random.PRNGKey(seed))
+        agent = Agent(self.spec, self.space, action_size)
+        check_fits({"external memory": agent.recall_nbytes()})
+        self._begun = agent.init(jax.random.PRNGKey(seed))
         self._steps = 0
 
     @property
@@ -98,7 +101,7 @@ class ReplayBuffer:
         if not isinstance(capacity, int) or capacity < 32:
             raise SpecError(f"capacity = {capacity!r} was given; expected a whole number of at least 32")
         self.capacity = capacity
-        self._ring: Ring | None = None
+        self._ring: ring.Ring | None = None
 
     def __len__(self) -> int:
         return 0 if self._ring is None else min(int(self._ring.cursor.sum()), self.capacity)
@@ -113,8 +116,8 @@ def train(
 ) -> list[float]:
     """Plays `epochs` episodes and learns from them: a gradient step after every 4 steps of the environment.
 
-    The model, its memory and the buffer are changed; a second call goes on from there with new episodes. Returns the
-    return of every episode.
+    The model, its memory and the buffer are changed; a second call goes on from there with new episodes. An environment
+    that is given as such is left open. Returns the return of every episode.
 
     Raises SpaceError if the environment's states or actions are not of the model's sizes, SpecError for numbers that
     make no sense.
@@ -124,16 +127,19 @@ def train(
             raise SpecError(f"{name} = {value!r} was given; expected a whole number of at least 1")
     replay = replace(model.spec.replay, capacity=replay_buffer.capacity, batch_size=batch_size,
                      start=min(200, replay_buffer.capacity // 2))  # fmt: skip
-    with closing(make_host(env, seed=model.seed + model._steps)) as envs:
+    envs = make_host(env, seed=model.seed + model._steps)
+    with nullcontext() if isinstance(env, gymnasium.Env) else closing(envs):
         if envs.observation_space != model.space or envs.actions != model.action_size:
             raise SpaceError(
                 f"the environment has states {envs.observation_space} and {envs.actions} actions, the model was made "
                 f"for {model.space} and {model.action_size}; make it with those sizes"
             )
         agent = Agent(replace(model.spec, replay=replay), model.space, model.action_size)
-        ring = replay_buffer._ring if replay_buffer._ring is not None else agent.init(jax.random.PRNGKey(0)).replay
+        if replay_buffer._ring is None:
+            check_fits({"replay": ring.nbytes(model.space, agent.rows_per_lane)})
+            replay_buffer._ring = ring.empty(model.space, agent.rows_per_lane, 1)
         runner = HostRunner(agent, envs, model.seed)
-        runner.take_up(replace(model._begun, replay=ring), model._steps)
+        runner.take_up(replace(model._begun, replay=replay_buffer._ring), model._steps)
         runner.start()
         returns: list[float] = []
         while runner.finished < epochs:

@@ -250,7 +250,7 @@ def nec(space: spaces.Space, steps: int) -> AgentSpec:
     """Neural episodic control (Pritzel et al. 2017, arXiv 1703.01988): Q is what similar situations came to.
 
     Departures: the gradient reaches the embedding, not the stored keys and values; Adam; where nothing is known yet, a
-    network's Q answers.
+    network's Q answers; 10,000 entries over all actions, where the paper has 500,000 for each.
     """
     chosen = dqn(space, steps)
     return replace(
@@ -269,7 +269,9 @@ def nec(space: spaces.Space, steps: int) -> AgentSpec:
 def mfec(space: spaces.Space, steps: int) -> AgentSpec:
     """Model-free episodic control (Blundell et al. 2016, arXiv 1606.04460): the best return of similar situations.
 
-    Departures: returns bootstrap after a hundred steps; where nothing is known yet, a network's Q answers.
+    Departures: returns bootstrap after a hundred steps; where nothing is known yet, a network's Q answers; neighbours
+    weigh by inverse distance, so that an exact match outweighs all others, where the paper takes it alone, or else the
+    plain mean; 10,000 entries over all actions, where the paper has a million for each.
     """
     chosen = dqn(space, steps)
     return replace(
@@ -285,7 +287,8 @@ def mfec(space: spaces.Space, steps: int) -> AgentSpec:
 def emdqn(space: spaces.Space, steps: int) -> AgentSpec:
     """Episodic memory deep Q-network (Lin et al. 2018, arXiv 1805.07603): DQN drawn to the best return remembered.
 
-    Departure: returns bootstrap after a hundred steps.
+    Departures: returns bootstrap after a hundred steps; keys of 64 numbers are those of `mfec`; one neighbour, 10,000
+    entries and the weight of the pull are our own choice.
     """
     chosen = dqn(space, steps)
     return replace(

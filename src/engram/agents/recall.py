@@ -3,6 +3,9 @@
 What is to be written is known only later: the return of an action is its next n rewards and the estimate of what
 follows. So each environment's newest n actions wait in a line, and at every step the one that is n steps old is
 labelled and written, a block of `envs` entries for each step. Its key is the one it had when it was acted on.
+
+Where an episode was cut off (by a time limit, or because another one was begun), nothing is known of what would have
+followed its last action. The returns of those before it then end at the observation which that action answered.
 """
 
 import dataclasses
@@ -67,9 +70,11 @@ class RecallState(eqx.Module):
     steps: Int[Array, ""]  # of each environment
     episode: Int[Array, "envs"]
     moment: Int[Array, "envs"]  # step of the running episode
+    past: PyTree  # UInt32[envs 2], what the running episode has shown so far; () without a working memory
     errors: Float[Array, "2"]  # running mean squared errors: the network's, the memory's, against the same returns
     turn: Int[Array, ""]  # the entry whose key is computed anew next
     overlap: Float[Array, ""]  # running share of an entry's neighbours that it still has when its key is fresh
+    fault: Int[Array, "3"]  # environment, its episode and step of the first entry that was not finite, or -1
     projection: PyTree  # Float[inputs width] where keys are frozen, else ()
 
 
@@ -99,8 +104,12 @@ def init(spec: AgentSpec, space: spaces.Space, actions: int, envs: int, params: 
         frames=jax.tree.map(lambda leaf: jnp.zeros((n, *leaf.shape), leaf.dtype), frames) if columns else (),
     )  # fmt: skip
     line = Line(waiting, zeros(), zeros(bool), zeros(bool), jnp.zeros((n, envs, 3), jnp.int32))
-    nothing = jnp.zeros(envs, jnp.int32)
-    return RecallState(store, line, jnp.int32(0), nothing, nothing, jnp.ones(2), jnp.int32(0), jnp.ones(()), projection)
+    none = partial(jnp.zeros, envs, jnp.int32)
+    past = jnp.zeros((envs, 2), jnp.uint32) if spec.has_memory else ()
+    return RecallState(
+        store, line, steps=jnp.int32(0), episode=none(), moment=none(), past=past, errors=jnp.ones(2),
+        turn=jnp.int32(0), overlap=jnp.ones(()), fault=jnp.full(3, -1, jnp.int32), projection=projection,
+    )  # fmt: skip
 
 
 def key_width(spec: AgentSpec, embedding: int) -> int:
@@ -233,58 +242,128 @@ def remember(
 ) -> RecallState:
     """After one step of every environment: notes what was read, writes the actions that are n steps old, lines up this.
 
-    An action whose n rewards a time limit cut off is not written: what would have followed is not known.
+    The last action of an episode that was cut off is not written; see the head of this module for those before it.
     """
-    n, line, now = spec.recall.n_step, state.line, noted.waiting
+    n, state = spec.recall.n_step, _broken_off(state, row.is_first)
+    line, now, past = state.line, noted.waiting, state.past
     store = external.touch(state.store, noted.entries.reshape(-1), noted.weights.reshape(-1))
+    if spec.has_memory:
+        hashes, past = _history(spec, past, now, row)
+        now = now._replace(hash=hashes)
     place = state.steps % n
-    order = (place + jnp.arange(n)) % n  # oldest first
-    powers = spec.discount ** jnp.arange(n)
-    ended = jnp.cumsum(line.done[order], axis=0) > 0
-    inside = jnp.concatenate([jnp.ones_like(ended[:1]), ~ended[:-1]])  # up to the end of its episode
-    reward = (jnp.where(inside, line.reward[order], 0.0) * powers[:, None]).sum(0)
-    discount = jnp.where(ended[-1], 0.0, spec.discount**n)
-    cut = (inside & line.done[order] & ~line.terminated[order]).any(0)
-    old: Waiting = jax.tree.map(lambda leaf: leaf[place], line.waiting)
-    value = reward + discount * now.best
+    old, origin = jax.tree.map(lambda leaf: leaf[place], (line.waiting, line.origin))
+    came = _outcome(spec, line, now, place)
     entries = Entries(
         key=jax.lax.stop_gradient(old.key),
         action=old.action,
         features=old.features,
-        value=value,
-        td_error=value - old.network,
-        hash=old.hash,
-        origin=line.origin[place],
+        value=came.value,
+        td_error=came.value - old.network,
+        # Chance may follow equal observations by different ones, and what follows is not to be averaged here.
+        hash=jax.vmap(fingerprint)((old.hash, origin)) if _by_successors(spec) else old.hash,
+        origin=origin,
         observation=old.frames,
-        reward=reward,
-        discount=discount,
-        successor=now.frames if _by_successors(spec) else (),
-        following=now.hash,
+        reward=came.reward,
+        discount=came.discount,
+        successor=came.frames if _by_successors(spec) else (),
+        following=came.hash,
     )
-    written = (state.steps >= n) & ~cut & keep
+    written = (state.steps >= n) & came.known & keep
     store = external.write(store, entries, written)
-    judged = written & old.known
-    squared = jnp.stack([(value - old.network) ** 2, (value - old.memory) ** 2])
-    rate = RATE * judged.sum()
-    mean = (squared * judged).sum(1) / jnp.maximum(judged.sum(), 1)
-    errors = state.errors + jnp.where(judged.any(), jnp.minimum(rate, 1.0), 0.0) * (mean - state.errors)
     envs = jnp.arange(done.shape[0])
-    origin = jnp.stack([envs, state.episode, state.moment], axis=1)
     put = partial(jax.tree.map, lambda old, new: old.at[place].set(new))
-    line = put(line, Line(now, _clip(spec, row.reward), row.terminated, done, origin))
-    moment, episode = jnp.where(done, 0, state.moment + 1), state.episode + done
+    here = jnp.stack([envs, state.episode, state.moment], axis=1)
     return dataclasses.replace(
-        state, store=store, line=line, steps=state.steps + 1, episode=episode, moment=moment, errors=errors
+        state,
+        store=store,
+        line=put(line, Line(now, _clip(spec, row.reward), row.terminated, done, here)),
+        steps=state.steps + 1,
+        episode=state.episode + done,
+        moment=jnp.where(done, 0, state.moment + 1),
+        past=past,
+        errors=_judged(state.errors, old, came.value, written & old.known),
+        fault=_fault(state.fault, entries, written),
     )
 
 
-def broken_off(state: RecallState) -> RecallState:
-    """The state where new episodes begin in every environment, though the old ones did not end."""
-    newest = (state.steps - 1) % state.line.done.shape[0]
-    line = state.line._replace(
-        done=state.line.done.at[newest].set(True), terminated=state.line.terminated.at[newest].set(False)
+class _Outcome(NamedTuple):
+    """What came of an action. Leading axis [envs]."""
+
+    value: Float[Array, "envs"]
+    reward: Float[Array, "envs"]  # the discounted sum of the rewards that count
+    discount: Float[Array, "envs"]  # of the estimate of what follows them: 0 where the episode ended
+    hash: UInt32[Array, "envs 2"]  # of the observation that follows them
+    frames: PyTree
+    known: Bool[Array, "envs"]  # False for the last action of an episode that was cut off
+
+
+def _outcome(spec: AgentSpec, line: Line, now: Waiting, place: Int[Array, ""]) -> _Outcome:
+    """The return of the oldest actions in line, those at `place`; `now` followed the newest."""
+    n = spec.recall.n_step
+    order = (place + jnp.arange(n)) % n  # oldest first
+    done = line.done[order]
+    over = jnp.cumsum(done, axis=0) > 0
+    inside = jnp.concatenate([jnp.ones_like(over[:1]), ~over[:-1]])  # up to the end of its episode
+    final = order[inside.sum(0) - 1], jnp.arange(done.shape[1])  # the last action of that episode in line
+    cut = over[-1] & ~line.terminated[final]
+    counted = inside & ~(cut & done)
+    powers = jnp.asarray(np.float32(spec.discount) ** np.arange(n + 1, dtype=np.float32))
+    steps = counted.sum(0)
+    reward = (jnp.where(counted, line.reward[order], 0.0) * powers[:-1, None]).sum(0)
+    discount = jnp.where(over[-1] & ~cut, 0.0, powers[steps])
+
+    def following(waited: Array, new: Array) -> Array:
+        return jnp.where(cut.reshape(-1, *[1] * (new.ndim - 1)), waited[final], new)
+
+    waiting = line.waiting
+    best, hash, frames = jax.tree.map(
+        following, (waiting.best, waiting.hash, waiting.frames), (now.best, now.hash, now.frames)
     )
-    return dataclasses.replace(state, line=line, moment=jnp.zeros_like(state.moment), episode=state.episode + 1)
+    return _Outcome(reward + discount * best, reward, discount, hash, frames, steps > 0)
+
+
+def _history(
+    spec: AgentSpec, past: UInt32[Array, "envs 2"], now: Waiting, row: TimeStep
+) -> tuple[UInt32[Array, "envs 2"], UInt32[Array, "envs 2"]]:
+    """The hashes of the present and all that its episode showed before, and of both and the action that was taken.
+
+    With a working memory equal observations are different situations where what came before them differs.
+    """
+    before = jnp.where(row.is_first[:, None], jnp.uint32(0), past)
+    present = jax.vmap(fingerprint)((before, now.hash))
+    seen = spec.observation
+    told = now.action if seen.previous_action else (), row.reward if seen.previous_reward else ()
+    return present, jax.vmap(fingerprint)((present, told)) if jax.tree.leaves(told) else present
+
+
+def _judged(
+    errors: Float[Array, "2"], old: Waiting, value: Float[Array, "envs"], judged: Bool[Array, "envs"]
+) -> Float[Array, "2"]:
+    """The running squared errors of the network and of the memory, with those that can be compared with a return."""
+    squared = jnp.stack([(value - old.network) ** 2, (value - old.memory) ** 2])
+    mean = (squared * judged).sum(1) / jnp.maximum(judged.sum(), 1)
+    rate = jnp.minimum(RATE * judged.sum(), 1.0)
+    return errors + jnp.where(judged.any(), rate, 0.0) * (mean - errors)
+
+
+def _fault(fault: Int[Array, "3"], entries: Entries, written: Bool[Array, "envs"]) -> Int[Array, "3"]:
+    """Where the first entry came from that no memory takes, since its key or value is not finite."""
+    bad = written & ~(jnp.isfinite(entries.key).all(1) & jnp.isfinite(entries.value) & jnp.isfinite(entries.td_error))
+    return jnp.where((fault[0] < 0) & bad.any(), entries.origin[bad.argmax()], fault)
+
+
+def _broken_off(state: RecallState, is_first: Bool[Array, "envs"]) -> RecallState:
+    """The state in which a new episode begins here, also where the one before did not end: it counts as cut off."""
+    line = state.line
+    newest = (state.steps - 1) % line.done.shape[0]
+    broken = is_first & ~line.done[newest] & (state.steps > 0)
+    line = line._replace(
+        done=line.done.at[newest].set(line.done[newest] | broken),
+        terminated=line.terminated.at[newest].set(line.terminated[newest] & ~broken),
+    )
+    return dataclasses.replace(
+        state, line=line, moment=jnp.where(broken, 0, state.moment), episode=state.episode + broken
+    )
 
 
 def _clip(spec: AgentSpec, reward: Float[Array, "envs"]) -> Float[Array, "envs"]:
@@ -315,23 +394,28 @@ def refresh(spec: AgentSpec, network: Network, state: RecallState) -> RecallStat
     )
 
 
-def report(state: PyTree) -> dict[str, Any]:
+def report(spec: AgentSpec, state: PyTree) -> dict[str, Any]:
     """What a log line says of an external memory; a value per seed is a list if there are several."""
     if not isinstance(state, RecallState):
         return {}
     network, memory = np.moveaxis(np.asarray(state.errors), -1, 0)
-    live = np.asarray(state.store.live).reshape(*network.shape, -1)
-    found = {
-        "memory_entries": live.sum(-1),
-        "memory_trust": network / (network + memory),
-        "memory_overlap": np.asarray(state.overlap),
-    }
+    found = {"memory_entries": np.asarray(state.store.live).reshape(*network.shape, -1).sum(-1)}
+    if spec.recall.trust:
+        found["memory_trust"] = network / (network + memory)
+    if spec.recall.refresh:
+        found["memory_overlap"] = np.asarray(state.overlap)
     return {name: value.tolist() if value.size > 1 else value.item() for name, value in found.items()}
 
 
-def refused(state: PyTree) -> int:
-    """How many entries were not written because their key or value was not finite."""
-    return int(np.asarray(state.store.refused).sum()) if isinstance(state, RecallState) else 0
+def refused(state: PyTree) -> tuple[int, list[int]]:
+    """How many entries were not written because their key or value was not finite, and where the first came from.
+
+    That is its environment, its episode and its step of it; -1 where nothing was refused.
+    """
+    if not isinstance(state, RecallState):
+        return 0, [-1, -1, -1]
+    faults = np.asarray(state.fault).reshape(-1, 3)
+    return int(np.asarray(state.store.refused).sum()), faults[faults[:, 0].argmax()].tolist()
 
 
 # -- keys ------------------------------------------------------------------------------------------------------

@@ -195,6 +195,11 @@ class AgentSpec:
         for what, wanted in observations.items():
             if wanted and not getattr(self.external, "keeps_observations", False):
                 raise SpecError(f"{what} needs entries that keep their observation, which {kind} cannot; use episodic")
+        if recall.refresh and getattr(self.external, "eviction", "") == "merge":
+            raise SpecError(
+                f"recall.refresh = {recall.refresh} computes keys anew from one observation each, but with "
+                f"external.eviction = merge an entry stands for several; set recall.refresh=0, or another eviction"
+            )
         if recall.refresh and recall.keys == "frozen":
             raise SpecError("recall.refresh computes keys anew, but recall.keys = frozen never change; leave one out")
         if getattr(self.external, "one_step", False) and recall.n_step != 1:

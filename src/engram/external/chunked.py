@@ -45,7 +45,8 @@ class ChunkedSpec:
     probes: int = setting(24, "chunks that a read opens, for each action", low=1)
     neighbours: int = setting(50, "entries that a read attends to, for each action", low=1)
     kernel: Literal["inverse-distance", "dot", "scaled-dot", "multi-head"] = setting(
-        "inverse-distance", "how a key, and a summary, answers a query; multi-head learns projections"
+        "inverse-distance",
+        "how a key, and a summary, answers a query; multi-head learns projections, where recall.through",
     )
     heads: int = setting(4, "heads of kernel=multi-head; they divide the length of a key", low=1)
     delta: float = setting(1e-3, "added to squared distances in the kernel: how much an exact match outweighs", above=0)

@@ -32,7 +32,7 @@ class EpisodicSpec:
     capacity: int = setting(10_000, "entries over all actions, who share them equally", low=1)
     neighbours: int = setting(50, "entries that a read attends to, for each action", low=1)
     kernel: Literal["inverse-distance", "dot", "scaled-dot", "multi-head"] = setting(
-        "inverse-distance", "how a key answers a query; multi-head learns projections"
+        "inverse-distance", "how a key answers a query; multi-head learns projections, where recall.through"
     )
     heads: int = setting(4, "heads of kernel=multi-head; they divide the length of a key", low=1)
     delta: float = setting(1e-3, "added to squared distances in the kernel: how much an exact match outweighs", above=0)
@@ -104,9 +104,10 @@ class Episodic(eqx.Module):
         return write(store, entries, keep, Rule(chosen.update, chosen.alpha, chosen.eviction, chosen.max_age))
 
     def rekey(self, store: Store, ids: Int[Array, "entries"], embeddings: Float[Array, "entries embedding"]) -> Store:
-        """The store with fresh embeddings in the keys of these entries."""
+        """The store with fresh embeddings in the keys of these entries; where one is not finite the old stays."""
         where = stores.located(store, ids)
         keys = jnp.concatenate([embeddings, store.features[where]], axis=1)
+        keys = jnp.where(jnp.isfinite(keys).all(1, keepdims=True), keys, store.key[where])
         return eqx.tree_at(
             lambda store: (store.key, store.length),
             store,

@@ -86,7 +86,7 @@ class GraphStore(NamedTuple):
     refused: Int[Array, ""]  # entries not written because of numbers that are not finite
 
     @property
-    def live(self) -> Bool[Array, "capacity"]:
+    def live(self) -> Bool[Array, "*seeds capacity"]:
         """Which places hold a node."""
         return self.written >= 0
 

@@ -132,9 +132,11 @@ def not_finite(update: int, step: int) -> str:
     )
 
 
-def not_remembered(entries: int, step: int) -> str:
-    """What is said when an external memory was offered numbers that are not finite."""
+def not_remembered(entries: int, first: list[int], step: int) -> str:
+    """What is said when an external memory was offered numbers that are not finite; `first`: see `recall.refused`."""
+    env, episode, moment = first
     return (
-        f"the key or the value of {entries} entries for the external memory was not finite (before step {step}), so "
-        f"they were not written; start a new run with a lower optimizer.learning_rate or a reward_clip"
+        f"the key or the value of {entries} entries for the external memory was not finite (before step {step}; the "
+        f"first is of environment {env}, episode {episode}, step {moment} of it), so they were not written; start a "
+        f"new run with a lower optimizer.learning_rate or a reward_clip"
     )

@@ -214,7 +214,7 @@ class HostRunner:
             "loss": loss / updates if updates else None,
             "q_mean": q / updates if updates else None,
             **self.agent.spec.exploration.report(self.steps),
-            **remembering.report(self.recall),
+            **remembering.report(self.agent.spec, self.recall),
             "updates": int(self.learner.updates),
         }
 
@@ -222,8 +222,9 @@ class HostRunner:
         fault = int(self.learner.fault)
         if fault >= 0:
             raise LearningFault(not_finite(fault, self.steps))
-        if refused := remembering.refused(self.recall):
-            raise LearningFault(not_remembered(refused, self.steps))
+        entries, first = remembering.refused(self.recall)
+        if entries:
+            raise LearningFault(not_remembered(entries, first, self.steps))
 
     # -- state ---------------------------------------------------------------------------------------------
 
@@ -281,18 +282,23 @@ class HostRunner:
         self._running_length[anew] = 0
 
     def state(self) -> AgentState:
-        """All that learning and remembering changed, with the actor as new."""
-        learner = jax.tree.map(jnp.copy, self.learner)
-        fresh = compiled_init(self.agent)(jax.random.PRNGKey(0)).actor
-        return AgentState(fresh, learner, jax.tree.map(jnp.copy, self.replay), self.recall)
+        """All that acting, learning and remembering changed, the steps of an unfinished block written as well."""
+        learner, replay = jax.tree.map(jnp.copy, (self.learner, self.replay))
+        actor = jax.eval_shape(self.agent.init, jax.random.PRNGKey(0)).actor
+        actor, recall = restored(actor, self.actor.capture()[0]), self.recall
+        if self._phase:
+            steps = unpack(jax.tree.map(lambda leaf: jnp.asarray(leaf[: self._phase]), self._block))
+            replay = self.agent.observe(replay, steps)
+            recall = self.agent.remember(learner.params, recall, steps)
+        return AgentState(actor, learner, replay, recall)
 
     def take_up(self, state: AgentState, steps: int) -> None:
         """Begins new episodes with what another runner of the same agent learned in so many steps."""
-        recall = remembering.broken_off(state.recall) if self.agent.spec.has_external and steps else state.recall
         learner, replay = jax.tree.map(jnp.copy, (state.learner, state.replay))
-        self._set(learner, replay, recall, _no_tally())
+        self._set(learner, replay, state.recall, _no_tally())
         self._acting, self.steps = self._mind(), steps
         self.actor.load(self._acting)
+        self.actor.restore(copied(state.actor), {})
 
     def finish(self, stopped: bool) -> str | None:
         """See Runner, and HostEnvs.level."""
