@@ -315,6 +315,7 @@ EXPLORATIONS = [
     EpsilonGreedySpec(start=0.0, end=0.0),
     BoltzmannSpec(temperature=50.0),
     ParameterNoiseSpec(scale=1.0),
+    ParameterNoiseSpec(scale=1.0, opening=0.9),
 ]
 
 
@@ -396,6 +397,34 @@ def test_parameter_noise_is_one_choice_for_an_episode_and_another_for_the_next()
     np.testing.assert_array_equal(chosen, choose(steps[::-1], episodes))
     share = np.bincount(np.asarray(chosen), minlength=4) / 4_000
     assert (np.abs(share - 0.25) < 4 * np.sqrt(0.25 * 0.75 / 4_000)).all()
+
+
+def test_an_episode_may_open_with_random_actions_and_then_keeps_to_its_noise():
+    """After k random actions another follows with the chance that was set; the first is as likely to be random."""
+    spec, count, length = ParameterNoiseSpec(scale=1.0, final_scale=1.0, opening=0.6), 4_000, 8
+    features = np.random.default_rng(0).normal(size=64).tolist()
+    words = jax.random.bits(KEY, (length, 3, count, 2))
+    episode, opened, chosen = jnp.zeros((count, 2), jnp.uint32), [], []
+    for time in range(length):
+        now, fresh, _ = words[time]
+        episode = jax.vmap(spec.kept)(episode, jnp.full(count, time == 0), now, fresh)
+        opened.append(np.asarray((episode == 0).all(1)))
+        chosen.append(
+            np.asarray(jax.vmap(lambda n, e: spec.choose(decided([0.0] * 4, features), n, e, 7))(now, episode))
+        )
+    opened, chosen = np.stack(opened), np.stack(chosen)
+    for time in range(4):
+        expected = 0.6 ** (time + 1)
+        assert abs(opened[time].mean() - expected) < 4 * (expected * (1 - expected) / count) ** 0.5
+    assert (opened[1:] <= opened[:-1]).all(), "it does not come back"
+    settled = ~opened[3]
+    np.testing.assert_array_equal(chosen[4][settled], chosen[3][settled])
+    random = opened[3] & opened[4]
+    share = (chosen[4] == chosen[3])[random].mean()
+    assert abs(share - 0.25) < 4 * (0.25 * 0.75 / random.sum()) ** 0.5
+    none = ParameterNoiseSpec()
+    kept = jax.vmap(none.kept)(episode, jnp.ones(count, bool), words[0, 0], words[0, 1])
+    np.testing.assert_array_equal(kept, words[0, 1])
 
 
 def test_parameter_noise_has_the_standard_deviation_that_was_set_whatever_the_features():

@@ -104,8 +104,11 @@ class Policy:
             current, preference = self.prefer(current, rows, starts, reward)
             action = np.asarray(preference).argmax(-1)
             return action, current._replace(action=action.astype(np.int32))
-        now, opening = generator.integers(0, 1 << 32, size=(2, envs, 2), dtype=np.uint32)
-        current = current._replace(episode=np.where(starts[:, None], opening, current.episode))
+        now, fresh = generator.integers(0, 1 << 32, size=(2, envs, 2), dtype=np.uint32)
+        exploration = self._spec.exploration
+        if exploration.by_episode:
+            episode = jax.vmap(exploration.kept)(jnp.asarray(current.episode), starts, now, fresh)
+            current = current._replace(episode=episode)
         current, chosen = _explore(self._spec, self._mind, current, rows, starts, reward, now)
         return np.asarray(chosen), current._replace(action=chosen)
 

@@ -1,13 +1,13 @@
 """Exploration: how an action is chosen while training. One decision in, one action out.
 
 Every kind has `choose(decision, bits, episode, step)`: `bits` are new at every step, `episode` are bits drawn when the
-episode began, if the kind is one `by_episode`; and `report(step)`, what a line of metrics says. Its numbers are
-functions of the global step.
+episode began, if the kind is one `by_episode` (it then has `kept` as well, which says what these bits are at each
+step); and `report(step)`, what a line of metrics says. Its numbers are functions of the global step.
 """
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, UInt32
+from jaxtyping import Array, Bool, Float, Int, UInt32
 
 from engram.bits import below, hashed, uniform
 from engram.registry import register
@@ -42,12 +42,8 @@ class EpsilonGreedySpec:
         step: int | Int[Array, ""],
     ) -> Int[Array, ""]:
         """An action: the preferred one, or with probability epsilon any of those allowed."""
-        preference, allowed = decision.preference, decision.allowed
-        if allowed is None:
-            explored = below(bits[1], preference.shape[0])
-        else:
-            explored = (jnp.cumsum(allowed) > below(bits[1], jnp.maximum(allowed.sum(), 1))).argmax()
-        return jnp.where(uniform(bits[0]) < self.epsilon(step), explored, preference.argmax()).astype(jnp.int32)
+        explored = uniform(bits[0]) < self.epsilon(step)
+        return jnp.where(explored, any_of(decision, bits[1]), decision.preference.argmax()).astype(jnp.int32)
 
 
 @register("exploration", "boltzmann")
@@ -100,6 +96,9 @@ class ParameterNoiseSpec:
     tries one thing consistently, where a random action at each step would hardly ever get anywhere. That matters most
     where one wrong step spoils an episode, as in a long corridor.
 
+    With `opening`, an episode may begin with a few actions at random before it settles on its noise: noise that is
+    alike wherever things look alike never does one thing first and another from then on.
+
     Sources: Plappert et al. 2018 (arXiv 1706.01905), here for a linear layer beside the head and without adapting the
     scale; Osband et al. 2016 (arXiv 1402.0635) for values that are randomised by episode.
     """
@@ -107,6 +106,10 @@ class ParameterNoiseSpec:
     scale: float = setting(0.3, "standard deviation of the noise at step 0, in units of return", low=0)
     final_scale: float = setting(0.02, "standard deviation from `steps` on, in units of return", low=0)
     steps: int = setting(5_000, "environment steps over which it falls", low=1)
+    opening: float = setting(
+        0.0, "chance that an episode begins with a random action, and that each of those is followed by another",
+        low=0, high=0.99,
+    )  # fmt: skip
 
     by_episode = True
 
@@ -118,6 +121,17 @@ class ParameterNoiseSpec:
         """What a line of metrics says of exploration."""
         return {"noise": float(self.at(step))}
 
+    def kept(
+        self,
+        episode: UInt32[Array, "2"],
+        is_first: Bool[Array, ""],
+        bits: UInt32[Array, "2"],
+        fresh: UInt32[Array, "2"],
+    ) -> UInt32[Array, "2"]:
+        """The bits of the running episode at this step: zeros while its actions are random, then those of its noise."""
+        opens = is_first | (episode == 0).all()
+        return jnp.where(opens, jnp.where(uniform(bits[0]) < self.opening, jnp.uint32(0), fresh), episode)
+
     def choose(
         self,
         decision: Decision,
@@ -125,12 +139,23 @@ class ParameterNoiseSpec:
         episode: UInt32[Array, "2"],
         step: int | Int[Array, ""],
     ) -> Int[Array, ""]:
-        """The action; `episode` stays the same from the first step of an episode to its last."""
+        """The action; `episode` stays the same from the first step of an episode to its last; see `kept`."""
         features = jnp.concatenate([_direction(decision.encoding.embedding), _direction(decision.working.vector)])
         actions = decision.returns.q.shape[-1]
         signs = hashed(episode, actions * features.shape[0]).reshape(actions, -1) >> 31
         noise = (1.0 - 2.0 * signs.astype(jnp.float32)) @ features * 0.5**0.5
-        return (decision.preference + self.at(step) * noise).argmax().astype(jnp.int32)
+        action = (decision.preference + self.at(step) * noise).argmax()
+        if self.opening:
+            action = jnp.where((episode == 0).all(), any_of(decision, bits[1]), action)
+        return action.astype(jnp.int32)
+
+
+def any_of(decision: Decision, word: UInt32[Array, ""]) -> Int[Array, ""]:
+    """Any of the actions that are allowed."""
+    allowed = decision.allowed
+    if allowed is None:
+        return below(word, decision.preference.shape[0])
+    return (jnp.cumsum(allowed) > below(word, jnp.maximum(allowed.sum(), 1))).argmax()
 
 
 def _direction(features: Float[Array, "features"]) -> Float[Array, "features"]:

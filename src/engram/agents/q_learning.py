@@ -187,8 +187,8 @@ class Agent:
         memory, decision, asked = decide(self.spec, mind, actor.memory, frames, is_first, previous)
         kept = self.spec.exploration.by_episode
         key, bits = draw(actor.key, (4 if kept else 2) * self.envs)
-        now, *opening = bits.reshape(-1, self.envs, 2)
-        episode = jnp.where(is_first[:, None], opening[0], actor.episode) if kept else now  # read only where kept
+        now, *fresh = bits.reshape(-1, self.envs, 2)
+        episode = jax.vmap(self.spec.exploration.kept)(actor.episode, is_first, now, fresh[0]) if kept else now
         action = jax.vmap(partial(self.spec.exploration.choose, step=actor.steps))(decision, now, episode)
         state = ActorState(
             frames, memory, action if reads else (), episode if kept else (), key, actor.steps + self.envs
