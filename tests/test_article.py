@@ -28,8 +28,6 @@ def test_the_sketch_of_the_article_runs_and_goes_on():
     assert len(second) == 3
     assert model._steps == steps + sum(second)
     assert int(model.memory.store.clock) == model._steps - 10
-    env.unwrapped.reset()  # left open
-    assert env.unwrapped.np_random is not None
     batch = model(np.zeros((5, 4)))
     assert batch.shape == (5, 2)
 

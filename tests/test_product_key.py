@@ -52,7 +52,7 @@ def keeping(count: int, *left_out: int) -> jax.Array:
 
 def all_scores(made: ProductKey, key: np.ndarray, mean: Any = 0.0, variance: Any = 1.0) -> np.ndarray:
     """The score of every slot, in NumPy and 64 bits; mean and variance are those of the keys that were written."""
-    key = (key.astype(np.float64) - mean) / np.sqrt(variance)
+    key = ((key.astype(np.float64) - mean) / np.sqrt(variance)).clip(-5, 5)
     key = (key - key.mean()) / np.sqrt(key.var() + 1e-5)
     codes, half = np.asarray(made.codes, np.float64), len(key) // 2
     first, second = codes[0] @ key[:half], codes[1] @ key[half:]
@@ -300,6 +300,24 @@ def test_keys_that_have_most_in_common_still_spread():
     assert int(store.live[:, 0].sum()) > 60
     unlike = len({int(np.argmax(all_scores(made, key))) for key in keys})
     assert unlike < 10
+
+
+def test_a_feature_that_was_silent_does_not_outweigh_all_others():
+    made, store = built(), built().init()._replace(clock=jnp.int32(10**6), variance=jnp.ones(WIDTH).at[0].set(1e-12))
+    keys = rows(6, 4)
+    keys[:, 0] = 0.01
+    slots = set()
+    for number, key in enumerate(keys):
+        written = WRITE(made, store, block(key[None], [0], [1.0], first=number), keeping(1))
+        slots |= set(np.flatnonzero(np.asarray(written.live[:, 0])).tolist())
+    assert len(slots) > 1
+
+
+def test_a_key_whose_variance_would_not_be_finite_is_refused():
+    made = built()
+    store = WRITE(made, made.init(), block(rows(2) * np.array([[1.0], [1e20]]), [0, 0], [1.0, 2.0]), keeping(2))
+    assert (int(store.refused), int(store.clock)) == (1, 1)
+    assert np.isfinite(store.variance).all()
 
 
 def test_in_the_end_the_newest_keys_count():

@@ -26,6 +26,7 @@ from engram.agents.spec import (
 from engram.encoders.vector import VectorSpec
 from engram.envs.device import make_device
 from engram.errors import SpecError
+from engram.evaluation import Policy
 from engram.network import Previous
 from engram.registry import register
 from engram.replay import lanes, ring, sampling
@@ -425,6 +426,18 @@ def test_an_episode_may_open_with_random_actions_and_then_keeps_to_its_noise():
     none = ParameterNoiseSpec()
     kept = jax.vmap(none.kept)(episode, jnp.ones(count, bool), words[0, 0], words[0, 1])
     np.testing.assert_array_equal(kept, words[0, 1])
+
+
+def test_openings_are_played_when_exploring_outside_of_training_too():
+    spec = AgentSpec(encoder=VectorSpec(widths=(8,)), exploration=ParameterNoiseSpec(final_scale=0.0, opening=0.5))
+    policy, rows = Policy(Mind(build(spec, spaces.Box((2,)), 4, KEY)), spec), np.ones((4_000, 2), np.float32)
+    generator, first = np.random.default_rng(0), np.zeros(4_000, bool)
+    greedy, _ = policy.act(rows, None, None, None, None)
+    action, state = policy.act(rows, None, None, None, generator)
+    for expected in (0.5, 0.25):  # of these one in four is the best one by chance
+        away = (action != greedy).mean()
+        assert abs(away - 0.75 * expected) < 0.035
+        action, state = policy.act(rows, state, first, None, generator)
 
 
 def test_parameter_noise_has_the_standard_deviation_that_was_set_whatever_the_features():

@@ -127,6 +127,8 @@ def train(
             raise SpecError(f"{name} = {value!r} was given; expected a whole number of at least 1")
     replay = replace(model.spec.replay, capacity=replay_buffer.capacity, batch_size=batch_size,
                      start=min(200, replay_buffer.capacity // 2))  # fmt: skip
+    if replay_buffer._ring is None:  # a new buffer fills before it is learned from, however much was played before
+        replay = replace(replay, start=replay.start + model._steps)
     envs = make_host(env, seed=model.seed + model._steps)
     with nullcontext() if isinstance(env, gymnasium.Env) else closing(envs):
         if envs.observation_space != model.space or envs.actions != model.action_size:

@@ -107,7 +107,7 @@ class ParameterNoiseSpec:
     final_scale: float = setting(0.02, "standard deviation from `steps` on, in units of return", low=0)
     steps: int = setting(5_000, "environment steps over which it falls", low=1)
     opening: float = setting(
-        0.0, "chance that an episode begins with a random action, and that each of those is followed by another",
+        0.0, "chance, however late, that an episode begins with a random action, and that another follows each",
         low=0, high=0.99,
     )  # fmt: skip
 

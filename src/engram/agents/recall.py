@@ -282,7 +282,7 @@ def remember(
         moment=jnp.where(done, 0, state.moment + 1),
         past=past,
         errors=_judged(state.errors, old, came.value, written & old.known),
-        fault=_fault(state.fault, entries, written),
+        fault=_fault(state.fault, entries, written & (store.refused > state.store.refused)),
     )
 
 
@@ -346,9 +346,10 @@ def _judged(
     return errors + jnp.where(judged.any(), rate, 0.0) * (mean - errors)
 
 
-def _fault(fault: Int[Array, "3"], entries: Entries, written: Bool[Array, "envs"]) -> Int[Array, "3"]:
-    """Where the first entry came from that no memory takes, since its key or value is not finite."""
-    bad = written & ~(jnp.isfinite(entries.key).all(1) & jnp.isfinite(entries.value) & jnp.isfinite(entries.td_error))
+def _fault(fault: Int[Array, "3"], entries: Entries, refused: Bool[Array, "envs"]) -> Int[Array, "3"]:
+    """Where the first entry came from that was refused, which is why some of these were: it is not finite."""
+    numbers = (entries.key, entries.features, entries.value[:, None], entries.td_error[:, None])
+    bad = refused & ~jnp.isfinite(jnp.concatenate(numbers, axis=1)).all(1)
     return jnp.where((fault[0] < 0) & bad.any(), entries.origin[bad.argmax()], fault)
 
 
@@ -408,14 +409,15 @@ def report(spec: AgentSpec, state: PyTree) -> dict[str, Any]:
 
 
 def refused(state: PyTree) -> tuple[int, list[int]]:
-    """How many entries were not written because their key or value was not finite, and where the first came from.
+    """How many entries were not written because their numbers were not finite, and where the first came from.
 
-    That is its environment, its episode and its step of it; -1 where nothing was refused.
+    That is the place of its seed, its environment, its episode and its step of it; -1 where nothing was refused.
     """
     if not isinstance(state, RecallState):
-        return 0, [-1, -1, -1]
+        return 0, [0, -1, -1, -1]
     faults = np.asarray(state.fault).reshape(-1, 3)
-    return int(np.asarray(state.store.refused).sum()), faults[faults[:, 0].argmax()].tolist()
+    seed = int((faults[:, 0] >= 0).argmax())
+    return int(np.asarray(state.store.refused).sum()), [seed, *faults[seed].tolist()]
 
 
 # -- keys ------------------------------------------------------------------------------------------------------

@@ -35,12 +35,12 @@ class Entries(eqx.Module):
     features: Float[Array, "block features"]  # of the action, where actions are offered by their features; else 0 wide
     value: Float[Array, "block"]  # the n-step return, in units of return
     td_error: Float[Array, "block"]  # value minus the network's own Q when it acted
-    hash: UInt32[Array, "block 2"]  # of the observation; equal observations have equal ones
+    hash: UInt32[Array, "block 2"]  # of the situation; what is to be one entry has equal ones
     origin: Int[Array, "block 3"]  # environment, its episode, step of that episode
     observation: PyTree = ()
-    reward: Float[Array, "block"] | tuple[()] = ()  # sum of the n discounted rewards
+    reward: Float[Array, "block"] | tuple[()] = ()  # sum of the discounted rewards: n, or fewer where an episode ended
     discount: Float[Array, "block"] | tuple[()] = ()  # factor of what follows: 0 where the episode ended
-    successor: PyTree = ()  # the observation n steps later, where the return bootstraps
+    successor: PyTree = ()  # the observation after those rewards, where the return bootstraps
     following: UInt32[Array, "block 2"] | tuple[()] = ()  # its hash
 
 
@@ -54,7 +54,7 @@ class ExternalMemory(Protocol):
     def write(self, store: Store, entries: Entries, keep: Bool[Array, "block"]) -> Store:
         """The store with the entries of the block that are to be kept.
 
-        An entry whose observation hash and action the store holds already overwrites that one's key and moves its
+        An entry whose hash and action the store holds already overwrites that one's key and moves its
         value; every other one takes a free place, or that of whatever the eviction gives up. Two entries of a block
         that are the same observation and action count as one after the other.
         """

@@ -32,6 +32,8 @@ from engram.specs import setting, spec
 from engram.types import Key, MemoryRead
 
 HORIZON = 10_000  # writes, in the end, that the mean and variance of keys are taken over
+FARTHEST = 5.0  # standard deviations: a feature that has long been silent must not outweigh all others when it speaks
+LARGEST = 1e15  # of a key's numbers: the variance of greater ones would not be finite
 
 
 @register("external", "product-key")
@@ -156,14 +158,14 @@ class ProductKey(eqx.Module):
 
         The first value that a slot learns, it takes whole. Entries of the same slot move it one after the other. Which
         slots are best goes by the keys of all blocks so far, this one included. What is not finite is not written, but
-        counted in `refused`.
+        counted in `refused`, and so is a key with numbers beyond `LARGEST`.
         """
         if len(keep) == 1:  # a second one, not kept: XLA writes single rows in a way that copies the tables
             entries, keep = jax.tree.map(lambda x: jnp.concatenate([x, x]), entries), jnp.append(keep, False)
         block, spread = len(keep), self.spread
         keys = jnp.concatenate([entries.key, entries.features], axis=1) if self.offered else entries.key
         column = jnp.zeros(block, jnp.int32) if self.offered else entries.action
-        fit = jnp.isfinite(keys).all(1) & jnp.isfinite(entries.value) & (column >= 0) & (column < self.columns)
+        fit = (jnp.abs(keys) < LARGEST).all(1) & jnp.isfinite(entries.value) & (column >= 0) & (column < self.columns)
         refused, keep = store.refused + (keep & ~fit).sum(dtype=jnp.int32), keep & fit
         mean, variance = _seen(store, keys, keep)
         scores, slots = self._best(standardised(keys, mean, variance), spread)
@@ -255,7 +257,8 @@ def standardised(
     keys: Float[Array, "rows width"], mean: Float[Array, "width"], variance: Float[Array, "width"]
 ) -> Float[Array, "rows width"]:
     """What is compared with the codes: of length sqrt(width), as they are at the start."""
-    return jax.vmap(normalised)((keys - mean) * jax.lax.rsqrt(variance + 1e-12))
+    apart = (keys - mean) * jax.lax.rsqrt(variance + 1e-12)
+    return jax.vmap(normalised)(apart.clip(-FARTHEST, FARTHEST))
 
 
 def _seen(

@@ -168,7 +168,11 @@ class ActionsSpec:
 @register("bootstrap", "successors")
 @spec
 class SuccessorsSpec:
-    """Reading 3: what followed similar situations and actions, by attention; plain where none is known."""
+    """Reading 3: what followed similar situations and actions, by attention; plain where none is known.
+
+    Each experience is then an entry of its own, so as many should be read as chance has outcomes, and an eviction that
+    does not keep what was read (`oldest`), or the same few speak for ever.
+    """
 
     def __call__(self, following: Following) -> Distribution:
         return double(following.returns, following.selector)

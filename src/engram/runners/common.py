@@ -132,11 +132,15 @@ def not_finite(update: int, step: int) -> str:
     )
 
 
-def not_remembered(entries: int, first: list[int], step: int) -> str:
-    """What is said when an external memory was offered numbers that are not finite; `first`: see `recall.refused`."""
+def not_remembered(entries: int, first: list[int], step: int, seed: int | None = None) -> str:
+    """What is said when an external memory was offered numbers that are not finite.
+
+    `first` says where the first came from: environment, its episode and the step of that.
+    """
     env, episode, moment = first
+    of = "" if seed is None else f" of seed {seed}"
     return (
         f"the key or the value of {entries} entries for the external memory was not finite (before step {step}; the "
-        f"first is of environment {env}, episode {episode}, step {moment} of it), so they were not written; start a "
-        f"new run with a lower optimizer.learning_rate or a reward_clip"
+        f"first is of environment {env}{of}, episode {episode}, step {moment} of it), so they were not written; start "
+        f"a new run with a lower optimizer.learning_rate or a reward_clip"
     )

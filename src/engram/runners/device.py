@@ -282,9 +282,9 @@ class DeviceRunner:
         for fault in np.asarray(self._run.agent.learner.fault).tolist():
             if fault >= 0:
                 raise LearningFault(not_finite(fault, self.steps))
-        entries, first = remembering.refused(self._run.agent.recall)
+        entries, (number, *first) = remembering.refused(self._run.agent.recall)
         if entries:
-            raise LearningFault(not_remembered(entries, first, self.steps))
+            raise LearningFault(not_remembered(entries, first, self.steps, self.seeds[number]))
 
     def capture(self) -> Captured:
         """The state, copied, except for the replay. Raises EngramError if something broke: that must not be saved."""

@@ -24,6 +24,7 @@ from engram.agents import recall as remembering
 from engram.agents.q_learning import Agent, AgentState, Experience, LearnerState, Mind
 from engram.envs.host import HostEnvs
 from engram.errors import LearningFault
+from engram.network import Network
 from engram.replay.ring import Ring
 from engram.runners.acting import choose_actor
 from engram.runners.common import RECENT, Captured, Cycle, Tally, not_finite, not_remembered, repeat, summary
@@ -99,6 +100,18 @@ def compiled_settle(agent: Agent, group: int) -> Callable[..., Any]:
         return *changed, jax.tree.leaves(ring), jax.tree.leaves(memory)
 
     return settle
+
+
+@cache
+def compiled_write(agent: Agent) -> Callable[..., tuple[Ring, PyTree]]:
+    """Replay and external memory after the steps of a block, of any length; nothing is learned."""
+
+    @jax.jit
+    def write(params: Network, replay: Ring, recall: PyTree, block: Block) -> tuple[Ring, PyTree]:
+        steps = unpack(block)
+        return agent.observe(replay, steps), agent.remember(params, recall, steps)
+
+    return write
 
 
 def _python_loop(first: int, end: int, body: Callable[[int, Any], Any], carry: Any) -> Any:
@@ -222,7 +235,7 @@ class HostRunner:
         fault = int(self.learner.fault)
         if fault >= 0:
             raise LearningFault(not_finite(fault, self.steps))
-        entries, first = remembering.refused(self.recall)
+        entries, (_, *first) = remembering.refused(self.recall)
         if entries:
             raise LearningFault(not_remembered(entries, first, self.steps))
 
@@ -287,9 +300,8 @@ class HostRunner:
         actor = jax.eval_shape(self.agent.init, jax.random.PRNGKey(0)).actor
         actor, recall = restored(actor, self.actor.capture()[0]), self.recall
         if self._phase:
-            steps = unpack(jax.tree.map(lambda leaf: jnp.asarray(leaf[: self._phase]), self._block))
-            replay = self.agent.observe(replay, steps)
-            recall = self.agent.remember(learner.params, recall, steps)
+            cut = jax.tree.map(lambda leaf: leaf[: self._phase], self._block)
+            replay, recall = compiled_write(self.agent)(learner.params, replay, recall, cut)
         return AgentState(actor, learner, replay, recall)
 
     def take_up(self, state: AgentState, steps: int) -> None:
