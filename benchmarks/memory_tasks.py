@@ -98,6 +98,7 @@ def corridor(name: str, env: str, length: int, steps: int, memory: dict[str, Any
         # The oracle is one step to the left, where a step costs nothing only at the very start. What is tried there is
         # mostly followed by worse: rewards of several steps would blame it.
         settings |= {"exploration.opening": 0.5, "n_step": 1}
+        settings |= {"target.rate": 0.1} if length > 100 else {}  # what is known of the end has 500 updates to travel
     return Cell(name, env, steps, "lru-dqn", {"length": length}, CORRIDOR | settings | memory, success=1.0 - 1e-3,
                 asked=1.0)  # fmt: skip
 
@@ -148,7 +149,7 @@ CELLS = {
         corridor("passive-500", "engram/PassiveTMaze-v0", 500, 500_000, LONG),
         corridor("passive-1500", "engram/PassiveTMaze-v0", 1_500, 1_000_000, LONG),
         corridor("active-50", "engram/ActiveTMaze-v0", 50, 400_000, LONG),
-        corridor("active-500", "engram/ActiveTMaze-v0", 500, 500_000, LONG),
+        corridor("active-500", "engram/ActiveTMaze-v0", 500, 1_000_000, LONG),
         *(chain("engram/MemoryLength-v0", "length", number, max(20_000, 1_000 * number)) for number in LENGTHS),
         chain("engram/MemoryLength-v0", "length", 1_000, 300_000, {"working": "mingru", "working.horizon": 2_000}),
         *(chain("engram/MemorySize-v0", "size", number, 40_000) for number in SIZES),
