@@ -291,6 +291,13 @@ def test_what_followed_by_chance_is_kept_beside_what_followed_before():
         paid = np.asarray(store.reward).reshape(-1)[read]
         np.testing.assert_allclose(target, paid.mean(), rtol=1e-5)
         assert 0 < paid.mean() < 1
+        # Elsewhere the same entries are the nearest, but not near: so far they do not count.
+        other = jnp.array([[-2.0, 3.0]])
+        asked = remembering.consult(spec, told.recall, params, params, other, params(other))[1]
+        certain = float(asked.external.confidence[action])
+        assert certain < 0.9
+        far = remembering.by_successors(told.recall, params, asked, jnp.int32(action), jnp.float32(9.0))
+        np.testing.assert_allclose(far, (1 - certain) * 9 + certain * paid.mean(), rtol=1e-4)
 
 
 def test_what_followed_is_the_observation_that_the_return_bootstraps_from():

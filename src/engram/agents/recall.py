@@ -197,7 +197,7 @@ def by_successors(
     action: Int[Array, ""],
     plain: Float[Array, ""],
 ) -> Float[Array, ""]:
-    """The target of an action by what followed the entries similar to it; `plain` where there are none."""
+    """The target of an action by what followed entries similar to it, as far as they are near; the rest is `plain`."""
     read, store = told.external, state.store
     weights = (read.weights[:, action] / read.weights.shape[0]).reshape(-1)  # each head has chosen entries of its own
     entries = read.entries[:, action].reshape(-1)
@@ -207,7 +207,8 @@ def by_successors(
     # A place that holds nothing has no successor: what the network makes of its zeros may be minus infinity.
     value = jnp.where(entries >= 0, jax.vmap(target)(frames).preference.max(-1), 0.0)
     found = bootstrap.from_successors(weights, store.reward[where], store.discount[where], value, plain)
-    return jax.lax.stop_gradient(found)
+    # Weights sum to 1 however far the nearest are: a situation that was given up must not be taught by strangers.
+    return jax.lax.stop_gradient(bootstrap.blend(plain, found, read.confidence[action]))
 
 
 # -- writing ---------------------------------------------------------------------------------------------------
