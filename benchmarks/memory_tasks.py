@@ -94,6 +94,8 @@ def corridor(name: str, env: str, length: int, steps: int, memory: dict[str, Any
         # with must not drown that, and all that it costs until the end must count.
         settings |= {"learn_every": 8 * round(length / 250), "n_step": 10, "discount": 1 - 1 / length,
                      "exploration.final_scale": 15 / length, "exploration.steps": 80 * length}  # fmt: skip
+    if length > 500:
+        settings |= {"replay.capacity": 400 * length}  # of fifty thousand rows, thirty episodes would be all there is
     if "Active" in env:
         # The oracle is one step to the left, where a step costs nothing only at the very start. What is tried there is
         # mostly followed by worse: rewards of several steps would blame it.
