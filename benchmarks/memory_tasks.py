@@ -158,7 +158,7 @@ CELLS = {
         popgym("RepeatPrevious", "easy", 50_000, "lru-dqn", 0.99, 1.0, replay__window=51),
         popgym("RepeatPrevious", "medium", 100_000, "dtqn", 0.95, 0.789, replay__window=104,
                working__window=64, **HISTORY),
-        popgym("RepeatPrevious", "hard", 300_000, "dtqn", 0.9, 0.191, replay__window=156,
+        popgym("RepeatPrevious", "hard", 100_000, "dtqn", 0.9, 0.191, replay__window=156,
                working__window=128, **HISTORY),
         popgym("RepeatFirst", "hard", 250_000, "lru-dqn", 0.99, 0.969, replay__window=832, learn_every=64,
                working="mingru", working__horizon=2_000, exploration__end=0.0),
