@@ -36,7 +36,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 # Linux lets a process map some 65,000 pieces of memory, of which a compiled program takes about fifteen; beyond that
 # XLA crashes. So programs are let go of before there are too many; what is needed again comes from the cache on disk.
-TOO_MANY, EVERY = 25_000, 20
+TOO_MANY, EVERY = 38_000, 5
 
 
 def pytest_runtest_teardown(item: pytest.Item) -> None:
