@@ -417,12 +417,16 @@ KINDS = {
 }
 
 
+FEW = {("engram/CartPole-v1", "chunked"), ("engram/CartPole-v1", "graph"), ("engram/CartPole-v1", "recurrent"),
+       ("CartPole-v1", "online")}  # fmt: skip
+EVERY = [
+    *[("engram/CartPole-v1", kind) for kind in KINDS],
+    *[("CartPole-v1", kind) for kind in ("online", "chunked", "recurrent")],
+]
+
+
 @pytest.mark.parametrize(
-    ("env", "kind"),
-    [
-        *[("engram/CartPole-v1", kind) for kind in KINDS],
-        *[("CartPole-v1", kind) for kind in ("online", "chunked", "recurrent")],
-    ],
+    ("env", "kind"), [pytest.param(*each, marks=() if each in FEW else pytest.mark.slow) for each in EVERY]
 )
 def test_a_run_with_an_external_memory_resumes_exactly(tmp_path, env: str, kind: str):
     options = {"steps": 240, "envs": 2, "save_every": 80, "log_every": 80, "overrides": SMALL | KINDS[kind]}
@@ -440,7 +444,7 @@ def test_a_run_with_an_external_memory_resumes_exactly(tmp_path, env: str, kind:
     assert int(loaded.minds[0].recall.store.live.sum()) > 0
 
 
-@pytest.mark.parametrize("kind", ["chunked", "graph"])
+@pytest.mark.parametrize("kind", ["chunked", pytest.param("graph", marks=pytest.mark.slow)])
 def test_one_seed_alone_remembers_as_side_by_side(kind: str):
     """Alone there is no axis of seeds, so that a graph propagates, and chunks are cut, only where it is due."""
     options = {"steps": 160, "envs": 2, "overrides": SMALL | KINDS[kind] | {"exploration.end": 1.0}}
@@ -522,7 +526,7 @@ def test_keys_that_are_not_finite_are_named_with_where_they_came_from():
             trainer.runner.report()
 
 
-@pytest.mark.parametrize("name", ["nec", "mfec", "emdqn", "attention-dqn"])
+@pytest.mark.parametrize("name", ["nec", pytest.param("mfec", marks=pytest.mark.slow), "emdqn", "attention-dqn"])
 def test_presets_with_a_memory_use_it(name: str):
     made = presets.preset(name, spaces.Box((4,)), 5_000)
     assert made.has_external
