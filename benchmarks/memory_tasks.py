@@ -160,8 +160,10 @@ CELLS = {
                working__window=64, **HISTORY),
         popgym("RepeatPrevious", "hard", 100_000, "dtqn", 0.9, 0.191, replay__window=156,
                working__window=128, **HISTORY),
-        popgym("RepeatFirst", "hard", 250_000, "lru-dqn", 0.99, 0.969, replay__window=832, learn_every=64,
-               working="mingru", working__horizon=2_000, exploration__end=0.0),
+        # Only the first card counts, and only that no action came before it tells it from the others.
+        popgym("RepeatFirst", "hard", 500_000, "lru-dqn", 0.99, 0.969, replay__window=832, replay__start=8_000,
+               learn_every=32, optimizer__learning_rate=3e-4, exploration__end=0.0, exploration__steps=10_000,
+               observation__previous_action=True, **{path.replace(".", "__"): value for path, value in LONG.items()}),
         popgym("CountRecall", "easy", 250_000, "lru-dqn", 0.6, 0.509, replay__window=52,
                working__max_radius=0.9999, exploration__end=0.02),
         popgym("Autoencode", "easy", 150_000, "dtqn", 0.0, -0.283, replay__window=104,
