@@ -100,7 +100,8 @@ def corridor(name: str, env: str, length: int, steps: int, memory: dict[str, Any
         # The oracle is one step to the left, where a step costs nothing only at the very start. What is tried there is
         # mostly followed by worse: rewards of several steps would blame it.
         settings |= {"exploration.opening": 0.5, "n_step": 1}
-        settings |= {"target.rate": 0.1} if length > 100 else {}  # what is known of the end has 500 updates to travel
+        if length > 100:
+            settings |= {"target.rate": 0.1}  # what is known of the end has so many updates to travel
     return Cell(name, env, steps, "lru-dqn", {"length": length}, CORRIDOR | settings | memory, success=1.0 - 1e-3,
                 asked=1.0)  # fmt: skip
 
@@ -113,6 +114,11 @@ def chain(env: str, name: str, number: int, steps: int, memory: dict[str, Any] =
     settings |= {"replay.batch_size": 32} if length < 30 else {}
     settings |= {"learn_every": 64} if length > 100 else {}
     return Cell(f"{name}-{number}", env, steps, "lru-dqn", {name: number}, settings | memory, success=1.0, asked=1.0)
+
+
+def keywords(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings as arguments of `popgym`, with double underscores for dots."""
+    return {path.replace(".", "__"): value for path, value in settings.items()}
 
 
 def popgym(
@@ -133,7 +139,7 @@ def popgym(
 
 def searching(task: str, window: int, asked: float, published: float | None) -> list[Cell]:
     """Tasks where what was seen decides where to look next: attention, its control, and a recurrence beside it."""
-    common = {"replay__window": window, "n_step": 3, "discount": 0.95, "exploration__end": 0.02, **PREVIOUS_PATHS}
+    common = {"replay__window": window, "n_step": 3, "discount": 0.95, "exploration__end": 0.02, **keywords(PREVIOUS)}
     attending = HISTORY | {"working__window": window} | common
     return [
         popgym(task, "easy", 150_000, "dtqn", asked, published, "-attention", **attending),
@@ -142,7 +148,6 @@ def searching(task: str, window: int, asked: float, published: float | None) -> 
     ]
 
 
-PREVIOUS_PATHS = {path.replace(".", "__"): value for path, value in PREVIOUS.items()}
 HISTORY = {"working__layers": 1, "working__heads": 4, "working__width": 128, "exploration__end": 0.02}
 CELLS = {
     cell.name: cell
@@ -163,7 +168,7 @@ CELLS = {
         # Only the first card counts, and only that no action came before it tells it from the others.
         popgym("RepeatFirst", "hard", 500_000, "lru-dqn", 0.99, 0.969, replay__window=832, replay__start=8_000,
                learn_every=32, optimizer__learning_rate=3e-4, exploration__end=0.0, exploration__steps=10_000,
-               observation__previous_action=True, **{path.replace(".", "__"): value for path, value in LONG.items()}),
+               observation__previous_action=True, **keywords(LONG)),
         popgym("CountRecall", "easy", 250_000, "lru-dqn", 0.6, 0.509, replay__window=52,
                working__max_radius=0.9999, exploration__end=0.02),
         popgym("Autoencode", "easy", 150_000, "dtqn", 0.0, -0.283, replay__window=104,
