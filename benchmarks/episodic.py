@@ -18,12 +18,14 @@ the beginning of a long one. A run is one process with one thread; runs lie unde
 import argparse
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from record import WORK, Record, add_flags
-from scores import summary
+from scores import difference, summary
 from workers import EVALUATION_SEED, ONE_THREAD, train_all
 
 EPISODES = 100
@@ -99,6 +101,28 @@ def at(result: dict[str, Any], step: int) -> float | None:
     return known[-1] if known else 0.0
 
 
+def against_the_better(known: dict[str, dict[str, list[float]]], points: Sequence[int]) -> dict[str, list[float]]:
+    """Bounds of attention's difference to the better of DQN and NEC at each point, as shares of DQN's last mean.
+
+    Where one of the two was not run so far, the other is the better. Empty where an agent is missing.
+    """
+    if not {"attention", "dqn", "nec"} <= known.keys():
+        return {}
+    means = {
+        step: {name: fmean(known[name][step]) for name in ("dqn", "nec") if known[name][step]}
+        for step in map(str, points)
+    }
+    last = [of["dqn"] for of in means.values() if "dqn" in of][-1]
+    bounds: dict[str, list[float]] = {}
+    for step, of in means.items():
+        if not of:
+            continue
+        better = max(of, key=lambda name: of[name])
+        if bound := difference(known["attention"][step], known[better][step]):
+            bounds[step] = [round(one / last, 3) for one in bound]
+    return bounds
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tasks", default="grid", help=f"separated by commas, of {', '.join(TASKS)}")
@@ -128,21 +152,24 @@ def main() -> int:
     for name, task in TASKS.items():
         points = [*task.points, "greedy"]
         lines = []
+        seen: dict[str, dict[str, list[float]]] = {}  # by agent and point, one score for each seed
         for agent in AGENTS:
             parts = [part for key, part in record.parts.items() if key.partition(":")[0] == f"{name}, {agent}"]
             results = [result for part in parts for result in part["runs"]]
             if not results:
                 continue
-            scores: dict[str, Any] = {}
-            for step in task.points:
-                known = [score for result in results if (score := at(result, step)) is not None]
-                scores[str(step)] = summary(known) if known else None
-            scores["greedy"] = summary([result["mean"] for result in results])
+            reached = {step: [at(result, step) for result in results] for step in task.points}
+            seen[agent] = {str(step): [one for one in scores if one is not None] for step, scores in reached.items()}
+            seen[agent]["greedy"] = [result["mean"] for result in results]
+            scores = {point: summary(seeds) if seeds else None for point, seeds in seen[agent].items()}
             found[f"{name}, {agent}"] = scores
             lines.append(f"| {agent} | {len(results)} | {' | '.join(told(scores[str(point)]) for point in points)} |")
         if lines:
             print(f"\n{name}\n\n| agent | seeds | {' | '.join(map(str, points))} |\n{'|---' * (len(points) + 2)}|")
             print("\n".join(lines))
+        if bounds := against_the_better(seen, task.points):
+            found[f"{name}, attention against the better"] = bounds
+            print(f"attention minus the better of DQN and NEC, in shares of DQN's last mean: {bounds}")
     record.summarize(found)
     if unfinished:
         print(f"not finished: {', '.join(unfinished)}", file=sys.stderr)

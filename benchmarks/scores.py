@@ -36,6 +36,18 @@ def interval(scores: Sequence[float], statistic: Callable[[np.ndarray], np.ndarr
     return [float(bound) for bound in np.percentile(statistic(values[drawn]), (2.5, 97.5))]
 
 
+def difference(first: Sequence[float], second: Sequence[float]) -> list[float] | None:
+    """95 % percentile bootstrap of mean(first) - mean(second), both resampled apart from each other, always the same.
+
+    None where either is a single score.
+    """
+    if min(len(first), len(second)) < 2:
+        return None
+    rng = np.random.default_rng(0)
+    one, other = (mean(rng.choice(scores, (RESAMPLES, len(scores)))) for scores in (first, second))
+    return [float(bound) for bound in np.percentile(one - other, (2.5, 97.5))]
+
+
 def wilson(successes: int, trials: int) -> list[float]:
     """95 % interval of Wilson (1927) for a probability of which `trials` independent trials showed `successes`.
 
