@@ -12,13 +12,13 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from peers import machine
+from benchmarks.peers import machine
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 WORK = ROOT / ".benchmarks"  # runs and environments; git does not see it
 PACKAGES = (
-    "engram",
+    "engram-rl",
     "jax",
     "jaxlib",
     "equinox",

@@ -10,12 +10,13 @@ from pathlib import Path
 import hypothesis
 import pytest
 from jaxtyping import install_import_hook
+from support import typecheck  # noqa: F401, named below
 
 Report = pytest.TestReport | pytest.CollectReport
 
 # Before any test imports the package: each annotated call then checks its shapes, dtypes and types.
 if os.environ.get("ENGRAM_TYPECHECK", "1") != "0":
-    install_import_hook("engram", "typecheck.check")
+    install_import_hook("engram", "support.typecheck.check")
 
 
 # The first example of a property may compile, and machines are shared: time is no ground to fail. CI draws the same

@@ -7,7 +7,7 @@ from work import Work
 
 from engram import Trainer
 
-PACKAGES = ("engram", "jax", "equinox", "optax", "gymnasium", "ale-py", "numpy")
+PACKAGES = ("engram-rl", "jax", "equinox", "optax", "gymnasium", "ale-py", "numpy")
 
 
 def settings(job: Work) -> dict[str, Any]:

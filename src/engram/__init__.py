@@ -10,15 +10,15 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from engram.agents.presets import preset
     from engram.agents.spec import AgentSpec
-    from engram.article import AttentionDQN, ReplayBuffer, train
     from engram.envs.device import check_device_env, register_device
-    from engram.envs.host import register_exact
+    from engram.envs.host.make import register_exact
     from engram.errors import EngramError
-    from engram.evaluation import Evaluation
-    from engram.presets import preset
+    from engram.play.evaluation import Evaluation
     from engram.registry import register
-    from engram.trainer import Trainer, info, load
+    from engram.run.article import AttentionDQN, ReplayBuffer, train
+    from engram.run.trainer import Trainer, info, load
 
 __all__ = [
     "AgentSpec",
@@ -39,19 +39,19 @@ __all__ = [
 
 _HOMES = {
     "AgentSpec": "agents.spec",
-    "AttentionDQN": "article",
-    "ReplayBuffer": "article",
+    "AttentionDQN": "run.article",
+    "ReplayBuffer": "run.article",
     "EngramError": "errors",
-    "Evaluation": "evaluation",
-    "Trainer": "trainer",
+    "Evaluation": "play.evaluation",
+    "Trainer": "run.trainer",
     "check_device_env": "envs.device",
-    "info": "trainer",
-    "load": "trainer",
-    "preset": "presets",
+    "info": "run.trainer",
+    "load": "run.trainer",
+    "preset": "agents.presets",
     "register": "registry",
     "register_device": "envs.device",
-    "register_exact": "envs.host",
-    "train": "article",
+    "register_exact": "envs.host.make",
+    "train": "run.article",
 }
 
 

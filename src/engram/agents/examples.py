@@ -13,10 +13,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree, UInt32
 
 from engram.agents import recall
+from engram.agents.network import Network, Previous
 from engram.agents.spec import AgentSpec
 from engram.losses import bootstrap
 from engram.losses.returns import NStep, n_step
-from engram.network import Network, Previous
 from engram.replay import ring, sampling
 from engram.types import Decision
 

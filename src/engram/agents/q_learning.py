@@ -20,11 +20,11 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 from engram import spaces
 from engram.agents import examples
 from engram.agents import recall as remembering
+from engram.agents.network import Network, Previous, memory_inputs
 from engram.agents.spec import AgentSpec
 from engram.bits import draw
 from engram.errors import SpecError
 from engram.heads.attention import AttentionSpec
-from engram.network import Network, Previous, memory_inputs
 from engram.registry import name_of
 from engram.replay import ring
 from engram.types import Decision, Key, Metrics, TimeStep

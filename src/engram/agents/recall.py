@@ -19,12 +19,12 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PyTree, UInt32
 
 from engram import spaces
+from engram.agents.network import Network
 from engram.agents.spec import AgentSpec
 from engram.bits import fingerprint
 from engram.external.memory import Entries
 from engram.losses import bootstrap
 from engram.losses.bootstrap import SuccessorsSpec
-from engram.network import Network
 from engram.types import Decision, Key, TimeStep
 
 RATE = 1e-3  # of the running means of squared errors: about the last thousand entries

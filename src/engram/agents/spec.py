@@ -5,9 +5,9 @@ DQN, double DQN, DRQN, DTQN and the rest are values of one spec (presets.py), no
 
 from typing import Any, Literal
 
-from engram.agents.exploration import EpsilonGreedySpec
 from engram.encoders.vector import VectorSpec
 from engram.errors import SpecError
+from engram.exploration.exploration import EpsilonGreedySpec
 from engram.external.memory import NoExternalSpec
 from engram.heads.q import QSpec
 from engram.losses.bootstrap import ActionsSpec, MemorySpec, PlainSpec, SuccessorsSpec  # noqa: F401, registered

@@ -89,18 +89,18 @@ class _Entry(NamedTuple):
 
 _CATALOGUE: dict[str, _Entry] = {}
 _OURS = (
-    "acrobot",
-    "bandit",
-    "battleship",
-    "cartpole",
-    "concentration",
-    "grid",
-    "intersection",
-    "memory_chains",
-    "minatar",
+    "adapters.minatar",
     "probes",
-    "recall",
-    "tmaze",
+    "tasks.acrobot",
+    "tasks.bandit",
+    "tasks.battleship",
+    "tasks.cartpole",
+    "tasks.concentration",
+    "tasks.intersection",
+    "tasks.maze",
+    "tasks.memory_chains",
+    "tasks.popgym",
+    "tasks.tmaze",
 )
 
 

@@ -14,11 +14,11 @@ import numpy as np
 from jaxtyping import PyTree
 
 from engram import spaces
-from engram.agents.exploration import EpsilonGreedySpec
+from engram.agents.network import Network
 from engram.agents.q_learning import ActorState, Agent, Mind
 from engram.encoders.vector import VectorEncoder
+from engram.exploration.exploration import EpsilonGreedySpec
 from engram.heads.q import DuelingHead, QHead
-from engram.network import Network
 from engram.nn.layers import EPSILON, MLP
 from engram.trees import copied, restored
 

@@ -21,10 +21,10 @@ from jaxtyping import Array, PyTree
 
 from engram import spaces
 from engram.agents import recall as remembering
+from engram.agents.network import Network
 from engram.agents.q_learning import Agent, AgentState, Experience, LearnerState, Mind
-from engram.envs.host import HostEnvs
+from engram.envs.host.make import HostEnvs
 from engram.errors import LearningFault
-from engram.network import Network
 from engram.replay.ring import Ring
 from engram.runners.acting import choose_actor
 from engram.runners.common import RECENT, Captured, Cycle, Tally, not_finite, not_remembered, repeat, summary

@@ -17,9 +17,9 @@ from engram.nn.layers import EPSILON, Linear
 from engram.registry import register
 from engram.specs import setting, spec
 from engram.types import Key
+from engram.working.gated import make_residual
 from engram.working.memory import Carry
 from engram.working.recurrences import fast_weights
-from engram.working.recurrent import make_residual
 from engram.working.stack import Residual, over_rows
 
 

@@ -2,7 +2,7 @@
 
 A working memory lives for one episode of one environment, and gradients flow through what it writes. It is called
 with one input at a time when acting (`step`) and with a window of them when learning (`unroll`), which gives the
-same numbers: `check_working` in engram.testing holds any memory to that.
+same numbers: `check_working` in engram.testing.contracts holds any memory to that.
 
 Your own joins with `@register("working", "name")` above a spec whose `build(inputs, key)` makes it.
 """

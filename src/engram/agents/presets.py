@@ -1,0 +1,348 @@
+"""Presets: agents that have a name, each a function of what they are to learn from.
+
+A number that comes from a paper says so on its line; one that does not was chosen by our own runs
+(docs/results.md).
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from engram import registry, spaces
+from engram.agents.spec import (
+    AgentSpec,
+    ObservationSpec,
+    OptimizerSpec,
+    RecallSpec,
+    ReplaySpec,
+    TargetSpec,
+)
+from engram.encoders.entities import EntitiesSpec
+from engram.encoders.features import FeaturesSpec  # noqa: F401, registered
+from engram.encoders.pixels import GridSpec, PixelsSpec, image_shape
+from engram.encoders.spatial import SpatialSpec
+from engram.encoders.tokens import TokensSpec
+from engram.encoders.vector import VectorSpec
+from engram.errors import UnknownName, hint
+from engram.exploration.exploration import EpsilonGreedySpec
+from engram.external.chunked import ChunkedSpec  # noqa: F401, registered
+from engram.external.episodic import EpisodicSpec
+from engram.external.graph import GraphSpec  # noqa: F401, registered
+from engram.external.product_key import ProductKeySpec  # noqa: F401, registered
+from engram.heads.attention import AttentionSpec
+from engram.heads.q import DuelingSpec
+from engram.losses.bootstrap import MemorySpec
+from engram.losses.regression import SquaredSpec
+from engram.working.fast_weights import DeltaNetSpec  # noqa: F401, registered
+from engram.working.gated import GRUSpec, LRUSpec, LSTMSpec
+from engram.working.history import HistorySpec
+from engram.working.memax import FFMSpec  # noqa: F401, registered
+from engram.working.slots import SlotsSpec  # noqa: F401, registered
+
+IMAGE = 36  # the smallest side that the Nature CNN's three convolutions leave something of
+
+
+def kind_of(space: spaces.Space) -> str:
+    """What the observation is, and so which encoder suits it.
+
+    `pixels` for images, `grid` for small boards, `entities` for a few rows of numbers that each describe something,
+    `text` where there is one, `vector` for all else.
+    """
+    space = spaces.seen(space)
+    if any(isinstance(leaf, spaces.Text) for _, leaf in spaces.leaves(space)):
+        return "text"
+    if isinstance(space, spaces.Dict) and {name for name, _ in space.items} == {"entities", "mask"}:
+        return "entities"
+    if not isinstance(space, spaces.Box) or len(space.shape) not in (2, 3):
+        return "vector"
+    if min(image_shape(space)[:2]) >= IMAGE:
+        return "pixels"
+    if len(space.shape) == 2:
+        return "entities" if space.dtype == "float32" and min(space.shape) >= 2 else "vector"
+    return "grid" if min(space.shape[:2]) >= 5 else "vector"
+
+
+def default_steps(space: spaces.Space) -> int:
+    """Environment steps of a run that was not told how many."""
+    return {"pixels": 1_000_000, "grid": 1_000_000}.get(kind_of(space), 50_000)
+
+
+def reasons(spec: AgentSpec, space: spaces.Space) -> str:
+    """What was chosen for what was seen, in a line: `encoder spatial for an image, ...`."""
+    seen = {
+        "pixels": "an image", "grid": "a board", "entities": "rows that each describe something", "text": "a text",
+        "vector": "numbers and categories",
+    }  # fmt: skip
+    names = {role: registry.name_of(role, type(getattr(spec, role))) for role in ("encoder", "working", "head")}
+    memory = (
+        f"working memory {names['working']}, learning from windows of {spec.replay.window}"
+        if spec.has_memory
+        else "no working memory (one observation is taken to tell enough: --preset drqn, dtqn or lru-dqn if not)"
+    )
+    masked = ", forbidden actions left out" if spaces.has(space, spaces.MASK) else ""
+    return f"encoder {names['encoder']} for {seen[kind_of(space)]} ({space}); {memory}; head {names['head']}{masked}"
+
+
+def dqn(space: spaces.Space, steps: int) -> AgentSpec:
+    """DQN (Mnih et al. 2015) with the numbers of its field for each kind of observation."""
+    kind = kind_of(space)
+    if kind == "pixels":
+        return _pixels(space, steps)
+    if kind == "grid":
+        return _grid(steps)
+    other = {"entities": EntitiesSpec(), "text": TokensSpec()}
+    return replace(_vector(steps), encoder=other[kind]) if kind in other else _vector(steps)
+
+
+def _vector(steps: int) -> AgentSpec:
+    return AgentSpec(
+        encoder=VectorSpec(widths=(128, 128)),
+        replay=ReplaySpec(capacity=50_000, batch_size=64, start=_start(steps, 1_000)),
+        optimizer=OptimizerSpec(learning_rate=1e-3),
+        target=TargetSpec(every=125, rate=1.0),
+        exploration=EpsilonGreedySpec(start=1.0, end=0.02, steps=max(1, steps // 10)),
+    )
+
+
+def _grid(steps: int) -> AgentSpec:
+    return AgentSpec(
+        encoder=GridSpec(width=128),  # Young & Tian 2019 (arXiv 1903.03176), section 3
+        replay=ReplaySpec(capacity=100_000, batch_size=32, start=_start(steps, 5_000)),  # all three: the same
+        optimizer=OptimizerSpec(learning_rate=2.5e-4, epsilon=1e-5),
+        target=TargetSpec(every=250, rate=1.0),  # 1,000 steps: the same
+        exploration=EpsilonGreedySpec(start=1.0, end=0.05, steps=max(1, min(100_000, steps // 10))),
+    )
+
+
+def _pixels(space: spaces.Space, steps: int) -> AgentSpec:
+    seen = spaces.seen(space)
+    single = isinstance(seen, spaces.Box) and len(seen.shape) == 2
+    return AgentSpec(
+        observation=ObservationSpec(stack=4 if single else 1),  # Mnih et al. 2015: 4 grey frames
+        encoder=PixelsSpec(width=512),  # Mnih et al. 2015
+        replay=ReplaySpec(
+            capacity=min(1_000_000, max(10_000, steps)),
+            batch_size=32,
+            start=_start(steps, 20_000 if steps >= 1_000_000 else 2_000),
+        ),
+        optimizer=OptimizerSpec(learning_rate=1e-4, epsilon=1.5e-4),  # Adam in place of RMSProp: Dopamine's DQN study
+        loss=SquaredSpec(),  # with Adam, better than Huber: the same study
+        target=TargetSpec(every=250, rate=1.0),
+        exploration=EpsilonGreedySpec(start=1.0, end=0.01, steps=max(1, steps // 10)),
+        reward_clip=1.0,  # Mnih et al. 2015
+    )
+
+
+def _start(steps: int, usual: int) -> int:
+    """When learning begins: as usual, or after a tenth of a run that is short."""
+    return min(usual, max(16, steps // 10))
+
+
+def double_dqn(space: spaces.Space, steps: int) -> AgentSpec:
+    """DQN whose next action the online network picks (van Hasselt et al. 2016)."""
+    return replace(dqn(space, steps), double=True)
+
+
+def dueling_dqn(space: spaces.Space, steps: int) -> AgentSpec:
+    """Double DQN with a value and an advantage stream (Wang et al. 2016)."""
+    width = {"pixels": 512, "grid": 128}.get(kind_of(space), 0)
+    return replace(double_dqn(space, steps), head=DuelingSpec(width=width))
+
+
+def auto(space: spaces.Space, steps: int) -> AgentSpec:
+    """Double DQN; for numbers and categories with the slow target and the falling step that our runs found reliable.
+
+    Attention where the article advises it: convolutions and attention for images and boards, entity attention for
+    rows of entities, recurrence and attention for texts; and over the actions, where the set on offer varies.
+    """
+    kind = kind_of(space)
+    chosen = _by_kind(kind, space, steps)
+    offers = spaces.has(space, spaces.OFFERED)
+    return replace(chosen, head=AttentionSpec()) if offers else chosen
+
+
+def _by_kind(kind: str, space: spaces.Space, steps: int) -> AgentSpec:
+    chosen = double_dqn(space, steps)
+    if kind == "pixels":
+        return replace(chosen, encoder=SpatialSpec(trunk="nature", width=512))
+    if kind == "grid":
+        return replace(chosen, encoder=SpatialSpec(trunk="grid", width=128))
+    if kind == "text":
+        return remembering(
+            replace(chosen, encoder=TokensSpec()), steps, HistorySpec(window=32, over=GRUSpec()), window=32
+        )
+    return replace(
+        chosen,
+        # Without it three seeds in twenty ended on a policy that had collapsed; Gallici et al. 2024 (arXiv 2407.04811).
+        encoder=EntitiesSpec() if kind == "entities" else VectorSpec(widths=(128, 128), norm=True),
+        n_step=3,
+        learn_every=2,
+        replay=ReplaySpec(capacity=max(50_000, steps), batch_size=128, start=_start(steps, 1_000)),
+        optimizer=OptimizerSpec(learning_rate=1e-3, final_fraction=0.01, decay_steps=steps),
+        target=TargetSpec(every=1, rate=0.01),
+        # With 0.02 more seeds ended on a policy that drifts: mistakes had become too rare to learn from.
+        exploration=EpsilonGreedySpec(start=1.0, end=0.1, steps=max(1, steps // 10)),
+    )
+
+
+# -- with a working memory ---------------------------------------------------------------------------------
+
+
+def remembering(chosen: AgentSpec, steps: int, working: Any, window: int, batch_size: int = 16) -> AgentSpec:
+    """An agent that learns from windows: what all presets with a working memory share."""
+    # A window must have been filled before the first update, in each of up to eight environments.
+    start = max(_start(steps, 2_000), 8 * (window + 8))
+    replay = ReplaySpec(capacity=max(50_000, min(steps, 500_000)), batch_size=batch_size, window=window, start=start)
+    return replace(
+        chosen,
+        working=working,
+        replay=replay,
+        optimizer=OptimizerSpec(learning_rate=3e-4, clip_norm=1.0),
+        target=TargetSpec(every=1, rate=0.005),
+        exploration=EpsilonGreedySpec(start=1.0, end=0.05, steps=max(1, steps // 10)),
+        learn_every=8,
+    )
+
+
+def drqn(space: spaces.Space, steps: int) -> AgentSpec:
+    """DRQN (Hausknecht & Stone 2015, arXiv 1507.06527): an LSTM after the encoder, learned from random windows."""
+    width = 512 if kind_of(space) == "pixels" else 128  # 512 in the paper, for images
+    chosen = remembering(dqn(space, steps), steps, LSTMSpec(width=width), window=10, batch_size=32)  # 10: section 4
+    return replace(
+        chosen,
+        observation=replace(chosen.observation, stack=1),  # one frame at a time: section 4
+        replay=replace(chosen.replay, align=False),  # windows begin anywhere: section 4, random updates
+    )
+
+
+def r2d2(space: spaces.Space, steps: int) -> AgentSpec:
+    """R2D2 (Kapturowski et al. 2019): an LSTM that also sees the previous action and reward, burn-in, n-step targets.
+
+    Departures: windows are drawn uniformly, not by priority; returns are not rescaled; the gradient also flows through
+    the burn-in.
+    """
+    width = 512 if kind_of(space) == "pixels" else 128  # 512 in the paper, for images
+    chosen = remembering(dueling_dqn(space, steps), steps, LSTMSpec(width=width), window=120)  # 40 + 80: section 2.3
+    return replace(
+        chosen,
+        observation=replace(chosen.observation, previous_action=True, previous_reward=True),
+        replay=replace(chosen.replay, burn_in=40, stored_memory=True, align=False),  # section 3
+        n_step=5,  # table 2 of the paper, as is the discount
+        discount=0.997,
+    )
+
+
+def dtqn(space: spaces.Space, steps: int) -> AgentSpec:
+    """DTQN (Esslinger et al. 2022, arXiv 2206.01078): a causal transformer over the last 50 steps, a loss at each."""
+    history = HistorySpec(window=50, layers=2, heads=8, width=64, inner=256)  # the authors' configuration
+    return remembering(double_dqn(space, steps), steps, history, window=50, batch_size=32)  # both: the same
+
+
+def lru_dqn(space: spaces.Space, steps: int) -> AgentSpec:
+    """Double DQN over linear recurrent units (Orvieto et al. 2023), which remember for about a thousand steps."""
+    return remembering(double_dqn(space, steps), steps, LRUSpec(), window=128)
+
+
+# -- with an external memory -------------------------------------------------------------------------------
+
+
+def nec(space: spaces.Space, steps: int) -> AgentSpec:
+    """Neural episodic control (Pritzel et al. 2017, arXiv 1703.01988): Q is what similar situations came to.
+
+    Departures: the gradient reaches the embedding, not the stored keys and values; Adam; where nothing is known yet, a
+    network's Q answers; 10,000 entries over all actions, where the paper has 500,000 for each.
+    """
+    chosen = dqn(space, steps)
+    return replace(
+        chosen,
+        external=EpisodicSpec(neighbours=50, delta=1e-3, eviction="least-read"),  # section 3.1 and 4
+        recall=RecallSpec(
+            n_step=100, trust=False, confidence="known", through=True, unit_keys=False
+        ),  # N = 100: section 4
+        bootstrap=MemorySpec(),
+        n_step=_rewards(chosen, 100),
+        replay=replace(chosen.replay, batch_size=32),  # section 4
+        learn_every=16,  # section 4
+    )
+
+
+def mfec(space: spaces.Space, steps: int) -> AgentSpec:
+    """Model-free episodic control (Blundell et al. 2016, arXiv 1606.04460): the best return of similar situations.
+
+    Departures: returns bootstrap after a hundred steps; where nothing is known yet, a network's Q answers; neighbours
+    weigh by inverse distance, so that an exact match outweighs all others, where the paper takes it alone, or else the
+    plain mean; 10,000 entries over all actions, where the paper has a million for each.
+    """
+    chosen = dqn(space, steps)
+    return replace(
+        chosen,
+        external=EpisodicSpec(neighbours=11, update="max", eviction="least-read"),  # k = 11: section 4.1
+        recall=RecallSpec(
+            n_step=100, trust=False, confidence="known", keys="frozen", frozen_width=64, unit_keys=False
+        ),  # 64: section 4.1
+        learn_every=16,
+    )
+
+
+def emdqn(space: spaces.Space, steps: int) -> AgentSpec:
+    """Episodic memory deep Q-network (Lin et al. 2018, arXiv 1805.07603): DQN drawn to the best return remembered.
+
+    Departures: returns bootstrap after a hundred steps; keys of 64 numbers are those of `mfec`; one neighbour, 10,000
+    entries and the weight of the pull are our own choice.
+    """
+    chosen = dqn(space, steps)
+    return replace(
+        chosen,
+        external=EpisodicSpec(neighbours=1, update="max", eviction="least-read"),
+        recall=RecallSpec(
+            n_step=100, share=0.0, trust=False, keys="frozen", frozen_width=64, unit_keys=False, pull=0.1
+        ),
+    )
+
+
+def attention_dqn(space: spaces.Space, steps: int) -> AgentSpec:
+    """The agent of the article: `auto`, with attention over what was met before in Q and in its target.
+
+    What is seen is attended to where `auto` does so: images, boards, rows of entities and texts.
+    """
+    chosen = auto(space, steps)
+    return replace(
+        chosen,
+        external=EpisodicSpec(neighbours=25),
+        recall=RecallSpec(n_step=20, refresh=0 if chosen.has_memory else 32),
+        bootstrap=MemorySpec(),
+    )
+
+
+def _rewards(chosen: AgentSpec, wanted: int) -> int:
+    """How many rewards a target can have, if every one of eight environments is to hold a window before learning."""
+    return max(1, min(wanted, chosen.replay.start // 8 - 1))
+
+
+# Each with the line that `engram list presets` shows.
+PRESETS: dict[str, tuple[Callable[[spaces.Space, int], AgentSpec], str]] = {
+    "auto": (auto, "chooses encoder and numbers from the observation; the default"),
+    "dqn": (dqn, "deep Q-network (Mnih et al. 2015)"),
+    "double-dqn": (double_dqn, "the online network picks the next action (van Hasselt et al. 2016)"),
+    "dueling-dqn": (dueling_dqn, "separate value and advantage (Wang et al. 2016), with double"),
+    "drqn": (drqn, "an LSTM as working memory (Hausknecht & Stone 2015)"),
+    "r2d2": (r2d2, "an LSTM with burn-in, n-step targets, previous action and reward (Kapturowski et al. 2019)"),
+    "dtqn": (dtqn, "a causal transformer over the last 50 steps (Esslinger et al. 2022)"),
+    "nec": (nec, "neural episodic control (Pritzel et al. 2017)"),
+    "mfec": (mfec, "model-free episodic control (Blundell et al. 2016)"),
+    "emdqn": (emdqn, "DQN drawn to the best return it remembers (Lin et al. 2018)"),
+    "attention-dqn": (attention_dqn, "auto, with attention over what is remembered in Q and in its target"),
+    "lru-dqn": (lru_dqn, "linear recurrent units as working memory, for long delays (Orvieto et al. 2023)"),
+}
+
+
+def preset_names() -> list[str]:
+    """Every preset, sorted."""
+    return sorted(PRESETS)
+
+
+def preset(name: str, space: spaces.Space, steps: int | None = None) -> AgentSpec:
+    """The preset called `name`, for observations of `space` and a run of `steps` environment steps."""
+    if name not in PRESETS:
+        raise UnknownName(f"no preset is called {name!r}; {hint(name, PRESETS)}")
+    return PRESETS[name][0](space, steps or default_steps(space))

@@ -1,0 +1,86 @@
+"""The learning curve: a picture of `metrics.jsonl`, which holds nothing more than that file."""
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from engram.run.metrics import read_metrics, replace_file
+
+CURVE_FILE = "learning-curve.png"
+
+# Colours of Okabe and Ito, told apart by every common kind of colour vision and in grey.
+_BLUE, _ORANGE = "#0072B2", "#D55E00"
+
+
+def plot_curve(folder: Path | str, path: Path | str | None = None, *, title: str | None = None) -> Path:
+    """Draw return (and, below it, loss) against environment steps as a PNG; the path it was written to.
+
+    Each seed is a thin line and their mean a thick one where a metric is a list. Works for any number of points.
+
+    Args:
+      folder: the run's directory, read by `read_metrics`.
+      path: where to write; `folder/learning-curve.png` if None.
+      title: what the run is, such as "CartPole-v1, dqn"; the directory's name if None. The steps are added.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    rows = read_metrics(folder)
+    path = Path(path) if path else Path(folder) / CURVE_FILE
+    steps = [row["step"] for row in rows]
+    figure = Figure(figsize=(8, 5.4), dpi=120, layout="constrained")
+    FigureCanvasAgg(figure)
+    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+    name = title or Path(folder).resolve().name
+    # A dollar sign in an environment's name is not mathematics.
+    upper.set_title(f"{name}, {steps[-1] if steps else 0:,} steps".replace("$", r"\$"), fontsize=11)
+    _draw(upper, steps, [_seeds(row, "return_mean") for row in rows], _BLUE)
+    _draw(lower, steps, [_seeds(row, "loss") for row in rows], _ORANGE)
+    upper.set_ylabel("episode return [reward],\nmean of the last 100 episodes")
+    lower.set_ylabel("training loss\n[mean per update]")
+    lower.set_xlabel("environment steps")
+    lower.set_xlim(0, 1.03 * max([1, *steps]))
+    lower.xaxis.get_major_locator().set_params(integer=True)
+    lower.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+    _write_picture(figure, path)
+    return path
+
+
+def _write_picture(figure: Any, path: Path) -> None:
+    from io import BytesIO
+
+    picture = BytesIO()
+    figure.savefig(picture, format="png")
+    replace_file(path, picture.getvalue())
+
+
+def _seeds(row: Mapping[str, Any], name: str) -> list[float]:
+    """The metric of each seed, NaN where it is unknown; one entry where seeds are not told apart."""
+    value = row.get(name)
+    return [math.nan if item is None else float(item) for item in (value if isinstance(value, list) else [value])]
+
+
+def _draw(axes: Any, steps: list[int], points: list[list[float]], colour: str) -> None:
+    """Thin lines for seeds, a thick one for their mean, dots where there are too few points for a line."""
+    marker = "o" if len(steps) <= 20 else None
+    count = max(map(len, points), default=1)
+    if count > 1:
+        for seed in range(count):
+            own = [point[seed] if seed < len(point) else math.nan for point in points]
+            label = f"each of {count} seeds" if seed == 0 else None
+            axes.plot(steps, own, color=colour, linewidth=0.8, alpha=0.4, label=label)
+    mean = [_mean(point) for point in points]
+    axes.plot(steps, mean, color=colour, linewidth=2, marker=marker, markersize=4, label="mean of seeds")
+    if count > 1:
+        axes.legend(loc="best", frameon=False, fontsize=8)
+    if all(map(math.isnan, mean)):
+        axes.text(0.5, 0.5, "no value logged yet", ha="center", va="center", transform=axes.transAxes)
+        axes.set_yticks([])
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _mean(values: list[float]) -> float:
+    known = [value for value in values if not math.isnan(value)]
+    return sum(known) / len(known) if known else math.nan

@@ -1,0 +1,1 @@
+"""Adapters: families of environments that need preparation of their own."""

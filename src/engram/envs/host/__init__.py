@@ -1,0 +1,1 @@
+"""Host environments: any Gymnasium environment, in this process or in processes of its own."""

@@ -1,0 +1,236 @@
+"""What a runner sees of host environments, and the loop over those that live in this process."""
+
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple, Protocol
+
+import numpy as np
+from jaxtyping import PyTree
+
+from engram.envs.host import capture as capturing
+from engram.envs.host.episodes import Episodes, Level
+from engram.envs.host.translate import Translator
+from engram.errors import CheckpointError, EnvironmentFault
+from engram.spaces import Space
+
+_LEVELS: tuple[Level, ...] = ("boundary", "replayed", "exact")  # weakest first
+FORMAT = 1
+
+
+class HostStep(NamedTuple):
+    """What one action in every environment led to. All arrays are new."""
+
+    observation: PyTree  # [envs, ...] what to act on next: the next episode's first observation where done
+    reward: np.ndarray  # float32 [envs], as the environment gave it
+    terminated: np.ndarray  # bool [envs]
+    done: np.ndarray  # bool [envs]: terminated or truncated; the environment has been reset in the same step
+    final_observation: PyTree  # [envs, ...] the ended episode's last observation where done, anything elsewhere
+
+
+class HostEnvs(Protocol):
+    """A batch of environments, stepped together."""
+
+    observation_space: Space
+    actions: int
+    envs: int
+    level: Literal["exact", "replayed", "boundary"]
+    description: str
+    anew: np.ndarray  # bool [envs]: where the last restore began a new episode; False before any
+
+    def reset(self) -> PyTree:
+        """Starts episode 0 of every environment; returns observations [envs, ...]."""
+        ...
+
+    def step(self, actions: np.ndarray) -> HostStep:
+        """One action (int, 0..actions-1) in each of the environments."""
+        ...
+
+    def capture(self) -> capturing.Captured:
+        """The environments' state: JSON values (`levels`: how exactly each can be restored) and arrays.
+
+        Also possible after an EnvironmentFault, until `close`: what can no longer be saved within its episode has
+        level "boundary" then. At level "replayed" the actions saved grow with the episode.
+        """
+        ...
+
+    def restore(self, meta: dict[str, Any], arrays: dict[str, np.ndarray], new_episodes: bool = False) -> PyTree:
+        """Takes up a captured state; returns its observations [envs, ...], and sets `anew`.
+
+        Raises CheckpointError for another number of environments or seed, and where an environment cannot be restored
+        exactly; with `new_episodes` that environment begins its next episode, as at level "boundary".
+        """
+        ...
+
+    def is_batched(self, observation: Any) -> bool:
+        """Whether a raw Gymnasium observation has a leading axis of environments; see `Translator.is_batched`."""
+        ...
+
+    def convert(self, observation: Any, batched: bool) -> PyTree:
+        """A raw Gymnasium observation, or a batch, checked and as rows [envs, ...]; see `Translator.convert`."""
+        ...
+
+    def environment_action(self, index: np.ndarray) -> np.ndarray:
+        """The agent's actions (int [n]) as the Gymnasium environment expects them."""
+        ...
+
+    def close(self) -> None:
+        """Frees everything held; nothing can be done afterwards."""
+        ...
+
+
+class LocalEnvs:
+    """Environments in this process, one after the other.
+
+    Gymnasium's SyncVectorEnv would do, at several times the cost per step of a small environment.
+    """
+
+    def __init__(self, makers: list[Callable[..., Episodes]], space_of: Callable[[Episodes], Space], description: str):
+        first = makers[0]()
+        self._episodes = [first, *(maker(first) for maker in makers[1:])]
+        check_distinct(self._episodes)
+        for other in self._episodes[1:]:
+            check_alike(
+                other.index, (other.observer.signature(), other.actions), (first.observer.signature(), first.actions)
+            )
+        self._observer = first.observer
+        self._translator = Translator(first.observer, first.action_table)
+        self._shapes = [((len(makers), *part.shape), part.dtype) for part in first.observer.parts]
+        self.observation_space = space_of(first)
+        self.actions = first.actions
+        self.envs = len(makers)
+        self.level: Level = weakest([episodes.level for episodes in self._episodes])
+        self.description = description
+        self.anew = np.zeros(self.envs, np.bool_)
+
+    def reset(self) -> PyTree:
+        """See HostEnvs."""
+        return self._batch([episodes.begin(0) for episodes in self._episodes])
+
+    def step(self, actions: np.ndarray) -> HostStep:
+        """See HostEnvs."""
+        reward = np.empty(self.envs, np.float32)
+        terminated = np.empty(self.envs, np.bool_)
+        done = np.empty(self.envs, np.bool_)
+        columns = [np.empty(shape, dtype) for shape, dtype in self._shapes]
+        finals: list[tuple[int, list[Any]]] = []
+        for index, (episodes, action) in enumerate(zip(self._episodes, actions.tolist(), strict=True)):
+            try:
+                arrays, reward[index], terminated[index], ended = episodes.step(action)
+                done[index] = ended
+                if ended:
+                    finals.append((index, [np.array(array) for array in arrays]))  # the reset may use its buffer
+                    arrays = episodes.begin()
+            except EnvironmentFault:
+                for moved in self._episodes[:index]:  # nobody will see what they did in this step
+                    moved.torn = True
+                raise
+            for column, array in zip(columns, arrays, strict=True):
+                column[index] = array
+        observation = self._observer.tree(columns)
+        final = self._finals(columns, finals) if finals else observation
+        return HostStep(observation, reward, terminated, done, final)
+
+    def capture(self) -> capturing.Captured:
+        """See HostEnvs."""
+        return join_captured([capturing.capture(episodes) for episodes in self._episodes], self._episodes[0].seed)
+
+    def restore(self, meta: dict[str, Any], arrays: dict[str, np.ndarray], new_episodes: bool = False) -> PyTree:
+        """See HostEnvs."""
+        captured = split_captured(meta, arrays, self.envs, self._episodes[0].seed)
+        parts = zip(self._episodes, captured, strict=True)
+        restored = [capturing.restore(episodes, state, new_episodes) for episodes, state in parts]
+        self.anew = np.array([anew for _, anew in restored], np.bool_)
+        return self._batch([rows for rows, _ in restored])
+
+    def is_batched(self, observation: Any) -> bool:
+        """See HostEnvs."""
+        return self._translator.is_batched(observation)
+
+    def convert(self, observation: Any, batched: bool) -> PyTree:
+        """See HostEnvs."""
+        return self._translator.convert(observation, batched)
+
+    def environment_action(self, index: np.ndarray) -> np.ndarray:
+        """See HostEnvs."""
+        return self._translator.environment_action(index)
+
+    def close(self) -> None:
+        """See HostEnvs."""
+        for episodes in self._episodes:
+            episodes.close()
+
+    def _batch(self, rows: list[list[Any]]) -> PyTree:
+        return stack(rows, self._shapes, self._observer.tree)
+
+    def _finals(self, columns: list[np.ndarray], finals: list[tuple[int, list[Any]]]) -> PyTree:
+        columns = [column.copy() for column in columns]
+        for index, arrays in finals:
+            for column, array in zip(columns, arrays, strict=True):
+                column[index] = array
+        return self._observer.tree(columns)
+
+
+def stack(
+    rows: list[list[Any]], shapes: list[tuple[tuple[int, ...], np.dtype]], tree: Callable[[list[Any]], Any]
+) -> PyTree:
+    """The arrays of each environment's observation as one new observation [envs, ...]."""
+    columns = [np.empty(shape, dtype) for shape, dtype in shapes]
+    for index, arrays in enumerate(rows):
+        for column, array in zip(columns, arrays, strict=True):
+            column[index] = array
+    return tree(columns)
+
+
+def weakest(levels: list[Level]) -> Level:
+    """The capture level of environments together."""
+    return min(levels, key=_LEVELS.index)
+
+
+def check_alike(index: int, given: Any, expected: Any) -> None:
+    """Raises EnvironmentFault unless environment `index` has the observations and actions of environment 0."""
+    if given != expected:
+        raise EnvironmentFault(
+            f"environment {index} has observations {given[0]} and {given[1]} actions, environment 0 has {expected[0]} "
+            f"and {expected[1]}; environments that are stepped together must agree"
+        )
+
+
+def check_distinct(episodes: list[Episodes]) -> None:
+    """Raises EnvironmentFault if a function returned one instance more than once."""
+    if len({id(each.env) for each in episodes}) < len(episodes):
+        raise EnvironmentFault("the function returned the same environment twice; it must make a new one at each call")
+
+
+def join_captured(captured: list[capturing.Captured], seed: int) -> capturing.Captured:
+    """The states of single environments as one: names in `arrays` begin with the environment's index."""
+    metas = [meta for meta, _ in captured]
+    joined = {"format": FORMAT, "seed": seed, "levels": [meta["level"] for meta in metas], "environments": metas}
+    return joined, {
+        f"{index}.{name}": array for index, (_, arrays) in enumerate(captured) for name, array in arrays.items()
+    }
+
+
+def split_captured(
+    meta: dict[str, Any], arrays: dict[str, np.ndarray], envs: int, seed: int
+) -> list[capturing.Captured]:
+    """The inverse of `join_captured`. Raises CheckpointError for a state of other environments or another seed."""
+    if meta.get("format") != FORMAT or not isinstance(meta.get("environments"), list):
+        raise CheckpointError(
+            f"the saved environments have format {meta.get('format')!r}, expected {FORMAT}; start the run again"
+        )
+    if len(meta["environments"]) != envs:
+        raise CheckpointError(
+            f"{len(meta['environments'])} environments were saved, {envs} are here; resume with the same number"
+        )
+    if meta.get("seed") != seed:
+        raise CheckpointError(
+            f"the environments were saved with seed {meta.get('seed')}, {seed} was given; resume with the same seed"
+        )
+    split: list[capturing.Captured] = [(state, {}) for state in meta["environments"]]
+    for name, array in arrays.items():
+        index, _, rest = name.partition(".")
+        if not index.isdigit() or int(index) >= envs:
+            raise CheckpointError(
+                f"the saved environments hold {name!r}, which belongs to none of {envs}; start the run again"
+            )
+        split[int(index)][1][rest] = array
+    return split

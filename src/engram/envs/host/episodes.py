@@ -1,0 +1,355 @@
+"""One environment with numbered, seeded and checked episodes; and the same behind a process boundary.
+
+**Seeds.** Each episode is started by `reset(seed=s)` with s drawn from (run seed, environment index, episode
+number) alone, see `episode_seed`. So an environment's randomness within an episode does not depend on what was
+played before it, on the other environments, or on whether they run in this process.
+
+**Checks.** Whatever the environment returns is checked before anyone sees it. A fault is one sentence that starts
+with `environment 3, episode 12, step 40:` and names the field, what was given and what was expected. Environments
+and episodes count from 0; step n is the n-th action of its episode, and step 0 is its reset.
+
+**Masks.** Which actions are allowed is a part `action_mask` of the observation, one flag for each. An environment that
+says it in `info["action_mask"]` instead is shown as a Dict of that part and `observation` (its own parts, where its
+observation is a Dict). Whether it does is found out by one reset, when the first instance of it is made.
+
+Worker processes import this file, so it imports no JAX.
+"""
+
+import signal
+import traceback
+from collections.abc import Callable
+from multiprocessing import parent_process
+from typing import Any, Literal
+
+import gymnasium
+import numpy as np
+
+from engram.envs.host.spaces import MASK, Observer, joint_actions, mask_problem
+from engram.errors import EnvironmentFault, SpaceError
+
+Level = Literal["exact", "replayed", "boundary"]
+PROBE_SEED = 1_234_567
+_LARGEST_REWARD = float(np.finfo(np.float32).max)
+
+
+def episode_seed(seed: int, index: int, episode: int) -> int:
+    """The seed of one episode, in 0..2**31 - 1, which every environment accepts.
+
+    The run's seed is the entropy of a NumPy SeedSequence and (environment index, episode number) its spawn key, so
+    episodes draw from statistically independent streams, also for neighbouring run seeds and indices. Among 31-bit
+    numbers two of 10,000 episodes share a seed with a probability of 2 percent; they then start alike.
+    """
+    return int(np.random.SeedSequence(seed, spawn_key=(index, episode)).generate_state(1)[0] >> 1)
+
+
+class Episodes:
+    """The episodes of one environment, one after another.
+
+    Args:
+      masked: whether `info` says which actions are allowed; None to find out by a reset.
+
+    Attributes:
+      index: the environment's number, in messages and seeds.
+      actions: how many discrete actions it has.
+      level: how exactly `capture` can save it; set by the maker (see `capture.choose_level`).
+      masked: as given or found.
+      episode: number of the current episode, -1 before the first.
+      elapsed: actions taken in it.
+      episode_return: sum of its rewards, float64.
+      history: its actions, kept only at level `replayed`, where it (and the time to restore) grows with the episode.
+      torn: whether its last step or reset failed or reached nobody, so that only its boundary can be saved.
+      observation: the arrays of what it showed last; perhaps its own, so to be copied before the next step.
+    """
+
+    def __init__(
+        self,
+        env: gymnasium.Env,
+        *,
+        index: int,
+        seed: int,
+        action_bins: int | None = None,
+        masked: bool | None = None,
+    ):
+        self.env = env
+        self.index = index
+        self.seed = seed
+        self.level: Level = "boundary"
+        try:
+            self.observer = Observer(env.observation_space)
+            self.action_table = joint_actions(env.action_space, action_bins)
+        except AttributeError as error:
+            raise SpaceError(
+                f"{env} lacks a space ({error}); a Gymnasium environment sets self.observation_space and "
+                f"self.action_space in its __init__"
+            ) from error
+        self.actions = len(self.action_table)
+        space = env.observation_space
+        if isinstance(space, gymnasium.spaces.Dict) and MASK in space.spaces:
+            self._check_mask_space(space.spaces[MASK])
+            masked = False
+        self.masked = _info_has_mask(env) if masked is None else masked
+        if self.masked:
+            self.observer = Observer(_with_mask(space, self.actions))
+        self._mask = self.observer.mask
+        self.episode = -1
+        self.elapsed = 0
+        self.episode_return = 0.0
+        self.history: list[int] = []
+        self.torn = False
+        self.observation: list[Any] = []
+
+    def begin(self, episode: int | None = None) -> list[Any]:
+        """Starts the next episode, or that of the given number; returns its first observation's arrays."""
+        self.episode = self.episode + 1 if episode is None else episode
+        return self.begin_with(episode_seed(self.seed, self.index, self.episode))
+
+    def begin_with(self, seed: int) -> list[Any]:
+        """Starts an episode from `seed`, whatever its number."""
+        self.elapsed = 0
+        self.episode_return = 0.0
+        self.history = []
+        self.torn = False
+        try:
+            result = self.env.reset(seed=seed)
+        except Exception as error:
+            raise self._fault(f"reset(seed={seed}) raised {_name(error)}; mend the environment") from error
+        if type(result) is not tuple or len(result) != 2 or not isinstance(result[1], dict):
+            raise self._fault(
+                f"reset returned {_form(result)}, expected (observation, info) with info a dict; "
+                f"an environment written for gym < 0.26 must be ported to Gymnasium"
+            )
+        self.observation = self._masked_read(*result, terminated=False)
+        return self.observation
+
+    def step(self, action: int) -> tuple[list[Any], float, bool, bool]:
+        """Takes one action; returns (arrays of the observation, reward, terminated, done).
+
+        It does not begin the next episode: where done, the observation is the ended episode's last.
+        Raises EnvironmentFault for anything the Gymnasium contract does not allow, and for NaN and infinity.
+        """
+        self.elapsed += 1
+        if self.level == "replayed":
+            self.history.append(int(action))
+        try:
+            result = self.env.step(self.action_table[action].copy())
+        except Exception as error:
+            raise self._fault(f"step raised {_name(error)}; mend the environment") from error
+        if type(result) is not tuple or len(result) != 5:
+            raise self._fault(
+                f"step returned {_form(result)}, expected (observation, reward, terminated, truncated, info); "
+                f"an environment written for gym < 0.26 must be ported to Gymnasium"
+            )
+        observation, reward, terminated, truncated, info = result
+        if not (type(reward) is float and -_LARGEST_REWARD <= reward <= _LARGEST_REWARD):
+            reward = self._reward(reward)
+        if terminated is not True and terminated is not False:
+            terminated = self._flag("terminated", terminated)
+        if truncated is not True and truncated is not False:
+            truncated = self._flag("truncated", truncated)
+        if self._mask is None:
+            self.observation = self._read(observation)
+        else:
+            self.observation = self._masked_read(observation, info, terminated)
+        self.episode_return += reward
+        return self.observation, reward, terminated, terminated or truncated
+
+    def allowed(self, action: int) -> int:
+        """The action, or one that is allowed now in place of a forbidden one."""
+        if self._mask is None or self.observation[self._mask][action]:
+            return action
+        actions = np.flatnonzero(self.observation[self._mask])
+        return int(actions[action % len(actions)])
+
+    def close(self) -> None:
+        """Closes the environment; one that fails to close is only dropped."""
+        try:
+            self.env.close()
+        except Exception as error:
+            gymnasium.logger.warn(f"environment {self.index} failed to close: {_name(error)}")
+
+    def _read(self, observation: Any) -> list[Any]:
+        try:
+            return self.observer(observation)
+        except EnvironmentFault as fault:
+            raise self._fault(f"{fault}: return what observation_space declares") from fault.__cause__
+
+    def _masked_read(self, observation: Any, info: Any, terminated: bool) -> list[Any]:
+        """`_read` where a mask belongs to the observation."""
+        if self._mask is None:
+            return self._read(observation)
+        if not self.masked:
+            arrays = self._read(observation)
+            arrays[self._mask] = self._flags(f"observation {MASK!r}", arrays[self._mask], terminated)
+            return arrays
+        mask = self._flags(f"info[{MASK!r}]", self._info_mask(info), terminated).astype(np.int8)
+        if not isinstance(self.env.observation_space, gymnasium.spaces.Dict):
+            return self._read({"observation": observation, MASK: mask})
+        # What is no dict, as its space says, is named by the observer.
+        return self._read({**observation, MASK: mask} if isinstance(observation, dict) else observation)
+
+    def _info_mask(self, info: Any) -> np.ndarray:
+        if not isinstance(info, dict) or MASK not in info:
+            raise self._fault(f"info has no {MASK!r}, as it had before; return it from every reset and every step")
+        try:
+            mask = np.asarray(info[MASK])
+        except ValueError:  # parts of different lengths
+            mask = np.empty(0)
+        if mask.shape != (self.actions,) or mask.dtype.kind not in "biu":
+            raise self._fault(f"info[{MASK!r}] is {_form(info[MASK])}, expected {self._expected_flags()}")
+        return mask
+
+    def _flags(self, field: str, mask: np.ndarray, terminated: bool) -> np.ndarray:
+        """The mask, checked.
+
+        Where an episode has terminated nothing is left to choose, and some environments forbid everything there.
+        What is stored then allows everything, so that whoever compares the values of allowed actions always has one.
+        """
+        if terminated and not mask.any():
+            return np.ones_like(mask)
+        if problem := mask_problem(mask):
+            raise self._fault(f"{field} {problem}")
+        return mask
+
+    def _check_mask_space(self, given: gymnasium.Space) -> None:
+        part = self.observer.parts[self.observer.mask] if self.observer.mask is not None else None
+        if part is None or part.kind != "box" or part.shape != (self.actions,):
+            raise SpaceError(
+                f"the observation's part {MASK!r} is {given}, expected a Box or MultiBinary of {self._expected_flags()}"
+            )
+
+    def _expected_flags(self) -> str:
+        if self.action_table.ndim == 1:
+            return f"one flag (0 or 1) for each of {self.actions} actions"
+        return (
+            f"one flag (0 or 1) for each of {self.actions} joint actions: every combination of "
+            f"{self.env.action_space}, the last number changing fastest"
+        )
+
+    def _reward(self, reward: Any) -> float:
+        """The slow path: integers, NumPy numbers and 0-d arrays of any library, or a fault."""
+        try:
+            array = np.asarray(reward)
+        except Exception as error:
+            raise self._fault(f"reward is {type(reward).__name__}, expected one finite number") from error
+        if array.shape != () or array.dtype.kind not in "biuf":
+            raise self._fault(f"reward is {_form(reward)}, expected one finite number")
+        value = float(array)
+        if not -_LARGEST_REWARD <= value <= _LARGEST_REWARD:  # false for NaN also
+            raise self._fault(f"reward is {value}, expected one finite number that float32 can hold")
+        return value
+
+    def _flag(self, field: str, value: Any) -> bool:
+        if isinstance(value, np.bool_):
+            return bool(value)
+        if getattr(value, "shape", None) == () and str(getattr(value, "dtype", "")) == "bool":
+            return bool(value)
+        raise self._fault(f"{field} is {_form(value)}, expected True or False; wrap it in bool(...)")
+
+    def _fault(self, problem: str) -> EnvironmentFault:
+        self.torn = True
+        where = f"step {self.elapsed}" if self.elapsed else "step 0 (reset)"
+        return EnvironmentFault(f"environment {self.index}, episode {self.episode}, {where}: {problem}")
+
+
+class WorkerEnvironment(gymnasium.Env):
+    """`Episodes` behind Gymnasium's own interface, for the worker processes of AsyncVectorEnv.
+
+    It is sent to the worker empty and is built there by `build`, so that a worker's start is a handshake, and a slow
+    or failing constructor is answered like any other call. Faults are returned (under `fault`), not raised: an
+    exception class that the main process cannot unpickle would leave it waiting for ever.
+    """
+
+    def __init__(self, make: Callable[[], Episodes], observations: gymnasium.Space, actions: int):
+        observer = Observer(observations)
+        self._make = make
+        self._episodes: Episodes | None = None
+        self._blank = [np.zeros(part.shape, part.dtype) for part in observer.parts]
+        self.observation_space = observer.canonical()
+        self.action_space = gymnasium.spaces.Discrete(actions)
+
+    def build(self) -> dict[str, Any]:
+        """Makes the environment; returns what the main process needs to know of it, or a fault."""
+        if parent_process() is not None:
+            _leave_signals_to_the_main_process()
+        try:
+            episodes = self._episodes = self._make()
+            return {"level": episodes.level, "signature": episodes.observer.signature(), "actions": episodes.actions}
+        except Exception as error:
+            return _fault_of(error)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        """The next episode; `options={"episode": n}` starts number n. `seed` is not read: see `episode_seed`."""
+        episodes = self._built()
+        try:
+            return episodes.observer.tree(episodes.begin((options or {}).get("episode"))), {}
+        except Exception as error:
+            return episodes.observer.tree(self._blank), _fault_of(error)
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        """As Gymnasium's; `info` holds nothing but a fault."""
+        episodes = self._built()
+        try:
+            arrays, reward, terminated, done = episodes.step(int(action))
+            return episodes.observer.tree(arrays), reward, terminated, done, {}
+        except Exception as error:
+            return episodes.observer.tree(self._blank), 0.0, False, False, _fault_of(error)
+
+    def apply(self, function: Callable[[Episodes, Any], Any], arguments: list[Any]) -> Any:
+        """`function(episodes, arguments[index])`, or a fault; how capture and restore reach the worker."""
+        episodes = self._built()
+        try:
+            return function(episodes, arguments[episodes.index])
+        except Exception as error:
+            return _fault_of(error)
+
+    def close(self) -> None:
+        """Closes the environment, if it was built."""
+        if self._episodes is not None:
+            self._episodes.close()
+
+    def _built(self) -> Episodes:
+        if self._episodes is None:
+            raise RuntimeError("build() comes before any other call")
+        return self._episodes
+
+
+def _leave_signals_to_the_main_process() -> None:
+    """Ctrl-C, and often SIGTERM, reach the whole process group; the main process saves first, then ends the workers.
+
+    Until here both were blocked by whoever started this worker. A program that the environment starts gets SIGTERM as
+    usual: a handler, unlike SIG_IGN, is not inherited.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: None)
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGINT, signal.SIGTERM))
+
+
+def _fault_of(error: Exception) -> dict[str, Any]:
+    return {"fault": str(error), "kind": type(error).__name__, "trace": "".join(traceback.format_exception(error))}
+
+
+def _name(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def _form(value: Any) -> str:
+    """What a wrong value is, briefly: tuples by length, others by type and text."""
+    if isinstance(value, tuple):
+        return f"a tuple of {len(value)}"
+    text = repr(value)
+    return f"{type(value).__name__} {text}" if len(text) <= 60 else f"a {type(value).__name__}"
+
+
+def _info_has_mask(env: gymnasium.Env) -> bool:
+    """Whether a reset says which actions are allowed. One that fails is met again, and named, when the run meets it."""
+    try:
+        return env.reset(seed=PROBE_SEED)[1].get(MASK) is not None
+    except Exception:
+        return False
+
+
+def _with_mask(space: gymnasium.Space, actions: int) -> gymnasium.Space:
+    parts = dict(space.spaces) if isinstance(space, gymnasium.spaces.Dict) else {"observation": space}
+    return gymnasium.spaces.Dict({**parts, MASK: gymnasium.spaces.MultiBinary(actions)})

@@ -1,0 +1,128 @@
+"""Host environments: any Gymnasium environment, in this process or in processes of its own, for a runner.
+
+>>> envs = make_host("CartPole-v1", envs=2, seed=0)
+>>> observation = envs.reset()
+>>> step = envs.step(np.array([0, 1]))
+>>> step.observation.shape, step.reward.tolist(), envs.level
+((2, 4), [1.0, 1.0], 'exact')
+
+Read `engram.envs.host.episodes` for seeds and checks, `engram.envs.host.capture` for saving and restoring,
+`engram.envs.host.spaces` for spaces, `engram.envs.adapters.atari` for the preprocessing of games.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import gymnasium
+import numpy as np
+from jaxtyping import PyTree
+
+from engram import spaces
+from engram.envs.host.batch import HostEnvs, HostStep, LocalEnvs
+from engram.envs.host.build import Builder, EpisodesMaker, builder_of, ids
+from engram.envs.host.capture import exact_registry, register_exact
+from engram.envs.host.episodes import Episodes
+from engram.envs.host.spaces import Observer
+from engram.envs.host.workers import AsyncEnvs
+from engram.errors import SpecError
+
+__all__ = ["HostEnvs", "HostStep", "convert_observation", "convert_space", "host_ids", "make_host", "register_exact"]
+
+
+def make_host(
+    env: str | gymnasium.Env | Callable[[], gymnasium.Env],
+    *,
+    envs: int = 1,
+    seed: int,
+    asynchronous: bool = False,
+    action_bins: int | None = None,
+    env_args: dict[str, Any] | None = None,
+    worker_timeout: float = 60,
+) -> HostEnvs:
+    """A batch of `envs` environments.
+
+    Args:
+      env: a registered id; or one environment (for envs = 1, in this process); or a function without arguments that
+        makes one at each call.
+      seed: the run's seed, >= 0; every episode's own is derived from it (`wrappers.episode_seed`).
+      asynchronous: each environment in a process of its own.
+      action_bins: values per number of a continuous action (`convert.joint_actions`).
+      env_args: arguments of the environment's constructor, with an id; for games see `atari.make_atari`.
+      worker_timeout: seconds a worker has for one answer, > 0.
+
+    Raises UnknownName, SpecError or SpaceError, in one sentence, before the first step.
+    """
+    _check_numbers(envs, seed, worker_timeout)
+    if isinstance(env, gymnasium.Env) and (envs != 1 or asynchronous):
+        what = f"envs = {envs}" if envs != 1 else "asynchronous"
+        raise SpecError(
+            f"one environment was given with {what}; give an id, or a function without arguments that makes one"
+        )
+    builder = builder_of(env, env_args or {})
+    makers = [EpisodesMaker(builder, index, seed, action_bins, exact_registry()) for index in range(envs)]
+    if asynchronous:
+        return _make_asynchronous(builder, makers, worker_timeout)
+    return LocalEnvs(list(makers), _space_of, builder.description)
+
+
+def host_ids() -> list[str]:
+    """The registered Gymnasium ids, sorted; with those of ale-py, minigrid and popgym where installed."""
+    return ids()
+
+
+def convert_space(space: gymnasium.Space) -> spaces.Space:
+    """A Gymnasium observation space as Engram's own. Raises SpaceError for a kind it cannot hold."""
+    return _space(Observer(space))
+
+
+def convert_observation(space: gymnasium.Space, observation: Any) -> PyTree:
+    """One observation of `space`, checked and converted to new NumPy arrays in the tree of `convert_space(space)`.
+
+    Raises EnvironmentFault where the observation does not belong to the space.
+    """
+    observer = Observer(space)
+    return observer.tree([np.array(array) for array in observer(observation)])
+
+
+def _make_asynchronous(builder: Builder, makers: list[EpisodesMaker], worker_timeout: float) -> AsyncEnvs:
+    """The spaces must be known before the workers start (they share memory), so one environment is made here first."""
+    first = Episodes(builder(), index=0, seed=makers[0].seed, action_bins=makers[0].action_bins)
+    first.close()
+    space = _space_of(first)
+    makers = [replace(maker, masked=first.masked) for maker in makers]
+    return AsyncEnvs(makers, first.observer, first.action_table, space, builder.description, worker_timeout)
+
+
+def _space_of(episodes: Episodes) -> spaces.Space:
+    """What the agent will be shown; SpaceError where the actions on offer are not one row for each action."""
+    space = _space(episodes.observer)
+    spaces.offered_features(space, episodes.actions)
+    return space
+
+
+def _space(observer: Observer) -> spaces.Space:
+    def convert(structure: Any) -> spaces.Space:
+        if isinstance(structure, dict):
+            return spaces.Dict(tuple((name, convert(part)) for name, part in structure.items()))
+        if isinstance(structure, tuple):
+            return spaces.Tuple(tuple(convert(part) for part in structure))
+        part = observer.parts[structure]
+        if part.kind == "discrete":
+            return spaces.Discrete(part.sizes)
+        if part.kind == "multidiscrete":
+            return spaces.MultiDiscrete(tuple(part.sizes.tolist()))
+        if part.kind == "text":
+            return spaces.Text(part.shape[0], len(part.sizes))
+        return spaces.Box(part.shape, str(part.dtype))
+
+    return convert(observer.structure)
+
+
+def _check_numbers(envs: int, seed: int, worker_timeout: float) -> None:
+    if isinstance(envs, bool) or not isinstance(envs, int) or envs < 1:
+        raise SpecError(f"envs = {envs!r} was given; expected how many environments, at least 1")
+    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
+        raise SpecError(f"seed = {seed!r} was given; expected an integer of at least 0")
+    if not worker_timeout > 0:
+        raise SpecError(f"worker_timeout = {worker_timeout!r} was given; expected seconds, more than 0")

@@ -1,0 +1,1 @@
+"""Tasks written in JAX that run inside the compiled loop."""

@@ -1,0 +1,1 @@
+"""Exploration: how an action is chosen while training."""

@@ -1,0 +1,1 @@
+"""Playing with a trained agent: evaluation, and the agent that `engram.load` gives."""

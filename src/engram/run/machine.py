@@ -1,0 +1,94 @@
+"""What a run asks of this machine: whether its memory suffices, and where compiled programs are kept."""
+
+import ctypes
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from engram.errors import SpecError
+
+SHARE = 0.9  # of the free memory that a run may ask for; the rest is for the environments and the compiler
+
+
+def available() -> int | None:
+    """Bytes of memory that this process could still get; None where the system does not tell."""
+    found = [number for number in (_meminfo(), _cgroup()) if number is not None]
+    if found:
+        return min(found)
+    if "SC_AVPHYS_PAGES" in os.sysconf_names:
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return None
+
+
+def check_fits(parts: Mapping[str, int]) -> None:
+    """Raises SpecError with all numbers if the bytes of these parts, by name, are not to be had together."""
+    free, needed = available(), sum(parts.values())
+    if free is not None and needed > SHARE * free:
+        told = " and ".join(f"{size / 1e9:.2f} GB for the {name}" for name, size in parts.items() if size)
+        raise SpecError(
+            f"this run needs {told}, but {free / 1e9:.2f} GB of memory are free (of which {SHARE:.0%} may be used); "
+            f"lower replay.capacity, external.capacity, --seeds, or the size of the observation"
+        )
+
+
+def _meminfo() -> int | None:
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:
+        return None
+    values = dict(line.split(":", 1) for line in lines if ":" in line)
+    return int(values["MemAvailable"].split()[0]) * 1024 if "MemAvailable" in values else None
+
+
+def _cgroup() -> int | None:
+    for limit, used in (
+        ("memory.max", "memory.current"),
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
+    ):
+        try:
+            bound = Path("/sys/fs/cgroup", limit).read_text().strip()
+            taken = Path("/sys/fs/cgroup", used).read_text().strip()
+        except OSError:
+            continue
+        if bound.isdigit() and int(bound) < 1 << 60:  # no limit is "max", or a number near 2^63
+            return int(bound) - int(taken)
+    return None
+
+
+M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3  # malloc.h of glibc
+
+
+def keep_freed_memory() -> None:
+    """Lets glibc's allocator keep large blocks that were freed, instead of giving them back at once.
+
+    A training step of the Nature CNN has some 30 MB of temporaries. Blocks that large are by default mapped anew for
+    every step and cleared by the kernel page by page: 8,400 page faults, a third of the step's time (measured). On
+    other systems and C libraries this does nothing.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError, TypeError):
+        return
+    mallopt(M_MMAP_THRESHOLD, 1 << 30)
+    mallopt(M_TRIM_THRESHOLD, (1 << 31) - 1)
+    mallopt(M_TOP_PAD, 256 << 20)
+
+
+# -- compiled programs ---------------------------------------------------------------------------------------
+
+
+def cache_folder() -> Path:
+    """Where compiled programs are kept: $ENGRAM_CACHE, or `engram` in the user's cache folder."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(os.environ.get("ENGRAM_CACHE") or Path(base, "engram")) / "xla"
+
+
+def use_cache() -> None:
+    """Turns JAX's persistent compilation cache on, unless the user already chose one."""
+    import jax
+
+    if jax.config.values["jax_compilation_cache_dir"] is None:
+        jax.config.update("jax_compilation_cache_dir", str(cache_folder()))
+        # Small programs too: a run consists of a few that take a second each to compile.
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+        jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)

@@ -1,0 +1,174 @@
+"""The metrics of a run: one line at a time, written so that a kill loses at most the line being written.
+
+`metrics.jsonl` is the record: one JSON object a line, steps strictly rising, no number that JSON lacks. TensorBoard
+events and the picture are made from it and hold nothing more.
+"""
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from engram.errors import CheckpointError, EngramError, install
+
+METRICS_FILE = "metrics.jsonl"
+EVENTS_FOLDER = "tensorboard"
+
+
+class RunLog:
+    """The log of one run, open for writing.
+
+    Args:
+      folder: the run's directory; made when it does not exist.
+      resume_step: the step that the run goes on from; lines of later steps are dropped, because they will be
+        written again. None starts afresh and drops every line.
+      track: also write TensorBoard events, under the same names, to `folder/tensorboard`.
+
+    Raises: EngramError when `track` is asked for and tensorboardX is not installed.
+    """
+
+    def __init__(self, folder: Path | str, resume_step: int | None = None, *, track: bool = False):
+        self.folder = Path(folder)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        first_lost = 0 if resume_step is None else resume_step + 1
+        path = self.folder / METRICS_FILE
+        old = path.read_bytes() if path.exists() else b""
+        kept = [] if resume_step is None else _rising(row for row in _rows(old) if row["step"] < first_lost)
+        new = "".join(_line(row) for row in kept).encode()
+        # Events first: when tracking is impossible, the old lines must still be there.
+        self._events = _Events(self.folder / EVENTS_FOLDER, first_lost, kept) if track else None
+        if new != old:
+            replace_file(path, new)
+        self.last_step: int = kept[-1]["step"] if kept else -1
+        self._file = path.open("a", encoding="utf-8")
+
+    def write(self, metrics: Mapping[str, Any]) -> None:
+        """Append one line and flush it, so that a kill loses at most the line being written.
+
+        `metrics["step"]` counts environment steps. A step that is not later than the last line's is left out:
+        the first record of a step stands. Values may be numbers, lists of numbers (one per seed) or arrays.
+        """
+        row = plain(metrics)
+        if row["step"] <= self.last_step:
+            return
+        self._file.write(_line(row))
+        self._file.flush()
+        self.last_step = row["step"]
+        if self._events:
+            self._events.write(row)
+
+    def close(self) -> None:
+        """Close the files; the log cannot be written to afterwards."""
+        self._file.close()
+        if self._events:
+            self._events.close()
+
+    def __enter__(self) -> "RunLog":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class _Events:
+    """TensorBoard events beside the log."""
+
+    def __init__(self, folder: Path, first_lost: int, kept: list[dict[str, Any]]):
+        try:
+            from tensorboardX import SummaryWriter
+        except ImportError:
+            raise EngramError(
+                "tracking writes TensorBoard events and needs tensorboardX, which is not installed; "
+                f"{install('track')}, or leave tracking out"
+            ) from None
+        known = any(folder.glob("events.out.tfevents.*")) if folder.is_dir() else False
+        # The purge makes readers forget what an earlier process wrote from this step on. The suffix keeps two
+        # processes that start within one second from writing over each other's file.
+        self._writer = SummaryWriter(str(folder), purge_step=first_lost, filename_suffix=f".from{first_lost}")
+        if not known:  # tracking was turned on in the middle of a run: begin with what is already logged
+            for row in kept:
+                self.write(row)
+
+    def write(self, row: Mapping[str, Any]) -> None:
+        for name, value in row.items():
+            several = enumerate(value) if isinstance(value, list) else ()
+            for tag, item in [(f"{name}/{seed}", one) for seed, one in several] or [(name, value)]:
+                if tag != "step" and isinstance(item, int | float) and not isinstance(item, bool):
+                    self._writer.add_scalar(tag, item, row["step"])
+        self._writer.flush()
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+def read_metrics(folder: Path | str) -> list[dict[str, Any]]:
+    """Every line of a run's log, in order; missing numbers are None. Safe while the run is being written.
+
+    Raises: CheckpointError when there is no such directory. A run that has logged nothing yet gives [].
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise CheckpointError(f"{str(folder)!r} is not a run directory; give the directory that a run was written to")
+    path = folder / METRICS_FILE
+    return _rising(_rows(path.read_bytes())) if path.exists() else []
+
+
+def plain(value: Any) -> Any:
+    """`value` as JSON can hold it: arrays as lists, NaN and infinities as None.
+
+    >>> plain({"loss": float("nan"), "returns": (1.0, 2)})
+    {'loss': None, 'returns': [1.0, 2]}
+    """
+    if isinstance(value, Mapping):
+        return {str(name): plain(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if isinstance(value, float):  # NumPy's float64 is one too
+        return float(value) if math.isfinite(value) else None
+    if hasattr(value, "tolist"):  # NumPy and JAX, scalars included
+        return plain(value.tolist())
+    return value
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Write `content` to `path` so that a reader, or a kill, finds the old file or the new one and nothing between."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with beside.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def _line(row: Mapping[str, Any]) -> str:
+    return json.dumps(row, allow_nan=False) + "\n"
+
+
+def _rows(content: bytes) -> list[dict[str, Any]]:
+    """Every whole line that is a record. A line cut short by a kill is never valid JSON, so it falls out."""
+    rows = []
+    for line in content.split(b"\n"):
+        try:
+            row = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(row, dict) and isinstance(row.get("step"), int):
+            rows.append(plain(row))
+    return rows
+
+
+def _rising(rows: Any) -> list[dict[str, Any]]:
+    """The rows whose step is later than every step before."""
+    kept: list[dict[str, Any]] = []
+    for row in rows:
+        if not kept or row["step"] > kept[-1]["step"]:
+            kept.append(row)
+    return kept

@@ -1,0 +1,306 @@
+"""The agent: what it learns on probes whose values are known, and each of its four functions."""
+
+from dataclasses import replace
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from engram import spaces
+from engram.agents import examples
+from engram.agents.q_learning import Agent, Experience, Mind, push
+from engram.agents.spec import (
+    AgentSpec,
+    ObservationSpec,
+    OptimizerSpec,
+    ReplaySpec,
+    TargetSpec,
+)
+from engram.checkpoint import lanes
+from engram.encoders.vector import VectorSpec
+from engram.envs.device import make_device
+from engram.errors import SpecError
+from engram.exploration.exploration import EpsilonGreedySpec
+from engram.heads.q import DuelingSpec
+from engram.losses.regression import SquaredSpec
+from engram.replay import ring, sampling
+from engram.runners.device import DeviceRunner
+from engram.types import TimeStep
+
+SMALL = AgentSpec(
+    encoder=VectorSpec(widths=(32,)),
+    replay=ReplaySpec(capacity=1_000, batch_size=32, start=100),
+    optimizer=OptimizerSpec(learning_rate=5e-3, final_fraction=0.01, decay_steps=6_000),
+    exploration=EpsilonGreedySpec(start=1.0, end=1.0, steps=1),
+    target=TargetSpec(every=20),
+    discount=0.9,
+)
+KEY = jax.random.PRNGKey(0)
+PROBES = ["OneState", "OneAction", "TwoActions", "ObservationValue", "OneDelay", "Chain", "Truncation", "Termination"]
+
+
+def learned(probe: str, spec: AgentSpec, steps: int = 6_000) -> tuple[np.ndarray, np.ndarray]:
+    """Q after training on a probe, and the true Q, for each of its observations.
+
+    A stack of two shows each observation after the one that is listed before it.
+    """
+    env = make_device(f"engram/{probe}-v0")
+    runner = DeviceRunner(Agent(spec, env.observation_space, env.actions), env, [0])
+    runner.advance(steps, lambda: False)
+    runner.report()
+    network = runner.minds()[0].network
+    observations, values = zip(*env.values(spec.discount), strict=True)
+    frames = [[shown] for shown in observations]
+    if spec.observation.stack == 2:
+        before = [np.zeros_like(observations[0]), *observations[:-1]]
+        frames = list(zip(before, observations, strict=True))
+    return np.array([network(jnp.array(frame)).returns.q for frame in frames]), np.array(values)
+
+
+@pytest.mark.parametrize("probe", PROBES)
+def test_the_learned_q_of_a_probe_is_its_true_value(probe):
+    """Within 2 % of the largest value, or 0.03: the step size has fallen to a hundredth by the end."""
+    q, values = learned(probe, SMALL)
+    np.testing.assert_allclose(q, values, atol=max(0.03, 0.02 * np.abs(values).max()))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("probe", ["Chain", "Truncation", "TwoActions"])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"n_step": 3},
+        {"double": True},
+        {"head": DuelingSpec(width=8)},
+        {"loss": SquaredSpec()},
+        {"encoder": VectorSpec(widths=(32,), norm=True)},
+        {"target": TargetSpec(every=1, rate=0.05)},
+    ],
+    ids=str,
+)
+def test_every_variant_learns_the_true_value(probe, change):
+    q, values = learned(probe, replace(SMALL, **change))
+    np.testing.assert_allclose(q, values, atol=max(0.03, 0.02 * np.abs(values).max()))
+
+
+def test_a_stack_of_two_learns_the_chain():
+    q, values = learned("Chain", replace(SMALL, observation=ObservationSpec(stack=2)))
+    np.testing.assert_allclose(q, values, atol=0.03)
+
+
+# -- act -----------------------------------------------------------------------------------------------------
+
+
+def agent(envs: int = 1, actions: int = 3, **changes: object) -> Agent:
+    return Agent(replace(SMALL, **changes), spaces.Box((2,)), actions, envs)
+
+
+def test_without_exploration_the_best_action_is_taken():
+    greedy = agent(envs=8, learn_every=8, exploration=EpsilonGreedySpec(start=0.0, end=0.0))
+    state = greedy.init(KEY)
+    observation = jax.random.normal(KEY, (8, 2))
+    _, action, decision, _ = greedy.act(
+        Mind(state.learner.params), state.actor, observation, jnp.ones(8, bool), jnp.zeros(8)
+    )
+    np.testing.assert_array_equal(action, decision.returns.q.argmax(-1))
+
+
+def test_epsilon_is_the_share_of_random_actions():
+    """With epsilon 1/2 and 3 actions, the greedy one is taken in 1/2 + 1/6 of the cases."""
+    half = agent(envs=4096, learn_every=4096, exploration=EpsilonGreedySpec(start=0.5, end=0.5),
+                 replay=replace(SMALL.replay, capacity=4096 * 16, start=4096 * 2))  # fmt: skip
+    state = half.init(KEY)
+    seen = jnp.ones((4096, 2)), jnp.ones(4096, bool), jnp.zeros(4096)
+    actor, action, decision, _ = half.act(Mind(state.learner.params), state.actor, *seen)
+    share = float((action == decision.returns.q.argmax(-1)).mean())
+    assert abs(share - 2 / 3) < 4 * (2 / 9 / 4096) ** 0.5  # four standard deviations
+    assert int(actor.steps) == 4096
+    again = half.act(Mind(state.learner.params), actor, *seen)[1]
+    assert not np.array_equal(action, again), "each step draws anew"
+
+
+def test_the_stack_is_pushed_and_emptied_where_an_episode_begins():
+    frames = jnp.array([[[1.0], [2.0]], [[3.0], [4.0]]])  # two environments, a stack of two
+    pushed = push(frames, jnp.array([[5.0], [6.0]]), jnp.array([False, True]))
+    np.testing.assert_array_equal(pushed[..., 0], [[2.0, 5.0], [0.0, 6.0]])
+
+
+# -- observe -------------------------------------------------------------------------------------------------
+
+
+def experience(done: list[list[bool]], keep: list[list[bool]]) -> Experience:
+    """Steps numbered 1, 2, ... by time and environment; final observations are their negatives."""
+    shape = np.shape(done)
+    number = jnp.arange(1, 1 + np.prod(shape)).reshape(shape)
+    observation = jnp.stack([number, number], -1).astype(jnp.float32)
+    row = TimeStep(observation, jnp.zeros(shape, bool), number, number.astype(jnp.float32), jnp.array(done))
+    return Experience(row, jnp.array(done), -observation, jnp.array(keep))
+
+
+def test_an_ended_episode_gets_a_final_row_after_its_last_step():
+    one = agent(envs=2, learn_every=2)
+    replay = one.observe(one.init(KEY).replay, experience([[False, True], [True, False]], [[True, True], [True, True]]))
+    assert replay.cursor.tolist() == [3, 3]
+    assert replay.rows.observation[:3, 0, 0].tolist() == [1.0, 3.0, -3.0]
+    assert replay.rows.observation[:3, 1, 0].tolist() == [2.0, -2.0, 4.0]
+    assert replay.rows.terminated[:3, 1].tolist() == [True, False, False]
+
+
+def test_padding_writes_nothing():
+    one = agent()
+    replay = one.observe(one.init(KEY).replay, experience([[True], [False]], [[False], [True]]))
+    assert replay.cursor.tolist() == [1]
+    assert replay.rows.reward[0, 0] == 2.0
+
+
+# -- learn ---------------------------------------------------------------------------------------------------
+
+
+def filled(one: Agent, reward: float = 1.0, rows: int = 64):
+    """A replay of one long episode."""
+    state = one.init(KEY)
+    replay = state.replay
+    step = TimeStep(jnp.ones((1, 1, 2)), jnp.zeros((1, 1), bool), jnp.zeros((1, 1), jnp.int32),
+                    jnp.full((1, 1), reward), jnp.zeros((1, 1), bool))  # fmt: skip
+    observe = jax.jit(one.observe)
+    no = jnp.zeros((1, 1), bool)
+    for _ in range(rows):
+        replay = observe(replay, Experience(step, no, step.observation, ~no))
+    return state.learner, replay
+
+
+def test_a_hard_target_copies_and_a_soft_one_follows():
+    hard, soft = agent(target=TargetSpec(every=2)), agent(target=TargetSpec(every=1, rate=0.25))
+    learner, replay = filled(hard)
+    after_one, _ = hard.learn(learner, replay)
+    assert bool(jnp.array_equal(after_one.target.head.linear.bias, learner.target.head.linear.bias))
+    after_two, _ = hard.learn(after_one, replay)
+    assert bool(jnp.array_equal(after_two.target.head.linear.bias, after_two.params.head.linear.bias))
+    learner, replay = filled(soft)
+    after, _ = soft.learn(learner, replay)
+    old, new = learner.target.head.linear.bias, after.params.head.linear.bias
+    np.testing.assert_allclose(after.target.head.linear.bias, old + 0.25 * (new - old), rtol=1e-5, atol=1e-7)
+
+
+def test_an_update_that_is_not_finite_leaves_no_trace_and_is_named():
+    one = agent(loss=SquaredSpec())
+    learner, replay = filled(one, reward=float("inf"))
+    after, metrics = one.learn(learner, replay)
+    assert not bool(metrics.finite)
+    assert int(after.fault) == 1
+    for left, right in zip(jax.tree.leaves(after.params), jax.tree.leaves(learner.params), strict=True):
+        np.testing.assert_array_equal(left, right)
+    for left, right in zip(jax.tree.leaves(after.optimizer), jax.tree.leaves(learner.optimizer), strict=True):
+        np.testing.assert_array_equal(left, right)
+    again, _ = one.learn(after, replay)
+    assert int(again.fault) == 1, "the first one is remembered"
+
+
+def test_clipped_rewards_teach_what_their_clips_teach():
+    clipped, plain = agent(reward_clip=1.0), agent()
+    huge, _ = clipped.learn(*filled(clipped, reward=7.0))
+    one, _ = plain.learn(*filled(plain, reward=1.0))
+    np.testing.assert_array_equal(huge.params.head.linear.bias, one.params.head.linear.bias)
+
+
+def test_the_step_size_falls_to_its_final_fraction():
+    """Adam's step is the step size while gradients keep their sign, so the last bias moves show the schedule."""
+    one = agent(optimizer=OptimizerSpec(learning_rate=1e-3, final_fraction=0.1, decay_steps=40), discount=0.0)
+    learner, replay = filled(one, reward=100.0)
+    moves = []
+    for _ in range(12):
+        after, _ = one.learn(learner, replay)
+        moves.append(float(abs(after.params.head.linear.bias[0] - learner.params.head.linear.bias[0])))
+        learner = after
+    np.testing.assert_allclose(moves[0], 1e-3, rtol=0.01)
+    np.testing.assert_allclose(moves[-1], 1e-4, rtol=0.05)
+
+
+# -- what does not fit ---------------------------------------------------------------------------------------
+
+
+def test_environments_and_the_rhythm_of_learning_must_fit():
+    with pytest.raises(SpecError, match="learn_every = 4 and 3 environments do not fit"):
+        agent(envs=3)
+
+
+def test_lanes_too_short_for_a_window_are_refused():
+    with pytest.raises(SpecError, match=r"leaves 2 rows for each of 400 environments"):
+        agent(envs=400)
+
+
+# -- targets -------------------------------------------------------------------------------------------------
+
+
+def timeline(kinds: list[str]) -> list[dict[str, float]]:
+    """Rows of one lane: steps, and a final row after each that ends its episode."""
+    rows: list[dict[str, float]] = []
+    opens = True
+    for kind in kinds:
+        number = len(rows) + 1.0
+        rows.append({"o": number, "first": opens, "r": 10 * number, "end": kind == "terminated", "final": False})
+        opens = kind != "step"
+        if opens:
+            rows.append({"o": number + 1, "first": False, "r": 0.0, "end": False, "final": True})
+    return rows
+
+
+def expected(rows: list[dict[str, float]], row: int, n: int, stack: int, discount: float) -> tuple:
+    """By plain loops: stacked observation, return, discount of the bootstrap, and the observation it is taken from."""
+    total, factor, at = 0.0, 1.0, row
+    for _ in range(n):
+        total += factor * rows[at]["r"]
+        factor *= discount
+        at += 1
+        if rows[at - 1]["end"]:
+            factor = 0.0
+        if rows[at]["final"]:
+            break
+
+    def frames(newest: int) -> list[float]:
+        out, alive = [], True
+        for back in range(stack):
+            out.insert(0, rows[newest - back]["o"] if alive and newest >= back else 0.0)
+            alive = alive and newest >= back and not rows[newest - back]["first"]
+        return out
+
+    return frames(row), total, factor, frames(at)
+
+
+@settings(max_examples=25)
+@given(
+    st.lists(st.sampled_from(["step", "step", "terminated", "truncated"]), min_size=6, max_size=24),
+    st.sampled_from([1, 3]),
+    st.sampled_from([1, 2]),
+)
+def test_every_row_that_can_be_drawn_gives_the_target_of_a_plain_loop(kinds, n, stack):
+    """Over episode ends of both kinds, stacks, n-step windows and a ring of 16 rows that wraps."""
+    replay = replace(SMALL.replay, capacity=16, start=10)
+    one = Agent(replace(SMALL, n_step=n, observation=ObservationSpec(stack=stack), replay=replay), spaces.Box((1,)), 2)
+    rows = timeline(kinds)
+    ring_ = one.init(KEY).replay
+    columns = {name: [row[key] for row in rows] for name, key in
+               (("observation", "o"), ("is_first", "first"), ("reward", "r"), ("terminated", "end"))}  # fmt: skip
+    observation = np.array(columns["observation"], np.float32)[:, None]
+    ring_ = lanes.write_rows(
+        ring_, 0, 0, {"observation": observation, "is_first": np.array(columns["is_first"]),
+                      "action": np.zeros(len(rows), np.int32), "reward": np.array(columns["reward"], np.float32),
+                      "terminated": np.array(columns["terminated"])})  # fmt: skip
+    ring_ = ring.Ring(ring_.rows, jnp.array([len(rows)], jnp.int32))
+    first, count = (int(value[0]) for value in sampling.startable(ring_, n, stack - 1))
+    transition = jax.jit(partial(examples.transition, one.spec))
+    for row in range(first, first + count):
+        made = transition(ring_, jnp.int32(row), jnp.int32(0))
+        assert float(made.weight) == (0.0 if rows[row]["final"] else 1.0)
+        if rows[row]["final"]:
+            continue
+        shown, total, factor, following = expected(rows, row, n, stack, SMALL.discount)
+        np.testing.assert_array_equal(made.observation[:, 0], shown)
+        np.testing.assert_allclose(made.step.reward, total, rtol=1e-5)
+        np.testing.assert_allclose(made.step.discount, factor, rtol=1e-5)
+        if factor:
+            np.testing.assert_array_equal(made.following[:, 0], following)

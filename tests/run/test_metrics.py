@@ -1,0 +1,308 @@
+"""The run log against a plain list of rows, and the display in every kind of output."""
+
+import io
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from engram.cli.curve import plot_curve
+from engram.cli.display import Display, clean
+from engram.errors import CheckpointError, EngramError
+from engram.run.metrics import METRICS_FILE, RunLog, plain, read_metrics
+
+
+def row(step: int, **more):
+    return {"step": step, "return_mean": step / 10, "loss": 0.5, "steps_per_second": 1000.0} | more
+
+
+def write(folder: Path, steps, resume_step=None, **more):
+    with RunLog(folder, resume_step, **more) as log:
+        for step in steps:
+            log.write(row(step))
+
+
+def steps_in(folder: Path) -> list[int]:
+    return [json.loads(line)["step"] for line in (folder / METRICS_FILE).read_text().splitlines()]
+
+
+# -- the record --------------------------------------------------------------------------------------------
+
+
+def test_a_line_is_on_the_disk_as_soon_as_it_is_written(tmp_path):
+    log = RunLog(tmp_path, None)
+    log.write(row(10))
+    assert read_metrics(tmp_path) == [row(10)]
+    log.close()
+
+
+def test_numbers_that_json_lacks_become_null_and_arrays_become_lists(tmp_path):
+    with RunLog(tmp_path, None) as log:
+        log.write(
+            {"step": np.int64(3), "loss": math.nan, "a": jnp.array([1.5, jnp.inf]), "b": np.float32(2), "c": True}
+        )
+    text = (tmp_path / METRICS_FILE).read_text()
+    strict = json.loads(text, parse_constant=lambda word: pytest.fail(word))
+    assert strict == {"step": 3, "loss": None, "a": [1.5, None], "b": 2.0, "c": True}
+
+
+def test_a_step_is_logged_once_and_its_first_record_stands(tmp_path):
+    with RunLog(tmp_path, None) as log:
+        for loss in (1.0, 2.0):
+            log.write(row(5, loss=loss))
+        log.write(row(4))
+    assert read_metrics(tmp_path) == [row(5, loss=1.0)]
+    assert steps_in(tmp_path) == [5]
+
+
+def test_a_fresh_log_drops_what_an_earlier_process_left(tmp_path):
+    write(tmp_path, [1, 2])
+    write(tmp_path, [7], resume_step=None)
+    assert steps_in(tmp_path) == [7]
+
+
+@settings(max_examples=60, deadline=None)
+@given(cut=st.integers(0, 900), resume=st.integers(0, 120), extra=st.integers(0, 5))
+def test_after_any_kill_and_resume_each_step_is_there_once_in_order(tmp_path_factory, cut, resume, extra):
+    """Cut the file at any byte, resume at any step: what was whole and not later stays, the rest comes anew."""
+    folder = tmp_path_factory.mktemp("run")
+    old = list(range(10, 110, 10))
+    write(folder, old)
+    path = folder / METRICS_FILE
+    whole = path.read_bytes()
+    path.write_bytes(whole[:cut])
+    lines = whole.split(b"\n")
+    ends = [sum(map(len, lines[: i + 1])) + i for i in range(len(old))]  # where each record is whole, newline or not
+    survivors = [step for step, end in zip(old, ends, strict=True) if end <= cut and step <= resume]
+    new = [resume + 7 * i for i in range(1, extra + 1)]
+    write(folder, new, resume_step=resume)
+    assert steps_in(folder) == survivors + new
+    assert path.read_bytes().endswith(b"\n") or not survivors + new
+
+
+def test_lines_that_are_no_records_do_not_survive_a_resume(tmp_path):
+    (tmp_path / METRICS_FILE).write_bytes(
+        b'{"step": 1}\nnot json\n[2]\n{"loss": 3}\n\xff\n{"step": 4, "loss": NaN}\n{"step": 4}\n'
+    )
+    write(tmp_path, [9], resume_step=5)
+    assert [json.loads(line) for line in (tmp_path / METRICS_FILE).open()] == [
+        {"step": 1},
+        {"step": 4, "loss": None},
+        row(9),
+    ]
+
+
+def test_reading_forgives_the_line_that_is_being_written(tmp_path):
+    write(tmp_path, [1, 2])
+    with (tmp_path / METRICS_FILE).open("a") as file:
+        file.write('{"step": 3, "los')
+    assert [row["step"] for row in read_metrics(tmp_path)] == [1, 2]
+
+
+def test_reading_a_directory_that_is_none_says_so(tmp_path):
+    assert read_metrics(tmp_path) == []
+    with pytest.raises(CheckpointError, match="is not a run directory; give the directory"):
+        read_metrics(tmp_path / "absent")
+
+
+def test_a_failed_rewrite_leaves_the_old_lines_and_no_rubbish(tmp_path, monkeypatch):
+    write(tmp_path, [1, 2, 3])
+
+    def fail(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises(OSError, match="No space"):
+        RunLog(tmp_path, 1)
+    assert steps_in(tmp_path) == [1, 2, 3]
+    assert [path.name for path in tmp_path.iterdir()] == [METRICS_FILE]
+
+
+# -- TensorBoard -------------------------------------------------------------------------------------------
+
+
+def test_tracking_without_tensorboardx_names_the_way_out_and_keeps_the_log(tmp_path, monkeypatch):
+    write(tmp_path, [1])
+    monkeypatch.setitem(sys.modules, "tensorboardX", None)
+    with pytest.raises(EngramError, match=r"uv sync --extra track"):
+        RunLog(tmp_path, None, track=True)
+    assert steps_in(tmp_path) == [1]
+
+
+def events(folder: Path) -> dict[str, list[tuple[int, float]]]:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    found = EventAccumulator(str(folder / "tensorboard"))
+    found.Reload()
+    return {tag: [(e.step, e.value) for e in found.Scalars(tag)] for tag in found.Tags()["scalars"]}
+
+
+def test_events_have_the_tags_and_values_of_the_log_across_a_resume(tmp_path):
+    pytest.importorskip("tensorboard")
+    write(tmp_path, [10, 20, 30], track=True)
+    write(tmp_path, [25, 35], resume_step=20, track=True)
+    assert events(tmp_path)["return_mean"] == [(s, pytest.approx(s / 10)) for s in (10, 20, 25, 35)]
+    assert set(events(tmp_path)) == {"return_mean", "loss", "steps_per_second"}
+
+
+def test_tracking_turned_on_late_begins_with_what_is_logged(tmp_path):
+    pytest.importorskip("tensorboard")
+    write(tmp_path, [10, 20])
+    with RunLog(tmp_path, 20, track=True) as log:
+        log.write(row(30, return_mean=[1.0, None, 3.0]))
+    assert [step for step, _ in events(tmp_path)["loss"]] == [10, 20, 30]
+    assert events(tmp_path)["return_mean/2"] == [(30, 3.0)]
+    assert "return_mean/1" not in events(tmp_path)
+
+
+# -- the picture -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "rows", [[], [row(5)], [row(5, loss=None), row(9, return_mean=[1.0, None, 2.0], loss=[1, 2, 3])]]
+)
+def test_a_curve_is_drawn_for_any_number_of_points(tmp_path, rows):
+    with RunLog(tmp_path, None) as log:
+        for item in rows:
+            log.write(item)
+    path = plot_curve(tmp_path, title="engram/$x^$-v0, [dqn]")
+    assert path == tmp_path / "learning-curve.png"
+    assert path.read_bytes().startswith(b"\x89PNG")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["learning-curve.png", METRICS_FILE]
+
+
+# -- the display -------------------------------------------------------------------------------------------
+
+
+METRICS = {
+    "step": 12_000, "total": 50_000, "episodes": 87, "return_mean": 123.4, "loss": math.nan,
+    "q_mean": 12.5, "epsilon": 0.05, "steps_per_second": 1000.0, "seconds": 12.0,
+}  # fmt: skip
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_plain_output_is_the_first_line_the_last_and_few_between():
+    stream, clock = io.StringIO(), Clock()
+    with Display(None, stream, interval=5.0, clock=clock) as display:
+        for step in range(21):
+            clock.now = float(step)
+            display.update({"step": step, "total": 20})
+    shown = [line.split("  ")[:2] for line in stream.getvalue().splitlines()]
+    assert shown == [[f"step {step}/20", f"done {step / 20:.0%}"] for step in (0, 5, 10, 15, 20)]
+
+
+def test_the_last_update_is_shown_even_when_it_came_too_soon():
+    stream = io.StringIO()
+    with Display(9, stream, clock=Clock()) as display:
+        display.update({"step": 1})
+        display.update({"step": 9})
+    assert stream.getvalue().count("\n") == 2
+    assert "step 9/9  done 100%" in stream.getvalue()
+
+
+def test_a_plain_line_tells_all_that_is_known():
+    stream = io.StringIO()
+    Display(None, stream, clock=Clock()).update(METRICS)
+    assert stream.getvalue() == (
+        "step 12,000/50,000  done 24%  return 123.4  episodes 87  loss -  Q 12.5  epsilon 0.050  steps/s 1,000  "
+        "elapsed 0:12  left 0:38\n"
+    )
+
+
+def test_a_metric_per_seed_is_shown_as_its_mean():
+    stream = io.StringIO()
+    Display(None, stream).update({"step": 1, "return_mean": [1.0, None, 2.0]})
+    assert "return 1.5 " in stream.getvalue()
+
+
+NASTY = "a\x1b[31m\x9b2J\r\nb\u202ec\x00[bold]d[/bold]"
+
+
+def test_no_character_that_steers_a_terminal_is_ever_written():
+    stream = io.StringIO()
+    Display(None, stream).note(NASTY)
+    assert stream.getvalue() == "a\\x1b[31m\\x9b2J\\r\\nb\\u202ec\\x00[bold]d[/bold]\n"
+
+
+@given(st.text())
+def test_clean_text_is_printable_and_keeps_what_was(text):
+    assert all(character.isprintable() or character.isspace() or ord(character) > 0x7F for character in clean(text))
+    assert not {"\x1b", "\n", "\r"} & set(clean(text))
+    assert clean(clean(text)) == clean(text)
+
+
+def test_a_stream_that_cannot_write_the_text_gets_it_escaped():
+    raw = io.BytesIO()
+    stream = io.TextIOWrapper(raw, encoding="ascii")
+    Display(None, stream).note("Bär")
+    assert raw.getvalue() == b"B\\xe4r\n"
+
+
+def test_a_reader_that_went_away_does_not_stop_the_run():
+    class Broken(io.StringIO):
+        def write(self, text):
+            raise BrokenPipeError
+
+    with Display(None, Broken()) as display:
+        display.update({"step": 1})
+        display.note("still here")
+    closed = io.StringIO()
+    closed.close()
+    with Display(None, closed) as display:
+        display.note("still here")
+
+
+class Terminal(io.StringIO):
+    encoding = "utf-8"
+
+    def isatty(self):
+        return True
+
+
+@pytest.mark.parametrize("columns", ["24", "60", "120"])
+def test_the_panel_fits_any_terminal_and_escapes_what_it_shows(monkeypatch, columns):
+    for name, value in {"TERM": "xterm", "COLUMNS": columns, "LINES": "40", "NO_COLOR": "1"}.items():
+        monkeypatch.setenv(name, value)
+    stream = Terminal()
+    with Display(50_000, stream, title=NASTY) as display:
+        display.update(METRICS)
+        display.note("[red]saved[/red] \x1b]0;title\x07")
+    text = stream.getvalue()
+    assert all(shown in text for shown in ("return", "123.4", "24%"))
+    assert "[red]saved[/red]" in text.replace("\n", "")
+    assert not any(steering in text for steering in ("\x9b", "\x1b]0", "\x1b[31m"))
+    assert not [line for line in text.split("\n") if len(line.encode()) > 1000]
+
+
+def test_a_dumb_terminal_gets_plain_lines(monkeypatch):
+    monkeypatch.setenv("TERM", "dumb")
+    stream = Terminal()
+    with Display(1, stream) as display:
+        display.update({"step": 1})
+    assert stream.getvalue().startswith("step 1/1")
+    assert "\x1b" not in stream.getvalue()
+
+
+def test_the_log_and_the_display_do_not_load_jax_or_matplotlib():
+    code = "import sys, engram.run.metrics, engram.cli.display; print({'jax', 'matplotlib', 'rich'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"
+
+
+def test_plain_leaves_json_values_as_they_are():
+    value = {"a": [1, "x", None, True, 2.5], "b": {"c": []}}
+    assert plain(value) == value
