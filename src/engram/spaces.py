@@ -1,4 +1,4 @@
-"""What an observation looks like, as a plain value: hashable, JSON-able, free of any environment library.
+"""What an observation looks like, as a plain value: hashable, JSON-able, free of JAX and of any environment library.
 
 An observation is a pytree of arrays. Its space is the matching tree of these leaves, and says how one
 observation (no leading axes) is stored:
@@ -13,7 +13,10 @@ observation (no leading axes) is stored:
 | `Tuple`        | a tuple of observations                                       |
 
 Two names in the outermost `Dict` say what may be done rather than what is seen: `action_mask` (one flag for each
-action, 0 where it is forbidden) and `offered` (one row of features for each action). See `mask_of` and `offered_of`.
+action, 0 where it is forbidden) and `offered` (one row of features for each action).
+
+`engram.nn.observation` computes with observations. Worker processes import this file, so it imports no JAX, which
+takes a second and 150 MB; `jaxtyping.PyTree` imports it too, so trees are annotated `Any`.
 """
 
 from collections.abc import Callable, Iterator
@@ -21,10 +24,7 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, PyTree
 
 from engram.errors import SpaceError
 
@@ -98,7 +98,7 @@ Leaf = Box | Discrete | MultiDiscrete | Text
 Space = Leaf | Dict | Tuple
 
 
-def map_space(function: Callable[[Leaf], Any], space: Space) -> PyTree:
+def map_space(function: Callable[[Leaf], Any], space: Space) -> Any:
     """`function` of every leaf, in the shape of the observation (dicts for `Dict`, tuples for `Tuple`)."""
     if isinstance(space, Dict):
         return {name: map_space(function, part) for name, part in space.items}
@@ -119,7 +119,7 @@ def leaves(space: Space, path: str = "") -> Iterator[tuple[str, Leaf]]:
         yield path, space
 
 
-def zeros(space: Space, leading: tuple[int, ...] = ()) -> PyTree:
+def zeros(space: Space, leading: tuple[int, ...] = ()) -> Any:
     """An observation of zeros (NumPy), with `leading` axes in front of every leaf."""
     return map_space(lambda leaf: np.zeros((*leading, *leaf.shape), leaf.dtype), space)
 
@@ -130,7 +130,7 @@ def nbytes(space: Space) -> int:
 
 
 def features(space: Space) -> int:
-    """Length of `flatten`'s vector."""
+    """Length of the vector that `engram.nn.observation.flatten` makes."""
 
     def count(leaf: Leaf) -> int:
         if isinstance(leaf, Discrete):
@@ -144,21 +144,9 @@ def features(space: Space) -> int:
     return sum(count(leaf) for _, leaf in leaves(space))
 
 
-def flatten(space: Space, observation: PyTree) -> Float[Array, "features"]:
-    """One observation as one vector: numbers as they are (uint8 scaled to 0..1), categories and symbols one-hot."""
-
-    def vector(leaf: Leaf, value: Array) -> Array:
-        if isinstance(leaf, Discrete):
-            return jax.nn.one_hot(value, leaf.n)
-        if isinstance(leaf, MultiDiscrete):
-            return jnp.concatenate([jax.nn.one_hot(value[i], n) for i, n in enumerate(leaf.nvec)])
-        if isinstance(leaf, Text):
-            return jax.nn.one_hot(value - 1, leaf.symbols).reshape(-1)  # nothing after the end: a row of zeros
-        scale = 1 / 255 if leaf.dtype == "uint8" else 1.0
-        return value.astype(jnp.float32).reshape(-1) * scale
-
-    parts = [vector(leaf, value) for (_, leaf), value in zip(leaves(space), jax.tree.leaves(observation), strict=True)]
-    return jnp.concatenate(parts) if len(parts) > 1 else parts[0]
+def to_unit(dtype: str) -> float:
+    """What brings the numbers of a leaf to 0..1: 1/255 for uint8, 1 for all that are taken as they are."""
+    return 1 / 255 if dtype == "uint8" else 1.0
 
 
 def to_json(space: Space) -> dict[str, Any]:
@@ -212,7 +200,7 @@ def seen(space: Space) -> Space:
     return rest[0][1] if len(rest) == 1 else Dict(rest)
 
 
-def seen_of(space: Space, observation: PyTree) -> PyTree:
+def seen_of(space: Space, observation: Any) -> Any:
     """The part of an observation that `seen(space)` describes, whatever its leading axes."""
     if seen(space) is space:
         return observation
@@ -220,32 +208,12 @@ def seen_of(space: Space, observation: PyTree) -> PyTree:
     return next(iter(rest.values())) if len(rest) == 1 else rest
 
 
-def mask_of(space: Space, observation: PyTree, actions: int) -> Array | None:
-    """Which actions are allowed, bool [..., actions]; None where every action always is.
-
-    Raises SpaceError for a mask that is not one flag for each action.
-    """
-    part = _part_called(space, MASK)
-    if part is None:
-        return None
-    if not isinstance(part, Box) or part.shape != (actions,):
-        raise SpaceError(f"the observation's {MASK!r} is {part}; expected one flag for each of {actions} actions")
-    return jnp.asarray(observation[MASK]) != 0
-
-
-def offered_of(space: Space, observation: PyTree, actions: int) -> Array | None:
-    """The features of each action on offer, float32 [..., actions, features]; None where the set is fixed.
+def offered_features(space: Space, actions: int) -> int:
+    """How many features each action on offer has; 0 where the set of actions is fixed.
 
     Raises SpaceError for features that are not one row for each action.
     """
-    if offered_features(space, actions) == 0:
-        return None
-    return jnp.asarray(observation[OFFERED], jnp.float32)
-
-
-def offered_features(space: Space, actions: int) -> int:
-    """How many features each action on offer has; 0 where the set of actions is fixed. SpaceError as `offered_of`."""
-    part = _part_called(space, OFFERED)
+    part = part_called(space, OFFERED)
     if part is None:
         return 0
     if not isinstance(part, Box) or len(part.shape) != 2 or part.shape[0] != actions or part.shape[1] == 0:
@@ -257,8 +225,9 @@ def offered_features(space: Space, actions: int) -> int:
 
 def has(space: Space, name: str) -> bool:
     """Whether the space is a Dict with a part of that name."""
-    return _part_called(space, name) is not None
+    return part_called(space, name) is not None
 
 
-def _part_called(space: Space, name: str) -> Space | None:
+def part_called(space: Space, name: str) -> Space | None:
+    """The part of that name of the outermost Dict; None where there is none."""
     return dict(space.items).get(name) if isinstance(space, Dict) else None

@@ -2,6 +2,7 @@
 
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 import gymnasium
@@ -233,8 +234,12 @@ def test_without_pgx_the_message_says_what_to_install(monkeypatch):
 
 
 def test_the_catalogue_lists_every_environment():
+    kinds = {entry.kind for entry in device._CATALOGUE.values()} if device_ids() else set()
     assert {*CLASSIC, *(f"minatar-{game}" for game in GAMES), "engram/Chain-v0"} <= set(device_ids())
     assert device_ids() == sorted(device_ids())
+    folder = Path(device.__file__).parent / "tasks"
+    registering = {path.stem for path in folder.glob("*.py") if "@register_device(" in path.read_text()}
+    assert registering == {kind.__module__.rpartition(".")[2] for kind in kinds if ".tasks." in kind.__module__}
     assert is_device("engram/CartPole-v1")
     assert not is_device("CartPole-v1")
 

@@ -14,17 +14,19 @@ import jax
 import numpy as np
 import pytest
 from gymnasium import spaces as gym_spaces
+from gymnasium.envs.registration import EnvSpec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.bad_envs import LENGTH, Aliased, Walk
 
 from engram import spaces
-from engram.envs.adapters import envpool as pools
+from engram.envs.adapters import adapter
 from engram.envs.adapters.minigrid import Tiles
-from engram.envs.host.episodes import Episodes, episode_seed
 from engram.envs.host import build
+from engram.envs.host.actions import joint_actions
+from engram.envs.host.episodes import Episodes, episode_seed
 from engram.envs.host.make import HostStep, convert_observation, convert_space, host_ids, make_host
-from engram.envs.host.spaces import Observer, joint_actions
+from engram.envs.host.spaces import Observer
 from engram.errors import EnvironmentFault, SpaceError, SpecError, UnknownName
 
 # Observation spaces.
@@ -171,13 +173,13 @@ def test_texts_are_observed_here_and_in_workers():
 def test_a_batch_of_texts_becomes_rows():
     envs = make_host(Spoken, seed=0)
     batch = {"said": ["step 1", "2"], "at": np.array([1, 2])}
-    assert envs.is_batched(batch)
-    assert envs.convert(batch, True)["said"][1].tolist() == [4, *[0] * 7]  # sorted: space, 0, 1, 2
-    assert not envs.is_batched({"said": "step 1", "at": 1})
+    assert envs.translator.is_batched(batch)
+    assert envs.translator.rows(batch, True)["said"][1].tolist() == [4, *[0] * 7]  # sorted: space, 0, 1, 2
+    assert not envs.translator.is_batched({"said": "step 1", "at": 1})
     with pytest.raises(
         EnvironmentFault, match=r"row 1 of the batch: observation 'said' holds the character 'x', which"
     ):
-        envs.convert({"said": ["step 1", "x"], "at": np.array([1, 2])}, True)
+        envs.translator.rows({"said": ["step 1", "x"], "at": np.array([1, 2])}, True)
 
 
 # Actions.
@@ -298,7 +300,7 @@ def test_an_unknown_name_says_what_was_meant(name: str, said: str):
     ],
 )
 def test_a_missing_extra_says_what_to_install(monkeypatch: pytest.MonkeyPatch, name: str, missing: str, said: str):
-    monkeypatch.setattr(build, "find_spec", lambda module: None if module == missing else find_spec(module))
+    monkeypatch.setattr(adapter, "find_spec", lambda module: None if module == missing else find_spec(module))
     with pytest.raises(UnknownName, match=said):
         make_host(name, seed=0)
 
@@ -534,8 +536,7 @@ def envpool(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     module.list_all_envs = lambda: ["Count-v0", "Intersection-v0"]  # pyright: ignore
     module.make_gymnasium = Pool  # pyright: ignore
     monkeypatch.setitem(sys.modules, "envpool", module)
-    for where in (build, pools):
-        monkeypatch.setattr(where, "find_spec", lambda name: object() if name != "highway_env" else None)
+    monkeypatch.setattr(adapter, "find_spec", lambda name: object() if name != "highway_env" else None)
     before = set(gymnasium.registry)
     yield
     for name in set(gymnasium.registry) - before:
@@ -564,6 +565,47 @@ def test_envpools_tasks_are_listed_and_looked_up():
         make_host("envpool/Coun-v0", seed=0)
     with pytest.raises(UnknownName, match=r"envpool has no task 'zzz'; envpool.list_all_envs\(\) names them"):
         make_host("envpool/zzz", seed=0)
+
+
+@pytest.mark.usefixtures("envpool")
+def test_a_game_of_envpool_by_its_old_name_is_envpools():
+    with pytest.raises(UnknownName, match=r"envpool has no task 'PongNoFrameskip-v4'"):
+        make_host("envpool/PongNoFrameskip-v4", seed=0)
+
+
+class Halves(gym_spaces.Box):
+    """Half of what Walk shows."""
+
+    def translated(self, observation: Any) -> Any:
+        return observation[None] / 2 if observation.shape == (2,) else observation
+
+
+def make_halved(spec: EnvSpec, env_args: dict[str, Any]) -> gymnasium.Env:
+    walk = gymnasium.make(spec, disable_env_checker=True, **env_args)
+    return gymnasium.wrappers.TransformObservation(walk, lambda shown: shown[None] / 2, Halves(-np.inf, np.inf, (1, 2)))
+
+
+def test_a_family_plugs_in_by_its_prefix(monkeypatch: pytest.MonkeyPatch):
+    """Its ids are registered when one is asked for; then it makes, describes and translates."""
+    spec = EnvSpec("Halved-v0", entry_point=Walk)
+    family = adapter.Adapter(
+        ("Halved-",),
+        module="walks",
+        extra="memory",
+        by_hand=lambda: monkeypatch.setitem(gymnasium.registry, spec.id, spec),
+        make=make_halved,
+        describe=lambda spec, env_args: f"{spec.id}, halved",
+    )
+    monkeypatch.setattr(build, "FAMILIES", (*build.FAMILIES, family))
+    with pytest.raises(UnknownName, match=r"Halved-v0 needs the package walks; .* uv sync --extra memory"):
+        make_host("Halved-v0", seed=0)
+    monkeypatch.setattr(adapter, "find_spec", lambda name: object() if name == "walks" else None)
+    envs = make_host("Halved-v0", seed=0)
+    assert envs.description == "Halved-v0, halved"
+    assert envs.reset().tolist() == (make_host(Walk, seed=0).reset()[:, None] / 2).tolist()
+    raw = np.array([2, 4], np.float32)
+    assert envs.translator.rows(raw, False).tolist() == [[[1, 2]]]
+    assert envs.translator.rows(raw[None], False).tolist() == [[[2, 4]]]
 
 
 @pytest.mark.usefixtures("envpool")
@@ -655,14 +697,15 @@ def test_a_class_defined_in_a_function_reaches_the_workers():
     envs.close()
 
 
-def test_what_workers_import_does_not_import_jax():
+@pytest.mark.parametrize("module", ["engram.spaces", "engram.envs.host.build"])
+def test_what_workers_import_does_not_import_jax(module: str):
     """A second and 150 MB per worker. The package's own front door is left aside: it is bare here."""
     code = (
         "import importlib.util, sys, types\n"
         "path = importlib.util.find_spec('engram').submodule_search_locations\n"
         "engram = sys.modules['engram'] = types.ModuleType('engram')\n"
         "engram.__path__ = path\n"
-        "import engram.envs.host.build\n"
+        f"import {module}\n"
         "sys.exit('jax' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
@@ -747,18 +790,19 @@ def test_what_was_seen_outside_becomes_rows(fresh: dict[str, Any]):
     envs = make_host(Shown, seed=0, **fresh)
     single = Shown().show()
     batch = {"a": np.ones((4, 2, 1), np.uint8), "b": (np.array([5, 6, 7, 5]), np.zeros((4, 2)))}
-    rows = [(envs.is_batched(each), envs.convert(each, envs.is_batched(each))) for each in (single, batch)]
+    flags = [envs.translator.is_batched(each) for each in (single, batch)]
+    rows = [envs.translator.rows(each, batched) for each, batched in zip((single, batch), flags, strict=True)]
     envs.close()
-    assert [batched for batched, _ in rows] == [False, True]
-    assert rows[0][1]["b"][0].tolist() == [1]
-    assert rows[1][1]["b"][0].tolist() == [0, 1, 2, 0]
-    for (_, tree), count in zip(rows, (1, 4), strict=True):
+    assert flags == [False, True]
+    assert rows[0]["b"][0].tolist() == [1]
+    assert rows[1]["b"][0].tolist() == [0, 1, 2, 0]
+    for tree, count in zip(rows, (1, 4), strict=True):
         assert [(leaf.shape, str(leaf.dtype)) for leaf in jax.tree.leaves(tree)] == [
             ((count, 2, 1), "uint8"),
             ((count,), "int32"),
             ((count, 2), "float32"),
         ]
-    assert envs.environment_action(np.array([0, 2], np.int32)).tolist() == [-1, 1]
+    assert envs.translator.environment_action(np.array([0, 2], np.int32)).tolist() == [-1, 1]
 
 
 @pytest.mark.parametrize(
@@ -774,15 +818,15 @@ def test_what_was_seen_outside_becomes_rows(fresh: dict[str, Any]):
 )
 def test_what_cannot_have_been_seen_is_refused(observation: Any, batched: bool, said: str):
     with pytest.raises(EnvironmentFault, match=said):
-        make_host(Walk, seed=0).convert(observation, batched)
+        make_host(Walk, seed=0).translator.rows(observation, batched)
 
 
 def test_parts_of_a_batch_must_be_of_one_length():
     batch = {"a": np.ones((4, 2, 1), np.uint8), "b": (np.array([5, 6]), np.zeros((4, 2)))}
     with pytest.raises(EnvironmentFault, match=r"shapes \(4, 2, 1\), \(2,\), \(4, 2\) was given"):
-        make_host(Shown, seed=0).convert(batch, True)
+        make_host(Shown, seed=0).translator.rows(batch, True)
     with pytest.raises(EnvironmentFault, match=r"expected a dict of \['a', 'b'\]"):
-        make_host(Shown, seed=0).convert({"a": batch["a"]}, True)
+        make_host(Shown, seed=0).translator.rows({"a": batch["a"]}, True)
 
 
 def test_a_raw_minigrid_observation_becomes_a_board():
@@ -791,21 +835,21 @@ def test_a_raw_minigrid_observation_becomes_a_board():
     envs = make_host("MiniGrid-MemoryS7-v0", seed=0)
     raw, _ = gymnasium.make("MiniGrid-MemoryS7-v0").reset(seed=0)
     assert "mission" in raw
-    assert not envs.is_batched(raw)
-    board = envs.convert(raw, False)
+    assert not envs.translator.is_batched(raw)
+    board = envs.translator.rows(raw, False)
     assert (board.shape, str(board.dtype)) == ((1, 7, 7, 21), "bool")
     batch = {"image": np.stack([raw["image"]] * 2), "direction": np.array([raw["direction"]] * 2), "mission": ("", "")}
-    assert envs.is_batched(batch)
-    np.testing.assert_array_equal(envs.convert(batch, True), np.concatenate([board, board]))
-    np.testing.assert_array_equal(envs.convert(board[0], False), board)
+    assert envs.translator.is_batched(batch)
+    np.testing.assert_array_equal(envs.translator.rows(batch, True), np.concatenate([board, board]))
+    np.testing.assert_array_equal(envs.translator.rows(board[0], False), board)
     with pytest.raises(EnvironmentFault, match=r"observation has shape \(\), expected bool of shape \(7, 7, 21\)"):
-        envs.convert({"image": raw["image"]}, False)
+        envs.translator.rows({"image": raw["image"]}, False)
 
 
 def test_plain_and_joint_actions_are_what_the_environment_expects():
     index = np.array([1, 0, 1])
-    plain = make_host(Walk, seed=0).environment_action(index)
+    plain = make_host(Walk, seed=0).translator.environment_action(index)
     assert plain.dtype == np.int64
     assert plain.tolist() == index.tolist()
-    grid = make_host("Pendulum-v1", seed=0, action_bins=3).environment_action(np.array([0, 2]))
+    grid = make_host("Pendulum-v1", seed=0, action_bins=3).translator.environment_action(np.array([0, 2]))
     assert (grid.dtype, grid.tolist()) == (np.float32, [[-2.0], [2.0]])

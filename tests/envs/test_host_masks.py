@@ -12,10 +12,10 @@ from gymnasium import spaces as gym_spaces
 from support.bad_envs import LENGTH, Masked, Walk
 
 from engram import spaces
-from engram.envs.host import spaces as convert
 from engram.envs.host.episodes import episode_seed
 from engram.envs.host.make import HostEnvs, make_host, register_exact
 from engram.errors import EnvironmentFault, SpaceError
+from engram.nn.observation import mask_of
 
 SEED, INDEX, EPISODE, STEP = 7, 1, 1, 2
 SHOWN = spaces.Dict((("action_mask", spaces.Box((3,), "int8")), ("observation", spaces.Box((2,), "float32"))))
@@ -58,7 +58,7 @@ def test_a_mask_in_info_becomes_a_part_of_the_observation():
     assert first["observation"].shape == (2, 2)
     step = envs.step(np.array([1, 2]))
     assert step.observation["action_mask"].tolist() == [forbids(1)] * 2
-    assert spaces.mask_of(envs.observation_space, step.observation, 3) is not None
+    assert mask_of(envs.observation_space, step.observation, 3) is not None
     assert spaces.seen(envs.observation_space) == spaces.Box((2,), "float32")
 
 
@@ -107,15 +107,11 @@ def test_a_mask_in_the_observation_is_an_ordinary_part(dtype: type):
     envs = make_host(partial(Own, gym_spaces.Box(0, 1, (2,), dtype)), seed=0)
     masks = [envs.reset()["action_mask"], envs.step(np.array([0])).observation["action_mask"]]
     assert np.array(masks).tolist() == [[[1, 0]], [[1, 1]]]
-    assert spaces.mask_of(envs.observation_space, {"action_mask": masks[0]}, 2) is not None
+    assert mask_of(envs.observation_space, {"action_mask": masks[0]}, 2) is not None
 
 
 def test_an_environment_without_masks_is_shown_as_before():
     assert make_host(Walk, seed=0).observation_space == spaces.Box((2,), "float32")
-
-
-def test_the_parts_name_is_one():
-    assert convert.MASK == spaces.MASK
 
 
 def test_one_reset_of_one_instance_finds_the_mask():
@@ -329,8 +325,8 @@ def test_an_observation_and_its_mask_are_told_together():
     single = {"observation": np.zeros(2), "action_mask": [True, False, True]}
     batch = {"observation": np.zeros((4, 2)), "action_mask": np.ones((4, 3), np.int64)}
     for observation, batched, rows in ((single, False, 1), (batch, True, 4)):
-        assert envs.is_batched(observation) == batched
-        told = envs.convert(observation, batched)
+        assert envs.translator.is_batched(observation) == batched
+        told = envs.translator.rows(observation, batched)
         assert (told["action_mask"].shape, told["action_mask"].dtype) == ((rows, 3), np.int8)
         assert told["observation"].shape == (rows, 2)
 
@@ -359,6 +355,6 @@ def test_an_observation_and_its_mask_are_told_together():
 )
 def test_a_mask_left_out_or_wrong_is_one_sentence(env: Any, observation: Any, batched: bool, said: str):
     envs = make_host(env, seed=0)
-    assert envs.is_batched(observation) == batched
+    assert envs.translator.is_batched(observation) == batched
     with pytest.raises(EnvironmentFault, match=said):
-        envs.convert(observation, batched)
+        envs.translator.rows(observation, batched)

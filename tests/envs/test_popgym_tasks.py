@@ -10,7 +10,8 @@ import pytest
 from popgym.envs import autoencode, battleship, concentration, count_recall, repeat_first, repeat_previous
 
 from engram.envs.device import make_device, uniforms
-from engram.envs.host.spaces import Observer, joint_actions
+from engram.envs.host.actions import joint_actions
+from engram.envs.host.spaces import Observer
 from engram.envs.tasks.battleship import SHIPS, BattleshipState, _place
 from engram.spaces import Discrete, MultiDiscrete, Tuple
 

@@ -1,20 +1,21 @@
-"""Environments that are pure JAX functions: what they promise, where they are listed, and a test of the promise.
+"""Environments that are pure JAX functions: their protocol, their list, and a test of the protocol.
 
-A device environment steps one episode of one environment. Batching (`vmap`) and starting again after an end
-belong to the runner, so the observation of a step is always the one its action led to, never a first one.
+A device environment steps one episode of one environment. The runner batches it (`vmap`) and resets it after an end.
+So the observation of a step is always the result of its action, never the first one of the next episode.
 
     >>> env = make_device("engram/CartPole-v1", max_steps=200)
     >>> state, observation = env.reset(key)
     >>> state, step = env.step(state, action, key)
 
 Your own environment joins with `@register_device("me/Maze-v0")` above a frozen dataclass, and
-`check_device_env(env)` says in one sentence what it breaks, if anything.
+`check_device_env(env)` holds it to the protocol.
 """
 
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, fields, is_dataclass
 from functools import cache
 from importlib import import_module
+from pkgutil import iter_modules
 from types import UnionType
 from typing import Any, Literal, NamedTuple, Protocol, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -32,7 +33,7 @@ E = TypeVar("E")
 
 
 class DeviceStep(NamedTuple):
-    """What one action led to."""
+    """The result of one action."""
 
     observation: PyTree  # after the action; the last one of the episode where it ended
     reward: Float[Array, ""]
@@ -88,20 +89,6 @@ class _Entry(NamedTuple):
 
 
 _CATALOGUE: dict[str, _Entry] = {}
-_OURS = (
-    "adapters.minatar",
-    "probes",
-    "tasks.acrobot",
-    "tasks.bandit",
-    "tasks.battleship",
-    "tasks.cartpole",
-    "tasks.concentration",
-    "tasks.intersection",
-    "tasks.maze",
-    "tasks.memory_chains",
-    "tasks.popgym",
-    "tasks.tmaze",
-)
 
 
 def register_device(id: str, **fixed: Any) -> Callable[[type[E]], type[E]]:
@@ -133,7 +120,9 @@ def register_device(id: str, **fixed: Any) -> Callable[[type[E]], type[E]]:
 @cache
 def _load_ours() -> None:
     # They import this module for `register_device`, so they cannot be imported at its top.
-    for name in _OURS:
+    tasks = import_module("engram.envs.tasks")
+    ours = ["adapters.minatar", "probes", *sorted(f"tasks.{module.name}" for module in iter_modules(tasks.__path__))]
+    for name in ours:
         import_module(f"engram.envs.{name}")
 
 
@@ -314,3 +303,8 @@ def _check_leaf(what: str, leaf: spaces.Leaf, value: np.ndarray) -> None:
         sizes = np.asarray(leaf.n if isinstance(leaf, spaces.Discrete) else leaf.nvec)
     if np.any(value < 0) or np.any(value >= sizes):
         raise EnvironmentFault(f"{what} left its space: {value.min()}..{value.max()}; expected 0 up to below {sizes}")
+
+
+def where_done(done: Bool[Array, "envs"], fresh: Array, old: Array) -> Array:
+    """`fresh` for the environments that are done, `old` for the others, along the leading axis."""
+    return jnp.where(done.reshape(-1, *[1] * (old.ndim - 1)), fresh, old)

@@ -9,13 +9,13 @@ ale-py is imported only here, and only when a game is asked for.
 """
 
 from importlib import import_module
-from importlib.util import find_spec
 from typing import Any
 
 import gymnasium
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.wrappers import AtariPreprocessing
 
+from engram.envs.adapters.adapter import Adapter
 from engram.errors import SpecError, hint
 
 _ENTRY_POINT = "ale_py.env:AtariEnv"
@@ -31,9 +31,8 @@ _PASSED_ON = (
 
 
 def register_games() -> None:
-    """Makes the ids of ale-py known to Gymnasium, if ale-py is installed."""
-    if find_spec("ale_py") is not None:
-        gymnasium.register_envs(import_module("ale_py"))
+    """Makes the ids of ale-py known to Gymnasium."""
+    gymnasium.register_envs(import_module("ale_py"))
 
 
 def is_atari(spec: EnvSpec) -> bool:
@@ -98,3 +97,15 @@ def _settings(spec: EnvSpec, env_args: dict[str, Any]) -> dict[str, Any]:
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
             raise SpecError(f"{spec.id} was given {name} = {value!r}; expected an integer of at least {least}")
     return settings
+
+
+ADAPTER = Adapter(
+    ("ALE/",),
+    within=("NoFrameskip-v",),  # ids of the old gym
+    module="ale_py",
+    extra="atari",
+    by_hand=register_games,
+    prepares=is_atari,
+    make=make_atari,
+    describe=describe,
+)

@@ -13,12 +13,12 @@ Worker processes import this file, so it imports no JAX; envpool, which does, is
 """
 
 from difflib import get_close_matches
-from importlib.util import find_spec
 from typing import Any
 
 import gymnasium
 import numpy as np
 
+from engram.envs.adapters.adapter import Adapter
 from engram.errors import SpecError, UnknownName
 
 PREFIX = "envpool/"
@@ -32,11 +32,14 @@ def register_task(env_id: str) -> None:
 
 
 def register_driving() -> None:
-    """Makes the driving tasks known to Gymnasium, so that they are listed, if envpool is installed."""
-    if find_spec("envpool") is not None:
-        for task in _DRIVING:
-            if PREFIX + task not in gymnasium.registry:
-                register_task(PREFIX + task)
+    """Makes the driving tasks known to Gymnasium, so that they are listed."""
+    for task in _DRIVING:
+        if PREFIX + task not in gymnasium.registry:
+            register_task(PREFIX + task)
+
+
+# By hand: envpool does not register its tasks with Gymnasium, and has too many to list.
+ADAPTER = Adapter((PREFIX,), module="envpool", extra="driving", by_hand=register_driving, register_id=register_task)
 
 
 class EnvPool(gymnasium.Env):

@@ -20,11 +20,14 @@ from typing import Any
 import gymnasium
 import numpy as np
 from gymnasium import spaces as gym_spaces
+from gymnasium.envs.registration import EnvSpec
 
+from engram.envs.adapters import plain
+from engram.envs.adapters.adapter import Adapter
 from engram.errors import EnvironmentFault
 
 DIRECTIONS = 4
-SEEN = "a board of planes for objects, colours, states and direction; the mission's text left out"
+_SEEN = "a board of planes for objects, colours, states and direction; the mission's text left out"
 
 
 class Tiles(gym_spaces.Box):
@@ -40,6 +43,12 @@ class Tiles(gym_spaces.Box):
         self.sizes = np.array(sizes)
         self.begins = np.cumsum(self.sizes - 1) - self.sizes  # where the plane of a kind's code 0 would be
         super().__init__(0, 1, (rows, columns, int((self.sizes - 1).sum()) + DIRECTIONS), np.bool_)  # type: ignore[arg-type]
+
+    def translated(self, observation: Any) -> Any:
+        """See `TranslatingSpace`: the board of MiniGrid's own observation, one or a batch; any other as it is."""
+        if isinstance(observation, dict) and {"image", "direction"} <= set(observation):
+            return self.board(observation)
+        return observation
 
     def board(self, observation: dict[str, Any]) -> np.ndarray:
         """The board of one observation as MiniGrid gives it, or those of a batch with leading axes in every array.
@@ -90,3 +99,17 @@ def is_minigrid(env: gymnasium.Env) -> bool:
         return False
     shape = parts["image"].shape
     return isinstance(parts["direction"], gym_spaces.Discrete) and shape is not None and shape[2:] == (3,)
+
+
+def make(spec: EnvSpec, env_args: dict[str, Any]) -> gymnasium.Env:
+    """The environment, seen as boards where it shows MiniGrid's view."""
+    env = plain.make(spec, env_args)
+    return Board(env) if is_minigrid(env) else env
+
+
+def describe(spec: EnvSpec, env_args: dict[str, Any]) -> str:
+    """The id, its arguments, and what is seen. Raises SpecError for a wrong argument."""
+    return f"{plain.describe(spec, env_args)}: {_SEEN}"
+
+
+ADAPTER = Adapter(("MiniGrid-", "BabyAI-"), module="minigrid", extra="memory", make=make, describe=describe)

@@ -8,9 +8,9 @@ from jaxtyping import PyTree
 
 from engram.envs.host import capture as capturing
 from engram.envs.host.episodes import Episodes, Level
-from engram.envs.host.translate import Translator
+from engram.envs.host.spaces import Translator
 from engram.errors import CheckpointError, EnvironmentFault
-from engram.spaces import Space
+from engram.spaces import Space, offered_features
 
 _LEVELS: tuple[Level, ...] = ("boundary", "replayed", "exact")  # weakest first
 FORMAT = 1
@@ -34,6 +34,7 @@ class HostEnvs(Protocol):
     envs: int
     level: Literal["exact", "replayed", "boundary"]
     description: str
+    translator: Translator  # for observations and actions of somebody else's loop; asks no environment
     anew: np.ndarray  # bool [envs]: where the last restore began a new episode; False before any
 
     def reset(self) -> PyTree:
@@ -44,7 +45,7 @@ class HostEnvs(Protocol):
         """One action (int, 0..actions-1) in each of the environments."""
         ...
 
-    def capture(self) -> capturing.Captured:
+    def capture(self) -> capturing.Snapshot:
         """The environments' state: JSON values (`levels`: how exactly each can be restored) and arrays.
 
         Also possible after an EnvironmentFault, until `close`: what can no longer be saved within its episode has
@@ -60,18 +61,6 @@ class HostEnvs(Protocol):
         """
         ...
 
-    def is_batched(self, observation: Any) -> bool:
-        """Whether a raw Gymnasium observation has a leading axis of environments; see `Translator.is_batched`."""
-        ...
-
-    def convert(self, observation: Any, batched: bool) -> PyTree:
-        """A raw Gymnasium observation, or a batch, checked and as rows [envs, ...]; see `Translator.convert`."""
-        ...
-
-    def environment_action(self, index: np.ndarray) -> np.ndarray:
-        """The agent's actions (int [n]) as the Gymnasium environment expects them."""
-        ...
-
     def close(self) -> None:
         """Frees everything held; nothing can be done afterwards."""
         ...
@@ -83,7 +72,7 @@ class LocalEnvs:
     Gymnasium's SyncVectorEnv would do, at several times the cost per step of a small environment.
     """
 
-    def __init__(self, makers: list[Callable[..., Episodes]], space_of: Callable[[Episodes], Space], description: str):
+    def __init__(self, makers: list[Callable[..., Episodes]], description: str):
         first = makers[0]()
         self._episodes = [first, *(maker(first) for maker in makers[1:])]
         check_distinct(self._episodes)
@@ -92,9 +81,9 @@ class LocalEnvs:
                 other.index, (other.observer.signature(), other.actions), (first.observer.signature(), first.actions)
             )
         self._observer = first.observer
-        self._translator = Translator(first.observer, first.action_table)
+        self.translator = Translator(first.observer, first.action_table)
         self._shapes = [((len(makers), *part.shape), part.dtype) for part in first.observer.parts]
-        self.observation_space = space_of(first)
+        self.observation_space = shown_space(first)
         self.actions = first.actions
         self.envs = len(makers)
         self.level: Level = weakest([episodes.level for episodes in self._episodes])
@@ -129,29 +118,17 @@ class LocalEnvs:
         final = self._finals(columns, finals) if finals else observation
         return HostStep(observation, reward, terminated, done, final)
 
-    def capture(self) -> capturing.Captured:
+    def capture(self) -> capturing.Snapshot:
         """See HostEnvs."""
-        return join_captured([capturing.capture(episodes) for episodes in self._episodes], self._episodes[0].seed)
+        return join_snapshots([capturing.capture(episodes) for episodes in self._episodes], self._episodes[0].seed)
 
     def restore(self, meta: dict[str, Any], arrays: dict[str, np.ndarray], new_episodes: bool = False) -> PyTree:
         """See HostEnvs."""
-        captured = split_captured(meta, arrays, self.envs, self._episodes[0].seed)
+        captured = split_snapshots(meta, arrays, self.envs, self._episodes[0].seed)
         parts = zip(self._episodes, captured, strict=True)
         restored = [capturing.restore(episodes, state, new_episodes) for episodes, state in parts]
         self.anew = np.array([anew for _, anew in restored], np.bool_)
         return self._batch([rows for rows, _ in restored])
-
-    def is_batched(self, observation: Any) -> bool:
-        """See HostEnvs."""
-        return self._translator.is_batched(observation)
-
-    def convert(self, observation: Any, batched: bool) -> PyTree:
-        """See HostEnvs."""
-        return self._translator.convert(observation, batched)
-
-    def environment_action(self, index: np.ndarray) -> np.ndarray:
-        """See HostEnvs."""
-        return self._translator.environment_action(index)
 
     def close(self) -> None:
         """See HostEnvs."""
@@ -167,6 +144,12 @@ class LocalEnvs:
             for column, array in zip(columns, arrays, strict=True):
                 column[index] = array
         return self._observer.tree(columns)
+
+
+def shown_space(episodes: Episodes) -> Space:
+    """What the agent will be shown; SpaceError where the actions on offer are not one row for each action."""
+    offered_features(episodes.observer.space, episodes.actions)
+    return episodes.observer.space
 
 
 def stack(
@@ -200,19 +183,19 @@ def check_distinct(episodes: list[Episodes]) -> None:
         raise EnvironmentFault("the function returned the same environment twice; it must make a new one at each call")
 
 
-def join_captured(captured: list[capturing.Captured], seed: int) -> capturing.Captured:
+def join_snapshots(snapshots: list[capturing.Snapshot], seed: int) -> capturing.Snapshot:
     """The states of single environments as one: names in `arrays` begin with the environment's index."""
-    metas = [meta for meta, _ in captured]
+    metas = [meta for meta, _ in snapshots]
     joined = {"format": FORMAT, "seed": seed, "levels": [meta["level"] for meta in metas], "environments": metas}
     return joined, {
-        f"{index}.{name}": array for index, (_, arrays) in enumerate(captured) for name, array in arrays.items()
+        f"{index}.{name}": array for index, (_, arrays) in enumerate(snapshots) for name, array in arrays.items()
     }
 
 
-def split_captured(
+def split_snapshots(
     meta: dict[str, Any], arrays: dict[str, np.ndarray], envs: int, seed: int
-) -> list[capturing.Captured]:
-    """The inverse of `join_captured`. Raises CheckpointError for a state of other environments or another seed."""
+) -> list[capturing.Snapshot]:
+    """The inverse of `join_snapshots`. Raises CheckpointError for a state of other environments or another seed."""
     if meta.get("format") != FORMAT or not isinstance(meta.get("environments"), list):
         raise CheckpointError(
             f"the saved environments have format {meta.get('format')!r}, expected {FORMAT}; start the run again"
@@ -225,7 +208,7 @@ def split_captured(
         raise CheckpointError(
             f"the environments were saved with seed {meta.get('seed')}, {seed} was given; resume with the same seed"
         )
-    split: list[capturing.Captured] = [(state, {}) for state in meta["environments"]]
+    split: list[capturing.Snapshot] = [(state, {}) for state in meta["environments"]]
     for name, array in arrays.items():
         index, _, rest = name.partition(".")
         if not index.isdigit() or int(index) >= envs:

@@ -4,33 +4,20 @@ Worker processes import this file, so it imports no JAX.
 """
 
 import importlib
-import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import partial
-from importlib.util import find_spec
 from typing import Any
 
 import gymnasium
-from gymnasium.envs.registration import EnvSpec, load_env_creator
+from gymnasium.envs.registration import EnvSpec
 
-from engram.envs.adapters import atari, envpool, minigrid
+from engram.envs.adapters import plain
+from engram.envs.adapters.families import FAMILIES
 from engram.envs.host import capture
 from engram.envs.host.episodes import Episodes
-from engram.errors import SpecError, UnknownName, hint, install
-
-# Beginning of an id -> (module that registers it, Engram's extra that installs that module).
-_EXTRAS = {
-    "ALE/": ("ale_py", "atari"),
-    "MiniGrid-": ("minigrid", "memory"),
-    "BabyAI-": ("minigrid", "memory"),
-    "popgym-": ("popgym", "memory"),
-    "envpool/": ("envpool", "driving"),
-    **dict.fromkeys(("intersection-", "highway-", "merge-", "roundabout-"), ("highway_env", "driving")),
-}
-_NOT_IMPORTED = ("ale_py", "envpool")  # registered by hand: they take seconds to import, or do not register themselves
-_OLD_ATARI = "NoFrameskip-v"
+from engram.errors import SpecError, UnknownName, install
 
 
 @dataclass(frozen=True)
@@ -81,7 +68,7 @@ class EpisodesMaker:
 
 def ids() -> list[str]:
     """All ids that can be made here, those of installed extras included."""
-    _register_extras()
+    _register_families()
     return sorted(name for name, spec in gymnasium.registry.items() if spec.entry_point is not None)
 
 
@@ -103,47 +90,10 @@ def builder_of(env: str | gymnasium.Env | Callable[[], gymnasium.Env], env_args:
 
 
 def _builder_of_spec(spec: EnvSpec, env_args: dict[str, Any]) -> Builder:
-    if atari.is_atari(spec):
-        return Builder(partial(atari.make_atari, spec, env_args), spec.id, atari.describe(spec, env_args))
-    _check_arguments(spec, env_args)
-    said = f"{spec.id} with {env_args}" if env_args else spec.id
-    if spec.id.startswith(("MiniGrid-", "BabyAI-")):
-        return Builder(partial(_make_minigrid, spec, env_args), said, f"{said}: {minigrid.SEEN}")
-    return Builder(partial(_make, spec, env_args), said, said)
-
-
-def _make(spec: EnvSpec, env_args: dict[str, Any]) -> gymnasium.Env:
-    # Engram checks what it reads; Gymnasium's checker would cost more than many an environment's step.
-    return gymnasium.make(spec, disable_env_checker=True, **env_args)
-
-
-def _make_minigrid(spec: EnvSpec, env_args: dict[str, Any]) -> gymnasium.Env:
-    env = _make(spec, env_args)
-    return minigrid.Board(env) if minigrid.is_minigrid(env) else env
-
-
-def _check_arguments(spec: EnvSpec, env_args: dict[str, Any]) -> None:
-    """Names an argument that the environment's constructor does not take, if its signature tells."""
-    if "disable_env_checker" in env_args:
-        raise SpecError(f"{spec.id} was given disable_env_checker; Engram checks environments itself: leave it out")
-    creator = spec.entry_point
-    try:
-        creator = load_env_creator(creator) if isinstance(creator, str) else creator
-    except Exception as error:
-        text = " ".join(str(error).split())
-        raise SpecError(
-            f"{spec.id} cannot be loaded ({type(error).__name__}: {text}); install what it needs"
-        ) from error
-    try:
-        parameters = inspect.signature(creator).parameters if creator is not None else {}
-    except (TypeError, ValueError):
-        return
-    if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values()):
-        return
-    taken = [*parameters, "max_episode_steps"]
-    for name in env_args:
-        if name not in taken:
-            raise SpecError(f"{spec.id} has no argument {name!r}; {hint(name, taken)}")
+    adapter = next((family for family in FAMILIES if family.claims(spec)), plain)
+    description = adapter.describe(spec, env_args)  # first, because it checks the arguments
+    name = f"{spec.id} with {env_args}" if env_args else spec.id
+    return Builder(partial(adapter.make, spec, env_args), name, description)
 
 
 def _find(name: str) -> EnvSpec:
@@ -157,14 +107,14 @@ def _find(name: str) -> EnvSpec:
                 f"the module {module!r} of {name!r} cannot be imported ({error}); install it or mend its name"
             ) from error
     if env_id not in gymnasium.registry:
-        _register_extras()
-    if env_id.startswith(envpool.PREFIX) and env_id not in gymnasium.registry and find_spec("envpool") is not None:
-        envpool.register_task(env_id)
+        _register_families()
+    family = next((family for family in FAMILIES if family.owns(env_id)), None)
+    if env_id not in gymnasium.registry and family is not None and family.installed:
+        family.register_id(env_id)
     if env_id in gymnasium.registry:
         return gymnasium.registry[env_id]
-    for beginning, (needed, extra) in _EXTRAS.items():
-        if find_spec(needed) is None and (env_id.startswith(beginning) or (extra == "atari" and _OLD_ATARI in env_id)):
-            raise UnknownName(f"{env_id} needs the package {needed}; {install(extra)}")
+    if family is not None and not family.installed:
+        raise UnknownName(f"{env_id} needs the package {family.module}; {install(family.extra)}")
     from engram.envs.device import device_ids  # imports JAX; workers, which must not, are sent what was found here
 
     on_device = device_ids()
@@ -184,9 +134,6 @@ def _find(name: str) -> EnvSpec:
     raise UnknownName(f"no environment is called {env_id!r}; {way_out}")
 
 
-def _register_extras() -> None:
-    atari.register_games()
-    envpool.register_driving()
-    for module in sorted({needed for needed, _ in _EXTRAS.values()}.difference(_NOT_IMPORTED)):
-        if find_spec(module) is not None:
-            importlib.import_module(module)
+def _register_families() -> None:
+    for family in FAMILIES:
+        family.register()

@@ -6,14 +6,14 @@ Three levels, decided once for each environment when it is made:
   They and the random generator's state are saved and put back into a fresh instance.
 - `replayed`: the class is not known, but a probe found it deterministic. The episode's seed and its actions are
   saved; restoring resets and plays them again, in time proportional to the episode's length, and then demands that
-  the observation's SHA-256 and the sum of rewards are those saved. The actions are kept in memory and in every saved
-  state (4 bytes each there), so they grow with the episode; register the class below if its episodes are very long.
+  the observation's SHA-256 and the sum of rewards are those saved. Memory and saved states grow with the episode (4
+  bytes an action), so register classes with very long episodes.
 - `boundary`: neither. Restoring begins the environment's next episode; the rest of the interrupted one is lost.
   An environment is also saved so after a fault, whatever its level.
 
 Nothing is pickled: a state is JSON values and arrays. Worker processes import this file, so it imports no JAX.
 
-To have a class of yours captured exactly, name every attribute that `step` or `reset` changes:
+For exact capture of a class of your own, name every attribute that `step` or `reset` changes:
 
 >>> class Corridor(gymnasium.Env):
 ...     def __init__(self, length: int = 10):
@@ -33,7 +33,7 @@ from engram.errors import CheckpointError, EngramError, EnvironmentFault, SpecEr
 _PROBE_STEPS = 30
 
 Registry = dict[str, tuple[tuple[str, ...], tuple[str, ...]]]
-Captured = tuple[dict[str, Any], dict[str, np.ndarray]]
+Snapshot = tuple[dict[str, Any], dict[str, np.ndarray]]  # JSON values and arrays
 
 # Class name -> (attributes that change, attributes that must agree). By name, so that no class is imported for it.
 _CLASSIC = "gymnasium.envs.classic_control"
@@ -101,7 +101,7 @@ def choose_level(episodes: Episodes, probed: Level | None = None) -> Level:
     return "replayed" if _repeats(episodes) else "boundary"
 
 
-def capture(episodes: Episodes, _: None = None) -> Captured:
+def capture(episodes: Episodes, _: None = None) -> Snapshot:
     """The state of a running environment as (JSON values, arrays), at its level.
 
     Raises EngramError if an attribute registered for exact capture holds what cannot be saved.
@@ -125,12 +125,12 @@ def capture(episodes: Episodes, _: None = None) -> Captured:
     return meta, arrays
 
 
-def at_boundary(episode: int) -> Captured:
+def at_boundary(episode: int) -> Snapshot:
     """The state of an environment that can only begin the episode after `episode`."""
     return {"level": "boundary", "episode": episode}, {}
 
 
-def restore(episodes: Episodes, captured: Captured, new_episodes: bool = False) -> tuple[list[np.ndarray], bool]:
+def restore(episodes: Episodes, captured: Snapshot, new_episodes: bool = False) -> tuple[list[np.ndarray], bool]:
     """Puts a captured state into a fresh environment.
 
     Returns: the arrays of its current observation, and whether a new episode was begun: at level `boundary`, and with
@@ -179,8 +179,8 @@ def digest(episodes: Episodes) -> str:
 def _repeats(episodes: Episodes) -> bool:
     """Whether the same seed and actions give the same observations, rewards and ends, twice on this instance.
 
-    A fault here is no answer, so none is raised: it is met again, and named, when the run meets it. Episodes are
-    seeded by their number, so a run does not see that the probe was there.
+    An environment that fails here counts as not deterministic. The run will meet the same failure and name it.
+    Episodes are seeded by their number, so the probe changes nothing in a run.
     """
     try:
         return _probe(episodes) == _probe(episodes)

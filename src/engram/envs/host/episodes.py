@@ -1,16 +1,16 @@
-"""One environment with numbered, seeded and checked episodes; and the same behind a process boundary.
+"""One environment with numbered, seeded and checked episodes, in this process or in a worker process.
 
 **Seeds.** Each episode is started by `reset(seed=s)` with s drawn from (run seed, environment index, episode
 number) alone, see `episode_seed`. So an environment's randomness within an episode does not depend on what was
 played before it, on the other environments, or on whether they run in this process.
 
-**Checks.** Whatever the environment returns is checked before anyone sees it. A fault is one sentence that starts
-with `environment 3, episode 12, step 40:` and names the field, what was given and what was expected. Environments
-and episodes count from 0; step n is the n-th action of its episode, and step 0 is its reset.
+**Checks.** Every value that the environment returns is checked first. A fault is one sentence that starts with
+`environment 3, episode 12, step 40:` and names the field, what was given and what was expected. Environments and
+episodes count from 0; step n is the n-th action of its episode, and step 0 is its reset.
 
-**Masks.** Which actions are allowed is a part `action_mask` of the observation, one flag for each. An environment that
-says it in `info["action_mask"]` instead is shown as a Dict of that part and `observation` (its own parts, where its
-observation is a Dict). Whether it does is found out by one reset, when the first instance of it is made.
+**Masks.** The part `action_mask` of the observation has one flag for each action. An environment may give the mask in
+`info["action_mask"]` instead. Its observation is then a Dict of `action_mask` and `observation` (or of its own parts,
+where it is a Dict). One reset of the first instance finds out which of the two it is.
 
 Worker processes import this file, so it imports no JAX.
 """
@@ -24,8 +24,10 @@ from typing import Any, Literal
 import gymnasium
 import numpy as np
 
-from engram.envs.host.spaces import MASK, Observer, joint_actions, mask_problem
+from engram.envs.host.actions import joint_actions
+from engram.envs.host.spaces import Observer, mask_problem
 from engram.errors import EnvironmentFault, SpaceError
+from engram.spaces import MASK, Box
 
 Level = Literal["exact", "replayed", "boundary"]
 PROBE_SEED = 1_234_567
@@ -212,7 +214,7 @@ class Episodes:
 
     def _check_mask_space(self, given: gymnasium.Space) -> None:
         part = self.observer.parts[self.observer.mask] if self.observer.mask is not None else None
-        if part is None or part.kind != "box" or part.shape != (self.actions,):
+        if part is None or not isinstance(part.stored, Box) or part.shape != (self.actions,):
             raise SpaceError(
                 f"the observation's part {MASK!r} is {given}, expected a Box or MultiBinary of {self._expected_flags()}"
             )
@@ -335,7 +337,7 @@ def _name(error: Exception) -> str:
 
 
 def _form(value: Any) -> str:
-    """What a wrong value is, briefly: tuples by length, others by type and text."""
+    """A wrong value in a few words: tuples by length, others by type and text."""
     if isinstance(value, tuple):
         return f"a tuple of {len(value)}"
     text = repr(value)

@@ -7,7 +7,8 @@
 ((2, 4), [1.0, 1.0], 'exact')
 
 Read `engram.envs.host.episodes` for seeds and checks, `engram.envs.host.capture` for saving and restoring,
-`engram.envs.host.spaces` for spaces, `engram.envs.adapters.atari` for the preprocessing of games.
+`engram.envs.host.parts` for spaces, `engram.envs.adapters.adapter` for adding a family of environments, and
+`engram.envs.adapters.atari` for the preprocessing of games.
 """
 
 from collections.abc import Callable
@@ -19,7 +20,7 @@ import numpy as np
 from jaxtyping import PyTree
 
 from engram import spaces
-from engram.envs.host.batch import HostEnvs, HostStep, LocalEnvs
+from engram.envs.host.batch import HostEnvs, HostStep, LocalEnvs, shown_space
 from engram.envs.host.build import Builder, EpisodesMaker, builder_of, ids
 from engram.envs.host.capture import exact_registry, register_exact
 from engram.envs.host.episodes import Episodes
@@ -45,9 +46,9 @@ def make_host(
     Args:
       env: a registered id; or one environment (for envs = 1, in this process); or a function without arguments that
         makes one at each call.
-      seed: the run's seed, >= 0; every episode's own is derived from it (`wrappers.episode_seed`).
+      seed: the run's seed, >= 0; every episode's own is derived from it (`episodes.episode_seed`).
       asynchronous: each environment in a process of its own.
-      action_bins: values per number of a continuous action (`convert.joint_actions`).
+      action_bins: values per number of a continuous action (`actions.joint_actions`).
       env_args: arguments of the environment's constructor, with an id; for games see `atari.make_atari`.
       worker_timeout: seconds a worker has for one answer, > 0.
 
@@ -63,7 +64,7 @@ def make_host(
     makers = [EpisodesMaker(builder, index, seed, action_bins, exact_registry()) for index in range(envs)]
     if asynchronous:
         return _make_asynchronous(builder, makers, worker_timeout)
-    return LocalEnvs(list(makers), _space_of, builder.description)
+    return LocalEnvs(list(makers), builder.description)
 
 
 def host_ids() -> list[str]:
@@ -73,7 +74,7 @@ def host_ids() -> list[str]:
 
 def convert_space(space: gymnasium.Space) -> spaces.Space:
     """A Gymnasium observation space as Engram's own. Raises SpaceError for a kind it cannot hold."""
-    return _space(Observer(space))
+    return Observer(space).space
 
 
 def convert_observation(space: gymnasium.Space, observation: Any) -> PyTree:
@@ -89,34 +90,9 @@ def _make_asynchronous(builder: Builder, makers: list[EpisodesMaker], worker_tim
     """The spaces must be known before the workers start (they share memory), so one environment is made here first."""
     first = Episodes(builder(), index=0, seed=makers[0].seed, action_bins=makers[0].action_bins)
     first.close()
-    space = _space_of(first)
+    shown_space(first)
     makers = [replace(maker, masked=first.masked) for maker in makers]
-    return AsyncEnvs(makers, first.observer, first.action_table, space, builder.description, worker_timeout)
-
-
-def _space_of(episodes: Episodes) -> spaces.Space:
-    """What the agent will be shown; SpaceError where the actions on offer are not one row for each action."""
-    space = _space(episodes.observer)
-    spaces.offered_features(space, episodes.actions)
-    return space
-
-
-def _space(observer: Observer) -> spaces.Space:
-    def convert(structure: Any) -> spaces.Space:
-        if isinstance(structure, dict):
-            return spaces.Dict(tuple((name, convert(part)) for name, part in structure.items()))
-        if isinstance(structure, tuple):
-            return spaces.Tuple(tuple(convert(part) for part in structure))
-        part = observer.parts[structure]
-        if part.kind == "discrete":
-            return spaces.Discrete(part.sizes)
-        if part.kind == "multidiscrete":
-            return spaces.MultiDiscrete(tuple(part.sizes.tolist()))
-        if part.kind == "text":
-            return spaces.Text(part.shape[0], len(part.sizes))
-        return spaces.Box(part.shape, str(part.dtype))
-
-    return convert(observer.structure)
+    return AsyncEnvs(makers, first.observer, first.action_table, builder.description, worker_timeout)
 
 
 def _check_numbers(envs: int, seed: int, worker_timeout: float) -> None:

@@ -1,65 +1,31 @@
-"""Gymnasium's spaces as Engram stores them: flat arrays of few dtypes, and a fixed number of actions.
+"""Gymnasium's observations as trees of stored arrays.
 
-Worker processes import this file, so it imports no JAX: one second and 150 MB for each worker saved.
-
-| Gymnasium                | stored as                                                                    |
-|--------------------------|------------------------------------------------------------------------------|
-| Box                      | an array; float16/64 become float32, uint32 and 64-bit integers become int32  |
-| Discrete(n, start)       | one int32 scalar in 0..n-1 (the start is taken off)                           |
-| MultiDiscrete(nvec)      | one int32 vector, in 0..nvec[i]-1 (starts taken off, more axes laid out flat) |
-| MultiBinary(n)           | an int8 array of 0 and 1                                                      |
-| Text(max_length)         | one int16 vector: i+1 for character i of the sorted set, 0 after the end      |
-| Dict, Tuple              | the same of their parts, to any depth                                         |
-
-What an environment returns is held against its declared space here: structure, shape, kind of number, range of
-categories, characters and length of a text, NaN and infinity. A value that fits the space in everything but its dtype
-is converted if no bit of information is lost (a list of floats, an int64 for a uint8 within 0..255), and refused
-otherwise.
+`Observer` checks an observation and splits it into arrays; `parts.py` says how each of them is stored. `Translator`
+does the same outside of Engram's loop, for `TrainedAgent.predict`, and translates actions back.
 
 A part `action_mask` of the outermost Dict says which actions are allowed: see `Observer.mask` and `mask_problem`.
+Worker processes import this file, so it imports no JAX.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from math import prod
 from typing import Any
 
 import numpy as np
 from gymnasium import spaces as gym_spaces
 
+from engram import spaces
+from engram.envs.adapters.adapter import TranslatingSpace
+from engram.envs.host.parts import Part, part_of, reader_of, say, where
 from engram.errors import EnvironmentFault, SpaceError
-
-MOST_JOINT_ACTIONS = 1024
-_NARROWED = {"float16": "float32", "float64": "float32", "int64": "int32", "uint32": "int32", "uint64": "int32"}
-_SUPPORTED = "Box, Discrete, MultiDiscrete, MultiBinary, Text, and Dict or Tuple of these"
-MASK = "action_mask"  # as in engram.spaces, which imports JAX
-
-
-@dataclass(frozen=True)
-class Part:
-    """One array of an observation: where it is found, and how it is stored."""
-
-    path: str  # such as `camera` or `0.direction`; empty where the observation is one array
-    kind: str  # box, discrete, multidiscrete or text
-    shape: tuple[int, ...]  # as stored
-    dtype: np.dtype  # as stored
-    given: np.dtype  # as declared by the environment
-    given_shape: tuple[int, ...]
-    start: Any  # what is taken off categories: an int, or an array of `shape`
-    sizes: Any  # number of categories: an int, or an array of `shape`; of a text, its characters in order
-
-    @property
-    def field(self) -> str:
-        """The part's name in messages."""
-        return f"observation {self.path!r}" if self.path else "observation"
+from engram.spaces import MASK
 
 
 class Observer:
     """Checks and converts the observations of one Gymnasium space.
 
     `source` is that space; `parts` lists the arrays of an observation in the order of `jax.tree.leaves` (dict keys
-    sorted); `structure` is the observation's tree with an index into `parts` at each leaf; `mask` is the index of
-    the part `action_mask` of the outermost Dict, or None.
+    sorted); `structure` is the observation's tree with an index into `parts` at each leaf; `space` is Engram's own
+    space of what is stored; `mask` is the index of the part `action_mask` of the outermost Dict, or None.
     Raises SpaceError for a space that holds anything but numbers, categories and texts.
     """
 
@@ -67,7 +33,9 @@ class Observer:
         self.source = space
         self.parts: list[Part] = []
         self.structure = self._read(space, "")
-        self._readers: list[Callable[[Any], Any]] = [_reader(part) for part in self.parts]
+        stored = [part.stored for part in self.parts]
+        self.space: spaces.Space = _as_space(self.structure, stored, _engram_dict, _engram_tuple)
+        self._readers: list[Callable[[Any], Any]] = [reader_of(part) for part in self.parts]
         self._single = self._readers[0] if isinstance(self.structure, int) else None
         mask = self.structure.get(MASK) if isinstance(self.structure, dict) else None
         self.mask: int | None = mask if isinstance(mask, int) else None
@@ -90,30 +58,27 @@ class Observer:
 
     def flat(self, tree: Any) -> list[Any]:
         """The inverse of `tree`."""
-        return _flatten(self.structure, tree, [])
+        return _leaves(self.structure, tree, [])
 
     def canonical(self) -> gym_spaces.Space:
         """The space of converted observations, as Gymnasium's own: every part a Box."""
         boxes = [gym_spaces.Box(*_limits(part.dtype), part.shape, part.dtype) for part in self.parts]  # pyright: ignore
-        return _build_space(self.structure, boxes)
+        return _as_space(self.structure, boxes, gym_spaces.Dict, gym_spaces.Tuple)
 
     def signature(self) -> list[list[Any]]:
         """What must agree between environments that are batched, as JSON values."""
-        return [
-            [part.path, part.kind, list(part.shape), str(part.dtype), np.asarray(part.sizes).tolist()]
-            for part in self.parts
-        ]
+        return [part.signature() for part in self.parts]
 
     def _read(self, space: gym_spaces.Space, path: str) -> Any:
         if isinstance(space, gym_spaces.Dict):
             if not space.spaces or any(not isinstance(name, str) for name in space.spaces):
-                raise SpaceError(f"{_where(path)} is {space}; a Dict needs at least one part, and strings as keys")
+                raise SpaceError(f"{where(path)} is {space}; a Dict needs at least one part, and strings as keys")
             return {name: self._read(space.spaces[name], _join(path, name)) for name in sorted(space.spaces)}
         if isinstance(space, gym_spaces.Tuple):
             if not space.spaces:
-                raise SpaceError(f"{_where(path)} is an empty Tuple; a Tuple needs at least one part")
+                raise SpaceError(f"{where(path)} is an empty Tuple; a Tuple needs at least one part")
             return tuple(self._read(part, _join(path, str(index))) for index, part in enumerate(space.spaces))
-        self.parts.append(_part(space, path))
+        self.parts.append(part_of(space, path))
         return len(self.parts) - 1
 
     def _gather(self, structure: Any, value: Any, path: str, arrays: list[Any]) -> None:
@@ -121,13 +86,13 @@ class Observer:
             arrays.append(self._readers[structure](value))
         elif isinstance(structure, dict):
             if not isinstance(value, dict) or value.keys() != structure.keys():
-                given = f"keys {sorted(map(str, value))}" if isinstance(value, dict) else _say(value)
+                given = f"keys {sorted(map(str, value))}" if isinstance(value, dict) else say(value)
                 raise EnvironmentFault(f"{path} has {given}, expected a dict of {sorted(structure)}")
             for name, part in structure.items():
                 self._gather(part, value[name], f"{path}.{name}", arrays)
         else:
             if not isinstance(value, tuple | list) or len(value) != len(structure):
-                given = f"{len(value)} parts" if isinstance(value, tuple | list) else _say(value)
+                given = f"{len(value)} parts" if isinstance(value, tuple | list) else say(value)
                 raise EnvironmentFault(f"{path} has {given}, expected a tuple of {len(structure)} parts")
             for index, part in enumerate(structure):
                 self._gather(part, value[index], f"{path}.{index}", arrays)
@@ -141,228 +106,119 @@ def mask_problem(mask: np.ndarray) -> str:
     return "" if mask.any() else "forbids every action, expected at least one that is allowed"
 
 
-def joint_actions(space: gym_spaces.Space, bins: int | None = None) -> np.ndarray:
-    """What each of the agent's actions 0..n-1 is to the environment: row i is action i.
+class Translator:
+    """Converts what was observed and chosen outside.
 
     Args:
-      space: Discrete (its start is added), MultiDiscrete and MultiBinary (every combination, the last entry
-        fastest), or a bounded Box (every combination of `bins` evenly spaced values per number, bounds included).
-      bins: values per number of a Box, >= 2.
-
-    Raises SpaceError where the space is another, is unbounded, or has more than 1,024 combinations.
+      observer: checks and converts one observation.
+      table: what each of the agent's actions is to the environment, row by row (`actions.joint_actions`).
     """
-    if isinstance(space, gym_spaces.Box):
-        return _box_actions(space, bins)
-    if bins is not None:
-        raise SpaceError(f"action_bins = {bins} was given, but the actions {space} are not continuous; leave it out")
-    if isinstance(space, gym_spaces.Discrete):
-        return np.arange(int(space.start), int(space.start) + int(space.n), dtype=np.int64)
-    if isinstance(space, gym_spaces.MultiDiscrete):
-        values = [start + np.arange(n) for n, start in zip(space.nvec.ravel(), space.start.ravel(), strict=True)]
-        return _combine(values, space.shape, space.dtype, str(space))
-    if isinstance(space, gym_spaces.MultiBinary):
-        return _combine([np.arange(2)] * prod(space.shape), space.shape, space.dtype, str(space))
-    raise SpaceError(
-        f"the actions are {type(space).__name__}; Engram acts in Discrete, MultiDiscrete, MultiBinary and (with "
-        f"--action-bins N) Box action spaces: wrap the environment so that it offers one of them"
-    )
 
+    def __init__(self, observer: Observer, table: np.ndarray):
+        self._observer = observer
+        self._table = table
 
-def _box_actions(space: gym_spaces.Box, bins: int | None) -> np.ndarray:
-    if bins is None:
-        raise SpaceError(
-            f"the actions {space} are continuous and Engram chooses among a fixed number; "
-            f"give --action-bins N (action_bins=N) for N evenly spaced values of its {prod(space.shape)} numbers"
+    def is_batched(self, observation: Any) -> bool:
+        """Whether the first array (dict keys sorted) has more axes than its space; False where the tree is another."""
+        structure, value = self._observer.structure, self._as_shown(observation)
+        while not isinstance(structure, int):
+            name = next(iter(structure)) if isinstance(structure, dict) else 0
+            try:
+                structure, value = structure[name], value[name]
+            except (KeyError, IndexError, TypeError):
+                return False
+        try:
+            return np.ndim(value) > len(self._observer.parts[0].given_shape)
+        except ValueError:  # ragged lists have no number of axes
+            return False
+
+    def rows(self, observation: Any, batched: bool) -> Any:
+        """New NumPy arrays [envs, ...] in the tree of the observation space; envs = 1 where not `batched`.
+
+        A batch is the tree of one observation with a leading axis on every array. Raises EnvironmentFault where it
+        does not belong to the environment's space, or holds NaN or infinity; in a batch the row is named.
+        """
+        observation = self._as_shown(observation)
+        self._check_for_mask(observation)
+        if not batched:
+            rows = [self._checked(observation)]
+        else:
+            batch = _arrays(self._observer.structure, observation)
+            rows = [self._row(batch, row) for row in range(self._length(batch))]
+        columns = zip(self._observer.parts, zip(*rows, strict=True), strict=True)
+        return self._observer.tree([np.array(column, part.dtype) for part, column in columns])
+
+    def environment_action(self, index: np.ndarray) -> np.ndarray:
+        """The actions 0..actions-1 (int [n]) as the environment expects them: int64 [n], or [n, ...] for a vector."""
+        return self._table[np.asarray(index)]
+
+    def _as_shown(self, observation: Any) -> Any:
+        """What an adapter's wrapper makes of its environment's own observation; any other as it is."""
+        space = self._observer.source
+        return space.translated(observation) if isinstance(space, TranslatingSpace) else observation
+
+    def _check_for_mask(self, observation: Any) -> None:
+        """Names a mask that was left out, which a difference between trees would not."""
+        names = self._observer.structure
+        if self._observer.mask is None or (isinstance(observation, dict) and MASK in observation):
+            return
+        bare = sorted(names) == [MASK, "observation"] and not isinstance(observation, dict)
+        whole = f"{{'observation': observation, {MASK!r}: mask}}" if bare else f"{{**observation, {MASK!r}: mask}}"
+        raise EnvironmentFault(
+            f"an observation without its {MASK!r} was given; pass {whole}, with mask = info[{MASK!r}] of the reset or "
+            f"step that showed it: one flag for each action"
         )
-    if bins < 2:
-        raise SpaceError(f"action_bins = {bins} was given; at least 2 values are needed, the lower and the upper bound")
-    if not (np.isfinite(space.low).all() and np.isfinite(space.high).all()):
-        raise SpaceError(
-            f"the actions {space} have no finite bounds to space values between; wrap it to give it bounds"
+
+    def _row(self, batch: Any, row: int) -> list[Any]:
+        try:
+            return self._checked(_pick(self._observer.structure, batch, row))
+        except EnvironmentFault as fault:
+            raise EnvironmentFault(f"row {row} of the batch: {fault}") from fault.__cause__
+
+    def _checked(self, observation: Any) -> list[Any]:
+        arrays = self._observer(observation)
+        if self._observer.mask is not None and (problem := mask_problem(arrays[self._observer.mask])):
+            raise EnvironmentFault(f"observation {MASK!r} {problem}")
+        return arrays
+
+    def _length(self, batch: Any) -> int:
+        try:
+            parts = self._observer.flat(batch)
+        except (KeyError, IndexError, TypeError):
+            return 1  # another tree than the space's: the first row's check says so
+        lengths = {len(part) if np.ndim(part) else 0 for part in parts}
+        if len(lengths) != 1 or 0 in lengths:
+            shapes = ", ".join(str(np.shape(part)) for part in parts)
+            raise EnvironmentFault(
+                f"a batch of observations with arrays of shapes {shapes} was given; expected the same leading axis, of "
+                f"at least 1, on each of them"
+            )
+        return lengths.pop()
+
+
+def _arrays(structure: Any, value: Any) -> Any:
+    """The batch with an array at each leaf; a tree that is another stays as it is, for the check to name."""
+    if isinstance(structure, dict) and isinstance(value, dict):
+        return {name: _arrays(structure.get(name, 0), part) for name, part in value.items()}
+    if isinstance(structure, tuple) and isinstance(value, tuple | list):
+        return tuple(_arrays(part, each) for part, each in zip(structure, value, strict=False)) + tuple(
+            value[len(structure) :]
         )
-    bounds = zip(space.low.ravel(), space.high.ravel(), strict=True)
-    values = [np.linspace(low, high, bins) for low, high in bounds]
-    return _combine(values, space.shape, space.dtype, f"action_bins = {bins} of {space}")
-
-
-def _combine(values: list[np.ndarray], shape: tuple[int, ...], dtype: Any, what: str) -> np.ndarray:
-    count = prod(len(column) for column in values)
-    if count > MOST_JOINT_ACTIONS:
-        sizes = " x ".join(str(len(column)) for column in values)
-        raise SpaceError(
-            f"{what} has {sizes} = {count:,} joint actions; at most {MOST_JOINT_ACTIONS:,} are possible: "
-            f"use fewer values per number, or wrap the environment to offer a choice of actions"
-        )
-    grid = np.stack(np.meshgrid(*values, indexing="ij"), axis=-1).reshape(count, *shape)
-    return grid.astype(dtype)
-
-
-def _part(space: gym_spaces.Space, path: str) -> Part:
-    int32 = np.dtype("int32")
-    if isinstance(space, gym_spaces.Box):
-        if prod(space.shape) == 0:
-            raise SpaceError(f"{_where(path)} is a Box of shape {space.shape}, which holds no number; leave it out")
-        dtype = np.dtype(_NARROWED.get(str(space.dtype), str(space.dtype)))
-        return Part(path, "box", space.shape, dtype, np.dtype(space.dtype), space.shape, 0, 0)
-    if isinstance(space, gym_spaces.MultiBinary):
-        int8 = np.dtype("int8")
-        return Part(path, "box", space.shape, int8, int8, space.shape, 0, 0)
-    if isinstance(space, gym_spaces.Discrete):
-        return Part(path, "discrete", (), int32, np.dtype("int64"), (), int(space.start), int(space.n))
-    if isinstance(space, gym_spaces.MultiDiscrete):
-        shape = (prod(space.shape),)
-        start, sizes = space.start.reshape(-1).astype(np.int64), space.nvec.reshape(-1).astype(np.int64)
-        return Part(path, "multidiscrete", shape, int32, np.dtype(space.dtype), space.shape, start, sizes)
-    if isinstance(space, gym_spaces.Text):
-        return _text_part(space, path)
-    raise SpaceError(
-        f"{_where(path)} is a {type(space).__name__} space; Engram reads {_SUPPORTED}: "
-        f"leave that part out (gymnasium.wrappers.FilterObservation) or turn it into numbers with a wrapper"
-    )
-
-
-def _text_part(space: gym_spaces.Text, path: str) -> Part:
-    # Sorted, whatever order Gymnasium holds them in: that of a set may differ between processes.
-    characters = "".join(sorted(space.character_set))
-    most = np.iinfo(np.int16).max
-    if space.max_length < 1 or not 1 <= len(characters) <= most:
-        raise SpaceError(
-            f"{_where(path)} is a Text of at most {space.max_length} out of {len(characters):,} characters; expected "
-            f"a length of at least 1, and 1 to {most:,} characters to choose from"
-        )
-    return Part(path, "text", (space.max_length,), np.dtype("int16"), np.dtype(str), (), 1, characters)
-
-
-def _reader(part: Part) -> Callable[[Any], Any]:
-    if part.kind == "discrete":
-        return lambda value: _read_discrete(part, value)
-    if part.kind == "multidiscrete":
-        return lambda value: _read_multidiscrete(part, value)
-    if part.kind == "text":
-        return _text_reader(part)
-    return _box_reader(part)
-
-
-def _box_reader(part: Part) -> Callable[[Any], np.ndarray]:
-    """The hot path: an array as declared costs two comparisons, and a look at each number if it holds floats."""
-    dtype, shape, same = part.dtype, part.shape, part.dtype == part.given
-    floating = part.dtype.kind == "f"
-    ndarray = np.ndarray
-
-    def read(value: Any) -> np.ndarray:
-        if not (same and type(value) is ndarray and value.dtype == dtype and value.shape == shape):
-            value = _coerce(part, value)
-        if floating and not _all_finite(value):
-            _refuse_number(part, value)
+    if not isinstance(structure, int):
         return value
-
-    return read
-
-
-def _all_finite(array: np.ndarray) -> bool:
-    """As `np.isfinite(array).all()`, in a quarter of the time for a small array, where the reduction costs most."""
-    return b"\0" not in np.isfinite(array).tobytes()
-
-
-def _coerce(part: Part, value: Any) -> np.ndarray:
-    """`value` as the part's stored dtype, if it has the declared shape and nothing is lost but float precision."""
-    expected = f"expected {part.given} of shape {part.given_shape}"
-    array = _as_array(part, value, expected)
-    if array.shape != part.given_shape:
-        raise EnvironmentFault(f"{part.field} has shape {array.shape}, {expected}")
-    if part.dtype.kind == "f" and array.dtype.kind in "fiu":
-        if not _all_finite(array):  # told apart from a finite number that float32 cannot hold
-            _refuse_number(part, array)
-        with np.errstate(over="ignore"):
-            return array.astype(part.dtype)
-    if array.dtype.kind not in "biu":
-        raise EnvironmentFault(f"{part.field} holds {array.dtype}, {expected}")
-    converted = array.astype(part.dtype)
-    if not (converted == array).all():
-        held = array[converted != array].flat[0]
-        raise EnvironmentFault(f"{part.field} holds {held}, which {part.dtype} cannot store; {expected}")
-    return converted
-
-
-def _refuse_number(part: Part, array: np.ndarray) -> None:
-    place = tuple(int(axis) for axis in np.argwhere(~np.isfinite(array))[0])
-    number = array[place]
-    at = f" at {list(place)}" if place else ""
-    raise EnvironmentFault(f"{part.field} holds {number}{at}, expected finite numbers that float32 can hold")
-
-
-def _as_array(part: Part, value: Any, expected: str) -> np.ndarray:
     try:
         return np.asarray(value)
-    except Exception as error:
-        raise EnvironmentFault(f"{part.field} is {_say(value)}, {expected}") from error
+    except ValueError as error:
+        raise EnvironmentFault(f"a batch of observations cannot be read as an array: {error}") from error
 
 
-def _read_discrete(part: Part, value: Any) -> np.int32:
-    start, size = part.start, part.sizes
-    if type(value) is not int and not isinstance(value, np.integer):
-        array = _as_array(part, value, "expected an integer")
-        if array.shape != () or array.dtype.kind not in "iu":
-            raise EnvironmentFault(
-                f"{part.field} is {_say(value)}, expected one integer in {start}..{start + size - 1}"
-            )
-        value = array.item()
-    index = int(value) - start
-    if not 0 <= index < size:
-        raise EnvironmentFault(f"{part.field} is {value}, expected one integer in {start}..{start + size - 1}")
-    return np.int32(index)
-
-
-def _read_multidiscrete(part: Part, value: Any) -> np.ndarray:
-    expected = f"expected integers of shape {part.given_shape}"
-    array = _as_array(part, value, expected)
-    if array.shape != part.given_shape or array.dtype.kind not in "iu":
-        raise EnvironmentFault(f"{part.field} holds {array.dtype} of shape {array.shape}, {expected}")
-    categories = array.reshape(-1).astype(np.int64) - part.start
-    wrong = (categories < 0) | (categories >= part.sizes)
-    if wrong.any():
-        place = int(np.argmax(wrong))
-        low = int(part.start[place])
-        high = low + int(part.sizes[place]) - 1
-        raise EnvironmentFault(
-            f"{part.field} holds {array.reshape(-1)[place]} at [{place}], expected {low}..{high} there"
-        )
-    return categories.astype(np.int32)
-
-
-def _text_reader(part: Part) -> Callable[[Any], np.ndarray]:
-    numbers = {character: part.start + place for place, character in enumerate(part.sizes)}
-    length = part.shape[0]
-
-    def read(value: Any) -> np.ndarray:
-        if isinstance(value, np.ndarray) and value.shape == () and value.dtype.kind == "U":
-            value = value.item()
-        if not isinstance(value, str):
-            raise EnvironmentFault(f"{part.field} is {_say(value)}, expected a text")
-        if len(value) > length:
-            raise EnvironmentFault(
-                f"{part.field} is a text of {len(value)} characters, expected at most {length} (its max_length)"
-            )
-        symbols = np.zeros(length, np.int16)
-        try:
-            symbols[: len(value)] = [numbers[character] for character in value]
-        except KeyError as error:
-            raise EnvironmentFault(
-                f"{part.field} holds the character {error}, which is none of its {len(numbers)} (its charset)"
-            ) from None
-        return symbols
-
-    return read
-
-
-def _say(value: Any) -> str:
-    """A value in a message: its type, and itself where short."""
-    text = repr(value)
-    return f"{type(value).__name__} {text}" if len(text) <= 60 else type(value).__name__
-
-
-def _where(path: str) -> str:
-    return f"the observation's part {path!r}" if path else "the observation space"
+def _pick(structure: Any, batch: Any, row: int) -> Any:
+    """One row of `_arrays`' result."""
+    if isinstance(structure, dict) and isinstance(batch, dict):
+        return {name: _pick(structure.get(name, 0), part, row) for name, part in batch.items()}
+    if isinstance(structure, tuple) and isinstance(batch, tuple) and len(batch) == len(structure):
+        return tuple(_pick(part, each, row) for part, each in zip(structure, batch, strict=True))
+    return batch[row] if isinstance(batch, np.ndarray) and batch.ndim else batch
 
 
 def _join(path: str, name: str) -> str:
@@ -383,18 +239,27 @@ def _build(structure: Any, arrays: list[Any]) -> Any:
     return tuple(_build(part, arrays) for part in structure)
 
 
-def _build_space(structure: Any, boxes: Sequence[gym_spaces.Space]) -> gym_spaces.Space:
+def _as_space(structure: Any, leaves: Sequence[Any], named: Callable[[Any], Any], ordered: Callable[[Any], Any]) -> Any:
+    """The space of a structure, from those of its leaves: `named` makes one of a dict, `ordered` one of a list."""
     if isinstance(structure, int):
-        return boxes[structure]
+        return leaves[structure]
     if isinstance(structure, dict):
-        return gym_spaces.Dict({name: _build_space(part, boxes) for name, part in structure.items()})
-    return gym_spaces.Tuple([_build_space(part, boxes) for part in structure])
+        return named({name: _as_space(part, leaves, named, ordered) for name, part in structure.items()})
+    return ordered([_as_space(part, leaves, named, ordered) for part in structure])
 
 
-def _flatten(structure: Any, tree: Any, arrays: list[Any]) -> list[Any]:
+def _engram_dict(parts: dict[str, spaces.Space]) -> spaces.Dict:
+    return spaces.Dict(tuple(parts.items()))
+
+
+def _engram_tuple(parts: list[spaces.Space]) -> spaces.Tuple:
+    return spaces.Tuple(tuple(parts))
+
+
+def _leaves(structure: Any, tree: Any, arrays: list[Any]) -> list[Any]:
     if isinstance(structure, int):
         arrays.append(tree)
     else:
         for name in structure if isinstance(structure, dict) else range(len(structure)):
-            _flatten(structure[name], tree[name], arrays)
+            _leaves(structure[name], tree[name], arrays)
     return arrays

@@ -4,10 +4,10 @@ Workers are fresh processes (`spawn`): a fork of a process in which JAX runs its
 server would die of the SIGTERM that the workers outlive. What a worker is sent (the environment's maker, actions,
 states) and sends back goes over Gymnasium's own pipes.
 
-No call waits for ever: a worker that dies, or does not answer in time, is named in an EnvironmentFault, and the
-others are ended. SIGINT and SIGTERM leave workers running, so that the main process can still save; it ends them by
-SIGKILL, at `close`, after a fault, when AsyncEnvs is dropped and when it exits. If it is killed, their pipes close
-and they end at their next read.
+No call waits for ever. A worker that dies or answers too late is named in an EnvironmentFault, and the others are
+ended. SIGINT and SIGTERM leave workers running, so that the main process can still save. The main process ends them
+by SIGKILL: at `close`, after a fault, when AsyncEnvs is dropped, and at exit. If the main process is killed, the pipes
+close and workers end at their next read.
 """
 
 import multiprocessing
@@ -25,13 +25,11 @@ from jaxtyping import PyTree
 
 import engram.errors
 from engram.envs.host import capture as capturing
-from engram.envs.host.batch import HostStep, check_alike, join_captured, split_captured, stack, weakest
+from engram.envs.host.batch import HostStep, check_alike, join_snapshots, split_snapshots, stack, weakest
 from engram.envs.host.build import EpisodesMaker
 from engram.envs.host.episodes import Level, WorkerEnvironment
-from engram.envs.host.spaces import Observer
-from engram.envs.host.translate import Translator
+from engram.envs.host.spaces import Observer, Translator
 from engram.errors import EngramError, EnvironmentFault, SpecError
-from engram.spaces import Space
 
 _PATIENCE = 5.0  # seconds for a process to be seen dead, or to close its environment
 _REPLAY_BATCH = 1000  # actions replayed at a restore within one worker_timeout
@@ -45,16 +43,15 @@ class AsyncEnvs:
         makers: list[EpisodesMaker],
         observer: Observer,
         table: np.ndarray,
-        space: Space,
         description: str,
         worker_timeout: float,
     ):
         self._observer = observer
-        self._translator = Translator(observer, table)
+        self.translator = Translator(observer, table)
         self._shapes = [((len(makers), *part.shape), part.dtype) for part in observer.parts]
         self._seed = makers[0].seed
         self._timeout = worker_timeout
-        self.observation_space = space
+        self.observation_space = observer.space
         self.actions = actions = len(table)
         self.envs = len(makers)
         self.description = description
@@ -95,7 +92,7 @@ class AsyncEnvs:
         final = self._finals(observation, infos["final_obs"], done) if done.any() else observation
         return HostStep(observation, reward.astype(np.float32), terminated, done, final)
 
-    def capture(self) -> capturing.Captured:
+    def capture(self) -> capturing.Snapshot:
         """See HostEnvs."""
         if not self._fault:
             try:
@@ -104,12 +101,12 @@ class AsyncEnvs:
                 if not self._fault:
                     raise
             else:
-                return join_captured(self._checked(captured), self._seed)
-        return join_captured([capturing.at_boundary(int(episode)) for episode in self._episode], self._seed)
+                return join_snapshots(self._checked(captured), self._seed)
+        return join_snapshots([capturing.at_boundary(int(episode)) for episode in self._episode], self._seed)
 
     def restore(self, meta: dict[str, Any], arrays: dict[str, np.ndarray], new_episodes: bool = False) -> PyTree:
         """See HostEnvs. Each 1,000 actions to replay lengthen the time a worker has to answer by `worker_timeout`."""
-        captured = split_captured(meta, arrays, self.envs, self._seed)
+        captured = split_snapshots(meta, arrays, self.envs, self._seed)
         longest = max((array.size for name, array in arrays.items() if name.endswith(".actions")), default=0)
         timeout = self._timeout * (1 + longest // _REPLAY_BATCH)
         take_up = partial(capturing.restore, new_episodes=new_episodes)
@@ -118,18 +115,6 @@ class AsyncEnvs:
         self._episode[:] = [state["episode"] for state, _ in captured]
         self._episode += self.anew
         return stack([rows for rows, _ in restored], self._shapes, self._observer.tree)
-
-    def is_batched(self, observation: Any) -> bool:
-        """See HostEnvs."""
-        return self._translator.is_batched(observation)
-
-    def convert(self, observation: Any, batched: bool) -> PyTree:
-        """See HostEnvs."""
-        return self._translator.convert(observation, batched)
-
-    def environment_action(self, index: np.ndarray) -> np.ndarray:
-        """See HostEnvs."""
-        return self._translator.environment_action(index)
 
     def close(self) -> None:
         """See HostEnvs. Workers are asked to close their environments, then ended."""

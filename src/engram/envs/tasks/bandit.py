@@ -1,9 +1,8 @@
-"""Bandits whose arms depend on a picture that comes back: what is learned at its first showing saves the second.
+"""Bandits with recurring contexts: each context is a random picture, with one arm that pays.
 
-An episode deals some pictures nobody has seen before, and for each of them one arm that pays. Every picture is shown
-several times, and each showing (an *exposure*) allows a few pulls. Weights cannot know the pictures, so whoever does
-better at the second exposure than at the first has bound an arm to a picture within the episode, in a memory: learning
-that was itself learned.
+An episode draws new pictures and, for each, the arm that pays. Every picture is shown several times. Each showing (an
+*exposure*) allows a few pulls. Weights cannot know the pictures. So an agent that does better at the second exposure
+than at the first has stored the arm of a picture in its memory, within the episode (meta-learning).
 """
 
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from engram.spaces import Box
 
 
 class ContextBanditState(NamedTuple):
-    """What this episode deals, and how far it is."""
+    """The pictures and arms of this episode, and the clock."""
 
     pictures: Float[Array, "contexts width"]  # entries 1 or -1
     arms: Int[Array, "contexts"]  # the arm that pays
@@ -40,9 +39,9 @@ class ContextBandit:
     An agent must be given its previous action and reward to learn within the episode.
     An episode has `exposures` rounds; in each every context is shown once, in random order, for `pulls` steps. It ends
     (`terminated`) after contexts x exposures x pulls steps.
-    Without noise the best return in the mean: who tries the arms one after another misses k times at a first exposure
-    with probability 1/arms for each k below arms, but at most `pulls` times, and never afterwards, as long as `pulls`
-    is arms - 1 or more. With the defaults that is 48 - 4 x 1.5 = 42 of 48 steps. Random actions get 48/4 = 12.
+    The best policy without noise tries the arms one after another at the first exposure. It then misses k times, k
+    uniform in 0..arms - 1 but at most `pulls`, and never misses later if `pulls` is at least arms - 1. With the
+    defaults its mean return is 48 - 4 x 1.5 = 42 of 48 steps. Random actions get 48/4 = 12.
     *Regret* of an exposure: pulls that did not take the arm that pays; 1.5 at the first and 0 later for the best,
     3 throughout for random actions, 1.5 throughout for who searches well and forgets.
 

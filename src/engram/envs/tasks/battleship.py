@@ -15,7 +15,7 @@ SHIP_FIELDS = sum(SHIPS)
 
 
 class BattleshipState(NamedTuple):
-    """The board, and what was shot at."""
+    """The board, and the fields that were shot at."""
 
     ships: Bool[Array, "size size"]
     shots: Bool[Array, "size size"]
@@ -34,7 +34,7 @@ class Battleship:
     Actions: row * size + column (in popgym the pair). Reward: 1/12 for a hit; for a miss, or a field that was shot at
     before, -1/(fields - 12). Terminated when all 12 fields of ships are hit; truncated after as many shots as there are
     fields; both flags may come together.
-    The best return is 1, a hit with every shot; every field once, a ship's last, gives 0; random actions get
+    A hit with every shot gives 1, the best return. Shooting once at every field gives 0 at worst. Random actions get
     -0.45, -0.41 or -0.40 in the mean. Correlation horizon: the whole episode, up to 64, 100 or 144 observations.
 
     `step` does not read its key. Source: Morad et al. 2023, "POPGym" (arXiv 2303.01859).

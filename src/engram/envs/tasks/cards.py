@@ -1,8 +1,8 @@
-"""What the tasks after POPGym share: cards that come from a shuffled deck, and three levels.
+"""Shuffled decks and three levels, for the tasks after POPGym.
 
-POPGym shuffles at the reset. Here a deck is a count of each kind that is left in it, and chance decides when a card is
-dealt or turned. The cards have the same distribution, and a reset costs next to nothing: it runs at every step of every
-environment, and there a shuffle would cost more than the step.
+POPGym shuffles at the reset. Here a deck is a count of each kind left in it, and a card is drawn when it is dealt or
+turned. The cards have the same distribution. A reset runs at every step of every environment, where a shuffle would
+cost more than the step.
 """
 
 from typing import TypeVar
@@ -35,7 +35,7 @@ def draw(left: Int[Array, "kinds"], chance: Float[Array, ""]) -> Int[Array, ""]:
 
 
 def without(left: Int[Array, "kinds"], kind: Int[Array, ""]) -> Int[Array, "kinds"]:
-    """What is left once a card of that kind is drawn."""
+    """The deck without one card of that kind."""
     return left - (jnp.arange(left.size) == kind)
 
 

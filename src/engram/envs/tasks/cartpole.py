@@ -80,7 +80,7 @@ def _fallen(physics: Float[Array, "4"]) -> Bool[Array, ""]:
 @register_device("engram/NoVelocityCartPole-v0")
 @dataclass(frozen=True)
 class NoVelocityCartPole:
-    """CartPole that shows position (m) and pole angle (rad) only: velocities must be told from what came before.
+    """CartPole that shows position (m) and pole angle (rad) only: velocities must be inferred from earlier ones.
 
     Everything else is `CartPole`'s: two actions, reward 1 for every step, truncated at step `max_steps`. The best
     return is `max_steps`; random actions get about 22. Correlation horizon: 2 observations.

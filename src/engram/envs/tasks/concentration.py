@@ -15,7 +15,7 @@ NONE = -1  # no card
 
 
 class ConcentrationState(NamedTuple):
-    """The table. What a card is, is drawn when it is first turned; see cards.py."""
+    """The table. The kind of a card is drawn when it is first turned; see cards.py."""
 
     cards: Int[Array, "places"]  # the kind of each card that was ever turned; NONE for the others
     paired: Bool[Array, "places"]  # lies face up for good
@@ -39,7 +39,7 @@ class Concentration:
     included; where a card is turned that already lay face up, the turn is over and costs 1/steps for each of its cards;
     0 for the first card of a turn. `steps` is the limit, 104, 208 or 104 steps, at which the episode is truncated.
     Terminated when all cards lie face up; both flags may come together.
-    The best return is 1, with luck in every turn. One who forgets no card and turns a known pair, else a new card, gets
+    The best return is 1, with luck in every turn. A policy that forgets no card and turns known pairs first gets
     0.81, 0.81 or 0.70 (easy, medium, hard) in the mean, random actions -0.19, -0.19 or -0.83. Correlation horizon: the
     whole episode.
 

@@ -48,7 +48,7 @@ OPENING_SETTLED = np.arange(1, 46) % 7 == 0
 
 
 class IntersectionState(NamedTuple):
-    """The traffic, and how the agent fares."""
+    """The traffic, and whether the agent crashed or arrived."""
 
     traffic: Traffic  # for the next decision: those who left are gone, and a new one may have come
     steps: Int[Array, ""]  # actions taken in this episode

@@ -1,4 +1,4 @@
-"""A maze with one reward, at its goal: the smallest world in which most of what happens is worth nothing at all.
+"""A maze with one reward, at its goal: the smallest task with a sparse reward.
 
     s . # . . .
     # . # . # .        s start, g goal, # wall

@@ -14,7 +14,7 @@ from engram.spaces import Box
 
 
 class MemoryChainState(NamedTuple):
-    """What is to be kept, and the clock."""
+    """The bits to remember, and the clock."""
 
     context: Int[Array, "size"]  # the bits, 0 or 1
     query: Int[Array, ""]  # which of them is asked for

@@ -8,8 +8,8 @@
 | `engram/CountRecall-v0`   | how often the queried kind has been dealt      | all                  |
 
 Each is `popgym-<Name><Level>-v0` of popgym 1.0.7, step for step: observations, rewards and ends. A right answer pays
-what a wrong one costs, scaled so that the best return is 1 and the worst -1. The cards decide how long an episode is;
-its end is a true end (`terminated`), and `truncated` never comes.
+as much as a wrong one costs, scaled so that the best return is 1 and the worst -1. The number of cards decides the
+length of an episode. It ends by termination, never by truncation.
 
 `relevant_step(state)` names the step of the episode (0: the first observation) that shows what the decision in `state`
 has to know, and is -1 where no answer is asked for. A decision's own observation is a step like any other.
@@ -37,7 +37,7 @@ def _suits(cards: int) -> Int[Array, "4"]:
 
 
 class RepeatFirstState(NamedTuple):
-    """What is asked for, and the rest of the deck."""
+    """The suit to remember, and the rest of the deck."""
 
     first: Int[Array, ""]  # the suit dealt first
     left: Int[Array, "4"]  # cards of each suit still in the deck
@@ -205,7 +205,7 @@ class Autoencode:
 
 
 class CountRecallState(NamedTuple):
-    """What was dealt and asked, each kind counted."""
+    """Counts of the cards dealt and of the queries, by kind."""
 
     counts: Int[Array, "kinds"]  # cards dealt, the newest included
     queries: Int[Array, "kinds"]  # queries made, the newest included

@@ -1,4 +1,4 @@
-"""A corridor that ends in a fork: which arm to take was shown once, long before.
+"""A corridor that ends in a fork. The arm to take was shown once, long before.
 
               up    y = 1
     o--s......j     y = 0
@@ -44,8 +44,9 @@ class TMaze:
     (`terminated`).
     Reward: at the last step 1 in the right arm, else 0; at every step before -1/length if the agent is further back
     than had it lost no time since the oracle, else 0. The best return is 1, and any other is 0 or less: *success is a
-    return of 1*. Standing still costs 1, and so do random actions. Who walks well and guesses the arm gets 1/2 in the
-    mean. Correlation horizon: length + 1 observations, the cue's and the junction's included (active: length + 2).
+    return of 1*. Standing still costs 1, and so do random actions. A policy that walks well and guesses the arm gets
+    1/2 in the mean. Correlation horizon: length + 1 observations, the cue's and the junction's included (active: length
+    + 2).
 
     Args:
       length: fields from the start to the junction.

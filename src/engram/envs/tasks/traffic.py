@@ -15,8 +15,8 @@ the straight crossing that begin where it ends; and the way out of the right tur
 corners are alike. A place on a lane is told by `along` (m from where the lane begins) and `aside` (m to the right of
 its middle).
 
-XLA computes once what comes out of a loop, but what is only named it computes again for every element that reads it. So
-what pairs of vehicles read is made by `lax.map`, or carried by a scan: with that a step takes a third of the time.
+XLA computes the result of a loop once, but recomputes other values for every element that reads them. So the values
+that pairs of vehicles read come from `lax.map`, or are carried by a scan. A step then takes a third of the time.
 """
 
 from math import atan, pi, sin, tan
