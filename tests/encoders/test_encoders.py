@@ -425,3 +425,17 @@ def test_entities_of_the_wrong_shape_are_refused(space):
 def test_a_presence_that_is_no_feature_is_refused():
     with pytest.raises(SpecError, match="encoder.presence = 3 names none of the 3 features of an entity; choose 0 to"):
         EntitiesSpec(presence=3).build(CARS, 1, KEY)
+
+
+# -- what all share --------------------------------------------------------------------------------------------
+
+
+@cases
+def test_the_width_that_an_encoder_states_is_that_of_its_embedding(case):
+    spec, space, stack, *_ = case
+    encoder = built(spec, space, stack)
+    assert jax.eval_shape(encoder, observed(space, stack)).embedding.shape == (encoder.width,)
+
+
+def test_only_uint8_is_brought_to_0_to_1():
+    assert [spaces.to_unit(dtype) for dtype in ("uint8", "float32", "bool")] == [1 / 255, 1.0, 1.0]

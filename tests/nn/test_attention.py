@@ -15,7 +15,6 @@ from engram.nn.attention import AttentionPooling, MultiHeadAttention, SelfAttent
 
 KEY = jax.random.PRNGKey(0)
 EXACT = 1e-12  # relative, float64 against float64: the order of a few sums differs
-LOWEST_KERNEL = 1e-3
 
 
 def plain_weights(scores, known):
@@ -27,24 +26,15 @@ def plain_weights(scores, known):
 
 
 PLAIN_SCORES = {
-    "dot": lambda q, k, v: sum(a * b for a, b in zip(q, k, strict=True)),
-    "scaled_dot": lambda q, k, v: sum(a * b for a, b in zip(q, k, strict=True)) / np.sqrt(len(q)),
-    "additive": lambda q, k, v: sum(c * np.tanh(a + b) for a, b, c in zip(q, k, v, strict=True)),
-    "inverse_distance": lambda q, k, v: np.log(
-        1 / (sum((a - b) ** 2 for a, b in zip(q, k, strict=True)) + LOWEST_KERNEL)
-    ),
+    "dot": lambda q, k: sum(a * b for a, b in zip(q, k, strict=True)),
+    "scaled_dot": lambda q, k: sum(a * b for a, b in zip(q, k, strict=True)) / np.sqrt(len(q)),
+    "squared_distance": lambda q, k: sum((a - b) ** 2 for a, b in zip(q, k, strict=True)),
 }
 
 
-def scores_of(name, queries, keys, direction):
-    function = getattr(attention, name)
-    extra = {"additive": (direction,), "inverse_distance": (LOWEST_KERNEL,)}.get(name, ())
-    return function(queries, keys, *extra)
-
-
 @partial(jax.jit, static_argnums=0)
-def scores_weights_and_read(name, queries, keys, direction, known, values):
-    scores = scores_of(name, queries, keys, direction)
+def scores_weights_and_read(name, queries, keys, known, values):
+    scores = getattr(attention, name)(queries, keys)
     weights = attend(scores, known)
     return scores, weights, weights @ values
 
@@ -55,13 +45,13 @@ def scores_weights_and_read(name, queries, keys, direction, known, values):
 def test_scores_weights_and_reads_equal_plain_python_in_double_precision(name, data):
     queries, keys, d = (data.draw(st.sampled_from(sizes)) for sizes in ((1, 3), (1, 2, 5), (1, 4)))
     generator = np.random.default_rng(data.draw(st.integers(0, 99)))
-    q, k, v, values = (generator.standard_normal(shape) for shape in ((queries, d), (keys, d), d, (keys, 2)))
+    q, k, values = (generator.standard_normal(shape) for shape in ((queries, d), (keys, d), (keys, 2)))
     known = np.array(data.draw(st.lists(st.booleans(), min_size=queries * keys, max_size=queries * keys)))
     known = known.reshape(queries, keys)
     with jax.enable_x64(True):
-        scores, weights, read = map(np.asarray, scores_weights_and_read(name, q, k, v, known, values))
+        scores, weights, read = map(np.asarray, scores_weights_and_read(name, q, k, known, values))
     assert weights.dtype == np.float64
-    expected = np.array([[PLAIN_SCORES[name](a, b, v) for b in k] for a in q])
+    expected = np.array([[PLAIN_SCORES[name](a, b) for b in k] for a in q])
     np.testing.assert_allclose(scores, expected, rtol=1e-10, atol=EXACT)  # distances lose digits where terms cancel
     shares = np.array([plain_weights(*row) for row in zip(expected, known, strict=True)])
     np.testing.assert_allclose(weights, shares, rtol=1e-10, atol=EXACT)
@@ -73,9 +63,9 @@ def test_scores_weights_and_reads_equal_plain_python_in_double_precision(name, d
 @pytest.mark.parametrize("name", PLAIN_SCORES)
 def test_several_heads_are_each_head_alone(name):
     q, k = jax.random.normal(KEY, (3, 2, 5)), jax.random.normal(jax.random.PRNGKey(1), (3, 4, 5))
-    v = jnp.arange(5.0)
-    together = scores_of(name, q, k, v)
-    alone = jnp.stack([scores_of(name, q[head], k[head], v) for head in range(3)])
+    score = getattr(attention, name)
+    together = score(q, k)
+    alone = jnp.stack([score(q[head], k[head]) for head in range(3)])
     np.testing.assert_allclose(together, alone, rtol=1e-5, atol=1e-5)  # float32 products of 5 terms
 
 
@@ -120,113 +110,41 @@ def test_weights_by_hand_and_a_bias_multiplies_them():
     np.testing.assert_allclose(attend(scores, bias=jnp.log(jnp.array([3.0, 1.0]))), [0.5, 0.5], rtol=1e-6)
 
 
-def test_inverse_distance_by_hand():
-    """Squared distances 0 and 1 with delta 1/2: kernels 2 and 2/3, so weights 3/4 and 1/4."""
-    scores = attention.inverse_distance(jnp.zeros((1, 2)), jnp.array([[0.0, 0.0], [0.6, 0.8]]), delta=0.5)
-    np.testing.assert_allclose(np.exp(scores), [[2, 2 / 3]], rtol=1e-6)
-    np.testing.assert_allclose(attend(scores), [[0.75, 0.25]], rtol=1e-6)
-
-
-def test_the_kernel_tends_to_a_lookup_of_the_nearest_key():
-    keys = jax.random.normal(KEY, (6, 3))
-    weights = attend(attention.inverse_distance(keys, keys, delta=1e-9))
-    np.testing.assert_allclose(weights, np.eye(6), atol=1e-4)  # 5 rivals x delta / (their squared distance, > 1e-3)
-
-
 def test_distances_are_never_negative_and_have_a_gradient_where_they_are_0():
     keys = 100 + jax.random.normal(KEY, (5, 8))
     distances = attention.squared_distance(keys, keys)
     assert (distances >= 0).all()
     differences = ((keys[:, None] - keys[None]) ** 2).sum(-1)
     np.testing.assert_allclose(distances, differences, atol=0.1)  # |k|^2 = 8e4, of which float32 keeps 7 digits
-    gradient = jax.jit(jax.grad(lambda q: attention.inverse_distance(q, keys).sum()))(keys)
+    gradient = jax.jit(jax.grad(lambda q: jnp.log(attention.squared_distance(q, keys) + 1e-3).sum()))(keys)
     assert np.isfinite(gradient).all()
 
 
-# Masks.
+# The choice of a few keys.
 
 
-def test_a_row_sees_the_newest_rows_of_its_own_episode():
-    """Five rows, an episode begins at the third, a window of two: by hand."""
-    is_first = jnp.array([False, False, True, False, False])
-    expected = [
-        [1, 0, 0, 0, 0],
-        [1, 1, 0, 0, 0],
-        [0, 0, 1, 0, 0],
-        [0, 0, 1, 1, 0],
-        [0, 0, 0, 1, 1],
-    ]
-    np.testing.assert_array_equal(attention.own_history(is_first, 2), np.array(expected, bool))
-    np.testing.assert_array_equal(attention.own_history(is_first)[4], [0, 0, 1, 1, 1])
-    np.testing.assert_array_equal(attention.episodes(is_first), [0, 0, 1, 1, 1])
-
-
-def test_keys_of_a_ring_are_judged_by_their_step_and_not_by_their_place():
-    mask = attention.causal(jnp.array([5]), jnp.array([4, 5, 6, 3]), window=2)
-    np.testing.assert_array_equal(mask, [[True, True, False, False]])
-
-
-@settings(max_examples=20, deadline=None)
-@given(is_first=st.lists(st.booleans(), min_size=6, max_size=6), window=st.integers(1, 7))
-def test_a_history_mask_is_what_its_words_say(is_first, window):
-    mask = attention.own_history(jnp.array(is_first), window)
-    for query in range(6):
-        for key in range(6):
-            begun_between = any(is_first[key + 1 : query + 1])
-            assert mask[query, key] == (0 <= query - key < window and not begun_between)
-
-
-# Reads of a few keys.
-
-
-def test_as_many_as_there_are_is_the_full_read():
-    scores = jax.random.normal(KEY, (3, 6))
-    known = jnp.arange(6) != 2
-    weights, indices = attention.attend_top_k(scores, 6, known)
-    full = np.take_along_axis(np.asarray(attend(scores, known)), np.asarray(indices), -1)
-    np.testing.assert_allclose(weights, full, rtol=1e-6)
-    assert (np.sort(indices) == np.arange(6)).all()
-
-
-def test_two_of_four_by_hand_and_only_they_have_a_gradient():
-    scores = jnp.log(jnp.array([1.0, 3.0, 2.0, 1.0]))
-    weights, indices = attention.attend_top_k(scores, 2)
-    np.testing.assert_array_equal(indices, [1, 2])
-    np.testing.assert_allclose(weights, [0.6, 0.4], rtol=1e-6)
-    gradient = jax.grad(lambda s: attention.attend_top_k(s, 2).weights[0])(scores)
-    np.testing.assert_allclose(gradient, [0, 0.24, -0.24, 0], rtol=1e-6)  # w (1 - w)
+def test_the_best_known_keys_are_chosen_best_first_and_among_equals_the_lower_index():
+    scores = jnp.array([[9.0, 1.0, 9.0, 3.0], [0.0, 5.0, 5.0, jnp.nan]])
+    known = jnp.array([True, True, True, False])
+    np.testing.assert_array_equal(attention.choose(scores, 2, known), [[0, 2], [1, 2]])
+    np.testing.assert_array_equal(attention.choose(scores[:1], 3), [[0, 2, 3]])
 
 
 @pytest.mark.parametrize("k", [3, 9])
-def test_more_than_are_known_leaves_the_rest_at_0(k):
+def test_a_choice_of_more_than_are_known_begins_with_the_known_and_of_more_than_there_are_has_all(k):
     known = jnp.array([False, True, False, False])
-    weights, indices = attention.attend_top_k(jnp.array([9.0, 1.0, 9.0, 9.0]), k, known)
-    assert weights.shape == indices.shape == (min(k, 4),)
+    indices = attention.choose(jnp.array([9.0, 1.0, 9.0, 9.0]), k, known)
+    assert indices.shape == (min(k, 4),)
     assert indices[0] == 1
-    np.testing.assert_array_equal(weights, [1] + [0] * (min(k, 4) - 1))
-    nothing = attention.attend_top_k(jnp.array([9.0, 1.0]), 1, jnp.zeros(2, bool))
-    np.testing.assert_array_equal(nothing.weights, [0])
+    np.testing.assert_array_equal(np.unique(indices).size, min(k, 4))
 
 
-@pytest.mark.parametrize("name", ["scaled_dot", "inverse_distance"])
-def test_scoring_the_chosen_again_gives_the_same_read_and_gradient(name):
-    score, keys = getattr(attention, name), jax.random.normal(KEY, (8, 4))
-    query, known = jnp.linspace(-1, 1, 4), jnp.arange(8) < 6
-
-    def both(query, keys):
-        return (
-            attention.attend_nearest(score, query, keys, 3, known),
-            attention.attend_top_k(score(query[None], keys)[0], 3, known),
-        )
-
-    near, top = both(query, keys)
-    np.testing.assert_array_equal(near.indices, top.indices)
-    np.testing.assert_allclose(near.weights, top.weights, rtol=1e-5)
-    slopes = jax.jit(jax.jacrev(lambda *arguments: [read.weights[0] for read in both(*arguments)], (0, 1)))
-    near, top = slopes(query, keys)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), near, top)
-    unchosen = np.setdiff1d(np.arange(8), both(query, keys)[0].indices)
-    np.testing.assert_array_equal(near[1][unchosen], 0)
+def test_a_choice_has_no_gradient_and_what_is_read_of_the_chosen_has():
+    scores = jnp.log(jnp.array([1.0, 3.0, 2.0, 1.0]))
+    weights = attend(scores[attention.choose(scores, 2)])
+    np.testing.assert_allclose(weights, [0.6, 0.4], rtol=1e-6)
+    gradient = jax.grad(lambda s: attend(s[attention.choose(s, 2)])[0])(scores)
+    np.testing.assert_allclose(gradient, [0, 0.24, -0.24, 0], rtol=1e-6)  # w (1 - w)
 
 
 def test_what_a_key_received_is_the_mean_over_known_readers():
@@ -249,31 +167,6 @@ def test_heads_take_equal_parts_of_the_features_in_order():
 def test_heads_that_do_not_divide_the_width_are_refused(heads, near):
     with pytest.raises(SpecError, match=f"heads = {heads} does not divide width = 64.*; set heads to {near}, or"):
         MultiHeadAttention(4, 4, 64, heads, key=KEY)
-
-
-def test_the_weightless_path_gives_the_same_read_and_gradient():
-    q, k, v = (jax.random.normal(jax.random.PRNGKey(seed), (2, n, 4)) for seed, n in enumerate((3, 5, 5)))
-    known = jnp.array([[True] * 5, [False] * 5, [True, False, False, True, False]])
-    bias = jax.random.normal(KEY, (1, 3, 5))
-
-    def plain(q, k, v):
-        return attend(attention.scaled_dot(q, k), known, bias) @ v
-
-    def fused(q, k, v):
-        return attention.fused(q, k, v, known, bias)
-
-    @partial(jax.jit, static_argnums=0)
-    @partial(jax.value_and_grad, argnums=(1, 2, 3), has_aux=True)
-    def both(function, *arguments):
-        read = function(*arguments)
-        return (read**2).sum(), read
-
-    (_, quick), quick_slopes = both(fused, q, k, v)
-    (_, read), slopes = both(plain, q, k, v)
-    np.testing.assert_array_equal(quick[:, 1], np.zeros((2, 4)))
-    # float32: one path scales the queries, the other the scores.
-    np.testing.assert_allclose(quick, read, rtol=1e-5, atol=1e-6)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), quick_slopes, slopes)
 
 
 # Modules.

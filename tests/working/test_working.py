@@ -16,7 +16,7 @@ from engram import registry, specs
 from engram.errors import SpecError
 from engram.testing import ContractFault, check_working
 from engram.working import fast_weights, history, memory, slots  # noqa: F401, they register them
-from engram.working.fast_weights import DeltaNetSpec, DeltaProductSpec, FARTSpec, FWPSpec, GatedDeltaNetSpec
+from engram.working.fast_weights import FastWeightsSpec
 from engram.working.gated import GRUSpec, LRUSpec, LSTMSpec, MinGRUSpec
 from engram.working.history import HistorySpec, waves
 from engram.working.memory import NoMemory, scan_steps
@@ -33,9 +33,6 @@ SMALL: dict[str, Any] = {
     "heads": 2,
     "head_width": 4,
     "chunk": 5,
-    "traces": 3,
-    "contexts": 2,
-    "dimensions": 3,
     "slots": 4,
 }
 
@@ -82,13 +79,18 @@ def test_every_spec_round_trips_through_json(kind):
     assert specs.from_json(type(spec), json.loads(json.dumps(specs.to_json(spec)))) == spec
 
 
+@pytest.mark.parametrize("numbers", [{"rule": "sum"}, {"rule": "mean"}, {"rule": "delta", "writes": 2}], ids=str)
+def test_every_rule_of_fast_weights_keeps_the_contract(numbers):
+    check_working(built(small("fast-weights", **numbers)), INPUTS)
+
+
 @pytest.mark.parametrize("kind", ["gru", "lru"])
 def test_several_layers_keep_the_contract(kind):
     check_working(built(small(kind, layers=2)), INPUTS)
 
 
-@pytest.mark.parametrize("numbers", [{"gated": True, "over": small("gru")}, {"over": small("lru"), "window": 20}])
-def test_history_keeps_the_contract_gated_and_over_a_recurrence(numbers):
+@pytest.mark.parametrize("numbers", [{"over": small("gru")}, {"over": small("lru"), "window": 20}])
+def test_history_keeps_the_contract_over_a_recurrence(numbers):
     check_working(built(small("history", layers=1, **numbers)), INPUTS)
 
 
@@ -124,7 +126,7 @@ def test_two_modules_of_one_spec_have_the_same_structure(kind):
 
 
 # A few kinds with everything at once: any resets, any place where the window is cut in two.
-@pytest.mark.parametrize("kind", ["lstm", "mingru", "lru", "gated-deltanet", "history", "slots"])
+@pytest.mark.parametrize("kind", ["lstm", "mingru", "lru", "fast-weights", "history", "slots"])
 @settings(max_examples=25)
 @given(resets=st.lists(st.booleans(), min_size=12, max_size=12), seed=st.integers(0, 5))
 def test_unroll_equals_steps_with_resets_anywhere(kind, resets, seed):
@@ -135,12 +137,12 @@ def test_unroll_equals_steps_with_resets_anywhere(kind, resets, seed):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4, rtol=1e-4), expected, got)
 
 
-CACHED = {kind: built(small(kind)) for kind in ("lstm", "mingru", "lru", "gated-deltanet", "history", "slots")}
+CACHED = {kind: built(small(kind)) for kind in ("lstm", "mingru", "lru", "fast-weights", "history", "slots")}
 UNROLL = jax.jit(lambda made, *given: made.unroll(*given))
 STEPS = jax.jit(scan_steps)
 
 
-@pytest.mark.parametrize("kind", ["gru", "deltanet", "history", "slots"])
+@pytest.mark.parametrize("kind", ["gru", "fast-weights", "history", "slots"])
 @pytest.mark.parametrize("cut", [1, 4, 11])
 def test_a_window_in_two_pieces_is_one_window(kind, cut):
     made, window, is_first = built(small(kind)), rows(12), opening(12, 3)
@@ -182,7 +184,7 @@ class Faulty(eqx.Module):
 @pytest.mark.parametrize(
     ("fault", "said"),
     [
-        ("leaf", "'weight' is int32; expected a learned float32 array"),
+        ("leaf", "'weight' is float16; expected a learned float32 array"),
         ("carry", "is complex64; expected an array of bool, int32, float32"),
         ("forgets", "what came before `is_first` is still remembered"),
         ("unroll", "`unroll` reads otherwise than steps do"),
@@ -193,7 +195,7 @@ class Faulty(eqx.Module):
 )
 def test_a_broken_memory_is_told_what_it_breaks(fault, said):
     check_working(Faulty(jnp.ones(()), "none"), INPUTS)
-    weight = jnp.ones((), jnp.int32 if fault == "leaf" else jnp.float32)
+    weight = jnp.ones((), jnp.float16 if fault == "leaf" else jnp.float32)
     with pytest.raises(ContractFault, match=said):
         check_working(Faulty(weight, fault), INPUTS)
 
@@ -363,7 +365,7 @@ def _fast_weights(cell: Any, window: np.ndarray) -> list[np.ndarray]:
                 feature = _silu_unit if cell.delta else lambda x: 1 + np.where(x > 0, x, np.expm1(np.minimum(x, 0)))
                 k, q, v = feature(keys[write, head]), feature(queries[0, head]), values[write, head]
                 v = np.append(v, 1.0) if cell.averages else v
-                if cell.gated:
+                if cell.gated and write == 0:
                     state[head] = state[head] * sigmoid(decay[0, head])
                 u = 2 * sigmoid(rate[write, head]) * (v - state[head] @ k) if cell.delta else v
                 state[head] = state[head] + np.outer(u, k)
@@ -379,12 +381,13 @@ def _silu_unit(x: np.ndarray) -> np.ndarray:
     return x / np.sqrt((x**2).sum() + 1e-6)
 
 
-@pytest.mark.parametrize(
-    "spec", [FWPSpec, FARTSpec, DeltaNetSpec, GatedDeltaNetSpec, DeltaProductSpec], ids=lambda spec: spec.__name__
-)
-def test_fast_weights_are_written_one_after_another(spec):
+RULES = [{"rule": "sum"}, {"rule": "mean"}, {"rule": "delta"}, {"rule": "gated-delta"}]
+
+
+@pytest.mark.parametrize("numbers", [*RULES, {"rule": "delta", "writes": 2}, {"writes": 2}], ids=str)
+def test_fast_weights_are_written_one_after_another(numbers):
     """The chunked form is the rule, over chunks that do not divide the window."""
-    cell = built(spec(width=4, heads=2, head_width=3, chunk=4)).cells[0]
+    cell = built(FastWeightsSpec(width=4, heads=2, head_width=3, chunk=4, **numbers)).cells[0]
     window = rows(10, 4)
     got = UNROLL(cell, cell.init(), window, opening(10, 0))[1]
     np.testing.assert_allclose(got, _fast_weights(cell, array(window)), atol=1e-4)  # a triangular system in 32 bits
@@ -569,7 +572,7 @@ def test_selectivity_scales_the_gates_of_mingru_and_nothing_else():
     kept = []
     for made in (plain, selective):
         ends = [
-            made.unroll(made.init(), window.at[1, 1].set(cue), opening(200, 0))[1].vector[-1] for cue in (-1.0, 1.0)
+            UNROLL(made, made.init(), window.at[1, 1].set(cue), opening(200, 0))[1].vector[-1] for cue in (-1.0, 1.0)
         ]
         kept.append(float(jnp.abs(ends[1] - ends[0]).max()))
     assert kept[1] > 10 * kept[0]

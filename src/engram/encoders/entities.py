@@ -74,6 +74,7 @@ class EntityEncoder(eqx.Module):
     others: MLP
     attention: MultiHeadAttention
     dense: MLP
+    width: int = eqx.field(static=True)
     space: spaces.Space = eqx.field(static=True)
     presence: int = eqx.field(static=True)
 
@@ -85,12 +86,7 @@ class EntityEncoder(eqx.Module):
         self.others = MLP(inputs, (width, width), key=keys[1])
         self.attention = MultiHeadAttention(width, width, width, chosen.heads, uniform=chosen.uniform, key=keys[2])
         self.dense = MLP(width, (chosen.width,), norm=True, key=keys[3])
-        self.space, self.presence = space, chosen.presence
-
-    @property
-    def width(self) -> int:
-        """Length of the embedding."""
-        return self.dense.layers[-1].weight.shape[0]
+        self.width, self.space, self.presence = chosen.width, space, chosen.presence
 
     def __call__(self, observation: PyTree) -> Encoding:
         rows, known = self._rows(observation)
@@ -107,8 +103,7 @@ class EntityEncoder(eqx.Module):
         """The entities of each frame, zero where there is none, and which are there."""
         masked = isinstance(self.space, spaces.Dict)
         rows = observation[ROWS] if masked else observation
-        scale = 1 / 255 if rows.dtype == jnp.uint8 else 1.0
-        rows = rows.astype(jnp.float32) * scale
+        rows = rows.astype(jnp.float32) * spaces.to_unit(str(rows.dtype))
         if masked:
             known = observation[MASK] != 0
         else:

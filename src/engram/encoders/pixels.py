@@ -48,6 +48,7 @@ class ImageEncoder(eqx.Module):
 
     convolutions: tuple[Convolution, ...]
     dense: Linear
+    width: int = eqx.field(static=True)
     scale: float = eqx.field(static=True)
     channels_first: bool = eqx.field(static=True)
 
@@ -57,14 +58,9 @@ class ImageEncoder(eqx.Module):
         keys = jax.random.split(key, len(layers) + 1)
         way_out = "use encoder=grid for boards, or encoder=vector"
         self.convolutions, shape = build_convolutions(space, stack, layers, keys[1:], way_out)
-        self.dense = Linear(prod(shape), width, key=keys[0])
+        self.dense, self.width = Linear(prod(shape), width, key=keys[0]), width
         assert isinstance(space, spaces.Box)  # image_shape saw to it
-        self.scale, self.channels_first = pixel_scale(space), channels_first(space)
-
-    @property
-    def width(self) -> int:
-        """Length of the embedding."""
-        return self.dense.weight.shape[0]
+        self.scale, self.channels_first = spaces.to_unit(space.dtype), channels_first(space)
 
     def __call__(self, observation: PyTree) -> Encoding:
         x = convolved(self.convolutions, observation, self.scale, self.channels_first)
@@ -97,11 +93,6 @@ def convolved(
     for convolution in convolutions:
         x = jax.nn.relu(convolution(x))
     return x
-
-
-def pixel_scale(space: spaces.Box) -> float:
-    """What brings the pixels of a space to 0..1."""
-    return 1 / 255 if space.dtype == "uint8" else 1.0
 
 
 def channels_first(space: spaces.Box) -> bool:

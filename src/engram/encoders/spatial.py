@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from engram import spaces
-from engram.encoders.pixels import GRID, NATURE, build_convolutions, channels_first, convolved, pixel_scale
+from engram.encoders.pixels import GRID, NATURE, build_convolutions, channels_first, convolved
 from engram.encoders.tokens import MOST_TOKENS
 from engram.errors import SpaceError
 from engram.nn.attention import AttentionPooling, SelfAttention, check_heads, received
@@ -77,7 +77,7 @@ class Trunk(eqx.Module):
                 f"use encoder.trunk=nature, or make the images smaller"
             )
         assert isinstance(space, spaces.Box)  # image_shape saw to it
-        self.scale, self.channels_first = pixel_scale(space), channels_first(space)
+        self.scale, self.channels_first = spaces.to_unit(space.dtype), channels_first(space)
 
     @property
     def channels(self) -> int:
@@ -99,6 +99,7 @@ class SpatialEncoder(eqx.Module):
     trunk: Trunk
     pooling: AttentionPooling
     dense: MLP
+    width: int = eqx.field(static=True)
 
     def __init__(self, space: spaces.Space, stack: int, chosen: SpatialSpec, *, key: Key):
         trunk_key, pooling_key, dense_key = jax.random.split(key, 3)
@@ -106,11 +107,7 @@ class SpatialEncoder(eqx.Module):
         width = self.trunk.channels + WAVES**2
         self.pooling = AttentionPooling(width, chosen.heads, uniform=chosen.uniform, key=pooling_key)
         self.dense = MLP(chosen.heads * width, (chosen.width,), norm=True, key=dense_key)
-
-    @property
-    def width(self) -> int:
-        """Length of the embedding."""
-        return self.dense.layers[-1].weight.shape[0]
+        self.width = chosen.width
 
     def __call__(self, observation: PyTree) -> Encoding:
         cells = self.trunk(observation)
@@ -131,6 +128,7 @@ class RelationalEncoder(eqx.Module):
     embed: Linear
     blocks: tuple[SelfAttention, ...]
     dense: MLP
+    width: int = eqx.field(static=True)
 
     def __init__(self, space: spaces.Space, stack: int, chosen: RelationalSpec, *, key: Key):
         keys = jax.random.split(key, 3 + chosen.layers)
@@ -139,11 +137,7 @@ class RelationalEncoder(eqx.Module):
         self.embed = Linear(self.trunk.channels + 2, width, key=keys[1])
         self.dense = MLP(width, (chosen.width,), norm=True, key=keys[2])
         self.blocks = tuple(SelfAttention(width, heads, uniform=chosen.uniform, key=key) for key in keys[3:])
-
-    @property
-    def width(self) -> int:
-        """Length of the embedding."""
-        return self.dense.layers[-1].weight.shape[0]
+        self.width = chosen.width
 
     def __call__(self, observation: PyTree) -> Encoding:
         cells = self.trunk(observation)

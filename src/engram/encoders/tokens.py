@@ -56,20 +56,16 @@ class TokenEncoder(eqx.Module):
     blocks: tuple[SelfAttention, ...]
     pooling: AttentionPooling
     dense: MLP
+    width: int = eqx.field(static=True)
 
     def __init__(self, space: spaces.Space, stack: int, chosen, *, key: Key):
         """`chosen` is a spec with the settings of TokensSpec."""
         keys = jax.random.split(key, 3 + chosen.layers)
-        width, heads = chosen.token_width, chosen.heads
+        self.width, width, heads = chosen.width, chosen.token_width, chosen.heads
         self.tokenizer = Tokenizer(space, stack, width, key=keys[0])
         self.pooling = AttentionPooling(width, heads, uniform=chosen.uniform, key=keys[1])
         self.dense = MLP(heads * width, (chosen.width,), norm=True, key=keys[2])
         self.blocks = tuple(SelfAttention(width, heads, uniform=chosen.uniform, key=key) for key in keys[3:])
-
-    @property
-    def width(self) -> int:
-        """Length of the embedding."""
-        return self.dense.layers[-1].weight.shape[0]
 
     def __call__(self, observation: PyTree) -> Encoding:
         tokens, known = self.tokenizer(observation)
@@ -123,7 +119,7 @@ class Tokenizer(eqx.Module):
             value = value.reshape(value.shape[0], places)
             known.append(value > 0 if isinstance(leaf, spaces.Text) else jnp.ones(value.shape, bool))
             if isinstance(leaf, spaces.Box):
-                scale = 1 / 255 if leaf.dtype == "uint8" else 1.0
+                scale = spaces.to_unit(leaf.dtype)
                 directions = self.directions[number : number + places]  # type: ignore[index]
                 parts.append(value.astype(jnp.float32)[..., None] * scale * directions)
                 number += places

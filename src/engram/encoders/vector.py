@@ -8,6 +8,7 @@ from jaxtyping import Array, PyTree
 from engram import spaces
 from engram.errors import SpecError
 from engram.nn.layers import MLP
+from engram.nn.observation import flatten
 from engram.registry import register
 from engram.specs import setting, spec
 from engram.types import Encoding, Key
@@ -41,7 +42,7 @@ class VectorEncoder(eqx.Module):
         return self.mlp.layers[-1].weight.shape[0]
 
     def __call__(self, observation: PyTree) -> Encoding:
-        flat = jax.vmap(lambda frame: spaces.flatten(self.space, frame))(observation)
+        flat = jax.vmap(lambda frame: flatten(self.space, frame))(observation)
         return Encoding(self.mlp(flat.reshape(-1)), no_attention())
 
 

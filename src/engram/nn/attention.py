@@ -1,4 +1,4 @@
-"""Attention: scores, masks, weights, and the modules that learn them.
+"""Attention: scores, weights, and the modules that learn them.
 
 Queries and keys are matrices, one row each, so that scoring is one product of two matrices; axes of heads may stand in
 front. A read is two lines, and the weights belong to whoever reads:
@@ -8,9 +8,6 @@ front. A read is two lines, and the weights belong to whoever reads:
 
 Masks say what is known: True where a query may look. Weights sum to 1 over what is known, and to 0 where nothing is.
 """
-
-from collections.abc import Callable
-from typing import NamedTuple
 
 import equinox as eqx
 import jax
@@ -41,30 +38,6 @@ def scaled_dot(
     return dot(queries * queries.shape[-1] ** -0.5, keys)
 
 
-def additive(
-    queries: Float[Array, "*heads queries d"],
-    keys: Float[Array, "*heads keys d"],
-    direction: Float[Array, "*#heads d"],
-) -> Float[Array, "*heads queries keys"]:
-    """direction . tanh(q + k), for queries and keys that were already projected.
-
-    Takes memory for queries x keys x d numbers. Source: Bahdanau et al. 2015 (arXiv 1409.0473), appendix A.1.2.
-    """
-    pairs = jnp.tanh(queries[..., :, None, :] + keys[..., None, :, :])
-    return jnp.einsum("...qkd,...d->...qk", pairs, direction)
-
-
-def inverse_distance(
-    queries: Float[Array, "*heads queries d"], keys: Float[Array, "*heads keys d"], delta: float = 1e-3
-) -> Float[Array, "*heads queries keys"]:
-    """The logarithm of the kernel 1 / (|q - k|^2 + delta), so that `attend` gives the kernel over its sum.
-
-    `delta`, in units of a squared distance, must be above 0; the smaller it is, the more a key that equals the query
-    takes. Source: Pritzel et al. 2017 (arXiv 1703.01988), eqs. 2 and 5.
-    """
-    return -jnp.log(squared_distance(queries, keys) + delta)
-
-
 def squared_distance(
     queries: Float[Array, "*heads queries d"], keys: Float[Array, "*heads keys d"]
 ) -> Float[Array, "*heads queries keys"]:
@@ -76,35 +49,6 @@ def squared_distance(
     product = jnp.einsum("...qd,...kd->...qk", queries, keys, precision=jax.lax.Precision.HIGHEST)
     lengths = (queries**2).sum(-1)[..., :, None] + (keys**2).sum(-1)[..., None, :]
     return jnp.maximum(lengths - 2 * product, 0)
-
-
-# -- masks: what a query may look at -----------------------------------------------------------------------------
-
-
-def causal(
-    query_steps: Int[Array, "queries"], key_steps: Int[Array, "keys"], window: int | None = None
-) -> Bool[Array, "queries keys"]:
-    """A query sees keys of its own step and before; of those, with a `window`, only the newest so many steps."""
-    age = query_steps[:, None] - key_steps[None, :]
-    return (age >= 0) if window is None else (age >= 0) & (age < window)
-
-
-def episodes(is_first: Bool[Array, "time"]) -> Int[Array, "time"]:
-    """A number for the episode that each row belongs to; 0 for the one that was under way before the first row."""
-    return jnp.cumsum(is_first.astype(jnp.int32))
-
-
-def same_episode(
-    query_episodes: Int[Array, "queries"], key_episodes: Int[Array, "keys"]
-) -> Bool[Array, "queries keys"]:
-    """A query sees the keys of its own episode."""
-    return query_episodes[:, None] == key_episodes[None, :]
-
-
-def own_history(is_first: Bool[Array, "time"], window: int | None = None) -> Bool[Array, "time time"]:
-    """Each row sees itself and the rows before it in its own episode, with a `window` the newest so many of them."""
-    steps, episode = jnp.arange(is_first.shape[0]), episodes(is_first)
-    return causal(steps, steps, window) & same_episode(episode, episode)
 
 
 # -- weights -----------------------------------------------------------------------------------------------------
@@ -130,13 +74,6 @@ def attend(
     return jnp.where(known, jax.nn.softmax(jnp.where(known, scores, lowest)), 0)
 
 
-class Chosen(NamedTuple):
-    """A read of a few keys. Those that are not known have weight 0, whatever their index says."""
-
-    weights: Float[Array, "*rows k"]
-    indices: Int[Array, "*rows k"]  # best first
-
-
 def choose(
     scores: Float[Array, "*rows keys"], k: int, known: Bool[Array, "..."] | None = None
 ) -> Int[Array, "*rows k"]:
@@ -144,26 +81,6 @@ def choose(
     scores = jax.lax.stop_gradient(scores)
     scores = scores if known is None else jnp.where(known, scores, -jnp.inf)
     return jax.lax.top_k(scores, min(k, scores.shape[-1]))[1]
-
-
-def attend_top_k(scores: Float[Array, "*rows keys"], k: int, known: Bool[Array, "..."] | None = None) -> Chosen:
-    """`attend` over the k best keys only. The choice has no gradient; the weights have."""
-    indices = choose(scores, k, known)
-    if known is not None:
-        known = jnp.take_along_axis(jnp.broadcast_to(known, scores.shape), indices, -1)
-    return Chosen(attend(jnp.take_along_axis(scores, indices, -1), known), indices)
-
-
-def attend_nearest(
-    score: Callable[[Array, Array], Array],
-    query: Float[Array, "d"],
-    keys: Float[Array, "keys d"],
-    k: int,
-    known: Bool[Array, "keys"] | None = None,
-) -> Chosen:
-    """`attend_top_k` for one query over many keys: k scores are computed again, so the gradient touches k keys only."""
-    indices = choose(score(jax.lax.stop_gradient(query[None]), jax.lax.stop_gradient(keys))[0], k, known)
-    return Chosen(attend(score(query[None], keys[indices])[0], None if known is None else known[indices]), indices)
 
 
 def received(
@@ -196,25 +113,6 @@ def split_heads(rows: Float[Array, "rows width"], heads: int) -> Float[Array, "h
 def join_heads(parts: Float[Array, "heads rows size"]) -> Float[Array, "rows width"]:
     """The inverse of `split_heads`."""
     return parts.swapaxes(0, 1).reshape(parts.shape[1], -1)
-
-
-def fused(
-    queries: Float[Array, "heads queries size"],
-    keys: Float[Array, "heads keys size"],
-    values: Float[Array, "heads keys size"],
-    known: Bool[Array, "#queries keys"] | None = None,
-    bias: Float[Array, "#heads queries keys"] | None = None,
-) -> Float[Array, "heads queries size"]:
-    """`attend(scaled_dot(queries, keys), known, bias) @ values` where nobody asks for the weights.
-
-    JAX picks the accelerator's own kernel if it has one.
-    """
-    rows = [part.swapaxes(0, 1) for part in (queries, keys, values)]
-    shape = (queries.shape[1], keys.shape[1])
-    mask = None if known is None else jnp.broadcast_to(known, shape)
-    bias = None if bias is None else jnp.broadcast_to(bias, (queries.shape[0], *shape))
-    read = jax.nn.dot_product_attention(*rows, bias=bias, mask=None if mask is None else mask[None]).swapaxes(0, 1)
-    return read if mask is None else jnp.where(mask.any(-1)[:, None], read, 0)
 
 
 class MultiHeadAttention(eqx.Module):

@@ -13,6 +13,8 @@ class Linear(eqx.Module):
     """x -> W x + b, with W and b uniform in +-1/sqrt(inputs) at the start.
 
     That range (a variance of 1/3 per input) is the one under which most published DQN results were made.
+    `equinox.nn.Linear` has the same range, but draws W and b with two keys. Ours draws both at once, and the numbers of
+    earlier runs depend on that draw.
     """
 
     weight: Float[Array, "outputs inputs"]

@@ -1,12 +1,11 @@
-"""Working memories that write matrices: `deltanet`, `gated-deltanet`, `delta-product`, `fwp` and `fart`.
+"""Working memories that write matrices: linear attention and the delta rule (`fast-weights`).
 
 Each layer has a matrix per head, written with a key and a value and read with a query, as attention is, but of a size
-that does not grow with time. Own code: of memax 0.1.1's cells of these names, the delta rules project values where
-keys are meant (`M @ X` for `X @ M`), `FWP` reads along the wrong axis, and `FART` divides by the last key alone.
+that does not grow with time.
 """
 
 import math
-from typing import Any
+from typing import Literal
 
 import equinox as eqx
 import jax
@@ -23,88 +22,33 @@ from engram.working.recurrences import fast_weights
 from engram.working.stack import Residual, over_rows
 
 
-@register("working", "fwp")
+@register("working", "fast-weights")
 @spec
-class FWPSpec:
-    """Fast weight programmer: adds up outer products of keys and values (linear attention)."""
+class FastWeightsSpec:
+    """Matrices that each step writes with a key and a value and reads with a query.
 
+    The published names: `sum` is the fast weight programmer (FWP), `mean` the linear transformer (FART). `delta` is
+    DeltaNet, and with several `writes` DeltaProduct. `gated-delta` is Gated DeltaNet.
+    """
+
+    rule: Literal["sum", "mean", "delta", "gated-delta"] = setting(
+        "gated-delta",
+        "how a matrix is written: values are added up, averaged, replaced under their key, or replaced and faded",
+    )
     width: int = setting(128, "units of each layer", low=1)
     layers: int = setting(1, "residual blocks", low=1)
     heads: int = setting(4, "matrices per layer", low=1)
     head_width: int = setting(16, "rows and columns of a matrix", low=1)
+    writes: int = setting(1, "keys written per step, one after another; several can track more kinds of state", low=1)
+    horizon: int = setting(
+        1000, "steps that the slowest head remembers at the start, the others in ratios; read by gated-delta", low=1
+    )
     chunk: int = setting(32, "rows of time computed at once when learning; any number gives the same results", low=1)
 
-    def build(self, inputs: int, key: Key) -> Residual:
-        return _build(self, inputs, key, delta=False)
-
-
-@register("working", "fart")
-@spec
-class FARTSpec:
-    """Linear attention whose weights sum to 1: `fwp` divided by the sum of its weights (a linear transformer)."""
-
-    width: int = setting(128, "units of each layer", low=1)
-    layers: int = setting(1, "residual blocks", low=1)
-    heads: int = setting(4, "matrices per layer", low=1)
-    head_width: int = setting(16, "rows and columns of a matrix", low=1)
-    chunk: int = setting(32, "rows of time computed at once when learning; any number gives the same results", low=1)
+    present = True
 
     def build(self, inputs: int, key: Key) -> Residual:
-        return _build(self, inputs, key, delta=False, averages=True)
-
-
-@register("working", "deltanet")
-@spec
-class DeltaNetSpec:
-    """Fast weights with the delta rule: a key that is written again replaces what it gave."""
-
-    width: int = setting(128, "units of each layer", low=1)
-    layers: int = setting(1, "residual blocks", low=1)
-    heads: int = setting(4, "matrices per layer", low=1)
-    head_width: int = setting(16, "rows and columns of a matrix", low=1)
-    chunk: int = setting(32, "rows of time computed at once when learning; any number gives the same results", low=1)
-
-    def build(self, inputs: int, key: Key) -> Residual:
-        return _build(self, inputs, key)
-
-
-@register("working", "gated-deltanet")
-@spec
-class GatedDeltaNetSpec:
-    """`deltanet` whose matrices also fade, as fast as the input says."""
-
-    width: int = setting(128, "units of each layer", low=1)
-    layers: int = setting(1, "residual blocks", low=1)
-    heads: int = setting(4, "matrices per layer", low=1)
-    head_width: int = setting(16, "rows and columns of a matrix", low=1)
-    horizon: int = setting(1000, "steps that the slowest head remembers at the start; the others in ratios", low=1)
-    chunk: int = setting(32, "rows of time computed at once when learning; any number gives the same results", low=1)
-
-    def build(self, inputs: int, key: Key) -> Residual:
-        return _build(self, inputs, key, horizon=self.horizon)
-
-
-@register("working", "delta-product")
-@spec
-class DeltaProductSpec:
-    """`deltanet` that writes several keys per step, one after another: it can track more kinds of state."""
-
-    width: int = setting(128, "units of each layer", low=1)
-    layers: int = setting(1, "residual blocks", low=1)
-    heads: int = setting(4, "matrices per layer", low=1)
-    head_width: int = setting(16, "rows and columns of a matrix", low=1)
-    writes: int = setting(2, "keys written per step", low=1)
-    chunk: int = setting(32, "rows of time computed at once when learning; any number gives the same results", low=1)
-
-    def build(self, inputs: int, key: Key) -> Residual:
-        return _build(self, inputs, key, writes=self.writes)
-
-
-FastWeightSpec = FWPSpec | FARTSpec | DeltaNetSpec | GatedDeltaNetSpec | DeltaProductSpec
-
-
-def _build(numbers: FastWeightSpec, inputs: int, key: Key, **kind: Any) -> Residual:
-    return make_residual(lambda key: FastWeights(numbers, **kind, key=key), inputs, numbers.width, numbers.layers, key)
+        return make_residual(lambda key: FastWeights(self, key=key), inputs, self.width, self.layers, key)
 
 
 class FastWeights(eqx.Module):
@@ -115,13 +59,12 @@ class FastWeights(eqx.Module):
     in front of them in the published networks are left out: an encoder's embedding is no single word.
 
     With the delta rule u = rate (v - decay S k), where rate = 2 sigmoid(.) lies in 0..2: past 1 it turns what it
-    finds, which tracking state needs. With `averages` a value has a further component that is 1, and what is read is
-    divided by it. With several `writes` a step is as many steps of the rule, of which the first fades and the last is
-    read.
+    finds, which tracking state needs. With the rule `mean` a value has a further component that is 1. What is read is
+    divided by it. With several `writes` a step is as many steps of the rule: the first fades, the last is read.
 
-    Source: Katharopoulos et al. 2020 (arXiv 2006.16236), eq. 8-9, 16-20 (`fart`); Schlag et al. 2021 (arXiv
-    2102.11174), eq. 19-24 (`fwp`, `deltanet`); Yang et al. 2024 (arXiv 2412.06464), eq. 10 (`gated-deltanet`); Siems
-    et al. 2025 (arXiv 2502.10297), section 4 (`delta-product`); Grazzi et al. 2024 (arXiv 2411.12537) for rates up to
+    Source: Katharopoulos et al. 2020 (arXiv 2006.16236), eq. 8-9, 16-20 (`mean`); Schlag et al. 2021 (arXiv
+    2102.11174), eq. 19-24 (`sum`, `delta`); Yang et al. 2024 (arXiv 2412.06464), eq. 10 (`gated-delta`); Siems
+    et al. 2025 (arXiv 2502.10297), section 4 (several `writes`); Grazzi et al. 2024 (arXiv 2411.12537) for rates up to
     2.
     """
 
@@ -135,22 +78,14 @@ class FastWeights(eqx.Module):
     gated: bool = eqx.field(static=True)
     averages: bool = eqx.field(static=True)
 
-    def __init__(
-        self,
-        numbers: FastWeightSpec,
-        *,
-        writes: int = 1,
-        delta: bool = True,
-        horizon: int = 0,
-        averages: bool = False,
-        key: Key,
-    ):
+    def __init__(self, numbers: FastWeightsSpec, *, key: Key):
         self.heads, self.head_width, self.chunk = numbers.heads, numbers.head_width, numbers.chunk
-        self.writes, self.delta, self.gated, self.averages = writes, delta, horizon > 0, averages
+        self.writes, self.averages = numbers.writes, numbers.rule == "mean"
+        self.delta, self.gated = numbers.rule in ("delta", "gated-delta"), numbers.rule == "gated-delta"
         keys = jax.random.split(key)
         inward = Linear(numbers.width, sum(self._sizes()), key=keys[0])
         if self.gated:  # sigmoid(log t) forgets within about t steps
-            times = math.log(horizon) * jnp.arange(1, self.heads + 1) / self.heads
+            times = math.log(numbers.horizon) * jnp.arange(1, self.heads + 1) / self.heads
             inward = eqx.tree_at(lambda linear: linear.bias, inward, inward.bias.at[-self.heads :].add(times))
         self.inward = inward
         self.outward = Linear(self.heads * self.head_width, numbers.width, key=keys[1])
@@ -172,7 +107,7 @@ class FastWeights(eqx.Module):
             queries = jnp.repeat(queries, self.writes, axis=0)
             is_first = (is_first[:, None] & (jnp.arange(self.writes) == 0)).reshape(-1)
         rate = 2 * jax.nn.sigmoid(rate) if self.delta else None
-        decay = jax.nn.log_sigmoid(decay) if self.gated else None
+        decay = self._fading(decay) if self.gated else None
         carry, read = fast_weights(queries, keys, values, rate, decay, is_first, carry, self.chunk)
         read = read.reshape(time, self.writes, *read.shape[1:])[:, -1]
         if self.averages:
@@ -180,6 +115,14 @@ class FastWeights(eqx.Module):
         else:
             read = read * jax.lax.rsqrt((read**2).mean(-1, keepdims=True) + EPSILON)
         return carry, over_rows(self.outward, read.reshape(time, -1))
+
+    def _fading(self, decay: Float[Array, "time heads"]) -> Float[Array, "writes heads"]:
+        """The logarithms of the factors by which matrices fade: of several writes of a step, the first fades."""
+        decay = jax.nn.log_sigmoid(decay)
+        if self.writes == 1:
+            return decay
+        later = jnp.zeros((len(decay), self.writes - 1, self.heads))
+        return jnp.concatenate([decay[:, None], later], axis=1).reshape(-1, self.heads)
 
     def _sizes(self) -> tuple[int, ...]:
         """Of queries, keys, values, rates and decays in what `inward` gives."""

@@ -6,7 +6,6 @@ row, and no matrix per row in the backward pass (recurrences.py).
 
 import math
 from collections.abc import Callable
-from typing import Literal
 
 import equinox as eqx
 import jax
@@ -64,6 +63,8 @@ class GRUSpec:
     layers: int = setting(1, "layers, one after another", low=1)
     horizon: int = setting(0, "steps that units remember at the start, spread from 1 to this; 0: as usual", low=0)
 
+    present = True
+
     def build(self, inputs: int, key: Key) -> Chain:
         return make_chain(
             lambda inputs, key: GRU(inputs, self.width, self.horizon, key=key), inputs, self.width, self.layers, key
@@ -114,6 +115,8 @@ class LSTMSpec:
     width: int = setting(128, "units of each layer", low=1)
     layers: int = setting(1, "layers, one after another", low=1)
     horizon: int = setting(0, "steps that units remember at the start, spread from 1 to this; 0: as usual", low=0)
+
+    present = True
 
     def build(self, inputs: int, key: Key) -> Chain:
         return make_chain(
@@ -175,6 +178,8 @@ class MinGRUSpec:
         1.0, "how much gates differ between inputs at the start: high, and units open to some and keep them", low=0
     )
 
+    present = True
+
     def build(self, inputs: int, key: Key) -> Chain:
         def layer(inputs: int, key: Key) -> MinGRU:
             return MinGRU(inputs, self.width, self.horizon, self.selectivity, key=key)
@@ -214,6 +219,9 @@ class MinGRU(eqx.Module):
 # -- lru ---------------------------------------------------------------------------------------------------
 
 
+MAX_PHASE = 6.283  # greatest turn of an LRU per step at the start, in radians: all round the circle
+
+
 @register("working", "lru")
 @spec
 class LRUSpec:
@@ -224,10 +232,8 @@ class LRUSpec:
     state: int = setting(128, "complex numbers that a layer remembers", low=1)
     min_radius: float = setting(0.9, "least magnitude of the factor per step at the start", low=0.0, below=1.0)
     max_radius: float = setting(0.999, "greatest one; 0.999 remembers for about 1000 steps", above=0.0, below=1.0)
-    max_phase: float = setting(6.283, "greatest turn per step at the start, in radians", low=0.0, high=6.2832)
-    gain: Literal["variance", "impulse"] = setting(
-        "variance", "how inputs enter at the start: so that white noise keeps its variance, or each at full strength"
-    )
+
+    present = True
 
     def check(self) -> None:
         """The two radii are a range."""
@@ -245,9 +251,8 @@ class LRU(eqx.Module):
     """h' = lambda h + gamma * (B x), complex and diagonal; y = Re(C h) + D * x.
 
     lambda = exp(-exp(log_rate) + i exp(log_phase)) cannot leave the unit circle. It starts uniform on the ring between
-    the radii, with phases in 0..max_phase, and gamma at sqrt(1 - |lambda|^2), which gives white inputs states of
-    variance 1; or, ours, at 1, since a single event that is to be kept for long would hardly be written otherwise,
-    while constant inputs cancel in what turns. All leaves are real: real parts come first, imaginary parts after them.
+    the radii, with phases all round the circle, and gamma at sqrt(1 - |lambda|^2), which gives white inputs states of
+    variance 1. All leaves are real: real parts come first, imaginary parts after them.
     Source: Orvieto et al. 2023 (arXiv 2303.06349), sections 3.2-3.4, eq. 4-7.
     """
 
@@ -263,9 +268,9 @@ class LRU(eqx.Module):
         low, high = numbers.min_radius**2, numbers.max_radius**2
         squared = jax.random.uniform(keys[0], (numbers.state,), minval=low, maxval=high)
         self.log_rate = jnp.log(-0.5 * jnp.log(jnp.maximum(squared, 1e-8)))
-        phase = jax.random.uniform(keys[1], (numbers.state,), maxval=numbers.max_phase)
+        phase = jax.random.uniform(keys[1], (numbers.state,), maxval=MAX_PHASE)
         self.log_phase = jnp.log(phase + 1e-8)
-        self.log_gamma = 0.5 * jnp.log(1 - squared) if numbers.gain == "variance" else jnp.zeros_like(squared)
+        self.log_gamma = 0.5 * jnp.log(1 - squared)
         size = (2 * numbers.state, numbers.width)
         self.write = jax.random.normal(keys[2], size) / math.sqrt(2 * numbers.width)
         self.read = jax.random.normal(keys[3], size[::-1]) / math.sqrt(numbers.state)

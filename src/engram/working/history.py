@@ -8,6 +8,7 @@ A query attends to its own row and the `window` - 1 before it, so with several l
 layers x (`window` - 1) steps ago.
 """
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -15,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
-from engram.nn.attention import attend, check_heads, scaled_dot
+from engram.nn.attention import attend, check_heads, join_heads, scaled_dot, split_heads
 from engram.nn.layers import Linear, normalised
 from engram.registry import register
 from engram.specs import part, setting, spec
@@ -34,10 +35,11 @@ class HistorySpec:
     heads: int = setting(4, "attention heads of each layer; they share the width", low=1)
     width: int = setting(128, "features of a step", low=1)
     inner: int = setting(256, "hidden units of each MLP", low=1)
-    gated: bool = setting(False, "learned gates in place of residual sums, as in GTrXL")
     clock: bool = setting(False, "steps also carry waves of their number in the episode: absolute positions")
     uniform: bool = setting(False, "equal weights for all steps in the window: a control")
     over: Any = part("working", NoMemorySpec(), "what it attends over: `none` for embeddings, or a recurrence")
+
+    present = True
 
     def check(self) -> None:
         """The heads divide the width."""
@@ -47,37 +49,8 @@ class HistorySpec:
         return History(self, inputs, key=key)
 
 
-class Gate(eqx.Module):
-    """z x + (1 - z) n with n = tanh(W_n y + U_n (r x)) and r, z = sigmoid(W y + U x + b): a GRU across depth.
-
-    The bias of z starts at 2, so that a block begins close to doing nothing: what makes transformers learn from rewards
-    reliably. Source: Parisotto et al. 2020 (arXiv 1910.06764), section 3.2, where z stands for 1 - z.
-    """
-
-    new: Linear
-    old: Float[Array, "2_width width"]
-    candidate: Float[Array, "width width"]
-
-    def __init__(self, width: int, *, key: Key):
-        keys = jax.random.split(key)
-        drawn = Linear(width, 3 * width, key=keys[0])
-        self.new = eqx.tree_at(lambda linear: linear.bias, drawn, drawn.bias.at[width : 2 * width].add(2.0))
-        old = Linear(width, 3 * width, key=keys[1]).weight
-        self.old, self.candidate = old[: 2 * width], old[2 * width :]
-
-    def __call__(
-        self, rows: Float[Array, "time width"], found: Float[Array, "time width"]
-    ) -> Float[Array, "time width"]:
-        """The rows x after a block gave y = `found` for them."""
-        width = rows.shape[1]
-        given = over_rows(self.new, jax.nn.relu(found))
-        reset, keep = jnp.split(jax.nn.sigmoid(given[:, : 2 * width] + rows @ self.old.T), 2, axis=1)
-        candidate = jnp.tanh(given[:, 2 * width :] + (reset * rows) @ self.candidate.T)
-        return keep * rows + (1 - keep) * candidate
-
-
-class Block(eqx.Module):
-    """Attention over the window, then an MLP; each sees normalised rows and is added to them ("pre-norm"), or gated.
+class Layer(eqx.Module):
+    """Attention over the window, then an MLP; each sees normalised rows and is added to them ("pre-norm").
 
     Positions are a learned number per head and distance, added to the scores; they start at 0, where only content
     counts.
@@ -90,47 +63,39 @@ class Block(eqx.Module):
     outward: Linear
     up: Linear
     down: Linear
-    gates: tuple[Gate, ...]
 
     def __init__(self, numbers: HistorySpec, *, key: Key):
-        keys = jax.random.split(key, 6)
+        keys = jax.random.split(key, 6)  # two more than are used: fewer would be other numbers
         width = numbers.width
         self.query_key_value = Linear(width, 3 * width, key=keys[0])
         self.position = jnp.zeros((numbers.heads, numbers.window))
         self.outward = Linear(width, width, key=keys[1])
         self.up = Linear(width, numbers.inner, key=keys[2])
         self.down = Linear(numbers.inner, width, key=keys[3])
-        self.gates = tuple(Gate(width, key=one) for one in keys[4:]) if numbers.gated else ()
 
     def read(
-        self, kept: Float[Array, "2 window width"], rows: Float[Array, "time width"], reach: "Reach", uniform: bool
+        self, kept: Float[Array, "2 window width"], rows: Float[Array, "time width"], reach: "Visible", uniform: bool
     ) -> tuple[Float[Array, "2 all width"], Float[Array, "time width"], Float[Array, "blocks heads queries keys"]]:
         """All keys and values (the kept ones, then those of the rows), what each row read, and its weights."""
-        heads = self.position.shape[0]
+        deal = jax.vmap(partial(split_heads, heads=self.position.shape[0]))
         query, *new = jnp.split(over_rows(self.query_key_value, jax.vmap(normalised)(rows)), 3, axis=1)
         written = jnp.concatenate([kept, jnp.stack(new)], axis=1)
-        queries = _heads(reach.of_queries(query), heads)
-        keys, values = (_heads(reach.of_keys(x), heads) for x in written)
+        queries = deal(reach.of_queries(query))
+        keys, values = (deal(reach.of_keys(x)) for x in written)
         if uniform:
             weights = attend(jnp.zeros((*queries.shape[:3], keys.shape[2])), reach.known[:, None])
         else:
             bias = jnp.take(self.position, reach.distance, axis=1)
             weights = attend(scaled_dot(queries, keys), reach.known[:, None], bias)
-        read = (weights @ values).swapaxes(1, 2).reshape(-1, rows.shape[1])[: len(rows)]
+        read = jax.vmap(join_heads)(weights @ values).reshape(-1, rows.shape[1])[: len(rows)]
         return written, over_rows(self.outward, read), weights
 
     def mlp(self, rows: Float[Array, "time width"]) -> Float[Array, "time width"]:
         """The second half of the block."""
         return over_rows(self.down, jax.nn.relu(over_rows(self.up, jax.vmap(normalised)(rows))))
 
-    def joined(
-        self, half: int, rows: Float[Array, "time width"], found: Float[Array, "time width"]
-    ) -> Float[Array, "time width"]:
-        """The rows with what a half of the block found for them."""
-        return self.gates[half](rows, found) if self.gates else rows + found
 
-
-class Reach:
+class Visible:
     """Who sees whom when `time` rows follow `window` kept ones: in blocks of queries, each with the keys it can reach.
 
     Fields:
@@ -202,7 +167,7 @@ class History(eqx.Module):
 
     over: WorkingMemory
     project: Linear
-    blocks: tuple[Block, ...]
+    blocks: tuple[Layer, ...]
     width: int = eqx.field(static=True)
     clock: bool = eqx.field(static=True)
     uniform: bool = eqx.field(static=True)
@@ -211,7 +176,7 @@ class History(eqx.Module):
         keys = jax.random.split(key, numbers.layers + 2)
         self.over = numbers.over.build(inputs, keys[0])
         self.project = Linear(self.over.width, numbers.width, key=keys[1])
-        self.blocks = tuple(Block(numbers, key=one) for one in keys[2:])
+        self.blocks = tuple(Layer(numbers, key=one) for one in keys[2:])
         self.width, self.clock, self.uniform = numbers.width, numbers.clock, numbers.uniform
 
     def init(self) -> HistoryCarry:
@@ -232,13 +197,13 @@ class History(eqx.Module):
         """Reads for all rows at once."""
         over, read = self.over.unroll(carry.over, inputs, is_first)
         window = carry.rows.shape[2]
-        reach = Reach(window, is_first, carry.steps)
+        reach = Visible(window, is_first, carry.steps)
         rows, kept, weights = over_rows(self.project, read.vector), [], []
         rows = rows + waves(reach.age, self.width) if self.clock else rows
         for block, old in zip(self.blocks, carry.rows, strict=True):
             written, found, one = block.read(old, rows, reach, self.uniform)
-            rows = block.joined(0, rows, found)
-            rows = block.joined(1, rows, block.mlp(rows))
+            rows = rows + found
+            rows = rows + block.mlp(rows)
             kept.append(written[:, -window:])
             weights.append(reach.by_distance(one))
         ago = jnp.arange(window)[::-1]
@@ -247,8 +212,3 @@ class History(eqx.Module):
         joined = jnp.concatenate(weights, axis=1)
         entries = jnp.maximum(reach.age[:, None] - ago, -1)[:, None, None]
         return after, MemoryRead(jax.vmap(normalised)(rows), joined, jnp.broadcast_to(entries, joined.shape))
-
-
-def _heads(rows: Float[Array, "blocks rows width"], heads: int) -> Float[Array, "blocks heads rows size"]:
-    """The features of each row dealt out to the heads."""
-    return rows.reshape(*rows.shape[:2], heads, -1).swapaxes(1, 2)

@@ -2,7 +2,7 @@
 
 A working memory lives for one episode of one environment, and gradients flow through what it writes. It is called
 with one input at a time when acting (`step`) and with a window of them when learning (`unroll`), which gives the
-same numbers: `check_working` in engram.testing.contracts holds any memory to that.
+same numbers: `check_working` in engram.testing holds any memory to that.
 
 Your own joins with `@register("working", "name")` above a spec whose `build(inputs, key)` makes it.
 """
@@ -19,6 +19,16 @@ from engram.specs import spec
 from engram.types import Key, MemoryRead
 
 Carry = Any  # a pytree of arrays, known to its memory only
+
+
+class WorkingSpec(Protocol):
+    """What was chosen about a working memory."""
+
+    present: bool  # whether there is a memory at all: False for `none` alone
+
+    def build(self, inputs: int, key: Key) -> "WorkingMemory":
+        """A memory that is given `inputs` numbers at each step."""
+        ...
 
 
 class WorkingMemory(Protocol):
@@ -65,6 +75,8 @@ def no_weights() -> tuple[Array, Array]:
 @spec
 class NoMemorySpec:
     """No working memory: each decision is made from one (stacked) observation."""
+
+    present = False
 
     def build(self, inputs: int, key: Key) -> "NoMemory":
         return NoMemory(inputs)

@@ -37,6 +37,8 @@ class SlotsSpec:
     heads: int = setting(2, "reads at each step, each with its own query", low=1)
     uniform: bool = setting(False, "equal weights for all slots in use when reading: a control")
 
+    present = True
+
     def build(self, inputs: int, key: Key) -> "Slots":
         return Slots(self, inputs, key=key)
 
