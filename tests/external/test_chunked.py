@@ -141,6 +141,20 @@ def test_an_entry_met_again_moves_to_where_its_key_is_now():
     assert FIND(store.entries, jnp.array([[1, 7]], jnp.uint32), jnp.zeros(1, jnp.int32)).tolist() == [place]
 
 
+def test_what_was_kept_is_fetched_from_where_cuts_have_moved_it():
+    memory, numbers = made(), [0, 10, 1, 11, 12]
+    store = memory.init({"successor": jnp.zeros(2)})
+    for x in numbers:
+        one = block([[x]], [x])
+        store = written(memory, Entries(**vars(one) | {"successor": one.key + 100}), store=store)
+    ids = jnp.arange(memory.capacity)
+    found, held = memory.fetch(store, ids), np.asarray(memory.holds(store, ids))
+    assert sorted(found.hash[held, 0].tolist()) == sorted(numbers)
+    assert found.key[held, 0].tolist() == found.value[held].tolist() == found.hash[held, 0].tolist()
+    assert found.successor[held].tolist() == (found.key[held] + 100).tolist()
+    assert int(store.held) == held.sum() == len(numbers)
+
+
 def test_equal_keys_can_be_cut_too():
     store = one_by_one(made(), range(6))
     same = written(made(), *(block([[3.0]], [x]) for x in range(6)))

@@ -18,7 +18,7 @@ from engram import registry, specs
 from engram.errors import SpaceError, SpecError
 from engram.external.episodic import Episodic, EpisodicSpec, leave_one_out
 from engram.external.eviction import EVICTIONS
-from engram.external.memory import Entries, NoExternal
+from engram.external.memory import Entries, NoExternal, NoExternalSpec
 from engram.external.store import WAYS, find
 from engram.external.writing import Rule
 from engram.testing import ContractFault, check_external
@@ -89,7 +89,7 @@ def softmax(*scores: float) -> np.ndarray:
     ],
 )
 def test_a_read_is_the_kernel_over_the_nearest(kernel, temperature, places, weights):
-    memory = made(kernel=kernel, delta=1.0, reach=1.0, temperature=temperature)
+    memory = made(kernel=kernel, delta=1.0, half_confidence_distance=1.0, temperature=temperature)
     read = READ(memory, written(memory, block(KEYS, ACTIONS, VALUES)), QUERY)
     np.testing.assert_array_equal(read.entries[0], [places, [4, -1]])
     np.testing.assert_allclose(read.weights[0], [weights, [1, 0]], rtol=1e-6)
@@ -132,7 +132,7 @@ def test_with_a_small_delta_a_read_is_a_tabular_lookup():
 
 
 def test_confidence_falls_with_distance():
-    memory = made(reach=0.1)
+    memory = made(half_confidence_distance=0.1)
     store = written(memory, block([[0, 0]], [0], [1.0]))
     found = [float(READ(memory, store, jnp.array([x, 0.0])).confidence[0]) for x in (0, 0.1, 1, 10)]
     np.testing.assert_allclose(found, [1, 0.1 / 0.11, 0.1 / 1.1, 0.1 / 100.1], rtol=1e-6)
@@ -249,7 +249,8 @@ def test_every_kernel_keeps_the_contract(kernel):
 
 @pytest.mark.parametrize("eviction", EVICTIONS)
 def test_every_eviction_keeps_the_contract_with_offered_actions(eviction):
-    check_external(made(5, 3, 2, capacity=20, neighbours=4, eviction=eviction, max_age=30), 5, 3, offered=2)
+    memory = made(5, 3, 2, capacity=20, neighbours=4, eviction=eviction)
+    check_external(memory, 5, 3, offered=2, spec=memory.chosen)
 
 
 @pytest.mark.parametrize("control", ["uniform", "shuffle"])
@@ -257,16 +258,55 @@ def test_controls_keep_the_contract(control):
     check_external(made(5, 3, capacity=30, neighbours=4, **{control: True}), 5, 3)
 
 
-@pytest.mark.parametrize("kind", registry.names("external"))
-def test_every_kind_keeps_the_contract(kind):
+def sized(kind: str) -> Any:
+    """A small spec of a kind."""
     sizes = {"capacity": 60, "neighbours": 4, "size": 5, "codes": 4, "every": 10}
     spec = registry.find("external", kind)
-    known = {name: size for name, size in sizes.items() if name in spec.__dataclass_fields__}
-    check_external(spec(**known).build(6, 3, 0, jax.random.PRNGKey(3)), 6, 3)
+    return spec(**{name: size for name, size in sizes.items() if name in spec.__dataclass_fields__})
+
+
+@pytest.mark.parametrize("kind", registry.names("external"))
+def test_every_kind_keeps_the_contract(kind):
+    spec = sized(kind)
+    check_external(spec.build(6, 3, 0, jax.random.PRNGKey(3)), 6, 3, spec=spec)
+
+
+@pytest.mark.parametrize("kind", ["episodic", "chunked", "product-key"])
+def test_every_kind_that_takes_features_keeps_the_contract_with_offered_actions(kind):
+    spec = sized(kind)
+    check_external(spec.build(4, 3, 2, jax.random.PRNGKey(3)), 4, 3, spec=spec, offered=2)
+
+
+def test_kinds_can_do_what_their_specs_say():
+    able = {kind: sized(kind) for kind in registry.names("external")}
+    assert {kind for kind, spec in able.items() if not spec.present} == {"none"}
+    assert {kind for kind, spec in able.items() if spec.one_step} == {"graph"}
+    assert {kind for kind, spec in able.items() if spec.refreshes} == {"episodic"}
+    assert not EpisodicSpec(eviction="merge").refreshes
+    assert {kind for kind, spec in able.items() if "successor" in spec.keeps} == {"episodic", "chunked"}
+
+
+def test_a_fetch_is_what_was_written():
+    memory = made(capacity=16, offered=1)
+    kept = {"observation": {"image": jnp.zeros((2, 2), jnp.uint8)}, "reward": jnp.zeros(())}
+    entries = block([[1, 2], [3, 4]], [0, 1], [5.0, 6], features=[[7.0], [8]], errors=[0.5, -0.5])
+    seen = {"image": jnp.arange(8, dtype=jnp.uint8).reshape(2, 2, 2)}
+    entries = Entries(**vars(entries) | {"observation": seen, "reward": jnp.array([9.0, 10])})
+    store = written(memory, entries, store=memory.init(kept))
+    found = jax.jit(memory.fetch)(store, jnp.array([1, -1, 0]))
+    expected = jax.tree.map(lambda x: jnp.stack([x[1], jnp.zeros_like(x[0]), x[0]]), entries)
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
+    assert memory.holds(store, jnp.array([1, -1, 0, 2])).tolist() == [True, False, True, False]
+    assert int(store.held) == 2
+
+
+def test_a_column_that_a_kind_cannot_keep_is_refused():
+    with pytest.raises(SpecError, match="external=product-key was asked to keep 'reward', but can keep no column"):
+        sized("product-key").build(6, 3, 0, jax.random.PRNGKey(3)).init({"reward": jnp.zeros(())})
 
 
 def test_no_memory_keeps_the_contract():
-    check_external(NoExternal(3), 5, 3)
+    check_external(NoExternal(3), 5, 3, spec=NoExternalSpec())
 
 
 class Broken(eqx.Module):
@@ -275,8 +315,33 @@ class Broken(eqx.Module):
     inner: Episodic
     fault: str = eqx.field(static=True)
 
-    def init(self):
-        return self.inner.init()
+    @property
+    def capacity(self):
+        return self.inner.capacity
+
+    def init(self, kept=None):
+        if self.fault == "keeps anything":
+            kept = {name: example for name, example in (kept or {}).items() if name != "no such column"}
+        if self.fault == "keeps nothing":
+            kept = {name: example for name, example in (kept or {}).items() if name == "no such column"}
+        return self.inner.init(kept)
+
+    def fetch(self, store, ids):
+        found = self.inner.fetch(store, jnp.maximum(ids, 0) if self.fault == "fetches nothing" else ids)
+        if self.fault == "fetches another":
+            return eqx.tree_at(lambda found: found.value, found, found.value + 1)
+        return found
+
+    def holds(self, store, ids):
+        return ids < self.capacity if self.fault == "holds nothing" else self.inner.holds(store, ids)
+
+    def rekey(self, store, ids, embeddings):
+        if self.fault == "old key":
+            return store
+        where = ids // self.inner.places, ids % self.inner.places
+        if self.fault == "not finite key":
+            return eqx.tree_at(lambda store: store.key, store, store.key.at[where].set(embeddings))
+        return self.inner.rekey(store, ids, embeddings)
 
     def write(self, store, entries, keep):
         if self.fault == "keeps all":
@@ -322,11 +387,35 @@ class Broken(eqx.Module):
         ("twice", "the same entry twice"),
         ("gradient", "a gradient reaches"),
         ("actions", "q, confidence and vector have shapes"),
+        ("fetches another", "`fetch` gives another 'value'"),
+        ("fetches nothing", "for -1, which stands for nothing"),
+        ("holds nothing", "`holds` of its id and of -1"),
+        ("keeps anything", "`init` keeps a column that is not in `keeps`"),
+        ("keeps nothing", "which `init` was asked for"),
+        ("old key", "after `rekey` a key is not the fresh one"),
+        ("not finite key", "changed where the fresh one is not finite"),
     ],
 )
 def test_a_broken_memory_is_told_what_it_breaks(fault, words):
+    inner = made(4, 2, capacity=60, neighbours=3)
     with pytest.raises(ContractFault, match=words):
-        check_external(Broken(made(4, 2, capacity=60, neighbours=3), fault), 4, 2)
+        check_external(Broken(inner, fault), 4, 2, spec=inner.chosen)
+
+
+@pytest.mark.parametrize(
+    ("abilities", "words"),
+    [
+        ({"present": 1}, "the spec has no 'present' of type bool"),
+        ({"keeps": {"reward"}}, "the spec has no 'keeps' of type frozenset"),
+        ({"keeps": frozenset({"rewards"})}, "`keeps` has 'rewards'"),
+        ({"refreshes": True}, "does not keep 'observation'"),
+    ],
+)
+def test_a_spec_without_abilities_is_told_which(abilities, words):
+    fine = {"present": True, "keeps": frozenset(), "one_step": False, "refreshes": False}
+    spec = type("Spec", (), {"build": EpisodicSpec.build, **fine, **abilities})()
+    with pytest.raises(ContractFault, match=words):
+        check_external(made(4, 2, capacity=60, neighbours=3), 4, 2, spec=spec)
 
 
 # -- the container, against a model in plain Python --------------------------------------------------------------
@@ -366,10 +455,6 @@ class Model:
                 row["key"] = row["key"] + (row.pop("latest") - row["key"]) / row["count"]
         for table, rows in enumerate(self.rows):
             self.place(table, rows, [one for one in fresh.values() if one["table"] == table])
-        for rows in self.rows:
-            for place, row in enumerate(rows):
-                if row and self.rule.max_age and self.clock - row["written"] >= self.rule.max_age:
-                    rows[place] = None
 
     def place(self, table: int, rows: list[dict | None], new: list[dict]) -> None:
         if self.rule.eviction == "oldest":
@@ -438,15 +523,15 @@ def agree(store: Any, model: Model) -> None:
     assert found.tolist() == [expected.get(pair, -1) for pair in pairs]
 
 
-@pytest.mark.parametrize("update, max_age", [("tabular", 0), ("max", 9)])
+@pytest.mark.parametrize("update", ["tabular", "max"])
 @pytest.mark.parametrize("eviction", EVICTIONS)
 @settings(max_examples=20)
 @given(steps=steps, seed=st.integers(0, 9))
-def test_a_store_does_what_a_list_of_entries_does(eviction, update, max_age, steps, seed):
+def test_a_store_does_what_a_list_of_entries_does(eviction, update, steps, seed):
     """Every entry is in one bucket, whose ways are just enough: nothing that is out of date may block them."""
-    numbers = dict(eviction=eviction, update=update, max_age=max_age, alpha=0.5)
+    numbers = dict(eviction=eviction, update=update, alpha=0.5)
     memory = made(capacity=8, **numbers)
-    store, model = memory.init(), Model(2, 4, Rule(update, 0.5, eviction, max_age))
+    store, model = memory.init(), Model(2, 4, Rule(update, 0.5, eviction))
     store = eqx.tree_at(lambda store: store.index, store, store.index[:1])
     generator = np.random.default_rng(seed)
     for rows, reads in steps:

@@ -152,7 +152,8 @@ def test_the_store_is_a_dictionary_of_what_happened_last(eviction, events):
             store = WRITE(graph, store, entries(first), jnp.array(second))
             model.write(first, second)
         else:
-            store = TOUCH(graph, store, jnp.array(first), jnp.array(second))
+            ids = [place if place < 0 else 2 * place + action for action, place in enumerate(first)]
+            store = TOUCH(graph, store, jnp.array(ids), jnp.array(second))
             model.touch(first, second)
         found = known(store)
         assert found.keys() == model.nodes.keys()
@@ -273,16 +274,33 @@ def test_values_are_carried_back_at_every_so_many_writes():
 
 def test_a_read_by_hand():
     """Keys 0, 1 and 5 on a line, query 0, delta 1, two neighbours: kernels 1 and 1/2. Only node 1 knows action 1."""
-    graph = built(embedding=1, capacity=4, neighbours=2, delta=1.0, reach=1.0, every=100)
+    graph = built(embedding=1, capacity=4, neighbours=2, delta=1.0, half_confidence_distance=1.0, every=100)
     rows = [(0, 0, 6, 0.0, 0, 6, [0.0]), (1, 0, 9, 0.0, 0, 9, [1.0]), (1, 1, 4, 0.0, 0, 4, [1.0]),
             (2, 0, 99, 0.0, 0, 99, [5.0])]  # fmt: skip
     read = READ(graph, written(graph, graph.init(), *rows), jnp.zeros(1))
     np.testing.assert_allclose(read.weights, [[[2 / 3, 1 / 3], [0, 1]]], rtol=1e-6)
-    assert read.entries.tolist() == [[[0, 1], [-1, 1]]]
+    assert read.entries.tolist() == [[[0, 2], [-1, 3]]]  # node x 2 actions + action
     np.testing.assert_allclose(read.q, [7, 4], rtol=1e-6)
     np.testing.assert_allclose(read.confidence, [1, 0.5], rtol=1e-6)
-    equal = built(embedding=1, capacity=4, neighbours=2, delta=1.0, reach=1.0, every=100, uniform=True)
+    equal = built(
+        embedding=1, capacity=4, neighbours=2, delta=1.0, half_confidence_distance=1.0, every=100, uniform=True
+    )
     np.testing.assert_allclose(READ(equal, written(graph, graph.init(), *rows), jnp.zeros(1)).q, [7.5, 4], rtol=1e-6)
+
+
+def test_an_id_fetches_the_edge_that_was_read():
+    graph = built(embedding=1, capacity=4, neighbours=2, every=2)
+    store = written(graph, graph.init(), (1, 1, 3, 0.5, 2, 3, [1.0]), (2, 0, 8, 0.0, 0, 8, [2.0]))
+    ids = jnp.array([1, 2, -1], jnp.int32)  # node 0, action 1; node 1, action 0; nothing
+    found = graph.fetch(store, ids)
+    assert graph.holds(store, jnp.arange(8)).tolist() == [False, True, True, False, False, False, False, False]
+    assert found.key.tolist() == [[1], [2], [0]]
+    assert found.action.tolist() == [1, 0, 0]
+    assert found.value.tolist() == [3 + 0.5 * 8, 8, 0]  # as carried back, not as written
+    assert found.reward.tolist() == [3, 8, 0]  # type: ignore[union-attr]
+    assert found.hash.tolist() == [list(hash_of(1)), list(hash_of(2)), [0, 0]]
+    assert found.following.tolist() == [list(hash_of(2)), list(hash_of(0)), [0, 0]]  # type: ignore[union-attr]
+    assert int(store.held) == 2
 
 
 def test_an_empty_graph_says_nothing():

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from engram import registry, specs
 from engram.errors import SpecError
 from engram.external.memory import Entries
-from engram.external.product_key import ProductKey, ProductKeySpec, Slots, best_pairs
+from engram.external.product_key import Grid, ProductKey, ProductKeySpec, best_pairs
 
 WIDTH, ACTIONS = 6, 3
 SMALL = ProductKeySpec(codes=4, neighbours=5)
@@ -94,7 +94,7 @@ def test_best_pairs_are_the_best_of_all_pairs(k, scores):
 @given(seed=st.integers(0, 10_000))
 def test_a_read_is_of_the_best_of_all_slots(seed):
     made = built(ProductKeySpec(codes=8, neighbours=9), seed=seed)
-    store = Slots(*made.init())._replace(writes=jnp.ones((64, ACTIONS), jnp.int32))
+    store = Grid(*made.init())._replace(writes=jnp.ones((64, ACTIONS), jnp.int32))
     query = rows(1, seed)[0]
     entries = np.asarray(READ(made, store, query).entries)[0]
     every = all_scores(made, query)
@@ -121,7 +121,7 @@ def by_hand(spec: ProductKeySpec) -> ProductKey:
 
 def test_a_read_by_hand():
     """(3, 0, 0 | 1, 0, 0) has scores s + t, s - t, -s + t, -s - t in slots 0 to 3; slots 0 and 1 know action 2."""
-    made = by_hand(ProductKeySpec(codes=2, neighbours=2, temperature=1.0, doubt=2.0))
+    made = by_hand(ProductKeySpec(codes=2, neighbours=2, temperature=1.0, pseudo_count=2.0))
     query = np.array([3.0, 0, 0, 1.0, 0, 0], np.float32)
     store = made.init()
     store = store._replace(
@@ -141,7 +141,7 @@ def test_a_read_by_hand():
 
 def test_what_is_not_known_takes_no_weight_but_confidence():
     """The better of two slots knows nothing: the other has all the weight, and as much confidence as attention."""
-    made = by_hand(ProductKeySpec(codes=2, neighbours=2, temperature=1.0, doubt=0.0))
+    made = by_hand(ProductKeySpec(codes=2, neighbours=2, temperature=1.0, pseudo_count=0.0))
     query = np.array([3.0, 0, 0, 1.0, 0, 0], np.float32)
     store = made.init()
     store = store._replace(value=store.value.at[1, 0].set(7.0), writes=store.writes.at[1, 0].set(1))
@@ -206,9 +206,11 @@ def test_a_first_value_is_taken_whole_and_a_second_moves_it():
     np.testing.assert_allclose(read.q, [0, 4, 0])
     slot, column = divmod(int(read.entries[0, 1, 0]), ACTIONS)
     assert column == 1
-    assert (store.writes[slot, 1], store.written[slot, 1], store.clock) == (2, 2, 2)
-    assert store.hash[slot, 1].tolist() == [5, 12]
-    assert store.origin[slot, 1].tolist() == [0, 5, 6]
+    assert (store.writes[slot, 1], store.clock) == (2, 2)
+    found = made.fetch(store, read.entries[0, 1, :1])
+    np.testing.assert_allclose(found.value, [4])
+    assert found.action.tolist() == [1]
+    assert found.origin.tolist() == [[-1] * 3]  # not stored
 
 
 def moments(keys: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
@@ -219,9 +221,9 @@ def moments(keys: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def plainly(made: ProductKey, blocks: list[list[tuple[np.ndarray, int, float]]]) -> dict[tuple[int, int], list[float]]:
-    """A dictionary from slot and action to value, count, clock and number of the last writer: one after another."""
+    """A dictionary from slot and action to value and count: one after another."""
     table: dict[tuple[int, int], list[float]] = {}
-    number, keys = 0, []
+    keys: list[np.ndarray] = []
     for written in blocks:
         keys += [row[0] for row in written]
         for key, action, value in written:
@@ -231,8 +233,7 @@ def plainly(made: ProductKey, blocks: list[list[tuple[np.ndarray, int, float]]])
             for slot, weight in zip(best.tolist(), weights / weights.sum(), strict=True):
                 old = table.get((slot, action))
                 moved = value if old is None else old[0] + made.alpha * weight * (value - old[0])
-                table[slot, action] = [moved, 1 if old is None else old[1] + 1, number + 1, number]
-            number += 1
+                table[slot, action] = [moved, 1 if old is None else old[1] + 1]
     return table
 
 
@@ -252,8 +253,6 @@ def test_writes_in_blocks_are_writes_one_after_another(spread, written, cut, lef
         chosen = [padded[place] for place in places]
         keep = jnp.array([place < len(written) and place != left_out for place in places])
         entries = block(keys[[row[0] for row in chosen]], [row[1] for row in chosen], [row[2] for row in chosen])
-        numbers = np.cumsum(np.asarray(keep)) - 1 + len(kept)
-        entries = eqx.tree_at(lambda e: e.origin, entries, jnp.asarray(np.stack([numbers] * 3, 1), jnp.int32))
         store = WRITE(made, store, entries, keep)
         blocks += [[(keys[row[0]], *row[1:]) for row, keeps in zip(chosen, np.asarray(keep), strict=True) if keeps]]
         kept += blocks[-1]
@@ -263,11 +262,9 @@ def test_writes_in_blocks_are_writes_one_after_another(spread, written, cut, lef
     np.testing.assert_allclose(store.variance, variance, rtol=1e-4, atol=1e-5)
     assert store.clock == len(kept)
     assert {(int(s), int(a)) for s, a in np.argwhere(np.asarray(store.writes) > 0)} == set(table)
-    for (slot, action), (value, count, clock, number) in table.items():
+    for (slot, action), (value, count) in table.items():
         np.testing.assert_allclose(store.value[slot, action], value, rtol=1e-4, atol=1e-4)  # 32 bits, other order
         assert store.writes[slot, action] == count
-        assert store.written[slot, action] == clock
-        assert store.origin[slot, action].tolist() == [number] * 3
 
 
 def test_what_is_not_kept_is_not_written():
@@ -327,15 +324,18 @@ def test_in_the_end_the_newest_keys_count():
     np.testing.assert_allclose(store.variance, 0.99 + 0.01 * 0.99, rtol=1e-5)
 
 
-def test_touching_notes_time_and_attention():
+def test_touching_changes_nothing():
+    """Nothing is evicted, so nothing goes by what was read."""
     made = built()
-    store = made.init()._replace(clock=jnp.int32(9))
-    store = TOUCH(made, store, jnp.array([4, -1, 4, 0]), jnp.array([0.5, 9.0, 0.25, 1.0]))
-    assert store.read[1, 1] == 9
-    assert store.attention[1, 1] == 0.75
-    assert store.attention[0, 0] == 1
-    assert store.read.sum() == 18
-    assert store.attention.sum() == 1.75
+    store = WRITE(made, made.init(), block(rows(3), [0, 1, 2], [1.0, 2.0, 3.0]), keeping(3))
+    touched = TOUCH(made, store, jnp.array([4, -1, 4, 0]), jnp.array([0.5, 9.0, 0.25, 1.0]))
+    jax.tree.map(np.testing.assert_array_equal, touched, store)
+
+
+def test_a_slot_and_action_takes_eight_bytes():
+    """A value and a count: nothing that no read uses."""
+    store = built(ProductKeySpec(codes=32)).init()
+    assert sum(leaf.nbytes for leaf in store) < 32**2 * ACTIONS * 8 + 100
 
 
 # -- actions that are offered by their features ------------------------------------------------------------------

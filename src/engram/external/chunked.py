@@ -1,20 +1,23 @@
-"""`chunked`: a million entries, of which a read looks at a few thousand: the best of the best chunks.
+"""`chunked`: holds a million entries, and a read compares the query with a few thousand of them.
 
-A table is cut into chunks of equal size, each with the mean of its keys as a summary. A read attends to the summaries,
-opens the few best chunks and reads their entries as `episodic` does; with all chunks opened the two are equal. What
-it can miss are near entries in chunks that it does not open: how many is the recall, which depends on the keys.
+A table is cut into chunks of equal size. The summary of a chunk is the mean of its keys. A read scores the summaries,
+opens the few best chunks, and reads their entries as `episodic` does. With all chunks opened the two kinds are equal.
+A read misses near entries in chunks that it does not open. The share that it finds is the recall; it depends on the
+keys.
 
-What is written goes to the chunk with the nearest summary. A chunk that is too full for it is cut in two across the
-direction in which its keys differ most, so that chunks come to lie where keys do, and follow them where they drift. The
-second half goes to an empty chunk, and where there is none, to the one that was longest of no use: a chunk is what is
-evicted. Every chunk stays at least half full after a cut; of all places about 7 in 10 are in use.
+A new entry goes to the chunk with the nearest summary. A full chunk is cut in two, across the direction in which its
+keys differ most: so chunks follow the keys where they drift (`chunking` has a drawing). The second half goes to an
+empty chunk. Where there is none, it replaces the chunk that was used longest ago: eviction gives up whole chunks. Both
+halves are half full after a cut. In practice about 7 of 10 places are in use.
 
-An entry that is met again is taken out and placed anew, with its new key. Ids name an entry until the next write.
+An entry that is met again is taken out and placed anew, with its new key. An id names its entry until the next write.
 
-Source: Lampinen et al. 2021 (arXiv 2105.14039) for attention in two levels, there over pieces of time; here chunks are
-made of keys that are alike.
+Source: Lampinen et al. 2021 (arXiv 2105.14039) for attention in two levels. There a chunk is a piece of time; here it
+is a set of similar keys.
 """
 
+from collections.abc import Mapping
+from dataclasses import fields
 from typing import Any, Literal
 
 import equinox as eqx
@@ -25,10 +28,10 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 from engram.errors import SpecError
 from engram.external import chunking
 from engram.external.chunking import Chunks
-from engram.external.episodic import Episodic, EpisodicSpec
-from engram.external.memory import Entries
+from engram.external.episodic import Episodic, EpisodicSpec, TableSettings
+from engram.external.memory import Entries, check_kept
 from engram.external.store import located
-from engram.external.writing import Rule, Update, drafted
+from engram.external.writing import Rule, drafted
 from engram.nn.attention import choose
 from engram.registry import register
 from engram.specs import setting, spec
@@ -37,28 +40,17 @@ from engram.types import Key, MemoryRead
 
 @register("external", "chunked")
 @spec
-class ChunkedSpec:
+class ChunkedSpec(TableSettings):
     """One entry for each experience, in chunks of similar ones; a read opens the best chunks only."""
 
     capacity: int = setting(2**18, "places over all actions, who share them equally, in whole chunks", low=1)
     size: int = setting(256, "places of a chunk; divides capacity", low=2)
     probes: int = setting(24, "chunks that a read opens, for each action", low=1)
-    neighbours: int = setting(50, "entries that a read attends to, for each action", low=1)
-    kernel: Literal["inverse-distance", "dot", "scaled-dot", "multi-head"] = setting(
-        "inverse-distance",
-        "how a key, and a summary, answers a query; multi-head learns projections, where recall.through",
-    )
-    heads: int = setting(4, "heads of kernel=multi-head; they divide the length of a key", low=1)
-    delta: float = setting(1e-3, "added to squared distances in the kernel: how much an exact match outweighs", above=0)
-    reach: float = setting(0.03, "squared distance of the nearest entry at which confidence is a half", above=0)
-    temperature: float = setting(1.0, "what scores are divided by; below 1 sharpens", above=0)
-    update: Update = setting("tabular", "where an observation comes again: v + alpha (R - v), or the best return")
-    alpha: float = setting(0.1, "step size of update=tabular", above=0, high=1)
     eviction: Literal["oldest", "least-read"] = setting(
         "least-read", "the chunk to give up: by its last write, or by its last write or read"
     )
-    uniform: bool = setting(False, "control: all neighbours weigh the same")
-    shuffle: bool = setting(False, "control: entries have the values of others, always the same ones")
+
+    refreshes = False  # a new key would have to move its entry to another chunk, under another id
 
     def check(self) -> None:
         """Chunks fill the capacity, and those that are opened hold what is read."""
@@ -86,10 +78,8 @@ class ChunkedSpec:
                 f"{self.size}, that each of {count} actions has of external.capacity = {self.capacity}; set capacity "
                 f"to at least {least}, or lower neighbours"
             )
-        names = EpisodicSpec.__dataclass_fields__.keys() & type(self).__dataclass_fields__.keys()
-        same: dict[str, Any] = {name: getattr(self, name) for name in names}
-        same["capacity"] = places * count
-        exact = EpisodicSpec(**same)
+        shared: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(TableSettings)}
+        exact = EpisodicSpec(capacity=places * count, **shared)
         return Chunked(self, exact.build(embedding, actions, offered, key))
 
 
@@ -105,8 +95,14 @@ class Chunked(eqx.Module):
         self.exact, self.size, self.eviction = exact, chosen.size, chosen.eviction
         self.probes = min(chosen.probes, exact.places // chosen.size)
 
-    def init(self, kept: dict[str, PyTree] | None = None) -> Chunks:
-        """Empty chunks. `kept`: optional columns to keep as well, see `store.empty`."""
+    @property
+    def capacity(self) -> int:
+        """Places over all tables, and number of ids."""
+        return self.exact.capacity
+
+    def init(self, kept: Mapping[str, PyTree] | None = None) -> Chunks:
+        """See `ExternalMemory.init`."""
+        check_kept("chunked", ChunkedSpec.keeps, kept)
         return chunking.empty(self.exact.init(kept), self.size)
 
     def write(self, store: Chunks, entries: Entries, keep: Bool[Array, "block"]) -> Chunks:
@@ -128,6 +124,14 @@ class Chunked(eqx.Module):
     def touch(self, store: Chunks, entries: Int[Array, "reads"], weights: Float[Array, "reads"]) -> Chunks:
         """See `ExternalMemory.touch`."""
         return chunking.touched(store, entries, weights, self.eviction == "least-read")
+
+    def fetch(self, store: Chunks, ids: Int[Array, "block"]) -> Entries:
+        """See `ExternalMemory.fetch`. An id names its entry until the next write only."""
+        return self.exact.fetch(store.entries, ids)
+
+    def holds(self, store: Chunks, ids: Int[Array, "block"]) -> Bool[Array, "block"]:
+        """See `ExternalMemory.holds`."""
+        return self.exact.holds(store.entries, ids)
 
     def read(
         self, store: Chunks, query: Float[Array, "embedding"], offered: Float[Array, "actions features"] | None = None

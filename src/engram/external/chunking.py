@@ -1,7 +1,15 @@
 """Chunks of a store: where new entries go, and how chunks are cut in two, given up and summarised.
 
-A chunk is `size` places of a table in a row. All is done by the row or by the chunk; nothing here goes through a table,
-and nothing copies one.
+A chunk is `size` successive places of a table. A new entry goes to the chunk whose mean key is nearest. A full chunk is
+cut first: the half of its entries that lies farther along one direction moves to another chunk.
+
+    4 places a chunk; keys 0, 10, 1, 11 were written, and 12 is next
+
+                  before the cut            after the cut             12 is placed
+    chunk 0       0  10   1  11  mean 5.5   .  10   .  11  mean 10.5  12  10   .  11  mean 11
+    chunk 1       .   .   .   .  empty      0   1   .   .  mean 0.5    0   1   .   .  mean 0.5
+
+Functions here work on rows or on chunks. None goes through a table, and none copies one.
 """
 
 import dataclasses
@@ -17,7 +25,7 @@ from engram.external.store import Store, indexed, located
 from engram.external.writing import put
 
 NO_COLUMNS = ("index", "cursor", "clock", "refused")  # fields of a store without an axis of places
-ROUNDS = 4  # of the power iteration that finds the direction of a cut
+ROUNDS = 4  # steps of the power iteration that finds the direction of a cut
 AT_ONCE = 64  # entries that are placed together, at most half a chunk of them
 
 
@@ -34,6 +42,11 @@ class Chunks(eqx.Module):
     def live(self) -> Bool[Array, "*seeds tables places"]:
         """Which places hold an entry."""
         return self.entries.live
+
+    @property
+    def held(self) -> Int[Array, "*seeds"]:
+        """See `memory.Store.held`."""
+        return self.entries.held
 
     @property
     def refused(self) -> Int[Array, "*seeds"]:
@@ -94,8 +107,8 @@ def placed(chunks: Chunks, rows: dict[str, Any], tables: Int[Array, "block"], wa
         cut = jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, part * at_once, at_once), given)
         return part + 1, _placed_at_once(chunks, *cut)
 
-    # A loop of as many turns as there is something to place. What goes into a loop is computed before it: otherwise XLA
-    # would read columns that the rows came from when they are changed already, and copy them for that.
+    # A loop, so that parts with nothing to place cost nothing. Its inputs are computed before it: otherwise XLA would
+    # read the columns that the rows came from inside the loop, where they change, and would copy them first.
     return jax.lax.while_loop(lambda state: state[0] <= last, step, (jnp.zeros((), jnp.int32), chunks))[1]
 
 
@@ -140,8 +153,9 @@ def _with_room(
 ) -> tuple[Chunks, Int[Array, "block"]]:
     """Chunks that were cut until what is wanted has room, and the chunk of each entry among those.
 
-    A cut leaves room for half a chunk in either half, which is more than the block has: so each chunk is cut once at
-    most. Where all chunks of a table are wanted, none may be given up; then a chunk gives up entries of its own.
+    A cut leaves room for half a chunk in either half. The block has no more entries than that, so each chunk is cut at
+    most once. Where the block wants every chunk of a table, no chunk may be given up: then a chunk gives up some of its
+    own entries.
     """
 
     def lack(chunk: Array) -> tuple[Array, Array]:
@@ -165,7 +179,7 @@ def _with_room(
         moves = (tables == table) & (chunk == full) & nearer & (demand[table, into] == 0)
         return chunks, jnp.where(moves, into, chunk).astype(jnp.int32)
 
-    # A loop, because what a branch may change is copied, and what a loop changes is not.
+    # A loop and not a branch: XLA copies the arrays that a branch may change, and changes those of a loop in place.
     return jax.lax.while_loop(lacking, relieve, (chunks, chunk))
 
 
@@ -177,9 +191,9 @@ def _relieved(
     over: Int[Array, ""],
     cut: Bool[Array, ""],
 ) -> Chunks:
-    """With `cut`, half of the entries of one chunk are moved to another, whose own are given up.
+    """With `cut`, half of the entries of chunk `full` move to chunk `into`, whose own entries are given up.
 
-    Without, those `over` of its entries are given up that were longest of no use.
+    Without it, chunk `full` gives up the `over` entries that were neither read nor written for longest.
     """
     entries, size, half = chunks.entries, chunks.size, chunks.size // 2
     own = (table, full * size + jnp.arange(size))
@@ -188,29 +202,21 @@ def _relieved(
     order = jax.lax.top_k(jnp.where(live, along, -jnp.inf), half)[1]
     unused = jnp.where(live, jnp.maximum(entries.read[own], entries.written[own]), jnp.iinfo(jnp.int32).max)
     dropped = ~cut & (unused.argsort().argsort() < over)
-    # Nothing is dropped where there is a cut; said here too, so that XLA sees that columns change after they are read.
+    # `dropped` is all False where there is a cut. Naming it here shows XLA that columns change after they are read.
     moves = cut & (jnp.arange(half) < live.sum() // 2) & ~dropped[order]
     moved = jnp.zeros(size, bool).at[order].set(moves)
     stays = live & ~moved & ~dropped
     entries = _moved(entries, table, full * size + order, into * size + jnp.arange(half), moves)
     target = jnp.where(cut, table, entries.tables)  # past the end: dropped
     now = jnp.stack([stays, jnp.arange(size) < moves.sum()])
-    both = jnp.stack([full, into])
-    inside = both[:, None] * size + jnp.arange(size)
-    where = (jnp.stack([table, target]), both)
+    where = (jnp.stack([table, target]), jnp.stack([full, into]))
+    inside = where[1][:, None] * size + jnp.arange(size)
     live = entries.live.at[where[0][:, None], inside].set(now, mode="drop")
     moved_ids = jnp.where(moves, table * entries.places + into * size + jnp.arange(half), -1)
     entries = indexed(dataclasses.replace(entries, live=live), moved_ids)
-    masks = jnp.stack([stays, moved])
-    count = masks.sum(1, dtype=jnp.int32)
-    centre = jnp.where(masks[:, :, None], key, 0).sum(1) / jnp.maximum(count, 1)[:, None]
-    return Chunks(
-        entries,
-        chunks.centre.at[where].set(centre, mode="drop"),
-        chunks.length.at[where].set((centre**2).sum(1), mode="drop"),
-        chunks.filled.at[where].set(count, mode="drop"),
-        chunks.used.at[target, into].set(chunks.used[table, full], mode="drop"),
-    )
+    used = chunks.used.at[target, into].set(chunks.used[table, full], mode="drop")
+    chunks = dataclasses.replace(chunks, entries=entries, used=used)
+    return _summarised(chunks, where, key, jnp.stack([stays, moved]))
 
 
 def _moved(
@@ -238,6 +244,23 @@ def _along(rows: Float[Array, "size width"]) -> Float[Array, "size"]:
 
 
 # -- summaries ---------------------------------------------------------------------------------------------------
+
+
+def _summarised(
+    chunks: Chunks,
+    where: tuple[Int[Array, "two"], Int[Array, "two"]],
+    key: Float[Array, "size width"],
+    masks: Bool[Array, "two size"],
+) -> Chunks:
+    """Summaries of two chunks (their tables and numbers) made anew from the keys that each mask marks."""
+    count = masks.sum(1, dtype=jnp.int32)
+    centre = jnp.where(masks[:, :, None], key, 0).sum(1) / jnp.maximum(count, 1)[:, None]
+    return dataclasses.replace(
+        chunks,
+        centre=chunks.centre.at[where].set(centre, mode="drop"),
+        length=chunks.length.at[where].set((centre**2).sum(1), mode="drop"),
+        filled=chunks.filled.at[where].set(count, mode="drop"),
+    )
 
 
 def _summed(

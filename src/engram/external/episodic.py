@@ -1,9 +1,10 @@
-"""`episodic`: every experience is an entry; a read is attention over the nearest of each action.
+"""`episodic`: every experience is an entry, and a read attends to the nearest entries of each action.
 
 Differentiable neural dictionaries (Pritzel et al. 2017, arXiv 1703.01988) and, with `update=max`, model-free episodic
 control (Blundell et al. 2016, arXiv 1606.04460).
 """
 
+from collections.abc import Mapping
 from typing import Literal
 
 import equinox as eqx
@@ -15,7 +16,7 @@ from engram import bits
 from engram.errors import SpaceError, SpecError
 from engram.external import store as stores
 from engram.external.eviction import Eviction
-from engram.external.memory import Entries
+from engram.external.memory import OPTIONAL, Entries, check_kept
 from engram.external.store import Store
 from engram.external.writing import Rule, Update, write
 from engram.nn.attention import attend, check_heads, choose
@@ -24,28 +25,44 @@ from engram.specs import setting, spec
 from engram.types import Key, MemoryRead
 
 
-@register("external", "episodic")
 @spec
-class EpisodicSpec:
-    """One entry for each experience; what the nearest of each action came to, weighted by attention."""
+class TableSettings:
+    """Settings shared by `episodic` and `chunked`: how entries are read, and how a value moves. No kind of its own."""
 
-    capacity: int = setting(10_000, "entries over all actions, who share them equally", low=1)
     neighbours: int = setting(50, "entries that a read attends to, for each action", low=1)
     kernel: Literal["inverse-distance", "dot", "scaled-dot", "multi-head"] = setting(
-        "inverse-distance", "how a key answers a query; multi-head learns projections, where recall.through"
+        "inverse-distance",
+        "how a key, or the mean key of a chunk, answers a query; multi-head learns projections, with "
+        "recall.train_through_memory",
     )
     heads: int = setting(4, "heads of kernel=multi-head; they divide the length of a key", low=1)
     delta: float = setting(1e-3, "added to squared distances in the kernel: how much an exact match outweighs", above=0)
-    reach: float = setting(0.03, "squared distance of the nearest entry at which confidence is a half", above=0)
+    half_confidence_distance: float = setting(
+        0.03, "squared distance of the nearest entry at which confidence is a half", above=0
+    )
     temperature: float = setting(1.0, "what scores are divided by; below 1 sharpens", above=0)
     update: Update = setting("tabular", "where an observation comes again: v + alpha (R - v), or the best return")
     alpha: float = setting(0.1, "step size of update=tabular", above=0, high=1)
-    eviction: Eviction = setting("least-read", "what a full table gives up")
-    max_age: int = setting(0, "writes after which an entry is dropped unless written again; 0 for never", low=0)
     uniform: bool = setting(False, "control: all neighbours weigh the same")
     shuffle: bool = setting(False, "control: entries have the values of others, always the same ones")
 
-    keeps_observations = True
+    present = True
+    keeps = frozenset(OPTIONAL)
+    one_step = False
+
+
+@register("external", "episodic")
+@spec
+class EpisodicSpec(TableSettings):
+    """One entry for each experience. A read is the attention-weighted value of the nearest entries of each action."""
+
+    capacity: int = setting(10_000, "entries over all actions, who share them equally", low=1)
+    eviction: Eviction = setting("least-read", "what a full table gives up")
+
+    @property
+    def refreshes(self) -> bool:
+        """Not with eviction=merge: a merged key is a mean, and belongs to no single observation."""
+        return self.eviction != "merge"
 
     def check(self) -> None:
         """A read cannot attend to more entries than there are."""
@@ -75,8 +92,9 @@ class Episodic(eqx.Module):
 
     The k best entries of each action are chosen without a gradient; only their k scores are computed with one.
 
-    Confidence is max_i reach / (d_i^2 + reach) over the entries read, d_i their distance from the query: 1 at an exact
-    match, a half where d_i^2 = reach, whatever the kernel. With learned projections it still goes by the embedding.
+    Confidence is max_i h / (d_i^2 + h) over the entries read, with h = `half_confidence_distance` and d_i the distance
+    of entry i from the query: 1 at an exact match, a half where d_i^2 = h, whatever the kernel. Learned projections do
+    not change it: distances are those of the embedding.
     """
 
     projections: tuple[Float[Array, "heads size width"], Float[Array, "heads size width"]] | tuple[()]  # query, key
@@ -94,17 +112,31 @@ class Episodic(eqx.Module):
             self.projections = drawn, drawn  # q' W' W k: at first, close to the product of query and key
         self.tables, self.places, self.width, self.offered, self.chosen = tables, places, width, offered, chosen
 
-    def init(self, kept: dict[str, PyTree] | None = None) -> Store:
-        """An empty store. `kept`: optional columns to keep as well, see `store.empty`."""
+    @property
+    def capacity(self) -> int:
+        """Entries over all tables, and number of ids."""
+        return self.tables * self.places
+
+    def init(self, kept: Mapping[str, PyTree] | None = None) -> Store:
+        """See `ExternalMemory.init`."""
+        check_kept("episodic", self.chosen.keeps, kept)
         return stores.empty(self.tables, self.places, self.width, self.offered, kept)
 
     def write(self, store: Store, entries: Entries, keep: Bool[Array, "block"]) -> Store:
         """See `ExternalMemory.write`. Entries that are not finite are not written, but counted in `store.refused`."""
         chosen = self.chosen
-        return write(store, entries, keep, Rule(chosen.update, chosen.alpha, chosen.eviction, chosen.max_age))
+        return write(store, entries, keep, Rule(chosen.update, chosen.alpha, chosen.eviction))
 
-    def rekey(self, store: Store, ids: Int[Array, "entries"], embeddings: Float[Array, "entries embedding"]) -> Store:
-        """The store with fresh embeddings in the keys of these entries; where one is not finite the old stays."""
+    def fetch(self, store: Store, ids: Int[Array, "block"]) -> Entries:
+        """See `ExternalMemory.fetch`. With eviction=merge, key, value and td_error are means over what was merged."""
+        return stores.fetched(store, ids, self.width - self.offered)
+
+    def holds(self, store: Store, ids: Int[Array, "block"]) -> Bool[Array, "block"]:
+        """See `ExternalMemory.holds`."""
+        return stores.holds(store, ids)
+
+    def rekey(self, store: Store, ids: Int[Array, "block"], embeddings: Float[Array, "block embedding"]) -> Store:
+        """See `RekeyedMemory.rekey`."""
         where = stores.located(store, ids)
         keys = jnp.concatenate([embeddings, store.features[where]], axis=1)
         keys = jnp.where(jnp.isfinite(keys).all(1, keepdims=True), keys, store.key[where])
@@ -135,7 +167,7 @@ class Episodic(eqx.Module):
         ids: Int[Array, "heads actions k"],
         known: Bool[Array, "heads actions k"],
     ) -> MemoryRead:
-        """What these entries say, of which only those that are `known` count."""
+        """The read of these entries; only those that are `known` count."""
         near = store.key[stores.located(store, jnp.where(known, ids, 0))]  # [heads actions k width]
         # From differences, not from products: 0 at an exact match, however small delta is.
         distance = ((queries[:, None] - near) ** 2).sum(-1)
@@ -148,11 +180,12 @@ class Episodic(eqx.Module):
         weights = attend(scores / self.chosen.temperature, known)
         ids = jnp.where(known, ids, -1)
         q = (weights * self.values(store, ids)).sum(-1).mean(0)
-        close = jnp.where(known, self.chosen.reach / (distance + self.chosen.reach), 0)
+        half = self.chosen.half_confidence_distance
+        close = jnp.where(known, half / (distance + half), 0)
         return MemoryRead(jnp.zeros(0), weights, ids, q, close.max((0, 2)))
 
     def values(self, store: Store, ids: Int[Array, "*ids"]) -> Float[Array, "*ids"]:
-        """What these entries count as in a read; 0 for -1."""
+        """The values of these entries in a read; 0 for -1."""
         where = stores.located(store, ids)
         if self.chosen.shuffle:
             where = where[0], _partners(store, *where)
@@ -173,7 +206,7 @@ class Episodic(eqx.Module):
         return jnp.concatenate([jnp.broadcast_to(query, (len(offered), len(query))), offered], 1)
 
     def asked(self, queries: Float[Array, "queries width"]) -> Float[Array, "heads queries width"]:
-        """What the keys are multiplied with; the projection of the keys is moved to the few queries."""
+        """The vectors that keys are multiplied with. Queries take the projection of the keys too: they are fewer."""
         kernel = self.chosen.kernel
         if kernel == "multi-head":
             to_query, to_key = self.projections  # type: ignore[misc]

@@ -1,4 +1,4 @@
-"""Which entries a full table gives up, and what becomes of the oldest.
+"""Which entries a full table gives up.
 
     oldest            in turn, the first in first out; nothing is sorted
     least-read        the one whose last read, or write if that came later, is longest ago
@@ -6,13 +6,13 @@
     least-surprising  the one whose value the network knew best: the least |td_error|
     merge             none: what is new is merged into the nearest entry
 
-Free places come first, the lowest first, and among equals the lowest place; except that `oldest` fills its places in
-turn even where `max_age` has freed others. Source of `least-read`: Pritzel et al. 2017 (arXiv 1703.01988), section 3.
+Free places come first, the lowest first. Among equals the lowest place gives way first.
+
+Source of `least-read`: Pritzel et al. 2017 (arXiv 1703.01988), section 3.
 """
 
 from typing import Literal, get_args
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
@@ -57,13 +57,6 @@ def victims(
         _, order = jax.lax.top_k(-worth(store, eviction), min(len(table), store.places))
         place = order[table, jnp.clip(kept, 0, order.shape[1] - 1)]
     return jnp.where(kept >= 0, place, -1)
-
-
-def expired(store: Store, max_age: int) -> Store:
-    """The store without entries that were last written `max_age` or more writes ago; all of them where that is 0."""
-    if not max_age:
-        return store
-    return eqx.tree_at(lambda store: store.live, store, store.live & (store.clock - store.written < max_age))
 
 
 def nearest(store: Store, key: Float[Array, "block width"], table: Int[Array, "block"]) -> Int[Array, "block"]:

@@ -1,23 +1,23 @@
-"""`graph`: what happened as a graph, along whose edges values are carried back.
+"""`graph`: transitions as a graph, along whose edges values are carried back.
 
-Nodes are distinct observations, found by their hash; an edge says what an action at a node paid and what followed. What
-two episodes found out on their own then adds up: where their ways cross, the value of one reaches the beginning of the
-other, which no return of a single episode holds.
+A node is a distinct observation, found by its hash. An edge holds the reward of an action at a node, and the node that
+followed. Episodes add up: where two of them cross, the value of one reaches the beginning of the other. No return of a
+single episode holds that value.
 
-Meant for worlds in which an action at an observation always leads to the same: an edge is what happened the *last*
-time. Where chance decides, a node's value is therefore that of the luckiest of its actions' last outcomes: too high by
-as much as chance scatters them.
+The graph is for deterministic worlds, because an edge holds the *last* outcome of its action. Where chance decides, a
+node has the value of the luckiest last outcome among its actions: too high by as much as chance scatters outcomes.
 """
 
+from collections.abc import Mapping
 from typing import Literal, NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, UInt32
+from jaxtyping import Array, Bool, Float, Int, PyTree, UInt32
 
 from engram.errors import SpecError
-from engram.external.memory import Entries
+from engram.external.memory import Entries, check_kept, known_rows
 from engram.nn.attention import attend, choose, squared_distance
 from engram.registry import register
 from engram.specs import setting, spec
@@ -37,7 +37,9 @@ class GraphSpec:
     capacity: int = setting(10_000, "nodes, distinct observations", low=1)
     neighbours: int = setting(10, "nodes that a read attends to", low=1)
     delta: float = setting(1e-3, "added to squared distances in the kernel: how much an exact match outweighs", above=0)
-    reach: float = setting(0.03, "squared distance of the nearest node at which confidence is a half", above=0)
+    half_confidence_distance: float = setting(
+        0.03, "squared distance of the nearest node at which confidence is a half", above=0
+    )
     every: int = setting(100, "writes between two propagations", low=1)
     sweeps: int = setting(1000, "transitions that a value travels back in a propagation, at most", low=1)
     eviction: Literal["unread", "oldest"] = setting(
@@ -45,8 +47,10 @@ class GraphSpec:
     )
     uniform: bool = setting(False, "equal weights for all neighbours: a control")
 
-    one_step = True  # a transition is what an edge holds
-    needs = ("reward", "discount", "following")  # the optional fields of Entries that it stores
+    present = True
+    keeps = frozenset(("reward", "discount", "following"))  # always, asked or not: they are what an edge is
+    one_step = True
+    refreshes = False
 
     def check(self) -> None:
         """There are as many nodes as a read attends to."""
@@ -66,7 +70,10 @@ class GraphSpec:
 
 
 class GraphStore(NamedTuple):
-    """Nodes and their edges. A place without a node has `written` -1, and so have its edges `known` False."""
+    """Nodes and their edges. An id names an edge: node x actions + action.
+
+    A place without a node has `written` -1, and so have its edges `known` False.
+    """
 
     key: Float[Array, "capacity embedding"]
     hash: UInt32[Array, "capacity 2"]
@@ -76,11 +83,9 @@ class GraphStore(NamedTuple):
     following: UInt32[Array, "capacity actions 2"]  # a hash, not a place: whoever moves in there is not mistaken for it
     base: Float[Array, "capacity actions"]  # the return as it was written: the value while nobody knows what follows
     q: Float[Array, "capacity actions"]  # as of the last propagation
-    td_error: Float[Array, "capacity actions"]
     origin: Int[Array, "capacity actions 3"]  # environment, its episode, step of that episode
     written: Int[Array, "capacity"]  # moment of the last write
     read: Int[Array, "capacity"]  # moment of the last read by acting; -1 for never
-    attention: Float[Array, "capacity"]  # sum of the weights of those reads
     moment: Int[Array, ""]  # counts writes, and touches of something
     writes: Int[Array, ""]
     refused: Int[Array, ""]  # entries not written because of numbers that are not finite
@@ -89,6 +94,11 @@ class GraphStore(NamedTuple):
     def live(self) -> Bool[Array, "*seeds capacity"]:
         """Which places hold a node."""
         return self.written >= 0
+
+    @property
+    def held(self) -> Int[Array, "*seeds"]:
+        """See `memory.Store.held`; of nodes."""
+        return self.live.sum(-1)
 
 
 class Graph(eqx.Module):
@@ -102,8 +112,14 @@ class Graph(eqx.Module):
     embedding: int = eqx.field(static=True)
     actions: int = eqx.field(static=True)
 
-    def init(self) -> GraphStore:
-        """No nodes. Every array is one of its own, so that a store can be donated."""
+    @property
+    def capacity(self) -> int:
+        """Number of ids: every action of every node."""
+        return self.numbers.capacity * self.actions
+
+    def init(self, kept: Mapping[str, PyTree] | None = None) -> GraphStore:
+        """No nodes. Every array is one of its own, so that a store can be donated. See `ExternalMemory.init`."""
+        check_kept("graph", GraphSpec.keeps, kept)
         size, edges = self.numbers.capacity, (self.numbers.capacity, self.actions)
         return GraphStore(
             key=jnp.zeros((size, self.embedding)),
@@ -114,11 +130,9 @@ class Graph(eqx.Module):
             following=jnp.zeros((*edges, 2), jnp.uint32),
             base=jnp.zeros(edges),
             q=jnp.zeros(edges),
-            td_error=jnp.zeros(edges),
             origin=jnp.zeros((*edges, 3), jnp.int32),
             written=jnp.full(size, -1, jnp.int32),
             read=jnp.full(size, -1, jnp.int32),
-            attention=jnp.zeros(size),
             moment=jnp.zeros((), jnp.int32),
             writes=jnp.zeros((), jnp.int32),
             refused=jnp.zeros((), jnp.int32),
@@ -151,11 +165,9 @@ class Graph(eqx.Module):
             following=store.following.at[edge].set(following, mode="drop"),
             base=store.base.at[edge].set(entries.value, mode="drop"),
             q=store.q.at[fresh, entries.action].set(entries.value, mode="drop"),
-            td_error=store.td_error.at[edge].set(entries.td_error, mode="drop"),
             origin=store.origin.at[edge].set(entries.origin, mode="drop"),
             written=store.written.at[node].set(store.moment, mode="drop"),
             read=store.read.at[jnp.where(opened, place, nowhere)].set(-1, mode="drop"),
-            attention=store.attention.at[jnp.where(opened, place, nowhere)].set(0, mode="drop"),
             moment=store.moment + 1,
             writes=store.writes + 1,
             refused=refused,
@@ -171,8 +183,10 @@ class Graph(eqx.Module):
     ) -> MemoryRead:
         """The nearest nodes, and per action the mean of what those of them that know it say.
 
-        Weights are 1 / (distance^2 + delta) over their sum; confidence is reach / (distance^2 + reach) of the nearest
-        one that knows the action: 1 at a node itself. Source: Pritzel et al. 2017 (arXiv 1703.01988), eqs. 2 and 5.
+        Weights are 1 / (distance^2 + delta) over their sum. Confidence is h / (distance^2 + h) of the nearest node that
+        knows the action, with h = `half_confidence_distance`: 1 at a node itself.
+
+        Source: Pritzel et al. 2017 (arXiv 1703.01988), eqs. 2 and 5.
         """
         store = jax.lax.stop_gradient(store)
         numbers, keys = self.numbers, store.key
@@ -183,16 +197,45 @@ class Graph(eqx.Module):
         kernel = jnp.zeros_like(distance) if self.numbers.uniform else -jnp.log(distance + numbers.delta)
         weights = attend(jnp.broadcast_to(kernel, known.shape), known)
         q = (weights * store.q[nearest].T).sum(1)
-        confidence = jnp.where(known, numbers.reach / (distance + numbers.reach), 0.0).max(1)
-        return MemoryRead(jnp.zeros(0), weights[None], jnp.where(known, nearest, -1)[None], q, confidence)
+        half = numbers.half_confidence_distance
+        confidence = jnp.where(known, half / (distance + half), 0.0).max(1)
+        ids = nearest * self.actions + jnp.arange(self.actions, dtype=jnp.int32)[:, None]
+        return MemoryRead(jnp.zeros(0), weights[None], jnp.where(known, ids, -1)[None], q, confidence)
+
+    def fetch(self, store: GraphStore, ids: Int[Array, "block"]) -> Entries:
+        """See `ExternalMemory.fetch`. `value` is that of the last propagation; td_error is not stored."""
+        node, action = self._edges(ids)
+        edge, count = (node, action), len(ids)
+        found = Entries(
+            key=store.key[node],
+            action=action,
+            features=jnp.zeros((count, 0)),
+            value=store.q[edge],
+            td_error=jnp.zeros(count),
+            hash=store.hash[node],
+            origin=store.origin[edge],
+            reward=store.reward[edge],
+            discount=store.discount[edge],
+            following=store.following[edge],
+        )
+        return known_rows(found, ids)
+
+    def holds(self, store: GraphStore, ids: Int[Array, "block"]) -> Bool[Array, "block"]:
+        """See `ExternalMemory.holds`."""
+        node, action = self._edges(ids)
+        return (ids >= 0) & store.live[node] & store.known[node, action]
+
+    def _edges(self, ids: Int[Array, "block"]) -> tuple[Int[Array, "block"], Int[Array, "block"]]:
+        """Node and action of each id; those of 0 for -1."""
+        known = jnp.maximum(ids, 0)
+        return known // self.actions, known % self.actions
 
     def touch(self, store: GraphStore, entries: Int[Array, "reads"], weights: Float[Array, "reads"]) -> GraphStore:
-        """Notes when these nodes were read; only a read with a weight counts."""
+        """Notes when the nodes of these edges were read; only a read with a weight counts."""
         counts = (entries >= 0) & (weights > 0)
-        place = jnp.where(counts, entries, self.numbers.capacity)
+        place = jnp.where(counts, entries // self.actions, self.numbers.capacity)
         return store._replace(
             read=store.read.at[place].set(store.moment, mode="drop"),
-            attention=store.attention.at[place].add(weights, mode="drop"),
             moment=store.moment + counts.any(),
         )
 
@@ -271,10 +314,10 @@ def lookup(store: GraphStore, hashes: UInt32[Array, "asked 2"]) -> tuple[Int[Arr
 
 def _given(entries: Entries, capacity: int) -> tuple[Array, Array, Array]:
     """Reward, discount and hash of what follows; SpecError where they are left out, or the block does not fit."""
-    fields = {name: getattr(entries, name) for name in GraphSpec.needs}
-    absent = [name for name, field in fields.items() if isinstance(field, tuple)]
+    fields = {name: getattr(entries, name) for name in ("reward", "discount", "following")}
+    absent = [name for name, field in fields.items() if not jax.tree.leaves(field)]
     if absent:
-        raise SpecError(f"external = graph was offered entries without {', '.join(absent)}; write them too (see needs)")
+        raise SpecError(f"external = graph was offered entries without {', '.join(absent)}; write them too")
     if len(entries.action) > capacity:
         raise SpecError(
             f"external.capacity = {capacity} is less than the {len(entries.action)} entries of a block; raise it"

@@ -1,30 +1,32 @@
 """`product-key`: a fixed grid of slots that holds a million values and is read in well under a millisecond.
 
-A key is cut into two halves, and each half is compared with `codes` learned codes. A slot is a pair of codes, and its
-score is the sum of theirs. So the best of codes x codes slots are found among the best codes of each half: exactly,
-after 2 x codes comparisons.
+A key is cut into two halves. Each half is compared with `codes` learned codes. A slot is a pair of codes, and its score
+is the sum of their scores. The best of codes x codes slots are found exactly after 2 x codes comparisons: they are
+among the best codes of each half.
 
-Nothing is searched for, built or ever full, and no key is stored: what a slot stands for is learned. Where two
-situations share their best slot, they share its value. What another memory evicts is here overwritten, bit by bit.
+The grid is never full, and there is no index to build. No key is stored: the codes, which are learned, say what a slot
+stands for. Two situations with the same best slot share its value. Nothing is evicted; a value is overwritten bit by
+bit.
 
-Source: Lample et al. 2019 (arXiv 1907.05242), section 3.1. Departures: slots hold a value for each action that is moved
-towards returns, as a table's is (Pritzel et al. 2017, arXiv 1703.01988, eq. 4), and is not learned by gradients; keys
-are normalised by what was written so far, where the paper takes the batch, and to one length.
-
-Without the first of these, the keys of one network would hardly spread: they have most of their length in common, and
-a million of them shared a hundred slots.
+Source: Lample et al. 2019 (arXiv 1907.05242), section 3.1. Departures:
+- A slot holds a value for each action. It moves towards returns as the value of a table does (Pritzel et al. 2017,
+  arXiv 1703.01988, eq. 4), and is not learned by gradients.
+- Keys are normalised by the mean and variance of all keys written so far (the paper: of the batch), then to one length.
+  Without this the keys of one network hardly spread, because most of their length is in common: a million of them
+  shared a hundred slots.
 """
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, UInt32
+from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from engram.errors import SpaceError, SpecError
-from engram.external.memory import Entries
+from engram.external.memory import Entries, check_kept, known_rows
 from engram.nn.attention import attend
 from engram.nn.layers import normalised
 from engram.registry import register
@@ -48,8 +50,13 @@ class ProductKeySpec:
         0.1, "step size: share of the way to a new return that a value moves at most", above=0, high=1
     )
     temperature: float = setting(0.2, "divides the scores: lower attends more to the best slot", above=0)
-    doubt: float = setting(1.0, "writes at which a slot is trusted by half", low=0)
+    pseudo_count: float = setting(1.0, "writes at which a slot is trusted by half", low=0)
     uniform: bool = setting(False, "control: all slots that are read weigh the same")
+
+    present = True
+    keeps = frozenset[str]()
+    one_step = False
+    refreshes = False  # it stores no keys
 
     def check(self) -> None:
         """No more slots are asked for than there are."""
@@ -64,22 +71,16 @@ class ProductKeySpec:
         return ProductKey(self, embedding, actions, offered, key=key)
 
 
-class Slots(NamedTuple):
-    """What is known of each slot and action. Where actions are offered by their features there is one column.
+class Grid(NamedTuple):
+    """The value of each slot and action. Where actions are offered by their features, there is one column.
 
-    A slot and action is named by one number, its id: slot x columns + column, where the slot is first code x codes +
-    second code.
+    The id of a slot and action is slot x columns + column; the number of a slot is first code x codes + second code.
     """
 
     clock: Int[Array, ""]  # writes so far
     refused: Int[Array, ""]  # entries offered with numbers that are not finite, or for an action that there is not
     value: Float[Array, "slots columns"]  # in units of return
     writes: Int[Array, "slots columns"]  # writes of it; 0 where nothing is known
-    written: Int[Array, "slots columns"]  # the clock at its last write
-    read: Int[Array, "slots columns"]  # the clock when it was last touched
-    attention: Float[Array, "slots columns"]  # received since the beginning
-    hash: UInt32[Array, "slots columns 2"]  # of the observation that wrote it last
-    origin: Int[Array, "slots columns 3"]  # where that came from
     mean: Float[Array, "width"]  # of the keys written so far
     variance: Float[Array, "width"]  # of the same
 
@@ -88,13 +89,18 @@ class Slots(NamedTuple):
         """Which slots know something of which action."""
         return self.writes > 0
 
+    @property
+    def held(self) -> Int[Array, "*seeds"]:
+        """See `memory.Store.held`; of slots and actions."""
+        return self.live.sum((-2, -1))
+
 
 class ProductKey(eqx.Module):
     """Two tables of codes; the gradient of a read reaches the codes that it attended to, and the query.
 
     Weights are the softmax of the scores over those of the `neighbours` best slots that know the action. Confidence is
     the share of the attention over all of these slots that falls on slots that know the action, each trusted by
-    count / (count + doubt).
+    count / (count + pseudo_count).
     """
 
     codes: Float[Array, "2 codes half"]
@@ -104,7 +110,7 @@ class ProductKey(eqx.Module):
     offered: int = eqx.field(static=True)
     alpha: float = eqx.field(static=True)
     temperature: float = eqx.field(static=True)
-    doubt: float = eqx.field(static=True)
+    pseudo_count: float = eqx.field(static=True)
     uniform: bool = eqx.field(static=True)
 
     def __init__(self, numbers: ProductKeySpec, embedding: int, actions: int, offered: int, *, key: Key):
@@ -129,31 +135,30 @@ class ProductKey(eqx.Module):
         # Of one length: of random codes the longer ones would be the best for nearly every query.
         self.codes = drawn * jax.lax.rsqrt((drawn**2).mean(-1, keepdims=True))
         self.neighbours, self.spread, self.offered = numbers.neighbours, numbers.spread, offered
-        self.alpha, self.temperature, self.doubt = numbers.alpha, numbers.temperature, numbers.doubt
+        self.alpha, self.temperature, self.pseudo_count = numbers.alpha, numbers.temperature, numbers.pseudo_count
         self.uniform = numbers.uniform
 
-    def init(self) -> Slots:
-        """Slots that know nothing."""
+    @property
+    def capacity(self) -> int:
+        """Number of ids: slots x columns."""
+        return self.codes.shape[-2] ** 2 * self.columns
+
+    def init(self, kept: Mapping[str, PyTree] | None = None) -> Grid:
+        """Grid that know nothing. See `ExternalMemory.init`."""
+        check_kept("product-key", ProductKeySpec.keeps, kept)
         shape = (self.codes.shape[1] ** 2, self.columns)
 
-        def zeros(kind: type, *more: int) -> Array:
-            return jnp.zeros((*shape, *more), kind)
-
-        return Slots(
-            jnp.zeros((), jnp.int32),
-            jnp.zeros((), jnp.int32),
-            zeros(jnp.float32),
-            zeros(jnp.int32),
-            zeros(jnp.int32),
-            zeros(jnp.int32),
-            zeros(jnp.float32),
-            zeros(jnp.uint32, 2),
-            zeros(jnp.int32, 3),
-            jnp.zeros(2 * self.codes.shape[2]),
-            jnp.ones(2 * self.codes.shape[2]),
+        width = 2 * self.codes.shape[2]
+        return Grid(
+            clock=jnp.zeros((), jnp.int32),
+            refused=jnp.zeros((), jnp.int32),
+            value=jnp.zeros(shape),
+            writes=jnp.zeros(shape, jnp.int32),
+            mean=jnp.zeros(width),
+            variance=jnp.ones(width),
         )
 
-    def write(self, store: Slots, entries: Entries, keep: Bool[Array, "block"]) -> Slots:
+    def write(self, store: Grid, entries: Entries, keep: Bool[Array, "block"]) -> Grid:
         """Each kept entry moves the values of its action in its `spread` best slots by alpha x weight of the way.
 
         The first value that a slot learns, it takes whole. Entries of the same slot move it one after the other. Which
@@ -162,46 +167,42 @@ class ProductKey(eqx.Module):
         """
         if len(keep) == 1:  # a second one, not kept: XLA writes single rows in a way that copies the tables
             entries, keep = jax.tree.map(lambda x: jnp.concatenate([x, x]), entries), jnp.append(keep, False)
-        block, spread = len(keep), self.spread
         keys = jnp.concatenate([entries.key, entries.features], axis=1) if self.offered else entries.key
-        column = jnp.zeros(block, jnp.int32) if self.offered else entries.action
+        column = jnp.zeros(len(keep), jnp.int32) if self.offered else entries.action
         fit = (jnp.abs(keys) < LARGEST).all(1) & jnp.isfinite(entries.value) & (column >= 0) & (column < self.columns)
         refused, keep = store.refused + (keep & ~fit).sum(dtype=jnp.int32), keep & fit
         mean, variance = _seen(store, keys, keep)
-        scores, slots = self._best(standardised(keys, mean, variance), spread)
+        scores, slots = self._best(standardised(keys, mean, variance), self.spread)
         step = self.alpha * jax.nn.softmax(scores).reshape(-1)
-        size = store.value.size
-        cell = jnp.where(keep[:, None], slots * self.columns + column[:, None], size).reshape(-1)
-        clock = store.clock + jnp.cumsum(keep, dtype=jnp.int32)
+        cell = jnp.where(keep[:, None], slots * self.columns + column[:, None], store.value.size).reshape(-1)
+        value, writes = self._written(store, cell, jnp.repeat(entries.value, self.spread), step)
+        clock = store.clock + keep.sum(dtype=jnp.int32)
+        return Grid(clock, refused, value, writes, mean, variance)
+
+    def _written(
+        self, store: Grid, cell: Int[Array, "writes"], target: Float[Array, "writes"], step: Float[Array, "writes"]
+    ) -> tuple[Float[Array, "slots columns"], Int[Array, "slots columns"]]:
+        """Values and counts after these cells were moved towards their targets, one after the other.
+
+        A cell past the end is dropped.
+        """
         order = jnp.argsort(cell, stable=True)
-        entry, cell, step = order // spread, cell[order], step[order]
+        cell, target, step = cell[order], target[order], step[order]
         opens = jnp.concatenate([jnp.ones(1, bool), cell[1:] != cell[:-1]])
         closes = jnp.concatenate([opens[1:], jnp.ones(1, bool)])
-        nth = jnp.arange(block * spread)
+        nth = jnp.arange(len(cell))
         since = nth - jax.lax.cummax(jnp.where(opens, nth, 0)) + 1  # writes of the slot in this block so far
-        place = (jnp.minimum(cell, size - 1) // self.columns, cell % self.columns)
+        place = (jnp.minimum(cell, store.value.size - 1) // self.columns, cell % self.columns)
         # Held back until both are taken: a table that is still to be read would be copied before it is written to.
         value, count = jax.lax.optimization_barrier((store.value[place], store.writes[place]))
-        step = jnp.where(opens & (count == 0), 1.0, step)
-        value = _moved(value, entries.value[entry], step, opens)
-        # What only the last write of a slot leaves there; what must not be written goes past the end, and is dropped.
-        row = cell // self.columns
-        last = (jnp.where(closes, row, len(store.value)), place[1])
-        return store._replace(
-            clock=clock[-1],
-            refused=refused,
-            value=store.value.at[last].set(value, mode="drop"),
-            writes=store.writes.at[last].set(count + since, mode="drop"),
-            written=store.written.at[last].set(clock[entry], mode="drop"),
-            hash=store.hash.at[last].set(entries.hash[entry], mode="drop"),
-            origin=store.origin.at[last].set(entries.origin[entry], mode="drop"),
-            mean=mean,
-            variance=variance,
-        )
+        value = _moved(value, target, jnp.where(opens & (count == 0), 1.0, step), opens)
+        # The last write of a slot leaves its numbers there; the others, and what is not kept, go past the end.
+        last = (jnp.where(closes, cell // self.columns, len(store.value)), place[1])
+        return store.value.at[last].set(value, mode="drop"), store.writes.at[last].set(count + since, mode="drop")
 
     def read(
         self,
-        store: Slots,
+        store: Grid,
         query: Float[Array, "embedding"],
         offered: Float[Array, "actions features"] | None = None,
     ) -> MemoryRead:
@@ -225,7 +226,7 @@ class ProductKey(eqx.Module):
         scores, ids, count, value = (_by_action(part, self.columns) for part in (scores, ids, count, value))
         known = count > 0
         weights = attend(jnp.zeros_like(value) if self.uniform else scores, known)
-        trust = jnp.where(known, count / (count + self.doubt), 0.0)
+        trust = jnp.where(known, count / (count + self.pseudo_count), 0.0)
         return MemoryRead(
             jnp.zeros(0),
             weights[None],
@@ -234,14 +235,33 @@ class ProductKey(eqx.Module):
             (jax.nn.softmax(scores) * trust).sum(-1),
         )
 
-    def touch(self, store: Slots, entries: Int[Array, "reads"], weights: Float[Array, "reads"]) -> Slots:
-        """Notes the time and the attention; nothing here is evicted by them."""
-        cell = jnp.where(entries < 0, store.value.size, entries)
-        place = (cell // self.columns, cell % self.columns)
-        return store._replace(
-            read=store.read.at[place].set(store.clock, mode="drop"),
-            attention=store.attention.at[place].add(weights, mode="drop"),
+    def fetch(self, store: Grid, ids: Int[Array, "block"]) -> Entries:
+        """See `ExternalMemory.fetch`. Action and value alone are stored, of offered actions the value alone."""
+        count, width = len(ids), 2 * self.codes.shape[-1]
+        slot, column = self._cells(ids)
+        found = Entries(
+            key=jnp.zeros((count, width - self.offered)),
+            action=column,
+            features=jnp.zeros((count, self.offered)),
+            value=store.value[slot, column],
+            td_error=jnp.zeros(count),
+            hash=jnp.zeros((count, 2), jnp.uint32),
+            origin=jnp.full((count, 3), -1, jnp.int32),
         )
+        return known_rows(found, ids)
+
+    def holds(self, store: Grid, ids: Int[Array, "block"]) -> Bool[Array, "block"]:
+        """See `ExternalMemory.holds`."""
+        return (ids >= 0) & store.live[self._cells(ids)]
+
+    def _cells(self, ids: Int[Array, "block"]) -> tuple[Int[Array, "block"], Int[Array, "block"]]:
+        """Slot and column of each id; those of 0 for -1."""
+        known = jnp.maximum(ids, 0)
+        return known // self.columns, known % self.columns
+
+    def touch(self, store: Grid, entries: Int[Array, "reads"], weights: Float[Array, "reads"]) -> Grid:
+        """The store as it is: nothing is evicted here, so no read needs to be noted."""
+        return store
 
     def _best(self, keys: Float[Array, "rows width"], k: int) -> tuple[Float[Array, "rows k"], Int[Array, "rows k"]]:
         """Scores and numbers of the k best slots, best first. The choice has no gradient; the scores have."""
@@ -262,7 +282,7 @@ def standardised(
 
 
 def _seen(
-    store: Slots, keys: Float[Array, "block width"], keep: Bool[Array, "block"]
+    store: Grid, keys: Float[Array, "block width"], keep: Bool[Array, "block"]
 ) -> tuple[Float[Array, "width"], Float[Array, "width"]]:
     """Mean and variance of all keys written, those to keep of this block included; the newest count more in the end.
 

@@ -1,14 +1,15 @@
-"""The table behind memories of single experiences: what it keeps, how an experience is found again, what a read notes.
+"""The tables behind `episodic` and `chunked`: their columns, the index that finds an entry again, and read statistics.
 
-A store has one table for each action of a fixed set, so that a read for all actions is one product of matrices and the
-best of each table; where actions are offered by their features it is one single table. An entry is named by one
-number, table x places + place, for as long as it lives.
+A store has one table for each action of a fixed set: a read for all actions is then one product of matrices, and the
+best of each table. Where actions are offered by their features, there is a single table. The id of an entry is table x
+places + place.
 
-An entry is found again by the hash of its observation and its action in constant time, through an index of buckets
-with eight ways each. Whatever moves an entry leaves the index alone: a way counts only while the entry that it names
-is live and belongs into this bucket, so what is out of date is recognised and its way taken by the next.
+An index finds an entry by its observation's hash and its action, in constant time. It has buckets of eight ways; a way
+holds an id. Code that moves or removes an entry leaves the index alone: a way counts only while the entry that it names
+is live and belongs to this bucket. The next entry of the bucket takes over a way that is out of date.
 """
 
+import dataclasses
 from collections.abc import Mapping
 
 import equinox as eqx
@@ -17,9 +18,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree, UInt32
 
 from engram import bits
+from engram.external.memory import Entries, known_rows
 
 WAYS = 8  # of a bucket; with at least as many buckets as entries, one bucket in a million needs more
-OPTIONAL = ("observation", "reward", "discount", "successor", "following")  # kept only where asked for
 
 
 class Store(eqx.Module):
@@ -45,11 +46,11 @@ class Store(eqx.Module):
     cursor: Int[Array, "tables"]  # the place that `oldest` fills next
     clock: Int[Array, ""]
     refused: Int[Array, ""]  # entries offered with numbers that are not finite, or for an action that no table is for
-    observation: PyTree = ()
-    reward: PyTree = ()
-    discount: PyTree = ()
-    successor: PyTree = ()
-    following: PyTree = ()
+    observation: PyTree = None
+    reward: PyTree = None
+    discount: PyTree = None
+    successor: PyTree = None
+    following: PyTree = None
 
     @property
     def tables(self) -> int:
@@ -66,12 +67,17 @@ class Store(eqx.Module):
         """Entries over all tables."""
         return self.tables * self.places
 
+    @property
+    def held(self) -> Int[Array, "*seeds"]:
+        """See `memory.Store.held`."""
+        return self.live.sum((-2, -1))
+
 
 def empty(tables: int, places: int, width: int, features: int = 0, kept: Mapping[str, PyTree] | None = None) -> Store:
     """A store without entries, for keys of `width` numbers.
 
-    `kept` names the optional columns to keep (those of `OPTIONAL`), each with one example of it: arrays, or their
-    shapes and dtypes.
+    `kept` names the optional columns to keep (those of `memory.OPTIONAL`), each with one example of it: arrays, or
+    their shapes and dtypes.
     """
     leading = (tables, places)
 
@@ -109,6 +115,19 @@ def located(store: Store, ids: Int[Array, "*ids"]) -> tuple[Int[Array, "*ids"], 
     """Table and place of each id; for -1 a table past the end, where scatters drop and `live` is never asked."""
     known = ids >= 0
     return jnp.where(known, ids // store.places, store.tables), jnp.where(known, ids % store.places, 0)
+
+
+def fetched(store: Store, ids: Int[Array, "block"], embedding: int) -> Entries:
+    """The entries of these ids, with zeros for -1; the first `embedding` numbers of a stored key are the key."""
+    where = located(store, ids)
+    columns = {field.name: getattr(store, field.name) for field in dataclasses.fields(Entries)}
+    columns["key"] = store.key[..., :embedding]
+    return Entries(**{name: known_rows(jax.tree.map(lambda x: x[where], c), ids) for name, c in columns.items()})
+
+
+def holds(store: Store, ids: Int[Array, "block"]) -> Bool[Array, "block"]:
+    """Which of these ids name a live entry; False for -1."""
+    return store.live[located(store, ids)] & (ids >= 0)
 
 
 def touched(store: Store, ids: Int[Array, "reads"], weights: Float[Array, "reads"]) -> Store:

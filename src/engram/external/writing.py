@@ -1,8 +1,8 @@
-"""Writing a block of experience into a store: what it holds already is updated, the rest takes places or is merged.
+"""Writing a block of experience into a store: known entries are updated, new ones take places or are merged.
 
-Nothing here goes through the tables one entry at a time, and no table is copied: rows are scattered into their places,
-those that have none past the end, where XLA drops them. Inside a block all pairs are compared, which costs
-block x block bits and is the cheapest way up to several thousand.
+No function goes through a table one entry at a time, and none copies a table. Rows are scattered into their places; a
+row without a place is scattered past the end, where XLA drops it. Inside a block all pairs are compared: that costs
+block x block bits, and is the cheapest way for blocks of up to several thousand entries.
 """
 
 from typing import Any, Literal, NamedTuple
@@ -13,8 +13,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from engram.external import eviction as evictions
-from engram.external.memory import Entries
-from engram.external.store import OPTIONAL, Store, find, indexed, located
+from engram.external.memory import OPTIONAL, Entries
+from engram.external.store import Store, find, indexed, located
 
 Update = Literal["tabular", "max"]
 
@@ -25,7 +25,6 @@ class Rule(NamedTuple):
     update: str = "tabular"  # v <- v + alpha (R - v) where an observation and action come again, or the best return
     alpha: float = 0.1
     eviction: str = "oldest"
-    max_age: int = 0
 
 
 class _Groups(NamedTuple):
@@ -53,13 +52,12 @@ class Draft(NamedTuple):
 def write(store: Store, block: Entries, keep: Bool[Array, "block"], rule: Rule) -> Store:
     """The store with the entries of the block that `keep` marks and whose numbers are finite.
 
-    First what the store holds already is updated, then what is new is placed, in the order of the block; entries of
-    the block that are the same observation and action act as one after the other, and the key is that of the last.
+    Known entries are updated first. New ones are then placed in the order of the block. Entries of the block with the
+    same observation and action act as one after the other, and the key is that of the last.
     """
     store, rows, ids, tables, accepted, groups = drafted(store, block, keep, rule)
     store = _updated(store, rows, jnp.where(groups.is_last, ids, -1), rule)
-    store = _placed(store, rows, groups, tables, accepted & (ids < 0), rule)
-    return evictions.expired(store, rule.max_age)
+    return _placed(store, rows, groups, tables, accepted & (ids < 0), rule)
 
 
 def drafted(store: Store, block: Entries, keep: Bool[Array, "block"], rule: Rule) -> Draft:
