@@ -1,8 +1,9 @@
 """The values that flow through an agent. Leading axes depend on context: [envs], [time envs], [batch]."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree, UInt32
 
@@ -23,7 +24,7 @@ class TimeStep(eqx.Module):
     action: Int[Array, "..."]
     reward: Float[Array, "..."]
     terminated: Bool[Array, "..."]
-    memory: PyTree = ()  # the working memory as it was before this observation; () where rows do not store it
+    carry: PyTree = None  # the working memory's carry before this observation; None where rows do not store it
 
 
 class Encoding(eqx.Module):
@@ -44,41 +45,85 @@ class MemoryRead(eqx.Module):
     vector: Float[Array, "*batch features"]
     weights: Float[Array, "*batch heads actions entries"]
     entries: Int[Array, "*batch heads actions entries"]  # working memory: the step of the episode; -1 for nothing
-    q: PyTree = ()  # an external memory: Float[actions], what the entries say
-    confidence: PyTree = ()  # Float[actions], how much that is worth, 0 (nothing) to 1
+    q: Float[Array, "*batch actions"] | None = None  # an external memory's: what the entries say
+    confidence: Float[Array, "*batch actions"] | None = None  # how much that is worth, 0 (nothing) to 1
+
+
+class Distribution(NamedTuple):
+    """A discrete distribution of one action's return. A number is one atom of probability 1."""
+
+    atoms: Float[Array, "*batch atoms"]  # in units of return
+    probabilities: Float[Array, "*batch atoms"]  # sum to 1
+    logits: Float[Array, "*batch atoms"] | None = None  # what a network gave the probabilities by; a target has none
+    levels: Float[Array, "*batch atoms"] | None = None  # of atoms that are quantiles: the share of the return below
+
+    @property
+    def mean(self) -> Float[Array, "*batch"]:
+        """The expected return."""
+        return (self.atoms * self.probabilities).sum(-1)
 
 
 class Returns(eqx.Module):
     """Per action, a discrete distribution of the return. A scalar Q is one atom of probability 1."""
 
     atoms: Float[Array, "*batch actions atoms"]
-    probabilities: Float[Array, "*batch actions atoms"]
+    logits: Float[Array, "*batch actions atoms"]  # unnormalised logarithms of the atoms' probabilities
     attention: Float[Array, "*batch heads actions"]  # of a head that attends over actions; else no heads: (0, actions)
+    levels: Float[Array, "*batch actions atoms"] | None = None  # where atoms are quantiles, which ones; 0 to 1
+
+    @property
+    def probabilities(self) -> Float[Array, "*batch actions atoms"]:
+        """softmax(logits), exactly 1 for a single atom."""
+        return jnp.ones_like(self.logits) if self.logits.shape[-1] == 1 else jax.nn.softmax(self.logits)
 
     @property
     def q(self) -> Float[Array, "*batch actions"]:
         """The mean of each action's return."""
         return (self.atoms * self.probabilities).sum(-1)
 
+    def of(self, action: Int[Array, ""]) -> Distribution:
+        """The distribution of one action's return."""
+
+        def row(leaf: Float[Array, "actions atoms"]) -> Float[Array, "atoms"]:
+            # A single atom is gathered as a number: a row of one would cost kernels of its own, and their gradient's.
+            return leaf[:, 0][action][None] if leaf.shape[1] == 1 else leaf[action]
+
+        levels = None if self.levels is None else row(self.levels)
+        return Distribution(row(self.atoms), row(self.probabilities), row(self.logits), levels)
+
+
+def blend(
+    returns: Float[Array, "*shape"], memory: Float[Array, "*#shape"], share: Float[Array, "*#shape"]
+) -> Float[Array, "*shape"]:
+    """(1 - share) * returns + share * memory: exactly the returns where the share is 0, whatever the memory holds."""
+    return jnp.where(share > 0, (1 - share) * returns + share * memory, returns)
+
 
 class Decision(eqx.Module):
-    """Everything one forward pass knew. Explanations read this and nothing else."""
+    """Everything one forward pass knew."""
 
     encoding: Encoding
     working: MemoryRead
     returns: Returns  # the network's own
     allowed: Bool[Array, "*batch actions"] | None  # None where every action always is
-    external: PyTree = ()  # MemoryRead of an external memory
-    share: PyTree = ()  # Float[actions], the external memory's in the estimate, 0 to 1
+    external: MemoryRead | None = None  # of an external memory
+    share: Float[Array, "*batch actions"] | None = None  # the external memory's in the estimate, 0 to 1
 
     @property
     def q(self) -> Float[Array, "*batch actions"]:
         """The estimate: (1 - share) of the network's Q and share of the memory's."""
-        if isinstance(self.external, tuple):
-            return self.returns.q
-        return jnp.where(
-            self.share > 0, (1 - self.share) * self.returns.q + self.share * self.external.q, self.returns.q
-        )
+        return self._blended(self.returns.q, ...)
+
+    def returned(self, action: Int[Array, ""]) -> Distribution:
+        """The return of one action, its atoms moved towards the memory's value by the memory's share."""
+        own = self.returns.of(action)
+        return own._replace(atoms=self._blended(own.atoms, action))
+
+    def _blended(self, returns: Float[Array, "*shape"], which: Any) -> Float[Array, "*shape"]:
+        """The one place where an external memory's share moves a return."""
+        if self.external is None or self.external.q is None or self.share is None:
+            return returns
+        return blend(returns, self.external.q[which], self.share[which])
 
     @property
     def preference(self) -> Float[Array, "*batch actions"]:
@@ -86,9 +131,4 @@ class Decision(eqx.Module):
         return self.q if self.allowed is None else jnp.where(self.allowed, self.q, -jnp.inf)
 
 
-class Metrics(NamedTuple):
-    """What one update reports, each a scalar averaged over the batch."""
-
-    loss: Float[Array, "*batch"]
-    q_mean: Float[Array, "*batch"]  # Q of the actions taken, in units of return
-    finite: Bool[Array, "*batch"]  # False: the update was not applied
+Metrics = dict[str, Float[Array, "*seeds"]]  # what one update reports by name, each a scalar averaged over the batch

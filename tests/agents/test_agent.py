@@ -1,7 +1,8 @@
 """The agent: what it learns on probes whose values are known, and each of its four functions."""
 
 from dataclasses import replace
-from functools import partial
+from functools import cache
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +13,9 @@ from hypothesis import strategies as st
 
 from engram import spaces
 from engram.agents import examples
-from engram.agents.q_learning import Agent, Experience, Mind, push
+from engram.agents.agent import AgentState, Experience
+from engram.agents.policy import Seen, push
+from engram.agents.q_learning import QLearner
 from engram.agents.spec import (
     AgentSpec,
     ObservationSpec,
@@ -21,10 +24,11 @@ from engram.agents.spec import (
     TargetSpec,
 )
 from engram.checkpoint import lanes
+from engram.encoders.features import FeaturesSpec
 from engram.encoders.vector import VectorSpec
 from engram.envs.device import make_device
 from engram.errors import SpecError
-from engram.exploration.exploration import EpsilonGreedySpec
+from engram.exploration.greedy import EpsilonGreedySpec
 from engram.heads.q import DuelingSpec
 from engram.losses.regression import SquaredSpec
 from engram.replay import ring, sampling
@@ -49,7 +53,7 @@ def learned(probe: str, spec: AgentSpec, steps: int = 6_000) -> tuple[np.ndarray
     A stack of two shows each observation after the one that is listed before it.
     """
     env = make_device(f"engram/{probe}-v0")
-    runner = DeviceRunner(Agent(spec, env.observation_space, env.actions), env, [0])
+    runner = DeviceRunner(QLearner(spec, env.observation_space, env.actions), env, [0])
     runner.advance(steps, lambda: False)
     runner.report()
     network = runner.minds()[0].network
@@ -58,7 +62,8 @@ def learned(probe: str, spec: AgentSpec, steps: int = 6_000) -> tuple[np.ndarray
     if spec.observation.stack == 2:
         before = [np.zeros_like(observations[0]), *observations[:-1]]
         frames = list(zip(before, observations, strict=True))
-    return np.array([network(jnp.array(frame)).returns.q for frame in frames]), np.array(values)
+    bits = jnp.zeros((len(frames), 0), jnp.uint32)
+    return np.asarray(jax.vmap(network)(jnp.array(frames), bits).returns.q), np.array(values)
 
 
 @pytest.mark.parametrize("probe", PROBES)
@@ -78,6 +83,7 @@ def test_the_learned_q_of_a_probe_is_its_true_value(probe):
         {"head": DuelingSpec(width=8)},
         {"loss": SquaredSpec()},
         {"encoder": VectorSpec(widths=(32,), norm=True)},
+        {"encoder": FeaturesSpec(token_width=16, heads=2, width=32)},
         {"target": TargetSpec(every=1, rate=0.05)},
     ],
     ids=str,
@@ -92,20 +98,30 @@ def test_a_stack_of_two_learns_the_chain():
     np.testing.assert_allclose(q, values, atol=0.03)
 
 
+class Compiled(NamedTuple):
+    act: Any
+    observe: Any
+    learn: Any
+
+
+@cache
+def compiled(one: QLearner) -> Compiled:
+    return Compiled(jax.jit(one.act), jax.jit(one.observe), jax.jit(one.learn))
+
+
 # -- act -----------------------------------------------------------------------------------------------------
 
 
-def agent(envs: int = 1, actions: int = 3, **changes: object) -> Agent:
-    return Agent(replace(SMALL, **changes), spaces.Box((2,)), actions, envs)
+def agent(envs: int = 1, actions: int = 3, **changes: object) -> QLearner:
+    return QLearner(replace(SMALL, **changes), spaces.Box((2,)), actions, envs)
 
 
 def test_without_exploration_the_best_action_is_taken():
     greedy = agent(envs=8, learn_every=8, exploration=EpsilonGreedySpec(start=0.0, end=0.0))
     state = greedy.init(KEY)
     observation = jax.random.normal(KEY, (8, 2))
-    _, action, decision, _ = greedy.act(
-        Mind(state.learner.params), state.actor, observation, jnp.ones(8, bool), jnp.zeros(8)
-    )
+    seen = Seen(observation, jnp.ones(8, bool), jnp.zeros(8))
+    _, action, decision, _ = compiled(greedy).act(greedy.mind(state), state.actor, seen)
     np.testing.assert_array_equal(action, decision.returns.q.argmax(-1))
 
 
@@ -114,12 +130,12 @@ def test_epsilon_is_the_share_of_random_actions():
     half = agent(envs=4096, learn_every=4096, exploration=EpsilonGreedySpec(start=0.5, end=0.5),
                  replay=replace(SMALL.replay, capacity=4096 * 16, start=4096 * 2))  # fmt: skip
     state = half.init(KEY)
-    seen = jnp.ones((4096, 2)), jnp.ones(4096, bool), jnp.zeros(4096)
-    actor, action, decision, _ = half.act(Mind(state.learner.params), state.actor, *seen)
+    seen, act = Seen(jnp.ones((4096, 2)), jnp.ones(4096, bool), jnp.zeros(4096)), compiled(half).act
+    actor, action, decision, _ = act(half.mind(state), state.actor, seen)
     share = float((action == decision.returns.q.argmax(-1)).mean())
     assert abs(share - 2 / 3) < 4 * (2 / 9 / 4096) ** 0.5  # four standard deviations
     assert int(actor.steps) == 4096
-    again = half.act(Mind(state.learner.params), actor, *seen)[1]
+    again = act(half.mind(state), actor, seen).action
     assert not np.array_equal(action, again), "each step draws anew"
 
 
@@ -138,12 +154,16 @@ def experience(done: list[list[bool]], keep: list[list[bool]]) -> Experience:
     number = jnp.arange(1, 1 + np.prod(shape)).reshape(shape)
     observation = jnp.stack([number, number], -1).astype(jnp.float32)
     row = TimeStep(observation, jnp.zeros(shape, bool), number, number.astype(jnp.float32), jnp.array(done))
-    return Experience(row, jnp.array(done), -observation, jnp.array(keep))
+    return Experience(row, jnp.array(done), -observation, jnp.array(keep), None)
+
+
+def stored(one: QLearner, given: Experience) -> ring.Ring:
+    return compiled(one).observe(one.init(KEY), given).store.ring
 
 
 def test_an_ended_episode_gets_a_final_row_after_its_last_step():
     one = agent(envs=2, learn_every=2)
-    replay = one.observe(one.init(KEY).replay, experience([[False, True], [True, False]], [[True, True], [True, True]]))
+    replay = stored(one, experience([[False, True], [True, False]], [[True, True], [True, True]]))
     assert replay.cursor.tolist() == [3, 3]
     assert replay.rows.observation[:3, 0, 0].tolist() == [1.0, 3.0, -3.0]
     assert replay.rows.observation[:3, 1, 0].tolist() == [2.0, -2.0, 4.0]
@@ -152,7 +172,7 @@ def test_an_ended_episode_gets_a_final_row_after_its_last_step():
 
 def test_padding_writes_nothing():
     one = agent()
-    replay = one.observe(one.init(KEY).replay, experience([[True], [False]], [[False], [True]]))
+    replay = stored(one, experience([[True], [False]], [[False], [True]]))
     assert replay.cursor.tolist() == [1]
     assert replay.rows.reward[0, 0] == 2.0
 
@@ -160,62 +180,66 @@ def test_padding_writes_nothing():
 # -- learn ---------------------------------------------------------------------------------------------------
 
 
-def filled(one: Agent, reward: float = 1.0, rows: int = 64):
-    """A replay of one long episode."""
-    state = one.init(KEY)
-    replay = state.replay
-    step = TimeStep(jnp.ones((1, 1, 2)), jnp.zeros((1, 1), bool), jnp.zeros((1, 1), jnp.int32),
-                    jnp.full((1, 1), reward), jnp.zeros((1, 1), bool))  # fmt: skip
-    observe = jax.jit(one.observe)
-    no = jnp.zeros((1, 1), bool)
-    for _ in range(rows):
-        replay = observe(replay, Experience(step, no, step.observation, ~no))
-    return state.learner, replay
+def filled(one: QLearner, reward: float = 1.0, rows: int = 64) -> AgentState:
+    """A state whose replay holds one long episode."""
+    shape = (rows, 1)
+    row = TimeStep(jnp.ones((*shape, 2)), jnp.zeros(shape, bool), jnp.zeros(shape, jnp.int32),
+                   jnp.full(shape, reward), jnp.zeros(shape, bool))  # fmt: skip
+    no = jnp.zeros(shape, bool)
+    return compiled(one).observe(one.init(KEY), Experience(row, no, row.observation, ~no, None))
+
+
+def bias(network: Any) -> jax.Array:
+    return network.head.linear.bias
 
 
 def test_a_hard_target_copies_and_a_soft_one_follows():
     hard, soft = agent(target=TargetSpec(every=2)), agent(target=TargetSpec(every=1, rate=0.25))
-    learner, replay = filled(hard)
-    after_one, _ = hard.learn(learner, replay)
-    assert bool(jnp.array_equal(after_one.target.head.linear.bias, learner.target.head.linear.bias))
-    after_two, _ = hard.learn(after_one, replay)
-    assert bool(jnp.array_equal(after_two.target.head.linear.bias, after_two.params.head.linear.bias))
-    learner, replay = filled(soft)
-    after, _ = soft.learn(learner, replay)
-    old, new = learner.target.head.linear.bias, after.params.head.linear.bias
-    np.testing.assert_allclose(after.target.head.linear.bias, old + 0.25 * (new - old), rtol=1e-5, atol=1e-7)
+    state = filled(hard)
+    after_one, _ = compiled(hard).learn(state)
+    assert bool(jnp.array_equal(bias(after_one.learner.target), bias(state.learner.target)))
+    after_two, _ = compiled(hard).learn(after_one)
+    assert bool(jnp.array_equal(bias(after_two.learner.target), bias(after_two.learner.params)))
+    state = filled(soft)
+    after, _ = compiled(soft).learn(state)
+    old, new = bias(state.learner.target), bias(after.learner.params)
+    np.testing.assert_allclose(bias(after.learner.target), old + 0.25 * (new - old), rtol=1e-5, atol=1e-7)
 
 
 def test_an_update_that_is_not_finite_leaves_no_trace_and_is_named():
     one = agent(loss=SquaredSpec())
-    learner, replay = filled(one, reward=float("inf"))
-    after, metrics = one.learn(learner, replay)
-    assert not bool(metrics.finite)
-    assert int(after.fault) == 1
-    for left, right in zip(jax.tree.leaves(after.params), jax.tree.leaves(learner.params), strict=True):
+    state = filled(one, reward=float("inf"))
+    after, _ = compiled(one).learn(state)
+    assert int(after.learner.fault) == 1
+    assert one.fault(after, 100, [0]).startswith(
+        "the loss or its gradient was not finite at update 1 (before step 100)"
+    )
+    assert one.fault(state, 100, [0]) is None
+    for left, right in zip(jax.tree.leaves(after.learner.params), jax.tree.leaves(state.learner.params), strict=True):
         np.testing.assert_array_equal(left, right)
-    for left, right in zip(jax.tree.leaves(after.optimizer), jax.tree.leaves(learner.optimizer), strict=True):
+    optimizers = after.learner.optimizer, state.learner.optimizer
+    for left, right in zip(*map(jax.tree.leaves, optimizers), strict=True):
         np.testing.assert_array_equal(left, right)
-    again, _ = one.learn(after, replay)
-    assert int(again.fault) == 1, "the first one is remembered"
+    again, _ = compiled(one).learn(after)
+    assert int(again.learner.fault) == 1, "the first one is remembered"
 
 
 def test_clipped_rewards_teach_what_their_clips_teach():
     clipped, plain = agent(reward_clip=1.0), agent()
-    huge, _ = clipped.learn(*filled(clipped, reward=7.0))
-    one, _ = plain.learn(*filled(plain, reward=1.0))
-    np.testing.assert_array_equal(huge.params.head.linear.bias, one.params.head.linear.bias)
+    huge, _ = compiled(clipped).learn(filled(clipped, reward=7.0))
+    one, _ = compiled(plain).learn(filled(plain, reward=1.0))
+    np.testing.assert_array_equal(bias(huge.learner.params), bias(one.learner.params))
 
 
 def test_the_step_size_falls_to_its_final_fraction():
     """Adam's step is the step size while gradients keep their sign, so the last bias moves show the schedule."""
     one = agent(optimizer=OptimizerSpec(learning_rate=1e-3, final_fraction=0.1, decay_steps=40), discount=0.0)
-    learner, replay = filled(one, reward=100.0)
+    state = filled(one, reward=100.0)
     moves = []
     for _ in range(12):
-        after, _ = one.learn(learner, replay)
-        moves.append(float(abs(after.params.head.linear.bias[0] - learner.params.head.linear.bias[0])))
-        learner = after
+        after, _ = compiled(one).learn(state)
+        moves.append(float(abs(bias(after.learner.params)[0] - bias(state.learner.params)[0])))
+        state = after
     np.testing.assert_allclose(moves[0], 1e-3, rtol=0.01)
     np.testing.assert_allclose(moves[-1], 1e-4, rtol=0.05)
 
@@ -271,6 +295,9 @@ def expected(rows: list[dict[str, float]], row: int, n: int, stack: int, discoun
     return frames(row), total, factor, frames(at)
 
 
+transition = jax.jit(examples.transition, static_argnums=0)
+
+
 @settings(max_examples=25)
 @given(
     st.lists(st.sampled_from(["step", "step", "terminated", "truncated"]), min_size=6, max_size=24),
@@ -280,9 +307,11 @@ def expected(rows: list[dict[str, float]], row: int, n: int, stack: int, discoun
 def test_every_row_that_can_be_drawn_gives_the_target_of_a_plain_loop(kinds, n, stack):
     """Over episode ends of both kinds, stacks, n-step windows and a ring of 16 rows that wraps."""
     replay = replace(SMALL.replay, capacity=16, start=10)
-    one = Agent(replace(SMALL, n_step=n, observation=ObservationSpec(stack=stack), replay=replay), spaces.Box((1,)), 2)
+    one = QLearner(
+        replace(SMALL, n_step=n, observation=ObservationSpec(stack=stack), replay=replay), spaces.Box((1,)), 2
+    )
     rows = timeline(kinds)
-    ring_ = one.init(KEY).replay
+    ring_ = one.init(KEY).store.ring
     columns = {name: [row[key] for row in rows] for name, key in
                (("observation", "o"), ("is_first", "first"), ("reward", "r"), ("terminated", "end"))}  # fmt: skip
     observation = np.array(columns["observation"], np.float32)[:, None]
@@ -292,15 +321,14 @@ def test_every_row_that_can_be_drawn_gives_the_target_of_a_plain_loop(kinds, n, 
                       "terminated": np.array(columns["terminated"])})  # fmt: skip
     ring_ = ring.Ring(ring_.rows, jnp.array([len(rows)], jnp.int32))
     first, count = (int(value[0]) for value in sampling.startable(ring_, n, stack - 1))
-    transition = jax.jit(partial(examples.transition, one.spec))
     for row in range(first, first + count):
-        made = transition(ring_, jnp.int32(row), jnp.int32(0))
-        assert float(made.weight) == (0.0 if rows[row]["final"] else 1.0)
+        made = transition(one.spec, ring_, jnp.int32(row), jnp.int32(0), jnp.zeros(0, jnp.uint32))
+        assert float(made.start.weight) == (0.0 if rows[row]["final"] else 1.0)
         if rows[row]["final"]:
             continue
         shown, total, factor, following = expected(rows, row, n, stack, SMALL.discount)
         np.testing.assert_array_equal(made.observation[:, 0], shown)
-        np.testing.assert_allclose(made.step.reward, total, rtol=1e-5)
-        np.testing.assert_allclose(made.step.discount, factor, rtol=1e-5)
+        np.testing.assert_allclose(made.start.step.reward, total, rtol=1e-5)
+        np.testing.assert_allclose(made.start.step.discount, factor, rtol=1e-5)
         if factor:
             np.testing.assert_array_equal(made.following[:, 0], following)

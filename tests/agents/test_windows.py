@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from engram import spaces, specs
 from engram.agents import examples
 from engram.agents.examples import Nets
-from engram.agents.network import Previous
-from engram.agents.q_learning import Agent, Mind, build
+from engram.agents.network import Previous, build
+from engram.agents.policy import Mind, Seen
+from engram.agents.q_learning import QLearner
 from engram.agents.spec import (
     AgentSpec,
     ObservationSpec,
@@ -27,21 +28,37 @@ from engram.checkpoint import lanes
 from engram.encoders.vector import VectorSpec
 from engram.envs.device import make_device
 from engram.errors import SpecError
-from engram.exploration.exploration import BoltzmannSpec, EpsilonGreedySpec, ParameterNoiseSpec
-from engram.play.evaluation import Policy
+from engram.exploration.boltzmann import BoltzmannSpec
+from engram.exploration.greedy import EpsilonGreedySpec
+from engram.exploration.noise import ParameterNoiseSpec
+from engram.losses.returns import NStep
+from engram.play.playing import Policy
 from engram.registry import register
 from engram.replay import ring, sampling
+from engram.replay.draw import Replay
 from engram.run.trainer import Trainer
 from engram.runners.device import DeviceRunner
 from engram.types import Decision, Encoding, MemoryRead, Returns
 
 KEY = jax.random.PRNGKey(0)
+NO_BITS = jnp.zeros(0, jnp.uint32)
+
+
+def no_bits(time: int) -> jax.Array:
+    return jnp.zeros((time, 0), jnp.uint32)
+
+
+cut_window = jax.jit(examples.window, static_argnums=0)
+cut_transition = jax.jit(examples.transition, static_argnums=0)
+shifts = jax.jit(jax.vmap(partial(sampling.back_to_start, reach=3, before=0), (None, None, None, 0)))
 
 
 @register("working", "test-counter")
 @specs.spec
 class CounterSpec:
     """A memory that counts the steps of the episode and shows its inputs beside that."""
+
+    present = True
 
     def build(self, inputs: int, key: object) -> "Counter":
         return Counter(inputs)
@@ -77,7 +94,7 @@ SPEC = AgentSpec(
 )
 
 
-def filled(agent: Agent, kinds: list[str]) -> tuple[ring.Ring, list[dict[str, float]]]:
+def filled(agent: QLearner, kinds: list[str]) -> tuple[ring.Ring, list[dict[str, float]]]:
     """A ring of one lane with the rows of some steps, and those rows; a final row follows each end."""
     rows: list[dict[str, float]] = []
     opens = True
@@ -120,17 +137,16 @@ def test_every_row_of_a_window_has_the_target_of_a_plain_loop(kinds, n, stack, b
     """Over both kinds of ends, and a ring of 32 rows that wraps."""
     observation = ObservationSpec(stack=stack, previous_action=True, previous_reward=True)
     spec = replace(SPEC, n_step=n, observation=observation, replay=replace(SPEC.replay, burn_in=burn_in))
-    agent = Agent(spec, spaces.Box((1,)), 2)
+    agent = QLearner(spec, spaces.Box((1,)), 2)
     kept, rows = filled(agent, kinds)
     first, count = (int(value[0]) for value in sampling.startable(kept, spec.rows - 1, spec.rows_before))
-    make = jax.jit(partial(examples.window, spec))
     for start in range(first, first + count):
-        window = make(kept, jnp.int32(start), jnp.int32(0))
+        window = jax.device_get(cut_window(spec, kept, jnp.int32(start), jnp.int32(0), NO_BITS))
         begun = False
         for t in range(spec.replay.window):
             row = rows[start + t]
             begun |= row["first"]
-            assert float(window.weight[t]) == float(not row["final"] and (begun or t >= burn_in))
+            assert float(window.start.weight[t]) == float(not row["final"] and (begun or t >= burn_in))
             assert float(window.frames[t, -1, 0]) == row["o"]
             if stack == 2:
                 assert float(window.frames[t, 0, 0]) == (0.0 if row["first"] else rows[start + t - 1]["o"])
@@ -140,34 +156,34 @@ def test_every_row_of_a_window_has_the_target_of_a_plain_loop(kinds, n, stack, b
             if row["final"]:
                 continue
             total, factor, at = target(rows, start + t, n, spec.discount)
-            np.testing.assert_allclose(window.step.reward[t], total, rtol=1e-5)
-            np.testing.assert_allclose(window.step.discount[t], factor, rtol=1e-5)
-            assert int(window.step.offset[t]) == at - start - t
-            assert int(window.action[t]) == row["a"]
+            np.testing.assert_allclose(window.start.step.reward[t], total, rtol=1e-5)
+            np.testing.assert_allclose(window.start.step.discount[t], factor, rtol=1e-5)
+            assert int(window.start.step.offset[t]) == at - start - t
+            assert int(window.start.action[t]) == row["a"]
 
 
 @settings(max_examples=20)
 @given(KINDS)
 def test_an_aligned_window_begins_with_its_episode_where_that_is_within_reach(kinds):
-    agent = Agent(SPEC, spaces.Box((1,)), 2)
+    agent = QLearner(SPEC, spaces.Box((1,)), 2)
     kept, rows = filled(agent, kinds)
     oldest = max(0, len(rows) - agent.rows_per_lane)
-    back = jax.jit(partial(sampling.back_to_start, reach=3, before=0))
+    words = jnp.arange(8, dtype=jnp.uint32)
     for row in range(oldest, len(rows)):
         starts = [other for other in range(max(oldest, row - 3), row + 1) if rows[other]["first"]]
-        begins = {int(back(kept, jnp.int32(row), jnp.int32(0), jnp.uint32(word))) for word in range(8)}
+        begins = set(shifts(kept, jnp.int32(row), jnp.int32(0), words).tolist())
         assert begins == ({starts[-1]} if starts else {max(oldest, row - shift) for shift in range(4)})
 
 
 def test_every_step_of_a_long_episode_is_learned_from_and_none_much_more_than_others():
     """An episode of 27 steps, windows of 4 with a burn-in of 2: no row is left to windows that do not count it."""
     spec = replace(SPEC, replay=replace(SPEC.replay, burn_in=2))
-    agent = Agent(spec, spaces.Box((1,)), 2)
+    agent = QLearner(spec, spaces.Box((1,)), 2)
     kept, rows = filled(agent, ["step"] * 27)
     bits = jax.random.bits(KEY, (4_000, 2))
-    batch = jax.jit(partial(examples.draw, spec, agent.init(KEY).learner.params))(kept, bits)
+    _, batch = jax.jit(partial(examples.draw, spec, build(spec, agent.space, 2, KEY)))(Replay(kept, None), bits)
     shown = np.asarray(batch.frames[:, : spec.replay.window, 0, 0], int)
-    learned = np.bincount(shown[np.asarray(batch.weight) > 0], minlength=len(rows) + 1)[1:]
+    learned = np.bincount(shown[np.asarray(batch.start.weight) > 0], minlength=len(rows) + 1)[1:]
     inner = learned[: len(rows) - spec.rows]
     assert inner.min() > 0.25 * inner.mean()
 
@@ -178,25 +194,28 @@ def test_without_a_memory_the_rows_of_a_window_lose_what_their_transitions_lose(
     kinds = ["step"] * 5 + ["terminated"] + ["step"] * 4 + ["truncated"] + ["step"] * 9
     plain = replace(SPEC, working=AgentSpec().working, double=double, n_step=2,
                     replay=replace(SPEC.replay, window=1, burn_in=0))  # fmt: skip
-    kept, rows = filled(Agent(SPEC, spaces.Box((1,)), 2), kinds)
+    kept, rows = filled(QLearner(SPEC, spaces.Box((1,)), 2), kinds)
     params, lagged = (build(plain, spaces.Box((1,)), 2, key) for key in jax.random.split(KEY))
     windowed = replace(SPEC, double=double, n_step=2)
+    nets = Nets(params, lagged, None)
+    score_window = jax.jit(partial(examples.score_window, windowed, nets))
+    score_one = jax.jit(partial(examples.score_transition, plain, nets))
     for start in range(len(rows) - windowed.rows):
-        window = examples.window(windowed, kept, jnp.int32(start), jnp.int32(0))
-        scored = examples.score_window(windowed, Nets(params, lagged, ()), window)
+        scored = jax.device_get(score_window(cut_window(windowed, kept, jnp.int32(start), jnp.int32(0), NO_BITS)))
         for t in range(windowed.replay.window):
-            one = examples.transition(plain, kept, jnp.int32(start + t), jnp.int32(0))
-            alone = examples.score_transition(plain, Nets(params, lagged, ()), one)
+            one = cut_transition(plain, kept, jnp.int32(start + t), jnp.int32(0), NO_BITS)
+            alone = score_one(one)
             assert float(alone.weight) == float(scored.weight[t])
             if alone.weight:
                 np.testing.assert_allclose(scored.q[t], alone.q, rtol=1e-5)
                 np.testing.assert_allclose(scored.loss[t], alone.loss, rtol=1e-4)
+                np.testing.assert_allclose(scored.error[t], alone.error, rtol=1e-4)
 
 
 def test_acting_step_by_step_and_unrolling_see_the_same():
     """The memory, the previous action and the previous reward of acting are those of learning."""
     observation = ObservationSpec(previous_action=True, previous_reward=True)
-    agent = Agent(replace(SPEC, observation=observation, learn_every=2, reward_clip=1.0), spaces.Box((1,)), 3, 2)
+    agent = QLearner(replace(SPEC, observation=observation, learn_every=2, reward_clip=1.0), spaces.Box((1,)), 3, 2)
     state = agent.init(KEY)
     params, actor = state.learner.params, state.actor
     generator = np.random.default_rng(0)
@@ -208,7 +227,7 @@ def test_acting_step_by_step_and_unrolling_see_the_same():
     act = jax.jit(agent.act)
     for t in range(12):
         before = reward[t - 1] if t else np.zeros(2, np.float32)
-        actor, action, decision, _ = act(Mind(params), actor, seen[t], first[t], before)
+        actor, action, decision, _ = act(Mind(params), actor, Seen(seen[t], first[t], before))
         decisions.append(decision)
         actions.append(np.asarray(action))
     for env in range(2):
@@ -217,30 +236,33 @@ def test_acting_step_by_step_and_unrolling_see_the_same():
             jnp.array([0.0, *reward[:-1, env]]).clip(-1, 1),
         )
         memory = params.working.init()
-        _, unrolled = params.unroll(memory, jnp.array(seen[:, env])[:, None], jnp.array(first[:, env]), previous)
+        frames = jnp.array(seen[:, env])[:, None]
+        _, unrolled = params.unroll(memory, frames, jnp.array(first[:, env]), previous, no_bits(12))
         for t in range(12):
             np.testing.assert_allclose(unrolled.returns.q[t], decisions[t].returns.q[env], rtol=1e-5, atol=1e-6)
 
 
 def test_a_stored_memory_is_what_acting_had_before_the_row():
     """The counter before step t of an episode is t; windows begin with it, whatever row they begin at."""
-    stored = replace(SPEC, replay=replace(SPEC.replay, stored_memory=True, align=False), learn_every=2)
+    stored = replace(SPEC, replay=replace(SPEC.replay, stored_carry=True, align=False), learn_every=2)
     env = make_device("engram/Termination-v0", length=7)
-    agent = Agent(stored, env.observation_space, env.actions, 2)
+    agent = QLearner(stored, env.observation_space, env.actions, 2)
     runner = DeviceRunner(agent, env, [0])
     runner.advance(24, lambda: False)
-    kept = jax.tree.map(lambda leaf: leaf[0], runner.capture().replay)
+    kept = jax.tree.map(lambda leaf: leaf[0], runner.capture().rows)
     for lane in range(2):
         step = 0
         for row in range(int(kept.cursor[lane]) - stored.rows):
             first = bool(kept.rows.is_first[row, lane])
             final = bool(kept.rows.is_first[row + 1, lane])
             step = 0 if first else step + 1
-            window = examples.window(stored, kept, jnp.int32(row), jnp.int32(lane))
+            window = cut_window(stored, kept, jnp.int32(row), jnp.int32(lane), NO_BITS)
             if not first and not final:
-                assert int(window.memory) == step
+                assert int(window.carry) == step
     before = ring.nbytes(env.observation_space, 10)
-    assert ring.nbytes(env.observation_space, 10, agent.row_memory()) == before + 10 * 4
+    assert ring.nbytes(env.observation_space, 10, jnp.zeros((), jnp.int32)) == before + 10 * 4
+    emptied = QLearner(replace(SPEC, learn_every=2), env.observation_space, env.actions, 2).nbytes()["replay"]
+    assert agent.nbytes()["replay"] == emptied + 4 * stored.replay.capacity
 
 
 def test_predict_step_by_step_is_the_network_unrolled():
@@ -262,7 +284,7 @@ def test_predict_step_by_step_is_the_network_unrolled():
         for env in range(3):
             previous = Previous(jnp.array([0, *(a[env] for a in actions[:-1])]), jnp.array([0.0, *reward[:-1, env]]))
             frames = jnp.array(seen[:, env])[:, None]
-            _, unrolled = network.unroll(network.working.init(), frames, jnp.array(first[:, env]), previous)
+            _, unrolled = network.unroll(network.working.init(), frames, jnp.array(first[:, env]), previous, no_bits(9))
             np.testing.assert_array_equal([a[env] for a in actions], unrolled.preference.argmax(-1))
         with pytest.raises(SpecError, match="this agent reads the reward of the step before; pass it too"):
             agent.predict(seen[0], state)
@@ -278,10 +300,10 @@ def test_a_forgetful_network_counts_every_step_as_the_first():
     nothing = Previous(jnp.zeros(3, jnp.int32), jnp.zeros(3))
     frames = jnp.ones((3, 1, 1))
     is_first = jnp.array([True, False, False])
-    _, forgotten = params.unroll(params.working.init(), frames, is_first, nothing)
+    _, forgotten = params.unroll(params.working.init(), frames, is_first, nothing, no_bits(3))
     np.testing.assert_array_equal(forgotten.working.vector[:, -1], [1, 1, 1])
     for network in (plain, plain.forgetful()):
-        _, decided = network.unroll(network.working.init(), frames, is_first, nothing)
+        _, decided = network.unroll(network.working.init(), frames, is_first, nothing, no_bits(3))
         expected = [1, 2, 3] if network is plain else [1, 1, 1]
         np.testing.assert_array_equal(decided.working.vector[:, -1], expected)
 
@@ -317,7 +339,7 @@ EXPLORATIONS = [
     EpsilonGreedySpec(start=0.0, end=0.0),
     BoltzmannSpec(temperature=50.0),
     ParameterNoiseSpec(scale=1.0),
-    ParameterNoiseSpec(scale=1.0, opening=0.9),
+    ParameterNoiseSpec(scale=1.0, random_opening=0.9),
 ]
 
 
@@ -325,12 +347,12 @@ EXPLORATIONS = [
 def test_a_forbidden_action_is_never_taken(exploration):
     spec = AgentSpec(encoder=VectorSpec(widths=(8,)), exploration=exploration, learn_every=512,
                      replay=ReplaySpec(capacity=512 * 8, start=1_024))  # fmt: skip
-    agent = Agent(spec, MASKED, 4, 512)
+    agent = QLearner(spec, MASKED, 4, 512)
     state = agent.init(KEY)
     mask = jax.random.bernoulli(jax.random.PRNGKey(1), 0.4, (512, 4)).at[:, 2].set(True).astype(jnp.int8)
     observation = {"observation": jax.random.normal(KEY, (512, 2)), "action_mask": mask}
-    mind = Mind(state.learner.params)
-    _, action, decision, _ = agent.act(mind, state.actor, observation, jnp.ones(512, bool), jnp.zeros(512))
+    seen = Seen(observation, jnp.ones(512, bool), jnp.zeros(512))
+    _, action, decision, _ = jax.jit(agent.act)(agent.mind(state), state.actor, seen)
     allowed = np.asarray(mask)[np.arange(512), np.asarray(action)]
     assert allowed.all()
     unmasked = np.asarray(decision.returns.q).argmax(-1)
@@ -350,11 +372,15 @@ def test_a_forbidden_action_is_never_bootstrapped_from(double):
     params = eqx.tree_at(lambda network: network.head.linear.bias, params, jnp.array([0.0, 1.0, 2.0, 1e6]))
     params = eqx.tree_at(lambda network: network.head.linear.weight, params, jnp.zeros((4, 8)))
     see = lambda mask: {"observation": jnp.zeros((1, 2)), "action_mask": jnp.array([mask], jnp.int8)}  # noqa: E731
-    step = examples.n_step(jnp.array([3.0]), jnp.array([False]), jnp.array([False]), 0.5)
+    step = NStep(jnp.float32(3.0), jnp.float32(0.5), jnp.int32(1))
+    start = examples.Start(jnp.int32(0), step, jnp.float32(1))
     for mask, best in (([1, 1, 1, 0], 2.0), ([1, 1, 0, 0], 1.0), ([1, 0, 0, 1], 1e6)):
-        one = examples.Transition(see([1, 1, 1, 1]), jnp.int32(0), step, see(mask), jnp.float32(1))
-        scored = examples.score_transition(replace(spec, loss=Distance()), Nets(params, params, ()), one)
+        one = examples.Transition(start, see([1, 1, 1, 1]), see(mask), jnp.zeros((3, 0), jnp.uint32))
+        scored = score(replace(spec, loss=Distance()), Nets(params, params, None), one)
         np.testing.assert_allclose(scored.loss, 3.0 + 0.5 * best, rtol=1e-6)
+
+
+score = jax.jit(examples.score_transition, static_argnums=0)
 
 
 @register("loss", "test-distance")
@@ -362,8 +388,8 @@ def test_a_forbidden_action_is_never_bootstrapped_from(double):
 class Distance:
     """The target itself, since the prediction is 0 here."""
 
-    def __call__(self, prediction, target):
-        return target - prediction
+    def __call__(self, predicted, target):
+        return target.mean - predicted.mean
 
 
 def decided(q: list[float], features: list[float] | None = None) -> Decision:
@@ -372,7 +398,7 @@ def decided(q: list[float], features: list[float] | None = None) -> Decision:
     read = MemoryRead(jnp.array(features or [1.0]), nothing, nothing.astype(jnp.int32))
     values = jnp.array(q)[:, None]
     return Decision(Encoding(read.vector, jnp.zeros((0, 0))), read,
-                    Returns(values, jnp.ones_like(values), jnp.zeros((0, len(q)))), None)  # fmt: skip
+                    Returns(values, jnp.zeros_like(values), jnp.zeros((0, len(q)))), None)  # fmt: skip
 
 
 def test_boltzmann_exploration_draws_by_the_softmax_of_q():
@@ -403,7 +429,7 @@ def test_parameter_noise_is_one_choice_for_an_episode_and_another_for_the_next()
 
 def test_an_episode_may_open_with_random_actions_and_then_keeps_to_its_noise():
     """After k random actions another follows with the chance that was set; the first is as likely to be random."""
-    spec, count, length = ParameterNoiseSpec(scale=1.0, final_scale=1.0, opening=0.6), 4_000, 8
+    spec, count, length = ParameterNoiseSpec(scale=1.0, final_scale=1.0, random_opening=0.6), 4_000, 8
     features = np.random.default_rng(0).normal(size=64).tolist()
     words = jax.random.bits(KEY, (length, 3, count, 2))
     episode, opened, chosen = jnp.zeros((count, 2), jnp.uint32), [], []
@@ -430,7 +456,9 @@ def test_an_episode_may_open_with_random_actions_and_then_keeps_to_its_noise():
 
 
 def test_openings_are_played_when_exploring_outside_of_training_too():
-    spec = AgentSpec(encoder=VectorSpec(widths=(8,)), exploration=ParameterNoiseSpec(final_scale=0.0, opening=0.5))
+    spec = AgentSpec(
+        encoder=VectorSpec(widths=(8,)), exploration=ParameterNoiseSpec(final_scale=0.0, random_opening=0.5)
+    )
     policy, rows = Policy(Mind(build(spec, spaces.Box((2,)), 4, KEY)), spec), np.ones((4_000, 2), np.float32)
     generator, first = np.random.default_rng(0), np.zeros(4_000, bool)
     greedy, _ = policy.act(rows, None, None, None, None)

@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engram.losses import bootstrap, regression
-from engram.losses.returns import NStep, n_step
+from engram.losses.returns import NStep, discounts, n_step
 from engram.nn.layers import normalised
-from engram.types import Returns
+from engram.types import Distribution, Returns
 
 jitted_n_step = jax.jit(n_step)
 
@@ -20,7 +20,17 @@ def flags(*values: int):
 
 
 def scalar_returns(*q: float) -> Returns:
-    return Returns(jnp.array(q)[:, None], jnp.ones((len(q), 1)), jnp.zeros((0, len(q))))
+    return Returns(jnp.array(q)[:, None], jnp.zeros((len(q), 1)), jnp.zeros((0, len(q))))
+
+
+def greedy(following: Returns) -> Distribution:
+    """`double` by the network's own Q."""
+    return bootstrap.double(following, following.q)
+
+
+def number(value: float) -> Distribution:
+    """A number, as a distribution: one atom."""
+    return Distribution(jnp.array([value], jnp.float32), jnp.ones(1))
 
 
 @pytest.mark.parametrize("jit", [False, True])
@@ -28,21 +38,21 @@ def test_constant_reward_is_a_geometric_series(jit):
     """r = 1 for ever is worth 1 / (1 - gamma): the bootstrap reproduces itself."""
     gamma, n = 0.9, 7
     function = jax.jit(n_step) if jit else n_step
-    step = function(jnp.ones(n), jnp.zeros(n, bool), jnp.zeros(n, bool), jnp.float32(gamma))
+    step = function(jnp.ones(n), jnp.zeros(n, bool), jnp.zeros(n, bool), discounts(gamma, n))
     np.testing.assert_allclose(step.reward + step.discount / (1 - gamma), 1 / (1 - gamma), rtol=1e-6)
     assert step.offset == n
 
 
 def test_nothing_follows_a_termination():
     """Rewards after it are another episode's, and it does not bootstrap."""
-    step = n_step(jnp.array([1.0, 2.0, 50.0]), flags(0, 1, 0), flags(0, 0, 1), 0.5)
+    step = n_step(jnp.array([1.0, 2.0, 50.0]), flags(0, 1, 0), flags(0, 0, 1), discounts(0.5, 3))
     assert step.reward == 1.0 + 0.5 * 2.0
     assert step.discount == 0.0
 
 
 def test_a_time_limit_bootstraps_from_the_final_row():
     """Row 2 is final (row 3 opens an episode) and nothing terminated: the value of row 2 still counts."""
-    step = n_step(jnp.array([1.0, 2.0, 99.0, 99.0]), flags(0, 0, 0, 0), flags(0, 0, 1, 0), 0.5)
+    step = n_step(jnp.array([1.0, 2.0, 99.0, 99.0]), flags(0, 0, 0, 0), flags(0, 0, 1, 0), discounts(0.5, 4))
     assert (float(step.reward), float(step.discount), int(step.offset)) == (2.0, 0.25, 2)
 
 
@@ -50,7 +60,7 @@ def test_one_step_is_the_textbook_target():
     """n = 1: r + gamma * (1 - terminated) at the next row, whatever that row is."""
     for ended in (0, 1):
         for next_opens in (0, 1):
-            step = n_step(jnp.array([3.0]), flags(ended), flags(next_opens), 0.9)
+            step = n_step(jnp.array([3.0]), flags(ended), flags(next_opens), discounts(0.9, 1))
             assert (float(step.reward), int(step.offset)) == (3.0, 1)
             np.testing.assert_allclose(step.discount, 0.9 * (1 - ended))
 
@@ -80,37 +90,37 @@ def test_n_step_equals_a_plain_loop(data):
             discount = 0.0
             break
     discount *= 0.9**offset
-    step = jitted_n_step(jnp.array(reward, jnp.float32), flags(*terminated[:n]), flags(*opens[1 : n + 1]), 0.9)
+    ends = flags(*terminated[:n]), flags(*opens[1 : n + 1])
+    step = jitted_n_step(jnp.array(reward, jnp.float32), *ends, discounts(0.9, n))
     np.testing.assert_allclose(step.reward, expected, rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(step.discount, discount, rtol=1e-6)
     assert int(step.offset) == offset
 
 
 def test_greedy_takes_the_highest_mean():
-    chosen = bootstrap.greedy(scalar_returns(1.0, 5.0, 3.0))
-    assert bootstrap.mean(chosen) == 5.0
+    assert greedy(scalar_returns(1.0, 5.0, 3.0)).mean == 5.0
 
 
 def test_greedy_ranks_distributions_by_mean_not_by_their_best_atom():
-    following = Returns(jnp.array([[0.0, 10.0], [6.0, 6.0]]), jnp.array([[0.5, 0.5], [0.5, 0.5]]), jnp.zeros((0, 2)))
-    np.testing.assert_array_equal(bootstrap.greedy(following).atoms, [6.0, 6.0])
+    following = Returns(jnp.array([[0.0, 10.0], [6.0, 6.0]]), jnp.zeros((2, 2)), jnp.zeros((0, 2)))
+    np.testing.assert_array_equal(greedy(following).atoms, [6.0, 6.0])
 
 
 def test_double_takes_the_value_of_the_action_that_the_other_network_prefers():
     chosen = bootstrap.double(scalar_returns(1.0, 5.0, 3.0), jnp.array([9.0, 0.0, 0.0]))
-    assert bootstrap.mean(chosen) == 1.0
+    assert chosen.mean == 1.0
 
 
 def test_double_with_its_own_q_is_greedy():
     following = scalar_returns(1.0, 5.0, 3.0)
-    assert bootstrap.mean(bootstrap.double(following, following.q)) == bootstrap.mean(bootstrap.greedy(following))
+    assert bootstrap.double(following, following.q).mean == following.q.max()
 
 
 def test_target_adds_the_rewards_and_stops_the_gradient():
     step = NStep(jnp.float32(2.0), jnp.float32(0.5), jnp.int32(1))
 
     def value(q):
-        return bootstrap.mean(bootstrap.target(step, bootstrap.greedy(scalar_returns(q, 0.0))))
+        return bootstrap.target(step, greedy(scalar_returns(q, 0.0))).mean
 
     assert value(4.0) == 2.0 + 0.5 * 4.0
     assert jax.grad(value)(4.0) == 0.0
@@ -134,8 +144,8 @@ def test_a_wide_huber_is_the_squared_loss():
 
 
 def test_loss_specs_call_the_functions():
-    assert regression.HuberSpec(width=2.0)(jnp.float32(0.0), jnp.float32(4.0)) == 6.0
-    assert regression.SquaredSpec()(jnp.float32(0.0), jnp.float32(4.0)) == 8.0
+    assert regression.HuberSpec(width=2.0)(number(0.0), number(4.0)) == 6.0
+    assert regression.SquaredSpec()(number(0.0), number(4.0)) == 8.0
 
 
 def test_normalised_features_have_mean_zero_and_variance_one_whatever_their_scale():

@@ -1,4 +1,4 @@
-"""What one update learns from: examples drawn from replay, and their loss.
+"""What one update learns from: examples made of drawn rows, and their loss.
 
 Two kinds. Without a working memory an example is a `Transition`: the row it starts at and the row it bootstraps from,
 all that a network without memory needs. With one it is a `Window` of successive rows, through which the network is
@@ -6,41 +6,52 @@ unrolled: every row after the burn-in is a start, and bootstraps from a later ro
 """
 
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, PyTree, UInt32
+from jaxtyping import Array, Float, Int, PyTree, UInt32
 
-from engram.agents import recall
 from engram.agents.network import Network, Previous
+from engram.agents.recall import reading
+from engram.agents.recall.state import RecallState
 from engram.agents.spec import AgentSpec
-from engram.losses import bootstrap
-from engram.losses.returns import NStep, n_step
-from engram.replay import ring, sampling
-from engram.types import Decision
+from engram.losses.bootstrap import Following, Similar
+from engram.losses.returns import NStep, clipped, discounts, n_step
+from engram.replay import sampling
+from engram.replay.draw import Drawn, Reach, Replay
+from engram.replay.ring import Ring
+from engram.types import Decision, Distribution
+
+LOOKS = 3  # forward passes of one transition at most: the observation, and the next one by both networks
+
+
+class Start(NamedTuple):
+    """What is known of the action of one row."""
+
+    action: Int[Array, "*batch"]
+    step: NStep
+    weight: Float[Array, "*batch"]  # 0 for a final row, which teaches nothing; else 1
 
 
 class Transition(NamedTuple):
     """One example to learn from. Observations carry a leading axis [stack]."""
 
+    start: Start
     observation: PyTree
-    action: Int[Array, ""]
-    step: NStep
     following: PyTree  # the observation to bootstrap from
-    weight: Float[Array, ""]  # 0 or 1
+    bits: UInt32[Array, "looks words"]  # for the forward passes
 
 
 class Window(NamedTuple):
     """Successive rows of one lane; leaves have a leading axis [rows], or [window] where so said."""
 
-    memory: PyTree  # before the first row
+    start: Start  # [window]
+    carry: PyTree  # of the working memory before the first row
     frames: PyTree  # [rows, stack, ...]
-    is_first: Bool[Array, "rows"]
+    is_first: Array  # bool [rows]
     previous: Previous
-    action: Int[Array, "window"]
-    step: NStep  # [window]
-    weight: Float[Array, "window"]  # 0 or 1
+    bits: UInt32[Array, "two rows words"]
 
 
 class Scored(NamedTuple):
@@ -48,29 +59,8 @@ class Scored(NamedTuple):
 
     loss: Float[Array, "*batch"]
     q: Float[Array, "*batch"]  # of the action taken, in units of return
+    error: Float[Array, "*batch"]  # absolute difference to the target, in units of return
     weight: Float[Array, "*batch"]
-
-
-def words(spec: AgentSpec) -> int:
-    """Words of randomness that drawing one example takes: its row, and where its window begins; or its candidates."""
-    return 2 if spec.has_memory and spec.replay.align else spec.replay.candidates
-
-
-def draw(
-    spec: AgentSpec, network: Network, replay: ring.Ring, bits: UInt32[Array, "batch words"]
-) -> Transition | Window:
-    """A batch of examples; leaves have a leading axis [batch]. `bits`: see `words`."""
-    drawn = bits[:, 0] if spec.has_memory else bits.reshape(-1)
-    row, lane = sampling.uniform_rows(replay, drawn, spec.rows - 1, spec.rows_before)
-    if spec.replay.candidates > 1:
-        kept = similar(spec, network, replay, row, lane)
-        row, lane = row[kept], lane[kept]
-    if not spec.has_memory:
-        return jax.vmap(partial(transition, spec, replay))(row, lane)
-    if spec.replay.align:
-        begin = partial(sampling.back_to_start, replay, reach=spec.replay.window - 1, before=spec.rows_before)
-        row = jax.vmap(begin)(row, lane, bits[:, 1])
-    return jax.vmap(partial(window, spec, replay))(row, lane)
 
 
 class Nets(NamedTuple):
@@ -78,76 +68,132 @@ class Nets(NamedTuple):
 
     params: Network
     target: Network
-    recall: PyTree  # RecallState, or () without an external memory
+    recall: RecallState | None
+
+
+# -- drawing ---------------------------------------------------------------------------------------------------------
+
+
+def words(spec: AgentSpec, network: Network) -> int:
+    """Random words that one example takes: to draw its row, to place its window, and for its forward passes."""
+    return spec.draw.words + _placing(spec) + network.words * _looks(spec)
+
+
+def _placing(spec: AgentSpec) -> int:
+    return int(spec.has_memory and spec.replay.align)
+
+
+def _looks(spec: AgentSpec) -> int:
+    return 2 * spec.rows if spec.has_memory else LOOKS
+
+
+def draw(
+    spec: AgentSpec, network: Network, replay: Replay, bits: UInt32[Array, "batch words"]
+) -> tuple[Drawn, Transition | Window]:
+    """The rows of a batch, and the examples that start at them; leaves have a leading axis [batch]."""
+    ring, first, last = replay.ring, spec.draw.words, spec.draw.words + _placing(spec)
+    embed = partial(_embedded, spec, network, ring)
+    reach = Reach(after=spec.rows - 1, before=spec.rows_before)
+    drawn = spec.draw.draw(replay.drawing, ring, reach, bits[:, :first], embed)
+    passes = bits[:, last:]
+    if not spec.has_memory:
+        return drawn, jax.vmap(partial(transition, spec, ring))(drawn.row, drawn.lane, passes)
+    row = drawn.row
+    if spec.replay.align:
+        begin = partial(sampling.back_to_start, ring, reach=spec.replay.window - 1, before=spec.rows_before)
+        row = jax.vmap(begin)(row, drawn.lane, bits[:, first])
+    return drawn, jax.vmap(partial(window, spec, ring))(row, drawn.lane, passes)
+
+
+def _embedded(
+    spec: AgentSpec, network: Network, ring: Ring, row: Int[Array, ""], lane: Int[Array, ""]
+) -> Float[Array, "embedding"]:
+    return network.embed(sampling.stacked(ring, row, lane, spec.observation.stack))
 
 
 def loss(
-    spec: AgentSpec, recall: PyTree, params: Network, target: Network, batch: Transition | Window
-) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """The mean loss of a batch and the mean Q of its actions, over the rows that have a successor."""
-    one = score_transition if isinstance(batch, Transition) else score_window
-    scored = jax.vmap(partial(one, spec, Nets(params, target, recall)))(batch)
-    total = jnp.maximum(scored.weight.sum(), 1.0)
-    return (scored.weight * scored.loss).sum() / total, (scored.weight * scored.q).sum() / total
+    spec: AgentSpec,
+    recall: RecallState | None,
+    params: Network,
+    target: Network,
+    batch: Transition | Window,
+    importance: Float[Array, "batch"] | None,
+) -> tuple[Float[Array, ""], Scored]:
+    """The mean loss of a batch over the rows that have a successor, and what it is made of.
 
-
-def similar(
-    spec: AgentSpec, network: Network, replay: ring.Ring, row: Int[Array, "drawn"], lane: Int[Array, "drawn"]
-) -> Int[Array, "batch"]:
-    """Which of the drawn rows to learn from: those whose embedding is most like that of a newest observation.
-
-    Similarity is the cosine, with several environments to the one that is most alike. Source: Sun et al. 2020
-    (attentive experience replay), algorithm 1, there with a number of candidates that falls to 1.
+    `importance` weighs the examples of a batch and leaves the number of rows that the mean is over as it is.
     """
-
-    def embedded(row: Array, lane: Array) -> Array:
-        found = network.embed(sampling.stacked(replay, row, lane, spec.observation.stack))
-        return found / jnp.maximum(jnp.linalg.norm(found), 1e-6)
-
-    newest = jax.vmap(embedded)(replay.cursor - 1, jnp.arange(replay.envs))
-    alike = (jax.vmap(embedded)(row, lane) @ newest.T).max(1)
-    return jax.lax.top_k(jax.lax.stop_gradient(alike), spec.replay.batch_size)[1]
+    one: Any = score_window if spec.has_memory else score_transition
+    scored = jax.vmap(partial(one, spec, Nets(params, target, recall)))(batch)
+    each = scored.weight * scored.loss
+    if importance is not None:
+        each = each * importance.reshape(-1, *[1] * (each.ndim - 1))
+    return each.sum() / jnp.maximum(scored.weight.sum(), 1.0), scored
 
 
-# -- transitions -------------------------------------------------------------------------------------------
+def mean_q(scored: Scored) -> Float[Array, ""]:
+    """The mean Q of the actions taken, over the rows that have a successor."""
+    return (scored.weight * scored.q).sum() / jnp.maximum(scored.weight.sum(), 1.0)
 
 
-def transition(spec: AgentSpec, replay: ring.Ring, row: Int[Array, ""], lane: Int[Array, ""]) -> Transition:
+def surprise(scored: Scored) -> Float[Array, "batch"]:
+    """How wrong each example was: its absolute error; of a window 0.9 of the greatest and 0.1 of the mean."""
+    error = scored.weight * scored.error
+    if error.ndim == 1:
+        return error
+    return 0.9 * error.max(1) + 0.1 * error.sum(1) / jnp.maximum(scored.weight.sum(1), 1.0)
+
+
+# -- transitions -----------------------------------------------------------------------------------------------------
+
+
+def transition(
+    spec: AgentSpec, ring: Ring, row: Int[Array, ""], lane: Int[Array, ""], bits: UInt32[Array, "words"]
+) -> Transition:
     """The n-step transition that starts at one row of the replay."""
-    rows = sampling.rows_from(replay, row, lane, spec.rows)
-    step = n_step(_clipped(spec, rows.reward[:-1]), rows.terminated[:-1], rows.is_first[1:], spec.discount)
-    observe = partial(sampling.stacked, replay, lane=lane, stack=spec.observation.stack)
-    weight = 1.0 - rows.is_first[1].astype(jnp.float32)  # a final row teaches nothing
-    return Transition(observe(row), rows.action[0], step, observe(row + step.offset), weight)
+    rows = sampling.rows_from(ring, row, lane, spec.rows)
+    reward = clipped(rows.reward[:-1], spec.reward_clip)
+    step = n_step(reward, rows.terminated[:-1], rows.is_first[1:], discounts(spec.discount, spec.n_step))
+    observe = partial(sampling.stacked, ring, lane=lane, stack=spec.observation.stack)
+    weight = 1.0 - rows.is_first[1].astype(jnp.float32)
+    start = Start(rows.action[0], step, weight)
+    return Transition(start, observe(row), observe(row + step.offset), bits.reshape(LOOKS, -1))
 
 
 def score_transition(spec: AgentSpec, nets: Nets, example: Transition) -> Scored:
     """The loss of one transition."""
-    lagged = nets.target(example.following)
-    online = nets.params(example.following) if needs_online(spec) else lagged
+    now, lag, ahead = example.bits
+    lagged = nets.target(example.following, lag)
+    online = nets.params(example.following, ahead) if needs_online(spec) else lagged
     following = look_ahead(spec, nets, example.following, online, lagged)
-    return score(spec, nets, example.observation, nets.params(example.observation), example, following)
+    return score(spec, nets, example.observation, nets.params(example.observation, now), example.start, following)
 
 
-# -- windows -----------------------------------------------------------------------------------------------
+# -- windows ---------------------------------------------------------------------------------------------------------
 
 
-def window(spec: AgentSpec, replay: ring.Ring, row: Int[Array, ""], lane: Int[Array, ""]) -> Window:
+def window(
+    spec: AgentSpec, ring: Ring, row: Int[Array, ""], lane: Int[Array, ""], bits: UInt32[Array, "words"]
+) -> Window:
     """The window that begins at one row of the replay, with n-step targets for each of its first `window` rows."""
     size, n = spec.replay.window, spec.n_step
-    before = sampling.rows_from(replay, row - 1, lane, spec.rows)
-    rows = sampling.rows_from(replay, row, lane, spec.rows)
+    before = sampling.rows_from(ring, row - 1, lane, spec.rows)
+    rows = sampling.rows_from(ring, row, lane, spec.rows)
     starts = jnp.arange(size)[:, None] + jnp.arange(n)
-    reward = _clipped(spec, rows.reward)
-    returns = jax.vmap(partial(n_step, discount=spec.discount))
+    reward = clipped(rows.reward, spec.reward_clip)
+    returns = jax.vmap(partial(n_step, powers=discounts(spec.discount, n)))
     step = returns(reward[starts], rows.terminated[starts], rows.is_first[starts + 1])
-    begun = jnp.cumsum(rows.is_first[:size]) > 0  # the memory is as it was when acting, however early that is
+    begun = jnp.cumsum(rows.is_first[:size]) > 0  # the carry is as it was when acting, however early that is
     learned = begun | (jnp.arange(size) >= spec.replay.burn_in)
-    weight = learned & ~rows.is_first[1 : size + 1]  # a final row teaches nothing
-    frames = sampling.stacked_window(replay, row, lane, spec.rows, spec.observation.stack)
-    previous = Previous(before.action, _clipped(spec, before.reward))
-    memory = sampling.memory_at(replay, row, lane)
-    return Window(memory, frames, rows.is_first, previous, rows.action[:size], step, weight.astype(jnp.float32))
+    weight = learned & ~rows.is_first[1 : size + 1]
+    return Window(
+        start=Start(rows.action[:size], step, weight.astype(jnp.float32)),
+        carry=sampling.carry_at(ring, row, lane),
+        frames=sampling.stacked_window(ring, row, lane, spec.rows, spec.observation.stack),
+        is_first=rows.is_first,
+        previous=Previous(before.action, clipped(before.reward, spec.reward_clip)),
+        bits=bits.reshape(2, spec.rows, -1),
+    )
 
 
 def score_window(spec: AgentSpec, nets: Nets, example: Window) -> Scored:
@@ -155,75 +201,63 @@ def score_window(spec: AgentSpec, nets: Nets, example: Window) -> Scored:
 
     The gradient flows back to the first row, the burn-in included: it may hold what a later row needs.
 
-    Sources: Hausknecht & Stone 2015 (arXiv 1507.06527) for windows, Kapturowski et al. 2019 for stored memories and the
+    Sources: Hausknecht & Stone 2015 (arXiv 1507.06527) for windows, Kapturowski et al. 2019 for stored carries and the
     burn-in, Esslinger et al. 2022 (arXiv 2206.01078) for a loss at every row.
     """
-    memory = example.memory if spec.replay.stored_memory else nets.params.working.init()
-    _, online = nets.params.unroll(memory, example.frames, example.is_first, example.previous)
-    _, lagged = nets.target.unroll(memory, example.frames, example.is_first, example.previous)
+    carry = example.carry if spec.replay.stored_carry else nets.params.working.init()
+    seen = example.frames, example.is_first, example.previous
+    _, online = nets.params.unroll(carry, *seen, example.bits[0])
+    _, lagged = nets.target.unroll(carry, *seen, example.bits[1])
     following = jax.vmap(partial(look_ahead, spec, nets))(example.frames, online, lagged)
     number = jnp.arange(spec.replay.window)
-    following = jax.tree.map(lambda leaf: leaf[number + example.step.offset], following)
+    following = jax.tree.map(lambda leaf: leaf[number + example.start.step.offset], following)
     frames, decision = jax.tree.map(lambda leaf: leaf[: spec.replay.window], (example.frames, online))
-    steps = Steps(example.action, example.step, example.weight)
-    return jax.vmap(partial(score, spec, nets))(frames, decision, steps, following)
+    return jax.vmap(partial(score, spec, nets))(frames, decision, example.start, following)
 
 
-# -- both --------------------------------------------------------------------------------------------------
-
-
-class Steps(NamedTuple):
-    """What is known of the action of one row, as a Transition has it."""
-
-    action: Int[Array, "*batch"]
-    step: NStep
-    weight: Float[Array, "*batch"]
+# -- both ------------------------------------------------------------------------------------------------------------
 
 
 def needs_online(spec: AgentSpec) -> bool:
     """Whether the network that learns must look at the next observation as well: to pick, or to ask the memory."""
-    asks = spec.recall.keys == "online" and isinstance(spec.bootstrap, bootstrap.MemorySpec)
-    return spec.double or asks
+    return spec.double or (spec.recall.keys == "online" and spec.bootstrap.asks == "memory")
 
 
-def look_ahead(spec: AgentSpec, nets: Nets, frames: PyTree, online: Decision, lagged: Decision) -> bootstrap.Following:
+def look_ahead(spec: AgentSpec, nets: Nets, frames: PyTree, online: Decision, lagged: Decision) -> Following:
     """What is known of an observation to bootstrap from."""
     selector = (online if spec.double else lagged).preference
-    nothing = jnp.zeros_like(selector)
-    if not isinstance(spec.bootstrap, bootstrap.MemorySpec):
-        return bootstrap.Following(lagged.returns, selector, nothing, nothing)
-    asked = recall.ask(spec, nets.recall, nets.params, nets.target, frames, online.working.vector)
-    told = recall.recall(spec, nets.recall, nets.params, asked, online)
-    return bootstrap.Following(lagged.returns, selector, told.external.q, told.share)
+    if spec.bootstrap.asks != "memory" or nets.recall is None:
+        return Following(lagged.returns, selector)
+    told = reading.consult(spec, nets.recall, nets.params, nets.target, frames, online)[1]
+    return Following(lagged.returns, selector, told.external.q, told.share)  # type: ignore[union-attr]
 
 
 def score(
-    spec: AgentSpec,
-    nets: Nets,
-    frames: PyTree,
-    decision: Decision,
-    example: Transition | Steps,
-    following: bootstrap.Following,
+    spec: AgentSpec, nets: Nets, frames: PyTree, decision: Decision, start: Start, following: Following
 ) -> Scored:
-    """The regression of Q on its target, and what an external memory adds to it."""
-    target = bootstrap.mean(bootstrap.target(example.step, spec.bootstrap(following)))
-    own, action = decision.returns.q[example.action], example.action
-    if not recall.read_when_learning(spec):
-        return Scored(spec.loss(own, target), own, example.weight)
-    told = recall.consult(spec, nets.recall, nets.params, nets.target, frames, decision)[1]
-    if isinstance(spec.bootstrap, bootstrap.SuccessorsSpec):
-        target = recall.by_successors(nets.recall, nets.target, told, action, target)
-    estimate = told.q[action] if spec.recall.through else own
+    """The loss of one action's return against its target, and what an external memory adds to it."""
+    if spec.asks_when_learning and nets.recall is not None:
+        decision = reading.consult(spec, nets.recall, nets.params, nets.target, frames, decision)[1]
+    following = following._replace(similar=_similar(spec, nets, decision, start.action))
+    target = spec.bootstrap(start.step, following)
+    own = decision.returns.of(start.action)
+    predicted = decision.returned(start.action) if spec.recall.train_through_memory else own
+    loss = spec.loss(predicted, target) + _imitation(spec, decision, own, start.action)
+    error = jnp.abs(target.mean - predicted.mean)
+    return Scored(loss, predicted.mean, jax.lax.stop_gradient(error), start.weight)
+
+
+def _similar(spec: AgentSpec, nets: Nets, told: Decision, action: Int[Array, ""]) -> Similar | None:
+    if spec.bootstrap.asks != "successors" or nets.recall is None or told.external is None:
+        return None
+    return reading.similar(nets.recall, nets.target, told.external, action)
+
+
+def _imitation(spec: AgentSpec, told: Decision, own: Distribution, action: Int[Array, ""]) -> Float[Array, ""] | float:
+    """A loss that draws the network's own Q to the value stored for the same action, as far as that is near."""
+    if not spec.recall.imitation_weight or told.external is None:
+        return 0.0
     # No gradient through the read: the loss could be escaped by moving away from what is remembered.
-    held, certain = jax.lax.stop_gradient((told.external.q[action], told.external.confidence[action]))
-    pull = spec.recall.pull * certain * spec.loss(own, held)
-    return Scored(spec.loss(estimate, target) + pull, estimate, example.weight)
-
-
-def _clipped(spec: AgentSpec, reward: Float[Array, "*rows"]) -> Float[Array, "*rows"]:
-    return reward.clip(-spec.reward_clip, spec.reward_clip) if spec.reward_clip else reward
-
-
-def previous_of(spec: AgentSpec, action: Int[Array, "envs"], reward: Float[Array, "envs"]) -> Previous:
-    """What acting gives the network of the step before: the reward as learning sees it."""
-    return Previous(action, _clipped(spec, reward))
+    read: Any = jax.lax.stop_gradient((told.external.q, told.external.confidence))
+    held, certain = (part[action] for part in read)
+    return spec.recall.imitation_weight * certain * spec.loss(own, Distribution(held[None], jnp.ones(1)))

@@ -1,19 +1,27 @@
 """The network: an encoder, a working memory, a head. `step` when acting, `unroll` when learning from a window.
 
+It also holds the learned weights of the external memory, which `agents/recall` reads with.
+
 What it sees of an observation is everything but `action_mask` and `offered`; those two say what may be done
 (spaces.py).
 """
 
 import dataclasses
+from functools import partial
 from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, PyTree
+from jaxtyping import Array, Bool, Float, Int, PyTree, UInt32
 
 from engram import spaces
-from engram.types import Decision, Encoding, MemoryRead
+from engram.agents.spec import AgentSpec
+from engram.errors import SpecError
+from engram.nn.observation import mask_of, offered_of
+from engram.nn.welcome import built
+from engram.registry import name_of
+from engram.types import Decision, Encoding, Key, MemoryRead
 
 
 class Previous(NamedTuple):
@@ -40,28 +48,43 @@ class Network(eqx.Module):
     reads_reward: bool = eqx.field(static=True, default=False)
     forget: bool = eqx.field(static=True, default=False)
 
-    def __call__(self, frames: PyTree) -> Decision:
-        """The decision of a network without memory. Leaves of `frames` have a leading axis [stack]."""
+    @property
+    def words(self) -> int:
+        """Random 32-bit words that one look takes."""
+        return self.head.words
+
+    def __call__(self, frames: PyTree, bits: UInt32[Array, "words"]) -> Decision:
+        """The decision of a network without working memory. Leaves of `frames` have a leading axis [stack]."""
         nothing = Previous(jnp.int32(0), jnp.zeros(()))
-        return self.step((), frames, jnp.bool_(True), nothing)[1]
+        return self.step(self.working.init(), frames, jnp.bool_(True), nothing, bits)[1]
 
     def step(
-        self, memory: PyTree, frames: PyTree, is_first: Bool[Array, ""], previous: Previous
+        self,
+        carry: PyTree,
+        frames: PyTree,
+        is_first: Bool[Array, ""],
+        previous: Previous,
+        bits: UInt32[Array, "words"],
     ) -> tuple[PyTree, Decision]:
-        """One decision; what was seen is written into the memory first. `memory` begins as `working.init()`."""
+        """One decision; what was seen is written into the memory first. `carry` begins as `working.init()`."""
         encoding = self._encode(frames)
         inputs = self._inputs(encoding, is_first, previous)
-        memory, read = self.working.step(memory, inputs, is_first | self.forget)
-        return memory, self._decide(frames, encoding, read)
+        carry, read = self.working.step(carry, inputs, is_first | self.forget)
+        return carry, self._decide(frames, encoding, read, bits)
 
     def unroll(
-        self, memory: PyTree, frames: PyTree, is_first: Bool[Array, "time"], previous: Previous
+        self,
+        carry: PyTree,
+        frames: PyTree,
+        is_first: Bool[Array, "time"],
+        previous: Previous,
+        bits: UInt32[Array, "time words"],
     ) -> tuple[PyTree, Decision]:
         """`step` along a window; leaves of `frames` and of the decision have a leading axis [time]."""
         encoding = jax.vmap(self._encode)(frames)
         inputs = jax.vmap(self._inputs)(encoding, is_first, previous)
-        memory, read = self.working.unroll(memory, inputs, is_first | self.forget)
-        return memory, jax.vmap(self._decide)(frames, encoding, read)
+        carry, read = self.working.unroll(carry, inputs, is_first | self.forget)
+        return carry, jax.vmap(self._decide)(frames, encoding, read, bits)
 
     def embed(self, frames: PyTree) -> Float[Array, "embedding"]:
         """The embedding of a stacked observation, of a network without working memory."""
@@ -83,11 +106,38 @@ class Network(eqx.Module):
             parts.append(jnp.where(is_first, 0.0, previous.reward)[None])
         return jnp.concatenate(parts) if len(parts) > 1 else parts[0]
 
-    def _decide(self, frames: PyTree, encoding: Encoding, read: MemoryRead) -> Decision:
+    def _decide(self, frames: PyTree, encoding: Encoding, read: MemoryRead, bits: UInt32[Array, "words"]) -> Decision:
         newest = jax.tree.map(lambda frame: frame[-1], frames)
-        allowed = spaces.mask_of(self.space, newest, self.actions)
-        offered = spaces.offered_of(self.space, newest, self.actions)
-        return Decision(encoding, read, self.head(read.vector, offered, allowed), allowed)
+        allowed = mask_of(self.space, newest, self.actions)
+        offered = offered_of(self.space, newest, self.actions)
+        return Decision(encoding, read, self.head(read.vector, offered, allowed, bits), allowed)
+
+
+def build(spec: AgentSpec, space: spaces.Space, actions: int, key: Key) -> Network:
+    """A network with fresh parameters for observations of `space` and `actions` actions.
+
+    Raises: SpecError or SpaceError where a part cannot serve what it is given.
+    """
+    encoder_key, head_key = jax.random.split(key)
+    offered = spaces.offered_features(space, actions)
+    if offered and not spec.head.reads_offered:
+        raise SpecError(
+            f"the observation offers {actions} actions by their features, which head="
+            f"{name_of('head', type(spec.head))} does not read; use head=attention"
+        )
+    if offered and spec.observation.previous_action:
+        raise SpecError(
+            "observation.previous_action = true gives a memory the number of the action, which means nothing where "
+            "actions are offered by their features; leave it out"
+        )
+    encoder = built(partial(spec.encoder.build, spaces.seen(space), spec.observation.stack), encoder_key)
+    reads = spec.observation.previous_action, spec.observation.previous_reward
+    inputs = memory_inputs(encoder.width, actions, *reads)
+    working = built(partial(spec.working.build, inputs), jax.random.fold_in(key, 2))
+    width = spec.recall.key_width(working.width)
+    external = built(partial(spec.external.build, width, actions, offered), jax.random.fold_in(key, 3))
+    head = built(partial(spec.head.build, working.width, actions, offered=offered), head_key)
+    return Network(encoder, working, external, head, space, actions, *reads, forget=spec.forget)
 
 
 def memory_inputs(embedding: int, actions: int, reads_action: bool, reads_reward: bool) -> int:

@@ -1,7 +1,6 @@
-"""Presets: agents that have a name, each a function of what they are to learn from.
+"""Presets: named agents, each a function of the observation space and the length of the run.
 
-A number that comes from a paper says so on its line; one that does not was chosen by our own runs
-(docs/results.md).
+A number from a paper has its source on its line. All other numbers were chosen by our own runs (docs/results.md).
 """
 
 from collections.abc import Callable
@@ -24,29 +23,31 @@ from engram.encoders.spatial import SpatialSpec
 from engram.encoders.tokens import TokensSpec
 from engram.encoders.vector import VectorSpec
 from engram.errors import UnknownName, hint
-from engram.exploration.exploration import EpsilonGreedySpec
+from engram.exploration.boltzmann import BoltzmannSpec  # noqa: F401, registered
+from engram.exploration.greedy import EpsilonGreedySpec
+from engram.exploration.noise import ParameterNoiseSpec  # noqa: F401, registered
 from engram.external.chunked import ChunkedSpec  # noqa: F401, registered
 from engram.external.episodic import EpisodicSpec
 from engram.external.graph import GraphSpec  # noqa: F401, registered
 from engram.external.product_key import ProductKeySpec  # noqa: F401, registered
 from engram.heads.attention import AttentionSpec
 from engram.heads.q import DuelingSpec
-from engram.losses.bootstrap import MemorySpec
+from engram.losses.bootstrap import FromMemorySpec
 from engram.losses.regression import SquaredSpec
-from engram.working.fast_weights import DeltaNetSpec  # noqa: F401, registered
+from engram.replay.similar import SimilarSpec  # noqa: F401, registered
+from engram.working.fast_weights import FastWeightsSpec  # noqa: F401, registered
 from engram.working.gated import GRUSpec, LRUSpec, LSTMSpec
 from engram.working.history import HistorySpec
-from engram.working.memax import FFMSpec  # noqa: F401, registered
 from engram.working.slots import SlotsSpec  # noqa: F401, registered
 
 IMAGE = 36  # the smallest side that the Nature CNN's three convolutions leave something of
 
 
 def kind_of(space: spaces.Space) -> str:
-    """What the observation is, and so which encoder suits it.
+    """The kind of an observation, which decides the encoder.
 
-    `pixels` for images, `grid` for small boards, `entities` for a few rows of numbers that each describe something,
-    `text` where there is one, `vector` for all else.
+    `pixels` for images, `grid` for small boards, `entities` for rows of numbers that each describe one thing, `text`
+    where any part is a text, `vector` for all else.
     """
     space = spaces.seen(space)
     if any(isinstance(leaf, spaces.Text) for _, leaf in spaces.leaves(space)):
@@ -63,12 +64,12 @@ def kind_of(space: spaces.Space) -> str:
 
 
 def default_steps(space: spaces.Space) -> int:
-    """Environment steps of a run that was not told how many."""
+    """Environment steps of a run whose `steps` were not given."""
     return {"pixels": 1_000_000, "grid": 1_000_000}.get(kind_of(space), 50_000)
 
 
 def reasons(spec: AgentSpec, space: spaces.Space) -> str:
-    """What was chosen for what was seen, in a line: `encoder spatial for an image, ...`."""
+    """The choices for an observation space, as one line: `encoder spatial for an image, ...`."""
     seen = {
         "pixels": "an image", "grid": "a board", "entities": "rows that each describe something", "text": "a text",
         "vector": "numbers and categories",
@@ -84,7 +85,7 @@ def reasons(spec: AgentSpec, space: spaces.Space) -> str:
 
 
 def dqn(space: spaces.Space, steps: int) -> AgentSpec:
-    """DQN (Mnih et al. 2015) with the numbers of its field for each kind of observation."""
+    """DQN (Mnih et al. 2015), with usual numbers for each kind of observation."""
     kind = kind_of(space)
     if kind == "pixels":
         return _pixels(space, steps)
@@ -134,7 +135,7 @@ def _pixels(space: spaces.Space, steps: int) -> AgentSpec:
 
 
 def _start(steps: int, usual: int) -> int:
-    """When learning begins: as usual, or after a tenth of a run that is short."""
+    """Steps before learning: the usual number, or a tenth of a short run."""
     return min(usual, max(16, steps // 10))
 
 
@@ -150,10 +151,11 @@ def dueling_dqn(space: spaces.Space, steps: int) -> AgentSpec:
 
 
 def auto(space: spaces.Space, steps: int) -> AgentSpec:
-    """Double DQN; for numbers and categories with the slow target and the falling step that our runs found reliable.
+    """Double DQN. For numbers and categories: a slow target network and a falling learning rate.
 
-    Attention where the article advises it: convolutions and attention for images and boards, entity attention for
-    rows of entities, recurrence and attention for texts; and over the actions, where the set on offer varies.
+    The encoder attends where the article advises it: convolutions and attention for images and boards, entity
+    attention for rows of entities, recurrence and attention for texts. The head attends over the actions where the
+    offered actions vary.
     """
     kind = kind_of(space)
     chosen = _by_kind(kind, space, steps)
@@ -173,14 +175,14 @@ def _by_kind(kind: str, space: spaces.Space, steps: int) -> AgentSpec:
         )
     return replace(
         chosen,
-        # Without it three seeds in twenty ended on a policy that had collapsed; Gallici et al. 2024 (arXiv 2407.04811).
+        # Without `norm` the policies of three seeds in twenty collapsed; Gallici et al. 2024 (arXiv 2407.04811).
         encoder=EntitiesSpec() if kind == "entities" else VectorSpec(widths=(128, 128), norm=True),
         n_step=3,
         learn_every=2,
         replay=ReplaySpec(capacity=max(50_000, steps), batch_size=128, start=_start(steps, 1_000)),
         optimizer=OptimizerSpec(learning_rate=1e-3, final_fraction=0.01, decay_steps=steps),
         target=TargetSpec(every=1, rate=0.01),
-        # With 0.02 more seeds ended on a policy that drifts: mistakes had become too rare to learn from.
+        # With 0.02 the policies of more seeds drift: mistakes are then too rare to learn from.
         exploration=EpsilonGreedySpec(start=1.0, end=0.1, steps=max(1, steps // 10)),
     )
 
@@ -189,7 +191,7 @@ def _by_kind(kind: str, space: spaces.Space, steps: int) -> AgentSpec:
 
 
 def remembering(chosen: AgentSpec, steps: int, working: Any, window: int, batch_size: int = 16) -> AgentSpec:
-    """An agent that learns from windows: what all presets with a working memory share."""
+    """The agent with a working memory, which learns from windows; all presets with one share this."""
     # A window must have been filled before the first update, in each of up to eight environments.
     start = max(_start(steps, 2_000), 8 * (window + 8))
     replay = ReplaySpec(capacity=max(50_000, min(steps, 500_000)), batch_size=batch_size, window=window, start=start)
@@ -226,7 +228,7 @@ def r2d2(space: spaces.Space, steps: int) -> AgentSpec:
     return replace(
         chosen,
         observation=replace(chosen.observation, previous_action=True, previous_reward=True),
-        replay=replace(chosen.replay, burn_in=40, stored_memory=True, align=False),  # section 3
+        replay=replace(chosen.replay, burn_in=40, stored_carry=True, align=False),  # section 3
         n_step=5,  # table 2 of the paper, as is the discount
         discount=0.997,
     )
@@ -247,19 +249,19 @@ def lru_dqn(space: spaces.Space, steps: int) -> AgentSpec:
 
 
 def nec(space: spaces.Space, steps: int) -> AgentSpec:
-    """Neural episodic control (Pritzel et al. 2017, arXiv 1703.01988): Q is what similar situations came to.
+    """Neural episodic control (Pritzel et al. 2017, arXiv 1703.01988): Q is the mean return of similar situations.
 
-    Departures: the gradient reaches the embedding, not the stored keys and values; Adam; where nothing is known yet, a
-    network's Q answers; 10,000 entries over all actions, where the paper has 500,000 for each.
+    Departures: the gradient reaches the embedding, not the stored keys and values; Adam; where no entry is
+    near, the network's Q answers; 10,000 entries over all actions, where the paper has 500,000 for each.
     """
     chosen = dqn(space, steps)
     return replace(
         chosen,
         external=EpisodicSpec(neighbours=50, delta=1e-3, eviction="least-read"),  # section 3.1 and 4
         recall=RecallSpec(
-            n_step=100, trust=False, confidence="known", through=True, unit_keys=False
+            n_step=100, weigh_by_error=False, confidence="known", train_through_memory=True, unit_keys=False
         ),  # N = 100: section 4
-        bootstrap=MemorySpec(),
+        bootstrap=FromMemorySpec(),
         n_step=_rewards(chosen, 100),
         replay=replace(chosen.replay, batch_size=32),  # section 4
         learn_every=16,  # section 4
@@ -269,53 +271,59 @@ def nec(space: spaces.Space, steps: int) -> AgentSpec:
 def mfec(space: spaces.Space, steps: int) -> AgentSpec:
     """Model-free episodic control (Blundell et al. 2016, arXiv 1606.04460): the best return of similar situations.
 
-    Departures: returns bootstrap after a hundred steps; where nothing is known yet, a network's Q answers; neighbours
-    weigh by inverse distance, so that an exact match outweighs all others, where the paper takes it alone, or else the
-    plain mean; 10,000 entries over all actions, where the paper has a million for each.
+    Departures: returns bootstrap after a hundred steps; where no entry is near, the network's Q answers; 10,000 entries
+    over all actions, where the paper has a million for each. Neighbours are weighted by inverse distance, so an exact
+    match outweighs all others; the paper takes the exact match alone, or else the plain mean.
     """
     chosen = dqn(space, steps)
     return replace(
         chosen,
         external=EpisodicSpec(neighbours=11, update="max", eviction="least-read"),  # k = 11: section 4.1
         recall=RecallSpec(
-            n_step=100, trust=False, confidence="known", keys="frozen", frozen_width=64, unit_keys=False
+            n_step=100, weigh_by_error=False, confidence="known", keys="frozen", frozen_width=64, unit_keys=False
         ),  # 64: section 4.1
         learn_every=16,
     )
 
 
 def emdqn(space: spaces.Space, steps: int) -> AgentSpec:
-    """Episodic memory deep Q-network (Lin et al. 2018, arXiv 1805.07603): DQN drawn to the best return remembered.
+    """Episodic memory deep Q-network (Lin et al. 2018, arXiv 1805.07603): DQN whose Q imitates the best stored return.
 
     Departures: returns bootstrap after a hundred steps; keys of 64 numbers are those of `mfec`; one neighbour, 10,000
-    entries and the weight of the pull are our own choice.
+    entries and the weight of the imitation are our own choice.
     """
     chosen = dqn(space, steps)
     return replace(
         chosen,
         external=EpisodicSpec(neighbours=1, update="max", eviction="least-read"),
         recall=RecallSpec(
-            n_step=100, share=0.0, trust=False, keys="frozen", frozen_width=64, unit_keys=False, pull=0.1
+            n_step=100,
+            max_memory_weight=0.0,
+            weigh_by_error=False,
+            keys="frozen",
+            frozen_width=64,
+            unit_keys=False,
+            imitation_weight=0.1,
         ),
     )
 
 
 def attention_dqn(space: spaces.Space, steps: int) -> AgentSpec:
-    """The agent of the article: `auto`, with attention over what was met before in Q and in its target.
+    """The agent of the article: `auto`, with attention over stored experience in Q and in its target.
 
-    What is seen is attended to where `auto` does so: images, boards, rows of entities and texts.
+    Encoders attend as in `auto`: to images, boards, rows of entities and texts.
     """
     chosen = auto(space, steps)
     return replace(
         chosen,
         external=EpisodicSpec(neighbours=25),
         recall=RecallSpec(n_step=20, refresh=0 if chosen.has_memory else 32),
-        bootstrap=MemorySpec(),
+        bootstrap=FromMemorySpec(),
     )
 
 
 def _rewards(chosen: AgentSpec, wanted: int) -> int:
-    """How many rewards a target can have, if every one of eight environments is to hold a window before learning."""
+    """Rewards in a target: at most so many that each of eight environments has a whole window before learning."""
     return max(1, min(wanted, chosen.replay.start // 8 - 1))
 
 

@@ -1,15 +1,15 @@
-"""The agent: one Q-learner, read from top to bottom as an experience lives: `init`, `act`, `observe`, `learn`.
+"""The Q-learner, read from top to bottom as an experience lives: `init`, `act`, `observe`, `learn`.
 
-The state is three trees, so that a runner may let the learner work while the actor acts: `act` touches only the
-actor, `observe` only the replay, `learn` only the learner. Each function is pure; batch axes are [envs] when
-acting and [batch] when learning.
+It implements the protocol of `agents/agent.py`. DQN, DRQN, R2D2, NEC and the rest are values of its one spec
+(presets.py).
 """
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -19,24 +19,26 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from engram import spaces
 from engram.agents import examples
-from engram.agents import recall as remembering
-from engram.agents.network import Network, Previous, memory_inputs
+from engram.agents.agent import Acted, AgentState, Experience, PlainPolicy, Rhythm, shape_of
+from engram.agents.network import Network, Previous, build
+from engram.agents.policy import Mind, PolicyState, Seen, begin, decide, draws, explore, look, still
+from engram.agents.recall import line, reading
+from engram.agents.recall import state as recalls
+from engram.agents.recall.drift import refresh
+from engram.agents.recall.state import Record
 from engram.agents.spec import AgentSpec
 from engram.bits import draw
 from engram.errors import SpecError
-from engram.heads.attention import AttentionSpec
-from engram.registry import name_of
 from engram.replay import ring
-from engram.types import Decision, Key, Metrics, TimeStep
+from engram.replay.draw import Replay
+from engram.replay.ring import Ring
+from engram.types import Key, Metrics, TimeStep
 
 
 class ActorState(eqx.Module):
     """What acting changes."""
 
-    frames: PyTree  # the newest observations, leading axes [envs, stack], oldest first
-    memory: PyTree  # the working memory, leading axis [envs]
-    action: PyTree  # int32 [envs], the newest; () if nothing reads it
-    episode: PyTree  # uint32 [envs 2], bits drawn when the running episode began; () if nothing reads them
+    policy: PolicyState
     key: Key
     steps: Int[Array, ""]  # environment steps so far, over all environments: the global step
 
@@ -48,53 +50,27 @@ class LearnerState(eqx.Module):
     target: Network
     optimizer: PyTree
     key: Key
-    updates: Int[Array, ""]  # moments of gradient descent so far
+    updates: Int[Array, ""]  # gradient steps so far
     fault: Int[Array, "*seeds"]  # number of the first update that was not finite, or -1
 
 
-class Mind(eqx.Module):
-    """What an agent decides with: what acts, what is evaluated, what predicts."""
+class Noted(NamedTuple):
+    """What acting knew of a step and storing it needs."""
 
-    network: Network
-    recall: PyTree = ()  # RecallState of an agent with an external memory, else ()
-    target: PyTree = ()  # the target network, where keys are its embeddings, else ()
-
-
-class AgentState(eqx.Module):
-    """Everything that changes. Saving it is the checkpoint."""
-
-    actor: ActorState
-    learner: LearnerState
-    replay: ring.Ring
-    recall: PyTree  # RecallState of an agent with an external memory, else ()
-
-    def mind(self, spec: AgentSpec) -> Mind:
-        """What acts now."""
-        return Mind(self.learner.params, self.recall, self.learner.target if spec.keys_of_target else ())
-
-
-class Experience(NamedTuple):
-    """What one step of every environment brought, to be written as rows.
-
-    `row` is the step itself. Where `done`, its episode is over and `final_observation` becomes a final row.
-    `keep` is False for padding. Leading axes [time, envs].
-    """
-
-    row: TimeStep
-    done: Bool[Array, "time envs"]
-    final_observation: PyTree
-    keep: Bool[Array, "time envs"]
-    noted: PyTree = ()  # what `act` gave for an external memory
+    carry: PyTree  # of the working memory before the step; None where rows do not store it
+    record: Record | None  # what the external memory is to remember; None without one
 
 
 @dataclass(frozen=True)
-class Agent:
+class QLearner:
     """A Q-learner for `envs` environments with one observation space and `actions` discrete actions."""
 
     spec: AgentSpec
     space: spaces.Space
     actions: int
     envs: int = 1
+
+    metrics = ("loss", "q_mean")  # q_mean: Q of the actions taken, in units of return
 
     def __post_init__(self):
         if self.spec.learn_every % self.envs and self.envs % self.spec.learn_every:
@@ -104,7 +80,7 @@ class Agent:
                 f"learn_every={self.envs}"
             )
         needed = self.spec.rows + self.spec.rows_before
-        block = 2 * max(1, self.spec.learn_every // self.envs)  # rows written at once, at most
+        block = 2 * self.rhythm.acts  # rows written at once, at most
         if self.rows_per_lane <= needed + block:
             raise SpecError(
                 f"replay.capacity = {self.spec.replay.capacity} leaves {self.rows_per_lane} rows for each of "
@@ -123,6 +99,21 @@ class Agent:
         return self.spec.replay.capacity // self.envs
 
     @property
+    def rhythm(self) -> Rhythm:
+        """One moment of learning every `learn_every` environment steps, `envs` of which happen at once."""
+        return Rhythm(acts=max(1, self.spec.learn_every // self.envs), first=self.spec.replay.start, lag=1)
+
+    @property
+    def branches(self) -> bool:
+        """An external memory has conditions: only where due, only what is new."""
+        return self.spec.has_external
+
+    @property
+    def updates(self) -> int:
+        """Gradient steps at each moment of learning."""
+        return self.spec.updates * max(1, self.envs // self.spec.learn_every)
+
+    @property
     def optimizer(self) -> optax.GradientTransformation:
         """Clipped Adam with its schedule, as a pure value."""
         chosen = self.spec.optimizer
@@ -133,132 +124,154 @@ class Agent:
             clip, optax.adam(rate if chosen.final_fraction < 1 else chosen.learning_rate, eps=chosen.epsilon)
         )
 
+    # -- beginning ---------------------------------------------------------------------------------------------------
+
     def init(self, key: Key) -> AgentState:
         """A new agent: fresh parameters, an empty replay, step 0."""
         keys = jax.random.split(key, 3)
-        stack = self.spec.observation.stack
-        params: PyTree = build(self.spec, self.space, self.actions, keys[0])
-        frames = jax.tree.map(jnp.asarray, spaces.zeros(self.space, (self.envs, stack)))
-        memory = repeated(params.working.init(), self.envs)
-        action = jnp.zeros(self.envs, jnp.int32) if self.spec.observation.previous_action else ()
-        episode = jnp.zeros((self.envs, 2), jnp.uint32) if self.spec.exploration.by_episode else ()
-        actor = ActorState(frames, memory, action, episode, keys[1], jnp.int32(0))
+        params = build(self.spec, self.space, self.actions, keys[0])
+        actor = ActorState(begin(self.spec, params, self.envs), keys[1], jnp.int32(0))
         target = jax.tree.map(jnp.copy, params)  # buffers of its own: a runner may donate them
-        learner = LearnerState(params, target, self.optimizer.init(params), keys[2], jnp.int32(0), jnp.int32(-1))
-        replay = ring.empty(self.space, self.rows_per_lane, self.envs, self.row_memory())
-        return AgentState(actor, learner, replay, self._new_recall(params, jax.random.fold_in(key, 3)))
+        optimizer = self.optimizer.init(params)  # type: ignore[arg-type]
+        learner = LearnerState(params, target, optimizer, keys[2], jnp.int32(0), jnp.int32(-1))
+        store = self._empty(self._stored(params.working.init()))
+        recall = None
+        if self.spec.has_external:
+            recall = recalls.init(self.spec, self.space, self.actions, self.envs, params, jax.random.fold_in(key, 3))
+        return AgentState(actor, learner, store, recall)
 
-    def _new_recall(self, params: Network, key: Key) -> PyTree:
-        if not self.spec.has_external:
-            return ()
-        return remembering.init(self.spec, self.space, self.actions, self.envs, params, key)
+    def _empty(self, carry: PyTree) -> Replay:
+        """A replay without rows, each of which will keep a carry like this one."""
+        rows = ring.empty(self.space, self.rows_per_lane, self.envs, carry)
+        return Replay(rows, self.spec.draw.init(self.rows_per_lane, self.envs))
 
-    def recall_nbytes(self) -> int:
-        """Bytes of the external memory and what belongs to it; allocates nothing, and traces nothing without one."""
-        if not self.spec.has_external:
-            return 0
-        begun = jax.eval_shape(self.init, jax.random.PRNGKey(0)).recall
-        return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(begun))
+    def _stored(self, carry: PyTree) -> PyTree:
+        """What a row keeps of a carry: all of it, or None."""
+        return carry if self.spec.replay.stored_carry else None
 
-    def row_memory(self) -> PyTree:
-        """Shapes of what a row of replay keeps of the working memory: of all of it, or () for none."""
-        if not self.spec.replay.stored_memory:
-            return ()
-        empty = partial(build, self.spec, self.space, self.actions)
-        return jax.eval_shape(lambda: empty(jnp.zeros(2, jnp.uint32)).working.init())
+    def mind(self, state: AgentState) -> Mind:
+        """What it decides with now."""
+        learner: LearnerState = state.learner
+        return Mind(learner.params, state.recall, learner.target if self.spec.keys_of_target else None)
 
-    def act(
-        self,
-        mind: Mind,
-        actor: ActorState,
-        observation: PyTree,
-        is_first: Bool[Array, "envs"],
-        reward: Float[Array, "envs"],
-    ) -> tuple[ActorState, Int[Array, "envs"], Decision, PyTree]:
-        """Actions for one observation of every environment, what the agent knew, and what it is to remember of them.
+    # -- acting ------------------------------------------------------------------------------------------------------
 
-        `reward` is that of the step before; it means nothing where `is_first`. Without an external memory there is
-        nothing to remember: ().
+    def act(self, mind: Mind, actor: ActorState, seen: Seen) -> Acted:
+        """Actions for one observation of every environment, what the agent knew, and what is to be kept of it."""
+        spec, envs, words = self.spec, self.envs, mind.network.words
+        exploring = 2 * envs * draws(spec)
+        key, bits = draw(actor.key, exploring + envs * words)
+        looked = look(spec, mind, actor.policy, seen, bits[exploring:].reshape(envs, words))
+        policy, action = explore(spec, looked, seen.is_first, bits[:exploring].reshape(-1, envs, 2), actor.steps)
+        record = None
+        if looked.query is not None:
+            note = jax.vmap(partial(line.note, spec))
+            record = note(looked.query, looked.state.frames, looked.decision, action)
+        noted = Noted(self._stored(actor.policy.carry), record)
+        actor = ActorState(policy, key, actor.steps + envs)
+        return Acted(actor, action, looked.decision, noted if jax.tree.leaves(noted) else None)
+
+    def plain(self) -> PlainPolicy | None:
+        """For networks without any memory over one array of numbers, explored by chance alone."""
+        chance: Any = self.spec.exploration.chance
+        remembers = self.spec.has_memory or self.spec.has_external
+        if remembers or not isinstance(self.space, spaces.Box) or chance(0) is None:
+            return None
+        if shape_of(self).learner.params.words:  # new ones at each look, which a PlainPolicy has not
+            return None
+        return PlainPolicy(self.spec.observation.stack, chance, self._preference)
+
+    def _preference(self, mind: Mind, frames: PyTree) -> Float[Array, "envs actions"]:
+        envs = len(frames)
+        nothing = Previous(jnp.zeros(envs, jnp.int32), jnp.zeros(envs))
+        bits = still(mind.network, envs)
+        carry = begin(self.spec, mind.network, envs).carry
+        return decide(self.spec, mind, carry, frames, jnp.ones(envs, bool), nothing, bits)[1].preference
+
+    # -- storing -----------------------------------------------------------------------------------------------------
+
+    def observe(self, state: AgentState, experience: Experience) -> AgentState:
+        """Writes the rows of a few successive steps, the final rows of the episodes that they ended, and the entries
+        of actions whose return is known now.
         """
-        frames = push(actor.frames, observation, is_first)
-        reads = self.spec.observation.previous_action
-        taken = actor.action if reads else jnp.zeros(self.envs, jnp.int32)
-        previous = examples.previous_of(self.spec, taken, reward)
-        memory, decision, asked = decide(self.spec, mind, actor.memory, frames, is_first, previous)
-        kept = self.spec.exploration.by_episode
-        key, bits = draw(actor.key, (4 if kept else 2) * self.envs)
-        now, *fresh = bits.reshape(-1, self.envs, 2)
-        episode = jax.vmap(self.spec.exploration.kept)(actor.episode, is_first, now, fresh[0]) if kept else now
-        action = jax.vmap(partial(self.spec.exploration.choose, step=actor.steps))(decision, now, episode)
-        state = ActorState(
-            frames, memory, action if reads else (), episode if kept else (), key, actor.steps + self.envs
-        )
-        if asked is None:
-            return state, action, decision, ()
-        return state, action, decision, jax.vmap(partial(remembering.note, self.spec))(asked, frames, decision, action)
+        store: Replay = state.store
+        rows, keep = self._rows(experience)
+        grown = ring.write(store.ring, rows, keep)
+        replay = Replay(grown, self.spec.draw.grown(store.drawing, store.ring, grown))
+        return dataclasses.replace(state, store=replay, recall=self._remembered(state, experience))
 
-    def noted(self) -> PyTree:
-        """Shapes of what `act` gives to be remembered: leaves [envs, ...], or () without an external memory."""
-        state = jax.eval_shape(self.init, jax.ShapeDtypeStruct((2,), jnp.uint32))
-        leading = partial(jax.ShapeDtypeStruct, (self.envs,))
-        observation = jax.tree.map(jnp.asarray, spaces.zeros(self.space, (self.envs,)))
-        seen = observation, leading(bool), leading(jnp.float32)
-        return jax.eval_shape(self.act, state.mind(self.spec), state.actor, *seen)[3]
-
-    def observe(self, replay: ring.Ring, experience: Experience) -> ring.Ring:
-        """Writes the rows of a few successive steps, and the final rows of the episodes that they ended."""
-        row, done = experience.row, experience.done
+    def _rows(self, experience: Experience) -> tuple[TimeStep, Bool[Array, "rows envs"]]:
+        """The steps, each followed by a final row, and which of these are to be written."""
+        carry = None if experience.noted is None else experience.noted.carry
+        row = dataclasses.replace(experience.row, carry=carry)
+        done = experience.done
         final = TimeStep(
             observation=experience.final_observation,
             is_first=jnp.zeros_like(done),
             action=jnp.zeros_like(row.action),
             reward=jnp.zeros_like(row.reward),
             terminated=jnp.zeros_like(done),
-            memory=jax.tree.map(jnp.zeros_like, row.memory),
+            carry=jax.tree.map(jnp.zeros_like, row.carry),
         )
-        return ring.write(replay, interleave(row, final), interleave(experience.keep, experience.keep & done))
+        return interleave(row, final), interleave(experience.keep, experience.keep & done)
 
-    def remember(self, params: Network, recall: PyTree, experience: Experience) -> PyTree:
-        """The external memory after a few successive steps: what they read, and what came of earlier actions."""
-        if not self.spec.has_external:
-            return recall
+    def _remembered(self, state: AgentState, experience: Experience) -> PyTree:
+        """The external memory after these steps: what they read, and what came of earlier actions."""
+        if state.recall is None:
+            return None
+        external = state.learner.params.external
 
-        def one(state: PyTree, step: tuple[TimeStep, PyTree, Array, Array]) -> tuple[PyTree, None]:
-            row, noted, done, keep = step
-            return remembering.remember(self.spec, params.external, state, noted, row, done, keep), None
+        def one(recall: PyTree, step: tuple[TimeStep, Record, Array, Array]) -> tuple[PyTree, None]:
+            row, record, done, keep = step
+            return line.remember(self.spec, external, recall, record, row, done, keep), None
 
-        row = dataclasses.replace(experience.row, observation=None, memory=())
-        return jax.lax.scan(one, recall, (row, experience.noted, experience.done, experience.keep))[0]
+        row = dataclasses.replace(experience.row, observation=None)
+        steps = row, experience.noted.record, experience.done, experience.keep
+        return jax.lax.scan(one, state.recall, steps)[0]
 
-    def refresh(self, learner: LearnerState, recall: PyTree) -> PyTree:
-        """The external memory after the keys of a few entries were computed anew; see RecallSpec.refresh."""
-        if not self.spec.recall.refresh or not self.spec.has_external:
-            return recall
-        return remembering.refresh(self.spec, learner.target if self.spec.keys_of_target else learner.params, recall)
+    # -- learning ----------------------------------------------------------------------------------------------------
 
-    def learn(self, learner: LearnerState, replay: ring.Ring, recall: PyTree = ()) -> tuple[LearnerState, Metrics]:
-        """One update of the parameters from a batch of replay, and of the target when it is due."""
+    def learn(self, state: AgentState) -> tuple[AgentState, Metrics]:
+        """The updates of one moment of learning, and then the keys of a few entries computed anew."""
+        rows, recall = state.store.ring, state.recall
+
+        def one(_: Any, carry: tuple[LearnerState, PyTree, Metrics]) -> tuple[LearnerState, PyTree, Metrics]:
+            learner, drawing, metrics = self._update(*carry[:2], rows, recall)
+            return learner, drawing, jax.tree.map(jnp.add, carry[2], metrics)
+
+        if self.updates == 1:  # without a loop around it, which would keep convolutions from using both cores
+            learner, drawing, metrics = self._update(state.learner, state.store.drawing, rows, recall)
+        else:
+            carry = state.learner, state.store.drawing, {name: jnp.zeros(()) for name in self.metrics}
+            learner, drawing, sums = jax.lax.fori_loop(0, self.updates, one, carry)
+            metrics = jax.tree.map(lambda leaf: leaf / self.updates, sums)
+        if recall is not None and self.spec.recall.refresh:
+            recall = refresh(self.spec, learner.target if self.spec.keys_of_target else learner.params, recall)
+        return AgentState(state.actor, learner, Replay(rows, drawing), recall), metrics
+
+    def _update(
+        self, learner: LearnerState, drawing: PyTree, rows: Ring, recall: PyTree
+    ) -> tuple[LearnerState, PyTree, Metrics]:
+        """One update of the parameters from a batch of replay, of the target when it is due, and of the drawing."""
         chosen = self.spec
-        words = examples.words(chosen)
+        words = examples.words(chosen, learner.params)
         key, bits = draw(learner.key, words * chosen.replay.batch_size)
-        batch = examples.draw(chosen, learner.params, replay, bits.reshape(words, -1).T)
+        drawn, batch = examples.draw(
+            chosen, learner.params, Replay(rows, drawing), bits.reshape(words, chosen.replay.batch_size).T
+        )
         descend = jax.value_and_grad(partial(examples.loss, chosen, recall), has_aux=True)
-        (loss, q), gradient = descend(learner.params, learner.target, batch)
+        (loss, scored), gradient = descend(learner.params, learner.target, batch, drawn.importance)
         finite = jnp.isfinite(loss) & jnp.isfinite(optax.tree.norm(gradient))
-        descended, optimizer = self._descend(learner.params, gradient, learner.optimizer)
+        changes, optimizer = self.optimizer.update(gradient, learner.optimizer, learner.params)  # type: ignore[arg-type]
         # A bad update must leave no trace; selecting here is free, it fuses with Adam's own arithmetic.
         accept = partial(jax.tree.map, partial(jnp.where, finite))
-        params = accept(descended, learner.params)
+        params = accept(optax.apply_updates(learner.params, changes), learner.params)  # type: ignore[arg-type]
         updates = learner.updates + 1
         target = self._follow(learner.target, params, updates)
         fault = jnp.where(finite | (learner.fault >= 0), learner.fault, updates)
         new = LearnerState(params, target, accept(optimizer, learner.optimizer), key, updates, fault)
-        return new, Metrics(loss, q, finite)
-
-    def _descend(self, params: PyTree, gradient: PyTree, state: PyTree) -> tuple[PyTree, PyTree]:
-        """The parameters after one step of the optimizer, and its new state."""
-        changes, state = self.optimizer.update(gradient, state, params)
-        return optax.apply_updates(params, changes), state
+        learned = accept(chosen.draw.learned(drawing, drawn, examples.surprise(scored)), drawing)
+        return new, learned, {"loss": loss, "q_mean": examples.mean_q(scored)}
 
     def _follow(self, target: Network, params: Network, updates: Int[Array, ""]) -> Network:
         """The target network after this update."""
@@ -274,60 +287,73 @@ class Agent:
         # A branch, not a selection: most updates then leave megabytes of target where they are.
         return jax.lax.cond(updates % every == 0, move, lambda target, params: target, target, params)
 
+    # -- what a runner asks ------------------------------------------------------------------------------------------
 
-def decide(
-    spec: AgentSpec, mind: Mind, memory: PyTree, frames: PyTree, is_first: Bool[Array, "envs"], previous: Previous
-) -> tuple[PyTree, Decision, PyTree]:
-    """One step of the working memory, the decision for every environment, and what it asked of the external memory."""
-    memory, decision = jax.vmap(mind.network.step)(memory, frames, is_first, previous)
-    if not spec.has_external:
-        return memory, decision, None
-    target = mind.target if spec.keys_of_target else mind.network
-    asked, decision = jax.vmap(partial(remembering.consult, spec, mind.recall, mind.network, target))(frames, decision)
-    return memory, decision, asked
+    def rows(self, state: AgentState) -> Ring | None:
+        """The rows of the replay."""
+        return state.store.ring
 
+    def with_rows(self, state: AgentState, rows: Ring | None) -> AgentState:
+        """The state with other rows in the replay."""
+        return dataclasses.replace(state, store=Replay(rows, state.store.drawing))
 
-def build(spec: AgentSpec, space: spaces.Space, actions: int, key: Key) -> Network:
-    """A network with fresh parameters for observations of `space` and `actions` actions.
+    def shared(self, state: AgentState) -> Sequence[Any]:
+        """The global step and the number of updates."""
+        counters = [] if state.actor is None else [state.actor.steps]
+        return [*counters, state.learner.updates]
 
-    Raises: SpecError or SpaceError where a part cannot serve what it is given.
-    """
-    encoder_key, head_key = jax.random.split(key)
-    offered = spaces.offered_features(space, actions)
-    if offered and not isinstance(spec.head, AttentionSpec):
-        raise SpecError(
-            f"the observation offers {actions} actions by their features, which head="
-            f"{name_of('head', type(spec.head))} does not read; use head=attention"
-        )
-    if offered and spec.observation.previous_action:
-        raise SpecError(
-            "observation.previous_action = true gives a memory the number of the action, which means nothing where "
-            "actions are offered by their features; leave it out"
-        )
-    encoder = spec.encoder.build(spaces.seen(space), spec.observation.stack, encoder_key)
-    reads = spec.observation.previous_action, spec.observation.previous_reward
-    working = spec.working.build(memory_inputs(encoder.width, actions, *reads), jax.random.fold_in(key, 2))
-    width = remembering.key_width(spec, working.width)
-    external = spec.external.build(width, actions, offered, jax.random.fold_in(key, 3))
-    head = spec.head.build(working.width, actions, head_key, offered)
-    return Network(encoder, working, external, head, space, actions, *reads, forget=spec.forget)
+    def fault(self, state: AgentState, step: int, seeds: Sequence[int]) -> str | None:
+        """An update that was not finite, or entries that the external memory had to refuse."""
+        learner: LearnerState = state.learner
+        updates = [int(update) for update in jnp.ravel(learner.fault) if update >= 0]
+        if updates:
+            return not_finite(updates[0], step)
+        refused, (seed, *first) = reading.refused(state.recall)
+        return not_remembered(refused, first, step, seeds[seed] if len(seeds) > 1 else None) if refused else None
 
+    def report(self, state: AgentState, step: int) -> dict[str, Any]:
+        """Exploration, the external memory, and the number of updates."""
+        learner: LearnerState = state.learner
+        return {
+            **self.spec.exploration.report(step),
+            **reading.report(self.spec, state.recall),
+            "updates": int(learner.updates),
+        }
 
-def repeated(memory: PyTree, envs: int) -> PyTree:
-    """An empty memory for each of several environments."""
-    return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (envs, *leaf.shape)), memory)
+    def nbytes(self) -> dict[str, int]:
+        """Bytes of the replay and of the external memory; allocates nothing, and builds a network only if it must."""
+        builds = self.spec.has_external or self.spec.replay.stored_carry
+        shape = shape_of(self) if builds else AgentState(None, None, jax.eval_shape(partial(self._empty, None)), None)
+        sizes = {"replay": shape.store, "external memory": shape.recall}
+        return {name: sum(map(_nbytes, jax.tree.leaves(part))) for name, part in sizes.items()}
 
 
-def push(frames: PyTree, observation: PyTree, is_first: Bool[Array, "envs"]) -> PyTree:
-    """The stack with the newest observation at its end; older frames are zeros where an episode begins."""
-
-    def one(old: Array, new: Array) -> Array:
-        begins = is_first.reshape(-1, *[1] * (old.ndim - 1))
-        return jnp.concatenate([jnp.where(begins, jnp.zeros((), old.dtype), old[:, 1:]), new[:, None]], axis=1)
-
-    return jax.tree.map(one, frames, observation)
+def _nbytes(leaf: jax.ShapeDtypeStruct) -> int:
+    return math.prod(leaf.shape) * leaf.dtype.itemsize
 
 
 def interleave(first: PyTree, second: PyTree) -> PyTree:
     """Two trees of [time, ...] as one of [2 * time, ...]: first 0, second 0, first 1, ..."""
     return jax.tree.map(lambda a, b: jnp.stack([a, b], axis=1).reshape(-1, *a.shape[1:]), first, second)
+
+
+def not_finite(update: int, step: int) -> str:
+    """What is said when an update had to be left out."""
+    return (
+        f"the loss or its gradient was not finite at update {update} (before step {step}), so that update was not "
+        f"applied; start a new run with a lower optimizer.learning_rate, a reward_clip, or a lower optimizer.clip_norm"
+    )
+
+
+def not_remembered(entries: int, first: list[int], step: int, seed: int | None = None) -> str:
+    """What is said when an external memory was offered numbers that are not finite.
+
+    `first` says where the first came from: environment, its episode and the step of that.
+    """
+    env, episode, moment = first
+    of = "" if seed is None else f" of seed {seed}"
+    return (
+        f"the key or the value of {entries} entries for the external memory was not finite (before step {step}; the "
+        f"first is of environment {env}{of}, episode {episode}, step {moment} of it), so they were not written; start "
+        f"a new run with a lower optimizer.learning_rate or a reward_clip"
+    )

@@ -7,13 +7,18 @@ from typing import Any, Literal
 
 from engram.encoders.vector import VectorSpec
 from engram.errors import SpecError
-from engram.exploration.exploration import EpsilonGreedySpec
+from engram.exploration.greedy import EpsilonGreedySpec
 from engram.external.memory import NoExternalSpec
 from engram.heads.q import QSpec
-from engram.losses.bootstrap import ActionsSpec, MemorySpec, PlainSpec, SuccessorsSpec  # noqa: F401, registered
+from engram.losses.bootstrap import PlainSpec
 from engram.losses.regression import HuberSpec
+from engram.registry import name_of
+from engram.replay.uniform import UniformSpec
 from engram.specs import part, setting, spec
 from engram.working.memory import NoMemorySpec
+
+# Optional columns of an external memory's entries: what fresh keys are computed from, and what `successors` reads.
+OBSERVATION, SUCCESSOR = frozenset({"observation"}), frozenset({"reward", "discount", "successor"})
 
 
 @spec
@@ -27,18 +32,17 @@ class ObservationSpec:
 
 @spec
 class ReplaySpec:
-    """What is kept, and how it is drawn."""
+    """What is kept, and how many rows an update learns from."""
 
     capacity: int = setting(50_000, "rows kept, over all environments", low=8)
-    batch_size: int = setting(64, "windows drawn for one update", low=1)
+    batch_size: int = setting(64, "examples drawn for one update", low=1)
     window: int = setting(1, "successive rows that a working memory learns from together; 1 without one", low=1)
     burn_in: int = setting(
         0, "first rows of a window that only fill the memory, unless its episode begins there", low=0
     )
     align: bool = setting(True, "begin a window where its row's episode begins, if that is within reach")
-    stored_memory: bool = setting(False, "rows keep the memory that acting had, and windows begin with it; else empty")
+    stored_carry: bool = setting(False, "rows keep the carry that acting had, and windows begin with it; else empty")
     start: int = setting(1_000, "environment steps before the first update", low=1)
-    candidates: int = setting(1, "rows drawn for each one that is learned from: the most similar to the present", low=1)
 
 
 @spec
@@ -65,19 +69,29 @@ class RecallSpec:
     """How an agent uses its external memory."""
 
     n_step: int = setting(20, "rewards in the return that an entry stores, before its bootstrap", low=1)
-    share: float = setting(1.0, "largest share that the memory has in the estimate of Q", low=0, high=1)
-    trust: bool = setting(True, "that share falls where the memory's errors have been larger than the network's")
+    max_memory_weight: float = setting(1.0, "largest weight of the memory in the estimate of Q", low=0, high=1)
+    weigh_by_error: bool = setting(
+        True, "the memory's weight falls where its errors have been larger than the network's"
+    )
     confidence: Literal["near", "known"] = setting(
         "near", "the memory counts the more, the nearer an entry is (near), or fully as soon as one is known (known)"
     )
-    through: bool = setting(False, "the loss is that of the joint estimate, and reaches the encoder through the read")
+    train_through_memory: bool = setting(
+        False, "the loss is that of the joint estimate, and reaches the encoder through the read"
+    )
     keys: Literal["online", "target", "frozen"] = setting(
         "online", "what keys and queries are: the network's embedding, the target network's, or a random projection"
     )
     unit_keys: bool = setting(True, "keys have length 1, so that distances mean the same for every network and task")
     frozen_width: int = setting(64, "numbers in a key that is a random projection", low=1)
-    pull: float = setting(0.0, "weight of a loss that draws Q to the value stored for the same action", low=0)
-    refresh: int = setting(0, "entries whose key is computed anew at each update, in turn; 0 for none", low=0)
+    imitation_weight: float = setting(
+        0.0, "weight of a loss that draws Q to the value stored for the same action", low=0
+    )
+    refresh: int = setting(0, "entries whose key is computed anew at each moment of learning, in turn", low=0)
+
+    def key_width(self, embedding: int) -> int:
+        """Numbers in a key, for embeddings of so many."""
+        return self.frozen_width if self.keys == "frozen" else embedding
 
 
 @spec
@@ -89,6 +103,7 @@ class AgentSpec:
     working: Any = part("working", NoMemorySpec(), "what sees more than one observation of an episode")
     head: Any = part("head", QSpec(), "what gives the return of each action")
     replay: ReplaySpec = setting(ReplaySpec(), "the replay")
+    draw: Any = part("draw", UniformSpec(), "which rows of the replay are learned from")
     optimizer: OptimizerSpec = setting(OptimizerSpec(), "the optimizer")
     target: TargetSpec = setting(TargetSpec(), "the target network")
     exploration: Any = part("exploration", EpsilonGreedySpec(), "exploration while training")
@@ -108,17 +123,30 @@ class AgentSpec:
     @property
     def has_memory(self) -> bool:
         """Whether there is a working memory."""
-        return not isinstance(self.working, NoMemorySpec)
+        return self.working.present
 
     @property
     def has_external(self) -> bool:
         """Whether there is an external memory."""
-        return not isinstance(self.external, NoExternalSpec)
+        return self.external.present
 
     @property
     def keys_of_target(self) -> bool:
         """Whether the external memory is asked by the target network's embeddings."""
         return self.has_external and self.recall.keys == "target"
+
+    @property
+    def asks_when_learning(self) -> bool:
+        """Whether the loss of a row asks the external memory about that row."""
+        recall = self.recall
+        asks = recall.train_through_memory or recall.imitation_weight > 0 or self.bootstrap.asks == "successors"
+        return self.has_external and asks
+
+    @property
+    def kept_columns(self) -> frozenset[str]:
+        """What entries of the external memory keep beside keys and values: for fresh keys, or for their successors."""
+        kept = OBSERVATION if self.recall.refresh else frozenset()
+        return kept | (SUCCESSOR if self.bootstrap.asks == "successors" else frozenset())
 
     @property
     def rows(self) -> int:
@@ -149,19 +177,20 @@ class AgentSpec:
                 f"previous_reward = {observation.previous_reward} are for a working memory; choose one, such as "
                 f"working=gru, or leave them out"
             )
-        if replay.stored_memory and not self.has_memory:
+        if replay.stored_carry and not self.has_memory:
             raise SpecError(
-                "replay.stored_memory = true keeps a working memory, and there is none; choose one, such as working=gru"
+                "replay.stored_carry = true keeps what a working memory carries, and there is none; choose one, such "
+                "as working=gru"
             )
         if self.forget and not self.has_memory:
             raise SpecError(
                 "forget = true empties a working memory, and there is none; choose one, such as working=gru"
             )
         self._check_external()
-        if replay.candidates > 1 and self.has_memory:
+        if self.draw.compares and self.has_memory:
             raise SpecError(
-                f"replay.candidates = {replay.candidates} compares single observations, but a working memory learns "
-                f"from windows; set replay.candidates=1, or working=none"
+                f"draw={name_of('draw', type(self.draw))} compares single observations, but a working memory learns "
+                f"from windows; set draw=uniform, or working=none"
             )
         if replay.capacity <= self.rows + self.rows_before:
             raise SpecError(
@@ -171,21 +200,33 @@ class AgentSpec:
 
     def _check_external(self) -> None:
         """What is asked of an external memory needs one, and one that can."""
-        recall, kind = self.recall, type(self.external).__name__
-        successors = isinstance(self.bootstrap, SuccessorsSpec)
+        recall, asks = self.recall, self.bootstrap.asks
+        kind = f"external={name_of('external', type(self.external))}"
         asked = {
-            "bootstrap=memory": isinstance(self.bootstrap, MemorySpec),
-            "bootstrap=successors": successors,
-            f"recall.pull = {recall.pull}": recall.pull > 0,
+            f"bootstrap={name_of('bootstrap', type(self.bootstrap))}": asks != "nothing",
+            f"recall.imitation_weight = {recall.imitation_weight}": recall.imitation_weight > 0,
             f"recall.refresh = {recall.refresh}": recall.refresh > 0,
-            "recall.through = true": recall.through,
+            "recall.train_through_memory = true": recall.train_through_memory,
         }
         for what, wanted in asked.items():
             if wanted and not self.has_external:
                 raise SpecError(
                     f"{what} is for an external memory, and there is none; choose one, such as external=episodic"
                 )
-        observations = {"bootstrap=successors": successors, f"recall.refresh = {recall.refresh}": recall.refresh > 0}
+        if self.external.one_step and recall.n_step != 1:
+            raise SpecError(
+                f"{kind} keeps single steps and adds them up itself, but recall.n_step = {recall.n_step}; set "
+                f"recall.n_step=1"
+            )
+        self._check_observations(kind)
+
+    def _check_observations(self, kind: str) -> None:
+        """What looks at stored or single observations again needs them, and a network without working memory."""
+        recall = self.recall
+        observations = {
+            "bootstrap=successors": SUCCESSOR if self.bootstrap.asks == "successors" else frozenset(),
+            f"recall.refresh = {recall.refresh}": OBSERVATION if recall.refresh else frozenset(),
+        }
         for what, wanted in (observations | {'recall.keys = "target"': self.keys_of_target}).items():
             if wanted and self.has_memory:
                 raise SpecError(
@@ -193,17 +234,14 @@ class AgentSpec:
                     f"working=none, or leave it out"
                 )
         for what, wanted in observations.items():
-            if wanted and not getattr(self.external, "keeps_observations", False):
-                raise SpecError(f"{what} needs entries that keep their observation, which {kind} cannot; use episodic")
-        if recall.refresh and getattr(self.external, "eviction", "") == "merge":
+            if lacking := sorted(wanted - self.external.keeps):
+                raise SpecError(
+                    f"{what} needs entries that keep their {' and '.join(lacking)}, which {kind} cannot; use episodic"
+                )
+        if recall.refresh and not self.external.refreshes:
             raise SpecError(
-                f"recall.refresh = {recall.refresh} computes keys anew from one observation each, but with "
-                f"external.eviction = merge an entry stands for several; set recall.refresh=0, or another eviction"
+                f"recall.refresh = {recall.refresh} computes keys anew, which {kind} cannot, and no memory can with "
+                f"external.eviction = merge; set recall.refresh=0, or use external=episodic with another eviction"
             )
         if recall.refresh and recall.keys == "frozen":
             raise SpecError("recall.refresh computes keys anew, but recall.keys = frozen never change; leave one out")
-        if getattr(self.external, "one_step", False) and recall.n_step != 1:
-            raise SpecError(
-                f"external=graph keeps single steps and adds them up itself, but recall.n_step = {recall.n_step}; set "
-                f"recall.n_step=1"
-            )

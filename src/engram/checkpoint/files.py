@@ -1,10 +1,10 @@
 """Files that can be trusted: a small file-system seam, checked tensor files, strict JSON, and the lock of a run.
 
-Everything read here is treated as bytes from a stranger: sizes are bounded before memory is taken, and whatever is
-malformed ends in `CheckpointError`, never in another exception. Nothing is unpickled, no link is followed.
+Files are read as bytes from a stranger. Sizes are bounded before memory is taken. A malformed file raises
+`CheckpointError` and no other exception. Nothing is unpickled, and no link is followed.
 
 Tensor files are in the safetensors format: eight bytes of header length, a JSON header, then the raw little-endian
-arrays. It is simple enough to be written as a stream, which matters where the arrays are larger than what is free.
+arrays. Engram writes the format itself, as a stream, because arrays may be larger than free memory.
 """
 
 import errno
@@ -167,7 +167,7 @@ class Disk:
 
 @dataclass(frozen=True)
 class Sealed:
-    """What a manifest says of one file."""
+    """Length and hash of one file, as its manifest gives them."""
 
     file: str
     bytes: int
@@ -175,7 +175,7 @@ class Sealed:
 
 
 def write_file(fs: FileSystem, path: Path, chunks: Iterable[bytes | memoryview]) -> Sealed:
-    """Write a new file and wait until it is on the disk; hashed from what was meant, not from what was read back."""
+    """Write a new file and wait until it is on the disk. The hash is that of `data`, not of bytes read back."""
     digest, total = hashlib.sha256(), 0
     handle = fs.create(path)
     try:

@@ -1,7 +1,7 @@
 """Rows in and out of a ring, lane by lane, for savers: slices are copied, and no view of a buffer survives a call.
 
 A live zero-copy view of a donated buffer would make the next write copy the whole ring (seconds for gigabytes).
-A ring may carry an axis of seeds in front; lanes then count through seeds first: lane = seed * envs + env.
+A ring may have a leading axis of seeds; lanes then count through seeds first: lane = seed * envs + env.
 """
 
 from collections.abc import Iterable

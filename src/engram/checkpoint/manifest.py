@@ -46,7 +46,7 @@ def checksum_line(text: bytes) -> bytes:
 
 @dataclass(frozen=True)
 class ReplayEntry:
-    """What a manifest says of the replay.
+    """The replay, as a manifest describes it.
 
     Fields:
       cursors: int64 [lanes].

@@ -36,7 +36,7 @@ BLOCK_BYTES = 64 << 20  # at most this much replay is held at once
 
 @dataclass(frozen=True)
 class ReplayLog:
-    """What a saver needs to know of a replay ring.
+    """A replay ring as a saver sees it.
 
     Fields:
       capacity: rows kept per lane; row number r of a lane lives at place r % capacity.
@@ -59,7 +59,7 @@ class ReplayLog:
                 yield lane, start, read_checked(self, columns, lane, start, stop)
 
 
-class Replay(Protocol):
+class RowLog(Protocol):
     """The replay of a live state (`ReplayLog`) or of a loaded one."""
 
     @property
@@ -119,7 +119,7 @@ def _row_layout(name: str, column: np.ndarray) -> Layout:
 
 
 def read_checked(log: ReplayLog, columns: dict[str, Layout], lane: int, start: int, stop: int) -> Columns:
-    """Rows out of a live ring. Raises: ValueError if they are not what the ring gave before."""
+    """Rows of a live ring. Raises: ValueError if their names, types or shapes are not those of `columns`."""
     rows = log.read(lane, start, stop)
     for name, layout in columns.items():
         if name not in rows or Layout.of(rows[name], name) != Layout(layout.dtype, (stop - start, *layout.shape)):
@@ -252,7 +252,7 @@ def check_cover(segments: Sequence[Segment], low: np.ndarray, cursors: np.ndarra
         raise CheckpointError("the replay segments do not end where the replay does")
 
 
-def state_digest(arrays: Mapping[str, np.ndarray], meta_state: Any, replay: Replay | None = None) -> str:
+def state_digest(arrays: Mapping[str, np.ndarray], meta_state: Any, replay: RowLog | None = None) -> str:
     """SHA-256 (hex) of a whole state: two states have one digest only if they are equal to the last bit.
 
     It covers each array (name, type, shape, bytes), the JSON value, and of the replay its capacity, cursors and live

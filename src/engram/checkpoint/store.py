@@ -1,4 +1,4 @@
-"""Checkpoints: named arrays, a JSON value and a replay log, saved so that what was acknowledged is never lost.
+"""Checkpoints: named arrays, a JSON value and a replay log. An acknowledged save is never lost.
 
     RUN/checkpoints/
       step-000001234.7/          the 7th save into this folder, at step 1234
@@ -8,10 +8,9 @@
       segments/                  replay rows, shared by all checkpoints: a save adds only what is new
         segment-7-0-1f6c2a90.safetensors
 
-A save writes into `.tmp-...`, waits for every file to be on the disk, the manifest last, and renames: a checkpoint is
-there whole or not at all. A load believes nothing that its hash does not confirm, and falls back to an older
-checkpoint, saying so. *Newest* means saved last, not highest step: a run resumed from an older checkpoint goes on from
-there.
+A save writes into `.tmp-...`, waits until every file is on the disk, the manifest last, and renames the folder. So a
+checkpoint is there whole or not at all. A load checks every hash. It falls back to an older checkpoint, and says so.
+*Newest* means saved last, not highest step, because a run may resume from an older checkpoint.
 """
 
 import errno

@@ -3,10 +3,10 @@
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, UInt32
 
 from engram.errors import SpaceError
-from engram.heads.q import scalar
+from engram.heads.head import scalar
 from engram.nn.attention import MultiHeadAttention, check_heads
 from engram.nn.layers import MLP, Linear
 from engram.registry import register
@@ -26,6 +26,8 @@ class AttentionSpec:
     heads: int = setting(4, "attention heads; they must divide action_width", low=1)
     hidden: int = setting(128, "units of the layer that joins the state and what it read of the actions", low=1)
     uniform: bool = setting(False, "control: all allowed actions weigh the same")
+
+    reads_offered = True
 
     def check(self) -> None:
         check_heads(self.heads, self.action_width, ("head.heads", "head.action_width"))
@@ -54,6 +56,8 @@ class AttentionHead(eqx.Module):
     joint: MLP
     output: Linear  # v, then u
 
+    words = 0
+
     def __init__(self, width: int, actions: int, offered: int, chosen: AttentionSpec, *, key: Key):
         """`width` of the state's embedding; `offered` features of each action, 0 for a fixed set."""
         table_key, embed_key, attention_key, joint_key, output_key = jax.random.split(key, 5)
@@ -74,6 +78,7 @@ class AttentionHead(eqx.Module):
         embedding: Float[Array, "width"],
         offered: Float[Array, "actions features"] | None = None,
         allowed: Bool[Array, "actions"] | None = None,
+        bits: UInt32[Array, "words"] | None = None,
     ) -> Returns:
         """`Returns.attention` are the weights over the actions, one row for each head.
 

@@ -1,31 +1,22 @@
-"""Heads: an embedding in, a distribution of the return of each action out.
-
-Every head is called as `head(embedding, offered, allowed)`: the features of each action on offer, or None for a fixed
-set, and which actions are allowed, or None for all. A head need not read them: whoever acts or bootstraps leaves the
-forbidden actions out.
-"""
+"""`q` and `dueling`: the heads of DQN. One number for each action."""
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, UInt32
 
+from engram.heads.head import scalar
 from engram.nn.layers import MLP, Linear
 from engram.registry import register
 from engram.specs import setting, spec
 from engram.types import Key, Returns
 
 
-def scalar(q: Float[Array, "actions"], attention: Float[Array, "heads actions"] | None = None) -> Returns:
-    """One atom of probability 1 for each action; no heads of attention unless they are given."""
-    attention = jnp.zeros((0, q.shape[0])) if attention is None else attention
-    return Returns(q[:, None], jnp.ones((q.shape[0], 1)), attention)
-
-
 @register("head", "q")
 @spec
 class QSpec:
     """One linear layer gives Q of every action."""
+
+    reads_offered = False
 
     def build(self, width: int, actions: int, key: Key, offered: int = 0) -> "QHead":
         return QHead(Linear(width, actions, key=key))
@@ -36,11 +27,14 @@ class QHead(eqx.Module):
 
     linear: Linear
 
+    words = 0
+
     def __call__(
         self,
         embedding: Float[Array, "width"],
         offered: Float[Array, "actions features"] | None = None,
         allowed: Bool[Array, "actions"] | None = None,
+        bits: UInt32[Array, "words"] | None = None,
     ) -> Returns:
         return scalar(self.linear(embedding))
 
@@ -51,6 +45,8 @@ class DuelingSpec:
     """A value and an advantage for every action, from two streams."""
 
     width: int = setting(0, "units of a hidden layer in each stream; 0 for none", low=0)
+
+    reads_offered = False
 
     def build(self, width: int, actions: int, key: Key, offered: int = 0) -> "DuelingHead":
         return DuelingHead(width, self.width, actions, key=key)
@@ -65,6 +61,8 @@ class DuelingHead(eqx.Module):
     value: tuple[MLP, Linear]
     advantage: tuple[MLP, Linear]
 
+    words = 0
+
     def __init__(self, width: int, hidden: int, actions: int, *, key: Key):
         keys = jax.random.split(key, 4)
         widths = (hidden,) if hidden else ()
@@ -77,6 +75,7 @@ class DuelingHead(eqx.Module):
         embedding: Float[Array, "width"],
         offered: Float[Array, "actions features"] | None = None,
         allowed: Bool[Array, "actions"] | None = None,
+        bits: UInt32[Array, "words"] | None = None,
     ) -> Returns:
         (value_hidden, value), (advantage_hidden, advantage) = self.value, self.advantage
         gains = advantage(advantage_hidden(embedding))

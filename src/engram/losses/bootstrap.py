@@ -1,11 +1,19 @@
-"""Bootstraps: what the next observation is worth, as a distribution of the return.
+"""Bootstraps: the target of one action, from the rewards that followed it and what is known of what came next.
 
-A rule looks at what is known of the next observation (`Following`) and gives a distribution; `target` adds the rewards
-on the way there. A scalar Q is one atom of probability 1, so the same rules serve every head. Three of them are the
-readings of sum_i w_i Q(s', a') in the article's update of Q; `literal` is that sum as it stands.
+Three of the kinds are the readings of sum_i w_i Q(s', a') in the article's update of Q. Read as it stands, nothing but
+w_i depends on i in that sum, so normalised weights give back `plain`.
+
+    @register("bootstrap", "mine")
+    @spec
+    class MySpec:
+        asks = "nothing"
+
+        def __call__(self, step, following): ...
+
+`engram.testing.check_bootstrap` holds a bootstrap of your own to this page.
 """
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -14,58 +22,64 @@ from jaxtyping import Array, Float
 from engram.losses.returns import NStep
 from engram.registry import register
 from engram.specs import setting, spec
-from engram.types import Returns
+from engram.types import Distribution, Returns, blend
 
 
-class Distribution(NamedTuple):
-    """A discrete distribution of one action's return."""
+class Similar(NamedTuple):
+    """What followed the stored experiences most like the present observation and action. Axis [entries]."""
 
-    atoms: Float[Array, "atoms"]  # in units of return
-    probabilities: Float[Array, "atoms"]  # sum to 1
+    weights: Float[Array, "entries"]  # sum to 1, or to 0 where none is known
+    reward: Float[Array, "entries"]  # the discounted sum of the rewards that followed
+    discount: Float[Array, "entries"]  # factor of what came after them: 0 where the episode ended
+    value: Float[Array, "entries"]  # max_a' Q(s'_i, a') of what came after them
+    confidence: Float[Array, ""]  # how near the nearest is, 0 to 1
 
 
 class Following(NamedTuple):
-    """What is known of the observation to bootstrap from."""
+    """What is known of the observation to bootstrap from, and what a kind asked for besides."""
 
     returns: Returns  # the target network's
     selector: Float[Array, "actions"]  # the Q that picks the action; minus infinity where that is forbidden
-    q: Float[Array, "actions"]  # what an external memory says
-    share: Float[Array, "actions"]  # how much of the estimate is left to it, 0 to 1: 0 where it knows nothing
+    memory: Float[Array, "actions"] | None = None  # what an external memory says, if asked
+    share: Float[Array, "actions"] | None = None  # its share in the estimate, 0 to 1: 0 where it knows nothing
+    similar: Similar | None = None  # of the present observation and action, if asked
 
 
-def greedy(following: Returns) -> Distribution:
-    """The return of the action with the highest mean: max_a Q(s', a).
+class BootstrapSpec(Protocol):
+    """What was chosen about a bootstrap; it has no learned weights, so the spec itself is called."""
 
-    Source: Mnih et al. 2015 (Nature 518), algorithm 1.
-    """
-    return double(following, following.q)
+    asks: Literal["nothing", "memory", "successors"]  # what it needs of an external memory
+
+    def __call__(self, step: NStep, following: Following) -> Distribution:
+        """The target of one action, a constant for the gradient; `vmap` is outside."""
+        ...
+
+
+# -- distributions of the next observation's value -------------------------------------------------------------------
 
 
 def double(following: Returns, selector: Float[Array, "actions"]) -> Distribution:
     """The target network's return of the action that another Q prefers: Q_target(s', argmax_a Q(s', a)).
 
-    Source: van Hasselt et al. 2016 (arXiv 1509.06461), eq. 4.
+    With the target network's own Q as selector this is max_a Q_target(s', a), the target of DQN.
+
+    Source: van Hasselt et al. 2016 (arXiv 1509.06461), eq. 4; Mnih et al. 2015 (Nature 518), algorithm 1.
     """
-    action = selector.argmax()
-    return Distribution(following.atoms[action], following.probabilities[action])
-
-
-def blend(
-    returns: Float[Array, "*shape"], memory: Float[Array, "*#shape"], share: Float[Array, "*#shape"]
-) -> Float[Array, "*shape"]:
-    """(1 - share) * returns + share * memory: exactly the returns where the share is 0, whatever the memory holds."""
-    return jnp.where(share > 0, (1 - share) * returns + share * memory, returns)
+    return following.of(selector.argmax())
 
 
 def remembered(following: Following) -> Distribution:
     """Reading 1: max_a' of (1 - c) Q_target(s', a') + c sum_i w_i v_i, over the entries i similar to (s', a').
 
-    `following.q` is the attention-weighted sum, `following.share` is c. Where c is 0 this is `double`.
+    `following.memory` is the attention-weighted sum, `following.share` is c. Where c is 0 this is `double`.
     """
-    selector = blend(following.selector, following.q, jnp.where(jnp.isneginf(following.selector), 0, following.share))
+    memory, share = following.memory, following.share
+    if memory is None or share is None:
+        raise ValueError("this bootstrap asks the memory; give `following.memory` and `following.share`")
+    selector = blend(following.selector, memory, jnp.where(jnp.isneginf(following.selector), 0, share))
     action = selector.argmax()
-    atoms = blend(following.returns.atoms[action], following.q[action], following.share[action])
-    return Distribution(atoms, following.returns.probabilities[action])
+    own = following.returns.of(action)
+    return own._replace(atoms=blend(own.atoms, memory[action], share[action]))
 
 
 def weighted(following: Returns, selector: Float[Array, "actions"], temperature: float) -> Distribution:
@@ -89,46 +103,31 @@ def mellowmax(q: Float[Array, "actions"], selector: Float[Array, "actions"], tem
     return Distribution(value[None], jnp.ones(1))
 
 
-def from_successors(
-    weights: Float[Array, "entries"],
-    reward: Float[Array, "entries"],
-    discount: Float[Array, "entries"],
-    value: Float[Array, "entries"],
-    plain: Float[Array, ""],
-) -> Float[Array, ""]:
-    """Reading 3, a whole target: sum_i w_i [r_i + gamma_i max Q(s'_i, .)] over what followed similar (s, a).
-
-    Args:
-      weights: of the entries similar to (s, a); they sum to 1, or to 0 where none is known: then the target is `plain`.
-      reward, discount: the n-step rewards of each entry, and the factor of what followed (0 at an end).
-      value: max_a' Q(s'_i, a') of each entry's successor.
-
-    Unbiased as the similar become the same, also where successors are random. Source: Ormoneit & Sen 2002, eq. 5.
-    """
-    return jnp.where(weights.sum() > 0, (weights * (reward + discount * value)).sum(), plain)
-
-
-def literal(step: NStep, following: Float[Array, "actions"], weights: Float[Array, "entries"]) -> Float[Array, ""]:
-    """The article's sum as it stands: r + gamma sum_i w_i max_a' Q(s', a').
-
-    Nothing but w_i depends on i: with weights that sum to 1 this is plain Q-learning, and with none it is as well.
-    """
-    total = jnp.where(weights.sum() > 0, weights.sum(), 1.0)
-    return step.reward + step.discount * total * following.max()
+# -- targets ---------------------------------------------------------------------------------------------------------
 
 
 def target(step: NStep, following: Distribution) -> Distribution:
     """r + gamma * Z': the n-step target, a constant for the gradient."""
     atoms = step.reward + step.discount * following.atoms
-    return jax.lax.stop_gradient(Distribution(atoms, following.probabilities))
+    return jax.lax.stop_gradient(following._replace(atoms=atoms))
 
 
-def mean(distribution: Distribution) -> Float[Array, ""]:
-    """The expected return."""
-    return jnp.sum(distribution.atoms * distribution.probabilities)
+def from_successors(similar: Similar, plain: Distribution) -> Distribution:
+    """Reading 3, a whole target: sum_i w_i [r_i + gamma_i max Q(s'_i, .)] over what followed similar (s, a).
+
+    It counts as far as the nearest entry is near, by its confidence; the rest is `plain`, and all of it where none is
+    known. Unbiased as the similar become the same, also where successors are random.
+
+    Source: Ormoneit & Sen 2002, eq. 5.
+    """
+    weights = similar.weights
+    sums = (weights * (similar.reward + similar.discount * similar.value)).sum()
+    found = jnp.where(weights.sum() > 0, sums, plain.mean)
+    # Weights sum to 1 however far the nearest are: a situation that was given up must not be taught by strangers.
+    return jax.lax.stop_gradient(plain._replace(atoms=blend(plain.atoms, found, similar.confidence)))
 
 
-# -- what a spec chooses ---------------------------------------------------------------------------------------
+# -- what a spec chooses ---------------------------------------------------------------------------------------------
 
 
 @register("bootstrap", "plain")
@@ -136,17 +135,21 @@ def mean(distribution: Distribution) -> Float[Array, ""]:
 class PlainSpec:
     """The network's own Q: the greedy action's, picked as `double` says."""
 
-    def __call__(self, following: Following) -> Distribution:
-        return double(following.returns, following.selector)
+    asks = "nothing"
+
+    def __call__(self, step: NStep, following: Following) -> Distribution:
+        return target(step, double(following.returns, following.selector))
 
 
 @register("bootstrap", "memory")
 @spec
-class MemorySpec:
+class FromMemorySpec:
     """Reading 1 of the article's update: Q and what an external memory holds of similar situations, by confidence."""
 
-    def __call__(self, following: Following) -> Distribution:
-        return remembered(following)
+    asks = "memory"
+
+    def __call__(self, step: NStep, following: Following) -> Distribution:
+        return target(step, remembered(following))
 
 
 @register("bootstrap", "actions")
@@ -159,10 +162,12 @@ class ActionsSpec:
     )
     mellow: bool = setting(False, "mellowmax instead of the weighted sum: a contraction at any temperature")
 
-    def __call__(self, following: Following) -> Distribution:
+    asks = "nothing"
+
+    def __call__(self, step: NStep, following: Following) -> Distribution:
         if self.mellow:
-            return mellowmax(following.returns.q, following.selector, self.temperature)
-        return weighted(following.returns, following.selector, self.temperature)
+            return target(step, mellowmax(following.returns.q, following.selector, self.temperature))
+        return target(step, weighted(following.returns, following.selector, self.temperature))
 
 
 @register("bootstrap", "successors")
@@ -174,5 +179,9 @@ class SuccessorsSpec:
     does not keep what was read (`oldest`), or the same few speak for ever.
     """
 
-    def __call__(self, following: Following) -> Distribution:
-        return double(following.returns, following.selector)
+    asks = "successors"
+
+    def __call__(self, step: NStep, following: Following) -> Distribution:
+        if following.similar is None:
+            raise ValueError("this bootstrap asks for successors; give `following.similar`")
+        return from_successors(following.similar, target(step, double(following.returns, following.selector)))

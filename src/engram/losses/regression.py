@@ -1,10 +1,12 @@
-"""Regressions: the distance between a prediction and a constant target. One pair of numbers in, one out."""
+"""Regressions: losses that compare the means of a prediction and of its target."""
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from engram.registry import register
 from engram.specs import setting, spec
+from engram.types import Distribution
 
 
 def squared(prediction: Float[Array, ""], target: Float[Array, ""]) -> Float[Array, ""]:
@@ -31,8 +33,8 @@ def huber(prediction: Float[Array, ""], target: Float[Array, ""], width: float =
 class SquaredSpec:
     """The squared error; Adam with it nearly doubles DQN's published Atari score (Dopamine's DQN study)."""
 
-    def __call__(self, prediction: Float[Array, ""], target: Float[Array, ""]) -> Float[Array, ""]:
-        return squared(prediction, target)
+    def __call__(self, predicted: Distribution, target: Distribution) -> Float[Array, ""]:
+        return squared(predicted.mean, jax.lax.stop_gradient(target.mean))
 
 
 @register("loss", "huber")
@@ -42,5 +44,5 @@ class HuberSpec:
 
     width: float = setting(1.0, "half-width of the quadratic zone, in units of return", above=0)
 
-    def __call__(self, prediction: Float[Array, ""], target: Float[Array, ""]) -> Float[Array, ""]:
-        return huber(prediction, target, self.width)
+    def __call__(self, predicted: Distribution, target: Distribution) -> Float[Array, ""]:
+        return huber(predicted.mean, jax.lax.stop_gradient(target.mean), self.width)

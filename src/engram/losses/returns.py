@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
@@ -9,18 +10,18 @@ from jaxtyping import Array, Bool, Float, Int
 class NStep(NamedTuple):
     """The known part of an n-step return, and where and how strongly to bootstrap."""
 
-    reward: Float[Array, ""]  # sum of discounted rewards up to the bootstrap, in units of reward
-    discount: Float[Array, ""]  # factor of the bootstrapped value: 0 after a termination
-    offset: Int[Array, ""]  # rows from the start of the window to the row to bootstrap from, 1..n
+    reward: Float[Array, "*lanes"]  # sum of discounted rewards up to the bootstrap, in units of reward
+    discount: Float[Array, "*lanes"]  # factor of the bootstrapped value: 0 after a termination
+    offset: Int[Array, "*lanes"]  # rows from the start of the window to the row to bootstrap from, 1..n
 
 
 def n_step(
-    reward: Float[Array, "n"],
-    terminated: Bool[Array, "n"],
-    next_is_first: Bool[Array, "n"],
-    discount: Float[Array, ""] | float,
+    reward: Float[Array, "n *lanes"],
+    terminated: Bool[Array, "n *lanes"],
+    next_is_first: Bool[Array, "n *lanes"],
+    powers: Float[Array, "n_1"],
 ) -> NStep:
-    """The n-step return of the first of n successive rows.
+    """The n-step return of the first of n successive rows, in each lane.
 
         G = sum_{k < m} gamma^k r_k,     bootstrap gamma^m * (0 if terminated else 1) at row m
 
@@ -30,18 +31,29 @@ def n_step(
     Args:
       reward, terminated: of rows 0..n-1. Row 0 is not a final row.
       next_is_first: whether rows 1..n open an episode; row k is final iff next_is_first[k].
-      discount: gamma, in [0, 1].
+      powers: gamma^0 to gamma^n; see `discounts`.
 
     Source: Sutton & Barto 2018, eq. 7.1; Pardo et al. 2018 (arXiv 1712.00378) for time limits.
     """
-    n = reward.shape[0]
-    steps = jnp.arange(n)
-    final = next_is_first & (steps > 0)
+    over_lanes = (-1, *[1] * (reward.ndim - 1))
+    final = next_is_first & (jnp.arange(len(reward)) > 0).reshape(over_lanes)
     # A row counts while no earlier row of the window ended the episode and it is not the final row itself.
-    ended_before = jnp.cumsum(jnp.concatenate([jnp.zeros(1, bool), terminated[:-1]]) | final) > 0
+    ended_before = jnp.cumsum(jnp.concatenate([jnp.zeros_like(final[:1]), terminated[:-1]]) | final, axis=0) > 0
     inside = ~ended_before
-    powers = jnp.asarray(discount, jnp.float32) ** steps
-    offset = inside.sum()
-    ends = (inside & terminated).any()
-    known = jnp.where(inside, powers * reward, 0.0).sum()
-    return NStep(known, jnp.where(ends, 0.0, jnp.asarray(discount, jnp.float32) ** offset), offset)
+    offset = inside.sum(0)
+    ends = (inside & terminated).any(0)
+    known = jnp.where(inside, powers[:-1].reshape(over_lanes) * reward, 0.0).sum(0)
+    # One of a few constants: a sum over all but one zeros is cheaper than a gather.
+    factor = jnp.where(jnp.arange(len(powers)).reshape(over_lanes) == offset, powers.reshape(over_lanes), 0.0).sum(0)
+    return NStep(known, jnp.where(ends, 0.0, factor), offset)
+
+
+def discounts(discount: float, n: int) -> Float[Array, "n_1"]:
+    """gamma^0 to gamma^n in float32, as constants: a program that computes them rounds as it happens to be fused."""
+    with jax.ensure_compile_time_eval():
+        return jnp.asarray(discount, jnp.float32) ** jnp.arange(n + 1)
+
+
+def clipped(reward: Float[Array, "*rows"], bound: float) -> Float[Array, "*rows"]:
+    """Rewards within +-bound; as they are where the bound is 0. Source: Mnih et al. 2015, with a bound of 1."""
+    return reward.clip(-bound, bound) if bound else reward

@@ -6,8 +6,6 @@ view (sampling.py). A step that ends an episode writes two rows, the step and th
 hold different numbers of rows, which is why each has its own cursor.
 """
 
-from math import prod
-
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -37,21 +35,21 @@ class Ring(eqx.Module):
 ROW_BYTES = 1 + 4 + 4 + 1  # is_first, action, reward, terminated
 
 
-def row_nbytes(space: spaces.Space, memory: PyTree = ()) -> int:
-    """Bytes of one row; `memory` is an empty working memory (arrays or their shapes) if rows store it."""
-    return spaces.nbytes(space) + ROW_BYTES + sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(memory))
+def row_nbytes(space: spaces.Space, carry: PyTree = None) -> int:
+    """Bytes of one row; `carry` is that of an empty working memory (arrays or their shapes) if rows store it."""
+    return spaces.nbytes(space) + ROW_BYTES + sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(carry))
 
 
-def nbytes(space: spaces.Space, rows: int, memory: PyTree = ()) -> int:
+def nbytes(space: spaces.Space, rows: int, carry: PyTree = None) -> int:
     """Bytes that a ring of `rows` rows (over all lanes) takes.
 
     A million 84 x 84 frames, of which agents see stacks of four, are 7.1 GB.
     """
-    return rows * row_nbytes(space, memory)
+    return rows * row_nbytes(space, carry)
 
 
-def empty(space: spaces.Space, capacity: int, envs: int, memory: PyTree = ()) -> Ring:
-    """A ring of `capacity` rows for each of `envs` lanes, nothing written. `memory`: see `row_nbytes`."""
+def empty(space: spaces.Space, capacity: int, envs: int, carry: PyTree = None) -> Ring:
+    """A ring of `capacity` rows for each of `envs` lanes, nothing written. `carry`: see `row_nbytes`."""
     leading = (capacity, envs)
     observation = spaces.map_space(lambda leaf: jnp.zeros((*leading, *leaf.shape), leaf.dtype), space)
     rows = TimeStep(
@@ -60,7 +58,7 @@ def empty(space: spaces.Space, capacity: int, envs: int, memory: PyTree = ()) ->
         action=jnp.zeros(leading, jnp.int32),
         reward=jnp.zeros(leading, jnp.float32),
         terminated=jnp.zeros(leading, bool),
-        memory=jax.tree.map(lambda leaf: jnp.zeros((*leading, *leaf.shape), leaf.dtype), memory),
+        carry=jax.tree.map(lambda leaf: jnp.zeros((*leading, *leaf.shape), leaf.dtype), carry),
     )
     return Ring(rows, jnp.zeros(envs, jnp.int32))
 
@@ -79,9 +77,3 @@ def write(ring: Ring, rows: TimeStep, keep: Bool[Array, "time envs"]) -> Ring:
         return column.at[place, lanes].set(new.astype(column.dtype), mode="drop", unique_indices=True)
 
     return Ring(jax.tree.map(put, ring.rows, rows), ring.cursor + keep.sum(0, dtype=jnp.int32))
-
-
-def size_in_words(space: spaces.Space, rows: int, memory: PyTree = ()) -> str:
-    """`1,000,000 rows x 7,066 bytes = 7.07 GB`, for the note before a run starts."""
-    each = row_nbytes(space, memory)
-    return f"{rows:,} rows x {each:,} bytes = {prod((rows, each)) / 1e9:.2f} GB"

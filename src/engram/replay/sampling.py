@@ -76,9 +76,9 @@ def stacked(ring: Ring, row: Int[Array, ""], lane: Int[Array, ""], stack: int) -
     return hide(frames, ring.rows.is_first[place, lane]) if stack > 1 else frames
 
 
-def memory_at(ring: Ring, row: Int[Array, ""], lane: Int[Array, ""]) -> PyTree:
-    """The working memory that acting had before the observation of one row."""
-    return jax.tree.map(lambda column: column[row % ring.capacity, lane], ring.rows.memory)
+def carry_at(ring: Ring, row: Int[Array, ""], lane: Int[Array, ""]) -> PyTree:
+    """The working memory's carry that acting had before the observation of one row; None where rows store none."""
+    return jax.tree.map(lambda column: column[row % ring.capacity, lane], ring.rows.carry)
 
 
 def stacked_window(ring: Ring, row: Int[Array, ""], lane: Int[Array, ""], length: int, stack: int) -> PyTree:

@@ -1,0 +1,73 @@
+"""Reading: what the external memory says of an observation, and how much of the estimate is left to it."""
+
+import dataclasses
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int, PyTree
+
+from engram.agents.network import Network
+from engram.agents.recall.keys import Query, query_of
+from engram.agents.recall.state import RecallState
+from engram.agents.spec import AgentSpec
+from engram.losses.bootstrap import Similar
+from engram.types import Decision
+
+
+def consult(
+    spec: AgentSpec, state: RecallState, network: Network, target: Network, frames: PyTree, decision: Decision
+) -> tuple[Query, Decision]:
+    """The query for one stacked observation, and the decision with what the memory says of it and its share."""
+    query = query_of(spec, state.projection, network, target, frames, decision.working.vector)
+    read = network.external.read(state.store, query.key, query.offered)
+    certain = read.confidence if spec.recall.confidence == "near" else (read.confidence > 0).astype(jnp.float32)
+    share = jax.lax.stop_gradient(spec.recall.max_memory_weight * trust(spec, state) * certain)
+    return query, dataclasses.replace(decision, external=read, share=share)
+
+
+def trust(spec: AgentSpec, state: RecallState) -> Float[Array, ""]:
+    """The memory's weight against the network's, by the inverse of their mean squared errors; 1 where not asked for.
+
+    Two unbiased estimates with independent errors are best joined in this proportion.
+    """
+    network, memory = state.errors
+    return network / (network + memory) if spec.recall.weigh_by_error else jnp.ones(())
+
+
+def similar(state: RecallState, target: Network, read: Any, action: Int[Array, ""]) -> Similar:
+    """What followed the entries that a read attended to for one action, valued by the target network."""
+    weights = (read.weights[:, action] / read.weights.shape[0]).reshape(-1)  # each head has chosen entries of its own
+    ids = read.entries[:, action].reshape(-1)
+    entries = target.external.fetch(state.store, ids)
+    decide = jax.vmap(partial(target, bits=jnp.zeros(target.words, jnp.uint32)))
+    # A place that holds nothing has no successor: what the network makes of its zeros may be minus infinity.
+    value = jnp.where(ids >= 0, decide(entries.successor).preference.max(-1), 0.0)
+    return Similar(weights, entries.reward, entries.discount, value, read.confidence[action])
+
+
+def report(spec: AgentSpec, state: RecallState | None) -> dict[str, Any]:
+    """What a log line says of an external memory; a value per seed is a list if there are several."""
+    if state is None:
+        return {}
+    network, memory = np.moveaxis(np.asarray(state.errors), -1, 0)
+    found = {"memory_entries": np.asarray(state.store.held)}
+    if spec.recall.weigh_by_error:
+        found["memory_trust"] = network / (network + memory)
+    if spec.recall.refresh:
+        found["memory_overlap"] = np.asarray(state.overlap)
+    return {name: value.tolist() if value.size > 1 else value.item() for name, value in found.items()}
+
+
+def refused(state: RecallState | None) -> tuple[int, list[int]]:
+    """How many entries were not written because their numbers were not finite, and where the first came from.
+
+    That is the place of its seed, its environment, its episode and its step of it; -1 where nothing was refused.
+    """
+    if state is None:
+        return 0, [0, -1, -1, -1]
+    faults = np.asarray(state.fault).reshape(-1, 3)
+    seed = int((faults[:, 0] >= 0).argmax())
+    return int(np.asarray(state.store.refused).sum()), [seed, *faults[seed].tolist()]

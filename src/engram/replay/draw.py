@@ -1,0 +1,82 @@
+"""What every draw is: which rows of the replay to learn from, and what is learned of them.
+
+    @register("draw", "mine")
+    @spec
+    class MySpec:
+        @property
+        def words(self): return 1
+
+        def init(self, rows, lanes): return None
+        def grown(self, state, before, after): return state
+        def draw(self, state, ring, reach, bits, embed): ...
+        def learned(self, state, drawn, error): return state
+
+The ring stays append-only; what a draw keeps about its rows is a tree of arrays beside it, in every checkpoint.
+`engram.testing.check_draw` holds a draw of your own to this page.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
+
+import equinox as eqx
+from jaxtyping import Array, Float, Int, PyTree, UInt32
+
+from engram.replay.ring import Ring
+
+
+class Reach(NamedTuple):
+    """What an example needs around the row it starts at, beside that row."""
+
+    after: int  # rows that follow it
+    before: int  # rows that precede it: the frames of a stack, the previous action
+
+
+class Drawn(NamedTuple):
+    """The rows that examples start at. Leading axis [batch]."""
+
+    row: Int[Array, "batch"]  # row numbers, as the ring counts them
+    lane: Int[Array, "batch"]
+    importance: Float[Array, "batch"] | None = None  # weight of each example's loss; None where all weigh the same
+
+
+Embed = Callable[[Int[Array, ""], Int[Array, ""]], Float[Array, "embedding"]]  # of the observation at a row and lane
+
+
+class DrawSpec(Protocol):
+    """What was chosen about drawing; it has no learned weights, so the spec itself is called."""
+
+    @property
+    def words(self) -> int:
+        """Random 32-bit words that drawing one example takes."""
+        ...
+
+    @property
+    def compares(self) -> bool:
+        """Whether it calls `embed`: then it is for networks without a working memory."""
+        ...
+
+    def init(self, rows: int, lanes: int) -> PyTree:
+        """What is kept about an empty ring of `rows` rows for each lane: a tree of arrays, or None."""
+        ...
+
+    def grown(self, state: PyTree, before: Ring, after: Ring) -> PyTree:
+        """The state after rows were written: row numbers before.cursor to after.cursor of each lane are new."""
+        ...
+
+    def draw(self, state: PyTree, ring: Ring, reach: Reach, bits: UInt32[Array, "batch words"], embed: Embed) -> Drawn:
+        """The rows of a batch. Only rows that `sampling.startable` allows may be drawn."""
+        ...
+
+    def learned(self, state: PyTree, drawn: Drawn, error: Float[Array, "batch"]) -> PyTree:
+        """The state after an update; `error` is the absolute TD error of each example, in units of return.
+
+        Of a window it is 0.9 of the greatest and 0.1 of the mean over its rows (Kapturowski et al. 2019, section 2.3).
+        """
+        ...
+
+
+class Replay(eqx.Module):
+    """What an agent that replays keeps: the rows, and what drawing keeps about them."""
+
+    ring: Any  # a Ring; None while a runner keeps the rows elsewhere
+    drawing: PyTree

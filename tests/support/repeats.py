@@ -1,0 +1,42 @@
+"""Slow tests that repeat what a quicker one shows, on another kind or size: they run with `-m slow`.
+
+Each pattern of a test's id stands beside the test that holds the same fact in every run.
+"""
+
+from fnmatch import fnmatch
+
+REPEATS = {
+    "tests/agents/recall/test_recall_runs.py::test_one_seed_alone_remembers_as_side_by_side[[]chunked]": "[episodic]",
+    "tests/agents/recall/test_recall_runs.py::test_a_run_with_an_external_memory_resumes_exactly*-chunked]": "-online",
+    "tests/agents/recall/test_recall_runs.py::test_a_run_with_an_external_memory_resumes_exactly[[]*-graph]": "-online",
+    "tests/agents/recall/test_recall_runs.py::test_a_run_with_an_external_memory_resumes_exactly[[]*-recurrent]": (
+        "tests/runners: the working memory resumes; -online: the external one"
+    ),
+    "tests/agents/recall/test_recall_runs.py::test_presets_with_a_memory_use_it[[]nec]": "[attention-dqn]",
+    "tests/agents/recall/test_recall_runs.py::test_presets_with_a_memory_use_it[[]emdqn]": "[attention-dqn]",
+    "tests/parts/test_mine.py::test_it_is_trained_evaluated_resumed_and_listed_from_the_command_line[[]*]": (
+        "test_an_agent_of_nothing_but_parts_of_ones_own_...: all of them in one run"
+    ),
+    "tests/cli/test_new.py::test_what_is_written_keeps_its_contract_and_trains[[][!e]*]": "[encoder], [external]",
+    "tests/cli/test_new.py::test_what_is_written_keeps_its_contract_and_trains[[]exploration]": "[encoder], [external]",
+    "tests/parts/test_own_parts.py::test_a_q_learner_keeps_the_contract_of_agents[[]masked-*]": "[box-*]",
+    "tests/parts/test_own_parts.py::test_a_q_learner_keeps_the_contract_of_agents[[]box-attention-dqn]": "[box-dqn]",
+    "tests/working/test_slots.py::test_bits_of_pictures_never_seen_*": "the other tests of slots, by hand",
+    "tests/envs/test_intersection.py::test_the_environment_keeps_the_contract": "its dynamics, against the recording",
+    "tests/envs/test_memory_envs.py::test_every_task_keeps_the_contract*arguments18]": "arguments17",
+    "tests/run/test_resume.py::test_a_state_without_one_of_its_fields_is_refused_*numpy]": "[memory]",
+    "tests/run/test_resume.py::test_a_device_run_with_stops_is_the_run_without[[]memory]": "[two environments, ...]",
+    "tests/runners/test_runners.py::test_both_runners_make_the_same_number_of_updates[[]4-*]": "[8-*]",
+    "tests/external/test_external.py::test_every_kind_that_takes_features_keeps_the_contract_with_*chunked]": (
+        "[episodic]"
+    ),
+    "tests/working/test_working.py::test_a_bit_shown_once_can_be_learned_to_be_told_20_steps_later[[]history]": "[gru]",
+    "tests/agents/test_windows.py::test_predict_step_by_step_is_the_network_unrolled": (
+        "test_acting_step_by_step_and_unrolling_see_the_same"
+    ),
+}
+
+
+def repeats(nodeid: str) -> bool:
+    """Whether a quicker test shows the same."""
+    return any(fnmatch(nodeid, pattern) for pattern in REPEATS)
