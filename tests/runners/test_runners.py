@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import jax
@@ -12,20 +13,27 @@ from jaxtyping import Array, Float, Int, UInt32
 from support.bad_envs import Walk
 
 from engram import spaces
-from engram.agents.q_learning import Agent, Mind
+from engram.agents.policy import Seen
+from engram.agents.q_learning import QLearner
 from engram.agents.spec import AgentSpec, ObservationSpec, OptimizerSpec, ReplaySpec
 from engram.encoders.vector import VectorSpec
 from engram.envs.device import DeviceStep, make_device
 from engram.envs.host.episodes import episode_seed
 from engram.envs.host.make import make_host
 from engram.errors import EnvironmentFault, LearningFault
-from engram.exploration.exploration import EpsilonGreedySpec
+from engram.exploration.boltzmann import BoltzmannSpec
+from engram.exploration.greedy import EpsilonGreedySpec
+from engram.exploration.noise import ParameterNoiseSpec
+from engram.external.episodic import EpisodicSpec
+from engram.heads.attention import AttentionSpec
 from engram.heads.q import DuelingSpec, QSpec
 from engram.losses.regression import SquaredSpec
 from engram.runners import device
-from engram.runners.acting import CompiledActor, NumpyActor, choose_actor, compiled_act, numpy_network
+from engram.runners.acting import CompiledActor, NumpyActor, acting_program, choose_actor, compiled_act
 from engram.runners.device import DeviceRunner
-from engram.runners.host import HostRunner, compiled_settle
+from engram.runners.host import HostRunner
+from engram.runners.learner import compiled_settle
+from engram.working.gated import GRUSpec
 
 SPEC = AgentSpec(
     encoder=VectorSpec(widths=(8,)),
@@ -46,7 +54,7 @@ def walking() -> Iterator[Any]:
 
     def make(spec: AgentSpec = SPEC, envs: int = 1, seed: int = 0, group: int = 1) -> HostRunner:
         batch = make_host(Walk, envs=envs, seed=seed)
-        runner = HostRunner(Agent(spec, batch.observation_space, batch.actions, envs), batch, seed, group)
+        runner = HostRunner(QLearner(spec, batch.observation_space, batch.actions, envs), batch, seed, group)
         runner.start()
         made.append(runner)
         return runner
@@ -58,7 +66,7 @@ def walking() -> Iterator[Any]:
 
 def on_device(spec: AgentSpec = SPEC, envs: int = 1, seeds: tuple[int, ...] = (0,), env: Any = None) -> DeviceRunner:
     env = make_device("engram/CartPole-v1") if env is None else env
-    return DeviceRunner(Agent(spec, env.observation_space, env.actions, envs), env, seeds)
+    return DeviceRunner(QLearner(spec, env.observation_space, env.actions, envs), env, seeds)
 
 
 # -- acting --------------------------------------------------------------------------------------------------
@@ -73,21 +81,22 @@ GREEDY = replace(SPEC, exploration=EpsilonGreedySpec(start=0.0, end=0.0))
 def test_both_actors_see_the_same_and_choose_the_same(space: spaces.Box, stack: int, head: Any, norm: bool):
     """Q of every action to 1e-5, and the best action, over twenty steps of three environments."""
     spec = replace(GREEDY, head=head, encoder=VectorSpec(widths=(8,), norm=norm), learn_every=3)
-    agent = Agent(replace(spec, observation=ObservationSpec(stack=stack)), space, 5, 3)
+    agent = QLearner(replace(spec, observation=ObservationSpec(stack=stack)), space, 5, 3)
     state = agent.init(KEY)
-    params = state.learner.params
-    plain, compiled = NumpyActor(agent, params, 0), CompiledActor(agent, Mind(params), state.actor)
+    mind, policy = agent.mind(state), agent.plain()
+    assert policy is not None
+    program = acting_program(agent, policy, mind)
+    assert program is not None
+    plain, compiled = NumpyActor(agent, policy, mind, program, 0), CompiledActor(agent, mind, state.actor)
     actor, generator = state.actor, np.random.default_rng(0)
-    network, arrays = numpy_network(params), [np.asarray(leaf) for leaf in jax.tree.leaves(params)]
     nothing = np.zeros(3, np.float32)
-    act, scale = jax.jit(agent.act), 255 if space.dtype == "uint8" else 1
+    act = jax.jit(agent.act)
     for step in range(20):
         observation = (100 * generator.normal(size=(3, *space.shape))).astype(space.dtype)
         is_first = (generator.random(3) < 0.3) | (step == 0)
-        actor, _, decision, _ = act(Mind(params), actor, observation, is_first, nothing)
+        actor, _, decision, _ = act(mind, actor, Seen(observation, is_first, nothing))
         chosen, _ = plain.act(observation, is_first, nothing, step)
-        frames = np.asarray(actor.frames, np.float32).reshape(3, -1)
-        q = network(arrays, frames / scale)
+        q = program(np.asarray(actor.policy.frames))
         np.testing.assert_allclose(q, decision.returns.q, rtol=1e-5, atol=1e-5)
         np.testing.assert_array_equal(chosen, q.argmax(-1))
         np.testing.assert_array_equal(compiled.act(observation, is_first, nothing, step)[0], chosen)
@@ -99,16 +108,18 @@ def test_epsilon_falls_with_the_global_step(kind: type, envs: int):
     """The best of 4 actions is taken in 1 - 3/4 epsilon of the cases, within four standard deviations."""
     spec = replace(SPEC, exploration=EpsilonGreedySpec(start=1.0, end=0.0, steps=100), learn_every=envs,
                    replay=ReplaySpec(capacity=100 * envs))  # fmt: skip
-    agent = Agent(spec, spaces.Box((3,)), 4, envs)
+    agent = QLearner(spec, spaces.Box((3,)), 4, envs)
     state = agent.init(KEY)
     observation = np.asarray(jax.random.normal(KEY, (envs, 3)))
     is_first = np.ones(envs, bool)
-    best = np.asarray(jax.vmap(state.learner.params)(observation[:, None]).returns.q.argmax(-1))
+    ask = partial(state.learner.params, bits=jnp.zeros(0, jnp.uint32))
+    best = np.asarray(jax.vmap(ask)(observation[:, None]).returns.q.argmax(-1))
     for step, epsilon in ((0, 1.0), (50, 0.5), (100, 0.0), (10_000, 0.0)):
         if kind is NumpyActor:
-            actor = NumpyActor(agent, state.learner.params, 0)
+            actor = choose_actor(agent, agent.mind(state), state.actor, 0)
+            assert isinstance(actor, NumpyActor)
         else:
-            actor = CompiledActor(agent, Mind(state.learner.params), replace(state.actor, steps=jnp.int32(step)))
+            actor = CompiledActor(agent, agent.mind(state), replace(state.actor, steps=jnp.int32(step)))
         draws = 1280 // envs
         hits = 0
         for _ in range(draws):
@@ -122,14 +133,33 @@ def test_epsilon_falls_with_the_global_step(kind: type, envs: int):
 def test_small_vector_networks_act_in_numpy_and_others_compiled():
     kinds = {}
     for space, width in ((spaces.Box((3,)), 8), (spaces.Box((3,)), 50_000), (spaces.Discrete(3), 8)):
-        agent = Agent(replace(SPEC, encoder=VectorSpec(widths=(width,))), space, 2)
+        agent = QLearner(replace(SPEC, encoder=VectorSpec(widths=(width,))), space, 2)
         state = jax.jit(agent.init)(KEY)
-        kinds[type(space), width] = type(choose_actor(agent, Mind(state.learner.params), state.actor, 0))
+        kinds[type(space), width] = type(choose_actor(agent, agent.mind(state), state.actor, 0))
     assert kinds == {
         (spaces.Box, 8): NumpyActor,
         (spaces.Box, 50_000): CompiledActor,  # faster above some 100,000 parameters
         (spaces.Discrete, 8): CompiledActor,
     }
+
+
+@pytest.mark.parametrize("changed", [
+    {"exploration": BoltzmannSpec()}, {"exploration": ParameterNoiseSpec()}, {"head": AttentionSpec(hidden=8)},
+    {"working": GRUSpec(width=4), "replay": replace(SPEC.replay, window=4)},
+    {"external": EpisodicSpec(capacity=8, neighbours=2)},
+], ids=lambda changed: next(iter(changed)))  # fmt: skip
+def test_what_numpy_cannot_do_alike_acts_compiled(changed: dict[str, Any]):
+    """Exploration that is more than random actions, an operation that is not known, or a memory."""
+    agent = QLearner(replace(SPEC, **changed), spaces.Box((3,)), 2)
+    state = jax.jit(agent.init)(KEY)
+    assert type(choose_actor(agent, agent.mind(state), state.actor, 0)) is CompiledActor
+
+
+def test_chance_is_epsilon_where_exploring_is_no_more_than_random_actions():
+    greedy = EpsilonGreedySpec(start=1.0, end=0.2, steps=100)
+    assert [greedy.chance(step) for step in (0, 50, 100, 10_000)] == pytest.approx([1.0, 0.6, 0.2, 0.2])
+    assert BoltzmannSpec().chance(0) is None
+    assert ParameterNoiseSpec().chance(0) is None
 
 
 # -- learning ------------------------------------------------------------------------------------------------
@@ -139,17 +169,18 @@ def test_small_vector_networks_act_in_numpy_and_others_compiled():
 def test_the_host_actor_has_the_parameters_from_before_the_last_call(walking, group: int, calls: int):
     """One call for each of the 36 moments of learning from 60 to 200; or one for every 12 steps from 60 to 204."""
     runner = walking(group=group)
-    older = newer = bias_of(runner.learner.params)
+    older = newer = bias_of(runner)
     updates = changes = 0
     for step in range(1, 205 if group == 3 else 204):
         runner.advance(step, never)
-        if updates != int(runner.learner.updates):
-            older, newer = newer, bias_of(runner.learner.params)
-            updates = int(runner.learner.updates)
+        if updates != updates_of(runner):
+            older, newer = newer, bias_of(runner)
+            updates = updates_of(runner)
             changes += 1
             assert not np.array_equal(older, newer), "learning moves the parameters"
-        np.testing.assert_array_equal(bias_of(runner.acting.network), older)
-        for held, meant in zip(runner.actor._arrays, jax.tree.leaves(runner.acting), strict=True):
+        np.testing.assert_array_equal(runner.acting.network.head.linear.bias, older)
+        held_by_actor = runner.collector.actor._program._slots[: runner.collector.actor._program._loaded]
+        for held, meant in zip(held_by_actor, jax.tree.leaves(runner.acting), strict=True):
             np.testing.assert_array_equal(held, meant)
     assert changes == calls
 
@@ -160,15 +191,20 @@ def test_moments_that_share_a_call_learn_what_they_learn_alone(walking):
     alone, together = walking(spec), walking(spec, group=3)
     for runner in (alone, together):
         runner.advance(204, never)
-    assert int(alone.learner.updates) == int(together.learner.updates) == 37
-    for one, other in zip(jax.tree.leaves(alone.learner), jax.tree.leaves(together.learner), strict=True):
+    assert updates_of(alone) == updates_of(together) == 37
+    one_by_one, at_once = alone.learner.state, together.learner.state
+    for one, other in zip(jax.tree.leaves(one_by_one.learner), jax.tree.leaves(at_once.learner), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-7)
-    for one, other in zip(jax.tree.leaves(alone.replay), jax.tree.leaves(together.replay), strict=True):
+    for one, other in zip(jax.tree.leaves(one_by_one.store), jax.tree.leaves(at_once.store), strict=True):
         np.testing.assert_array_equal(one, other)
 
 
-def bias_of(network: Any) -> np.ndarray:
-    return np.array(network.head.linear.bias)
+def bias_of(runner: HostRunner) -> np.ndarray:
+    return np.array(runner.learner.state.learner.params.head.linear.bias)
+
+
+def updates_of(runner: HostRunner) -> int:
+    return int(runner.learner.state.learner.updates)
 
 
 @pytest.mark.parametrize(("envs", "changes", "expected"), [
@@ -219,10 +255,10 @@ def test_the_rows_of_a_host_run_are_what_a_plain_loop_sees(walking):
     """Two environments whose episodes end by an end or by a time limit, each with a final row."""
     runner = walking(replace(SPEC, replay=replace(SPEC.replay, start=1_000)), envs=2, seed=3)
     taken = []
-    act = runner.actor.act
-    runner.actor.act = lambda *arguments: taken.append(act(*arguments)) or taken[-1]
+    act = runner.collector.actor.act
+    runner.collector.actor.act = lambda *arguments: taken.append(act(*arguments)) or taken[-1]
     runner.advance(80, never)
-    rows, cursor = runner.replay.rows, runner.replay.cursor
+    rows, cursor = runner.state().store.ring.rows, runner.state().store.ring.cursor
     ends = set()
     for env in range(2):
         expected = list(plain_rows(3, env, [int(action[env]) for action, _ in taken]))
@@ -298,7 +334,7 @@ def test_a_device_environment_that_gives_no_number_is_named(at: int, field: str)
     for use in (runner.report, runner.capture):
         with pytest.raises(EnvironmentFault, match=where):
             use()
-    replay = runner._run.agent.replay
+    replay = runner._run.agent.store.ring
     assert replay.cursor.tolist() == [[good, good], [good, good]], "the good rows, then nothing"
     assert all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(replay.rows))
 
@@ -314,7 +350,7 @@ def test_a_run_compiles_each_program_once(walking):
         host.advance(100, never)
         host.report()
         captured = host.capture()
-        restored.restore(captured.arrays, captured.meta, lambda empty, host=host: host.replay)
+        restored.restore(captured.arrays, captured.meta, lambda empty, host=host: host.learner.state.store.ring)
         restored.advance(160, never)
         assert compiled_settle(host.agent, group)._cache_size() == programs
     runner = on_device()
@@ -329,11 +365,11 @@ def test_a_run_compiles_each_program_once(walking):
 
 
 def test_a_compiled_actor_compiles_once():
-    agent = Agent(SPEC, spaces.Discrete(3), 2)
+    agent = QLearner(SPEC, spaces.Discrete(3), 2)
     state = agent.init(KEY)
-    actor = CompiledActor(agent, Mind(state.learner.params), state.actor)
+    actor = CompiledActor(agent, agent.mind(state), state.actor)
     for step in range(5):
         actor.act(np.array([step % 3], np.int32), np.array([step == 0]), np.zeros(1, np.float32), step)
         actor.load(jax.tree.leaves(state.learner.target))
-    trees = jax.tree.structure(Mind(state.learner.params)), jax.tree.structure(state.actor)
+    trees = jax.tree.structure(agent.mind(state)), jax.tree.structure(state.actor)
     assert compiled_act(agent, *trees)._cache_size() == 1

@@ -11,18 +11,20 @@ import jax
 import numpy as np
 from jaxtyping import PyTree
 
-from engram.agents.q_learning import Mind
+from engram.agents.policy import Mind
 from engram.agents.spec import AgentSpec
 from engram.envs.device import is_device, make_device
 from engram.envs.host.make import HostEnvs, make_host
 from engram.errors import SpaceError, SpecError
-from engram.play.evaluation import Evaluation, Policy, evaluation_seed, play_device, play_host
+from engram.play.evaluation import Evaluation, evaluation_seed
+from engram.play.observations import Stored
+from engram.play.playing import Policy, play_device, play_host
 from engram.spaces import Space
 
 Environment = str | gymnasium.Env | Callable[[], gymnasium.Env]
 
 
-class Plan(Protocol):
+class TrainedPlan(Protocol):
     """What playing needs to know of how an agent was trained: a part of `run.plan.RunPlan`."""
 
     @property
@@ -56,7 +58,7 @@ class TrainedAgent:
 
     def __init__(
         self,
-        plan: Plan,
+        plan: TrainedPlan,
         minds: list[Mind],
         env: Environment | None,
         like: HostEnvs | None = None,
@@ -104,11 +106,11 @@ class TrainedAgent:
             keys = jax.random.split(jax.random.PRNGKey(key), len(minds))
             play = partial(play_device, env, spec=self.plan.agent, episodes=episodes)
             played = [play(mind, one) for mind, one in zip(minds, keys, strict=True)]
-            played = [(np.asarray(returns).tolist(), np.asarray(lengths).tolist()) for returns, lengths in played]
         else:
             with closing(self._make(key, min(episodes, AT_ONCE))) as envs:
-                played = [play_host(self._policy(mind), envs, episodes) for mind in minds]
-        return Evaluation.of([returns for returns, _ in played], [one for _, lengths in played for one in lengths])
+                played = [play_host(mind, self.plan.agent, envs, episodes) for mind in minds]
+        lengths = [length for one in played for length in np.asarray(one.lengths).tolist()]
+        return Evaluation.of([np.asarray(one.returns).tolist() for one in played], lengths)
 
     def predict(
         self,
@@ -127,13 +129,13 @@ class TrainedAgent:
         before: agents that read it (`observation.previous_reward`) need it, and so cannot be played by
         `evaluate_policy`.
         """
-        policy = self._policy(self.minds[0])
-        envs = None if self._on_device else self._envs
-        batched = policy.is_batched(observation) if envs is None else envs.is_batched(observation)
-        rows = policy.rows(observation, batched) if envs is None else envs.convert(observation, batched)
+        policy = Policy(self.minds[0], self.plan.agent)
+        translator = Stored(self.plan.space) if self._on_device else self._envs.translator
+        batched = translator.is_batched(observation)
+        rows = translator.rows(observation, batched)
         generator = None if deterministic else self._random
         action, state = policy.act(rows, state, episode_start, reward, generator)
-        taken = action if envs is None else envs.environment_action(action)
+        taken = translator.environment_action(action)
         return (taken if batched else taken[0]), state
 
     def close(self) -> None:
@@ -146,16 +148,13 @@ class TrainedAgent:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _policy(self, mind: Mind) -> Policy:
-        return Policy(mind, self.plan.agent)
-
     @property
     def _on_device(self) -> bool:
         return isinstance(self._env, str) and is_device(self._env)
 
     @cached_property
     def _envs(self) -> HostEnvs:
-        """An environment for its conversions only; never stepped."""
+        """An environment for its translator only; never stepped."""
         return self._like or self._open.enter_context(closing(self._make(0, 1)))
 
     def _make(self, seed: int, envs: int) -> HostEnvs:

@@ -1,13 +1,15 @@
-"""What the runners share: the rhythm of acting and learning, and what they offer to whoever owns the run."""
+"""The protocol of runners, and the code that they share."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 import jax
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Int, PyTree
 
-from engram.agents.q_learning import Agent, Mind
+from engram.agents.agent import Agent
+from engram.agents.policy import Mind
 from engram.replay.ring import Ring
 from engram.types import Metrics
 
@@ -15,29 +17,48 @@ T = TypeVar("T")
 RECENT = 100  # episodes that `return_mean` averages over
 
 
-class Cycle(NamedTuple):
-    """The rhythm of a run: acts (steps of all environments) and then updates, again and again."""
+class Tally(NamedTuple):
+    """Sums over the moments of learning since the last report."""
 
-    acts: int
-    updates: int
+    sums: Metrics
+    moments: Int[Array, ""]
 
     @classmethod
-    def of(cls, agent: Agent) -> "Cycle":
-        """One moment of learning every `learn_every` environment steps, `envs` of which happen at once."""
-        every, envs = agent.spec.learn_every, agent.envs
-        return cls(max(1, every // envs), agent.spec.updates * max(1, envs // every))
-
-
-class Tally(NamedTuple):
-    """Sums over the updates since the last report."""
-
-    loss: Float[Array, "*seeds"]
-    q: Float[Array, "*seeds"]
-    updates: Int[Array, ""]
+    def empty(cls, agent: Agent, *seeds: int) -> "Tally":
+        """Sums of nothing yet; leaves have the axes `seeds`, `moments` has none."""
+        return cls({name: jnp.zeros(seeds) for name in agent.metrics}, jnp.int32(0))
 
     def add(self, metrics: Metrics) -> "Tally":
-        """With one more update."""
-        return Tally(self.loss + metrics.loss, self.q + metrics.q_mean, self.updates + 1)
+        """With one more moment."""
+        return Tally(jax.tree.map(jnp.add, self.sums, metrics), self.moments + 1)
+
+    def means(self) -> dict[str, Any]:
+        """The mean of each metric, a list where there are several seeds; None where nothing was learned."""
+        count = int(self.moments)
+        return {name: _each(np.asarray(sums), count) for name, sums in self.sums.items()}
+
+
+def _each(sums: np.ndarray, count: int) -> Any:
+    means = [one / count if count else None for one in sums.reshape(-1).tolist()]
+    return means if len(means) > 1 else means[0]
+
+
+class Flat(NamedTuple):
+    """A tree as its leaves: flattening modules at every compiled call would cost as much as a small update."""
+
+    tree: Any
+    leaves: list[Any]
+
+    @classmethod
+    def of(cls, value: PyTree) -> "Flat":
+        """The leaves of a tree, and its structure."""
+        leaves, tree = jax.tree.flatten(value)
+        return cls(tree, leaves)
+
+    @property
+    def value(self) -> Any:
+        """The tree again."""
+        return jax.tree.unflatten(self.tree, self.leaves)
 
 
 def repeat(function: Callable[[T], T], value: T, times: int) -> T:
@@ -52,7 +73,7 @@ class Captured(NamedTuple):
 
     arrays: dict[str, np.ndarray]
     meta: dict[str, Any]
-    replay: Ring
+    rows: Ring | None  # append-only, and shared by checkpoints
 
 
 class Runner(Protocol):
@@ -76,7 +97,7 @@ class Runner(Protocol):
         ...
 
     def capture(self) -> Captured:
-        """The state, copied, except for the replay, which must be read before the next `advance`.
+        """The state, copied, except for the rows, which must be read before the next `advance`.
 
         Raises EngramError if something broke: a state to resume from must be sound.
         """
@@ -86,10 +107,10 @@ class Runner(Protocol):
         self,
         arrays: Mapping[str, np.ndarray],
         meta: dict[str, Any],
-        replay: Callable[[Ring], Ring],
+        rows: Callable[[Ring], Ring],
         new_episodes: bool = False,
     ) -> None:
-        """Takes a captured state back; `replay` fills an empty ring.
+        """Takes a captured state back; `rows` fills an empty ring.
 
         With `new_episodes`, an environment that cannot be taken up where it was begins a new episode; without, that
         is a CheckpointError.
@@ -97,7 +118,7 @@ class Runner(Protocol):
         ...
 
     def finish(self, stopped: bool) -> str | None:
-        """Before the last save: what is to be said of environments that cannot be taken up inside an episode.
+        """Before the last save: a sentence about environments that cannot be resumed inside an episode, or None.
 
         After a stop on request, one such environment is run on to the end of its episode first.
         """
@@ -122,25 +143,3 @@ def summary(returns: np.ndarray, lengths: np.ndarray) -> dict[str, Any]:
         "return_max": float(np.max(returns)),
         "length_mean": float(np.mean(lengths)),
     }
-
-
-def not_finite(update: int, step: int) -> str:
-    """What is said when an update had to be left out."""
-    return (
-        f"the loss or its gradient was not finite at update {update} (before step {step}), so that update was not "
-        f"applied; start a new run with a lower optimizer.learning_rate, a reward_clip, or a lower optimizer.clip_norm"
-    )
-
-
-def not_remembered(entries: int, first: list[int], step: int, seed: int | None = None) -> str:
-    """What is said when an external memory was offered numbers that are not finite.
-
-    `first` says where the first came from: environment, its episode and the step of that.
-    """
-    env, episode, moment = first
-    of = "" if seed is None else f" of seed {seed}"
-    return (
-        f"the key or the value of {entries} entries for the external memory was not finite (before step {step}; the "
-        f"first is of environment {env}{of}, episode {episode}, step {moment} of it), so they were not written; start "
-        f"a new run with a lower optimizer.learning_rate or a reward_clip"
-    )

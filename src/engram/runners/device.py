@@ -1,9 +1,9 @@
 """The device runner: environments, actor, replay and learner in one compiled loop.
 
-One *cycle* is "act a few times, then learn": that is structure, not a condition: a condition
-on a batched counter would run both of its branches under `vmap` over seeds, and any condition copies what it may
-change. The global step is therefore one number for all seeds; only what differs between seeds has a leading axis.
-Stops fall between two calls of `advance`.
+One *cycle* is "act a few times, then learn". This is structure, not a condition: under `vmap` over seeds, a condition
+on a batched counter would run both branches, and any condition copies the values that it may change. So the global
+step is one number for all seeds, and only values that differ between seeds have a leading axis. Stops fall between two
+calls of `advance`.
 """
 
 import dataclasses
@@ -18,19 +18,19 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PyTree, UInt32
 
-from engram import spaces
-from engram.agents import recall as remembering
-from engram.agents.q_learning import Agent, AgentState, Experience, LearnerState, Mind
+from engram.agents.agent import Agent, AgentState, Experience
+from engram.agents.policy import Mind, Seen
 from engram.bits import draw
-from engram.envs.device import DeviceEnv
+from engram.envs.device import DeviceEnv, DeviceStep, where_done
 from engram.errors import EnvironmentFault, LearningFault
+from engram.nn.observation import mask_of
 from engram.replay.ring import Ring
-from engram.runners.common import RECENT, Captured, Cycle, Tally, not_finite, not_remembered, repeat, summary
+from engram.runners.common import RECENT, Captured, Tally, repeat, summary
 from engram.trees import copied, restored
 from engram.types import Key, TimeStep
 
 
-class Episodes(eqx.Module):
+class EpisodeCounts(eqx.Module):
     """Returns and lengths: of the running episodes, and of the newest finished ones."""
 
     running_return: Float[Array, "*seeds envs"]
@@ -45,11 +45,10 @@ class DeviceRun(eqx.Module):
 
     agent: AgentState
     env: PyTree
-    observation: PyTree
-    is_first: Bool[Array, "*seeds envs"]
-    reward: PyTree  # float32 [envs], of the last step; () if nothing reads it
-    key: Key
-    episodes: Episodes
+    seen: Seen  # what is acted on next
+    key: UInt32[Array, "*seeds 2"]
+    steps: Int[Array, ""]  # the global step
+    episodes: EpisodeCounts
     fault: Int[Array, "*seeds 4"]  # environment, its episode, step and field of the first bad value, or -1
 
 
@@ -60,80 +59,75 @@ def init(agent: Agent, env: DeviceEnv, key: Key) -> DeviceRun:
     state, observation = jax.vmap(env.reset)(bits.reshape(agent.envs, 2))
     zeros, recent = jnp.zeros(agent.envs), jnp.zeros(RECENT)
     none = jnp.zeros(agent.envs, jnp.int32)
-    episodes = Episodes(zeros, none, recent, recent.astype(jnp.int32), none)
+    episodes = EpisodeCounts(zeros, none, recent, recent.astype(jnp.int32), none)
+    seen = Seen(observation, jnp.ones(agent.envs, bool), zeros)
     fault = jnp.full(4, -1, jnp.int32)
-    first, reward = jnp.ones(agent.envs, bool), zeros if agent.spec.observation.previous_reward else ()
-    return DeviceRun(agent.init(agent_key), state, observation, first, reward, env_key, episodes, fault)
+    return DeviceRun(agent.init(agent_key), state, seen, env_key, jnp.int32(0), episodes, fault)
 
 
 def step(agent: Agent, env: DeviceEnv, run: DeviceRun) -> DeviceRun:
-    """One step of every environment: act, step, reset what ended, write the rows."""
-    envs, state = agent.envs, run.agent
-    reads_reward = agent.spec.observation.previous_reward
-    reward = run.reward if reads_reward else jnp.zeros(envs)
-    learner, mind = state.learner, state.mind(agent.spec)
-    actor, action, decision, noted = agent.act(mind, state.actor, run.observation, run.is_first, reward)
+    """One step of every environment: act, step, reset what ended, store."""
+    envs, state, seen = agent.envs, run.agent, run.seen
+    acted = agent.act(agent.mind(state), state.actor, seen)
     key, bits = draw(run.key, 4 * envs)
     step_keys, reset_keys = bits.reshape(2, envs, 2)
-    env_state, out = jax.vmap(env.step)(run.env, action, step_keys)
+    env_state, out = jax.vmap(env.step)(run.env, acted.action, step_keys)
     done = out.terminated | out.truncated
-    begin = partial(jax.tree.map, partial(choose, done))
+    begin = partial(jax.tree.map, partial(where_done, done))
     env_state, observation = begin(jax.vmap(env.reset)(reset_keys), (env_state, out.observation))
-    # What a reset gave is looked at here too, when it is acted on.
-    bad_observation = ~(_finite(run.observation, envs) & _finite(out.observation, envs))
-    bad_reward = ~jnp.isfinite(out.reward)
-    final = spaces.mask_of(env.observation_space, out.observation, env.actions)
-    cut = out.truncated & ~out.terminated  # what follows an end is not asked for its value
-    nothing_allowed = _nothing_allowed(decision.allowed, envs) | (cut & _nothing_allowed(final, envs))
-    bad = jnp.stack([bad_observation, bad_reward, nothing_allowed])
-    memory = state.actor.memory if agent.spec.replay.stored_memory else ()  # as it was before this step
-    row = TimeStep(run.observation, run.is_first, action, out.reward, out.terminated, memory)
+    bad = _bad(env, seen, acted.decision.allowed, out)
+    row = TimeStep(seen.observation, seen.is_first, acted.action, out.reward, out.terminated)
     # After the first bad value nothing more is stored: the next row would begin with it.
-    experience = Experience(row, done, out.observation, ~bad.any(0) & (run.fault[0] < 0), noted)
+    experience = Experience(row, done, out.observation, ~bad.any(0) & (run.fault[0] < 0), acted.noted)
     experience = jax.tree.map(lambda leaf: leaf[None], experience)
-    replay, recall = agent.observe(state.replay, experience), agent.remember(learner.params, state.recall, experience)
     return DeviceRun(
-        agent=AgentState(actor, learner, replay, recall),
+        agent=agent.observe(dataclasses.replace(state, actor=acted.actor), experience),
         env=env_state,
-        observation=observation,
-        is_first=done,
-        reward=out.reward if reads_reward else (),
+        seen=Seen(observation, done, out.reward),
         key=key,
+        steps=run.steps + envs,
         episodes=count(run.episodes, out.reward, done),
-        fault=_note_fault(run.fault, bad, run.episodes.finished, state.actor.steps),
+        fault=_note_fault(run.fault, bad, run.episodes.finished, run.steps),
     )
+
+
+def _bad(
+    env: DeviceEnv, seen: Seen, allowed: Bool[Array, "envs actions"] | None, out: DeviceStep
+) -> Bool[Array, "fields envs"]:
+    """Which environments gave what must not be stored, for each of FIELDS."""
+    envs = len(seen.is_first)
+    # The observation of a reset is checked here too, when it is acted on.
+    observation = ~(_finite(seen.observation, envs) & _finite(out.observation, envs))
+    final = mask_of(env.observation_space, out.observation, env.actions)
+    cut = out.truncated & ~out.terminated  # after a termination nothing is bootstrapped
+    nothing_allowed = _nothing_allowed(allowed, envs) | (cut & _nothing_allowed(final, envs))
+    return jnp.stack([observation, ~jnp.isfinite(out.reward), nothing_allowed])
 
 
 def cycle(agent: Agent, env: DeviceEnv, learning: bool, run: DeviceRun, tally: Tally) -> tuple[DeviceRun, Tally]:
     """Acts, then learns if `learning`: two programs, because a branch would copy the learner at every cycle."""
-    rhythm = Cycle.of(agent)
-    run = repeat(lambda run: step(agent, env, run), run, rhythm.acts)
+    run = repeat(lambda run: step(agent, env, run), run, agent.rhythm.acts)
     if not learning:
         return run, tally
-    replay, recall = run.agent.replay, run.agent.recall
-
-    def learn(carry: tuple[LearnerState, Tally]) -> tuple[LearnerState, Tally]:
-        learner, metrics = agent.learn(carry[0], replay, recall)
-        return learner, carry[1].add(metrics)
-
-    learner, tally = repeat(learn, (run.agent.learner, tally), rhythm.updates)
-    recall = agent.refresh(learner, recall)
-    return dataclasses.replace(run, agent=dataclasses.replace(run.agent, learner=learner, recall=recall)), tally
+    state, metrics = agent.learn(run.agent)
+    return dataclasses.replace(run, agent=state), tally.add(metrics)
 
 
-def seed_axes(run: DeviceRun) -> DeviceRun:
-    """Which leaves carry an axis of seeds: all but the global step and the number of updates."""
+def seed_axes(agent: Agent, run: DeviceRun) -> DeviceRun:
+    """Which leaves carry an axis of seeds: all but the global step and what the agent's seeds share."""
     axes = jax.tree.map(lambda _: 0, run)
-    return eqx.tree_at(
-        lambda run: (run.agent.actor.steps, run.agent.learner.updates), axes, (None, None), is_leaf=lambda x: x is None
-    )
+
+    def shared(run: DeviceRun) -> tuple[Any, ...]:
+        return run.steps, *agent.shared(run.agent)
+
+    return eqx.tree_at(shared, axes, replace_fn=lambda _: None)
 
 
 @partial(jax.jit, static_argnums=(0, 1))  # compiled, so that every leaf is a buffer of its own and can be donated
 def init_seeds(agent: Agent, env: DeviceEnv, keys: UInt32[Array, "seeds 2"]) -> DeviceRun:
-    """A run for each key; leaves get a leading axis [seeds], except the global step and the updates."""
+    """A run for each key; leaves get a leading axis [seeds], except those that seeds share."""
     shape = jax.eval_shape(partial(init, agent, env), keys[0])
-    return jax.vmap(partial(init, agent, env), out_axes=seed_axes(shape))(keys)
+    return jax.vmap(partial(init, agent, env), out_axes=seed_axes(agent, shape))(keys)
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=(3, 4))
@@ -142,12 +136,13 @@ def advance(
 ) -> tuple[DeviceRun, Tally]:
     """`cycles` cycles of every seed, in place, their metrics added to the tally."""
     one, state = partial(cycle, agent, env, learning), (run, tally)
-    axes = seed_axes(run), Tally(0, 0, None)  # type: ignore[arg-type]
-    if len(tally.loss) > 1 or not agent.spec.has_external:
+    axes = seed_axes(agent, run), Tally(dict.fromkeys(agent.metrics, 0), None)  # type: ignore[arg-type,dict-item]
+    if len(run.key) > 1 or not agent.branches:
         many = jax.vmap(one, in_axes=axes, out_axes=axes)
         return jax.lax.fori_loop(0, cycles, lambda _, state: many(*state), state)
-    # Under `vmap` the conditions of an external memory are selections: both sides are computed, and what they may
-    # change is copied. MinAtar is a fifth faster without, with a chunked memory half; without a memory a sixth slower.
+    # Under `vmap` conditions are selections: both sides are computed, and what they may
+    # change is copied. With an external memory MinAtar is a fifth
+    # faster without, with a chunked one half; without a memory a sixth slower.
     state = _each(lambda leaf: leaf[0], axes, state)
     state = jax.lax.fori_loop(0, cycles, lambda _, state: one(*state), state)
     return _each(lambda leaf: leaf[None], axes, state)
@@ -160,23 +155,18 @@ def _each(change: Callable[[Array], Array], axes: PyTree, state: PyTree) -> PyTr
     )
 
 
-def count(episodes: Episodes, reward: Float[Array, "envs"], done: Bool[Array, "envs"]) -> Episodes:
+def count(episodes: EpisodeCounts, reward: Float[Array, "envs"], done: Bool[Array, "envs"]) -> EpisodeCounts:
     """Adds one step; finished episodes overwrite the oldest of the newest `RECENT`."""
     returns, lengths = episodes.running_return + reward, episodes.running_length + 1
     number = episodes.finished.sum() + jnp.cumsum(done) - done
     place = jnp.where(done, number % RECENT, RECENT)
-    return Episodes(
+    return EpisodeCounts(
         running_return=jnp.where(done, 0.0, returns),
         running_length=jnp.where(done, 0, lengths),
         returns=episodes.returns.at[place].set(returns, mode="drop"),
         lengths=episodes.lengths.at[place].set(lengths, mode="drop"),
         finished=episodes.finished + done,
     )
-
-
-def choose(done: Bool[Array, "envs"], fresh: Array, old: Array) -> Array:
-    """`fresh` for the environments that are done, `old` for the others, along the leading axis."""
-    return jnp.where(done.reshape(-1, *[1] * (old.ndim - 1)), fresh, old)
 
 
 def _finite(tree: PyTree, envs: int) -> Bool[Array, "envs"]:
@@ -201,11 +191,6 @@ def _nothing_allowed(allowed: Bool[Array, "envs actions"] | None, envs: int) -> 
     return jnp.zeros(envs, bool) if allowed is None else ~allowed.any(-1)
 
 
-def no_tally(seeds: int) -> Tally:
-    """Sums of nothing yet."""
-    return Tally(jnp.zeros(seeds), jnp.zeros(seeds), jnp.int32(0))
-
-
 FIELDS = (
     "an observation that is not finite",
     "a reward that is not finite",
@@ -214,31 +199,35 @@ FIELDS = (
 CALL_SECONDS = 0.5  # what one compiled call should take: the longest that a stop has to wait
 
 
+def _with_agent(run: DeviceRun, agent: AgentState) -> DeviceRun:
+    """The run with another state of its agent. Leaves have an axis of seeds, which a run that is made anew may not."""
+    return eqx.tree_at(lambda run: run.agent, run, agent)
+
+
 class DeviceRunner:
     """Drives one agent per seed through device environments; all seeds advance together."""
 
     def __init__(self, agent: Agent, env: DeviceEnv, seeds: Sequence[int]):
         self.agent, self.env, self.seeds = agent, env, tuple(seeds)
-        self.cycle = Cycle.of(agent)
         self._run = init_seeds(agent, env, jnp.stack([jax.random.PRNGKey(seed) for seed in seeds]))
-        self._tally = no_tally(len(self.seeds))
+        self._tally = Tally.empty(agent, len(self.seeds))
         self._cycles = 64  # in the next compiled call
 
     @property
     def steps(self) -> int:
         """The global step: actions taken, over all environments of one seed."""
-        return int(self._run.agent.actor.steps)
+        return int(self._run.steps)
 
     def start(self) -> None:
         """Nothing to begin: the first episodes are part of a new run."""
 
     def advance(self, until: int, stop: Callable[[], bool]) -> None:
         """Whole cycles until the global step is at least `until`; `stop` is asked about every half second."""
-        each = self.cycle.acts * self.agent.envs
+        each = self.agent.rhythm.acts * self.agent.envs
         left = -((self.steps - until) // each)
         while left > 0 and not stop():
             cycles, began = min(left, self._cycles), time.perf_counter()
-            before = (self.agent.spec.replay.start - 1 - self.steps) // each  # cycles that end before learning begins
+            before = (self.agent.rhythm.first - 1 - self.steps) // each  # cycles that end before learning begins
             if before > 0:
                 cycles = min(cycles, before)
             changed = advance(self.agent, self.env, before <= 0, self._run, self._tally, cycles)
@@ -251,8 +240,8 @@ class DeviceRunner:
     def report(self) -> dict[str, Any]:
         """The metrics since the last report. What differs between seeds is a list if there are several."""
         self._check()
-        run, (loss, q, updates) = self._run, map(np.asarray, self._tally)
-        self._tally = no_tally(len(self.seeds))
+        run, means = self._run, self._tally.means()
+        self._tally = Tally.empty(self.agent, len(self.seeds))
         # Whole arrays are taken and then cut: cutting arrays of the device would be a compiled call each.
         finished, returns, lengths = map(
             np.asarray, (run.episodes.finished, run.episodes.returns, run.episodes.lengths)
@@ -260,14 +249,11 @@ class DeviceRunner:
         kept = np.minimum(finished.sum(1), RECENT)
         per_seed = [summary(returns[seed, :count], lengths[seed, :count]) for seed, count in enumerate(kept)]
         values = {name: [row[name] for row in per_seed] for name in per_seed[0]}
-        values["loss"] = [one / int(updates) if updates else None for one in loss.tolist()]
-        values["q_mean"] = [one / int(updates) if updates else None for one in q.tolist()]
         return {
             "episodes": int(finished.sum()),
             **{name: value if len(self.seeds) > 1 else value[0] for name, value in values.items()},
-            **self.agent.spec.exploration.report(self.steps),
-            **remembering.report(self.agent.spec, run.agent.recall),
-            "updates": int(run.agent.learner.updates),
+            **means,
+            **self.agent.report(run.agent, self.steps),
         }
 
     def _check(self) -> None:
@@ -279,39 +265,37 @@ class DeviceRunner:
                     f"at step {step_number}; that row was not stored: mend the environment and resume from the last "
                     f"checkpoint"
                 )
-        for fault in np.asarray(self._run.agent.learner.fault).tolist():
-            if fault >= 0:
-                raise LearningFault(not_finite(fault, self.steps))
-        entries, (number, *first) = remembering.refused(self._run.agent.recall)
-        if entries:
-            raise LearningFault(not_remembered(entries, first, self.steps, self.seeds[number]))
+        if problem := self.agent.fault(self._run.agent, self.steps, self.seeds):
+            raise LearningFault(problem)
 
     def capture(self) -> Captured:
-        """The state, copied, except for the replay. Raises EngramError if something broke: that must not be saved."""
+        """The state, copied, except for the rows. Raises EngramError if something broke: that must not be saved."""
         self._check()
-        without_rows = eqx.tree_at(lambda run: run.agent.replay, self._run, None)
-        arrays = copied(without_rows) | copied(self._tally, "tally")
-        return Captured(arrays, {"env": {"levels": ["exact"]}}, self._run.agent.replay)
+        arrays = copied(self._without_rows()) | copied(self._tally, "tally")
+        return Captured(arrays, {"env": {"levels": ["exact"]}}, self.agent.rows(self._run.agent))
+
+    def _without_rows(self) -> DeviceRun:
+        return _with_agent(self._run, self.agent.with_rows(self._run.agent, None))
 
     def restore(
         self,
         arrays: Mapping[str, np.ndarray],
         meta: dict[str, Any],
-        replay: Callable[[Ring], Ring],
+        rows: Callable[[Ring], Ring],
         new_episodes: bool = False,
     ) -> None:
         """Takes a captured state back; see Runner. Device environments can always be taken up."""
-        filled = replay(self._run.agent.replay)
-        without_rows = eqx.tree_at(lambda run: run.agent.replay, self._run, None)
-        run, self._tally = restored(without_rows, arrays), restored(self._tally, arrays, "tally")
-        self._run = eqx.tree_at(lambda run: run.agent.replay, run, filled, is_leaf=lambda node: node is None)
+        empty = self.agent.rows(self._run.agent)
+        run, tally = restored(self._without_rows(), arrays), restored(self._tally, arrays, "tally")
+        filled = self.agent.with_rows(run.agent, None if empty is None else rows(empty))
+        self._run, self._tally = _with_agent(run, filled), tally
 
     def finish(self, stopped: bool) -> None:
         """Device environments can be taken up anywhere."""
 
     def minds(self) -> list[Mind]:
         """The newest parameters of each seed, and what it remembers."""
-        mind = self._run.agent.mind(self.agent.spec)
+        mind = self.agent.mind(self._run.agent)
         return [jax.tree.map(lambda leaf, seed=seed: leaf[seed], mind) for seed in range(len(self.seeds))]
 
     def close(self) -> None:
