@@ -15,42 +15,82 @@ if TYPE_CHECKING:
     from engram.envs.device import check_device_env, register_device
     from engram.envs.host.make import register_exact
     from engram.errors import EngramError
+    from engram.external.memory import Entries
+    from engram.heads.head import scalar
+    from engram.losses.bootstrap import Following, Similar
+    from engram.losses.returns import NStep
     from engram.play.evaluation import Evaluation
     from engram.registry import register
+    from engram.replay.draw import Drawn, Reach
+    from engram.replay.ring import Ring
     from engram.run.article import AttentionDQN, ReplayBuffer, train
     from engram.run.trainer import Trainer, info, load
+    from engram.specs import part, setting, spec
+    from engram.types import Decision, Distribution, Encoding, MemoryRead, Returns
 
 __all__ = [
     "AgentSpec",
     "AttentionDQN",
+    "Decision",
+    "Distribution",
+    "Drawn",
+    "Encoding",
     "EngramError",
+    "Entries",
     "Evaluation",
+    "Following",
+    "MemoryRead",
+    "NStep",
+    "Reach",
     "ReplayBuffer",
+    "Returns",
+    "Ring",
+    "Similar",
     "Trainer",
     "check_device_env",
     "info",
     "load",
+    "part",
     "preset",
     "register",
     "register_device",
     "register_exact",
+    "scalar",
+    "setting",
+    "spec",
     "train",
 ]
 
 _HOMES = {
     "AgentSpec": "agents.spec",
     "AttentionDQN": "run.article",
-    "ReplayBuffer": "run.article",
+    "Decision": "types",
+    "Distribution": "types",
+    "Drawn": "replay.draw",
+    "Encoding": "types",
     "EngramError": "errors",
+    "Entries": "external.memory",
     "Evaluation": "play.evaluation",
+    "Following": "losses.bootstrap",
+    "MemoryRead": "types",
+    "NStep": "losses.returns",
+    "Reach": "replay.draw",
+    "ReplayBuffer": "run.article",
+    "Returns": "types",
+    "Ring": "replay.ring",
+    "Similar": "losses.bootstrap",
     "Trainer": "run.trainer",
     "check_device_env": "envs.device",
     "info": "run.trainer",
     "load": "run.trainer",
+    "part": "specs",
     "preset": "agents.presets",
     "register": "registry",
     "register_device": "envs.device",
     "register_exact": "envs.host.make",
+    "scalar": "heads.head",
+    "setting": "specs",
+    "spec": "specs",
     "train": "run.article",
 }
 

@@ -1,17 +1,32 @@
 """One shelf per role (encoder, head, ...), filled by a decorator above each part's spec.
 
-A spec names its parts by these names, so a run's JSON never holds an import path and loading one never
-imports anything that was not already there.
+A spec names its parts by these names, so a run's JSON never holds an import path, and loading one imports no module
+that it names. Parts of other packages are found through entry points of the group `engram.parts`: each names a module
+that registers parts, and is imported when a name is not found or names are listed.
 """
 
+import warnings
 from collections.abc import Callable
+from importlib.metadata import entry_points
 from typing import TypeVar
 
 from engram.errors import UnknownName, hint
 
 Spec = TypeVar("Spec", bound=type)
 
+GROUP = "engram.parts"  # of entry points
 _SHELVES: dict[str, dict[str, type]] = {}
+_IMPORTED: set[str] = set()  # `GROUP` once its entry points were imported: looking for them takes milliseconds
+
+
+class UnknownPart(UnknownName):
+    """A name that no part is registered under."""
+
+    def __init__(self, role: str, name: str):
+        self.role, self.name = role, name
+        super().__init__(
+            f"no {role} is called {name!r}; {hint(name, names(role))} (a part of your own: --import MODULE)"
+        )
 
 
 def register(role: str, name: str) -> Callable[[Spec], Spec]:
@@ -32,10 +47,11 @@ def register(role: str, name: str) -> Callable[[Spec], Spec]:
 
 def find(role: str, name: str) -> type:
     """The spec class registered as `name` for `role`."""
-    shelf = _SHELVES.get(role, {})
-    if name not in shelf:
-        raise UnknownName(f"no {role} is called {name!r}; {hint(name, shelf)}")
-    return shelf[name]
+    if name not in _SHELVES.get(role, {}):
+        _import_entry_points()
+    if name not in _SHELVES.get(role, {}):
+        raise UnknownPart(role, name)
+    return _SHELVES[role][name]
 
 
 def name_of(role: str, spec: type) -> str:
@@ -48,9 +64,28 @@ def name_of(role: str, spec: type) -> str:
 
 def roles() -> list[str]:
     """Every role that something is registered for, sorted."""
+    _import_entry_points()
     return sorted(_SHELVES)
 
 
 def names(role: str) -> list[str]:
     """Every name on the shelf of `role`, sorted."""
+    _import_entry_points()
     return sorted(_SHELVES.get(role, {}))
+
+
+def _import_entry_points() -> None:
+    """Imports the modules that installed packages name, once. One that fails is a warning; the others still work."""
+    if GROUP in _IMPORTED:
+        return
+    _IMPORTED.add(GROUP)
+    for point in entry_points(group=GROUP):
+        try:
+            point.load()
+        except Exception as error:
+            warnings.warn(
+                f"the entry point {point.name} = {point.value} of {GROUP} could not be imported "
+                f"({type(error).__name__}: {error}); mend or remove the package that brings it",
+                RuntimeWarning,
+                stacklevel=2,
+            )

@@ -7,15 +7,16 @@ A spec is declared with `@spec` and `setting(...)` in the file of the part that 
     class QSpec:
         width: int = setting(0, "units of a hidden layer; 0 for none", low=0)
 
-It is hashable, checks itself when made, round-trips through JSON, and can be changed by a path and a text
-(`replay.capacity=50000`), as the command line does. A field whose type is another spec nests; a field made by
+It is hashable if its values are, checks itself when made, round-trips through JSON, and can be changed by a path and a
+text (`replay.capacity=50000`), as the command line does. A field whose type is another spec nests; a field made by
 `part(role, default)` holds any spec registered for that role and is written `head=dueling head.width=64`.
 """
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextvars import ContextVar
+from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, dataclass_transform, get_args, get_origin, get_type_hints
 
@@ -23,6 +24,8 @@ from engram import registry
 from engram.errors import SpecError, hint
 
 T = TypeVar("T")
+
+NEEDED = dataclasses.MISSING  # the default of a setting that has none
 
 
 def setting(
@@ -33,11 +36,17 @@ def setting(
     high: float = math.inf,
     above: float = -math.inf,
     below: float = math.inf,
+    about: Any = None,
 ) -> Any:
-    """A field with its help text and its range: low <= value <= high and above < value < below."""
-    metadata = {"help": help, "low": low, "high": high, "above": above, "below": below}
-    if dataclasses.is_dataclass(default):
-        return dataclasses.field(default_factory=lambda: default, metadata=metadata)
+    """A field with its help text and its range: low <= value <= high and above < value < below.
+
+    default: `NEEDED` for a setting that must be given. about: kept in the field's metadata for whoever reads the spec.
+    """
+    metadata = {"help": help, "low": low, "high": high, "above": above, "below": below, "about": about}
+    if dataclasses.is_dataclass(default) or isinstance(default, dict):
+        return dataclasses.field(
+            default_factory=lambda: dict(default) if isinstance(default, dict) else default, metadata=metadata
+        )
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -218,6 +227,36 @@ def _hints(cls: type) -> dict[str, Any]:
     return get_type_hints(cls)
 
 
+def type_of(cls: type, name: str) -> Any:
+    """The type that the setting `name` of the spec `cls` is declared with."""
+    return _hints(cls)[name]
+
+
+def is_legal(cls: type, name: str, value: Any) -> bool:
+    """Whether `value`, as it is, has the type of the setting `name` of the spec `cls` and lies in its range.
+
+    Unlike a text of the command line, a float is no whole number, even where its value is one.
+    """
+    limits = _field(cls, name).metadata
+    try:
+        fitted = _coerce(_hints(cls)[name], value, name, limits)
+    except SpecError:
+        return False
+    return not (isinstance(value, float) and isinstance(fitted, int))
+
+
+def expected(cls: type, name: str) -> str:
+    """The legal values of a setting in words: `a whole number, at least 1`."""
+    kind, limits = _hints(cls)[name], _field(cls, name).metadata
+    words = _type_name(kind).replace("an integer", "a whole number")
+    bounds = (f"{words} {limits[name]:g}" for name, words, _ in _RANGE if math.isfinite(limits.get(name, math.inf)))
+    return ", ".join([words, *bounds])
+
+
+def _field(cls: type, name: str) -> "dataclasses.Field[Any]":
+    return next(field for field in dataclasses.fields(cls) if field.name == name)
+
+
 def _parse(text: Any) -> Any:
     """A typed text as the plainest Python value it can mean; `_coerce` then fits it to the field."""
     if not isinstance(text, str):
@@ -261,6 +300,8 @@ def _fit(kind: Any, value: Any) -> Any:
         return next((fitted for fitted in options if fitted is not _UNFIT), _UNFIT)
     if kind is NoneType:
         return None if value is None else _UNFIT
+    if origin is dict:
+        return value if isinstance(value, dict) else _UNFIT
     if origin is Literal:
         return value if value in get_args(kind) else _UNFIT
     if origin is tuple:
@@ -271,29 +312,32 @@ def _fit(kind: Any, value: Any) -> Any:
         return float(value)
     if kind is int and isinstance(value, float) and value.is_integer():
         return int(value)  # 1e6 is how people write a million
-    if (
-        kind is Any
-        or type(value) is kind
-        or (isinstance(kind, type) and dataclasses.is_dataclass(kind) and isinstance(value, kind))
-    ):
+    if kind is Any or type(value) is kind:
+        return value
+    if isinstance(kind, type) and kind not in (int, float, bool, str) and isinstance(value, kind):
         return value
     return _UNFIT
+
+
+# Of each bound: its name, how it is said, and whether a number breaks it.
+_RANGE: tuple[tuple[str, str, Callable[[float, float], bool]], ...] = (
+    ("low", "at least", lambda number, bound: number < bound),
+    ("high", "at most", lambda number, bound: number > bound),
+    ("above", "more than", lambda number, bound: number <= bound),
+    ("below", "less than", lambda number, bound: number >= bound),
+)
 
 
 def _check_range(number: float, path: str, limits: Any) -> None:
     if not math.isfinite(number):
         raise SpecError(f"{path} = {number} is not a finite number; give one that is")
-    for name, words, broken in (
-        ("low", "at least", lambda bound: number < bound),
-        ("high", "at most", lambda bound: number > bound),
-        ("above", "more than", lambda bound: number <= bound),
-        ("below", "less than", lambda bound: number >= bound),
-    ):
+    for name, words, broken in _RANGE:
         bound = limits.get(name, None)
-        if bound is not None and math.isfinite(bound) and broken(bound):
+        if bound is not None and math.isfinite(bound) and broken(number, bound):
             raise SpecError(f"{path} = {number} is out of range; expected {words} {bound}")
 
 
+_NAMES = {int: "an integer", float: "a number", bool: "true or false", str: "a text", Path: "a path", NoneType: "none"}
 _PLURALS = {int: "integers", float: "numbers", str: "texts"}
 
 
@@ -301,10 +345,10 @@ def _type_name(kind: Any) -> str:
     origin = get_origin(kind)
     if origin is Literal:
         return " or ".join(map(str, get_args(kind)))
+    if origin is dict:
+        return "values by name"
     if origin is tuple:
         return f"{_PLURALS.get(get_args(kind)[0], 'values')} separated by commas"
     if origin is UnionType or str(origin) == "typing.Union":
         return " or ".join(_type_name(option) for option in get_args(kind))
-    return {int: "an integer", float: "a number", bool: "true or false", str: "a text", NoneType: "none"}.get(
-        kind, getattr(kind, "__name__", str(kind))
-    )
+    return _NAMES.get(kind, getattr(kind, "__name__", str(kind)))

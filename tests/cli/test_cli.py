@@ -330,7 +330,17 @@ def test_a_group_of_seeds_that_was_stopped_goes_on_where_it_was(monkeypatch, cap
 def test_a_run_that_could_not_begin_leaves_no_directory(monkeypatch):
     monkeypatch.setattr(FakeTrainer, "at_start", UnknownName("no environment is called 'X'"))
     assert main(["train", "X"]) == 2
-    assert list(Path("runs").iterdir()) == []
+    assert not Path("runs").exists()
+
+
+def test_a_run_that_could_not_begin_leaves_the_others(monkeypatch):
+    assert main(["train", "X"]) == 0
+    monkeypatch.setattr(FakeTrainer, "at_start", UnknownName("no environment is called 'Y'"))
+    assert main(["train", "Y"]) == 2
+    assert [path.name for path in Path("runs").iterdir()] == ["X-auto-seed0"]
+    Path("runs/X-auto-seed0").rename("kept")
+    assert main(["train", "Y"]) == 2
+    assert list(Path("runs").iterdir()) == [], "a folder `runs` of the user's own stays"
 
 
 def test_training_shows_notes_progress_and_saves_as_plain_lines(capsys, monkeypatch):
@@ -524,7 +534,7 @@ def test_wrong_names_are_answered_by_one_line_and_leave_nothing(capsys, words, p
     assert err.startswith("engram: ")
     assert err.count("\n") == 1
     assert part in err
-    assert not any(Path("runs").iterdir())
+    assert not Path("runs").exists()
 
 
 @whole_program

@@ -23,7 +23,7 @@ def test_the_sketch_of_the_article_runs_and_goes_on():
     steps, entries = model._steps, int(model.memory.store.clock)
     assert steps == sum(first)
     assert entries == steps - 10, "all but what waits for its return"
-    assert int(model._begun.actor.steps) == steps, "exploration goes on where it was"
+    assert int(model._acting[0]["steps"]) == steps, "exploration goes on where it was"
     second = train(env, model, replay_buffer, epochs=3, batch_size=16)
     assert len(second) == 3
     assert model._steps == steps + sum(second)
@@ -63,7 +63,7 @@ def test_a_second_call_explores_anew_and_leaves_the_environment_open():
     assert taken[:40] != taken[40:]
     assert len(replay_buffer) == 96
     # Every last step of an episode was written with the reward that ended it, also those of an unfinished block.
-    rows = replay_buffer._ring.rows
+    rows = replay_buffer._replay.ring.rows
     assert int(rows.terminated[:96].sum()) == 16
     assert float(rows.reward[:96].sum()) == 80.0
 

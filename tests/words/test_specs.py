@@ -10,7 +10,7 @@ from engram import registry, spaces, specs
 from engram.agents.presets import PRESETS, preset, reasons
 from engram.agents.spec import AgentSpec
 from engram.errors import SpecError, UnknownName
-from engram.exploration.exploration import EpsilonGreedySpec
+from engram.exploration.greedy import EpsilonGreedySpec
 from engram.heads.q import DuelingSpec, QSpec
 
 SPACES = [

@@ -1,17 +1,16 @@
-"""The command `engram`: train, evaluate, info, show, list.
+"""The command `engram`: train, evaluate, info, show, list, new.
 
 What can be typed is in flags.py; here is what it does. Nothing heavy is imported until a command needs it, so that
 help answers at once.
 """
 
 import dataclasses
-import json
 import os
 import re
 import select
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, redirect_stdout, suppress
+from collections.abc import Mapping
+from contextlib import ExitStack, suppress
 from difflib import get_close_matches
 from importlib import import_module
 from importlib.metadata import version
@@ -24,9 +23,23 @@ from tyro.conf import FlagCreatePairsOff
 
 from engram.cli.curve import CURVE_FILE, plot_curve
 from engram.cli.display import Display, clean
-from engram.cli.flags import COMMANDS, Command, Evaluate, Info, List, Show, Train, environment_argument, split_settings
+from engram.cli.flags import (
+    COMMANDS,
+    Command,
+    Evaluate,
+    Info,
+    List,
+    New,
+    Show,
+    Train,
+    environment_argument,
+    split_settings,
+)
+from engram.cli.new import TRY, new_part
+from engram.cli.parts import import_parts
+from engram.cli.reports import report
 from engram.errors import EXIT_RESUME_ME, EXIT_USAGE, CheckpointError, EngramError, SpecError, UnknownName, hint
-from engram.run.metrics import METRICS_FILE, plain
+from engram.run.metrics import METRICS_FILE
 
 EXIT_INPUT_OUTPUT = 74  # a file could not be read or written (sysexits: EX_IOERR)
 EXIT_INTERRUPTED = 130  # Ctrl-C where there was nothing to save
@@ -77,12 +90,13 @@ def _run(words: list[str]) -> int:
         chosen: Any = tyro.cli(Command, prog="engram", description=DESCRIPTION, args=words, config=config)
     except SystemExit as exit:  # after help or a complaint
         return exit.code if isinstance(exit.code, int) else 0
+    import_parts(getattr(chosen, "imports", ()))
     if isinstance(chosen, Train):
         train(chosen, settings)
     elif isinstance(chosen, Show):
         show(chosen, settings)
     else:
-        {Evaluate: evaluate, Info: info, List: list_names}[type(chosen)](chosen)
+        {Evaluate: evaluate, Info: info, List: list_names, New: new}[type(chosen)](chosen)
     return 0
 
 
@@ -130,6 +144,7 @@ class Progress:
 
     def on_start(self, trainer: Any) -> None:
         self.display.title = _title(trainer.plan)
+        self.display.explores = tuple(trainer.plan.agent.exploration.report(0))
         self._open.enter_context(self.display)
 
     def on_metrics(self, trainer: Any, metrics: Mapping[str, Any]) -> None:
@@ -148,18 +163,20 @@ class Progress:
 
 def train(chosen: Train, settings: Mapping[str, str]) -> None:
     """`engram train`: only what was given on the command line is passed on, so that a resumed run keeps the rest."""
-    _check_start(chosen)
     given: dict[str, Any] = {
         field.name: getattr(chosen, field.name)
         for field in dataclasses.fields(chosen)
-        if field.name not in ("env", "run", "env_arg") and getattr(chosen, field.name) != field.default
+        if field.name not in ("env", "imports") and getattr(chosen, field.name) != field.default
     }
-    if chosen.env_arg:
-        given["env_args"] = dict(map(environment_argument, chosen.env_arg))
+    run = given.pop("run", None)
+    _check_start(chosen.env, run, given)
+    if "env_args" in given:
+        given["env_args"] = dict(map(environment_argument, given["env_args"]))
     given["overrides"] = dict(settings)
-    folder = chosen.run or _new_folder(chosen)
+    first_of_all = not Path("runs").exists()
+    folder = run or _new_folder(chosen.env, given)
     try:
-        runs = _runs(chosen, folder, given)
+        runs = _runs(chosen.env, folder, given)
         for place, arguments in runs:
             try:
                 _learn(chosen.env, place, arguments)
@@ -170,11 +187,14 @@ def train(chosen: Train, settings: Mapping[str, str]) -> None:
                     )
                 raise
     finally:
-        if chosen.run is None and not any(folder.iterdir()):
+        if run is None and not any(folder.iterdir()):
             folder.rmdir()  # nothing came of it: the name is free again
+            if first_of_all:
+                with suppress(OSError):  # unless another run began there meanwhile
+                    Path("runs").rmdir()
 
 
-def _runs(chosen: Train, folder: Path, given: dict[str, Any]) -> list[tuple[Path, dict[str, Any]]]:
+def _runs(env: str | None, folder: Path, given: dict[str, Any]) -> list[tuple[Path, dict[str, Any]]]:
     """The runs to do in turn, each with the trainer's arguments: one, except for several seeds of a host environment.
 
     Those learn one after another, in `folder`/seed0, seed1, ... When such a group is resumed, a seed that had not
@@ -183,18 +203,18 @@ def _runs(chosen: Train, folder: Path, given: dict[str, Any]) -> list[tuple[Path
     from engram.envs.device import is_device
     from engram.run.plan import holds_run
 
-    if chosen.env is None:
+    if env is None:
         begun = sorted(filter(holds_run, folder.glob("seed*")), key=lambda path: (len(path.name), path.name))
         return [(folder, given)] if holds_run(folder) or not begun else [(place, given) for place in begun]
-    if given.get("seeds", 1) == 1 or is_device(chosen.env):
+    if given.get("seeds", 1) == 1 or is_device(env):
         return [(folder, given)]
-    runs = []
+    runs, resume = [], given.get("resume", False)
     for seed in range(given.get("seed", 0), given.get("seed", 0) + given["seeds"]):
         place = folder / f"seed{seed}"
         arguments = {name: value for name, value in given.items() if name != "seeds"} | {"seed": seed}
-        if chosen.resume and holds_run(place):
+        if resume and holds_run(place):
             arguments |= {"overrides": {}}  # they are part of the run; the trainer refuses to change them
-        elif chosen.resume:
+        elif resume:
             del arguments["resume"]
         runs.append((place, arguments))
     return runs
@@ -228,28 +248,30 @@ def _draw(folder: Path, title: str) -> None:
         print(f"engram: the learning curve was not drawn: {clean(problem)}", file=sys.stderr)
 
 
-def _check_start(chosen: Train) -> None:
+def _check_start(env: str | None, run: Path | None, given: Mapping[str, Any]) -> None:
     """The rules between --run, --resume and ENV."""
-    if chosen.resume:
-        if chosen.run is None:
+    if given.get("resume"):
+        if run is None:
             raise SpecError("--resume needs the run to go on with; add --run DIR")
-        _existing(chosen.run)
-    elif chosen.env is None:
+        _existing(run)
+    elif env is None:
         raise SpecError("engram train needs an environment, such as CartPole-v1; `engram list envs` shows the names")
 
 
-def _new_folder(chosen: Train) -> Path:
+def _new_folder(env: str | None, given: Mapping[str, Any]) -> Path:
     """A directory of its own for a new run; made here, so that of two runs started at once each gets one."""
-    first, several = chosen.seed or 0, chosen.seeds or 1
+    first, several = given.get("seed", 0), given.get("seeds", 1)
     seeds = f"seed{first}" if several == 1 else f"seeds{first}-{first + several - 1}"
-    name = re.sub(r"[^\w.-]+", "-", f"{chosen.env}-{chosen.preset or 'auto'}-{seeds}")
-    Path("runs").mkdir(exist_ok=True)
+    name = re.sub(r"[^\w.-]+", "-", f"{env}-{given.get('preset', 'auto')}-{seeds}")
     number = 1
     while True:
         folder = Path("runs", name if number == 1 else f"{name}-{number}")
+        Path("runs").mkdir(exist_ok=True)
         try:
             folder.mkdir()
             return folder
+        except FileNotFoundError:  # a run that could not begin has just removed `runs`
+            continue
         except FileExistsError:
             number += 1
 
@@ -299,7 +321,7 @@ def evaluate(chosen: Evaluate) -> None:
         where = {"run": str(chosen.run)} | {name: given[name] for name in ("env", "env_args") if name in given}
         return where | {name: getattr(found, name) for name in names}
 
-    _report(work, chosen.json)
+    report(work, chosen.json)
 
 
 def info(chosen: Info) -> None:
@@ -315,7 +337,7 @@ def info(chosen: Info) -> None:
             return each[chosen.run.name]
         return {"runs": each, "problems": [problem for one in each.values() for problem in one.get("problems", ())]}
 
-    problems = _report(work, chosen.json).get("problems")
+    problems = report(work, chosen.json).get("problems")
     if problems:
         raise CheckpointError(
             f"{chosen.run} is damaged: {problems[0]}; resuming uses the newest checkpoint that is whole"
@@ -372,55 +394,8 @@ def list_names(chosen: List) -> None:
         print(clean(f"{name:{width}}  {text}".rstrip()))
 
 
-# -- reports -----------------------------------------------------------------------------------------------
-
-
-def _report(work: Callable[[], Mapping[str, Any]], as_json: bool) -> dict[str, Any]:
-    """Do the work and print what it found: as one JSON object alone on standard output, or as a table."""
-    if as_json:
-        with _stdout_to_stderr():
-            found = plain(work())
-        print(json.dumps(found, allow_nan=False))
-        return found
-    found = plain(work())
-    rows = list(_facts(found))
-    width = max((len(name) for name, _ in rows), default=0)
-    for name, text in rows:
-        print(clean(f"{name:{width}}  {text}"))
-    return found
-
-
-def _facts(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
-    """Nested facts as (path, text) rows; a list of numbers is one row."""
-    if isinstance(value, dict) and value:
-        for name, item in value.items():
-            yield from _facts(item, f"{path}.{name}" if path else name)
-    elif isinstance(value, list) and any(isinstance(item, dict | list) for item in value):
-        for index, item in enumerate(value):
-            yield from _facts(item, f"{path}.{index}")
-    elif isinstance(value, list):
-        yield path, ", ".join(map(_number, value)) or "none"
-    else:
-        yield path, _number(value)
-
-
-def _number(value: Any) -> str:
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, float):
-        return f"{value:.6g}"
-    return f"{value:,}" if isinstance(value, int) else "-" if value is None else str(value)
-
-
-@contextmanager
-def _stdout_to_stderr() -> Iterator[None]:
-    """What anything prints meanwhile, C libraries and worker processes included, goes to standard error."""
-    sys.stdout.flush()
-    kept = os.dup(1)
-    try:
-        os.dup2(2, 1)
-        with redirect_stdout(sys.stderr):
-            yield
-    finally:
-        os.dup2(kept, 1)
-        os.close(kept)
+def new(chosen: New) -> None:
+    """`engram new`: the two files, and what to do with them."""
+    part, test = new_part(chosen.role, chosen.name, Path())
+    print(f"{part} is a part that works; change it. Check it with: pytest {test}")
+    print(f"Train with it: engram train {TRY[chosen.role].format(name=chosen.name)}")

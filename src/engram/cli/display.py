@@ -51,6 +51,7 @@ class Display:
     ):
         self.total = total_steps
         self.title = title
+        self.explores: tuple[str, ...] = ("epsilon",)  # the metrics that tell of exploration
         self.stream: Any = sys.stdout if stream is None else stream
         self._interval, self._clock = interval, clock
         self._metrics: dict[str, Any] = {}
@@ -106,7 +107,7 @@ class Display:
         elapsed = now - self._started if seconds is None else seconds + now - self._updated
         speed = _number(known.get("steps_per_second"))
         left = (total - step) / speed if total and step is not None and speed else None
-        explores = next((name for name in ("temperature", "noise") if name in known), "epsilon")
+        explores = [(name, _text(_number(known.get(name)), ".3f")) for name in self.explores]
         return [
             ("step", f"{_text(step, ',.0f')}{f'/{total:,}' if total else ''}"),
             ("done", _text(self.share(), ".0%")),
@@ -114,7 +115,7 @@ class Display:
             ("episodes", _text(_number(known.get("episodes")), ",.0f")),
             ("loss", _text(_number(known.get("loss")), ".4g")),
             ("Q", _text(_number(known.get("q_mean")), ".4g")),
-            (explores, _text(_number(known.get(explores)), ".3f")),
+            *explores,
             ("steps/s", _text(speed, ",.0f")),
             ("elapsed", _duration(elapsed)),
             ("left", _duration(left)),

@@ -1,7 +1,7 @@
 """The words of the command line: each command's flags, and the settings `path=value` between them.
 
-Flags are read by tyro from the dataclasses below; the settings are taken out before tyro sees the rest, because
-which settings there are depends on the preset.
+Flags are read by tyro from the dataclasses below; those of `train` come from `engram.run.settings`. The settings of
+the agent are taken out before tyro sees the rest, because which settings there are depends on the preset.
 """
 
 import ast
@@ -9,14 +9,18 @@ import dataclasses
 import json
 import re
 from decimal import Decimal, InvalidOperation
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 
 from tyro.conf import Positional, UseAppendAction, arg, subcommand
 from tyro.constructors import PrimitiveConstructorSpec
 
+from engram.cli.new import TRY
 from engram.errors import SpecError, UnknownName, hint
+from engram.run.settings import RUN, SESSION, default_of, type_of
 
+T = TypeVar("T")
 SETTING = re.compile(r"[a-z_][a-z0-9_]*(\.[a-z0-9_]+)*=.*", re.DOTALL)
 
 
@@ -42,6 +46,42 @@ def _note(text: str) -> Any:
     return arg(help_behavior_hint=text)
 
 
+Imports = Annotated[
+    UseAppendAction[tuple[str, ...]],
+    arg(
+        name="import",
+        metavar="MODULE",
+        help="Python module (also one of this folder) with parts of your own.",
+    ),
+]
+
+
+def _with_settings(command: type[T]) -> type[T]:
+    """Class decorator: gives a command a flag for every setting of a run and a session. What is not typed is None,
+    False for a switch, () for what may be repeated.
+    """
+    flags = [_flag(name, field) for name, field in (RUN | SESSION).items()]
+    namespace = {"__doc__": command.__doc__}
+    return dataclasses.make_dataclass(command.__name__, flags, bases=(command,), namespace=namespace, frozen=True)
+
+
+def _flag(name: str, field: "dataclasses.Field[Any]") -> tuple[str, Any, Any]:
+    """The field of a command that is the flag of one setting: its name, type and default."""
+    about, help, kind = field.metadata["about"], field.metadata["help"], type_of(name)
+    told: Any = partial(
+        arg, name=about.name or None, metavar=about.metavar or None, help=f"{help[0].upper()}{help[1:]}."
+    )
+    if get_origin(kind) is dict:
+        return name, Annotated[UseAppendAction[tuple[str, ...]], told()], ()
+    if kind is bool:
+        return name, Annotated[bool, told(help_behavior_hint="")], False
+    told = told(help_behavior_hint=f"(default: {default_of(name)})")
+    if kind in (int, int | None):
+        return name, Annotated[int | None, _whole(field.metadata["low"], about.metavar), told], None
+    return name, Annotated[kind | None, told], None
+
+
+@_with_settings
 @dataclasses.dataclass(frozen=True)
 class Train:
     """Train an agent, or go on with a run.
@@ -51,38 +91,7 @@ class Train:
 
     env: Annotated[Positional[str | None], arg(metavar="ENV", help_behavior_hint="(not needed with --resume)")] = None
     """What to learn: a Gymnasium id or one from `engram list envs`."""
-    preset: Annotated[str | None, arg(metavar="PRESET"), _note("(default: auto)")] = None
-    """Which agent; `engram list presets` shows them, auto chooses by the environment."""
-    steps: Annotated[int | None, _whole(1, "N"), _note("(default: the preset's)")] = None
-    """Environment steps to train in all; with --resume the new total."""
-    envs: Annotated[int | None, _whole(1, "K"), _note("(default: 1)")] = None
-    """Copies of the environment stepped together."""
-    asynchronous: Annotated[bool, arg(name="async"), _note("")] = False
-    """Step each copy in a process of its own."""
-    seed: Annotated[int | None, _whole(0, "S"), _note("(default: 0)")] = None
-    """The seed of everything random."""
-    seeds: Annotated[int | None, _whole(1, "M"), _note("(default: 1)")] = None
-    """Learn M times, with seeds S, S+1, ...: side by side on the device, else one after another in DIR/seedS."""
-    run: Annotated[Path | None, arg(metavar="DIR"), _note("(default: runs/ENV-PRESET-seedS)")] = None
-    """Where to write checkpoints, metrics and the learning curve."""
-    resume: Annotated[bool, _note("")] = False
-    """Go on with the run in --run DIR from its newest whole checkpoint."""
-    action_bins: Annotated[int | None, _whole(2, "N"), _note("(default: none)")] = None
-    """Cut each dimension of a continuous action into N values."""
-    env_arg: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="NAME=VALUE")] = ()
-    """An argument for making the environment."""
-    track: Annotated[bool, _note("")] = False
-    """Also write TensorBoard events."""
-    group: Annotated[int | None, _whole(1, "G"), _note("(default: 8 for vectors, else 1)")] = None
-    """Moments of learning in one compiled call (host); the actor has the parameters from before it."""
-    new_episodes: Annotated[bool, _note("")] = False
-    """With --resume: begin a new episode in an environment that cannot be taken up where it was."""
-    worker_timeout: Annotated[float, arg(metavar="SECONDS"), _note("(default: 60)")] = 60.0
-    """How long a process of --async may take for one answer."""
-    save_every: Annotated[int | None, _whole(1, "N"), _note("(default: a tenth of the run)")] = None
-    """Environment steps between checkpoints."""
-    log_every: Annotated[int | None, _whole(1, "N"), _note("(default: a hundredth of the run)")] = None
-    """Environment steps between lines of metrics.jsonl, and of what is shown here."""
+    imports: Imports = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,6 +110,7 @@ class Evaluate:
     """An argument for making the environment; without --env it changes one of training."""
     forget: Annotated[bool, _note("")] = False
     """A negative control: empty the working memory before every step."""
+    imports: Imports = ()
     json: Annotated[bool, _note("")] = False
     """Print one JSON object and nothing else to standard output."""
 
@@ -115,6 +125,7 @@ class Info:
     """Print one JSON object and nothing else to standard output."""
     verify: Annotated[bool, _note("")] = False
     """Also read every checkpoint and compare it with its digest."""
+    imports: Imports = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,6 +145,7 @@ class Show:
     """Cut each dimension of a continuous action into N values."""
     env_arg: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="NAME=VALUE")] = ()
     """An argument for making the environment."""
+    imports: Imports = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,9 +154,22 @@ class List:
 
     what: Annotated[Positional[Literal["envs", "presets", "parts"]], arg(metavar="envs|presets|parts")]
     """What to list."""
+    imports: Imports = ()
 
 
-COMMANDS: dict[str, type] = {"train": Train, "evaluate": Evaluate, "info": Info, "show": Show, "list": List}
+@dataclasses.dataclass(frozen=True)
+class New:
+    """Write a part of your own to begin with: NAME.py, which works, and test_NAME.py, which checks its contract."""
+
+    role: Annotated[Positional[str], arg(metavar="|".join(TRY))]
+    """What the part is."""
+    name: Annotated[Positional[str], arg(metavar="NAME")]
+    """What it is called: small letters, digits and _."""
+
+
+COMMANDS: dict[str, type] = {
+    "train": Train, "evaluate": Evaluate, "info": Info, "show": Show, "list": List, "new": New,
+}  # fmt: skip
 TAKE_SETTINGS = ("train", "show")
 Command = (
     Annotated[Train, subcommand("train")]
@@ -152,6 +177,7 @@ Command = (
     | Annotated[Info, subcommand("info")]
     | Annotated[Show, subcommand("show")]
     | Annotated[List, subcommand("list")]
+    | Annotated[New, subcommand("new")]
 )
 
 
@@ -163,7 +189,7 @@ def flags_of(command: type) -> dict[str, bool]:
     flags = {"--help": False, "-h": False}
     for field in dataclasses.fields(command):
         if not _is_positional(field):
-            name = "async" if field.name == "asynchronous" else field.name
+            name = next((about.name for about in get_args(field.type) if getattr(about, "name", "")), field.name)
             flags["--" + name.replace("_", "-")] = get_args(field.type)[0] is not bool
     return flags
 

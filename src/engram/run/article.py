@@ -21,17 +21,16 @@ import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from engram import spaces
-from engram.agents import q_learning
-from engram.agents.network import Previous
-from engram.agents.q_learning import Agent, Mind
+from engram.agents.policy import Mind, Seen, begin, look, still
+from engram.agents.q_learning import QLearner
 from engram.agents.spec import AgentSpec, OptimizerSpec, RecallSpec, ReplaySpec, TargetSpec
 from engram.encoders.features import FeaturesSpec
-from engram.envs.host.make import make_host
+from engram.envs.host.make import HostEnvs, make_host
 from engram.errors import SpaceError, SpecError
-from engram.exploration.exploration import EpsilonGreedySpec
+from engram.exploration.greedy import EpsilonGreedySpec
 from engram.external.episodic import EpisodicSpec
-from engram.losses.bootstrap import MemorySpec
-from engram.replay import ring
+from engram.losses.bootstrap import FromMemorySpec
+from engram.replay.draw import Replay
 from engram.run.machine import check_fits
 from engram.runners.host import HostRunner
 
@@ -52,14 +51,12 @@ class AttentionDQN:
     """
 
     def __init__(self, state_size: int, action_size: int, hidden_size: int, *, capacity: int = 10_000, seed: int = 0):
-        for name, value in (("state_size", state_size), ("action_size", action_size), ("hidden_size", hidden_size)):
-            if not isinstance(value, int) or value < 1:
-                raise SpecError(f"{name} = {value!r} was given; expected a whole number of at least 1")
+        _check_whole(state_size=state_size, action_size=action_size, hidden_size=hidden_size)
         self.spec = AgentSpec(
             encoder=FeaturesSpec(width=hidden_size),
             external=EpisodicSpec(capacity=capacity, neighbours=min(25, capacity // action_size)),
             recall=RecallSpec(n_step=10),
-            bootstrap=MemorySpec(),
+            bootstrap=FromMemorySpec(),
             double=True,
             replay=ReplaySpec(capacity=1_000, batch_size=32, start=200),
             optimizer=OptimizerSpec(learning_rate=1e-3),
@@ -69,15 +66,16 @@ class AttentionDQN:
         )
         self.state_size, self.action_size, self.seed = state_size, action_size, seed
         self.space = spaces.Box((state_size,))
-        agent = Agent(self.spec, self.space, action_size)
-        check_fits({"external memory": agent.recall_nbytes()})
-        self._begun = agent.init(jax.random.PRNGKey(seed))
+        agent = QLearner(self.spec, self.space, action_size)
+        check_fits({"external memory": agent.nbytes()["external memory"]})
+        self._state = agent.init(jax.random.PRNGKey(seed))
+        self._acting: tuple[dict[str, np.ndarray], dict[str, Any]] | None = None  # what acting changed, once trained
         self._steps = 0
 
     @property
     def memory(self) -> PyTree:
         """The external memory as it is now."""
-        return self._begun.recall
+        return self._state.recall
 
     def __call__(self, state: Any, memory: PyTree | None = None) -> Float[np.ndarray, "*batch actions"]:
         """Q of every action, for one state [state_size] or a batch of them. `memory`: the model's own if left out.
@@ -89,8 +87,8 @@ class AttentionDQN:
             raise SpaceError(
                 f"a state of shape {rows.shape} was given; expected ({self.state_size},), or several in one array"
             )
-        mind = Mind(self._begun.learner.params, self.memory if memory is None else memory)
-        q = np.asarray(_q(self.spec, mind, jnp.atleast_2d(rows)[:, None]))
+        mind = Mind(self._state.learner.params, self.memory if memory is None else memory)
+        q = np.asarray(_q(self.spec, mind, jnp.atleast_2d(rows)))
         return q if rows.ndim == 2 else q[0]
 
 
@@ -101,10 +99,10 @@ class ReplayBuffer:
         if not isinstance(capacity, int) or capacity < 32:
             raise SpecError(f"capacity = {capacity!r} was given; expected a whole number of at least 32")
         self.capacity = capacity
-        self._ring: ring.Ring | None = None
+        self._replay: Replay | None = None
 
     def __len__(self) -> int:
-        return 0 if self._ring is None else min(int(self._ring.cursor.sum()), self.capacity)
+        return 0 if self._replay is None else min(int(self._replay.ring.cursor.sum()), self.capacity)
 
 
 def train(
@@ -122,39 +120,59 @@ def train(
     Raises SpaceError if the environment's states or actions are not of the model's sizes, SpecError for numbers that
     make no sense.
     """
-    for name, value in (("epochs", epochs), ("batch_size", batch_size)):
-        if not isinstance(value, int) or value < 1:
-            raise SpecError(f"{name} = {value!r} was given; expected a whole number of at least 1")
-    replay = replace(model.spec.replay, capacity=replay_buffer.capacity, batch_size=batch_size,
-                     start=min(200, replay_buffer.capacity // 2))  # fmt: skip
-    if replay_buffer._ring is None:  # a new buffer fills before it is learned from, however much was played before
-        replay = replace(replay, start=replay.start + model._steps)
+    _check_whole(epochs=epochs, batch_size=batch_size)
     envs = make_host(env, seed=model.seed + model._steps)
     with nullcontext() if isinstance(env, gymnasium.Env) else closing(envs):
-        if envs.observation_space != model.space or envs.actions != model.action_size:
-            raise SpaceError(
-                f"the environment has states {envs.observation_space} and {envs.actions} actions, the model was made "
-                f"for {model.space} and {model.action_size}; make it with those sizes"
-            )
-        agent = Agent(replace(model.spec, replay=replay), model.space, model.action_size)
-        if replay_buffer._ring is None:
-            check_fits({"replay": ring.nbytes(model.space, agent.rows_per_lane)})
-            replay_buffer._ring = ring.empty(model.space, agent.rows_per_lane, 1)
-        runner = HostRunner(agent, envs, model.seed)
-        runner.take_up(replace(model._begun, replay=replay_buffer._ring), model._steps)
+        _check_sizes(envs, model)
+        runner = _runner(envs, model, replay_buffer, batch_size)
         runner.start()
         returns: list[float] = []
-        while runner.finished < epochs:
-            before = runner.finished
+        episodes = runner.collector.episodes
+        while episodes.finished < epochs:
+            before = episodes.finished
             runner.advance(runner.steps + 1, lambda: False)
-            returns += list(runner.returns)[len(runner.returns) - (runner.finished - before) :]
-        model._begun, model._steps = runner.state(), runner.steps
-        replay_buffer._ring = model._begun.replay
+            returns += list(episodes.returns)[len(episodes.returns) - (episodes.finished - before) :]
+        model._acting, model._steps = runner.collector.actor.capture(), runner.steps
+        model._state = replace(runner.state(), actor=model._state.actor)
+        replay_buffer._replay = model._state.store
         return returns
 
 
+def _runner(envs: HostEnvs, model: AttentionDQN, replay_buffer: ReplayBuffer, batch_size: int) -> HostRunner:
+    """What goes on with the model and the buffer as they are."""
+    fresh = replay_buffer._replay is None
+    start = min(200, replay_buffer.capacity // 2)
+    if fresh:  # a new buffer fills before it is learned from, however much was played before
+        start += model._steps
+    replay = replace(model.spec.replay, capacity=replay_buffer.capacity, batch_size=batch_size, start=start)
+    agent = QLearner(replace(model.spec, replay=replay), model.space, model.action_size)
+    if fresh:
+        check_fits({"replay": agent.nbytes()["replay"]})
+        replay_buffer._replay = agent.init(jax.random.PRNGKey(0)).store
+    # The runner gives buffers away, and model and buffer must stay whole if it fails.
+    state = jax.tree.map(jnp.copy, replace(model._state, store=replay_buffer._replay))
+    runner = HostRunner(agent, envs, model.seed, state=state, steps=model._steps)
+    if model._acting is not None:
+        runner.collector.actor.restore(*model._acting)
+    return runner
+
+
+def _check_whole(**numbers: int) -> None:
+    for name, value in numbers.items():
+        if not isinstance(value, int) or value < 1:
+            raise SpecError(f"{name} = {value!r} was given; expected a whole number of at least 1")
+
+
+def _check_sizes(envs: HostEnvs, model: AttentionDQN) -> None:
+    if envs.observation_space != model.space or envs.actions != model.action_size:
+        raise SpaceError(
+            f"the environment has states {envs.observation_space} and {envs.actions} actions, the model was made "
+            f"for {model.space} and {model.action_size}; make it with those sizes"
+        )
+
+
 @partial(jax.jit, static_argnums=0)
-def _q(spec: AgentSpec, mind: Mind, frames: Float[Array, "batch stack state"]) -> Float[Array, "batch actions"]:
-    batch = frames.shape[0]
-    nothing = Previous(jnp.zeros(batch, jnp.int32), jnp.zeros(batch))
-    return q_learning.decide(spec, mind, (), frames, jnp.ones(batch, bool), nothing)[1].q
+def _q(spec: AgentSpec, mind: Mind, states: Float[Array, "batch state"]) -> Float[Array, "batch actions"]:
+    batch = len(states)
+    seen = Seen(states, jnp.ones(batch, bool), jnp.zeros(batch))
+    return look(spec, mind, begin(spec, mind.network, batch), seen, still(mind.network, batch)).decision.q

@@ -1,18 +1,20 @@
 """A runner's state to disk and back: what the trainer keeps of a run."""
 
-from collections.abc import Callable
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
 import jax
+import numpy as np
 
-from engram.agents.q_learning import Mind
+from engram.agents.agent import Agent, shape_of
+from engram.agents.policy import Mind
 from engram.checkpoint import lanes
 from engram.checkpoint.store import CheckpointStore, Loaded, ReplayLog, Saved, state_digest
 from engram.errors import CheckpointError, EngramError
 from engram.replay.ring import Ring
 from engram.runners.common import Captured, Runner
-from engram.trees import restored
+from engram.trees import named, restored
 
 FOLDER = "checkpoints"
 
@@ -47,17 +49,20 @@ class Keeper:
                 f"of Engram that wrote it"
             ) from error
 
-    def minds(self, build: Callable[[], Mind]) -> tuple[list[Mind], list[str]]:
-        """What each seed decides with in the newest verified checkpoint, and the sentences as of `restore`."""
+    def minds(self, agent: Agent) -> tuple[list[Mind], list[str]]:
+        """What each seed decides with in the newest verified checkpoint, and the sentences as of `restore`.
+
+        Neither the rows nor what only learning needs is read into the agent's form.
+        """
         loaded = self._load()
-        like = jax.eval_shape(build)
-        on_device = any(name.startswith("agent.") for name in loaded.arrays)
-        arrays = {_of_mind(name.removeprefix("agent.")): array for name, array in loaded.arrays.items()}
-        if not on_device:
-            return [restored(like, arrays)], loaded.passed_over
-        seeds = len(next(array for name, array in arrays.items() if name.startswith("network.")))
-        each = ({name: array[seed] for name, array in arrays.items() if array.ndim} for seed in range(seeds))
-        return [restored(like, one) for one in each], loaded.passed_over
+        shape = shape_of(agent)
+        names = list(named(shape, "agent"))
+        # The mind of a state whose leaves are numbered says which of its leaves a mind is made of.
+        numbered = agent.mind(jax.tree.unflatten(jax.tree.structure(shape), range(len(names))))
+        renamed = {name: names[number] for name, number in named(numbered).items()}
+        arrays = {name: loaded.arrays[old] for name, old in renamed.items() if old in loaded.arrays}
+        like = agent.mind(shape)
+        return [restored(like, one) for one in _each_seed(arrays, named(like))], loaded.passed_over
 
     def _load(self) -> Loaded:
         loaded = self._store.load()
@@ -69,9 +74,12 @@ class Keeper:
         return loaded
 
 
-def _of_mind(name: str) -> str:
-    """What an array of a state is called as a part of a Mind."""
-    return name.replace("learner.params.", "network.", 1).replace("learner.target.", "target.", 1)
+def _each_seed(arrays: Mapping[str, np.ndarray], like: Mapping[str, jax.ShapeDtypeStruct]) -> list[dict]:
+    """The arrays of each seed: a device run has an axis of seeds before all others."""
+    if not all(arrays[name].ndim == len(like[name].shape) + 1 for name in arrays):
+        return [dict(arrays)]
+    seeds = max((len(array) for array in arrays.values()), default=0)
+    return [{name: array[seed] for name, array in arrays.items()} for seed in range(seeds)]
 
 
 def digest(runner: Runner) -> str:
@@ -80,16 +88,18 @@ def digest(runner: Runner) -> str:
     return state_digest(captured.arrays, captured.meta, _log(captured))
 
 
-def _log(captured: Captured) -> ReplayLog:
-    replay = captured.replay
-    return ReplayLog(lanes.capacity(replay), lanes.cursors(replay), partial(lanes.read_rows, replay))
+def _log(captured: Captured) -> ReplayLog | None:
+    rows = captured.rows
+    if rows is None:
+        return None
+    return ReplayLog(lanes.capacity(rows), lanes.cursors(rows), partial(lanes.read_rows, rows))
 
 
-def _fill(loaded: Loaded, replay: Ring) -> Ring:
+def _fill(loaded: Loaded, rows: Ring) -> Ring:
     """An empty ring with the rows of a checkpoint put back."""
-    if loaded.cursors is None or loaded.capacity != lanes.capacity(replay) or len(loaded.cursors) != replay.cursor.size:
+    if loaded.cursors is None or loaded.capacity != lanes.capacity(rows) or len(loaded.cursors) != rows.cursor.size:
         raise CheckpointError(
             f"the checkpoint's replay has {loaded.capacity} rows in each of its lanes, but this run needs "
-            f"{lanes.capacity(replay)} in each of {replay.cursor.size}; resume with the settings it was started with"
+            f"{lanes.capacity(rows)} in each of {rows.cursor.size}; resume with the settings it was started with"
         )
-    return lanes.fill(replay, loaded.cursors, loaded.replay_blocks())
+    return lanes.fill(rows, loaded.cursors, loaded.replay_blocks())

@@ -3,8 +3,6 @@
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,34 +10,24 @@ from engram import spaces, specs
 from engram.agents.spec import AgentSpec
 from engram.checkpoint.store import CheckpointStore, state_digest
 from engram.errors import CheckpointError, EngramError, SpecError
+from engram.registry import UnknownPart
 from engram.run.keeper import FOLDER
 from engram.run.metrics import replace_file
+from engram.run.settings import FREE, RUN, RunSettings, check
+from engram.specs import NEEDED, setting, spec
 
 RUN_FILE = "run.json"
-FORMAT = "engram-run/3"
-FREE = ("steps", "save_every", "log_every", "track")  # what a resumed run may be given anew
+FORMAT = "engram-run/4"
 
 
-@dataclass(frozen=True)
-class RunPlan:
+@spec
+class RunPlan(RunSettings):
     """Everything that was chosen about a run. `env` is None for an environment that was given as an object."""
 
-    env: str | None
-    preset: str
-    agent: AgentSpec
-    space: spaces.Space
-    actions: int
-    steps: int
-    seed: int = 0
-    seeds: int = 1
-    envs: int = 1
-    asynchronous: bool = False
-    group: int = 1
-    action_bins: int | None = None
-    env_args: dict[str, Any] = field(default_factory=dict)
-    track: bool = False
-    save_every: int = 10_000
-    log_every: int = 500
+    env: str | None = setting(NEEDED, "the environment's id")
+    agent: AgentSpec = setting(NEEDED, "the agent")
+    space: spaces.Space = setting(NEEDED, "what an observation of the environment looks like")
+    actions: int = setting(NEEDED, "discrete actions of the environment", low=1)
 
     def write(self, folder: Path) -> None:
         """Into `folder`/run.json, whole or not at all."""
@@ -75,29 +63,32 @@ class RunPlan:
             ) from None
         except (OSError, ValueError) as error:
             raise CheckpointError(f"{path} cannot be read ({error}); restore it from a copy") from None
-        known = {item.name for item in dataclasses.fields(cls)}
-        if not isinstance(values, dict) or values.pop("format", None) != FORMAT or set(values) != known:
-            raise CheckpointError(f"{path} is not a run of this version ({FORMAT}); use the version that wrote it")
+        _check_form(path, values, {item.name for item in dataclasses.fields(cls)} | {"format"})
+        del values["format"]
         try:
-            check_numbers(values)
+            check({name: value for name, value in values.items() if name in RUN})
             agent = specs.from_json(AgentSpec, values.pop("agent"))
             return cls(agent=agent, space=spaces.from_json(values.pop("space")), **values)
+        except UnknownPart as part:
+            raise CheckpointError(
+                f"{path} needs {part.role}={part.name}, which is not known here; add --import MODULE with the module "
+                f"that registers it (in Python: import that module first)"
+            ) from None
         except (EngramError, AttributeError, KeyError, TypeError) as error:
             raise CheckpointError(f"{path} is damaged: {error}") from None
 
 
-LEAST = {"steps": 1, "seed": 0, "seeds": 1, "envs": 1, "group": 1, "save_every": 1, "log_every": 1}
-SEEDS = 1 << 32  # JAX makes a key of 32 bits of a seed: larger ones would repeat
-
-
-def check_numbers(chosen: Mapping[str, Any]) -> None:
-    """SpecError for a number of a plan that is too small, too large, or not whole."""
-    if isinstance(seed := chosen.get("seed", 0), int) and seed + chosen.get("seeds", 1) > SEEDS:
-        raise SpecError(f"seed = {seed} was given; expected seeds below 2^32 = {SEEDS}")
-    for name, low in LEAST.items():
-        value = chosen.get(name, low)
-        if isinstance(value, bool) or not isinstance(value, int) or value < low:
-            raise SpecError(f"{name} = {value!r} was given; expected a whole number, at least {low}")
+def _check_form(path: Path, values: Any, names: set[str]) -> None:
+    """CheckpointError unless `values` have the format of this version, and every name of it."""
+    found = values.get("format") if isinstance(values, dict) else None
+    if found != FORMAT:
+        told = "no format" if found is None else f"the format {found!r}"
+        raise CheckpointError(
+            f"{path} has {told}, but this version of Engram reads {FORMAT!r}; use the version that wrote it"
+        )
+    if wrong := sorted(set(values) ^ names):
+        told = f"without {wrong[0]!r}" if wrong[0] in names else f"with {wrong[0]!r}, which is unknown"
+        raise CheckpointError(f"{path} is damaged: it was found {told}; restore it from a copy")
 
 
 def holds_run(folder: Path) -> bool:

@@ -13,14 +13,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 from jaxtyping import PyTree
 
 from engram import specs
 from engram.agents.presets import default_steps, kind_of, reasons
 from engram.agents.presets import preset as make_preset
-from engram.agents.q_learning import Agent
+from engram.agents.q_learning import QLearner
 from engram.checkpoint.files import RunLock
 from engram.checkpoint.store import Saved, SaveFailed
 from engram.envs.device import is_device, make_device
@@ -28,12 +27,12 @@ from engram.envs.host.make import make_host
 from engram.errors import CheckpointError, EngramError, EnvironmentFault, Interrupted, SpecError
 from engram.play.evaluation import Evaluation
 from engram.play.trained import Environment, TrainedAgent
-from engram.replay import ring
 from engram.run import keeper as keeping
 from engram.run.keeper import Keeper
 from engram.run.machine import check_fits, keep_freed_memory, use_cache
 from engram.run.metrics import RunLog
-from engram.run.plan import FREE, RunPlan, check_numbers, holds_run, info
+from engram.run.plan import RunPlan, holds_run, info
+from engram.run.settings import FREE, Given, check, check_names, takes_settings
 from engram.run.stop import StopRequest
 from engram.runners.common import Runner
 from engram.runners.device import DeviceRunner
@@ -42,6 +41,7 @@ from engram.runners.host import HostRunner
 # Metrics lines and checkpoints of a whole run, and the most steps between two of them, unless told otherwise.
 LOG_POINTS, LOG_AT_LEAST = 100, 10_000
 SAVE_POINTS, SAVE_AT_LEAST = 10, 50_000
+MAKING = ("seed", "envs", "asynchronous", "action_bins", "env_args")  # settings that making environments takes
 GROUP = 8  # moments of learning in one call, for small networks on the host
 FAILED_SAVES = 5  # in a row, before a run gives up
 
@@ -52,120 +52,83 @@ class Trainer:
     Args:
       env: a Gymnasium id, a device id (`engram list envs`), a Gymnasium environment, or a function that makes one.
         Not needed when a run is resumed that was started from an id.
-      preset: one of `engram list presets`.
-      seed, seeds: the run's seed; with `seeds` = M, the agents of seeds seed..seed+M-1 learn side by side (device
-        environments only; start host runs one after another).
-      envs: environments stepped together. asynchronous: each in its own process.
-      group: moments of learning that share one compiled call on the host; the actor then has the parameters from
-        before the last call. Default: 8 for vectors, whose networks are small, else 1 (device environments: always 1).
-      steps: the planned length, which the schedules of `auto` follow; `learn` without a number goes up to it.
-      run: the run directory; None keeps nothing on disk.
-      resume: continue the run in `run` from its newest verified checkpoint.
-      new_episodes: when resuming, begin a new episode in an environment that cannot be taken up where it was; the
-        run then goes on, but not exactly as it would have.
-      action_bins, env_args, worker_timeout: see `make_host`.
-      track: TensorBoard events beside metrics.jsonl (extra `track`).
-      save_every, log_every: environment steps between checkpoints, and between lines of metrics.
       callbacks: objects with any of `on_start(trainer)`, `on_metrics(trainer, metrics)`, `on_save(trainer, saved)`,
         `on_note(trainer, text)`, `on_stop(trainer, reason)`.
       overrides, and further keywords: settings of the agent by path: {"replay.capacity": 50_000}, or as keywords
         with the dots as double underscores: replay__capacity=50_000.
+      preset, and the other settings of the run: `help(Trainer.__init__)` lists them. They are declared in
+        `engram.run.settings`. Without `run` nothing is written to the disk.
 
     Raises: EngramError, before anything is trained, for every setting that cannot work.
     """
 
+    @takes_settings
     def __init__(
         self,
         env: Environment | None = None,
         preset: str | None = None,
         *,
-        seed: int | None = None,
-        seeds: int | None = None,
-        envs: int | None = None,
-        group: int | None = None,
-        asynchronous: bool | None = None,
-        steps: int | None = None,
-        run: str | Path | None = None,
-        resume: bool = False,
-        new_episodes: bool = False,
-        action_bins: int | None = None,
-        env_args: Mapping[str, Any] | None = None,
-        worker_timeout: float = 60,
-        track: bool | None = None,
-        save_every: int | None = None,
-        log_every: int | None = None,
         callbacks: Iterable[Any] = (),
         overrides: Mapping[str, Any] | None = None,
         **settings: Any,
     ):
+        """See `Trainer`."""
         use_cache()
         keep_freed_memory()
+        self._given = Given.of({"preset": preset, **settings}, overrides)
         self.callbacks = tuple(callbacks)
-        self.folder = Path(run) if run is not None else None
+        self.folder = self._given.session.run
         self._open = ExitStack()
         self._runner: Runner | None = None
         self._seconds = 0.0
-        self._new_episodes, self._worker_timeout = new_episodes, worker_timeout
         self._failed_saves = 0
         self._saved_step: int | None = None
         self._predictor: tuple[int, TrainedAgent] | None = None
-        chosen = dict(
-            preset=preset, seed=seed, seeds=seeds, envs=envs, group=group, asynchronous=asynchronous, steps=steps,
-            action_bins=action_bins, env_args=dict(env_args) if env_args else None, track=track,
-            save_every=save_every, log_every=log_every,
-        )  # fmt: skip
-        chosen = {name: value for name, value in chosen.items() if value is not None}
-        changes = {name.replace("__", "."): value for name, value in {**(overrides or {}), **settings}.items()}
-        check_numbers(chosen)
-        begin = self._resume if resume else self._begin
+        begin = self._resume if self._given.session.resume else self._begin
         with self._open as opened:  # what was opened is let go of if the rest fails
-            begin(env, chosen, changes)
+            begin(env)
             self._open = opened.pop_all()
 
     # -- beginning -----------------------------------------------------------------------------------------
 
-    def _begin(self, env: Environment | None, chosen: dict[str, Any], changes: dict[str, Any]) -> None:
+    def _begin(self, env: Environment | None) -> None:
         """A new run: environments first, because the agent's shape follows from them."""
         if env is None:
             raise SpecError("no environment was given; name one, such as 'CartPole-v1' (`engram list envs` shows more)")
         self._check_free()
         self._env = env
-        make = {
-            name: chosen[name] for name in ("seed", "envs", "asynchronous", "action_bins", "env_args") if name in chosen
-        }
-        self._environment = self._make_environment(env, **make)
-        self._choice = chosen, changes
-        self.plan = self._plan_for(chosen.get("steps"))
+        self._environment = self._make_environment(env, self._given.run)
+        self.plan = self._plan_for(self._given.run.get("steps"))
         self.plan.digest()  # refuses what could not be stored with the run
 
     def _plan_for(self, steps: int | None) -> RunPlan:
         """The plan for a run of this length; presets scale their schedules to it."""
-        chosen, changes = self._choice
+        chosen, changes = self._given.run, self._given.agent
         space, actions = self._environment.observation_space, self._environment.actions
         total = default_steps(space) if steps is None else steps
         agent = make_preset(chosen.get("preset", "auto"), space, total)
+        check_names(agent, changes)
         agent = specs.override_all(agent, changes)
-        rest = {name: value for name, value in chosen.items() if name not in ("preset", "steps")}
-        defaults: dict[str, Any] = {
+        derived: dict[str, Any] = {
             "log_every": min(max(1, total // LOG_POINTS), LOG_AT_LEAST),
             "save_every": min(max(1, total // SAVE_POINTS), SAVE_AT_LEAST),
             "group": 1 if self.on_device or agent.has_memory or kind_of(space) != "vector" else GROUP,
         }
         return RunPlan(
             env=self._env if isinstance(self._env, str) else None,
-            preset=chosen.get("preset", "auto"),
             agent=agent,
             space=space,
             actions=actions,
-            steps=total,
-            **defaults | rest,
+            **{**derived, **chosen, "steps": total},
         )
 
-    def _resume(self, env: Environment | None, chosen: dict[str, Any], changes: dict[str, Any]) -> None:
+    def _resume(self, env: Environment | None) -> None:
         """The run in `folder` from its newest verified checkpoint, as it was planned."""
+        chosen, changes = self._given.run, self._given.agent
         if self.folder is None:
             raise SpecError("resume=True needs the run to go on with; pass run=FOLDER (--run DIR)")
         plan = RunPlan.read(self.folder)
+        check_names(plan.agent, changes)
         if changes:
             raise SpecError(f"{next(iter(changes))!r} cannot be changed in a resumed run; start a new one with it")
         for name, value in chosen.items():
@@ -179,8 +142,7 @@ class Trainer:
             raise SpecError(f"{self.folder} was started with an environment object; pass the same one again")
         self._env = env if env is not None else plan.env
         self.plan = replace(plan, **{name: value for name, value in chosen.items() if name in FREE})
-        arguments = ("seed", "envs", "asynchronous", "action_bins", "env_args")
-        self._environment = self._make_environment(self._env, **{name: getattr(plan, name) for name in arguments})
+        self._environment = self._make_environment(self._env, vars(plan))
         if (self._environment.observation_space, self._environment.actions) != (plan.space, plan.actions):
             raise CheckpointError(
                 f"the environment now has {self._environment.observation_space} and {self._environment.actions} "
@@ -188,30 +150,30 @@ class Trainer:
             )
         self._open.enter_context(RunLock(self.folder))
         runner = self._make_runner()
-        self._seconds, passed_over = self._keeper.restore(runner, self._new_episodes)
+        self._seconds, passed_over = self._keeper.restore(runner, self._given.session.new_episodes)
         self._runner, self._saved_step = runner, runner.steps
         for sentence in passed_over:
             self._tell("on_note", sentence)
         self.plan.write(self.folder)  # its total may be a new one
 
-    def _make_environment(self, env: Any, **arguments: Any) -> Any:
-        """A device environment, or a batch of host environments."""
+    def _make_environment(self, env: Any, run: Mapping[str, Any]) -> Any:
+        """A device environment, or a batch of host environments, by these settings of the run."""
+        arguments = {name: run[name] for name in MAKING if name in run}
         if isinstance(env, str) and is_device(env):
             for name in ("asynchronous", "action_bins"):
                 if arguments.get(name):
                     raise SpecError(f"{name} is for host environments; {env!r} runs on the device: leave it out")
             return make_device(env, **(arguments.get("env_args") or {}))
-        given: dict[str, Any] = {"seed": 0, "worker_timeout": self._worker_timeout} | arguments
+        given: dict[str, Any] = {"seed": 0, "worker_timeout": self._given.session.worker_timeout} | arguments
         return self._open.enter_context(closing(make_host(env, **given)))
 
     def _make_runner(self) -> Runner:
         """The agent, its memory checked for, and what drives it."""
         plan = self.plan
-        agent = Agent(plan.agent, plan.space, plan.actions, plan.envs)
-        rows = agent.rows_per_lane * agent.envs
-        replay = plan.seeds * ring.nbytes(plan.space, rows, agent.row_memory())
-        copies = plan.seeds if self.on_device else 2  # the host acts with a copy while the other is written
-        check_fits({"replay": replay, "external memory": copies * agent.recall_nbytes()})
+        agent = QLearner(plan.agent, plan.space, plan.actions, plan.envs)
+        # The host acts with a copy of the external memory while the other is written.
+        copies = {"external memory": 1 if self.on_device else 2}
+        check_fits({name: plan.seeds * copies.get(name, 1) * size for name, size in agent.nbytes().items()})
         seeds = range(plan.seed, plan.seed + plan.seeds)
         self.agent = agent
         if self.on_device:
@@ -245,9 +207,8 @@ class Trainer:
     def _tell_start(self) -> None:
         plan = self.plan
         self._tell("on_note", f"{plan.preset}: {reasons(plan.agent, plan.space)}; {plan.actions} actions")
-        size = ring.size_in_words(plan.space, plan.agent.replay.capacity * plan.seeds, self.agent.row_memory())
-        external = self.agent.recall_nbytes() / 1e9
-        self._tell("on_note", f"replay: {size}" + (f"; external memory: {external:.2f} GB a seed" if external else ""))
+        sizes = "; ".join(f"{name}: {size / 1e9:.2f} GB a seed" for name, size in self.agent.nbytes().items() if size)
+        self._tell("on_note", f"{plan.agent.replay.capacity:,} rows of replay; {sizes}")
         if plan.steps <= plan.agent.replay.start:
             self._tell("on_note", f"replay.start={plan.agent.replay.start} is not reached: nothing will be learned")
         if not self.on_device:
@@ -268,8 +229,8 @@ class Trainer:
 
         Raises: Interrupted after a signal, once the state is saved; EngramError if environment or learning fail.
         """
-        check_numbers({} if steps is None else {"steps": steps})
-        if self._runner is None and steps is not None and "steps" not in self._choice[0]:
+        check({} if steps is None else {"steps": steps})
+        if self._runner is None and steps is not None and "steps" not in self._given.run:
             self.plan = self._plan_for(steps)
         runner = self.runner
         goal = self.plan.steps if steps is None else self.steps + steps
@@ -436,8 +397,8 @@ def load(run: str | Path, env: Environment | None = None) -> TrainedAgent:
     folder = Path(run)
     use_cache()
     plan = RunPlan.read(folder)
-    agent = Agent(plan.agent, plan.space, plan.actions, plan.envs)
-    minds, _ = Keeper(folder, plan.digest()).minds(lambda: agent.init(jax.random.PRNGKey(0)).mind(plan.agent))
+    agent = QLearner(plan.agent, plan.space, plan.actions, plan.envs)
+    minds, _ = Keeper(folder, plan.digest()).minds(agent)
     return TrainedAgent(plan, minds, env)
 
 
