@@ -1,6 +1,6 @@
 """Contracts as functions: hand in a part of your own, and hear in one sentence what it breaks.
 
-    from engram.testing.contracts import check_working
+    from engram.testing import check_working
     check_working(MySpec().build(5, key), inputs=5)
 
 Engram's own parts are held to the same.
@@ -15,16 +15,15 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from engram.errors import EngramError
-from engram.external.memory import Entries, ExternalMemory, Store
+from engram.errors import EngramError, SpecError
+from engram.nn.welcome import welcome
 from engram.trees import named
 from engram.types import MemoryRead
 from engram.working.memory import Carry, WorkingMemory, scan_steps
 
-__all__ = ["ContractFault", "check_external", "check_working"]
+__all__ = ["ContractFault", "as_part", "check_leaves", "check_slopes", "check_working", "compare", "form"]
 
 STORED = ("bool", "int32", "float32")  # what a checkpoint holds of a carry
-STORED_OUTSIDE = (*STORED, "uint32")  # and of a store, which has hashes
 
 
 class ContractFault(EngramError):
@@ -42,10 +41,10 @@ def check_working(
 ) -> None:
     """Hold a working memory to its contract, on `rows` random inputs of `inputs` numbers each.
 
-    Checked: every leaf is a learned float32 array; carries are storable and keep their shapes; `unroll`, compiled and
-    batched, equals `scan_steps`, from an empty and from a used carry, with episodes that begin anywhere; nothing from
-    before `is_first` is left; not even unused in the carry; reads have the shapes, weights and entries that MemoryRead
-    promises; gradients are finite and reach every leaf.
+    Checked: every leaf is a learned float32 array, or can be a constant; carries are storable and keep their shapes;
+    `unroll`, compiled and batched, equals `scan_steps`, from an empty and from a used carry, with episodes that begin
+    anywhere; nothing from before `is_first` is left; not even unused in the carry; reads have the shapes, weights and
+    entries that MemoryRead promises; gradients are finite and reach every leaf.
 
     Args:
       tolerance: how far two ways of computing the same may be apart, relative to 1 + the value: sums are taken in
@@ -55,7 +54,7 @@ def check_working(
     Raises: ContractFault with the first thing that is wrong.
     """
     window = jax.random.normal(jax.random.PRNGKey(seed), (rows, inputs))
-    _check_leaves(memory)
+    memory = as_part(memory)
     _check_carry(memory, window)
     compiled = (partial(jax.jit(scan_steps), memory), partial(jax.jit(_second), memory))
     used = compiled[1](memory.init(), window[::-1], _opening(rows))[0]
@@ -82,13 +81,33 @@ def _opening(rows: int, *places: int) -> Bool[Array, "time"]:
     return jnp.array([row in places for row in range(rows)])
 
 
-def _check_leaves(memory: WorkingMemory | ExternalMemory) -> None:
-    for name, leaf in named(memory).items():
+def as_part(module: Any) -> Any:
+    """The module as an agent takes it: see `nn.welcome`. ContractFault where it cannot, or a leaf is not float32."""
+    try:
+        part = welcome(module)
+    except SpecError as error:
+        raise ContractFault(str(error)) from error
+    check_leaves(part)
+    return part
+
+
+def check_leaves(module: Any) -> None:
+    """ContractFault for a leaf that is not a learned float32 array."""
+    for name, leaf in named(module).items():
         if not isinstance(leaf, jax.Array) or leaf.dtype != jnp.float32:
             kind = getattr(leaf, "dtype", type(leaf).__name__)
             raise ContractFault(
                 f"the leaf {name!r} is {kind}; expected a learned float32 array: make it one, or a static field"
             )
+
+
+def check_slopes(slopes: Any, unreached: tuple[str, ...] = ()) -> None:
+    """ContractFault for a gradient that is not finite, or that is 0 at a leaf which `unreached` does not name."""
+    for name, slope in named(slopes).items():
+        if not np.isfinite(slope).all():
+            raise ContractFault(f"the gradient of {name!r} is not finite; look for a division or a root at 0")
+        if not np.any(slope) and not name.endswith(unreached):
+            raise ContractFault(f"no gradient reaches {name!r}; use it, or remove it, or name it in `unreached`")
 
 
 def _check_carry(memory: WorkingMemory, window: Float[Array, "time inputs"]) -> None:
@@ -102,11 +121,12 @@ def _check_carry(memory: WorkingMemory, window: Float[Array, "time inputs"]) -> 
         "unroll": jax.eval_shape(memory.unroll, empty, window, _opening(len(window)))[0],
     }
     for way, carry in carries.items():
-        if (before := _form(empty)) != (after := _form(carry)):
+        if (before := form(empty)) != (after := form(carry)):
             raise ContractFault(f"`{way}` made a carry of {before} one of {after}; keep structure, shapes and types")
 
 
-def _form(tree: Any) -> dict[str, str]:
+def form(tree: Any) -> dict[str, str]:
+    """The dtype and shape of every named leaf."""
     return {name: f"{leaf.dtype}{list(leaf.shape)}" for name, leaf in named(tree).items()}
 
 
@@ -116,8 +136,8 @@ def _check_unroll(
     expected_carry, expected = compiled[0](*given)
     got_carry, got = compiled[1](*given)
     _check_read(memory, got, len(given[1]))
-    _compare(expected, got, f"{where} `unroll` reads otherwise than steps do", tolerance)
-    _compare(expected_carry, got_carry, f"{where} `unroll` ends in another carry than steps do", tolerance)
+    compare(expected, got, f"{where} `unroll` reads otherwise than steps do", tolerance)
+    compare(expected_carry, got_carry, f"{where} `unroll` ends in another carry than steps do", tolerance)
 
 
 def _check_read(memory: WorkingMemory, read: MemoryRead, rows: int) -> None:
@@ -144,13 +164,13 @@ def _check_forgets(
 ) -> None:
     opening = _opening(len(window), 0)
     fresh = unroll(memory.init(), window, opening)
-    _compare(fresh, unroll(used, window, opening), "what came before `is_first` is still remembered", tolerance)
+    compare(fresh, unroll(used, window, opening), "what came before `is_first` is still remembered", tolerance)
     unopened = unroll(memory.init(), window, _opening(len(window)))
-    _compare(fresh, unopened, "an episode that begins and an empty memory are not the same", tolerance)
+    compare(fresh, unopened, "an episode that begins and an empty memory are not the same", tolerance)
     # Two pasts that differ, and the same single row of a new episode: nothing of the pasts may be in the carry.
     last = _opening(len(window), len(window) - 1)
     first, second = unroll(used, window, last)[0], unroll(memory.init(), window.at[:-1].set(0), last)[0]
-    _compare(first, second, "after `is_first` the carry still holds what came before", tolerance)
+    compare(first, second, "after `is_first` the carry still holds what came before", tolerance)
 
 
 def _check_gradient(memory: WorkingMemory, window: Float[Array, "time inputs"], unreached: tuple[str, ...]) -> None:
@@ -160,14 +180,11 @@ def _check_gradient(memory: WorkingMemory, window: Float[Array, "time inputs"], 
         vectors = memory.unroll(memory.init(), window, opening)[1].vector
         return (vectors * jax.random.normal(jax.random.PRNGKey(1), vectors.shape)).sum()
 
-    for name, slope in named(jax.jit(jax.grad(loss))(memory)).items():
-        if not np.isfinite(slope).all():
-            raise ContractFault(f"the gradient of {name!r} is not finite; look for a division or a root at 0")
-        if not np.any(slope) and not name.endswith(unreached):
-            raise ContractFault(f"no gradient reaches {name!r}; use it, remove it, or name it in `unreached`")
+    check_slopes(jax.jit(jax.grad(loss))(memory), unreached)
 
 
-def _compare(expected: Any, got: Any, fault: str, tolerance: float) -> None:
+def compare(expected: Any, got: Any, fault: str, tolerance: float) -> None:
+    """ContractFault, in the words of `fault`, for the first leaf of `got` that differs by more than the tolerance."""
     expected, got = named(expected), named(got)
     for name, one in expected.items():
         other = got.get(name)
@@ -177,179 +194,3 @@ def _compare(expected: Any, got: Any, fault: str, tolerance: float) -> None:
         if not np.allclose(one, other, rtol=tolerance, atol=tolerance):
             apart = float(np.max(np.abs(np.asarray(one, float) - np.asarray(other, float))))
             raise ContractFault(f"{fault}: {name!r} is {apart:.2g} apart")
-
-
-# -- external memories -------------------------------------------------------------------------------------------
-
-
-def check_external(
-    memory: ExternalMemory,
-    embedding: int,
-    actions: int,
-    *,
-    offered: int = 0,
-    rows: int = 24,
-    seed: int = 0,
-    tolerance: float = 1e-4,
-    unreached: tuple[str, ...] = (),
-) -> None:
-    """Hold an external memory to its contract, on blocks of `rows` random entries with keys of `embedding` numbers.
-
-    Checked: every leaf is a learned float32 array; `write` and `touch` keep structure, shapes and dtypes of a storable
-    store; nothing is known at first; what is not kept leaves no trace, and what is not finite does not get out again;
-    reads have the shapes, weights, entries, q and confidence that ExternalMemory promises, the same compiled and
-    batched; gradients are finite, reach every leaf, and none reaches what is stored.
-
-    Args:
-      offered: features of each action, 0 for a fixed set.
-      tolerance: how far a compiled batch may be from a single read, relative to 1 + the value.
-      unreached: names (or their ends) of leaves that need no gradient, such as those of a control that ignores them.
-
-    Raises: ContractFault with the first thing that is wrong.
-    """
-    _check_leaves(memory)
-    keys = jax.random.split(jax.random.PRNGKey(seed), 6)
-    blocks = [_entries(key, rows, embedding, actions, offered) for key in keys[:3]]
-    queries = jnp.concatenate([blocks[0].key[:3], jax.random.normal(keys[3], (3, embedding))])
-    features = jax.random.normal(keys[4], (actions, offered)) if offered else None
-    store, kept = memory.init(), jnp.ones(rows, bool)
-    write, touch = jax.jit(_write), jax.jit(_touch)
-    single, many = jax.jit(_read), jax.jit(jax.vmap(_read, (None, None, 0, None)))
-    _check_store(memory, store, blocks[0], actions)
-    read = single(memory, store, queries[0], features)
-    _check_external_read(read, actions)
-    if np.any(read.weights) or np.any(read.q) or np.any(read.confidence):
-        raise ContractFault("an empty memory reads something; weights, q and confidence are 0 where nothing is known")
-    for block in blocks:
-        store = write(memory, store, block, kept)
-    ids, weights = jnp.array([-1, -1], jnp.int32), jnp.ones(2)
-    _compare(store, touch(memory, store, ids, weights), "touching -1, which stands for nothing, left a trace", 0)
-    _check_strays(memory, store, queries, features, blocks[0], (write, single))
-    reads = many(memory, store, queries, features)
-    for number, query in enumerate(queries):
-        read = jax.tree.map(lambda leaf, number=number: leaf[number], reads)
-        _check_external_read(read, actions)
-        _compare(single(memory, store, query, features), read, "`read` under vmap reads otherwise", tolerance)
-    _check_external_gradient(memory, store, queries[-1], features, unreached)
-
-
-def _write(memory: ExternalMemory, store: Store, entries: Entries, keep: Bool[Array, "block"]) -> Store:
-    return memory.write(store, entries, keep)
-
-
-def _touch(memory: ExternalMemory, store: Store, ids: Array, weights: Array) -> Store:
-    return memory.touch(store, ids, weights)
-
-
-def _read(memory: ExternalMemory, store: Store, query: Array, offered: Array | None) -> MemoryRead:
-    return memory.read(store, query, offered)
-
-
-def _entries(key: Array, rows: int, embedding: int, actions: int, offered: int) -> Entries:
-    """A random block with every column that a kind may ask for; a quarter of it comes twice."""
-    keys = jax.random.split(key, 7)
-    again = jnp.arange(rows) % (rows - rows // 4)
-    hashes = jax.random.bits(keys[0], (rows, 2), jnp.uint32)
-    observations = jax.random.normal(keys[1], (rows, embedding))
-    return Entries(
-        key=observations[again],
-        action=jax.random.randint(keys[2], (rows,), 0, actions)[again],
-        features=jax.random.normal(keys[3], (rows, offered))[again],
-        value=jax.random.normal(keys[4], (rows,)),
-        td_error=jax.random.normal(keys[5], (rows,)),
-        hash=hashes[again],
-        origin=jnp.stack([jnp.zeros(rows, jnp.int32), jnp.arange(rows) // 4, jnp.arange(rows) % 4], 1),
-        observation=observations[again],
-        reward=jax.random.normal(keys[6], (rows,)),
-        discount=jnp.full(rows, 0.9),
-        successor=jnp.roll(observations[again], -1, 0),
-        following=jnp.roll(hashes[again], -1, 0),
-    )
-
-
-def _check_store(memory: ExternalMemory, store: Store, block: Entries, actions: int) -> None:
-    for name, leaf in named(store).items():
-        if not isinstance(leaf, jax.Array) or str(leaf.dtype) not in STORED_OUTSIDE:
-            kind = getattr(leaf, "dtype", type(leaf).__name__)
-            raise ContractFault(
-                f"the store's leaf {name!r} is {kind}; expected an array of {', '.join(STORED_OUTSIDE)}"
-            )
-    after = {
-        "write": jax.eval_shape(memory.write, store, block, jnp.ones(len(block.value), bool)),
-        "touch": jax.eval_shape(memory.touch, store, jnp.zeros(actions, jnp.int32), jnp.zeros(actions)),
-    }
-    for way, other in after.items():
-        if (before := _form(store)) != (found := _form(other)):
-            raise ContractFault(f"`{way}` made a store of {before} one of {found}; keep structure, shapes and types")
-
-
-def _check_strays(
-    memory: ExternalMemory,
-    store: Store,
-    queries: Float[Array, "queries embedding"],
-    features: Array | None,
-    block: Entries,
-    compiled: tuple[Callable[..., Store], Callable[..., MemoryRead]],
-) -> None:
-    """What is not to be kept, and what must not be."""
-    write, read = compiled
-    rows = len(block.value)
-    stray = Entries(**vars(block) | {"key": block.key + 1, "value": block.value + 100, "hash": block.hash + 1})
-    before = read(memory, store, queries[0], features)
-    after = read(memory, write(memory, store, stray, jnp.zeros(rows, bool)), queries[0], features)
-    _compare(before, after, "entries that were not to be kept changed a read", 0)
-    for name in ("key", "value"):
-        broken = Entries(**vars(stray) | {name: jnp.full_like(getattr(block, name), jnp.nan)})
-        after = read(memory, write(memory, store, broken, jnp.ones(rows, bool)), queries[0], features)
-        for part in ("weights", "q", "confidence"):
-            if not np.isfinite(getattr(after, part)).all():
-                raise ContractFault(f"a {name} that was not finite got into {part!r} of a read; refuse it in `write`")
-
-
-def _check_external_read(read: MemoryRead, actions: int) -> None:
-    shape, q, confidence = read.weights.shape, np.asarray(read.q), np.asarray(read.confidence)
-    if len(shape) != 3 or shape[1] != actions or read.entries.shape != shape or read.entries.dtype != jnp.int32:
-        raise ContractFault(
-            f"weights have shape {shape} and entries {read.entries.dtype}{list(read.entries.shape)}; expected both to "
-            f"be [heads {actions} entries], and int32 ids"
-        )
-    if q.shape != (actions,) or confidence.shape != (actions,) or read.vector.shape != (0,):
-        raise ContractFault(
-            f"q, confidence and vector have shapes {q.shape}, {confidence.shape} and {read.vector.shape}; expected "
-            f"({actions},) twice, and (0,)"
-        )
-    weights, entries = np.asarray(read.weights), np.asarray(read.entries)
-    total = weights.sum(-1)
-    if not np.isfinite(q).all() or not np.isfinite(weights).all():
-        raise ContractFault("q or a weight is not finite; look for a division by 0 or a softmax over nothing")
-    if (weights < 0).any() or not (np.isclose(total, 1, atol=1e-5) | (total == 0)).all():
-        raise ContractFault("an action's weights are negative or sum to neither 1 nor 0; use nn.attention.attend")
-    if (entries < -1).any() or (weights[entries < 0] != 0).any():
-        raise ContractFault("an entry is below -1, or one of -1, which stands for nothing, has a weight")
-    ordered = np.sort(entries, -1)
-    if ((ordered[..., 1:] == ordered[..., :-1]) & (ordered[..., 1:] >= 0)).any():
-        raise ContractFault("an action reads the same entry twice; the ids in a row must differ")
-    if not ((confidence >= 0) & (confidence <= 1)).all():
-        raise ContractFault(f"confidence is {confidence.tolist()}; expected numbers from 0 to 1")
-    unknown = (total == 0).all(0)
-    if confidence[unknown].any() or q[unknown].any():
-        raise ContractFault("q or confidence is not 0 for an action of which nothing is known")
-
-
-def _check_external_gradient(
-    memory: ExternalMemory, store: Store, query: Array, features: Array | None, unreached: tuple[str, ...]
-) -> None:
-    def total(memory: ExternalMemory, store: Store, query: Array) -> Array:
-        read = memory.read(store, query, features)
-        return jnp.asarray(read.q).sum() + jnp.asarray(read.confidence).sum()
-
-    slopes = jax.jit(jax.grad(total, (0, 1, 2), allow_int=True))(memory, store, query)
-    for name, slope in named(slopes[1]).items():
-        if slope.dtype != jax.dtypes.float0 and np.any(slope):
-            raise ContractFault(f"a gradient reaches {name!r} of the store; stop it where the store is read")
-    for name, slope in ({"the query": slopes[2]} | named(slopes[0])).items():
-        if not np.isfinite(slope).all():
-            raise ContractFault(f"the gradient of {name!r} is not finite; look for a division, root or log at 0")
-    for name, slope in named(slopes[0]).items():
-        if not np.any(slope) and not name.endswith(unreached):
-            raise ContractFault(f"no gradient reaches {name!r}; use it, remove it, or name it in `unreached`")

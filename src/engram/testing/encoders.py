@@ -1,0 +1,87 @@
+"""The contract of encoders as a function: `check_encoder`."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import PyTree
+
+from engram import spaces
+from engram.testing.contracts import ContractFault, as_part, check_slopes
+
+
+def check_encoder(
+    encoder: Any,
+    space: spaces.Space,
+    stack: int = 1,
+    *,
+    seed: int = 0,
+    tolerance: float = 1e-4,
+    unreached: tuple[str, ...] = (),
+) -> None:
+    """Hold an encoder, built for observations of `space` of which `stack` come together, to its contract.
+
+    Checked: every leaf is a learned float32 array, or can be a constant; `width` is the length of the embedding, which
+    is finite and float32; attention is [heads parts], and a head's weights sum to 1 or 0; a compiled batch gives the
+    same; gradients are finite and reach every leaf.
+
+    Args:
+      tolerance: how far a compiled batch may be from a single observation, relative to 1 + the value.
+      unreached: names (or their ends) of leaves that need no gradient.
+
+    Raises: ContractFault with the first thing that is wrong.
+    """
+    encoder = as_part(encoder)
+    batch = observations(space, (8, stack), np.random.default_rng(seed))
+    single = jax.tree.map(lambda leaf: leaf[0], batch)
+    _check_encoding(encoder, encoder(single))
+    alone, together = encoder(single), jax.jit(jax.vmap(encoder))(batch)
+    for name in ("embedding", "attention"):
+        one, first = np.asarray(getattr(alone, name)), np.asarray(getattr(together, name)[0])
+        if one.shape != first.shape or not np.allclose(one, first, rtol=tolerance, atol=tolerance):
+            raise ContractFault(f"{name!r} of a compiled batch differs from that of one observation")
+    _check_gradient(encoder, batch, unreached)
+
+
+def _check_encoding(encoder: Any, found: Any) -> None:
+    embedding, attention = found.embedding, np.asarray(found.attention)
+    if not isinstance(encoder.width, int) or embedding.shape != (encoder.width,) or embedding.dtype != jnp.float32:
+        raise ContractFault(
+            f"the embedding is {embedding.dtype}{list(embedding.shape)}, and `width` is {encoder.width!r}; expected "
+            f"float32 numbers, and `width` to be how many"
+        )
+    if not np.isfinite(embedding).all() or not np.isfinite(attention).all():
+        raise ContractFault("the embedding or attention is not finite; look for a division or a logarithm at 0")
+    if attention.ndim != 2:
+        raise ContractFault(
+            f"attention has shape {attention.shape}; expected [heads parts], which is (0, 0) without attention"
+        )
+    total = attention.sum(-1)
+    if (attention < 0).any() or not (np.isclose(total, 1, atol=1e-5) | (total == 0)).all():
+        raise ContractFault("a head's attention is negative or sums to neither 1 nor 0; use nn.attention.attend")
+
+
+def _check_gradient(encoder: Any, batch: PyTree, unreached: tuple[str, ...]) -> None:
+    def loss(encoder: Any) -> jax.Array:
+        embeddings = jax.vmap(encoder)(batch).embedding
+        return (embeddings * jax.random.normal(jax.random.PRNGKey(1), embeddings.shape)).sum()
+
+    check_slopes(jax.jit(jax.grad(loss))(encoder), unreached)
+
+
+def observations(space: spaces.Space, leading: tuple[int, ...], random: np.random.Generator) -> PyTree:
+    """Random observations: every number that a leaf may hold, and normal ones where it holds any."""
+
+    def draw(leaf: spaces.Leaf) -> jax.Array:
+        shape = (*leading, *leaf.shape)
+        if isinstance(leaf, spaces.Box):
+            if np.dtype(leaf.dtype).kind == "f":
+                return jnp.asarray(random.normal(size=shape), leaf.dtype)
+            return jnp.asarray(random.integers(0, 2 if leaf.dtype == "bool" else 100, shape), leaf.dtype)
+        if isinstance(leaf, spaces.Text):
+            return jnp.asarray(random.integers(0, leaf.symbols, shape), leaf.dtype)
+        most = leaf.nvec if isinstance(leaf, spaces.MultiDiscrete) else leaf.n
+        return jnp.asarray(random.integers(0, np.broadcast_to(most, shape)), leaf.dtype)
+
+    return spaces.map_space(draw, space)

@@ -1,0 +1,121 @@
+"""The contract of heads as a function: `check_head`."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from engram.testing.contracts import ContractFault, as_part, check_slopes, compare
+
+LOOKS = 6  # embeddings that a head is tried with
+LOOK = jax.jit(lambda head, given: jax.vmap(head)(*given))
+
+
+def check_head(
+    head: Any,
+    width: int,
+    actions: int,
+    *,
+    spec: Any = None,
+    offered: int = 0,
+    seed: int = 0,
+    tolerance: float = 1e-4,
+    unreached: tuple[str, ...] = (),
+) -> None:
+    """Hold a head to its contract, on random embeddings of `width` numbers and with actions allowed at random.
+
+    Checked: every leaf is a learned float32 array, or can be a constant; `words` is a number of random words, which
+    make a difference; atoms, logits, levels and attention have the forms of `Returns` and are finite; a compiled batch
+    gives the same; what a forbidden action offers does not matter; gradients are finite and reach every leaf.
+
+    Args:
+      spec: what the head was built by. Its `reads_offered` is then checked too.
+      offered: features of each action, 0 for a fixed set.
+      tolerance: how far a compiled batch may be from a single call, relative to 1 + the value.
+      unreached: names (or their ends) of leaves that need no gradient, such as those of a control that ignores them.
+
+    Raises: ContractFault with the first thing that is wrong.
+    """
+    head = as_part(head)
+    if spec is not None:
+        reads = getattr(spec, "reads_offered", None)
+        if not isinstance(reads, bool) or (offered and not reads):
+            raise ContractFault(f"the spec's `reads_offered` is {reads!r}; expected {bool(offered)}")
+    words = getattr(head, "words", None)
+    if type(words) is not int or words < 0:
+        raise ContractFault(f"`words` is {words!r}; expected how many random words a call takes, 0 for none")
+    keys = jax.random.split(jax.random.PRNGKey(seed), 4)
+    given = (
+        jax.random.normal(keys[0], (LOOKS, width)),
+        jax.random.normal(keys[1], (LOOKS, actions, offered)) if offered else None,
+        jax.random.bernoulli(keys[2], 0.5, (LOOKS, actions)).at[:, 0].set(True),
+        jax.random.bits(keys[3], (LOOKS, words), jnp.uint32),
+    )
+    first = jax.tree.map(lambda leaf: leaf[0], given)
+    found = head(*first)
+    _check_returns(found, actions)
+    _check_returns(head(first[0], first[1], None, jnp.zeros(words, jnp.uint32)), actions)
+    together = jax.tree.map(lambda leaf: leaf[0], LOOK(head, given))
+    compare(found, together, "a compiled batch gives otherwise than one call", tolerance)
+    _check_bits(head, first, words)
+    if offered:
+        _check_forbidden(head, given, tolerance)
+    _check_gradient(head, given, unreached)
+
+
+def _check_returns(found: Any, actions: int) -> None:
+    atoms, logits, levels = found.atoms, found.logits, found.levels
+    if atoms.ndim != 2 or atoms.shape[0] != actions or logits.shape != atoms.shape:
+        raise ContractFault(
+            f"atoms have shape {atoms.shape} and logits {logits.shape}; expected both to be [actions atoms], with "
+            f"{actions} actions: see heads.head.scalar for plain numbers"
+        )
+    attention = found.attention
+    if attention.ndim != 2 or attention.shape[1] != actions:
+        raise ContractFault(
+            f"attention has shape {attention.shape}; expected [heads actions]: (0, {actions}) without attention"
+        )
+    for name, array in {"atoms": atoms, "logits": logits, "attention": attention}.items():
+        if array.dtype != jnp.float32 or not np.isfinite(array).all():
+            raise ContractFault(f"{name} are {array.dtype} or not finite; expected finite float32 numbers")
+    weights = np.asarray(attention)
+    if (weights < 0).any() or not np.isclose(weights.sum(-1), 1, atol=1e-5).all():
+        raise ContractFault("a head's attention is negative or does not sum to 1; use nn.attention.attend")
+    if levels is None:
+        return
+    if levels.shape != atoms.shape or not ((np.asarray(levels) >= 0) & (np.asarray(levels) <= 1)).all():
+        raise ContractFault(f"levels have shape {levels.shape} or leave 0..1; expected a share for each atom")
+
+
+def _check_bits(head: Any, given: tuple, words: int) -> None:
+    if not words:
+        return
+    other = (*given[:3], given[3] ^ jnp.uint32(0x5BD1E995))
+    pairs = zip(jax.tree.leaves(head(*given)), jax.tree.leaves(head(*other)), strict=True)
+    if all(np.array_equal(a, b) for a, b in pairs):
+        raise ContractFault(f"other random words give the same returns; read the {words} words of `bits`, or take 0")
+
+
+def _check_forbidden(head: Any, given: tuple, tolerance: float) -> None:
+    """Whatever stands where an action is forbidden, the others are worth the same."""
+    embedding, features, allowed, bits = given
+    strange = jnp.where(allowed[..., None], features, jnp.nan)
+    known, tried = (LOOK(head, (embedding, one, allowed, bits)).q for one in (features, strange))
+    compare(
+        {"q": jnp.where(allowed, known, 0)},
+        {"q": jnp.where(allowed, tried, 0)},
+        "what a forbidden action offers changes the worth of an allowed one; hide its features",
+        tolerance,
+    )
+
+
+def _check_gradient(head: Any, given: tuple, unreached: tuple[str, ...]) -> None:
+    def loss(head: Any) -> Array:
+        found = jax.vmap(head)(*given)
+        first, second = jax.random.split(jax.random.PRNGKey(1))
+        worth = (found.atoms * found.probabilities * jax.random.normal(first, found.atoms.shape)).sum()
+        return worth + (found.atoms * jax.random.normal(second, found.atoms.shape)).sum()
+
+    check_slopes(jax.jit(jax.grad(loss))(head), unreached)

@@ -1,0 +1,74 @@
+"""Every part of Engram's own keeps the contract that a user's part is held to."""
+
+from dataclasses import replace
+from typing import Any
+
+import jax
+import pytest
+
+from engram import registry, spaces, testing
+from engram.agents.presets import preset
+from engram.agents.q_learning import QLearner
+from engram.specs import override_all
+
+KEY = jax.random.PRNGKey(0)
+# The kinds of returns that a loss is for, where that is not a number.
+RETURNS: dict[str, Any] = {}
+
+
+def kinds(role: str) -> list[str]:
+    """The names of Engram's own parts of a role."""
+    return [name for name in registry.names(role) if registry.find(role, name).__module__.startswith("engram.")]
+
+
+@pytest.mark.parametrize("name", kinds("head"))
+def test_a_head_keeps_its_contract(name: str):
+    spec = registry.find("head", name)()
+    testing.check_head(spec.build(5, 3, KEY), 5, 3, spec=spec)
+    if spec.reads_offered:
+        testing.check_head(spec.build(5, 3, KEY, offered=2), 5, 3, spec=spec, offered=2)
+
+
+@pytest.mark.parametrize("name", kinds("exploration"))
+def test_an_exploration_keeps_its_contract(name: str):
+    testing.check_exploration(registry.find("exploration", name)())
+
+
+def test_noise_with_a_random_opening_keeps_its_contract():
+    testing.check_exploration(registry.find("exploration", "parameter-noise")(random_opening=0.5))
+
+
+@pytest.mark.parametrize("name", kinds("draw"))
+def test_a_draw_keeps_its_contract(name: str):
+    testing.check_draw(registry.find("draw", name)())
+
+
+@pytest.mark.parametrize("name", kinds("bootstrap"))
+def test_a_bootstrap_keeps_its_contract(name: str):
+    testing.check_bootstrap(registry.find("bootstrap", name)())
+
+
+def test_mellowmax_keeps_the_contract():
+    testing.check_bootstrap(registry.find("bootstrap", "actions")(mellow=True))
+
+
+@pytest.mark.parametrize("name", kinds("loss"))
+def test_a_loss_keeps_its_contract(name: str):
+    testing.check_loss(registry.find("loss", name)(), RETURNS.get(name, "number"))
+
+
+MASKED = spaces.Dict((("action_mask", spaces.Box((3,), "bool")), ("seen", spaces.Box((4,)))))
+AGENTS = {
+    "dqn": {},
+    "drqn": {"replay.window": 6, "working.width": 8},
+    "attention-dqn": {"external.capacity": 64, "external.neighbours": 4},
+}
+
+
+@pytest.mark.parametrize("name", AGENTS)
+@pytest.mark.parametrize("space", [spaces.Box((4,)), MASKED], ids=["box", "masked"])
+def test_a_q_learner_keeps_the_contract_of_agents(name: str, space: spaces.Space):
+    small = {"replay.capacity": 200, "replay.start": 40, "replay.batch_size": 4, "encoder.widths": "8"}
+    agent = QLearner(override_all(preset(name, space, 1_000), small | AGENTS[name]), space, 3, envs=2)
+    testing.check_agent(agent)
+    assert replace(agent) == agent
