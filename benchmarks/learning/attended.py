@@ -24,8 +24,9 @@ import numpy as np
 from benchmarks.record import Record, add_flags
 from benchmarks.scores import summary
 from engram import Trainer
+from engram.agents.policy import Seen, begin, greedy, look, still
 from engram.bits import draw
-from engram.play.evaluation import begin, decide, evaluation_seed
+from engram.play.evaluation import evaluation_seed
 
 EPISODES = 100
 
@@ -64,17 +65,17 @@ def watch(trainer: Trainer, seed: int) -> dict[str, Any]:
 
     @jax.jit
     def step(env_state, observation, state, is_first, reward, key):
-        state, decision = decide(spec, mind, state, observation, is_first, reward)
-        action = decision.preference.argmax(-1).astype(jnp.int32)
+        looked = look(spec, mind, state, Seen(observation, is_first, reward), still(mind.network, EPISODES))
+        state, action = greedy(looked)
         key, bits = draw(key, 2 * EPISODES)
         relevant = jax.vmap(env.relevant_step)(env_state)
         moved, out = jax.vmap(env.step)(env_state, action, bits.reshape(EPISODES, 2))
-        read = decision.working
+        read = looked.decision.working
         best = read.weights.mean(-3)[..., 0, :].argmax(-1)  # over heads; one layer, one read for all actions
         attended = jnp.take_along_axis(read.entries[:, 0, 0], best[:, None], -1)[:, 0]
-        return moved, out, state._replace(action=action), relevant, attended, key
+        return moved, out, state, relevant, attended, key
 
-    state = begin(mind.network, spec.observation.stack, EPISODES)
+    state = begin(spec, mind.network, EPISODES)
     running, is_first, reward = np.ones(EPISODES, bool), np.ones(EPISODES, bool), np.zeros(EPISODES, np.float32)
     returns, seen, time = np.zeros(EPISODES), [], 0
     while running.any():

@@ -25,8 +25,9 @@ import numpy as np
 from benchmarks.record import Record, add_flags
 from benchmarks.scores import summary
 from engram import Trainer
+from engram.agents.policy import Seen, begin, greedy, look, still
 from engram.bits import draw
-from engram.play.evaluation import begin, decide, evaluation_seed
+from engram.play.evaluation import evaluation_seed
 
 EPISODES, STEPS = 500, 300_000
 ENV, ENV_ARGS = "engram/ContextBandit-v0", {"contexts": 4, "arms": 4, "exposures": 3, "pulls": 4}
@@ -52,19 +53,19 @@ def watch(trainer: Trainer, seed: int, emptied: bool) -> dict[str, Any]:
 
     def step(carry, _):
         env_state, observation, state, is_first, reward, key = carry
-        state, decision = decide(spec, mind, state, observation, is_first, reward)
-        action = decision.preference.argmax(-1).astype(jnp.int32)
+        looked = look(spec, mind, state, Seen(observation, is_first, reward), still(mind.network, EPISODES))
+        state, action = greedy(looked)
         key, bits = draw(key, 2 * EPISODES)
         missed, context = action != jax.vmap(env.best)(env_state), jax.vmap(env.context)(env_state)
         moved, out = jax.vmap(env.step)(env_state, action, bits.reshape(EPISODES, 2))
-        state, read = state._replace(action=action), decision.working
+        read = looked.decision.working
         attended = jnp.full_like(action, -1)
         if read.weights.shape[1]:
             best = read.weights.mean(1)[:, 0].argmax(-1)  # over heads; one read for all actions
             attended = jnp.take_along_axis(read.entries[:, 0, 0], best[:, None], -1)[:, 0]
         return (moved, out.observation, state, is_first & False, out.reward, key), (missed, context, attended)
 
-    state = begin(mind.network, spec.observation.stack, EPISODES)
+    state = begin(spec, mind.network, EPISODES)
     carry = (env_state, observation, state, jnp.ones(EPISODES, bool), jnp.zeros(EPISODES), key)
     missed, context, attended = jax.jit(lambda carry: jax.lax.scan(step, carry, None, env.max_steps)[1])(carry)
     by_exposure = np.asarray(missed).reshape(env.exposures, env.contexts, env.pulls, EPISODES).sum(2).mean((1, 2))

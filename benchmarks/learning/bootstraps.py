@@ -35,13 +35,13 @@ from jaxtyping import Array, Int, UInt32
 from benchmarks.record import Record, add_flags
 from benchmarks.scores import summary
 from engram import Trainer
+from engram.agents.policy import Seen, begin, look, still
 from engram.envs.device import DeviceStep, register_device, uniforms
-from engram.play.evaluation import begin, decide
 from engram.spaces import Box
 
 STATES, ACTIONS, BRANCHES, DISCOUNT = 30, 3, 3, 0.9
 MEMORY = {"external": "episodic", "external.capacity": 3_000, "external.neighbours": 5, "recall.n_step": 1,
-          "recall.keys": "frozen", "recall.share": 1.0}  # fmt: skip
+          "recall.keys": "frozen", "recall.max_memory_weight": 1.0}  # fmt: skip
 METHODS: dict[str, dict[str, Any]] = {
     "dqn": {},
     "double": {"double": True},
@@ -51,7 +51,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "actions, 0.5": {"bootstrap": "actions", "bootstrap.temperature": 0.5},
     "actions, mellow": {"bootstrap": "actions", "bootstrap.mellow": True},
     # Each experience is an entry of its own here. What was read must not stay for ever, or the same few would speak.
-    "successors": MEMORY | {"bootstrap": "successors", "recall.share": 0.0, "external.eviction": "oldest",
+    "successors": MEMORY | {"bootstrap": "successors", "recall.max_memory_weight": 0.0, "external.eviction": "oldest",
                             "external.neighbours": 30},
 }  # fmt: skip
 
@@ -145,8 +145,8 @@ def learn(method: str, world: RandomWorld, seeds: int, steps: int) -> list[dict[
 def errors(spec: Any, mind: Any, known: Tables) -> dict[str, float]:
     """How far an agent's Q is from Q*."""
     acting, none = STATES - 1, jnp.zeros(STATES - 1)
-    state = begin(mind.network, spec.observation.stack, acting)
-    _, decision = decide(spec, mind, state, jnp.eye(STATES)[:acting], none == 0, none)
+    seen = Seen(jnp.eye(STATES)[:acting], none == 0, none)
+    decision = look(spec, mind, begin(spec, mind.network, acting), seen, still(mind.network, acting)).decision
     q, best = np.asarray(decision.returns.q, float), known.q[:acting]
     chosen = np.asarray(decision.preference).argmax(-1)
     return {

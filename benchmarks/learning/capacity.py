@@ -26,7 +26,7 @@ from benchmarks.record import Record, add_flags
 from benchmarks.scores import summary
 from engram import Trainer
 from engram.agents.q_learning import Mind
-from engram.agents.recall import key_of
+from engram.agents.recall.keys import key_of
 from engram.external.eviction import EVICTIONS
 
 TASK = TASKS["minatar-breakout"]

@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 import engram
@@ -30,9 +29,10 @@ from benchmarks.learning.workers import EVALUATION_SEED
 from benchmarks.record import WORK, Record, add_flags
 from benchmarks.scores import summary, wilson
 from engram import Trainer
+from engram.agents.policy import Seen, begin, greedy, look, still
 from engram.bits import draw
 from engram.errors import EngramError
-from engram.play.evaluation import begin, decide, evaluation_seed
+from engram.play.evaluation import evaluation_seed
 from engram.run.metrics import read_metrics
 from engram.run.plan import holds_run
 
@@ -94,13 +94,13 @@ def watch(trainer: Trainer, seed: int) -> dict[str, Any]:
 
     @jax.jit
     def step(env_state, observation, state, is_first, reward, key):
-        state, decision = decide(spec, mind, state, observation, is_first, reward)
-        action = decision.preference.argmax(-1).astype(jnp.int32)
+        looked = look(spec, mind, state, Seen(observation, is_first, reward), still(mind.network, EPISODES))
+        state, action = greedy(looked)
         key, bits = draw(key, 2 * EPISODES)
         moved, out = jax.vmap(env.step)(env_state, action, bits.reshape(EPISODES, 2))
-        return moved, out, state._replace(action=action), key
+        return moved, out, state, key
 
-    state, running = begin(mind.network, spec.observation.stack, EPISODES), np.ones(EPISODES, bool)
+    state, running = begin(spec, mind.network, EPISODES), np.ones(EPISODES, bool)
     crashed, arrived, returns, lengths = (np.zeros(EPISODES) for _ in range(4))
     reward, is_first = np.zeros(EPISODES, np.float32), np.ones(EPISODES, bool)
     while running.any():

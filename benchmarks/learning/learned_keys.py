@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import engram
-from engram.agents.recall import key_of
+from engram.agents.recall.keys import key_of
 from engram.bits import fingerprint
 from engram.envs.device import make_device
 

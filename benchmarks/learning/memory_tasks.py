@@ -99,7 +99,7 @@ def corridor(name: str, env: str, length: int, steps: int, memory: dict[str, Any
     if "Active" in env:
         # The oracle is one step to the left, where a step costs nothing only at the very start. What is tried there is
         # mostly followed by worse: rewards of several steps would blame it.
-        settings |= {"exploration.opening": 0.5, "n_step": 1}
+        settings |= {"exploration.random_opening": 0.5, "n_step": 1}
         if length > 100:
             settings |= {"target.rate": 0.1}  # what is known of the end has so many updates to travel
     return Cell(name, env, steps, "lru-dqn", {"length": length}, CORRIDOR | settings | memory, success=1.0 - 1e-3,

@@ -10,7 +10,7 @@ does it, where the memory is not asked from the system again each time. *Memory*
 gradient needs beside its arguments. *Acting* is one step of one environment per compiled call.
 
 Floors beside them: `floor-mlp`, two linear layers of the same width and nothing along time; `floor-mingru`, a bare
-minGRU by associative scan; `memax-...`, cells of memax in its own residual model of one layer.
+minGRU by associative scan.
 
 Each kind runs in a process of its own.
 """
@@ -32,13 +32,6 @@ from benchmarks.record import Record, add_flags, surroundings
 BATCH, WIDTH, IN_A_LOOP, ACTING_STEPS = 32, 128, 4, 200
 WINDOWS = (50, 128, 512, 1024)
 FLOORS = ("floor-mlp", "floor-mingru")
-MEMAX = {
-    "GRU": {"recurrent_size": WIDTH},
-    "LRU": {"recurrent_size": WIDTH, "hidden_size": WIDTH},
-    "S6": {"recurrent_size": WIDTH, "hidden_size": WIDTH},
-    "FFM": {"hidden_size": WIDTH, "context_size": WIDTH // 4, "trace_size": 4},
-    "DeltaNet": {"hidden_size": WIDTH, "recurrent_size": 11},
-}
 Unroll = Callable[[Any, Any, Any], Any]  # (parameters, window, is_first) -> outputs of every row
 
 
@@ -61,28 +54,8 @@ def subject(name: str) -> tuple[Any, Unroll, Any]:
             return jax.lax.associative_scan(lambda a, b: (a[0] * b[0], b[0] * a[1] + b[1]), rows)[1]
 
         return jax.random.normal(key, (WIDTH, 2 * WIDTH)) / WIDTH**0.5, unroll, None
-    if name.startswith("memax-"):
-        return *foreign(name.removeprefix("memax-"), key), None
     memory = known_kinds()[name](**({} if name == "none" else {"width": WIDTH})).build(WIDTH, key)
     return memory, lambda memory, window, first: memory.unroll(memory.init(), window, first)[1].vector, memory
-
-
-def foreign(cell: str, key: Any) -> tuple[Any, Unroll]:
-    """A memax cell in memax's residual model."""
-    import equinox as eqx
-    from memax.equinox import train_utils
-
-    def layer(key, **_):
-        return getattr(train_utils, cell)(**MEMAX[cell], key=key)
-
-    model = train_utils.ResidualModel(layer, WIDTH, WIDTH, WIDTH, num_layers=1, key=key)
-    arrays, rest = eqx.partition(model, eqx.is_inexact_array)
-
-    def unroll(arrays, window, is_first):
-        whole = eqx.combine(arrays, rest)
-        return whole(whole.initialize_carry(), (window, is_first))[1]
-
-    return arrays, unroll
 
 
 def known_kinds() -> dict[str, type]:
@@ -161,7 +134,7 @@ def acting(memory: Any, repeats: int) -> list[float]:
 
 def child(name: str, windows: tuple[int, ...], repeats: int) -> dict[str, Any]:
     """`measure` in a new process."""
-    words = [sys.executable, __file__, "--one", name, "--windows", ",".join(map(str, windows))]
+    words = [sys.executable, "-m", "benchmarks.memory.working", "--one", name, "--windows", ",".join(map(str, windows))]
     done = subprocess.run([*words, "--repeats", str(repeats)], capture_output=True, text=True, env=surroundings())
     if done.returncode:
         raise SystemExit(f"exit code {done.returncode} from: {' '.join(words)}\n{done.stderr.strip()[-1_000:]}")
@@ -191,7 +164,7 @@ def table(parts: dict[str, Any], windows: tuple[int, ...]) -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kinds", help="separated by commas; all, with floors and memax's own, if left out")
+    parser.add_argument("--kinds", help="separated by commas; all, with floors, if left out")
     parser.add_argument("--windows", default=",".join(map(str, WINDOWS)), help="rows of time, separated by commas")
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--one", help=argparse.SUPPRESS)
@@ -201,7 +174,7 @@ def main() -> int:
     if options.one:
         print(json.dumps(measure(options.one, windows, options.repeats)))
         return 0
-    names = options.kinds.split(",") if options.kinds else [*FLOORS, *known_kinds(), *(f"memax-{c}" for c in MEMAX)]
+    names = options.kinds.split(",") if options.kinds else [*FLOORS, *known_kinds()]
     settings = {"batch": BATCH, "width": WIDTH, "windows": windows, "repeats": options.repeats, "kinds": names}
     record = Record(options, settings)
     for name in names:
