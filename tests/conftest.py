@@ -11,6 +11,7 @@ import hypothesis
 import pytest
 from jaxtyping import install_import_hook
 from support import typecheck  # noqa: F401, named below
+from support.repeats import repeats
 
 Report = pytest.TestReport | pytest.CollectReport
 
@@ -34,7 +35,15 @@ def pytest_configure(config: pytest.Config) -> None:
     if cache is None:  # -p no:cacheprovider
         return
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache.mkdir("jax")))
-    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.05")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark as slow what support/repeats.py lists."""
+    for item in items:
+        if repeats(item.nodeid):
+            item.add_marker(pytest.mark.slow)
 
 
 # Linux lets a process map some 65,000 pieces of memory, of which a compiled program takes about fifteen; beyond that

@@ -3,6 +3,7 @@
 import ast
 import inspect
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -30,7 +31,7 @@ START = "__main__"  # what `python -m engram` runs
 
 # What an installation without extras can import.
 CORE = frozenset(
-    {"jax", "equinox", "optax", "jaxtyping", "numpy", "scipy", "gymnasium", "memax"}
+    {"jax", "equinox", "optax", "jaxtyping", "numpy", "scipy", "gymnasium"}
     | {"safetensors", "tyro", "rich", "matplotlib", "engram"}
 )
 FORBIDDEN_MODULES = {
@@ -184,6 +185,43 @@ def test_imports_point_down_only():
     assert not faults, "\n".join(faults)
 
 
+# What of the agents a folder may know: runners and playing see an agent, not how it learns or what it recalls.
+UNKNOWN = {
+    "runners": ("engram.agents.recall", "engram.agents.q_learning", "engram.agents.examples"),
+    "play": ("engram.agents.recall", "engram.agents.q_learning", "engram.agents.examples"),
+}
+
+
+def known_too_well(graph: dict[str, set[str]]) -> list[str]:
+    """The imports of modules that a folder must not know."""
+    return [
+        f"{importer} imports {target}"
+        for importer, targets in sorted(graph.items())
+        for target in sorted(targets)
+        if target.startswith(UNKNOWN.get(unit(importer), ("none",)))
+    ]
+
+
+def test_runners_and_playing_know_no_kind_of_agent():
+    assert known_too_well(package_graph()) == []
+    assert known_too_well({"engram.runners.host": {"engram.agents.recall.line", "engram.agents.agent"}}) == [
+        "engram.runners.host imports engram.agents.recall.line"
+    ]
+
+
+def test_runners_take_no_part_of_a_tree_by_its_place():
+    for path in (PACKAGE / "runners").glob("*.py"):
+        assert "[-3:]" not in path.read_text(), label(path)
+
+
+def test_agents_read_of_a_store_only_what_every_store_has():
+    """`held` and `refused`; `ring` and `drawing` are those of a Replay."""
+    for folder in ("agents", "runners", "play", "losses", "exploration"):
+        for path in (PACKAGE / folder).rglob("*.py"):
+            read = set(re.findall(r"\bstore\.(\w+)", path.read_text()))
+            assert read <= {"held", "refused", "ring", "drawing"}, label(path)
+
+
 def test_every_unit_of_the_package_stands_on_a_floor():
     for path in files():
         rank(unit(module_name(path)))
@@ -257,7 +295,7 @@ def test_importing_every_module_starts_no_jax_backend():
     ("importer", "target", "said"),
     [
         ("engram.losses.returns", "engram.agents.q_learning", "points up"),
-        ("engram.working.memax", "engram.external.episodic", "points sideways"),
+        ("engram.working.gated", "engram.external.episodic", "points sideways"),
         ("engram.nn.layers", "engram.losses", "points sideways"),
         ("engram.errors", "engram.types", "points up"),
         ("engram.checkpoint.store", "engram.agents.q_learning", "points up"),
