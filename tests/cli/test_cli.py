@@ -48,7 +48,9 @@ class FakeTrainer:
         if FakeTrainer.at_start:
             raise FakeTrainer.at_start
         self.run, self.callbacks = Path(run), callbacks
-        self.plan = SimpleNamespace(env=env, preset="auto", seed=given.get("seed", 0), seeds=given.get("seeds", 1))
+        agent = SimpleNamespace(exploration=SimpleNamespace(report=lambda step: {"epsilon": 1.0}))
+        seeds = {"seed": given.get("seed", 0), "seeds": given.get("seeds", 1)}
+        self.plan = SimpleNamespace(env=env, preset="auto", agent=agent, **seeds)
         self.closed = False
 
     def __enter__(self):

@@ -500,7 +500,7 @@ def test_training_does_not_pay_for_weights_that_nobody_reads(monkeypatch):
         return compiled.cost_analysis(), compiled.memory_analysis().temp_size_in_bytes
 
     with_weights = cost()
-    monkeypatch.setattr(history.Reach, "by_distance", lambda self, weights: jnp.zeros((12, 2, 1, 5)))
+    monkeypatch.setattr(history.Visible, "by_distance", lambda self, weights: jnp.zeros((12, 2, 1, 5)))
     assert cost() == with_weights
 
 
