@@ -162,7 +162,7 @@ def child(kind: str, keys_of: str, entries: int, repeats: int) -> dict[str, Any]
     if kind in PEERS:
         words = [str(interpreter("index", WORK)), str(HERE / "peers" / "index_run.py"), "--kind", kind]
     else:
-        words = [sys.executable, __file__, "--one", kind]
+        words = [sys.executable, "-m", "benchmarks.memory.memory_cost", "--one", kind]
     words += ["--keys", keys_of, "--entries", str(entries), "--repeats", str(repeats)]
     done = subprocess.run(words, capture_output=True, text=True, env=surroundings(), cwd=ROOT)
     if done.returncode:

@@ -87,7 +87,15 @@ def main() -> int:
                 if part in record.parts:
                     continue
                 watch = machine.Watch.start()
-                words = [sys.executable, __file__, "--one", name, "--capacities", str(capacity)]
+                words = [
+                    sys.executable,
+                    "-m",
+                    "benchmarks.memory.memory_training",
+                    "--one",
+                    name,
+                    "--capacities",
+                    str(capacity),
+                ]
                 done = subprocess.run(words, capture_output=True, text=True, env=surroundings(), cwd=ROOT)
                 if done.returncode:
                     raise SystemExit(f"exit code {done.returncode} from: {' '.join(words)}\n{done.stderr[-1_000:]}")

@@ -112,7 +112,7 @@ class Kill:
 
 def live(folder: Path, steps: int, kill: Kill | None) -> Life:
     """Start a process and follow it to its end: its own, or the one that `kill` makes."""
-    words = [sys.executable, __file__, "--child", str(folder), "--steps", str(steps)]
+    words = [sys.executable, "-m", "benchmarks.safety.kill9", "--child", str(folder), "--steps", str(steps)]
     errors = folder.parent / "stderr.txt"
     errors.parent.mkdir(parents=True, exist_ok=True)
     with errors.open("w") as stderr:

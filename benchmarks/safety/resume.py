@@ -128,7 +128,7 @@ def call(words: list[str]) -> None:
 
 def stop_at(case: Case, folder: Path, step: int) -> None:
     """Begin or resume the run in `folder` and stop it at `step`, in a process of its own."""
-    call([__file__, "--child", str(folder), "--until", str(step), "--envs", case.env])
+    call(["-m", "benchmarks.safety.resume", "--child", str(folder), "--until", str(step), "--envs", case.env])
 
 
 def outcome(folder: Path) -> dict[str, Any]:

@@ -93,7 +93,7 @@ def measure(record: Record, repeats: int) -> None:
             cache, watch = work / f"cache{repeat}", machine.Watch.start()
             part: dict[str, Any] = {"cold": start(work / f"cold{repeat}", cache)}
             part["warm"] = start(work / f"warm{repeat}", cache)
-            here = [sys.executable, __file__, "--breakdown"]
+            here = [sys.executable, "-m", "benchmarks.speed.startup", "--breakdown"]
             call([*here, repr(time.time())], cache)  # its programs are not all those of the command
             part["breakdown"] = json.loads(call([*here, repr(time.time())], cache))
             record.put(str(repeat), part | watch.stop())
