@@ -14,6 +14,7 @@ The trainer, playing and run.json are the Q-learner's so far; a runner drives an
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import cache
 from typing import Any, NamedTuple, Protocol
 
@@ -176,3 +177,14 @@ class Agent(Protocol):
 def shape_of(agent: Agent) -> AgentState:
     """Shapes and dtypes of an agent's state, traced once for each agent."""
     return jax.eval_shape(agent.init, jax.ShapeDtypeStruct((2,), jnp.uint32))
+
+
+@cache
+def numbered_mind(agent: Agent) -> tuple[AgentState, Any]:
+    """Shapes of a state without its actor, and the mind of such a state whose leaves are numbered in order.
+
+    The numbers say which leaves of a state a mind is made of.
+    """
+    shape = replace(shape_of(agent), actor=None)
+    leaves, tree = jax.tree.flatten(shape)
+    return shape, agent.mind(jax.tree.unflatten(tree, range(len(leaves))))

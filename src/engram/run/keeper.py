@@ -7,7 +7,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from engram.agents.agent import Agent, shape_of
+from engram.agents.agent import Agent, numbered_mind
 from engram.agents.policy import Mind
 from engram.checkpoint import lanes
 from engram.checkpoint.store import CheckpointStore, Loaded, ReplayLog, Saved, state_digest
@@ -55,10 +55,8 @@ class Keeper:
         Neither the rows nor what only learning needs is read into the agent's form.
         """
         loaded = self._load()
-        shape = shape_of(agent)
+        shape, numbered = numbered_mind(agent)
         names = list(named(shape, "agent"))
-        # The mind of a state whose leaves are numbered says which of its leaves a mind is made of.
-        numbered = agent.mind(jax.tree.unflatten(jax.tree.structure(shape), range(len(names))))
         renamed = {name: names[number] for name, number in named(numbered).items()}
         arrays = {name: loaded.arrays[old] for name, old in renamed.items() if old in loaded.arrays}
         like = agent.mind(shape)

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 from jaxtyping import Array
 
-from engram.agents.agent import Agent, AgentState, shape_of
+from engram.agents.agent import Agent, AgentState, numbered_mind
 from engram.agents.policy import Mind
 from engram.errors import LearningFault
 from engram.replay.ring import Ring
@@ -33,10 +33,9 @@ def compiled_init(agent: Agent) -> Callable[..., AgentState]:
 @cache
 def places_of_mind(agent: Agent) -> tuple[Any, list[int], Any]:
     """The structure of the state without its actor, the places of the mind's leaves in it, and the mind's structure."""
-    shape = replace(shape_of(agent), actor=None)
-    leaves, tree = jax.tree.flatten(shape)
-    places, mind = jax.tree.flatten(agent.mind(jax.tree.unflatten(tree, range(len(leaves)))))
-    return tree, places, mind
+    shape, numbered = numbered_mind(agent)
+    places, mind = jax.tree.flatten(numbered)
+    return jax.tree.structure(shape), places, mind
 
 
 @cache
