@@ -7,7 +7,6 @@ that registers parts, and is imported when a name is not found or names are list
 
 import warnings
 from collections.abc import Callable
-from importlib.metadata import entry_points
 from typing import TypeVar
 
 from engram.errors import UnknownName, hint
@@ -79,6 +78,8 @@ def _import_entry_points() -> None:
     if GROUP in _IMPORTED:
         return
     _IMPORTED.add(GROUP)
+    from importlib.metadata import entry_points
+
     for point in entry_points(group=GROUP):
         try:
             point.load()

@@ -74,7 +74,7 @@ class Returns(eqx.Module):
     @property
     def probabilities(self) -> Float[Array, "*batch actions atoms"]:
         """softmax(logits), exactly 1 for a single atom."""
-        return jnp.ones_like(self.logits) if self.logits.shape[-1] == 1 else jax.nn.softmax(self.logits)
+        return _probabilities(self.logits)
 
     @property
     def q(self) -> Float[Array, "*batch actions"]:
@@ -88,8 +88,12 @@ class Returns(eqx.Module):
             # A single atom is gathered as a number: a row of one would cost kernels of its own, and their gradient's.
             return leaf[:, 0][action][None] if leaf.shape[1] == 1 else leaf[action]
 
-        levels = None if self.levels is None else row(self.levels)
-        return Distribution(row(self.atoms), row(self.probabilities), row(self.logits), levels)
+        levels, logits = None if self.levels is None else row(self.levels), row(self.logits)
+        return Distribution(row(self.atoms), _probabilities(logits), logits, levels)
+
+
+def _probabilities(logits: Float[Array, "*batch atoms"]) -> Float[Array, "*batch atoms"]:
+    return jnp.ones_like(logits) if logits.shape[-1] == 1 else jax.nn.softmax(logits)
 
 
 def blend(

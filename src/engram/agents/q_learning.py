@@ -9,12 +9,12 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import optax
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from engram import spaces
@@ -33,6 +33,9 @@ from engram.replay import ring
 from engram.replay.draw import Replay
 from engram.replay.ring import Ring
 from engram.types import Key, Metrics, TimeStep
+
+if TYPE_CHECKING:
+    import optax
 
 
 class ActorState(eqx.Module):
@@ -114,8 +117,10 @@ class QLearner:
         return self.spec.updates * max(1, self.envs // self.spec.learn_every)
 
     @property
-    def optimizer(self) -> optax.GradientTransformation:
+    def optimizer(self) -> "optax.GradientTransformation":
         """Clipped Adam with its schedule, as a pure value."""
+        import optax  # a fifth of a second, which who only evaluates need not wait
+
         chosen = self.spec.optimizer
         updates = max(1, chosen.decay_steps * self.spec.updates // self.spec.learn_every)
         rate = optax.linear_schedule(chosen.learning_rate, chosen.learning_rate * chosen.final_fraction, updates)
@@ -253,6 +258,8 @@ class QLearner:
         self, learner: LearnerState, drawing: PyTree, rows: Ring, recall: PyTree
     ) -> tuple[LearnerState, PyTree, Metrics]:
         """One update of the parameters from a batch of replay, of the target when it is due, and of the drawing."""
+        import optax
+
         chosen = self.spec
         words = examples.words(chosen, learner.params)
         key, bits = draw(learner.key, words * chosen.replay.batch_size)
@@ -305,7 +312,7 @@ class QLearner:
     def fault(self, state: AgentState, step: int, seeds: Sequence[int]) -> str | None:
         """An update that was not finite, or entries that the external memory had to refuse."""
         learner: LearnerState = state.learner
-        updates = [int(update) for update in jnp.ravel(learner.fault) if update >= 0]
+        updates = [update for update in np.asarray(learner.fault).reshape(-1).tolist() if update >= 0]
         if updates:
             return not_finite(updates[0], step)
         refused, (seed, *first) = reading.refused(state.recall)

@@ -13,7 +13,6 @@ from collections.abc import Mapping
 from contextlib import ExitStack, suppress
 from difflib import get_close_matches
 from importlib import import_module
-from importlib.metadata import version
 from pathlib import Path
 from shlex import quote
 from typing import Any
@@ -75,6 +74,8 @@ def main(argv: list[str] | None = None) -> int:
 
 def _run(words: list[str]) -> int:
     if words == ["--version"]:
+        from importlib.metadata import version
+
         print(version("engram-rl"))
         return 0
     command = words[0] if words else "--help"

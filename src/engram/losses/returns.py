@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 
@@ -43,15 +44,17 @@ def n_step(
     offset = inside.sum(0)
     ends = (inside & terminated).any(0)
     known = jnp.where(inside, powers[:-1].reshape(over_lanes) * reward, 0.0).sum(0)
-    # One of a few constants: a sum over all but one zeros is cheaper than a gather.
-    factor = jnp.where(jnp.arange(len(powers)).reshape(over_lanes) == offset, powers.reshape(over_lanes), 0.0).sum(0)
+    # One of a few constants, chosen by comparisons: these fuse with what is around them, a gather or a sum does not.
+    factor = jnp.broadcast_to(powers[-1], offset.shape)
+    for rows in range(1, len(powers) - 1):
+        factor = jnp.where(offset == rows, powers[rows], factor)
     return NStep(known, jnp.where(ends, 0.0, factor), offset)
 
 
 def discounts(discount: float, n: int) -> Float[Array, "n_1"]:
     """gamma^0 to gamma^n in float32, as constants: a program that computes them rounds as it happens to be fused."""
     with jax.ensure_compile_time_eval():
-        return jnp.asarray(discount, jnp.float32) ** jnp.arange(n + 1)
+        return jax.lax.pow(np.full(n + 1, discount, np.float32), np.arange(n + 1, dtype=np.int32))
 
 
 def clipped(reward: Float[Array, "*rows"], bound: float) -> Float[Array, "*rows"]:

@@ -26,7 +26,8 @@ class Tally(NamedTuple):
     @classmethod
     def empty(cls, agent: Agent, *seeds: int) -> "Tally":
         """Sums of nothing yet; leaves have the axes `seeds`, `moments` has none."""
-        return cls({name: jnp.zeros(seeds) for name in agent.metrics}, jnp.int32(0))
+        zeros = np.zeros(seeds, np.float32)  # NumPy's: zeros of the device would be small programs to compile
+        return cls({name: jnp.asarray(zeros) for name in agent.metrics}, jnp.asarray(np.int32(0)))
 
     def add(self, metrics: Metrics) -> "Tally":
         """With one more moment."""
