@@ -25,7 +25,7 @@ from benchmarks.record import Record, add_flags
 from benchmarks.scores import summary
 from engram import Trainer
 from engram.agents.policy import Seen, begin, greedy, look, still
-from engram.bits import draw
+from engram.bits import next_words
 from engram.play.evaluation import evaluation_seed
 
 EPISODES = 100
@@ -42,7 +42,7 @@ class Task:
 
 
 COMMON = {
-    "working.layers": 1, "working.heads": 1, "working.width": 64, "optimizer.learning_rate": 1e-3, "target.rate": 0.02,
+    "working.layers": 1, "working.heads": 1, "working.hidden_size": 64, "optimizer.learning_rate": 1e-3, "target.rate": 0.02,
     "replay.batch_size": 16,
 }  # fmt: skip
 TASKS = {
@@ -60,14 +60,14 @@ TASKS = {
 def watch(trainer: Trainer, seed: int) -> dict[str, Any]:
     """Greedy episodes: returns, and how often the attended step was the one that the decision depends on."""
     env, spec, mind = trainer._environment, trainer.plan.agent, trainer.runner.minds()[0]
-    key, bits = draw(jax.random.PRNGKey(evaluation_seed(seed)), 2 * EPISODES)
+    key, bits = next_words(jax.random.PRNGKey(evaluation_seed(seed)), 2 * EPISODES)
     env_state, observation = jax.vmap(env.reset)(bits.reshape(EPISODES, 2))
 
     @jax.jit
     def step(env_state, observation, state, is_first, reward, key):
         looked = look(spec, mind, state, Seen(observation, is_first, reward), still(mind.network, EPISODES))
         state, action = greedy(looked)
-        key, bits = draw(key, 2 * EPISODES)
+        key, bits = next_words(key, 2 * EPISODES)
         relevant = jax.vmap(env.relevant_step)(env_state)
         moved, out = jax.vmap(env.step)(env_state, action, bits.reshape(EPISODES, 2))
         read = looked.decision.working

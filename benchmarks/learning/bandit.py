@@ -26,7 +26,7 @@ from benchmarks.record import Record, add_flags
 from benchmarks.scores import summary
 from engram import Trainer
 from engram.agents.policy import Seen, begin, greedy, look, still
-from engram.bits import draw
+from engram.bits import next_words
 from engram.play.evaluation import evaluation_seed
 
 EPISODES, STEPS = 500, 300_000
@@ -38,9 +38,9 @@ COMMON = {
     "exploration.end": 0.05, "learn_every": 16,
 }  # fmt: skip
 AGENTS = {
-    "slots": {"working": "slots", "working.slots": 8, "working.width": 64},
-    "slots, uniform": {"working": "slots", "working.slots": 8, "working.width": 64, "working.uniform": True},
-    "gru": {"working": "gru", "working.width": 128},
+    "slots": {"working": "slots", "working.slots": 8, "working.hidden_size": 64},
+    "slots, uniform": {"working": "slots", "working.slots": 8, "working.hidden_size": 64, "working.uniform": True},
+    "gru": {"working": "gru", "working.hidden_size": 128},
 }
 
 
@@ -48,14 +48,14 @@ def watch(trainer: Trainer, seed: int, emptied: bool) -> dict[str, Any]:
     """Greedy episodes, all of the same length: regret of each exposure, and what was attended."""
     env, spec, mind = trainer._environment, trainer.plan.agent, trainer.runner.minds()[0]
     mind = replace(mind, network=mind.network.forgetful()) if emptied else mind
-    key, bits = draw(jax.random.PRNGKey(evaluation_seed(seed)), 2 * EPISODES)
+    key, bits = next_words(jax.random.PRNGKey(evaluation_seed(seed)), 2 * EPISODES)
     env_state, observation = jax.vmap(env.reset)(bits.reshape(EPISODES, 2))
 
     def step(carry, _):
         env_state, observation, state, is_first, reward, key = carry
         looked = look(spec, mind, state, Seen(observation, is_first, reward), still(mind.network, EPISODES))
         state, action = greedy(looked)
-        key, bits = draw(key, 2 * EPISODES)
+        key, bits = next_words(key, 2 * EPISODES)
         missed, context = action != jax.vmap(env.best)(env_state), jax.vmap(env.context)(env_state)
         moved, out = jax.vmap(env.step)(env_state, action, bits.reshape(EPISODES, 2))
         read = looked.decision.working

@@ -30,7 +30,7 @@ from benchmarks.record import WORK, Record, add_flags
 from benchmarks.scores import summary, wilson
 from engram import Trainer
 from engram.agents.policy import Seen, begin, greedy, look, still
-from engram.bits import draw
+from engram.bits import next_words
 from engram.errors import EngramError
 from engram.play.evaluation import evaluation_seed
 from engram.run.metrics import read_metrics
@@ -89,14 +89,14 @@ def learn(agent: str, seed: int, steps: int, folder: Path) -> dict[str, Any]:
 def watch(trainer: Trainer, seed: int) -> dict[str, Any]:
     """How greedy episodes end, all driven side by side."""
     env, spec, mind = trainer._environment, trainer.plan.agent, trainer.runner.minds()[0]
-    key, bits = draw(jax.random.PRNGKey(evaluation_seed(seed)), 2 * EPISODES)
+    key, bits = next_words(jax.random.PRNGKey(evaluation_seed(seed)), 2 * EPISODES)
     env_state, observation = jax.jit(jax.vmap(env.reset))(bits.reshape(EPISODES, 2))
 
     @jax.jit
     def step(env_state, observation, state, is_first, reward, key):
         looked = look(spec, mind, state, Seen(observation, is_first, reward), still(mind.network, EPISODES))
         state, action = greedy(looked)
-        key, bits = draw(key, 2 * EPISODES)
+        key, bits = next_words(key, 2 * EPISODES)
         moved, out = jax.vmap(env.step)(env_state, action, bits.reshape(EPISODES, 2))
         return moved, out, state, key
 

@@ -54,7 +54,7 @@ def subject(name: str) -> tuple[Any, Unroll, Any]:
             return jax.lax.associative_scan(lambda a, b: (a[0] * b[0], b[0] * a[1] + b[1]), rows)[1]
 
         return jax.random.normal(key, (WIDTH, 2 * WIDTH)) / WIDTH**0.5, unroll, None
-    memory = known_kinds()[name](**({} if name == "none" else {"width": WIDTH})).build(WIDTH, key)
+    memory = known_kinds()[name](**({} if name == "none" else {"hidden_size": WIDTH})).build(WIDTH, key)
     return memory, lambda memory, window, first: memory.unroll(memory.init(), window, first)[1].vector, memory
 
 

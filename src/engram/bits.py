@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Int, PyTree, UInt32
 from engram.types import Key
 
 
-def draw(key: Key, count: int) -> tuple[Key, UInt32[Array, "count"]]:
+def next_words(key: Key, count: int) -> tuple[Key, UInt32[Array, "count"]]:
     """The next key, and `count` uniform 32-bit words."""
     words = jax.random.bits(key, (count + 2,), jnp.uint32)
     return words[:2], words[2:]

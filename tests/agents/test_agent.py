@@ -158,7 +158,7 @@ def experience(done: list[list[bool]], keep: list[list[bool]]) -> Experience:
 
 
 def stored(one: QLearner, given: Experience) -> ring.Ring:
-    return compiled(one).observe(one.init(KEY), given).store.ring
+    return compiled(one).observe(one.init(KEY), given).replay.ring
 
 
 def test_an_ended_episode_gets_a_final_row_after_its_last_step():
@@ -311,7 +311,7 @@ def test_every_row_that_can_be_drawn_gives_the_target_of_a_plain_loop(kinds, n, 
         replace(SMALL, n_step=n, observation=ObservationSpec(stack=stack), replay=replay), spaces.Box((1,)), 2
     )
     rows = timeline(kinds)
-    ring_ = one.init(KEY).store.ring
+    ring_ = one.init(KEY).replay.ring
     columns = {name: [row[key] for row in rows] for name, key in
                (("observation", "o"), ("is_first", "first"), ("reward", "r"), ("terminated", "end"))}  # fmt: skip
     observation = np.array(columns["observation"], np.float32)[:, None]

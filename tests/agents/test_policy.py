@@ -18,7 +18,7 @@ from engram.agents.network import build
 from engram.agents.policy import Seen
 from engram.agents.q_learning import QLearner
 from engram.agents.spec import AgentSpec, ObservationSpec, ReplaySpec
-from engram.bits import draw, uniform
+from engram.bits import next_words, uniform
 from engram.encoders.vector import VectorSpec
 from engram.exploration.greedy import EpsilonGreedySpec
 from engram.exploration.noise import ParameterNoiseSpec
@@ -56,7 +56,7 @@ PLAIN = AgentSpec(
 )  # fmt: skip
 NOISY = replace(PLAIN, exploration=ParameterNoiseSpec(scale=5.0, random_opening=0.5))
 RECURRENT = replace(
-    NOISY, working=GRUSpec(width=4), replay=replace(PLAIN.replay, window=2),
+    NOISY, working=GRUSpec(hidden_size=4), replay=replace(PLAIN.replay, window=2),
     observation=ObservationSpec(stack=2, previous_action=True, previous_reward=True), reward_clip=1.0,
 )  # fmt: skip
 RECALLING = replace(PLAIN, external=EpisodicSpec(capacity=16, neighbours=2))
@@ -109,7 +109,7 @@ def test_begin_look_and_explore_are_what_acting_does(kind: str):
     @jax.jit
     def by_hand(held: Any, seen: Seen, key: Any, step: Any) -> Any:
         words = 2 if kind.startswith("told") else 0
-        key, bits = draw(key, count + ENVS * words)
+        key, bits = next_words(key, count + ENVS * words)
         looked = policy.look(spec, mind, held, seen, bits[count:].reshape(ENVS, words))
         return key, looked, *policy.explore(spec, looked, seen.is_first, bits[:count].reshape(-1, ENVS, 2), step), bits
 
@@ -191,7 +191,7 @@ def test_rows_can_be_taken_out_and_put_back(kind: str):
     one, state = begun(SPECS[kind])
     rows = one.rows(state)
     without = one.with_rows(state, None)
-    assert without.store.ring is None
+    assert without.replay.ring is None
     assert len(jax.tree.leaves(without)) == len(jax.tree.leaves(state)) - len(jax.tree.leaves(rows))
     again = one.with_rows(without, rows)
     assert jax.tree.structure(again) == jax.tree.structure(state)
@@ -201,7 +201,7 @@ def test_rows_can_be_taken_out_and_put_back(kind: str):
 @pytest.mark.parametrize("kind", ["plain", "recurrent", "recalling"])
 def test_nbytes_are_those_of_the_arrays_of_a_new_agent(kind: str):
     one, state = begun(SPECS[kind])
-    held = {"replay": state.store, "external memory": state.recall}
+    held = {"replay": state.replay, "external memory": state.recall}
     expected = {name: sum(leaf.nbytes for leaf in jax.tree.leaves(part)) for name, part in held.items()}
     assert one.nbytes() == expected
     assert (expected["external memory"] > 0) == (kind == "recalling")

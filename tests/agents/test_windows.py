@@ -267,7 +267,7 @@ def test_a_stored_memory_is_what_acting_had_before_the_row():
 
 def test_predict_step_by_step_is_the_network_unrolled():
     """A batch of three whose episodes begin at different steps, with the previous action and reward."""
-    overrides = {"working.width": 8, "working.state": 8, "encoder.widths": (8,), "replay.window": 8,
+    overrides = {"working.hidden_size": 8, "working.state": 8, "encoder.widths": (8,), "replay.window": 8,
                  "observation.previous_action": True, "observation.previous_reward": True}  # fmt: skip
     with Trainer("engram/RepeatPrevious-v0", "lru-dqn", envs=8, steps=400, overrides=overrides) as trainer:
         agent, generator = trainer.trained(), np.random.default_rng(0)

@@ -120,7 +120,7 @@ def test_a_file_of_the_folder_does_not_stand_in_for_a_module_of_pythons(capsys):
 def offer(monkeypatch: pytest.MonkeyPatch, *modules: str) -> None:
     """As if installed packages named these modules."""
     points = [EntryPoint(module, module, "engram.parts") for module in modules]
-    monkeypatch.setattr(registry, "entry_points", lambda group: [one for one in points if one.group == group])
+    monkeypatch.setattr("importlib.metadata.entry_points", lambda group: [one for one in points if one.group == group])
     sys.path.insert(0, str(Path.cwd()))
 
 

@@ -60,7 +60,7 @@ def test_a_loss_keeps_its_contract(name: str):
 MASKED = spaces.Dict((("action_mask", spaces.Box((3,), "bool")), ("seen", spaces.Box((4,)))))
 AGENTS = {
     "dqn": {},
-    "drqn": {"replay.window": 6, "working.width": 8},
+    "drqn": {"replay.window": 6, "working.hidden_size": 8},
     "attention-dqn": {"external.capacity": 64, "external.neighbours": 4},
 }
 

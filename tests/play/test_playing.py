@@ -21,7 +21,7 @@ from engram.play.playing import play_device, play_host
 from engram.working.gated import GRUSpec
 
 PLAIN = AgentSpec(encoder=VectorSpec(widths=(8,)))
-SPECS = {"plain": PLAIN, "gru": replace(PLAIN, working=GRUSpec(width=4), replay=ReplaySpec(window=4))}
+SPECS = {"plain": PLAIN, "gru": replace(PLAIN, working=GRUSpec(hidden_size=4), replay=ReplaySpec(window=4))}
 CARTPOLE = make_device("engram/CartPole-v1")
 KEY = jax.random.PRNGKey(3)
 

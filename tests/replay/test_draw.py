@@ -82,36 +82,36 @@ def test_new_rows_are_marked_and_rows_that_were_learned_from_get_their_error():
     one = agent()
     observe, learn = compiled(one)
     state = filled(one, ends=(4,))
-    np.testing.assert_array_equal(state.store.drawing[:, 0], [NEW] * 21 + [0.0] * 19)  # 20 steps and a final row
+    np.testing.assert_array_equal(state.replay.drawing[:, 0], [NEW] * 21 + [0.0] * 19)  # 20 steps and a final row
     _, bits = examples_bits(one, state)
-    drawn, batch = examples.draw(one.spec, state.learner.params, state.store, bits)
+    drawn, batch = examples.draw(one.spec, state.learner.params, state.replay, bits)
     learner = state.learner
     _, scored = examples.loss(one.spec, None, learner.params, learner.target, batch, drawn.importance)
     after, _ = learn(state)
-    expected = np.asarray(state.store.drawing)[:, 0].copy()
+    expected = np.asarray(state.replay.drawing)[:, 0].copy()
     for row, error, weight in zip(drawn.row.tolist(), np.asarray(scored.error), batch.start.weight, strict=True):
         expected[row % 40] = error * weight
-    np.testing.assert_allclose(after.store.drawing[:, 0], expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(after.replay.drawing[:, 0], expected, rtol=1e-5, atol=1e-6)
     q = np.asarray(jax.vmap(learner.params)(batch.observation, batch.bits[:, 0]).returns.q)[:, 0]
     following = np.asarray(jax.vmap(learner.target)(batch.following, batch.bits[:, 0]).returns.q).max(1)
     target = 1.0 + np.asarray(batch.start.step.discount) * following
     np.testing.assert_allclose(scored.error, np.abs(target - q), rtol=1e-4, atol=1e-6)
-    assert (after.store.drawing[:21, 0] != NEW).any()
+    assert (after.replay.drawing[:21, 0] != NEW).any()
     # The ring wraps: rows 21 to 45, of which the last six lie in places 0 to 5.
     again = observe(after, steps([1.0] * 20))
     again = observe(again, steps([1.0] * 5))
     place = np.r_[21:40, 0:6]
-    np.testing.assert_array_equal(again.store.drawing[place, 0], NEW)
+    np.testing.assert_array_equal(again.replay.drawing[place, 0], NEW)
     left = np.setdiff1d(np.arange(40), place)
-    np.testing.assert_array_equal(again.store.drawing[left, 0], after.store.drawing[left, 0])
+    np.testing.assert_array_equal(again.replay.drawing[left, 0], after.replay.drawing[left, 0])
 
 
 def examples_bits(one: QLearner, state: AgentState) -> tuple[Any, Any]:
     """The bits that the next update draws with."""
-    from engram.bits import draw
+    from engram.bits import next_words
 
     words = examples.words(one.spec, state.learner.params)
-    key, bits = draw(state.learner.key, words * one.spec.replay.batch_size)
+    key, bits = next_words(state.learner.key, words * one.spec.replay.batch_size)
     return key, bits.reshape(words, -1).T
 
 
@@ -119,7 +119,7 @@ def test_importance_scales_the_loss_and_its_gradient_and_leaves_the_count_of_row
     one = agent()
     state = filled(one, ends=(4, 9))
     learner = state.learner
-    drawn, batch = examples.draw(one.spec, learner.params, state.store, examples_bits(one, state)[1])
+    drawn, batch = examples.draw(one.spec, learner.params, state.replay, examples_bits(one, state)[1])
     assert 0 < float(batch.start.weight.sum()) < len(drawn.row), "some are final rows, which teach nothing"
 
     @jax.jit
@@ -152,7 +152,7 @@ def test_an_update_that_is_not_finite_leaves_what_drawing_keeps_as_it_was():
     state = filled(one, reward=float("inf"))
     after, _ = compiled(one)[1](state)
     assert int(after.learner.fault) == 1
-    np.testing.assert_array_equal(after.store.drawing, state.store.drawing)
+    np.testing.assert_array_equal(after.replay.drawing, state.replay.drawing)
 
 
 def test_the_surprise_of_a_window_is_mostly_its_greatest_error():
@@ -169,7 +169,7 @@ def test_similar_takes_a_word_for_each_candidate_and_draws_rows_that_may_start(d
     one = QLearner(replace(SPEC, draw=draw), spaces.Box((2,)), 2, 1)
     state = compiled(one)[0](one.init(KEY), steps([1.0] * 20))
     assert examples.words(one.spec, state.learner.params) == draw.candidates
-    drawn, _ = examples.draw(one.spec, state.learner.params, state.store, examples_bits(one, state)[1])
+    drawn, _ = examples.draw(one.spec, state.learner.params, state.replay, examples_bits(one, state)[1])
     assert drawn.row.shape == (16,)
     assert drawn.importance is None
     assert ((drawn.row >= 0) & (drawn.row < 19)).all()
@@ -182,7 +182,7 @@ def test_similar_rows_are_learned_from():
     seen = jnp.stack([angles, np.cos(angles)], 1)[:, None]
     given = given._replace(row=replace(given.row, observation=seen), final_observation=seen)
     state = compiled(one)[0](one.init(KEY), given)
-    ring, params = state.store.ring, state.learner.params
+    ring, params = state.replay.ring, state.learner.params
     rows, lanes = jnp.arange(1, 33, 4), jnp.zeros(8, jnp.int32)
 
     def embed(row: Any, lane: Any) -> Any:

@@ -174,7 +174,7 @@ DEVICE = {
     "one": ("engram/CartPole-v1", {}),
     SEVERAL: ("engram/CartPole-v1", {"envs": 2, "seeds": 3, "observation__stack": 2}),
     "memory": ("engram/CartPole-v1", {
-        "envs": 2, "seeds": 3, "working": "lru", "working__width": 8, "working__state": 4, "replay__window": 6,
+        "envs": 2, "seeds": 3, "working": "lru", "working__hidden_size": 8, "working__state": 4, "replay__window": 6,
         "replay__stored_carry": True, "observation__previous_action": True, "observation__previous_reward": True,
     }),
 }  # fmt: skip
@@ -290,7 +290,7 @@ GREEDY = {
 # All that only agents with a working memory keep.
 REMEMBERING = {
     **{name: value for name, value in GREEDY.items() if name not in ("exploration__start", "exploration__end")},
-    "working": "gru", "working__width": 8, "replay__window": 6, "replay__stored_carry": True,
+    "working": "gru", "working__hidden_size": 8, "replay__window": 6, "replay__stored_carry": True,
     "observation__previous_action": True, "observation__previous_reward": True, "group": 1,
     "exploration": "parameter-noise", "exploration__scale": 5.0, "exploration__final_scale": 5.0,
 }  # fmt: skip

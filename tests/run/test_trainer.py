@@ -515,7 +515,7 @@ SIZES = {
     "encoder.widths": (8,), "encoder.width": 8, "head.width": 4, "replay.capacity": 60, "replay.batch_size": 8,
     "replay.start": 20, "optimizer.clip_norm": 0.1, "optimizer.epsilon": 1e-3, "exploration.steps": 50,
     "optimizer.learning_rate": 0.02, "target.every": 10, "target.rate": 0.5,  # so that the target lags behind
-    "working.width": 8, "working.window": 4, "working.chunk": 3, "working.inner": 8, "encoder.token_width": 8,
+    "working.hidden_size": 8, "working.window": 4, "working.chunk": 3, "working.inner": 8, "encoder.token_width": 8,
     "head.action_width": 8, "external.capacity": 60, "external.neighbours": 3, "external.heads": 2, "recall.n_step": 3,
     "external.codes": 4, "external.size": 5, "external.probes": 2, "external.every": 10, "external.sweeps": 1,
 }  # fmt: skip

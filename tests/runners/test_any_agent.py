@@ -18,7 +18,7 @@ from engram.agents.agent import Acted, AgentState, Experience, PlainPolicy, Rhyt
 from engram.agents.policy import Mind, Seen
 from engram.agents.q_learning import QLearner
 from engram.agents.spec import AgentSpec, ReplaySpec
-from engram.bits import draw
+from engram.bits import next_words
 from engram.encoders.vector import VectorSpec
 from engram.envs.device import make_device
 from engram.envs.host.make import make_host
@@ -85,7 +85,7 @@ def test_a_collector_needs_no_learner_and_what_it_pads_leaves_no_trace():
     )
     padded, spoiled = agent.observe(state, given), agent.observe(state, garbage)
     alone = agent.observe(state, jax.tree.map(lambda leaf: leaf[:2], given))
-    assert padded.store.ring.cursor.tolist() == [3, 3], "two steps, and the final row of one episode"
+    assert padded.replay.ring.cursor.tolist() == [3, 3], "two steps, and the final row of one episode"
     for other in (padded, spoiled):
         for one, two in zip(jax.tree.leaves(alone), jax.tree.leaves(other), strict=True):
             np.testing.assert_array_equal(one, two)
@@ -105,7 +105,7 @@ def test_a_learner_needs_no_collector():
     for number, block in enumerate(blocks[2:], 2):
         learner.settle(block, 4 * (number + 1))
     assert int(learner.state.learner.updates) == int(learner.tally.moments) == 2
-    assert int(learner.state.store.ring.cursor[0]) == 16 + 4
+    assert int(learner.state.replay.ring.cursor[0]) == 16 + 4
     assert not np.array_equal(before.head.linear.bias, learner.state.learner.params.head.linear.bias)
     assert learner.report(16)["updates"] == 2
     assert learner.tally.means() == {"loss": None, "q_mean": None}
@@ -196,7 +196,7 @@ class Bandit:
         return Preference(state.learner.mean)
 
     def act(self, mind: Any, actor: Explorer, seen: Seen) -> Acted:
-        key, bits = draw(actor.key, 2 * self.envs)
+        key, bits = next_words(actor.key, 2 * self.envs)
         chance, which = bits.reshape(2, self.envs)
         action = jnp.where(chance < 2**32 // 10, which % self.actions, mind.mean.argmax()).astype(jnp.int32)
         return Acted(Explorer(key, actor.steps + self.envs), action, self._decision(mind), None)
@@ -218,11 +218,11 @@ class Bandit:
         taken = jax.nn.one_hot(experience.row.action, self.actions) * experience.keep[..., None]
         paid = (taken * experience.row.reward[..., None]).sum((0, 1))
         count = state.learner.count + taken.sum((0, 1))
-        return replace(state, store=state.store + paid, learner=state.learner._replace(count=count))
+        return replace(state, replay=state.replay + paid, learner=state.learner._replace(count=count))
 
     def learn(self, state: AgentState) -> tuple[AgentState, Any]:
         old = state.learner
-        mean = state.store / jnp.maximum(old.count, 1)
+        mean = state.replay / jnp.maximum(old.count, 1)
         surprise = jnp.abs(mean - old.mean).mean()
         return replace(state, learner=Beliefs(mean, old.count, old.moments + 1)), {"surprise": surprise}
 

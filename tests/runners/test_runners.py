@@ -145,7 +145,7 @@ def test_small_vector_networks_act_in_numpy_and_others_compiled():
 
 @pytest.mark.parametrize("changed", [
     {"exploration": BoltzmannSpec()}, {"exploration": ParameterNoiseSpec()}, {"head": AttentionSpec(hidden=8)},
-    {"working": GRUSpec(width=4), "replay": replace(SPEC.replay, window=4)},
+    {"working": GRUSpec(hidden_size=4), "replay": replace(SPEC.replay, window=4)},
     {"external": EpisodicSpec(capacity=8, neighbours=2)},
 ], ids=lambda changed: next(iter(changed)))  # fmt: skip
 def test_what_numpy_cannot_do_alike_acts_compiled(changed: dict[str, Any]):
@@ -195,7 +195,7 @@ def test_moments_that_share_a_call_learn_what_they_learn_alone(walking):
     one_by_one, at_once = alone.learner.state, together.learner.state
     for one, other in zip(jax.tree.leaves(one_by_one.learner), jax.tree.leaves(at_once.learner), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-7)
-    for one, other in zip(jax.tree.leaves(one_by_one.store), jax.tree.leaves(at_once.store), strict=True):
+    for one, other in zip(jax.tree.leaves(one_by_one.replay), jax.tree.leaves(at_once.replay), strict=True):
         np.testing.assert_array_equal(one, other)
 
 
@@ -258,7 +258,7 @@ def test_the_rows_of_a_host_run_are_what_a_plain_loop_sees(walking):
     act = runner.collector.actor.act
     runner.collector.actor.act = lambda *arguments: taken.append(act(*arguments)) or taken[-1]
     runner.advance(80, never)
-    rows, cursor = runner.state().store.ring.rows, runner.state().store.ring.cursor
+    rows, cursor = runner.state().replay.ring.rows, runner.state().replay.ring.cursor
     ends = set()
     for env in range(2):
         expected = list(plain_rows(3, env, [int(action[env]) for action, _ in taken]))
@@ -334,7 +334,7 @@ def test_a_device_environment_that_gives_no_number_is_named(at: int, field: str)
     for use in (runner.report, runner.capture):
         with pytest.raises(EnvironmentFault, match=where):
             use()
-    replay = runner._run.agent.store.ring
+    replay = runner._run.agent.replay.ring
     assert replay.cursor.tolist() == [[good, good], [good, good]], "the good rows, then nothing"
     assert all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(replay.rows))
 
@@ -350,7 +350,7 @@ def test_a_run_compiles_each_program_once(walking):
         host.advance(100, never)
         host.report()
         captured = host.capture()
-        restored.restore(captured.arrays, captured.meta, lambda empty, host=host: host.learner.state.store.ring)
+        restored.restore(captured.arrays, captured.meta, lambda empty, host=host: host.learner.state.replay.ring)
         restored.advance(160, never)
         assert compiled_settle(host.agent, group)._cache_size() == programs
     runner = on_device()

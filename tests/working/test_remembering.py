@@ -7,7 +7,7 @@ import pytest
 from engram import Trainer
 
 SMALL: dict[str, Any] = {
-    "encoder.widths": (16,), "encoder.norm": True, "head": "q", "working.width": 16, "n_step": 1, "discount": 0.9,
+    "encoder.widths": (16,), "encoder.norm": True, "head": "q", "working.hidden_size": 16, "n_step": 1, "discount": 0.9,
     "target.rate": 0.05, "optimizer.learning_rate": 3e-3, "replay.batch_size": 32, "replay.window": 6,
     "replay.capacity": 4_000, "replay.start": 500, "exploration.steps": 1_500,
 }  # fmt: skip

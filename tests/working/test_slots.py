@@ -15,7 +15,7 @@ UNROLL = jax.jit(lambda made, *given: made.unroll(*given))
 
 
 def built(inputs=INPUTS, seed=3, **numbers):
-    return SlotsSpec(**{"slots": 4, "width": 8, "heads": 2, **numbers}).build(inputs, jax.random.PRNGKey(seed))
+    return SlotsSpec(**{"slots": 4, "hidden_size": 8, "heads": 2, **numbers}).build(inputs, jax.random.PRNGKey(seed))
 
 
 def rows(count, inputs=INPUTS, seed=0):
@@ -124,7 +124,7 @@ def test_the_first_step_finds_nothing_and_writes_nothing():
 @pytest.mark.parametrize("seed", range(3))
 def test_what_comes_back_is_found_before_anything_is_learned(seed):
     """Four inputs, then each of them again: the slot that is attended most was written at its first showing."""
-    made, shown = decided(built(inputs=16, seed=seed, width=32, slots=6)), rows(4, 16, seed=seed)
+    made, shown = decided(built(inputs=16, seed=seed, hidden_size=32, slots=6)), rows(4, 16, seed=seed)
     order = [0, 1, 2, 3, 2, 0, 3, 1]
     read = UNROLL(made, made.init(), shown[jnp.array(order)], opening(8, 0))[1]
     best = jnp.take_along_axis(read.entries, read.weights.argmax(-1)[..., None], -1)[..., 0, 0]
@@ -156,7 +156,7 @@ def test_what_is_known_is_added_to_its_slot_and_what_is_erased_is_replaced():
 
 def test_a_full_memory_gives_up_the_slot_that_was_used_least_and_empties_it():
     """Three slots for 0, 1, 2; then 0 and 2 are seen again, so that 3 takes the place of 1."""
-    made, shown = decided(built(inputs=16, width=32, slots=3)), rows(5, 16)
+    made, shown = decided(built(inputs=16, hidden_size=32, slots=3)), rows(5, 16)
     order = jnp.array([0, 1, 2, 0, 2, 0, 2, 3, 4])
     carry, read = UNROLL(made, made.init(), shown[order], opening(9, 0))
     assert read.entries[-2, 0, 0].tolist()[1] == 1
@@ -172,7 +172,7 @@ def test_nothing_is_written_while_the_gate_is_shut():
     np.testing.assert_allclose(carry.values, 0, atol=1e-12)
 
 
-@pytest.mark.parametrize("numbers", [{"slots": 1}, {"heads": 1}, {"slots": 3, "heads": 3, "width": 5}])
+@pytest.mark.parametrize("numbers", [{"slots": 1}, {"heads": 1}, {"slots": 3, "heads": 3, "hidden_size": 5}])
 def test_all_sizes_keep_the_contract(numbers):
     # A single slot has all the weight, whatever is asked.
     check_working(built(**numbers), INPUTS, unreached=("different",) if numbers.get("slots") == 1 else ())
@@ -192,7 +192,7 @@ def test_uniform_slots_keep_the_contract_and_read_all_slots_alike():
 def recalled(uniform):
     """The share of bits told right after learning: six pictures come with a bit each, then again in another order."""
     pictures, width, batch = 6, 16, 64
-    made = built(inputs=width + 1, slots=8, width=32, uniform=uniform)
+    made = built(inputs=width + 1, slots=8, hidden_size=32, uniform=uniform)
     params, optimizer = (made, jnp.zeros(32)), optax.adam(3e-3)
 
     def example(key):

@@ -26,7 +26,7 @@ KINDS = registry.names("working")
 INPUTS = 5
 # Small enough that everything is exercised within a dozen rows: a window and chunks shorter than that, several heads.
 SMALL: dict[str, Any] = {
-    "width": 8,
+    "hidden_size": 8,
     "state": 6,
     "window": 5,
     "inner": 8,
@@ -299,7 +299,7 @@ def _outputs(made: Any, window: jax.Array) -> np.ndarray:
 
 
 def test_gru_is_the_usual_gru():
-    made, window = built(GRUSpec(width=4)), rows(6)
+    made, window = built(GRUSpec(hidden_size=4)), rows(6)
     cell = made.cells[0]
     w, b, u = array(cell.weight.weight), array(cell.weight.bias), array(cell.recurrent).T
     h = np.zeros(4)
@@ -312,7 +312,7 @@ def test_gru_is_the_usual_gru():
 
 
 def test_lstm_is_the_usual_lstm():
-    made, window = built(LSTMSpec(width=4)), rows(6)
+    made, window = built(LSTMSpec(hidden_size=4)), rows(6)
     cell = made.cells[0]
     w, b, u = array(cell.weight.weight), array(cell.weight.bias), array(cell.recurrent).T
     h, c = np.zeros(4), np.zeros(4)
@@ -324,7 +324,7 @@ def test_lstm_is_the_usual_lstm():
 
 
 def test_mingru_is_its_formula():
-    made, window = built(MinGRUSpec(width=4)), rows(6)
+    made, window = built(MinGRUSpec(hidden_size=4)), rows(6)
     w, b = array(made.cells[0].weight.weight), array(made.cells[0].weight.bias)
     h = np.zeros(4)
     for x, got in zip(array(window), _outputs(made, window), strict=True):
@@ -334,7 +334,7 @@ def test_mingru_is_its_formula():
 
 
 def test_lru_is_its_formula_in_complex_numbers():
-    made, window = built(LRUSpec(width=4, state=3)).cells[0], rows(6, 4)
+    made, window = built(LRUSpec(hidden_size=4, state=3)).cells[0], rows(6, 4)
     lam = np.exp(-np.exp(array(made.log_rate)) + 1j * np.exp(array(made.log_phase)))
     b = array(made.write[:3]) + 1j * array(made.write[3:])
     c = array(made.read[:, :3]) - 1j * array(made.read[:, 3:])
@@ -346,7 +346,7 @@ def test_lru_is_its_formula_in_complex_numbers():
 
 
 def test_lru_starts_on_the_ring_that_it_is_told():
-    cell = built(LRUSpec(width=4, state=500, min_radius=0.9, max_radius=0.999)).cells[0]
+    cell = built(LRUSpec(hidden_size=4, state=500, min_radius=0.9, max_radius=0.999)).cells[0]
     radius = np.exp(-np.exp(array(cell.log_rate)))
     assert 0.9 - 1e-5 < radius.min() < 0.905 < 0.995 < radius.max() < 0.999 + 1e-5  # 500 draws fill the range
     np.testing.assert_allclose(np.exp(array(cell.log_gamma)), np.sqrt(1 - radius**2), rtol=1e-2)  # 1 - r^2 is small
@@ -387,7 +387,7 @@ RULES = [{"rule": "sum"}, {"rule": "mean"}, {"rule": "delta"}, {"rule": "gated-d
 @pytest.mark.parametrize("numbers", [*RULES, {"rule": "delta", "writes": 2}, {"writes": 2}], ids=str)
 def test_fast_weights_are_written_one_after_another(numbers):
     """The chunked form is the rule, over chunks that do not divide the window."""
-    cell = built(FastWeightsSpec(width=4, heads=2, head_width=3, chunk=4, **numbers)).cells[0]
+    cell = built(FastWeightsSpec(hidden_size=4, heads=2, head_width=3, chunk=4, **numbers)).cells[0]
     window = rows(10, 4)
     got = UNROLL(cell, cell.init(), window, opening(10, 0))[1]
     np.testing.assert_allclose(got, _fast_weights(cell, array(window)), atol=1e-4)  # a triangular system in 32 bits
@@ -421,7 +421,7 @@ def test_history_names_the_steps_that_it_read():
 
 def test_history_attends_to_the_key_that_answers():
     """Queries and keys that only match between equal inputs put all weight on the earlier equal input."""
-    made = built(HistorySpec(window=6, layers=1, heads=1, width=4, inner=4), 4)
+    made = built(HistorySpec(window=6, layers=1, heads=1, hidden_size=4, inner=4), 4)
     eye = jnp.eye(4)
     block = made.blocks[0]
     matrix = jnp.concatenate([30 * eye, 30 * eye, eye])
@@ -505,7 +505,7 @@ def test_training_does_not_pay_for_weights_that_nobody_reads(monkeypatch):
 
 
 def test_heads_that_do_not_divide_the_width_are_refused():
-    with pytest.raises(SpecError, match="working.heads = 3 does not divide working.width = 128"):
+    with pytest.raises(SpecError, match="working.heads = 3 does not divide working.hidden_size = 128"):
         HistorySpec(heads=3)
 
 
@@ -519,7 +519,7 @@ def test_radii_that_are_no_range_are_refused():
 
 @pytest.mark.parametrize(
     "spec",
-    [GRUSpec(width=16, horizon=20), LRUSpec(width=16, state=16), HistorySpec(window=32, layers=1, width=16, heads=2)],
+    [GRUSpec(hidden_size=16, horizon=20), LRUSpec(hidden_size=16, state=16), HistorySpec(window=32, layers=1, hidden_size=16, heads=2)],
     ids=["gru", "lru", "history"],
 )
 def test_a_bit_shown_once_can_be_learned_to_be_told_20_steps_later(spec):
@@ -561,7 +561,7 @@ def test_a_bit_shown_once_can_be_learned_to_be_told_20_steps_later(spec):
 def test_selectivity_scales_the_gates_of_mingru_and_nothing_else():
     """With selective gates one event is still there after 200 equal inputs; without, nearly nothing is."""
     plain, selective = (
-        MinGRUSpec(width=64, horizon=1000, selectivity=s).build(3, jax.random.PRNGKey(0)) for s in (1.0, 40.0)
+        MinGRUSpec(hidden_size=64, horizon=1000, selectivity=s).build(3, jax.random.PRNGKey(0)) for s in (1.0, 40.0)
     )
     gates = jax.tree.leaves(plain)[0].shape[0] // 2
     for one, other in zip(jax.tree.leaves(plain), jax.tree.leaves(selective), strict=True):

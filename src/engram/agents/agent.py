@@ -2,7 +2,7 @@
 
     state = agent.init(key)
     actor, action, decision, noted = agent.act(agent.mind(state), state.actor, seen)
-    state = agent.observe(state, experience)              what the environments answered becomes part of the store
+    state = agent.observe(state, experience)              what the environments answered becomes part of the replay
     state, metrics = agent.learn(state)                   one moment of learning
 
 The state is opaque to runners: they carry it, save it, and ask the agent about it. Its four parts are there so that an
@@ -34,7 +34,7 @@ class AgentState(eqx.Module):
 
     actor: PyTree  # what acting changes; None where a runner keeps it elsewhere
     learner: PyTree  # what learning changes
-    store: PyTree  # what was experienced and is learned from
+    replay: PyTree  # what was experienced and is learned from
     recall: PyTree  # what an external memory holds; None without one
 
 

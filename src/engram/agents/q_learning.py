@@ -27,7 +27,7 @@ from engram.agents.recall import state as recalls
 from engram.agents.recall.drift import refresh
 from engram.agents.recall.state import Record
 from engram.agents.spec import AgentSpec
-from engram.bits import draw
+from engram.bits import next_words
 from engram.errors import SpecError
 from engram.replay import ring
 from engram.replay.draw import Replay
@@ -139,11 +139,11 @@ class QLearner:
         target = jax.tree.map(jnp.copy, params)  # buffers of its own: a runner may donate them
         optimizer = self.optimizer.init(params)  # type: ignore[arg-type]
         learner = LearnerState(params, target, optimizer, keys[2], jnp.int32(0), jnp.int32(-1))
-        store = self._empty(self._stored(params.working.init()))
+        replay = self._empty(self._stored(params.working.init()))
         recall = None
         if self.spec.has_external:
             recall = recalls.init(self.spec, self.space, self.actions, self.envs, params, jax.random.fold_in(key, 3))
-        return AgentState(actor, learner, store, recall)
+        return AgentState(actor, learner, replay, recall)
 
     def _empty(self, carry: PyTree) -> Replay:
         """A replay without rows, each of which will keep a carry like this one."""
@@ -165,7 +165,7 @@ class QLearner:
         """Actions for one observation of every environment, what the agent knew, and what is to be kept of it."""
         spec, envs, words = self.spec, self.envs, mind.network.words
         exploring = 2 * envs * draws(spec)
-        key, bits = draw(actor.key, exploring + envs * words)
+        key, bits = next_words(actor.key, exploring + envs * words)
         looked = look(spec, mind, actor.policy, seen, bits[exploring:].reshape(envs, words))
         policy, action = explore(spec, looked, seen.is_first, bits[:exploring].reshape(-1, envs, 2), actor.steps)
         record = None
@@ -199,11 +199,11 @@ class QLearner:
         """Writes the rows of a few successive steps, the final rows of the episodes that they ended, and the entries
         of actions whose return is known now.
         """
-        store: Replay = state.store
+        old: Replay = state.replay
         rows, keep = self._rows(experience)
-        grown = ring.write(store.ring, rows, keep)
-        replay = Replay(grown, self.spec.draw.grown(store.drawing, store.ring, grown))
-        return dataclasses.replace(state, store=replay, recall=self._remembered(state, experience))
+        grown = ring.write(old.ring, rows, keep)
+        replay = Replay(grown, self.spec.draw.grown(old.drawing, old.ring, grown))
+        return dataclasses.replace(state, replay=replay, recall=self._remembered(state, experience))
 
     def _rows(self, experience: Experience) -> tuple[TimeStep, Bool[Array, "rows envs"]]:
         """The steps, each followed by a final row, and which of these are to be written."""
@@ -238,16 +238,16 @@ class QLearner:
 
     def learn(self, state: AgentState) -> tuple[AgentState, Metrics]:
         """The updates of one moment of learning, and then the keys of a few entries computed anew."""
-        rows, recall = state.store.ring, state.recall
+        rows, recall = state.replay.ring, state.recall
 
         def one(_: Any, carry: tuple[LearnerState, PyTree, Metrics]) -> tuple[LearnerState, PyTree, Metrics]:
             learner, drawing, metrics = self._update(*carry[:2], rows, recall)
             return learner, drawing, jax.tree.map(jnp.add, carry[2], metrics)
 
         if self.updates == 1:  # without a loop around it, which would keep convolutions from using both cores
-            learner, drawing, metrics = self._update(state.learner, state.store.drawing, rows, recall)
+            learner, drawing, metrics = self._update(state.learner, state.replay.drawing, rows, recall)
         else:
-            carry = state.learner, state.store.drawing, {name: jnp.zeros(()) for name in self.metrics}
+            carry = state.learner, state.replay.drawing, {name: jnp.zeros(()) for name in self.metrics}
             learner, drawing, sums = jax.lax.fori_loop(0, self.updates, one, carry)
             metrics = jax.tree.map(lambda leaf: leaf / self.updates, sums)
         if recall is not None and self.spec.recall.refresh:
@@ -262,7 +262,7 @@ class QLearner:
 
         chosen = self.spec
         words = examples.words(chosen, learner.params)
-        key, bits = draw(learner.key, words * chosen.replay.batch_size)
+        key, bits = next_words(learner.key, words * chosen.replay.batch_size)
         drawn, batch = examples.draw(
             chosen, learner.params, Replay(rows, drawing), bits.reshape(words, chosen.replay.batch_size).T
         )
@@ -298,11 +298,11 @@ class QLearner:
 
     def rows(self, state: AgentState) -> Ring | None:
         """The rows of the replay."""
-        return state.store.ring
+        return state.replay.ring
 
     def with_rows(self, state: AgentState, rows: Ring | None) -> AgentState:
         """The state with other rows in the replay."""
-        return dataclasses.replace(state, store=Replay(rows, state.store.drawing))
+        return dataclasses.replace(state, replay=Replay(rows, state.replay.drawing))
 
     def shared(self, state: AgentState) -> Sequence[Any]:
         """The global step and the number of updates."""
@@ -331,7 +331,7 @@ class QLearner:
         """Bytes of the replay and of the external memory; allocates nothing, and builds a network only if it must."""
         builds = self.spec.has_external or self.spec.replay.stored_carry
         shape = shape_of(self) if builds else AgentState(None, None, jax.eval_shape(partial(self._empty, None)), None)
-        sizes = {"replay": shape.store, "external memory": shape.recall}
+        sizes = {"replay": shape.replay, "external memory": shape.recall}
         return {name: sum(map(_nbytes, jax.tree.leaves(part))) for name, part in sizes.items()}
 
 

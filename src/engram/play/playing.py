@@ -15,7 +15,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 from engram.agents import policy
 from engram.agents.policy import Look, Mind, PolicyState, Seen, greedy, look, seen_on_host, still
 from engram.agents.spec import AgentSpec
-from engram.bits import draw
+from engram.bits import next_words
 from engram.envs.device import DeviceEnv, where_done
 from engram.envs.host.make import HostEnvs
 from engram.errors import SpecError
@@ -155,7 +155,7 @@ def play_device(
     """
     if keep is not None and steps is None:
         raise SpecError("steps = None was given with `keep`; expected how many steps to keep")
-    key, bits = draw(key, 2 * episodes)
+    key, bits = next_words(key, 2 * episodes)
     state, observation = jax.vmap(env.reset)(bits.reshape(episodes, 2))
     first, zeros = jnp.ones(episodes, bool), jnp.zeros(episodes)
     begun = policy.begin(spec, mind.network, episodes)
@@ -174,7 +174,7 @@ def _step(
     episodes, running = len(now.running), now.running
     looked = look(spec, mind, now.policy, now.seen, still(mind.network, episodes))
     state, action = greedy(looked)
-    key, bits = draw(now.key, 2 * episodes)
+    key, bits = next_words(now.key, 2 * episodes)
     moved, out = jax.vmap(env.step)(now.env, action, bits.reshape(episodes, 2))
     ended = out.terminated | out.truncated
     # An ended environment must not be stepped on: it repeats its last step instead, which counts for nothing.

@@ -134,7 +134,7 @@ def train(
             returns += list(episodes.returns)[len(episodes.returns) - (episodes.finished - before) :]
         model._acting, model._steps = runner.collector.actor.capture(), runner.steps
         model._state = replace(runner.state(), actor=model._state.actor)
-        replay_buffer._replay = model._state.store
+        replay_buffer._replay = model._state.replay
         return returns
 
 
@@ -148,9 +148,9 @@ def _runner(envs: HostEnvs, model: AttentionDQN, replay_buffer: ReplayBuffer, ba
     agent = QLearner(replace(model.spec, replay=replay), model.space, model.action_size)
     if fresh:
         check_fits({"replay": agent.nbytes()["replay"]})
-        replay_buffer._replay = agent.init(jax.random.PRNGKey(0)).store
+        replay_buffer._replay = agent.init(jax.random.PRNGKey(0)).replay
     # The runner gives buffers away, and model and buffer must stay whole if it fails.
-    state = jax.tree.map(jnp.copy, replace(model._state, store=replay_buffer._replay))
+    state = jax.tree.map(jnp.copy, replace(model._state, replay=replay_buffer._replay))
     runner = HostRunner(agent, envs, model.seed, state=state, steps=model._steps)
     if model._acting is not None:
         runner.collector.actor.restore(*model._acting)

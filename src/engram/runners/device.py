@@ -20,7 +20,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree, UInt32
 
 from engram.agents.agent import Agent, AgentState, Experience
 from engram.agents.policy import Mind, Seen
-from engram.bits import draw
+from engram.bits import next_words
 from engram.envs.device import DeviceEnv, DeviceStep, where_done
 from engram.errors import EnvironmentFault, LearningFault
 from engram.nn.observation import mask_of
@@ -55,7 +55,7 @@ class DeviceRun(eqx.Module):
 def init(agent: Agent, env: DeviceEnv, key: Key) -> DeviceRun:
     """A run before its first step."""
     agent_key, env_key = jax.random.split(key)
-    env_key, bits = draw(env_key, 2 * agent.envs)
+    env_key, bits = next_words(env_key, 2 * agent.envs)
     state, observation = jax.vmap(env.reset)(bits.reshape(agent.envs, 2))
     zeros, recent = jnp.zeros(agent.envs), jnp.zeros(RECENT)
     none = jnp.zeros(agent.envs, jnp.int32)
@@ -69,7 +69,7 @@ def step(agent: Agent, env: DeviceEnv, run: DeviceRun) -> DeviceRun:
     """One step of every environment: act, step, reset what ended, store."""
     envs, state, seen = agent.envs, run.agent, run.seen
     acted = agent.act(agent.mind(state), state.actor, seen)
-    key, bits = draw(run.key, 4 * envs)
+    key, bits = next_words(run.key, 4 * envs)
     step_keys, reset_keys = bits.reshape(2, envs, 2)
     env_state, out = jax.vmap(env.step)(run.env, acted.action, step_keys)
     done = out.terminated | out.truncated

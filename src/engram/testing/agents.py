@@ -67,7 +67,7 @@ def _check_members(agent: Any) -> None:
 
 
 def _check_init(agent: Any, state: Any, seed: int) -> None:
-    for part in ("actor", "learner", "store", "recall"):
+    for part in ("actor", "learner", "replay", "recall"):
         if not hasattr(state, part):
             raise ContractFault(f"the state has no {part!r}; expected an AgentState")
     for name, leaf in named(state).items():

@@ -35,7 +35,7 @@ class FastWeightsSpec:
         "gated-delta",
         "how a matrix is written: values are added up, averaged, replaced under their key, or replaced and faded",
     )
-    width: int = setting(128, "units of each layer", low=1)
+    hidden_size: int = setting(128, "units of each layer", low=1)
     layers: int = setting(1, "residual blocks", low=1)
     heads: int = setting(4, "matrices per layer", low=1)
     head_width: int = setting(16, "rows and columns of a matrix", low=1)
@@ -48,7 +48,7 @@ class FastWeightsSpec:
     present = True
 
     def build(self, inputs: int, key: Key) -> Residual:
-        return make_residual(lambda key: FastWeights(self, key=key), inputs, self.width, self.layers, key)
+        return make_residual(lambda key: FastWeights(self, key=key), inputs, self.hidden_size, self.layers, key)
 
 
 class FastWeights(eqx.Module):
@@ -83,12 +83,12 @@ class FastWeights(eqx.Module):
         self.writes, self.averages = numbers.writes, numbers.rule == "mean"
         self.delta, self.gated = numbers.rule in ("delta", "gated-delta"), numbers.rule == "gated-delta"
         keys = jax.random.split(key)
-        inward = Linear(numbers.width, sum(self._sizes()), key=keys[0])
+        inward = Linear(numbers.hidden_size, sum(self._sizes()), key=keys[0])
         if self.gated:  # sigmoid(log t) forgets within about t steps
             times = math.log(numbers.horizon) * jnp.arange(1, self.heads + 1) / self.heads
             inward = eqx.tree_at(lambda linear: linear.bias, inward, inward.bias.at[-self.heads :].add(times))
         self.inward = inward
-        self.outward = Linear(self.heads * self.head_width, numbers.width, key=keys[1])
+        self.outward = Linear(self.heads * self.head_width, numbers.hidden_size, key=keys[1])
 
     def init(self) -> Carry:
         """S = 0."""

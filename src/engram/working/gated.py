@@ -59,7 +59,7 @@ def orthogonal(gates: int, width: int, key: Key) -> Float[Array, "width gates"]:
 class GRUSpec:
     """Gated recurrent unit: the usual memory of deep recurrent Q-learning with half of an LSTM's gates."""
 
-    width: int = setting(128, "units of each layer", low=1)
+    hidden_size: int = setting(128, "units of each layer", low=1)
     layers: int = setting(1, "layers, one after another", low=1)
     horizon: int = setting(0, "steps that units remember at the start, spread from 1 to this; 0: as usual", low=0)
 
@@ -67,7 +67,7 @@ class GRUSpec:
 
     def build(self, inputs: int, key: Key) -> Chain:
         return make_chain(
-            lambda inputs, key: GRU(inputs, self.width, self.horizon, key=key), inputs, self.width, self.layers, key
+            lambda inputs, key: GRU(inputs, self.hidden_size, self.horizon, key=key), inputs, self.hidden_size, self.layers, key
         )
 
 
@@ -112,7 +112,7 @@ def _gru(product: Array, given: Array, state: tuple[Array, ...]) -> tuple[Array,
 class LSTMSpec:
     """Long short-term memory: the memory of DRQN and R2D2."""
 
-    width: int = setting(128, "units of each layer", low=1)
+    hidden_size: int = setting(128, "units of each layer", low=1)
     layers: int = setting(1, "layers, one after another", low=1)
     horizon: int = setting(0, "steps that units remember at the start, spread from 1 to this; 0: as usual", low=0)
 
@@ -120,7 +120,7 @@ class LSTMSpec:
 
     def build(self, inputs: int, key: Key) -> Chain:
         return make_chain(
-            lambda inputs, key: LSTM(inputs, self.width, self.horizon, key=key), inputs, self.width, self.layers, key
+            lambda inputs, key: LSTM(inputs, self.hidden_size, self.horizon, key=key), inputs, self.hidden_size, self.layers, key
         )
 
 
@@ -171,7 +171,7 @@ def _lstm(product: Array, given: Array, state: tuple[Array, ...]) -> tuple[Array
 class MinGRUSpec:
     """GRU whose gates see the input alone: several times faster to train, but blind to what is remembered."""
 
-    width: int = setting(128, "units of each layer", low=1)
+    hidden_size: int = setting(128, "units of each layer", low=1)
     layers: int = setting(1, "layers, one after another", low=1)
     horizon: int = setting(100, "steps that units remember at the start, spread from 1 to this; 0: about 2", low=0)
     selectivity: float = setting(
@@ -182,9 +182,9 @@ class MinGRUSpec:
 
     def build(self, inputs: int, key: Key) -> Chain:
         def layer(inputs: int, key: Key) -> MinGRU:
-            return MinGRU(inputs, self.width, self.horizon, self.selectivity, key=key)
+            return MinGRU(inputs, self.hidden_size, self.horizon, self.selectivity, key=key)
 
-        return make_chain(layer, inputs, self.width, self.layers, key)
+        return make_chain(layer, inputs, self.hidden_size, self.layers, key)
 
 
 class MinGRU(eqx.Module):
@@ -227,7 +227,7 @@ MAX_PHASE = 6.283  # greatest turn of an LRU per step at the start, in radians: 
 class LRUSpec:
     """Linear recurrent unit in a residual block: remembers for about 1 / (1 - radius) steps."""
 
-    width: int = setting(128, "units of each layer", low=1)
+    hidden_size: int = setting(128, "units of each layer", low=1)
     layers: int = setting(1, "residual blocks", low=1)
     state: int = setting(128, "complex numbers that a layer remembers", low=1)
     min_radius: float = setting(0.9, "least magnitude of the factor per step at the start", low=0.0, below=1.0)
@@ -244,7 +244,7 @@ class LRUSpec:
             )
 
     def build(self, inputs: int, key: Key) -> Residual:
-        return make_residual(lambda key: LRU(self, key=key), inputs, self.width, self.layers, key)
+        return make_residual(lambda key: LRU(self, key=key), inputs, self.hidden_size, self.layers, key)
 
 
 class LRU(eqx.Module):
@@ -271,10 +271,10 @@ class LRU(eqx.Module):
         phase = jax.random.uniform(keys[1], (numbers.state,), maxval=MAX_PHASE)
         self.log_phase = jnp.log(phase + 1e-8)
         self.log_gamma = 0.5 * jnp.log(1 - squared)
-        size = (2 * numbers.state, numbers.width)
-        self.write = jax.random.normal(keys[2], size) / math.sqrt(2 * numbers.width)
+        size = (2 * numbers.state, numbers.hidden_size)
+        self.write = jax.random.normal(keys[2], size) / math.sqrt(2 * numbers.hidden_size)
         self.read = jax.random.normal(keys[3], size[::-1]) / math.sqrt(numbers.state)
-        self.skip = jax.random.normal(keys[4], (numbers.width,))
+        self.skip = jax.random.normal(keys[4], (numbers.hidden_size,))
 
     def init(self) -> Carry:
         """h = 0."""

@@ -32,8 +32,8 @@ class HistorySpec:
 
     window: int = setting(64, "steps that a layer looks at, the present one included", low=1)
     layers: int = setting(2, "blocks of attention and MLP", low=1)
-    heads: int = setting(4, "attention heads of each layer; they share the width", low=1)
-    width: int = setting(128, "features of a step", low=1)
+    heads: int = setting(4, "attention heads of each layer; they share the hidden size", low=1)
+    hidden_size: int = setting(128, "features of a step", low=1)
     inner: int = setting(256, "hidden units of each MLP", low=1)
     clock: bool = setting(False, "steps also carry waves of their number in the episode: absolute positions")
     uniform: bool = setting(False, "equal weights for all steps in the window: a control")
@@ -42,8 +42,8 @@ class HistorySpec:
     present = True
 
     def check(self) -> None:
-        """The heads divide the width."""
-        check_heads(self.heads, self.width, ("working.heads", "working.width"))
+        """The heads divide the hidden size."""
+        check_heads(self.heads, self.hidden_size, ("working.heads", "working.hidden_size"))
 
     def build(self, inputs: int, key: Key) -> "History":
         return History(self, inputs, key=key)
@@ -66,7 +66,7 @@ class Layer(eqx.Module):
 
     def __init__(self, numbers: HistorySpec, *, key: Key):
         keys = jax.random.split(key, 6)  # two more than are used: fewer would be other numbers
-        width = numbers.width
+        width = numbers.hidden_size
         self.query_key_value = Linear(width, 3 * width, key=keys[0])
         self.position = jnp.zeros((numbers.heads, numbers.window))
         self.outward = Linear(width, width, key=keys[1])
@@ -175,9 +175,9 @@ class History(eqx.Module):
     def __init__(self, numbers: HistorySpec, inputs: int, *, key: Key):
         keys = jax.random.split(key, numbers.layers + 2)
         self.over = numbers.over.build(inputs, keys[0])
-        self.project = Linear(self.over.width, numbers.width, key=keys[1])
+        self.project = Linear(self.over.width, numbers.hidden_size, key=keys[1])
         self.blocks = tuple(Layer(numbers, key=one) for one in keys[2:])
-        self.width, self.clock, self.uniform = numbers.width, numbers.clock, numbers.uniform
+        self.width, self.clock, self.uniform = numbers.hidden_size, numbers.clock, numbers.uniform
 
     def init(self) -> HistoryCarry:
         """No steps."""

@@ -33,7 +33,7 @@ class SlotsSpec:
     """Slots of a key and a value, opened for what is new and updated for what is known; read by several heads."""
 
     slots: int = setting(16, "how many keys with values are held", low=1)
-    width: int = setting(64, "features of a key, of a value, and of what is read", low=1)
+    hidden_size: int = setting(64, "features of a key, of a value, and of what is read", low=1)
     heads: int = setting(2, "reads at each step, each with its own query", low=1)
     uniform: bool = setting(False, "equal weights for all slots in use when reading: a control")
 
@@ -102,7 +102,7 @@ class Slots(eqx.Module):
 
     def __init__(self, numbers: SlotsSpec, inputs: int, *, key: Key):
         keys = jax.random.split(key, 5)
-        width, heads = numbers.width, numbers.heads
+        width, heads = numbers.hidden_size, numbers.heads
         self.address = Linear(inputs, width, key=keys[0])
         self.different = jax.random.normal(keys[1], (heads, width, inputs)) * 0.1 / math.sqrt(inputs)
         self.hidden = Linear(2 * inputs, width, key=keys[2])

@@ -74,7 +74,7 @@ def test_exactly_what_acting_read_for_its_action_is_touched():
 @pytest.mark.parametrize("previous", [False, True])
 def test_with_a_working_memory_equal_observations_after_different_pasts_are_two_entries(previous: bool):
     changes = {"encoder": "vector", "external": "episodic", "external.capacity": 200, "external.neighbours": 5,
-               "recall.n_step": 1, "observation.previous_reward": previous, "working": "gru", "working.width": 8,
+               "recall.n_step": 1, "observation.previous_reward": previous, "working": "gru", "working.hidden_size": 8,
                "replay.window": 8, "encoder.widths": (8,)}  # fmt: skip
     spec = specs.override_all(presets.preset("double-dqn", spaces.Box((2,)), 5_000), changes)
     told, no = Told(QLearner(spec, spaces.Box((2,)), 2)), np.zeros(1, bool)

@@ -39,7 +39,7 @@ KINDS = {
         "recall.refresh": 0,
         "observation.previous_action": True,
         "working": "gru",
-        "working.width": 8,
+        "working.hidden_size": 8,
         "replay.window": 8,
     },
 }

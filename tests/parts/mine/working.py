@@ -12,12 +12,12 @@ from engram.working.memory import forgotten, no_weights, scan_steps
 class MineWorkingSpec:
     """`eqx.nn.GRUCell`, whose switches are among its fields."""
 
-    width: int = setting(8, "numbers that are remembered", low=1)
+    hidden_size: int = setting(8, "numbers that are remembered", low=1)
 
     present = True
 
     def build(self, inputs, key):
-        return MineWorking(eqx.nn.GRUCell(inputs, self.width, key=key), eqx.nn.LayerNorm(self.width), jnp.tanh)
+        return MineWorking(eqx.nn.GRUCell(inputs, self.hidden_size, key=key), eqx.nn.LayerNorm(self.hidden_size), jnp.tanh)
 
 
 class MineWorking(eqx.Module):
