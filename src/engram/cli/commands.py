@@ -303,7 +303,11 @@ def _runs_of(folder: Path) -> list[Path]:
 def evaluate(chosen: Evaluate) -> None:
     """`engram evaluate`."""
     _existing(chosen.run)
-    given = {name: value for name in ("episodes", "seed") if (value := getattr(chosen, name)) is not None}
+    given = {
+        name: value
+        for name in ("episodes", "seed", "max_episode_steps")
+        if (value := getattr(chosen, name)) is not None
+    }
     given |= {"forget": True} if chosen.forget else {}
     given |= {"env": chosen.env} if chosen.env is not None else {}
     given |= {"env_args": dict(map(environment_argument, chosen.env_arg))} if chosen.env_arg else {}
@@ -317,8 +321,9 @@ def evaluate(chosen: Evaluate) -> None:
             with load(folder) as agent:
                 played.append(agent.evaluate(**given))
         returns = [one for evaluation in played for one in evaluation.of_each_seed()]
-        found = Evaluation.of(returns, [length for evaluation in played for length in evaluation.lengths])
-        names = ("mean", "std", "episodes", "returns", "per_seed", "lengths")
+        lengths = [length for evaluation in played for length in evaluation.lengths]
+        found = Evaluation.of(returns, lengths, sum(evaluation.cut for evaluation in played))
+        names = ("mean", "std", "episodes", "returns", "per_seed", "lengths", "cut")
         where = {"run": str(chosen.run)} | {name: given[name] for name in ("env", "env_args") if name in given}
         return where | {name: getattr(found, name) for name in names}
 

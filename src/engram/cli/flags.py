@@ -108,6 +108,8 @@ class Evaluate:
     """Another environment to play in, with the same observations and actions."""
     env_arg: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="NAME=VALUE")] = ()
     """An argument for making the environment; without --env it changes one of training."""
+    max_episode_steps: Annotated[int | None, _whole(1, "N"), _note("(default: as in training, else 27,000)")] = None
+    """Cut an episode off after N steps."""
     forget: Annotated[bool, _note("")] = False
     """A negative control: empty the working memory before every step."""
     imports: Imports = ()

@@ -15,13 +15,14 @@ class Evaluation:
     returns: list[float]
     per_seed: list[float]  # the mean of each seed's agent
     lengths: list[int]  # of the episodes in `returns`
+    cut: int = 0  # how many of them had not ended and were cut off by the limit on steps
 
     @classmethod
-    def of(cls, returns: list[list[float]], lengths: list[int]) -> "Evaluation":
+    def of(cls, returns: list[list[float]], lengths: list[int], cut: int = 0) -> "Evaluation":
         """From the returns of each seed's agent, and the lengths of all their episodes in the same order."""
         flat = [value for one in returns for value in one]
         means = [float(np.mean(one)) for one in returns]
-        return cls(float(np.mean(flat)), float(np.std(flat)), len(flat), flat, means, lengths)
+        return cls(float(np.mean(flat)), float(np.std(flat)), len(flat), flat, means, lengths, cut)
 
     def of_each_seed(self) -> list[list[float]]:
         """The returns of each seed's agent, all of which played as many episodes."""

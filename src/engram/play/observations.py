@@ -1,5 +1,7 @@
 """Observations that a user passes to `predict`, of agents that learned on the device."""
 
+from typing import Any
+
 import jax
 import numpy as np
 from jaxtyping import PyTree
@@ -17,27 +19,45 @@ class Stored:
     def is_batched(self, observation: PyTree) -> bool:
         """Whether an observation has a leading axis [envs]."""
         _, leaf = next(spaces.leaves(self._space))
-        return np.ndim(jax.tree.leaves(observation)[0]) == len(leaf.shape) + 1
+        return np.ndim(self._arrays(observation)[0]) == len(leaf.shape) + 1
 
     def rows(self, observation: PyTree, batched: bool) -> PyTree:
         """An observation as stored, with a leading axis [envs]. SpaceError if it is another environment's."""
-        given, expected = jax.tree.leaves(observation), list(spaces.leaves(self._space))
-        if len(given) != len(expected):
-            raise SpaceError(
-                f"an observation of {len(given)} arrays was given; expected {len(expected)}: {self._space}"
-            )
-        rows = [_row(value, name, leaf, batched) for value, (name, leaf) in zip(given, expected, strict=True)]
-        return jax.tree.unflatten(jax.tree.structure(observation), rows)
+        parts = zip(self._arrays(observation), spaces.leaves(self._space), strict=True)
+        rows = [_row(value, name, leaf, batched) for value, (name, leaf) in parts]
+        return jax.tree.unflatten(jax.tree.structure(spaces.zeros(self._space)), rows)
 
     def environment_action(self, index: np.ndarray) -> np.ndarray:
         """The actions, as they are."""
         return index
 
+    def _arrays(self, observation: PyTree) -> list[np.ndarray]:
+        """The array of every part, in the order of the space; lists and numbers will do for arrays."""
+        try:
+            return [np.asarray(value) for value in _parts(self._space, observation)]
+        except (KeyError, IndexError, TypeError, ValueError):
+            raise SpaceError(
+                f"an observation of another form was given ({type(observation).__name__}); expected {self._space}"
+            ) from None
 
-def _row(value: PyTree, name: str, leaf: spaces.Leaf, batched: bool) -> np.ndarray:
-    row = np.asarray(value) if batched else np.asarray(value)[None]
+
+def _parts(space: spaces.Space, value: Any) -> list[Any]:
+    """What stands for every leaf of the space."""
+    if isinstance(space, spaces.Dict):
+        if set(value) != {name for name, _ in space.items}:
+            raise KeyError("other parts")
+        return [leaf for name, part in space.items for leaf in _parts(part, value[name])]
+    if isinstance(space, spaces.Tuple):
+        return [
+            leaf for part, each in zip(space.items, value, strict=True) for leaf in _parts(part, each)
+        ]  # fmt: skip
+    return [value]
+
+
+def _row(value: np.ndarray, name: str, leaf: spaces.Leaf, batched: bool) -> np.ndarray:
+    row = value if batched else value[None]
     where = f"the observation{' ' + name if name else ''}"
-    if row.shape[1:] != tuple(leaf.shape):
+    if row.shape[1:] != tuple(leaf.shape) or row.dtype.kind not in "biuf":
         raise SpaceError(
             f"{where} has shape {row.shape[1:]}; expected {tuple(leaf.shape)}, or several of those in one array"
         )

@@ -1,10 +1,15 @@
 """Playing: whole episodes with one policy, on the host and on the device. Evaluating is playing that keeps nothing.
 
 `keep(seen, looked)` may pick out of each step what is to be kept of it: a tree of arrays with a leading axis [envs].
+
+No episode is played for ever: one that has not ended after `limit` steps counts as it is then, and is marked `cut`.
+`stop()` is asked between steps on the host, and about every half second on the device. Where it is true, Interrupted
+is raised.
 """
 
+import time
 from collections.abc import Callable
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -18,9 +23,20 @@ from engram.agents.spec import AgentSpec
 from engram.bits import next_words
 from engram.envs.device import DeviceEnv, where_done
 from engram.envs.host.make import HostEnvs
-from engram.errors import SpecError
+from engram.errors import Interrupted, SpecError
+from engram.runners.common import PROGRAMS
 
 Keep = Callable[[Seen, Look], PyTree]
+Stop = Callable[[], bool]
+
+# Steps of an evaluated episode, unless a limit is given: half an hour of an Atari game, the longest limit of the field.
+LONGEST = 27_000
+CALL_SECONDS = 0.5  # what one compiled call on the device should take: the longest that Ctrl-C has to wait
+
+
+def never() -> bool:
+    """Nobody asks to stop."""
+    return False
 
 
 class Played(NamedTuple):
@@ -30,6 +46,7 @@ class Played(NamedTuple):
     lengths: list[int] | Int[Array, "episodes"]
     kept: PyTree  # [steps, envs, ...]; None where nothing was to be kept
     running: np.ndarray | Bool[Array, "steps envs"] | None = None  # which kept rows belong to a counted episode
+    cut: int = 0  # how many episodes had not ended after `limit` steps
 
 
 class Policy:
@@ -42,6 +59,11 @@ class Policy:
     def begin(self, envs: int) -> PolicyState:
         """The state before the first observation."""
         return policy.begin(self._spec, self._mind.network, envs)
+
+    def fits(self, state: PyTree, envs: int) -> bool:
+        """Whether this is a state of so many environments, as `begin` gives it."""
+        given, expected = jax.tree.flatten(state), _shapes_of_state(self._spec, self._mind.network, envs)
+        return given[1] == expected[1] and [np.shape(leaf) for leaf in given[0]] == expected[0]
 
     def act(
         self,
@@ -57,73 +79,117 @@ class Policy:
         before. Raises SpecError where the agent reads it and it was not given.
         """
         envs = jax.tree.leaves(rows)[0].shape[0]
-        starts = np.zeros(envs, bool) if is_first is None else np.asarray(is_first, bool).reshape(envs)
+        if state is not None and not self.fits(state, envs):
+            raise SpecError(
+                f"the state is not one of this agent and {envs} observation{'s' * (envs > 1)}; pass the state that the "
+                f"last call gave for as many, or None at the beginning"
+            )
+        starts = np.zeros(envs, bool) if is_first is None else _one_each("episode_start", is_first, envs, bool)
         starts = starts | (state is None)
         if reward is None and self._spec.observation.previous_reward and not starts.all():
             raise SpecError(
                 "this agent reads the reward of the step before; pass it too, predict(..., reward=reward), or let "
                 "`evaluate` play"
             )
-        reward = np.zeros(envs, np.float32) if reward is None else np.asarray(reward, np.float32).reshape(envs)
+        reward = np.zeros(envs, np.float32) if reward is None else _one_each("reward", reward, envs, np.float32)
         current = self.begin(envs) if state is None else state
         seen = seen_on_host(rows, starts, reward)
         if generator is None:
-            following, action, _ = _greedy(self._spec, None, self._mind, current, seen)
+            following, action, _ = greedy_program(self._spec, None)(self._mind, current, seen)
         else:
             bits = generator.integers(0, 1 << 32, size=(2, envs, 2), dtype=np.uint32)
             words = generator.integers(0, 1 << 32, size=(envs, self._mind.network.words), dtype=np.uint32)
-            following, action = _explore(self._spec, self._mind, current, seen, bits, words)
+            following, action = explore_program(self._spec)(self._mind, current, seen, bits, words)
         return np.asarray(action), following
 
     def look(self, state: PolicyState, seen: Seen, keep: Keep | None) -> tuple[PolicyState, np.ndarray, PyTree]:
         """The state after a greedy action, the action, and what `keep` picked."""
-        state, action, kept = _greedy(self._spec, keep, self._mind, state, seen)
+        state, action, kept = greedy_program(self._spec, keep)(self._mind, state, seen)
         return state, np.asarray(action), kept
 
 
-@partial(jax.jit, static_argnums=(0, 1))
-def _greedy(
-    spec: AgentSpec, keep: Keep | None, mind: Mind, state: PolicyState, seen: Seen
-) -> tuple[PolicyState, Int[Array, "envs"], PyTree]:
-    looked = look(spec, mind, state, seen, still(mind.network, len(seen.is_first)))
-    return *greedy(looked), None if keep is None else keep(seen, looked)
+def _one_each(name: str, values: Any, envs: int, dtype: Any) -> np.ndarray:
+    """One value for each environment; SpecError for another number of them."""
+    try:
+        array = np.asarray(values, dtype)
+    except (TypeError, ValueError):
+        array = np.empty(0, dtype)
+    if array.size != envs:
+        raise SpecError(f"{name} = {values!r} was given with {envs} observation(s); expected one value for each")
+    return array.reshape(envs)
 
 
-@partial(jax.jit, static_argnums=0)
-def _explore(
-    spec: AgentSpec, mind: Mind, state: PolicyState, seen: Seen, bits: Array, words: Array
-) -> tuple[PolicyState, Int[Array, "envs"]]:
-    """Actions that explore as at the end of training, and the state after them."""
-    looked = look(spec, mind, state, seen, words)
-    return policy.explore(spec, looked, seen.is_first, bits, spec.exploration.settled)
+@lru_cache(maxsize=PROGRAMS)
+def _shapes_of_state(spec: AgentSpec, network: Any, envs: int) -> tuple[list[tuple[int, ...]], Any]:
+    leaves, tree = jax.tree.flatten(jax.eval_shape(partial(policy.begin, spec, network, envs)))
+    return [leaf.shape for leaf in leaves], tree
 
 
-def play_host(mind: Mind, spec: AgentSpec, envs: HostEnvs, episodes: int, keep: Keep | None = None) -> Played:
-    """Greedy episodes. Each environment plays its share, so that short ones count no more."""
+@lru_cache(maxsize=PROGRAMS)
+def greedy_program(spec: AgentSpec, keep: Keep | None) -> Callable[..., Any]:
+    """Compiled: mind, state and what is seen -> state, greedy actions, and what `keep` picked."""
+
+    def run(mind: Mind, state: PolicyState, seen: Seen) -> tuple[PolicyState, Int[Array, "envs"], PyTree]:
+        looked = look(spec, mind, state, seen, still(mind.network, len(seen.is_first)))
+        return *greedy(looked), None if keep is None else keep(seen, looked)
+
+    return jax.jit(run)
+
+
+@lru_cache(maxsize=PROGRAMS)
+def explore_program(spec: AgentSpec) -> Callable[..., Any]:
+    """Compiled: actions that explore as at the end of training, and the state after them."""
+
+    def run(
+        mind: Mind, state: PolicyState, seen: Seen, bits: Array, words: Array
+    ) -> tuple[PolicyState, Int[Array, "envs"]]:
+        looked = look(spec, mind, state, seen, words)
+        return policy.explore(spec, looked, seen.is_first, bits, spec.exploration.settled)
+
+    return jax.jit(run)
+
+
+def play_host(
+    mind: Mind,
+    spec: AgentSpec,
+    envs: HostEnvs,
+    episodes: int,
+    keep: Keep | None = None,
+    limit: int = LONGEST,
+    stop: Stop = never,
+) -> Played:
+    """Greedy episodes. Each environment plays its share, so that short ones count no more.
+
+    Environments that were made with `max_episode_steps=limit` begin a new episode where one is cut; others go on.
+    """
     shares = np.array([episodes // envs.envs + (index < episodes % envs.envs) for index in range(envs.envs)])
     finished: list[list[tuple[float, int]]] = [[] for _ in shares]
     returns, lengths = np.zeros(envs.envs), np.zeros(envs.envs, int)
     player = Policy(mind, spec)
     state, reward = player.begin(envs.envs), np.zeros(envs.envs, np.float32)
     observation, is_first = envs.reset(), np.ones(envs.envs, bool)
-    kept, counted = [], []
+    kept, counted, cut = [], [], 0
     while (running := np.array([len(done) for done in finished]) < shares).any():
         state, action, found = player.look(state, seen_on_host(observation, is_first, reward), keep)
         if keep is not None:
             kept.append(jax.tree.map(np.asarray, found))
             counted.append(running)
+        if stop():
+            raise Interrupted("the evaluation was stopped before its end; nothing of it was kept")
         step = envs.step(action)
+        idle = np.zeros(envs.envs, bool) if step.idle is None else step.idle
         returns += step.reward
-        lengths += 1
-        for env in np.flatnonzero(step.done):
+        lengths += ~idle
+        over = step.done | (lengths >= limit)
+        for env in np.flatnonzero(over):
+            cut += bool(lengths[env] >= limit and not step.terminated[env] and len(finished[env]) < shares[env])
             finished[env].append((float(returns[env]), int(lengths[env])))
             returns[env] = lengths[env] = 0
-        observation, is_first, reward = step.observation, step.done, step.reward
+        observation, is_first, reward = step.observation, step.done | idle, step.reward
     played = [one for done, share in zip(finished, shares, strict=True) for one in done[:share]]
     rows = jax.tree.map(lambda *leaves: np.stack(leaves), *kept) if kept else None
-    return Played(
-        [value for value, _ in played], [length for _, length in played], rows, np.array(counted) if kept else None
-    )
+    returned, took = [value for value, _ in played], [length for _, length in played]
+    return Played(returned, took, rows, np.array(counted) if kept else None, cut)
 
 
 class _Playing(NamedTuple):
@@ -136,9 +202,10 @@ class _Playing(NamedTuple):
     running: Bool[Array, "episodes"]
     returns: Float[Array, "episodes"]
     lengths: Int[Array, "episodes"]
+    cut: Bool[Array, "episodes"]
+    time: Int[Array, ""]
 
 
-@partial(jax.jit, static_argnums=0, static_argnames=("spec", "episodes", "keep", "steps"))
 def play_device(
     env: DeviceEnv,
     mind: Mind,
@@ -148,6 +215,8 @@ def play_device(
     episodes: int,
     keep: Keep | None = None,
     steps: int | None = None,
+    limit: int = LONGEST,
+    stop: Stop = never,
 ) -> Played:
     """Greedy episodes, all played side by side until the longest ends, or for `steps` steps.
 
@@ -155,21 +224,60 @@ def play_device(
     """
     if keep is not None and steps is None:
         raise SpecError("steps = None was given with `keep`; expected how many steps to keep")
-    key, bits = next_words(key, 2 * episodes)
-    state, observation = jax.vmap(env.reset)(bits.reshape(episodes, 2))
-    first, zeros = jnp.ones(episodes, bool), jnp.zeros(episodes)
-    begun = policy.begin(spec, mind.network, episodes)
-    start = _Playing(key, state, begun, Seen(observation, first, zeros), first, zeros, jnp.zeros(episodes, jnp.int32))
-    step = partial(_step, env, mind, spec, keep)
-    if steps is None:
-        end = jax.lax.while_loop(lambda now: now.running.any(), lambda now: step(now, None)[0], start)
-        return Played(end.returns, end.lengths, None)
-    end, (kept, running) = jax.lax.scan(step, start, None, length=steps)
-    return Played(end.returns, end.lengths, kept, running)
+    programs = device_programs(env, spec, episodes, keep, steps)
+    now = programs.begin(mind, key)
+    if steps is not None:
+        end, (kept, running) = programs.record(mind, now, limit)
+        return Played(end.returns, end.lengths, kept, running, int(end.cut.sum()))
+    until, chunk, running = 0, 256, True
+    while running:
+        if stop():
+            raise Interrupted("the evaluation was stopped before its end; nothing of it was kept")
+        began, until = time.perf_counter(), until + chunk
+        now, running = programs.advance(mind, now, limit, until)
+        running = bool(running)  # waits for the call; how steps are cut into calls changes nothing
+        chunk = max(1, min(4 * chunk, int(CALL_SECONDS * chunk / (time.perf_counter() - began))))
+    return Played(now.returns, now.lengths, None, cut=int(now.cut.sum()))
+
+
+class DevicePrograms(NamedTuple):
+    """What is compiled to play in one environment."""
+
+    begin: Callable[..., "_Playing"]  # mind, key
+    advance: Callable[..., Any]  # mind, playing, limit, until -> playing, whether an episode still runs
+    record: Callable[..., Any]  # mind, playing, limit -> playing, what was kept
+
+
+@lru_cache(maxsize=PROGRAMS)
+def device_programs(
+    env: DeviceEnv, spec: AgentSpec, episodes: int, keep: Keep | None, steps: int | None
+) -> DevicePrograms:
+    """Compiled at their first call, and kept for a few environments and agents only."""
+
+    def begin(mind: Mind, key: Array) -> _Playing:
+        key, bits = next_words(key, 2 * episodes)
+        state, observation = jax.vmap(env.reset)(bits.reshape(episodes, 2))
+        first, zeros = jnp.ones(episodes, bool), jnp.zeros(episodes)
+        begun, none = policy.begin(spec, mind.network, episodes), jnp.zeros(episodes, jnp.int32)
+        return _Playing(
+            key, state, begun, Seen(observation, first, zeros), first, zeros, none, ~first, jnp.int32(0)
+        )  # fmt: skip
+
+    def advance(mind: Mind, now: _Playing, limit: Array, until: Array) -> tuple[_Playing, Bool[Array, ""]]:
+        def goes_on(now: _Playing) -> Bool[Array, ""]:
+            return now.running.any() & (now.time < until)
+
+        end = jax.lax.while_loop(goes_on, lambda now: _step(env, mind, spec, keep, limit, now, None)[0], now)
+        return end, end.running.any()
+
+    def record(mind: Mind, now: _Playing, limit: Array) -> Any:
+        return jax.lax.scan(partial(_step, env, mind, spec, keep, limit), now, None, length=steps)
+
+    return DevicePrograms(jax.jit(begin), jax.jit(advance), jax.jit(record))
 
 
 def _step(
-    env: DeviceEnv, mind: Mind, spec: AgentSpec, keep: Keep | None, now: _Playing, _: Any
+    env: DeviceEnv, mind: Mind, spec: AgentSpec, keep: Keep | None, limit: Int[Array, ""], now: _Playing, _: Any
 ) -> tuple[_Playing, tuple[PyTree, Bool[Array, "episodes"]]]:
     episodes, running = len(now.running), now.running
     looked = look(spec, mind, now.policy, now.seen, still(mind.network, episodes))
@@ -177,6 +285,8 @@ def _step(
     key, bits = next_words(now.key, 2 * episodes)
     moved, out = jax.vmap(env.step)(now.env, action, bits.reshape(episodes, 2))
     ended = out.terminated | out.truncated
+    lengths = now.lengths + running
+    late = running & ~ended & (lengths >= limit)
     # An ended environment must not be stepped on: it repeats its last step instead, which counts for nothing.
     env_state = jax.tree.map(partial(where_done, ended | ~running), now.env, moved)
     following = _Playing(
@@ -184,8 +294,10 @@ def _step(
         env=env_state,
         policy=state,
         seen=Seen(out.observation, jnp.zeros(episodes, bool), out.reward),
-        running=running & ~ended,
+        running=running & ~ended & ~late,
         returns=now.returns + jnp.where(running, out.reward, 0.0),
-        lengths=now.lengths + running,
+        lengths=lengths,
+        cut=now.cut | late,
+        time=now.time + 1,
     )
     return following, (None if keep is None else keep(now.seen, looked), running)

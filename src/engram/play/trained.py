@@ -1,7 +1,8 @@
 """A trained agent: networks to play and predict with, and nothing of the run that made them."""
 
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack, closing
+import logging
+import sys
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import cached_property, partial
 from typing import Any, Protocol
@@ -9,19 +10,24 @@ from typing import Any, Protocol
 import gymnasium
 import jax
 import numpy as np
+from gymnasium.vector import VectorEnv
 from jaxtyping import PyTree
 
 from engram.agents.policy import Mind
 from engram.agents.spec import AgentSpec
 from engram.envs.device import is_device, make_device
-from engram.envs.host.make import HostEnvs, make_host
+from engram.envs.host import own
+from engram.envs.host.make import Given, HostEnvs, make_host
+from engram.envs.host.spaces import Translator
+from engram.envs.limit import limited
 from engram.errors import SpaceError, SpecError
 from engram.play.evaluation import Evaluation, evaluation_seed
 from engram.play.observations import Stored
-from engram.play.playing import Policy, play_device, play_host
+from engram.play.playing import LONGEST, Played, Policy, Stop, never, play_device, play_host
 from engram.spaces import Space
 
-Environment = str | gymnasium.Env | Callable[[], gymnasium.Env]
+Environment = Given
+NOTES = logging.getLogger("engram")
 
 
 class TrainedPlan(Protocol):
@@ -40,6 +46,10 @@ class TrainedPlan(Protocol):
     @property
     def action_bins(self) -> int | None: ...
     @property
+    def max_episode_steps(self) -> int | None: ...
+    @property
+    def shown(self) -> Mapping[str, Any] | None: ...
+    @property
     def seed(self) -> int: ...
 
 
@@ -50,7 +60,12 @@ class TrainedAgent:
     """What `engram.load` gives: `evaluate` and `predict`, from the parameters alone.
 
     Neither the replay nor the environments of training are needed, so a run can be used while another process
-    trains it, and on a machine that could not hold its replay. To train on, use `Trainer(run=..., resume=True)`.
+    trains it, and on a machine that could not hold its replay. To predict, no environment is needed at all. An agent
+    can be copied, pickled, and used by several threads. To train on, use `Trainer(run=..., resume=True)`.
+
+    Args:
+      of_training: whether `env` is what training plays in. Evaluation then plays in another one like it; without, it
+        plays in an environment object that was given, and leaves it open.
 
     Fields:
       plan: what was chosen about the run. minds: the parameters of each seed's agent, and what it remembers.
@@ -61,56 +76,89 @@ class TrainedAgent:
         plan: TrainedPlan,
         minds: list[Mind],
         env: Environment | None,
-        like: HostEnvs | None = None,
         env_args: Mapping[str, Any] | None = None,
+        of_training: bool = False,
     ):
         self.plan, self.minds = plan, minds
         self._env = env if env is not None else plan.env
         learned = plan.env_args if isinstance(self._env, str) and self._env == plan.env else {}
         self._env_args = {**learned, **(env_args or {})}
-        self._like = like
-        self._open = ExitStack()
+        self._of_training = of_training
         self._random = np.random.default_rng([plan.seed, 0x9EED])  # training draws from generators of its own
 
     def evaluate(
         self,
-        episodes: int = 20,
+        episodes: int | Environment = 20,
         seed: int = 0,
         forget: bool = False,
         env: Environment | None = None,
         env_args: Mapping[str, Any] | None = None,
+        max_episode_steps: int | None = None,
+        stop: Stop = never,
     ) -> Evaluation:
-        """Plays whole episodes greedily, on seeds that no training uses.
+        """Plays whole episodes greedily, on seeds that no training uses, in an environment of its own.
 
-        `env` is another environment than that of training, with `env_args` for its constructor; `env_args` alone
-        change arguments of the one of training. Observations and actions must be those that the agent learned from,
-        else SpaceError.
+        Args:
+          episodes: how many; with several seeds, each agent plays so many. An environment in this place is `env`.
+          forget: a negative control: the working memory is emptied before every step, so what is lost is what the
+            memory was worth.
+          env: another environment than that of training, with `env_args` for its constructor; `env_args` alone change
+            arguments of the one of training. Its observations and actions must be those that the agent learned from,
+            else SpaceError. An object is played in and left open; one that a trainer plays in is refused.
+          max_episode_steps: an episode that has not ended after so many steps is cut off; by default as in training,
+            and where there is no limit after 27,000, which is said.
+          stop: is asked between steps; Interrupted is raised where it is true.
 
-        `forget` is a negative control: the working memory is emptied before every step, so what is lost is what
-        the memory was worth.
-
-        With several seeds, each agent plays `episodes` episodes. With `life_loss`, which ends training episodes at
-        every lost life, whole games are played.
+        With `life_loss`, which ends training episodes at every lost life, whole games are played.
         """
-        if episodes < 1:
-            raise SpecError(f"episodes = {episodes} was given; expected at least 1")
+        if env is None and _is_environment(episodes):
+            env, episodes = episodes, 20  # type: ignore[assignment]
+        count = _whole("episodes", episodes)
+        if max_episode_steps is not None:
+            max_episode_steps = _whole("max_episode_steps", max_episode_steps)
         if forget and not self.plan.agent.has_memory:
             raise SpecError("forget empties a working memory, and this agent has none; leave it out")
         if env is not None or env_args is not None:
-            there = TrainedAgent(self.plan, self.minds, env if env is not None else self._env, env_args=env_args)
-            return there.evaluate(episodes, seed, forget)
+            there = TrainedAgent(
+                self.plan,
+                self.minds,
+                env if env is not None else self._env,
+                env_args=env_args,
+                of_training=self._of_training and env is None,
+            )
+            return there.evaluate(count, seed, forget, max_episode_steps=max_episode_steps, stop=stop)
         minds = [replace(mind, network=mind.network.forgetful()) for mind in self.minds] if forget else self.minds
-        key = evaluation_seed(seed)
-        if self._on_device:
-            env = self._checked(make_device(str(self._env), **self._env_args))
-            keys = jax.random.split(jax.random.PRNGKey(key), len(minds))
-            play = partial(play_device, env, spec=self.plan.agent, episodes=episodes)
-            played = [play(mind, one) for mind, one in zip(minds, keys, strict=True)]
-        else:
-            with closing(self._make(key, min(episodes, AT_ONCE))) as envs:
-                played = [play_host(mind, self.plan.agent, envs, episodes) for mind in minds]
+        chosen = max_episode_steps or self.plan.max_episode_steps
+        played = self._played(minds, evaluation_seed(seed), count, chosen, stop)
         lengths = [length for one in played for length in np.asarray(one.lengths).tolist()]
-        return Evaluation.of([np.asarray(one.returns).tolist() for one in played], lengths)
+        cut = sum(one.cut for one in played)
+        if cut and chosen is None:
+            NOTES.warning(
+                "%d of %d episodes had not ended after %s steps and were cut off there; give another limit with "
+                "max_episode_steps=N (--max-episode-steps N)",
+                cut,
+                len(lengths),
+                f"{LONGEST:,}",
+            )
+        return Evaluation.of([np.asarray(one.returns).tolist() for one in played], lengths, cut)
+
+    def _played(self, minds: list[Mind], key: int, episodes: int, chosen: int | None, stop: Stop) -> list[Played]:
+        """The episodes of each mind."""
+        limit = LONGEST if chosen is None else chosen
+        if self._on_device:
+            env = self._checked(limited(make_device(str(self._env), **self._env_args), chosen))
+            keys = jax.random.split(jax.random.PRNGKey(key), len(minds))
+            play = partial(play_device, env, spec=self.plan.agent, episodes=episodes, limit=limit, stop=stop)
+            return [play(mind, one) for mind, one in zip(minds, keys, strict=True)]
+        envs, given = self._make(key, min(episodes, AT_ONCE), limit)
+        try:
+            self._checked(envs)
+            return [play_host(mind, self.plan.agent, envs, episodes, limit=limit, stop=stop) for mind in minds]
+        finally:
+            if given:
+                envs.leave()
+            else:
+                envs.close()
 
     def predict(
         self,
@@ -129,8 +177,7 @@ class TrainedAgent:
         before: agents that read it (`observation.previous_reward`) need it, and so cannot be played by
         `evaluate_policy`.
         """
-        policy = Policy(self.minds[0], self.plan.agent)
-        translator = Stored(self.plan.space) if self._on_device else self._envs.translator
+        policy, translator = self._policy, self._translator
         batched = translator.is_batched(observation)
         rows = translator.rows(observation, batched)
         generator = None if deterministic else self._random
@@ -139,8 +186,7 @@ class TrainedAgent:
         return (taken if batched else taken[0]), state
 
     def close(self) -> None:
-        """Lets go of what prediction opened."""
-        self._open.close()
+        """Does nothing: a trained agent holds nothing open. For `with engram.load(...) as agent`."""
 
     def __enter__(self) -> "TrainedAgent":
         return self
@@ -148,33 +194,50 @@ class TrainedAgent:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> "TrainedAgent":
+        """Another agent of the same parameters, which never change, and of the same environment."""
+        return TrainedAgent(self.plan, self.minds, self._env, self._env_args, self._of_training)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What is pickled. An environment object, or a function that cannot be imported, stays behind."""
+        kept = {name: value for name, value in vars(self).items() if name not in ("_policy", "_translator")}
+        return kept if isinstance(self._env, str) or _importable(self._env) else {**kept, "_env": None}
+
     @property
     def _on_device(self) -> bool:
         return isinstance(self._env, str) and is_device(self._env)
 
     @cached_property
-    def _envs(self) -> HostEnvs:
-        """An environment for its translator only; never stepped."""
-        return self._like or self._open.enter_context(closing(self._make(0, 1)))
+    def _policy(self) -> Policy:
+        return Policy(self.minds[0], self.plan.agent)
 
-    def _make(self, seed: int, envs: int) -> HostEnvs:
+    @cached_property
+    def _translator(self) -> Translator | Stored:
+        """Converts observations and actions; made from what the run knows of them, so without any environment."""
+        shown = self.plan.shown
+        return Stored(self.plan.space) if shown is None else Translator.from_json(shown)
+
+    def _make(self, seed: int, envs: int, limit: int) -> tuple[HostEnvs, bool]:
+        """Environments to play in, and whether they were given, so that they must be left open."""
         env = self._env
         if env is None:
-            raise SpecError("the run was started with an environment object; pass one: engram.load(run, env)")
-        if isinstance(env, gymnasium.Env):
-            if env.spec is None:
+            raise SpecError(
+                "no environment is known to play in: the run was started with an object or a function; write "
+                "evaluate(env=...), or engram.load(run, env)"
+            )
+        given = False
+        if isinstance(env, gymnasium.Env | VectorEnv):
+            if self._of_training:
+                env = own.another(env)
+            elif own.in_use(env):
                 raise SpecError(
-                    "this environment object is in use and Gymnasium cannot make another like it; pass a function that "
-                    "makes one"
+                    f"a trainer plays in {env}, and evaluation plays in an environment of its own; pass another one"
                 )
-            env = partial(gymnasium.make, env.spec)
+            else:
+                given = True
         env_args = {name: value for name, value in self._env_args.items() if name != "life_loss"}
-        made = make_host(env, seed=seed, envs=envs, action_bins=self.plan.action_bins, env_args=env_args)
-        try:
-            return self._checked(made)
-        except SpaceError:
-            made.close()
-            raise
+        about: dict[str, Any] = {"action_bins": self.plan.action_bins, "env_args": env_args, "to_play": True}
+        return make_host(env, seed=seed, envs=1 if given else envs, max_episode_steps=limit, **about), given
 
     def _checked(self, made: Any) -> Any:
         """The environment, if what it shows and takes is what the agent learned from."""
@@ -184,3 +247,27 @@ class TrainedAgent:
                 f"{self.plan.space} and {self.plan.actions} actions; choose an environment that has these"
             )
         return made
+
+
+def _is_environment(value: Any) -> bool:
+    """Whether what was given for a number of episodes is an environment."""
+    return isinstance(value, str | gymnasium.Env | VectorEnv) or callable(value)
+
+
+def _whole(name: str, value: Any) -> int:
+    """A whole number of at least 1, in whatever type it is given; SpecError for anything else."""
+    try:
+        number = int(value)
+        if number == value and number >= 1 and not isinstance(value, bool):
+            return number
+    except (TypeError, ValueError, OverflowError):
+        pass
+    raise SpecError(f"{name} = {value!r} was given; expected a whole number of at least 1")
+
+
+def _importable(function: Any) -> bool:
+    """Whether another process finds this function or class by its module and name."""
+    found = sys.modules.get(getattr(function, "__module__", ""), None)
+    for part in getattr(function, "__qualname__", "<none>").split("."):
+        found = getattr(found, part, None)
+    return found is function and found is not None

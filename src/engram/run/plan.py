@@ -17,7 +17,7 @@ from engram.run.settings import FREE, RUN, RunSettings, check
 from engram.specs import NEEDED, setting, spec
 
 RUN_FILE = "run.json"
-FORMAT = "engram-run/4"
+FORMAT = "engram-run/5"
 
 
 @spec
@@ -28,6 +28,7 @@ class RunPlan(RunSettings):
     agent: AgentSpec = setting(NEEDED, "the agent")
     space: spaces.Space = setting(NEEDED, "what an observation of the environment looks like")
     actions: int = setting(NEEDED, "discrete actions of the environment", low=1)
+    shown: dict[str, Any] | None = setting(None, "observations and actions as a host environment has them")
 
     def write(self, folder: Path) -> None:
         """Into `folder`/run.json, whole or not at all."""

@@ -56,6 +56,10 @@ class RunSettings:
     env_args: dict[str, Any] = setting(
         {}, "an argument for making the environment", about=Flag("NAME=VALUE", name="env-arg")
     )
+    max_episode_steps: int | None = setting(
+        None, "cut an episode off after N steps, as a time limit, in training and in evaluation",
+        low=1, about=Flag("N", "none; evaluation stops at 27,000"),
+    )  # fmt: skip
     track: bool = setting(False, "also write TensorBoard events (extra `track`)", about=Flag(free=True))
     group: int = setting(
         NEEDED, "moments of learning in a compiled call (host): larger is faster, but the actor's parameters are older",

@@ -24,6 +24,7 @@ from engram.checkpoint.files import RunLock
 from engram.checkpoint.store import Saved, SaveFailed
 from engram.envs.device import is_device, make_device
 from engram.envs.host.make import make_host
+from engram.envs.limit import limited
 from engram.errors import CheckpointError, EngramError, EnvironmentFault, Interrupted, SpecError
 from engram.play.evaluation import Evaluation
 from engram.play.trained import Environment, TrainedAgent
@@ -41,7 +42,14 @@ from engram.runners.host import HostRunner
 # Metrics lines and checkpoints of a whole run, and the most steps between two of them, unless told otherwise.
 LOG_POINTS, LOG_AT_LEAST = 100, 10_000
 SAVE_POINTS, SAVE_AT_LEAST = 10, 50_000
-MAKING = ("seed", "envs", "asynchronous", "action_bins", "env_args")  # settings that making environments takes
+MAKING = (
+    "seed",
+    "envs",
+    "asynchronous",
+    "action_bins",
+    "env_args",
+    "max_episode_steps",
+)  # settings that making environments takes
 GROUP = 8  # moments of learning in one call, for small networks on the host
 FAILED_SAVES = 5  # in a row, before a run gives up
 
@@ -114,6 +122,9 @@ class Trainer:
             "save_every": min(max(1, total // SAVE_POINTS), SAVE_AT_LEAST),
             "group": 1 if self.on_device or agent.has_memory or kind_of(space) != "vector" else GROUP,
         }
+        if not self.on_device:
+            derived["shown"] = self._environment.translator.to_json()
+            chosen = {**chosen, "envs": self._environment.envs}  # of a ready vector environment
         return RunPlan(
             env=self._env if isinstance(self._env, str) else None,
             agent=agent,
@@ -152,7 +163,7 @@ class Trainer:
         runner = self._make_runner()
         self._seconds, passed_over = self._keeper.restore(runner, self._given.session.new_episodes)
         self._runner, self._saved_step = runner, runner.steps
-        for sentence in passed_over:
+        for sentence in (*passed_over, *getattr(self._environment, "notes", ())):
             self._tell("on_note", sentence)
         self.plan.write(self.folder)  # its total may be a new one
 
@@ -163,7 +174,8 @@ class Trainer:
             for name in ("asynchronous", "action_bins"):
                 if arguments.get(name):
                     raise SpecError(f"{name} is for host environments; {env!r} runs on the device: leave it out")
-            return make_device(env, **(arguments.get("env_args") or {}))
+            made = make_device(env, **(arguments.get("env_args") or {}))
+            return limited(made, arguments.get("max_episode_steps"))
         given: dict[str, Any] = {"seed": 0, "worker_timeout": self._given.session.worker_timeout} | arguments
         return self._open.enter_context(closing(make_host(env, **given)))
 
@@ -214,6 +226,8 @@ class Trainer:
         if not self.on_device:
             environment = self._environment
             self._tell("on_note", f"{environment.description}; state at a checkpoint: {environment.level}")
+            for sentence in environment.notes:
+                self._tell("on_note", sentence)
 
     # -- learning ------------------------------------------------------------------------------------------
 
@@ -343,19 +357,19 @@ class Trainer:
     def trained(self) -> TrainedAgent:
         """The agent as it is now."""
         runner = self._runner or self._make_runner()
-        like = None if self.on_device else self._environment
-        return TrainedAgent(self.plan, runner.minds(), self._env, like)
+        return TrainedAgent(self.plan, runner.minds(), self._env, of_training=True)
 
     def evaluate(
         self,
-        episodes: int = 20,
+        episodes: int | Environment = 20,
         seed: int = 0,
         forget: bool = False,
         env: Environment | None = None,
         env_args: Mapping[str, Any] | None = None,
+        max_episode_steps: int | None = None,
     ) -> Evaluation:
         """Plays whole episodes greedily with the newest parameters, also elsewhere; see `TrainedAgent.evaluate`."""
-        return self.trained().evaluate(episodes, seed, forget, env, env_args)
+        return self.trained().evaluate(episodes, seed, forget, env, env_args, max_episode_steps)
 
     def predict(
         self,
@@ -379,6 +393,11 @@ class Trainer:
     def close(self) -> None:
         """Lets go of the environments and of the run directory."""
         self._open.close()
+
+    def __getstate__(self) -> Any:
+        raise SpecError(
+            "a trainer holds environments and cannot be copied or pickled; copy what it has learned: trainer.trained()"
+        )
 
     def __enter__(self) -> "Trainer":
         return self

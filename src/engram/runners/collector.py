@@ -130,10 +130,15 @@ class Collector:
         columns[:, 0], columns[:, 1], columns[:, 2] = is_first, action, taken.reward
         columns[:, 3], columns[:, 4] = taken.terminated, taken.done
         self.episodes.add(taken.reward)
+        begins = taken.done
         if taken.done.any():
             put(block.final_observation, time, taken.final_observation)
             self.episodes.end(taken.done)
-        self._observation, self._is_first, self._reward = taken.observation, taken.done, taken.reward
+        if taken.idle is not None:
+            columns[:, KEEP] = taken.idle  # `cut` turns this around
+            self.episodes.forget(taken.idle)
+            begins = taken.done | taken.idle
+        self._observation, self._is_first, self._reward = taken.observation, begins, taken.reward
         self.steps += len(is_first)
         self.phase += 1
         return self.cut() if self.phase == self.size else None
@@ -142,7 +147,7 @@ class Collector:
         """The unfinished block, padded to its size, or None if it is empty. A new block begins."""
         block, self._block = self._block, self._empty()
         filled, self.phase = self.phase, 0
-        block.columns[:filled, :, KEEP] = 1  # type: ignore[index]
+        block.columns[:filled, :, KEEP] = 1 - block.columns[:filled, :, KEEP]  # type: ignore[index]
         return block if filled else None
 
     def _empty(self) -> Block:

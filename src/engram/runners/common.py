@@ -14,6 +14,7 @@ from engram.replay.ring import Ring
 from engram.types import Metrics
 
 T = TypeVar("T")
+PROGRAMS = 8  # compiled programs of one kind that a process keeps, for as many agents: a search for settings has many
 RECENT = 100  # episodes that `return_mean` averages over
 
 

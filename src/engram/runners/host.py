@@ -8,6 +8,7 @@ A group of 1 suits networks whose update takes longer than a cycle. For small ne
 its updates, so a few cycles share one call.
 """
 
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -23,6 +24,8 @@ from engram.runners.collector import Block, Collector
 from engram.runners.common import Captured
 from engram.runners.learner import Learner, compiled_init
 from engram.trees import copied, restored
+
+FINISH_SECONDS = 1.0  # that a stop waits for the end of an episode
 
 
 class HostRunner:
@@ -106,7 +109,10 @@ class HostRunner:
             return None
         if not stopped or self.agent.envs > 1:  # several are hardly ever between episodes together
             return "an environment cannot be taken up inside an episode: resumed from here, it begins a new one"
+        late = time.monotonic() + FINISH_SECONDS
         while not collector.between_episodes:
+            if time.monotonic() > late:
+                return "an environment cannot be taken up inside an episode: resumed from here, it begins a new one"
             self.advance(self.steps + 1, lambda: False)
         return "the environment cannot be taken up inside an episode: it was run to the end of this one"
 

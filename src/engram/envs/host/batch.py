@@ -7,9 +7,10 @@ import numpy as np
 from jaxtyping import PyTree
 
 from engram.envs.host import capture as capturing
+from engram.envs.host import own
 from engram.envs.host.episodes import Episodes, Level
 from engram.envs.host.spaces import Translator
-from engram.errors import CheckpointError, EnvironmentFault
+from engram.errors import CheckpointError, EngramError, EnvironmentFault
 from engram.spaces import Space, offered_features
 
 _LEVELS: tuple[Level, ...] = ("boundary", "replayed", "exact")  # weakest first
@@ -17,13 +18,18 @@ FORMAT = 1
 
 
 class HostStep(NamedTuple):
-    """What one action in every environment led to. All arrays are new."""
+    """What one action in every environment led to. All arrays are new.
+
+    `idle` marks steps that were none: a ready vector environment that resets in the step after an end takes no action
+    there. Nothing is learned from them. Their observation is the first one of the next episode.
+    """
 
     observation: PyTree  # [envs, ...] what to act on next: the next episode's first observation where done
     reward: np.ndarray  # float32 [envs], as the environment gave it
     terminated: np.ndarray  # bool [envs]
     done: np.ndarray  # bool [envs]: terminated or truncated; the environment has been reset in the same step
     final_observation: PyTree  # [envs, ...] the ended episode's last observation where done, anything elsewhere
+    idle: np.ndarray | None = None  # bool [envs]; None where every step was one
 
 
 class HostEnvs(Protocol):
@@ -35,6 +41,7 @@ class HostEnvs(Protocol):
     level: Literal["exact", "replayed", "boundary"]
     description: str
     translator: Translator  # for observations and actions of somebody else's loop; asks no environment
+    notes: list[str]  # sentences about the environments that a user should read
     anew: np.ndarray  # bool [envs]: where the last restore began a new episode; False before any
 
     def reset(self) -> PyTree:
@@ -65,27 +72,30 @@ class HostEnvs(Protocol):
         """Frees everything held; nothing can be done afterwards."""
         ...
 
+    def leave(self) -> None:
+        """In place of `close`, for environments that were given: they stay open, and others may play in them."""
+        ...
+
 
 class LocalEnvs:
     """Environments in this process, one after the other.
 
     Gymnasium's SyncVectorEnv would do, at several times the cost per step of a small environment.
+
+    Args:
+      fewer: whether fewer environments than makers will do, where no more can be made beside the first.
     """
 
-    def __init__(self, makers: list[Callable[..., Episodes]], description: str):
-        first = makers[0]()
-        self._episodes = [first, *(maker(first) for maker in makers[1:])]
-        check_distinct(self._episodes)
-        for other in self._episodes[1:]:
-            check_alike(
-                other.index, (other.observer.signature(), other.actions), (first.observer.signature(), first.actions)
-            )
+    def __init__(self, makers: list[Callable[..., Episodes]], description: str, fewer: bool = False):
+        self._episodes = made(makers, fewer)
+        first = self._episodes[0]
         self._observer = first.observer
+        self.notes = first.notes
         self.translator = Translator(first.observer, first.action_table)
-        self._shapes = [((len(makers), *part.shape), part.dtype) for part in first.observer.parts]
+        self.envs = len(self._episodes)
+        self._shapes = [((self.envs, *part.shape), part.dtype) for part in first.observer.parts]
         self.observation_space = shown_space(first)
         self.actions = first.actions
-        self.envs = len(makers)
         self.level: Level = weakest([episodes.level for episodes in self._episodes])
         self.description = description
         self.anew = np.zeros(self.envs, np.bool_)
@@ -132,8 +142,14 @@ class LocalEnvs:
 
     def close(self) -> None:
         """See HostEnvs."""
+        self.leave()
         for episodes in self._episodes:
             episodes.close()
+
+    def leave(self) -> None:
+        """See HostEnvs."""
+        for episodes in self._episodes:
+            own.leave(episodes)
 
     def _batch(self, rows: list[list[Any]]) -> PyTree:
         return stack(rows, self._shapes, self._observer.tree)
@@ -144,6 +160,37 @@ class LocalEnvs:
             for column, array in zip(columns, arrays, strict=True):
                 column[index] = array
         return self._observer.tree(columns)
+
+
+def made(makers: list[Callable[..., Episodes]], fewer: bool) -> list[Episodes]:
+    """The episodes of every maker, alike and of distinct environments, or of those that could be made if `fewer`.
+
+    If the rest fails, what was made is closed again.
+    """
+    episodes: list[Episodes] = []
+    try:
+        for maker in makers:
+            try:
+                another = maker(*episodes[:1])
+                check_distinct([*episodes, another])
+            except EngramError:
+                if fewer and episodes:
+                    break
+                raise
+            episodes.append(another)
+            own.play_in(another)
+            first = episodes[0]
+            check_alike(
+                another.index,
+                (another.observer.signature(), another.actions),
+                (first.observer.signature(), first.actions),
+            )
+    except BaseException:
+        for each in episodes:
+            own.leave(each)
+            each.close()
+        raise
+    return episodes
 
 
 def shown_space(episodes: Episodes) -> Space:

@@ -12,34 +12,54 @@ from typing import Any
 
 import gymnasium
 from gymnasium.envs.registration import EnvSpec
+from gymnasium.vector import VectorEnv
 
 from engram.envs.adapters import plain
 from engram.envs.adapters.families import FAMILIES
-from engram.envs.host import capture
-from engram.envs.host.episodes import Episodes
+from engram.envs.host import capture, own
+from engram.envs.host.episodes import Episodes, Level
 from engram.errors import SpecError, UnknownName, install
 
 
 @dataclass(frozen=True)
 class Builder:
-    """Makes instances of one environment; a value that is sent to workers whole."""
+    """Makes instances of one environment; a value that is sent to workers whole.
 
-    make: Callable[[], gymnasium.Env]
+    With `apart`, an instance that somebody plays in already is refused, and left as it is.
+    """
+
+    make: Callable[[], Any]
     name: str
     description: str
+    apart: bool = False
 
-    def __call__(self) -> gymnasium.Env:
+    def made(self) -> Any:
+        """What `make` gives; SpecError where it fails."""
         try:
-            env = self.make()
+            return self.make()
         except (SpecError, UnknownName):
             raise
         except Exception as error:
             text = " ".join(str(error).split())
             raise SpecError(f"{self.name} could not be built: {type(error).__name__}: {text}") from error
+
+    def __call__(self) -> gymnasium.Env:
+        env = self.made()
+        if isinstance(env, VectorEnv):
+            env.close()
+            raise SpecError(
+                f"{self.name} gave a vector environment of {env.num_envs}, and one environment was needed; give a "
+                f"function that makes a single one, and how many with envs={env.num_envs} (--envs {env.num_envs})"
+            )
         if not isinstance(env, gymnasium.Env):
             raise SpecError(
                 f"{self.name} gave a {type(env).__module__}.{type(env).__name__}; expected a gymnasium.Env "
-                f"(not one of the old gym package, and no vector environment)"
+                f"(not one of the old gym package)"
+            )
+        if self.apart and own.in_use(env):
+            raise SpecError(
+                f"{self.name} gave an environment that is in use, and evaluation plays in one of its own; let it make "
+                f"a new one at each call, or pass another: evaluate(env=...)"
             )
         return env
 
@@ -54,15 +74,19 @@ class EpisodesMaker:
     action_bins: int | None
     registry: capture.Registry
     masked: bool | None = None  # see Episodes
+    limit: int | None = None  # see Episodes
+    level: Level | None = None  # what another instance was found to be
+    alone: bool = True  # whether no other environment of the run is in its process
 
     def __call__(self, first: Episodes | None = None) -> Episodes:
         """`first` is another instance from the same builder: what it was found to be saves probing this one."""
         capture.adopt(self.registry)
-        masked = self.masked if first is None else first.masked
+        masked, level = (self.masked, self.level) if first is None else (first.masked, first.level)
+        env = self.builder()
         episodes = Episodes(
-            self.builder(), index=self.index, seed=self.seed, action_bins=self.action_bins, masked=masked
+            env, index=self.index, seed=self.seed, action_bins=self.action_bins, masked=masked, limit=self.limit
         )
-        episodes.level = capture.choose_level(episodes, None if first is None else first.level)
+        episodes.level = capture.choose_level(episodes, level, self.alone)
         return episodes
 
 
@@ -72,7 +96,7 @@ def ids() -> list[str]:
     return sorted(name for name, spec in gymnasium.registry.items() if spec.entry_point is not None)
 
 
-def builder_of(env: str | gymnasium.Env | Callable[[], gymnasium.Env], env_args: dict[str, Any]) -> Builder:
+def builder_of(env: str | gymnasium.Env | VectorEnv | Callable[[], Any], env_args: dict[str, Any]) -> Builder:
     """Checks the name and the arguments, and builds nothing yet.
 
     Raises UnknownName with the nearest ids, or SpecError with what to install or to mend.
@@ -81,7 +105,7 @@ def builder_of(env: str | gymnasium.Env | Callable[[], gymnasium.Env], env_args:
         return _builder_of_spec(_find(env), env_args)
     if env_args:
         raise SpecError(f"env_args = {env_args} was given beside {env!r}; they go with an id: build them in instead")
-    if isinstance(env, gymnasium.Env):
+    if isinstance(env, gymnasium.Env | VectorEnv):
         return Builder(lambda: env, str(env), str(env))
     if callable(env):
         name = f"the function {getattr(env, '__qualname__', repr(env))}"

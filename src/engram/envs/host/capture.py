@@ -22,6 +22,7 @@ For exact capture of a class of your own, name every attribute that `step` or `r
 """
 
 import hashlib
+import sys
 from typing import Any
 
 import gymnasium
@@ -30,7 +31,7 @@ import numpy as np
 from engram.envs.host.episodes import PROBE_SEED, Episodes, Level
 from engram.errors import CheckpointError, EngramError, EnvironmentFault, SpecError
 
-_PROBE_STEPS = 30
+_PROBE_STEPS = 20
 
 Registry = dict[str, tuple[tuple[str, ...], tuple[str, ...]]]
 Snapshot = tuple[dict[str, Any], dict[str, np.ndarray]]  # JSON values and arrays
@@ -89,16 +90,39 @@ def adopt(registry: Registry) -> None:
     _registered.update(registry)
 
 
-def choose_level(episodes: Episodes, probed: Level | None = None) -> Level:
+def choose_level(episodes: Episodes, probed: Level | None = None, alone: bool = True) -> Level:
     """The best level for this environment, before its first episode.
 
-    Probing one that is not registered takes 60 steps; `probed` is what another instance of it was found to be.
+    Args:
+      probed: what another instance of it was found to be. Without it, one that is not registered is tried out: the
+        same 20 steps at most, twice; `episodes.notes` says so.
+      alone: whether no other environment of the run is in this process, to draw from the same global generator.
     """
-    if all(_class_name(type(layer)) in _registered for layer in _layers(episodes.env)):
+    if is_registered(episodes.env):
         return "exact"
     if probed in ("replayed", "boundary"):
         return probed
-    return "replayed" if _repeats(episodes) else "boundary"
+    repeats, steps, shared = _tried_out(episodes)
+    resets = 2 if episodes.mask_was_given else 3
+    episodes.notes.append(f"before training the environment was tried out: {resets} resets and {steps} steps")
+    draws = f"it draws from {' and '.join(shared)}" if shared else "it draws from a generator that no seed reaches"
+    if repeats is False:
+        episodes.notes.append(
+            f"two episodes from one seed differed, so the run cannot be repeated: {draws}; use self.np_random, which "
+            f"reset(seed=seed) seeds"
+        )
+    elif repeats and shared and not alone:
+        repeats = False
+        episodes.notes.append(
+            f"the run cannot be resumed inside an episode: {draws}, as do the run's other environments; use "
+            f"self.np_random, which reset(seed=seed) seeds"
+        )
+    return "replayed" if repeats else "boundary"
+
+
+def is_registered(env: gymnasium.Env) -> bool:
+    """Whether every layer of an environment is of a class that can be captured exactly."""
+    return all(_class_name(type(layer)) in _registered for layer in layers_of(env))
 
 
 def capture(episodes: Episodes, _: None = None) -> Snapshot:
@@ -120,7 +144,7 @@ def capture(episodes: Episodes, _: None = None) -> Snapshot:
     if episodes.level == "replayed":
         arrays["actions"] = np.array(episodes.history, np.int32)
     elif episodes.level == "exact":
-        meta["layers"] = [_capture_layer(layer, depth, arrays) for depth, layer in enumerate(_layers(episodes.env))]
+        meta["layers"] = [_capture_layer(layer, depth, arrays) for depth, layer in enumerate(layers_of(episodes.env))]
         meta["generator"] = _pack(episodes.env.unwrapped.np_random.bit_generator.state, "generator", arrays)
     return meta, arrays
 
@@ -176,32 +200,67 @@ def digest(episodes: Episodes) -> str:
     return total.hexdigest()
 
 
-def _repeats(episodes: Episodes) -> bool:
-    """Whether the same seed and actions give the same observations, rewards and ends, twice on this instance.
+def _tried_out(episodes: Episodes) -> tuple[bool | None, int, list[str]]:
+    """Whether the same seed and actions give the same observations, rewards and ends, twice on this instance; how many
+    steps that took; and the global generators that it drew from. Where it repeats itself, those are the ones that it
+    seeds: what others of the process draw meanwhile does not count.
 
-    An environment that fails here counts as not deterministic. The run will meet the same failure and name it.
+    None for an environment that fails here. The run will meet the same failure and name it.
     Episodes are seeded by their number, so the probe changes nothing in a run.
     """
+    before, seen, begun = global_generators(), [], []
     try:
-        return _probe(episodes) == _probe(episodes)
+        for _ in range(2):
+            seen.append([])
+            begun.append(_probe(episodes, seen[-1]))
+        drawn = moved_since(before)
+        seeded = [name for name in drawn if _seeds(name, *begun)]
+        repeats = seen[0] == seen[1]
+        return repeats, sum(map(len, seen)) - 2, seeded if repeats else drawn
     except Exception:
-        return False
+        return None, max(sum(map(len, seen)) - len(seen), 0), moved_since(before)
     finally:
         episodes.episode, episodes.elapsed, episodes.episode_return, episodes.observation = -1, 0, 0.0, []
         episodes.torn = False
 
 
-def _probe(episodes: Episodes) -> list[Any]:
+def _seeds(name: str, *resets: tuple[dict[str, str], dict[str, str]]) -> bool:
+    """Whether resets from one seed brought a generator from elsewhere to the same state each time."""
+    moved = all(before.get(name) != after.get(name) for before, after in resets)
+    return moved and len({after.get(name) for _, after in resets}) == 1
+
+
+def _probe(episodes: Episodes, seen: list[Any]) -> tuple[dict[str, str], dict[str, str]]:
+    """Adds what the beginning of an episode shows, step by step, to `seen`.
+
+    Returns the global generators before and after its reset.
+    """
+    before = global_generators()
     actions = np.random.default_rng(PROBE_SEED).integers(episodes.actions, size=_PROBE_STEPS)
     episodes.begin_with(PROBE_SEED)
-    seen: list[Any] = [digest(episodes)]
-    for number, action in enumerate(actions):
+    seen.append(digest(episodes))
+    begun = global_generators()
+    for action in actions:
         _, reward, terminated, done = episodes.step(episodes.allowed(int(action)))
         seen.append((digest(episodes), reward.hex(), terminated, done))
         if done:
-            episodes.begin_with(PROBE_SEED + 1 + number)
-            seen.append(digest(episodes))
-    return seen
+            break
+    return before, begun
+
+
+def global_generators() -> dict[str, str]:
+    """The states of the generators that a whole process shares, in text, by name. Nothing here draws from them."""
+    # By name, because the rules of this package let nobody write `np.random.something`, lest it is drawn from.
+    states = {"NumPy's global generator (np.random)": vars(np.random)["get_bit_generator"]().state}
+    if "random" in sys.modules:  # Python's own, which Engram itself never imports
+        states["Python's global generator (random)"] = sys.modules["random"].getstate()
+    with np.printoptions(threshold=sys.maxsize):
+        return {name: repr(state) for name, state in states.items()}
+
+
+def moved_since(before: dict[str, str]) -> list[str]:
+    """The names of the generators whose state is another than in `before`."""
+    return [name for name, state in global_generators().items() if before.get(name, state) != state]
 
 
 def _replay(episodes: Episodes, meta: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
@@ -224,7 +283,7 @@ def _replay(episodes: Episodes, meta: dict[str, Any], arrays: dict[str, np.ndarr
 
 
 def _restore_exact(episodes: Episodes, meta: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
-    layers = _layers(episodes.env)
+    layers = layers_of(episodes.env)
     here, saved = [_class_name(type(layer)) for layer in layers], [state["class"] for state in meta["layers"]]
     if here != saved:
         raise _refusal(episodes, f"was captured as {' > '.join(saved)} and is {' > '.join(here)} here")
@@ -318,7 +377,7 @@ def _unpack(packed: Any, arrays: dict[str, np.ndarray]) -> Any:
     raise KeyError(kind)
 
 
-def _layers(env: gymnasium.Env) -> list[gymnasium.Env]:
+def layers_of(env: gymnasium.Env) -> list[gymnasium.Env]:
     """The environment and what it wraps, outermost first."""
     layers = [env]
     while isinstance(layers[-1], gymnasium.Wrapper):

@@ -49,18 +49,20 @@ class Episodes:
 
     Args:
       masked: whether `info` says which actions are allowed; None to find out by a reset.
+      limit: actions after which an episode is truncated; None for no limit beyond the environment's own.
 
     Attributes:
       index: the environment's number, in messages and seeds.
       actions: how many discrete actions it has.
       level: how exactly `capture` can save it; set by the maker (see `capture.choose_level`).
-      masked: as given or found.
+      masked: as given or found. mask_was_given: whether no reset was needed to find out.
       episode: number of the current episode, -1 before the first.
       elapsed: actions taken in it.
       episode_return: sum of its rewards, float64.
       history: its actions, kept only at level `replayed`, where it (and the time to restore) grows with the episode.
       torn: whether its last step or reset failed or reached nobody, so that only its boundary can be saved.
       observation: the arrays of what it showed last; perhaps its own, so to be copied before the next step.
+      notes: sentences about it that a user should read.
     """
 
     def __init__(
@@ -71,8 +73,10 @@ class Episodes:
         seed: int,
         action_bins: int | None = None,
         masked: bool | None = None,
+        limit: int | None = None,
     ):
         self.env = env
+        self._limit = np.inf if limit is None else limit
         self.index = index
         self.seed = seed
         self.level: Level = "boundary"
@@ -89,6 +93,7 @@ class Episodes:
         if isinstance(space, gymnasium.spaces.Dict) and MASK in space.spaces:
             self._check_mask_space(space.spaces[MASK])
             masked = False
+        self.mask_was_given = masked is not None
         self.masked = _info_has_mask(env) if masked is None else masked
         if self.masked:
             self.observer = Observer(_with_mask(space, self.actions))
@@ -99,6 +104,7 @@ class Episodes:
         self.history: list[int] = []
         self.torn = False
         self.observation: list[Any] = []
+        self.notes: list[str] = []
 
     def begin(self, episode: int | None = None) -> list[Any]:
         """Starts the next episode, or that of the given number; returns its first observation's arrays."""
@@ -153,7 +159,7 @@ class Episodes:
         else:
             self.observation = self._masked_read(observation, info, terminated)
         self.episode_return += reward
-        return self.observation, reward, terminated, terminated or truncated
+        return self.observation, reward, terminated, terminated or truncated or self.elapsed >= self._limit
 
     def allowed(self, action: int) -> int:
         """The action, or one that is allowed now in place of a forbidden one."""

@@ -13,26 +13,32 @@ Read `engram.envs.host.episodes` for seeds and checks, `engram.envs.host.capture
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import gymnasium
 import numpy as np
+from gymnasium.vector import VectorEnv
 from jaxtyping import PyTree
 
 from engram import spaces
+from engram.envs.host import own
 from engram.envs.host.batch import HostEnvs, HostStep, LocalEnvs, shown_space
 from engram.envs.host.build import Builder, EpisodesMaker, builder_of, ids
 from engram.envs.host.capture import exact_registry, register_exact
-from engram.envs.host.episodes import Episodes
 from engram.envs.host.spaces import Observer
+from engram.envs.host.vector import VectorEnvs, separate
 from engram.envs.host.workers import AsyncEnvs
 from engram.errors import SpecError
 
 __all__ = ["HostEnvs", "HostStep", "convert_observation", "convert_space", "host_ids", "make_host", "register_exact"]
 
 
+Given = str | gymnasium.Env | VectorEnv | Callable[[], gymnasium.Env] | Callable[[], VectorEnv]
+
+
 def make_host(
-    env: str | gymnasium.Env | Callable[[], gymnasium.Env],
+    env: Given,
     *,
     envs: int = 1,
     seed: int,
@@ -40,31 +46,80 @@ def make_host(
     action_bins: int | None = None,
     env_args: dict[str, Any] | None = None,
     worker_timeout: float = 60,
+    max_episode_steps: int | None = None,
+    to_play: bool = False,
 ) -> HostEnvs:
     """A batch of `envs` environments.
 
     Args:
       env: a registered id; or one environment (for envs = 1, in this process); or a function without arguments that
-        makes one at each call.
+        makes one at each call; or a vector environment, or a function that makes one.
       seed: the run's seed, >= 0; every episode's own is derived from it (`episodes.episode_seed`).
       asynchronous: each environment in a process of its own.
       action_bins: values per number of a continuous action (`actions.joint_actions`).
       env_args: arguments of the environment's constructor, with an id; for games see `atari.make_atari`.
       worker_timeout: seconds a worker has for one answer, > 0.
+      max_episode_steps: an episode that has not ended after so many steps is truncated.
+      to_play: for evaluation. Nothing will be saved, so nothing is tried out; fewer environments than `envs` will do
+        where no more can be made; and an environment that somebody plays in already is refused.
 
     Raises UnknownName, SpecError or SpaceError, in one sentence, before the first step.
     """
     _check_numbers(envs, seed, worker_timeout)
-    if isinstance(env, gymnasium.Env) and (envs != 1 or asynchronous):
-        what = f"envs = {envs}" if envs != 1 else "asynchronous"
-        raise SpecError(
-            f"one environment was given with {what}; give an id, or a function without arguments that makes one"
-        )
-    builder = builder_of(env, env_args or {})
-    makers = [EpisodesMaker(builder, index, seed, action_bins, exact_registry()) for index in range(envs)]
+    if isinstance(env, gymnasium.Env | VectorEnv):
+        _check_alone(env, envs, asynchronous)
+    builder = replace(builder_of(env, env_args or {}), apart=to_play)
+    builders = [builder] * envs
+    if not (isinstance(env, str) or asynchronous):
+        first = builder.made()
+        builders = [replace(builder, make=partial(_once, [first])), *builders[1:]]
+        if isinstance(first, VectorEnv):
+            _check_alone(first, envs, asynchronous)
+            parts = separate(first)
+            if parts is None:
+                return _make_vector(first, seed, action_bins, max_episode_steps, to_play)
+            builders = [replace(builder, make=partial(_once, [part])) for part in parts]
+    about = {"limit": max_episode_steps, "alone": asynchronous or len(builders) == 1}
+    about |= {"level": "boundary"} if to_play else {}
+    makers = [
+        EpisodesMaker(each, index, seed, action_bins, exact_registry(), **about) for index, each in enumerate(builders)
+    ]
     if asynchronous:
         return _make_asynchronous(builder, makers, worker_timeout)
-    return LocalEnvs(list(makers), builder.description)
+    return LocalEnvs(list(makers), builder.description, fewer=to_play)
+
+
+def _once(given: list[Any]) -> Any:
+    """What is given, which can be taken once only."""
+    return given.pop()
+
+
+def _check_alone(env: gymnasium.Env | VectorEnv, envs: int, asynchronous: bool) -> None:
+    """SpecError where more is asked of a ready environment than it is."""
+    ready = env.num_envs if isinstance(env, VectorEnv) else 1
+    if envs not in (1, ready) or asynchronous:
+        what = f"envs = {envs}" if envs not in (1, ready) else "asynchronous"
+        given = "one environment" if ready == 1 else f"a vector environment of {ready}"
+        raise SpecError(
+            f"{given} was given with {what}; give an id, or a function without arguments that makes one environment"
+        )
+
+
+def _make_vector(
+    vector: VectorEnv, seed: int, action_bins: int | None, max_episode_steps: int | None, to_play: bool
+) -> VectorEnvs:
+    """A vector environment that cannot be taken apart."""
+    if to_play and own.in_use(vector):
+        raise SpecError(
+            f"training is in {vector}, and evaluation plays in an environment of its own; write evaluate(env=...) with "
+            f"another, or give a function that makes one"
+        )
+    if max_episode_steps is not None and not to_play:
+        raise SpecError(
+            f"max_episode_steps = {max_episode_steps} was given, and {vector} ends its episodes itself; make it with "
+            f"that limit, or name the environment and give envs={vector.num_envs}"
+        )
+    return VectorEnvs(vector, seed, action_bins)
 
 
 def host_ids() -> list[str]:
@@ -88,11 +143,11 @@ def convert_observation(space: gymnasium.Space, observation: Any) -> PyTree:
 
 def _make_asynchronous(builder: Builder, makers: list[EpisodesMaker], worker_timeout: float) -> AsyncEnvs:
     """The spaces must be known before the workers start (they share memory), so one environment is made here first."""
-    first = Episodes(builder(), index=0, seed=makers[0].seed, action_bins=makers[0].action_bins)
+    first = makers[0]()
     first.close()
     shown_space(first)
-    makers = [replace(maker, masked=first.masked) for maker in makers]
-    return AsyncEnvs(makers, first.observer, first.action_table, builder.description, worker_timeout)
+    makers = [replace(maker, masked=first.masked, level=first.level) for maker in makers]
+    return AsyncEnvs(makers, first.observer, first.action_table, builder.description, worker_timeout, first.notes)
 
 
 def _check_numbers(envs: int, seed: int, worker_timeout: float) -> None:

@@ -7,7 +7,7 @@ A part `action_mask` of the outermost Dict says which actions are allowed: see `
 Worker processes import this file, so it imports no JAX.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from gymnasium import spaces as gym_spaces
 from engram import spaces
 from engram.envs.adapters.adapter import TranslatingSpace
 from engram.envs.host.parts import Part, part_of, reader_of, say, where
+from engram.envs.host.stored import space_from_json, space_to_json
 from engram.errors import EnvironmentFault, SpaceError
 from engram.spaces import MASK
 
@@ -117,6 +118,29 @@ class Translator:
     def __init__(self, observer: Observer, table: np.ndarray):
         self._observer = observer
         self._table = table
+
+    def to_json(self) -> dict[str, Any]:
+        """All of it as JSON values; `from_json` gives it back."""
+        table = self._table
+        first = int(table.flat[0]) if table.dtype.kind in "iu" else None
+        if first is not None and table.ndim == 1 and (table == np.arange(first, first + len(table))).all():
+            actions: Any = {"first": first, "number": len(table)}
+        else:
+            actions = {"dtype": str(table.dtype), "rows": table.tolist()}
+        return {"observation": space_to_json(self._observer.source), "actions": actions}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> "Translator":
+        """The inverse of `to_json`; anything else is a SpaceError."""
+        try:
+            actions = value["actions"]
+            if "first" in actions:
+                table = np.arange(actions["first"], actions["first"] + actions["number"], dtype=np.int64)
+            else:
+                table = np.array(actions["rows"], actions["dtype"])
+            return cls(Observer(space_from_json(value["observation"])), table)
+        except (KeyError, TypeError, ValueError) as error:
+            raise SpaceError(f"the stored spaces cannot be read ({type(error).__name__}: {error})") from None
 
     def is_batched(self, observation: Any) -> bool:
         """Whether the first array (dict keys sorted) has more axes than its space; False where the tree is another."""

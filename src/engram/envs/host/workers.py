@@ -13,7 +13,7 @@ close and workers end at their next read.
 import multiprocessing
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from multiprocessing.util import Finalize
@@ -45,6 +45,7 @@ class AsyncEnvs:
         table: np.ndarray,
         description: str,
         worker_timeout: float,
+        notes: Iterable[str] = (),
     ):
         self._observer = observer
         self.translator = Translator(observer, table)
@@ -55,6 +56,7 @@ class AsyncEnvs:
         self.actions = actions = len(table)
         self.envs = len(makers)
         self.description = description
+        self.notes = list(notes)
         self.anew = np.zeros(self.envs, np.bool_)
         self._episode = np.full(self.envs, -1)  # as last reported, for a capture after a fault
         self._fault = ""
@@ -130,6 +132,10 @@ class AsyncEnvs:
         except OSError:
             pass  # a worker that is gone already needs no closing
         self._end()
+
+    def leave(self) -> None:
+        """See HostEnvs; workers are always this batch's own."""
+        self.close()
 
     def _call(self, name: str, *arguments: Any, timeout: float | None = None) -> list[Any]:
         return self._checked(self._answers(name, *arguments, timeout=timeout))

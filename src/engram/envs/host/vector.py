@@ -1,0 +1,187 @@
+"""Ready vector environments: `gymnasium.make_vec`, `SyncVectorEnv`, or any other `gymnasium.vector.VectorEnv`.
+
+A plain SyncVectorEnv is taken apart: its environments are stepped one by one, so that seeds and resuming are as exact
+as for others. Any other is stepped as it is. It resets its environments itself, so only their first episodes have
+seeds of Engram's, and a resumed run begins new episodes.
+
+| autoreset mode | what happens after an end                                                            |
+|----------------|--------------------------------------------------------------------------------------|
+| `SAME_STEP`    | the step that ends an episode shows the next one; `info["final_obs"]` is its end      |
+| `NEXT_STEP`    | the next step takes no action and shows the next episode: it is marked `idle`         |
+| `DISABLED`     | Engram resets what ended, with a seed for each episode                                |
+"""
+
+from typing import Any
+
+import numpy as np
+from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
+from gymnasium.vector.utils import iterate
+from jaxtyping import PyTree
+
+from engram.envs.host import capture as capturing
+from engram.envs.host import own
+from engram.envs.host.actions import joint_actions
+from engram.envs.host.batch import HostStep, join_snapshots, split_snapshots, stack
+from engram.envs.host.episodes import Level, episode_seed
+from engram.envs.host.spaces import Observer, Translator
+from engram.errors import EnvironmentFault, SpaceError, SpecError
+from engram.spaces import MASK, offered_features
+
+
+def separate(vector: VectorEnv) -> list[Any] | None:
+    """The environments of a vector that does nothing but step them in turn; None for any other."""
+    return list(vector.envs) if type(vector) is SyncVectorEnv else None
+
+
+def autoreset_mode(vector: VectorEnv) -> AutoresetMode:
+    """When a vector environment resets what ended. SpecError for one that does not say."""
+    mode = vector.metadata.get("autoreset_mode")
+    try:
+        return AutoresetMode(mode)
+    except ValueError:
+        raise SpecError(
+            f"{vector} does not say when it resets (metadata['autoreset_mode'] is {mode!r}); set it to a "
+            f"gymnasium.vector.AutoresetMode, or name the environment and give envs={vector.num_envs} "
+            f"(--envs {vector.num_envs})"
+        ) from None
+
+
+class VectorEnvs:
+    """A vector environment as it is; see `HostEnvs`."""
+
+    level: Level = "boundary"
+
+    def __init__(self, vector: VectorEnv, seed: int, action_bins: int | None):
+        self.env: Any = vector  # Gymnasium's own types leave out lists of seeds
+        self._mode = autoreset_mode(vector)
+        self._observer = observer = Observer(vector.single_observation_space)
+        self._table = joint_actions(vector.single_action_space, action_bins)
+        self.translator = Translator(observer, self._table)
+        self.observation_space, self.actions = observer.space, len(self._table)
+        offered_features(self.observation_space, self.actions)
+        if observer.mask is not None and observer.parts[observer.mask].shape != (self.actions,):
+            raise SpaceError(f"the observation's part {MASK!r} needs one flag for each of {self.actions} actions")
+        self.envs, self._seed = vector.num_envs, seed
+        self._shapes = [((self.envs, *part.shape), part.dtype) for part in observer.parts]
+        self.description = f"{vector} (resets: {self._mode.name})"
+        self.notes = [
+            "a ready vector environment resets itself, so a resumed run begins new episodes; for an exact one, name "
+            f"the environment and give envs={self.envs} (--envs {self.envs})"
+        ]
+        self.anew = np.zeros(self.envs, np.bool_)
+        self._episode = np.full(self.envs, -1)
+        self._elapsed = np.zeros(self.envs, np.int64)
+        self._ended = np.zeros(self.envs, np.bool_)  # in the step before, and not yet reset
+        own.play_in(self)
+
+    def reset(self) -> PyTree:
+        """See HostEnvs."""
+        return self._begin(np.zeros(self.envs, np.int64))
+
+    def step(self, actions: np.ndarray) -> HostStep:
+        """See HostEnvs."""
+        idle = self._ended.copy()
+        self._elapsed += ~idle
+        try:
+            observation, reward, terminated, truncated, info = self.env.step(self._table[np.asarray(actions)])
+        except Exception as error:
+            raise self._fault(0, f"step raised {type(error).__name__}: {error}; mend the environment") from error
+        columns = self._columns(observation, info)
+        reward = self._numbers("reward", reward, "biuf").astype(np.float32)
+        terminated = self._numbers("terminated", terminated, "b")
+        done = terminated | self._numbers("truncated", truncated, "b")
+        final = columns
+        if done.any():
+            columns, final = self._after_ends(columns, info, done)
+        self._elapsed[done] = 0
+        return HostStep(
+            self._observer.tree(columns), reward, terminated, done, self._observer.tree(final),
+            idle if idle.any() else None,
+        )  # fmt: skip
+
+    def _after_ends(
+        self, columns: list[np.ndarray], info: dict[str, Any], done: np.ndarray
+    ) -> tuple[list[np.ndarray], list[np.ndarray]]:
+        """What is shown next, and the last observations of what ended."""
+        self._ended = done.copy() if self._mode is AutoresetMode.NEXT_STEP else np.zeros_like(done)
+        self._episode += done
+        if self._mode is AutoresetMode.NEXT_STEP:
+            return columns, columns
+        if self._mode is AutoresetMode.DISABLED:
+            begun, _ = self.env.reset(seed=self._seeds(), options={"reset_mask": done.copy()})
+            return self._columns(begun, {}), columns
+        final = [column.copy() for column in columns]
+        for index in np.flatnonzero(done):
+            shown = info.get("final_obs", [None] * self.envs)[index]
+            if shown is None:
+                raise self._fault(int(index), "info has no 'final_obs' of an episode that ended, as SAME_STEP asks for")
+            for column, array in zip(final, self._read(int(index), shown), strict=True):
+                column[index] = array
+        return columns, final
+
+    def _begin(self, episode: np.ndarray) -> PyTree:
+        self._episode, self._elapsed = episode, np.zeros(self.envs, np.int64)
+        self._ended = np.zeros(self.envs, np.bool_)
+        try:
+            observation, info = self.env.reset(seed=self._seeds())
+        except Exception as error:
+            raise self._fault(0, f"reset raised {type(error).__name__}: {error}; mend the environment") from error
+        return self._observer.tree(self._columns(observation, info))
+
+    def _seeds(self) -> list[int]:
+        return [episode_seed(self._seed, index, int(episode)) for index, episode in enumerate(self._episode)]
+
+    def _columns(self, observation: Any, info: dict[str, Any]) -> list[np.ndarray]:
+        """New arrays [envs, ...] of every part, checked."""
+        if MASK in info and self._observer.mask is None:
+            raise SpecError(
+                f"info[{MASK!r}] of a vector environment is not read; put the mask into a Dict observation, or name "
+                f"the environment and give envs={self.envs}"
+            )
+        parts = self._observer.parts
+        whole = observation if isinstance(observation, np.ndarray) else None
+        same = whole is not None and len(parts) == 1 and whole.dtype == parts[0].dtype == parts[0].given
+        if whole is not None and same and whole.shape == self._shapes[0][0] and np.isfinite(whole).all():
+            return [whole.copy()]  # the hot path: nothing to convert
+        rows = [self._read(index, row) for index, row in enumerate(iterate(self.env.observation_space, observation))]
+        if len(rows) != self.envs:
+            raise self._fault(0, f"{len(rows)} observations were shown, expected {self.envs}")
+        return stack(rows, self._shapes, list)
+
+    def _read(self, index: int, observation: Any) -> list[Any]:
+        try:
+            return self._observer(observation)
+        except EnvironmentFault as fault:
+            raise self._fault(index, f"{fault}: return what observation_space declares") from fault
+
+    def _numbers(self, field: str, values: Any, kinds: str) -> np.ndarray:
+        array = np.asarray(values)
+        if array.shape != (self.envs,) or array.dtype.kind not in kinds:
+            raise self._fault(0, f"{field} is {array.dtype}{array.shape}, expected {self.envs} of them")
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            index = int(np.argmin(np.isfinite(array)))
+            raise self._fault(index, f"{field} is {array[index]}, expected one finite number")
+        return array
+
+    def capture(self) -> capturing.Snapshot:
+        """See HostEnvs."""
+        return join_snapshots([capturing.at_boundary(int(episode)) for episode in self._episode], self._seed)
+
+    def restore(self, meta: dict[str, Any], arrays: dict[str, np.ndarray], new_episodes: bool = False) -> PyTree:
+        """See HostEnvs."""
+        captured = split_snapshots(meta, arrays, self.envs, self._seed)
+        self.anew = np.ones(self.envs, np.bool_)
+        return self._begin(np.array([state["episode"] + 1 for state, _ in captured]))
+
+    def close(self) -> None:
+        """See HostEnvs."""
+        self.leave()
+        self.env.close()
+
+    def leave(self) -> None:
+        """See HostEnvs."""
+        own.leave(self)
+
+    def _fault(self, index: int, problem: str) -> EnvironmentFault:
+        where = f"environment {index}, episode {self._episode[index]}, step {self._elapsed[index]}"
+        return EnvironmentFault(f"{where}: {problem}")
