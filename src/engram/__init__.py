@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from engram.agents.presets import preset
     from engram.agents.spec import AgentSpec
+    from engram.envs.adapters.gymnax_style import register_gymnax_style
     from engram.envs.device import check_device_env, register_device
     from engram.envs.host.make import register_exact
     from engram.errors import EngramError
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from engram.run.article import AttentionDQN, ReplayBuffer, train
     from engram.run.trainer import Trainer, info, load
     from engram.specs import part, setting, spec
+    from engram.testing.environments import check_env
     from engram.types import Decision, Distribution, Encoding, MemoryRead, Returns
 
 __all__ = [
@@ -48,6 +50,7 @@ __all__ = [
     "Similar",
     "Trainer",
     "check_device_env",
+    "check_env",
     "info",
     "load",
     "part",
@@ -55,6 +58,7 @@ __all__ = [
     "register",
     "register_device",
     "register_exact",
+    "register_gymnax_style",
     "scalar",
     "setting",
     "spec",
@@ -81,6 +85,7 @@ _HOMES = {
     "Similar": "losses.bootstrap",
     "Trainer": "run.trainer",
     "check_device_env": "envs.device",
+    "check_env": "testing.environments",
     "info": "run.trainer",
     "load": "run.trainer",
     "part": "specs",
@@ -88,6 +93,7 @@ _HOMES = {
     "register": "registry",
     "register_device": "envs.device",
     "register_exact": "envs.host.make",
+    "register_gymnax_style": "envs.adapters.gymnax_style",
     "scalar": "heads.head",
     "setting": "specs",
     "spec": "specs",

@@ -15,7 +15,7 @@ The trainer, playing and run.json are the Q-learner's so far; a runner drives an
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import cache
+from functools import lru_cache
 from typing import Any, NamedTuple, Protocol
 
 import equinox as eqx
@@ -173,13 +173,13 @@ class Agent(Protocol):
         ...
 
 
-@cache
+@lru_cache(maxsize=4)  # not for ever: a search for settings has many agents
 def shape_of(agent: Agent) -> AgentState:
     """Shapes and dtypes of an agent's state, traced once for each agent."""
     return jax.eval_shape(agent.init, jax.ShapeDtypeStruct((2,), jnp.uint32))
 
 
-@cache
+@lru_cache(maxsize=4)  # not for ever: a search for settings has many agents
 def numbered_mind(agent: Agent) -> tuple[AgentState, Any]:
     """Shapes of a state without its actor, and the mind of such a state whose leaves are numbered in order.
 

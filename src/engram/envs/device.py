@@ -117,11 +117,38 @@ def register_device(id: str, **fixed: Any) -> Callable[[type[E]], type[E]]:
     return put
 
 
+class _Family(NamedTuple):
+    make: Callable[[str, dict[str, Any]], DeviceEnv]
+    names: Callable[[], list[str]]
+
+
+_FAMILIES: dict[str, _Family] = {}  # by prefix: `gymnax` for `gymnax:CartPole-v1`
+
+
+def register_family(
+    prefix: str, make: Callable[[str, dict[str, Any]], DeviceEnv], names: Callable[[], list[str]]
+) -> None:
+    """Makes every id `prefix:NAME` an environment that `make(NAME, arguments)` gives; `names` lists some of them."""
+    if prefix in _FAMILIES or not prefix.isidentifier():
+        raise SpecError(f"prefix = {prefix!r} was given; expected a word that no family of environments has yet")
+    _FAMILIES[prefix] = _Family(make, names)
+
+
+def _family_of(id: str) -> _Family | None:
+    prefix, colon, _ = id.partition(":")
+    return _FAMILIES.get(prefix) if colon else None
+
+
 @cache
 def _load_ours() -> None:
     # They import this module for `register_device`, so they cannot be imported at its top.
     tasks = import_module("engram.envs.tasks")
-    ours = ["adapters.minatar", "probes", *sorted(f"tasks.{module.name}" for module in iter_modules(tasks.__path__))]
+    ours = [
+        "adapters.minatar",
+        "adapters.gymnax_style",
+        "probes",
+        *sorted(f"tasks.{module.name}" for module in iter_modules(tasks.__path__)),
+    ]
     for name in ours:
         import_module(f"engram.envs.{name}")
 
@@ -129,13 +156,14 @@ def _load_ours() -> None:
 def device_ids() -> list[str]:
     """The ids that `make_device` knows, sorted; those of an extra that is not installed included."""
     _load_ours()
-    return sorted(_CATALOGUE)
+    families = [f"{prefix}:{name}" for prefix, family in _FAMILIES.items() for name in family.names()]
+    return sorted([*_CATALOGUE, *families])
 
 
 def is_device(id: str) -> bool:
     """Whether `make_device` knows `id`."""
     _load_ours()
-    return id in _CATALOGUE
+    return id in _CATALOGUE or _family_of(id) is not None
 
 
 def make_device(id: str, **env_args: Any) -> DeviceEnv:
@@ -146,6 +174,8 @@ def make_device(id: str, **env_args: Any) -> DeviceEnv:
     """
     if not is_device(id):
         raise UnknownName(f"no device environment is called {id!r}; {hint(id, _CATALOGUE)}")
+    if family := _family_of(id):
+        return family.make(id.partition(":")[2], env_args)
     entry = _CATALOGUE[id]
     known = entry.arguments
     listed = f"its arguments are {', '.join(known)}" if known else "it takes no arguments"

@@ -55,6 +55,8 @@ class Policy:
     def __init__(self, mind: Mind, spec: AgentSpec):
         self._mind, self._spec = mind, spec
         self.space, self.actions = mind.network.space, mind.network.actions
+        self._greedy = greedy_program(spec, None)  # held while this lives
+        self._states: dict[int, Any] = {}  # the form of a state, by the number of environments
 
     def begin(self, envs: int) -> PolicyState:
         """The state before the first observation."""
@@ -62,8 +64,11 @@ class Policy:
 
     def fits(self, state: PyTree, envs: int) -> bool:
         """Whether this is a state of so many environments, as `begin` gives it."""
-        given, expected = jax.tree.flatten(state), _shapes_of_state(self._spec, self._mind.network, envs)
-        return given[1] == expected[1] and [np.shape(leaf) for leaf in given[0]] == expected[0]
+        if envs not in self._states:
+            leaves, tree = jax.tree.flatten(jax.eval_shape(partial(self.begin, envs)))
+            self._states[envs] = [leaf.shape for leaf in leaves], tree
+        leaves, tree = jax.tree.flatten(state)
+        return self._states[envs] == ([np.shape(leaf) for leaf in leaves], tree)
 
     def act(
         self,
@@ -95,7 +100,7 @@ class Policy:
         current = self.begin(envs) if state is None else state
         seen = seen_on_host(rows, starts, reward)
         if generator is None:
-            following, action, _ = greedy_program(self._spec, None)(self._mind, current, seen)
+            following, action, _ = self._greedy(self._mind, current, seen)
         else:
             bits = generator.integers(0, 1 << 32, size=(2, envs, 2), dtype=np.uint32)
             words = generator.integers(0, 1 << 32, size=(envs, self._mind.network.words), dtype=np.uint32)
@@ -104,7 +109,8 @@ class Policy:
 
     def look(self, state: PolicyState, seen: Seen, keep: Keep | None) -> tuple[PolicyState, np.ndarray, PyTree]:
         """The state after a greedy action, the action, and what `keep` picked."""
-        state, action, kept = greedy_program(self._spec, keep)(self._mind, state, seen)
+        run = self._greedy if keep is None else greedy_program(self._spec, keep)
+        state, action, kept = run(self._mind, state, seen)
         return state, np.asarray(action), kept
 
 
@@ -117,12 +123,6 @@ def _one_each(name: str, values: Any, envs: int, dtype: Any) -> np.ndarray:
     if array.size != envs:
         raise SpecError(f"{name} = {values!r} was given with {envs} observation(s); expected one value for each")
     return array.reshape(envs)
-
-
-@lru_cache(maxsize=PROGRAMS)
-def _shapes_of_state(spec: AgentSpec, network: Any, envs: int) -> tuple[list[tuple[int, ...]], Any]:
-    leaves, tree = jax.tree.flatten(jax.eval_shape(partial(policy.begin, spec, network, envs)))
-    return [leaf.shape for leaf in leaves], tree
 
 
 @lru_cache(maxsize=PROGRAMS)

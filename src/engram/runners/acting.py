@@ -6,7 +6,7 @@ the checkpoint. A run uses the same actor from its first step to its last.
 """
 
 from collections.abc import Callable, Sequence
-from functools import cache
+from functools import lru_cache
 from typing import Any, Protocol
 
 import jax
@@ -16,7 +16,7 @@ from jaxtyping import PyTree
 from engram import spaces
 from engram.agents.agent import Agent, PlainPolicy
 from engram.agents.policy import Mind, Seen, seen_on_host
-from engram.runners.common import Flat
+from engram.runners.common import PROGRAMS, Flat
 from engram.runners.numpy_program import NumpyProgram, numpy_program
 from engram.trees import copied, restored
 
@@ -150,7 +150,7 @@ class CompiledActor:
         self._state = Flat.of(restored(self._state.value, arrays))
 
 
-@cache
+@lru_cache(maxsize=PROGRAMS)
 def compiled_act(agent: Agent, mind_tree: Any, state_tree: Any) -> Callable[..., Any]:
     """The agent's `act` from leaves to leaves: flattening Equinox modules at every step would cost more."""
 

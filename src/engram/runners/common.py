@@ -14,7 +14,9 @@ from engram.replay.ring import Ring
 from engram.types import Metrics
 
 T = TypeVar("T")
-PROGRAMS = 8  # compiled programs of one kind that a process keeps, for as many agents: a search for settings has many
+# Agents whose compiled programs a process keeps when nobody uses them any more: a search for settings has many. Runners
+# and policies hold their own.
+PROGRAMS = 2
 RECENT = 100  # episodes that `return_mean` averages over
 
 

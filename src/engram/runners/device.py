@@ -9,7 +9,7 @@ calls of `advance`.
 import dataclasses
 import time
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 import equinox as eqx
@@ -25,7 +25,7 @@ from engram.envs.device import DeviceEnv, DeviceStep, where_done
 from engram.errors import EnvironmentFault, LearningFault
 from engram.nn.observation import mask_of
 from engram.replay.ring import Ring
-from engram.runners.common import RECENT, Captured, Tally, repeat, summary
+from engram.runners.common import PROGRAMS, RECENT, Captured, Tally, repeat, summary
 from engram.trees import copied, restored
 from engram.types import Key, TimeStep
 
@@ -123,14 +123,28 @@ def seed_axes(agent: Agent, run: DeviceRun) -> DeviceRun:
     return eqx.tree_at(shared, axes, replace_fn=lambda _: None)
 
 
-@partial(jax.jit, static_argnums=(0, 1))  # compiled, so that every leaf is a buffer of its own and can be donated
 def init_seeds(agent: Agent, env: DeviceEnv, keys: UInt32[Array, "seeds 2"]) -> DeviceRun:
     """A run for each key; leaves get a leading axis [seeds], except those that seeds share."""
+    return compiled_init(agent, env)(keys)
+
+
+@lru_cache(maxsize=PROGRAMS)
+def compiled_init(agent: Agent, env: DeviceEnv) -> Callable[..., DeviceRun]:
+    """`_init_seeds`, compiled, so that every leaf is a buffer of its own and can be donated."""
+    return jax.jit(partial(_init_seeds, agent, env))
+
+
+def _init_seeds(agent: Agent, env: DeviceEnv, keys: UInt32[Array, "seeds 2"]) -> DeviceRun:
     shape = jax.eval_shape(partial(init, agent, env), keys[0])
     return jax.vmap(partial(init, agent, env), out_axes=seed_axes(agent, shape))(keys)
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=(3, 4))
+@lru_cache(maxsize=2 * PROGRAMS)  # an agent has two: before and after learning begins
+def compiled_advance(agent: Agent, env: DeviceEnv, learning: bool) -> Callable[..., tuple[DeviceRun, Tally]]:
+    """`advance`, compiled, which gives away the buffers of run and tally."""
+    return jax.jit(partial(advance, agent, env, learning), donate_argnums=(0, 1))
+
+
 def advance(
     agent: Agent, env: DeviceEnv, learning: bool, run: DeviceRun, tally: Tally, cycles: Int[Array, ""] | int
 ) -> tuple[DeviceRun, Tally]:
@@ -212,6 +226,7 @@ class DeviceRunner:
         self._run = init_seeds(agent, env, jnp.stack([jax.random.PRNGKey(seed) for seed in seeds]))
         self._tally = Tally.empty(agent, len(self.seeds))
         self._cycles = 64  # in the next compiled call
+        self._advance = [compiled_advance(agent, env, learning) for learning in (False, True)]  # held while this lives
 
     @property
     def steps(self) -> int:
@@ -230,7 +245,7 @@ class DeviceRunner:
             before = (self.agent.rhythm.first - 1 - self.steps) // each  # cycles that end before learning begins
             if before > 0:
                 cycles = min(cycles, before)
-            changed = advance(self.agent, self.env, before <= 0, self._run, self._tally, cycles)
+            changed = self._advance[before <= 0](self._run, self._tally, cycles)
             self._run, self._tally = jax.block_until_ready(changed)
             left -= cycles
             # How a run is cut into calls changes nothing in it, so the clock may decide.

@@ -6,7 +6,7 @@ one of its results waits for it.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import cache, partial
+from functools import lru_cache, partial
 from typing import Any
 
 import jax
@@ -18,19 +18,19 @@ from engram.agents.policy import Mind
 from engram.errors import LearningFault
 from engram.replay.ring import Ring
 from engram.runners.collector import Block, unpack
-from engram.runners.common import Flat, Tally
+from engram.runners.common import PROGRAMS, Flat, Tally
 from engram.trees import copied, restored
 
 Progress = tuple[AgentState, Tally]  # changed by each cycle of a compiled block
 
 
-@cache
+@lru_cache(maxsize=PROGRAMS)
 def compiled_init(agent: Agent) -> Callable[..., AgentState]:
     """The agent's `init`, compiled once for all runners of an agent."""
     return jax.jit(agent.init)
 
 
-@cache
+@lru_cache(maxsize=PROGRAMS)
 def places_of_mind(agent: Agent) -> tuple[Any, list[int], Any]:
     """The structure of the state without its actor, the places of the mind's leaves in it, and the mind's structure."""
     shape, numbered = numbered_mind(agent)
@@ -38,7 +38,7 @@ def places_of_mind(agent: Agent) -> tuple[Any, list[int], Any]:
     return jax.tree.structure(shape), places, mind
 
 
-@cache
+@lru_cache(maxsize=PROGRAMS)
 def compiled_settle(agent: Agent, group: int) -> Callable[..., tuple[list, list, list]]:
     """The compiled end of a block: `settle(first, ...)` goes through its cycles, and learns in those from `first` on.
 

@@ -102,7 +102,7 @@ def choose_level(episodes: Episodes, probed: Level | None = None, alone: bool = 
         return "exact"
     if probed in ("replayed", "boundary"):
         return probed
-    repeats, steps, shared = _tried_out(episodes)
+    repeats, steps, shared = tried_out(episodes)
     resets = 2 if episodes.mask_was_given else 3
     episodes.notes.append(f"before training the environment was tried out: {resets} resets and {steps} steps")
     draws = f"it draws from {' and '.join(shared)}" if shared else "it draws from a generator that no seed reaches"
@@ -200,7 +200,7 @@ def digest(episodes: Episodes) -> str:
     return total.hexdigest()
 
 
-def _tried_out(episodes: Episodes) -> tuple[bool | None, int, list[str]]:
+def tried_out(episodes: Episodes) -> tuple[bool | None, int, list[str]]:
     """Whether the same seed and actions give the same observations, rewards and ends, twice on this instance; how many
     steps that took; and the global generators that it drew from. Where it repeats itself, those are the ones that it
     seeds: what others of the process draw meanwhile does not count.
@@ -214,7 +214,9 @@ def _tried_out(episodes: Episodes) -> tuple[bool | None, int, list[str]]:
             seen.append([])
             begun.append(_probe(episodes, seen[-1]))
         drawn = moved_since(before)
-        seeded = [name for name in drawn if _seeds(name, *begun)]
+        # A reset that seeds a generator brings it back from where the steps left it.
+        (_, first), (stepped, second) = begun
+        seeded = [name for name in drawn if stepped.get(name) != first.get(name) == second.get(name)]
         repeats = seen[0] == seen[1]
         return repeats, sum(map(len, seen)) - 2, seeded if repeats else drawn
     except Exception:
@@ -222,12 +224,6 @@ def _tried_out(episodes: Episodes) -> tuple[bool | None, int, list[str]]:
     finally:
         episodes.episode, episodes.elapsed, episodes.episode_return, episodes.observation = -1, 0, 0.0, []
         episodes.torn = False
-
-
-def _seeds(name: str, *resets: tuple[dict[str, str], dict[str, str]]) -> bool:
-    """Whether resets from one seed brought a generator from elsewhere to the same state each time."""
-    moved = all(before.get(name) != after.get(name) for before, after in resets)
-    return moved and len({after.get(name) for _, after in resets}) == 1
 
 
 def _probe(episodes: Episodes, seen: list[Any]) -> tuple[dict[str, str], dict[str, str]]:

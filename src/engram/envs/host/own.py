@@ -22,6 +22,7 @@ from engram.envs.host.capture import is_registered, layers_of
 from engram.errors import SpecError
 
 _WALK = 200  # steps that show which attributes change while an environment is played
+_LOOKS = 10  # steps after which attributes are looked at
 _DEPTH = 3  # objects inside objects that are compared
 
 
@@ -134,28 +135,39 @@ def _difference(fresh: gymnasium.Env, env: gymnasium.Env, way: str) -> str:
         if kinds[0] != kinds[1]:
             return f"{way} gives {fresh}, and this is {env}"
         before = _attributes(fresh)
-        _walk(fresh)
-        after, given = _attributes(fresh), _attributes(env)
+        changes, given = _walk(fresh, before), _attributes(env)
     finally:
         fresh.close()
     for place in sorted(before.keys() | given.keys()):
-        if before.get(place) == after.get(place) and before.get(place) != given.get(place):
+        if place not in changes and before.get(place) != given.get(place):
             return f"its attribute {place[1]!r} is not as {way} has it"
     return ""
 
 
-def _walk(env: gymnasium.Env) -> None:
-    """A random episode, cut short, and the beginning of the next. One that fails has shown enough."""
+def _walk(env: gymnasium.Env, before: dict[tuple[int, str], Any]) -> set[tuple[int, str]]:
+    """The attributes that change in a random episode, cut short, and at the beginning of the next."""
+    changes: set[tuple[int, str]] = set()
+
+    def look() -> None:
+        now = _attributes(env)
+        changes.update(place for place in before.keys() | now.keys() if before.get(place) != now.get(place))
+
     env.action_space.seed(0)
     try:
         env.reset(seed=0)
-        for _ in range(_WALK):
+        look()
+        for number in range(_WALK):
             _, _, terminated, truncated, _ = env.step(env.action_space.sample())
-            if terminated or truncated:
+            over = terminated or truncated
+            if number < _LOOKS or over:
+                look()
+            if over:
                 break
         env.reset(seed=1)
-    except Exception:
-        return
+        look()
+    except Exception:  # one that fails has shown enough
+        look()
+    return changes
 
 
 def _attributes(env: gymnasium.Env) -> dict[tuple[int, str], Any]:

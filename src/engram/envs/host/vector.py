@@ -91,6 +91,7 @@ class VectorEnvs:
         terminated = self._numbers("terminated", terminated, "b")
         done = terminated | self._numbers("truncated", truncated, "b")
         final = columns
+        self._ended = done.copy() if self._mode is AutoresetMode.NEXT_STEP else np.zeros_like(done)
         if done.any():
             columns, final = self._after_ends(columns, info, done)
         self._elapsed[done] = 0
@@ -103,7 +104,6 @@ class VectorEnvs:
         self, columns: list[np.ndarray], info: dict[str, Any], done: np.ndarray
     ) -> tuple[list[np.ndarray], list[np.ndarray]]:
         """What is shown next, and the last observations of what ended."""
-        self._ended = done.copy() if self._mode is AutoresetMode.NEXT_STEP else np.zeros_like(done)
         self._episode += done
         if self._mode is AutoresetMode.NEXT_STEP:
             return columns, columns
