@@ -286,7 +286,7 @@ def _step(
     moved, out = jax.vmap(env.step)(now.env, action, bits.reshape(episodes, 2))
     ended = out.terminated | out.truncated
     lengths = now.lengths + running
-    late = running & ~ended & (lengths >= limit)
+    late = running & ~out.terminated & (lengths >= limit)
     # An ended environment must not be stepped on: it repeats its last step instead, which counts for nothing.
     env_state = jax.tree.map(partial(where_done, ended | ~running), now.env, moved)
     following = _Playing(

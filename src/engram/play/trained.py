@@ -88,7 +88,7 @@ class TrainedAgent:
 
     def evaluate(
         self,
-        episodes: int | Environment = 20,
+        episodes: Any = 20,
         seed: int = 0,
         forget: bool = False,
         env: Environment | None = None,

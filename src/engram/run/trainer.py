@@ -361,7 +361,7 @@ class Trainer:
 
     def evaluate(
         self,
-        episodes: int | Environment = 20,
+        episodes: Any = 20,
         seed: int = 0,
         forget: bool = False,
         env: Environment | None = None,

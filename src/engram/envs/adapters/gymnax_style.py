@@ -51,13 +51,14 @@ class GymnaxStyle:
     def reset(self, key: UInt32[Array, "2"]) -> tuple[PyTree, PyTree]:
         env, params, space, _ = _made(self)
         observation, state = getattr(env, "reset_env", env.reset)(typed_key(key), params)
-        return state, _stored(space, observation)
+        # Python numbers would change their types at the first step.
+        return jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.result_type(leaf)), state), _stored(space, observation)
 
     def step(self, state: PyTree, action: Int[Array, ""], key: UInt32[Array, "2"]) -> tuple[PyTree, DeviceStep]:
         env, params, space, _ = _made(self)
         given = getattr(env, "step_env", env.step)(typed_key(key), state, action, params)
         observation, following, reward, done, _ = given
-        # A loop needs the same types at every step, and Python numbers in a state change theirs.
+        # A loop needs the same types at every step.
         following = jax.tree.map(lambda new, old: jnp.asarray(new, old.dtype), following, state)
         done = jnp.asarray(done, bool)
         truncated = done & ~_ended(env, params, following, done)
