@@ -366,7 +366,7 @@ def test_json_stands_alone_on_standard_output(capfd):
     assert main(["evaluate", "r", "--episodes", "3", "--seed", "5", "--json"]) == 0
     out, err = capfd.readouterr()
     found = {"run": "r", "mean": 5.0, "std": 0.0, "episodes": 3, "returns": [5.0] * 3, "per_seed": [5.0]}
-    assert json.loads(out) == found | {"lengths": [7] * 3}
+    assert json.loads(out) == found | {"lengths": [7] * 3, "cut": 0}
     assert "a library says hello" in err
     assert "and so does C" in err
 

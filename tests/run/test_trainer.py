@@ -474,11 +474,16 @@ def test_an_environment_that_changed_its_shape_is_refused(tmp_path: Path):
         assert trainer.steps == 70
 
 
-def test_an_environment_object_trains_but_cannot_be_evaluated_on():
-    with Trainer(Walk(), **AGENT) as trainer:
+def test_an_environment_object_that_cannot_be_made_anew_trains_and_names_the_call_that_evaluates():
+    class Needy(Walk):
+        def __init__(self, port: int):
+            super().__init__()
+
+    with Trainer(Needy(3), **AGENT) as trainer:
         trainer.learn(70)
-        with pytest.raises(SpecError, match="is in use and Gymnasium cannot make another like it; pass a function"):
+        with pytest.raises(SpecError, match=r"write evaluate\(env=\.\.\.\) with a second Needy"):
             trainer.evaluate()
+        assert trainer.evaluate(2, env=Needy(4)).episodes == 2
 
 
 # -- every setting is read -----------------------------------------------------------------------------------
