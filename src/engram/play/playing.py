@@ -73,7 +73,7 @@ class Policy:
     def act(
         self,
         rows: PyTree,
-        state: PolicyState | None,
+        state: Any,
         is_first: np.ndarray | None,
         reward: np.ndarray | None,
         generator: np.random.Generator | None,

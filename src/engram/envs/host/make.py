@@ -74,7 +74,8 @@ def make_host(
         first = builder.made()
         builders = [replace(builder, make=partial(_once, [first])), *builders[1:]]
         if isinstance(first, VectorEnv):
-            _check_alone(first, envs, asynchronous)
+            if not to_play:  # where another number will do
+                _check_alone(first, envs, asynchronous)
             parts = separate(first)
             if parts is None:
                 return _make_vector(first, seed, action_bins, max_episode_steps, to_play)
