@@ -3,9 +3,11 @@
 import gymnasium
 import numpy as np
 import pytest
+from support.bad_envs import Walk
 
 import engram
 from engram import AttentionDQN, ReplayBuffer, train
+from engram.envs.host import own
 from engram.errors import SpaceError, SpecError
 
 
@@ -102,3 +104,11 @@ def test_bad_input_is_answered_in_one_sentence(call, error: type, sentence: str)
 
 def test_the_names_are_public():
     assert {"AttentionDQN", "ReplayBuffer", "train"} <= set(engram.__all__)
+
+
+def test_a_task_without_an_end_comes_back(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("engram.run.article.LONGEST", 30)
+    model = engram.AttentionDQN(state_size=2, action_size=2, hidden_size=8, capacity=100)
+    env = Walk(10**9)
+    assert len(engram.train(env, model, engram.ReplayBuffer(capacity=100), epochs=2, batch_size=16)) == 2
+    assert not own.in_use(env)

@@ -161,7 +161,7 @@ def test_evaluation_plays_whole_episodes_and_repeats_itself(trained: TrainedAgen
     assert found.lengths == found.returns, "CartPole pays 1 for every step"
     assert trained.evaluate(episodes=6, seed=1) == found
     assert trained.evaluate(episodes=6, seed=2) != found
-    with pytest.raises(SpecError, match="episodes = 0 was given; expected at least 1"):
+    with pytest.raises(SpecError, match="episodes = 0 was given; expected a whole number of at least 1"):
         trained.evaluate(episodes=0)
 
 

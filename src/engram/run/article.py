@@ -9,7 +9,7 @@
 """
 
 from collections.abc import Callable
-from contextlib import closing, nullcontext
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -30,6 +30,7 @@ from engram.errors import SpaceError, SpecError
 from engram.exploration.greedy import EpsilonGreedySpec
 from engram.external.episodic import EpisodicSpec
 from engram.losses.bootstrap import FromMemorySpec
+from engram.play.playing import LONGEST
 from engram.replay.draw import Replay
 from engram.run.machine import check_fits
 from engram.runners.host import HostRunner
@@ -121,8 +122,10 @@ def train(
     make no sense.
     """
     _check_whole(epochs=epochs, batch_size=batch_size)
-    envs = make_host(env, seed=model.seed + model._steps)
-    with nullcontext() if isinstance(env, gymnasium.Env) else closing(envs):
+    # A task without an end would never come back: its episodes are cut off as in evaluation.
+    envs = make_host(env, seed=model.seed + model._steps, max_episode_steps=LONGEST)
+    with ExitStack() as opened:
+        opened.callback(envs.leave if isinstance(env, gymnasium.Env) else envs.close)
         _check_sizes(envs, model)
         runner = _runner(envs, model, replay_buffer, batch_size)
         runner.start()
