@@ -117,6 +117,16 @@ class Learner:
         """Takes in a block without learning from it."""
         self._take_in(self.group, block)
 
+    def follow(self, agent: Agent) -> None:
+        """Goes on with an agent that differs in its schedules only."""
+        self.agent, self._settle = agent, compiled_settle(agent, self.group)
+
+    def adopt(self, arrays: Mapping[str, np.ndarray], rows: Callable[[Ring], Ring] | None) -> None:
+        """See `Runner.adopt`."""
+        own, ring = self.capture()
+        kept = (lambda _: ring) if rows is None else rows
+        self.restore(own | {name: arrays[name] for name in arrays if name in own}, kept)  # type: ignore[arg-type]
+
     def _take_in(self, first: int, block: Block) -> None:
         self.mind_leaves, self._rest, self._tally = self._settle(
             first, self.mind_leaves, self._rest, self._tally, block
