@@ -57,16 +57,20 @@ class Course:
 
     def stops(self) -> bool:
         """Whether to stop now. Runners ask between two steps, where callbacks may look at a sound state."""
+        self._tell_episodes()
+        return self.stop()
+
+    def _tell_episodes(self) -> None:
         runner = self.runner
         if runner.ended:
             over, runner.ended = runner.ended, []
             for one in over:
                 told = {"return": one.total, "length": one.length, "step": one.step, "seed": one.seed}
                 self.tell("on_episode", told | {"info": dict(one.numbers)})
-        return self.stop()
 
     def _at_border(self, before: int, goal: int, speed: float) -> None:
         """What is due at this step: an evaluation, a line of metrics, a checkpoint."""
+        self._tell_episodes()
         plan, progress, step = self.plan, self.progress, self.runner.steps
         evaluation = None
         if self._evaluation_due(step):

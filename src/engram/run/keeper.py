@@ -112,8 +112,8 @@ class Keeper:
             raise CheckpointError(
                 f"{self._run} keeps no checkpoint of step {at}; use newest, best, or one of the steps {steps}"
             )
-        from_best = at == BEST or (at in best and at not in newest)
-        loaded = (self._best if from_best else self._store).load(None if at in (NEWEST, BEST) else int(at))
+        store = self._best if at == BEST or (at in best and at not in newest) else self._store
+        loaded = store.load() if at in (NEWEST, BEST) else store.load(int(at))
         if loaded.meta.get("plan") != self._plan:
             raise CheckpointError(
                 "run.json is not the one that the checkpoint was written with, so the run would not go on as it was; "

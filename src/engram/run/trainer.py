@@ -5,7 +5,6 @@ trainer.learn(50_000)
 trainer.evaluate(episodes=20).mean
 """
 
-import shutil
 import weakref
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack, closing
@@ -25,14 +24,16 @@ from engram.play.evaluation import Evaluation
 from engram.play.trained import Environment, TrainedAgent
 from engram.run import keeper as keeping
 from engram.run.callbacks import hears
+from engram.run.claim import check_free, claim, withdraw
 from engram.run.course import Course
 from engram.run.evaluating import Evaluating
 from engram.run.keeper import Keeper, Progress
 from engram.run.machine import keep_freed_memory, use_cache
 from engram.run.making import make_agent, make_environment, make_runner
 from engram.run.metrics import RunLog, check_tracking
-from engram.run.plan import RUN_FILE, RunPlan, holds_run, info
+from engram.run.plan import RunPlan, info
 from engram.run.planning import longer, new_plan, replanned
+from engram.run.prefill import fill_replay
 from engram.run.settings import FREE, Given, check, check_names, takes_settings
 from engram.run.stop import StopRequest
 from engram.run.stored import load
@@ -99,7 +100,7 @@ class Trainer:
             env = self._source.plan.env
         if env is None:
             raise SpecError("no environment was given; name one, such as 'CartPole-v1' (`engram list envs` shows more)")
-        self._check_free()
+        check_free(self.folder)
         if self._given.run.get("track"):
             check_tracking()
         self._env = env
@@ -189,7 +190,7 @@ class Trainer:
                 begin_from(self._source, runner, self.plan.start_with, self.plan.seeds)
             runner.start()
             if self.folder is not None:
-                self._claim()
+                claim(self.folder, self.plan, self._open)
             self._tell_start()
             self._runner = runner
             if self.folder is not None:
@@ -255,6 +256,20 @@ class Trainer:
             raise Interrupted(f"stopped at step {self.steps:,} {where}")
         return self
 
+    def prefill(self, episodes: Iterable[Any]) -> "Trainer":
+        """Puts recorded episodes into the replay, before the first step. The steps of the run count none of them.
+
+        Each is (observations, actions, rewards, terminated), see `engram.run.prefill.Episode`.
+
+        Raises: EngramError for what does not belong to the environment, and for a run that has begun.
+        """
+        if self.steps:
+            raise SpecError(f"the run is at step {self.steps:,}; prefill comes before its first step")
+        fill_replay(self.runner, self.plan, self._environment, self.on_device, episodes)
+        if self.folder is not None:
+            self.save()
+        return self
+
     def stop(self) -> None:
         """Asks `learn` to end: within the running step, with the newest step saved. Also from another thread.
 
@@ -308,7 +323,8 @@ class Trainer:
         if self.folder is None:
             return
         if begins and self.steps == 0 and isinstance(problem, SpecError):
-            self._withdraw()
+            self._runner = self._saved_step = None
+            withdraw(self.folder)
             return
         # On the device, learning went on after the fault of an environment.
         sound = self._callback_failed or (isinstance(problem, EnvironmentFault) and not self.on_device)
@@ -355,28 +371,6 @@ class Trainer:
     def _keeper(self) -> Keeper:
         assert self.folder is not None
         return Keeper(self.folder, self.plan.digest())
-
-    def _claim(self) -> None:
-        """Takes the run directory for a new run, unless another trainer began one there meanwhile."""
-        assert self.folder is not None
-        with ExitStack() as held:
-            held.enter_context(RunLock(self.folder))
-            self._check_free()
-            self.plan.write(self.folder)
-            self._open.enter_context(held.pop_all())
-
-    def _withdraw(self) -> None:
-        """Takes back what `_claim` and the first save wrote."""
-        assert self.folder is not None
-        self._runner, self._saved_step = None, None
-        shutil.rmtree(self.folder / keeping.FOLDER, ignore_errors=True)
-        (self.folder / RUN_FILE).unlink(missing_ok=True)
-
-    def _check_free(self) -> None:
-        if self.folder is not None and holds_run(self.folder):
-            raise SpecError(
-                f"{self.folder} already holds a run; pass resume=True (--resume) to go on with it, or another run"
-            )
 
     # -- using ---------------------------------------------------------------------------------------------
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int, PyTree
 
-from engram.agents.agent import Agent
+from engram.agents.agent import Agent, Experience
 from engram.agents.policy import Mind
 from engram.replay.ring import Ring
 from engram.types import Metrics
@@ -146,6 +146,10 @@ class Runner(Protocol):
 
         Raises CheckpointError for a leaf of another shape.
         """
+        ...
+
+    def observe(self, experience: Experience) -> None:
+        """Before the first step: stores steps [time, envs] that were recorded elsewhere, the same for every seed."""
         ...
 
     def finish(self, stopped: bool) -> str | None:

@@ -130,6 +130,13 @@ def init_seeds(agent: Agent, env: DeviceEnv, keys: UInt32[Array, "seeds 2"]) -> 
     return jax.vmap(partial(init, agent, env), out_axes=seed_axes(agent, shape))(keys)
 
 
+@partial(jax.jit, static_argnums=0, donate_argnums=1)
+def observe_seeds(agent: Agent, run: DeviceRun, experience: Experience) -> DeviceRun:
+    """The run once every seed has stored the same steps."""
+    axes = seed_axes(agent, run).agent
+    return _with_agent(run, jax.vmap(agent.observe, in_axes=(axes, None), out_axes=axes)(run.agent, experience))
+
+
 @partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=(3, 4))
 def advance(
     agent: Agent, env: DeviceEnv, learning: bool, run: DeviceRun, tally: Tally, cycles: Int[Array, ""] | int
@@ -325,6 +332,10 @@ class DeviceRunner:
         own = self.capture()
         arrays = own.arrays | {name: arrays[name] for name in arrays if name in own.arrays}
         self.restore(arrays, own.meta, (lambda _: own.rows) if rows is None else rows)  # type: ignore[arg-type]
+
+    def observe(self, experience: Experience) -> None:
+        """See Runner."""
+        self._run = observe_seeds(self.agent, self._run, experience)
 
     def finish(self, stopped: bool) -> None:
         """Device environments can be taken up anywhere."""

@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from engram.agents.agent import Agent, AgentState
+from engram.agents.agent import Agent, AgentState, Experience
 from engram.agents.policy import Mind
 from engram.envs.host.make import HostEnvs
 from engram.replay.ring import Ring
@@ -119,6 +119,10 @@ class HostRunner:
         """See Runner."""
         self.learner.adopt(arrays, rows)
         self._act_with(self.learner.mind_leaves)
+
+    def observe(self, experience: Experience) -> None:
+        """See Runner."""
+        self.learner.observe(experience)
 
     def finish(self, stopped: bool) -> str | None:
         """See Runner, and HostEnvs.level."""
