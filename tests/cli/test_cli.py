@@ -10,7 +10,7 @@ import sys
 import time
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
 from hypothesis import given
@@ -112,6 +112,21 @@ def real_trainer():
 
 
 # -- reading -----------------------------------------------------------------------------------------------
+
+
+def test_the_curve_shows_evaluations_beside_training(monkeypatch):
+    """Of seeds the mean; a line with nothing but an evaluation leaves no hole in the curve of training."""
+    figures: list[Any] = []
+    monkeypatch.setattr("engram.cli.curve._write_picture", lambda figure, path: figures.append(figure))
+    with RunLog(Path("r"), None) as log:
+        log.write({"step": 10, "return_mean": [1.0, 3.0], "loss": None})
+        log.write({"step": 15, "evaluation_return": [5.0, 7.0]})
+        log.write({"step": 20, "return_mean": [2.0, 4.0], "loss": 1.0, "evaluation_return": [4.0, 8.0]})
+    plot_curve("r")
+    drawn = {line.get_label(): line.get_xydata().tolist() for line in figures[0].axes[0].get_lines()}
+    assert drawn["training: mean of the last 100 episodes"] == [[10, 2], [20, 3]]
+    assert drawn["evaluation: greedy episodes"] == [[15, 6], [20, 6]]
+    assert drawn["best evaluation: 6"] == [[20, 6]], "of equals the newest"
 
 
 def test_settings_are_taken_out_wherever_they_stand_and_the_last_one_wins():

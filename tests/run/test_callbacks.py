@@ -1,7 +1,9 @@
 """Who listens hears episodes, evaluations and lines; who says False stops the run, with its newest step on the disk."""
 
+import sys
 import time
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import gymnasium
@@ -202,3 +204,58 @@ def test_evaluate_plays_elsewhere_while_training():
         trainer.learn()
     assert [step for step, _ in short.found] == [60, 100, 160, 200]
     assert all(found.lengths == [4, 4] for _, found in short.found)
+
+
+class Drawn(Walk):
+    """Shows a picture whose brightness is the number of steps of its episode."""
+
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 5}  # noqa: RUF012
+    render_mode = "rgb_array"
+
+    def render(self):
+        return np.full((4, 4, 3), self.steps, np.uint8)
+
+
+@pytest.fixture
+def films(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[int]]:
+    """What Gymnasium's recorder hands to moviepy, by the film's name: the brightness of each picture.
+
+    moviepy wants an older Pillow than this environment holds, so a stand-in takes its place.
+    """
+    taken: dict[str, list[int]] = {}
+
+    class Clip:
+        def __init__(self, frames, fps):
+            self.frames = [int(frame[0, 0, 0]) for frame in frames]
+
+        def write_videofile(self, path, **_):
+            taken[Path(path).name] = self.frames
+            Path(path).touch()
+
+    names = ["moviepy", "moviepy.video", "moviepy.video.io", "moviepy.video.io.ImageSequenceClip"]
+    for name in names:
+        monkeypatch.setitem(sys.modules, name, ModuleType(name))
+    sys.modules[names[-1]].ImageSequenceClip = Clip  # type: ignore[attr-defined]
+    return taken
+
+
+def test_one_greedy_episode_is_filmed_at_every_second_evaluation_and_at_the_end(tmp_path: Path, films: dict):
+    given = {**SMALL, **EVALUATED, "steps": 120}
+    with Trainer(Drawn, run=tmp_path, callbacks=[engram.RecordVideo(env=Drawn, every=2)], **given) as trainer:
+        trainer.learn()
+    whole = {"step-000000080-episode-0.mp4": [0, 1, 2, 3, 4], "step-000000120-episode-0.mp4": [0, 1, 2, 3, 4]}
+    assert films == whole
+    assert sorted(path.name for path in (tmp_path / "videos").iterdir()) == sorted(whole)
+    trainer = Trainer(Drawn, callbacks=[engram.RecordVideo(tmp_path)], **given)
+    with trainer, pytest.raises(SpecError, match="the run has no id of an environment; give"):
+        trainer.learn()
+    trainer = Trainer(Drawn, callbacks=[engram.RecordVideo(env=Drawn)], **given)
+    with trainer, pytest.raises(SpecError, match="RecordVideo has no folder for its films"):
+        trainer.learn()
+
+
+def test_films_need_moviepy_and_say_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(sys.modules, "moviepy", None)
+    trainer = Trainer(Drawn, callbacks=[engram.RecordVideo(tmp_path, env=Drawn)], **SMALL)
+    with trainer, pytest.raises(SpecError, match="needs the package moviepy, which is not installed"):
+        trainer.learn(10)

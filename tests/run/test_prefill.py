@@ -62,7 +62,7 @@ def test_rows_are_those_of_the_episodes_for_every_seed_on_the_device():
             assert ring.cursor.tolist() == [4 + 71]
             check(ring.rows, slice(0, 4), 0, given[0])
             check(ring.rows, slice(4, 75), 0, given[1])
-        assert trainer.learn(70).steps == 70
+        assert trainer.learn(72).steps == 72
 
 
 @pytest.mark.parametrize(("given", "said"), [
@@ -79,6 +79,6 @@ def test_what_does_not_belong_to_the_environment_is_refused(given: Any, said: st
 
 
 def test_an_agent_that_writes_while_it_acts_takes_none():
-    trainer = Trainer("CartPole-v1", external="episodic", external__capacity=50, **SMALL)
+    trainer = Trainer("CartPole-v1", external="episodic", external__neighbours=5, **SMALL)
     with trainer, pytest.raises(EngramError, match="prefill is for agents whose rows hold nothing but experience"):
         trainer.prefill([episode(3, True)])

@@ -92,7 +92,7 @@ def _draw_evaluations(axes: Any, rows: list[dict[str, Any]]) -> None:
     points = [(row["step"], _mean(_seeds(row, "evaluation_return"))) for row in rows]
     steps, means = zip(*points, strict=True)
     axes.plot(steps, means, color=_GREEN, linewidth=1.5, marker="s", markersize=4, label="evaluation: greedy episodes")
-    best = max(points, key=lambda point: -math.inf if math.isnan(point[1]) else point[1])
+    best = max(points, key=lambda point: (-math.inf if math.isnan(point[1]) else point[1], point[0]))
     axes.plot(*best, color=_GREEN, marker="o", markersize=10, fillstyle="none", label=f"best evaluation: {best[1]:.4g}")
     axes.legend(loc="best", frameon=False, fontsize=8)
 

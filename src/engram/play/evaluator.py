@@ -111,6 +111,8 @@ class _NumpyGreedy:
         program.load([np.asarray(leaf) for leaf in jax.tree.leaves(mind)])
 
     def __call__(self, observation: np.ndarray, is_first: np.ndarray, reward: np.ndarray) -> np.ndarray:
+        if self._frames.shape[1] == 1:
+            return self._program(observation[:, None]).argmax(-1)
         frames = np.roll(self._frames, -1, axis=1)
         frames[is_first] = 0
         frames[:, -1] = observation
