@@ -41,6 +41,7 @@ class FakeTrainer:
     problem: BaseException | None = None
     at_start: BaseException | None = None
     elsewhere: ClassVar[dict[str, object]] = {}
+    step = 30
 
     def __init__(self, env, *, run, callbacks=(), **given):
         FakeTrainer.made = {"env": env, "run": run} | given
@@ -94,7 +95,7 @@ def fake_trainer(request, monkeypatch, tmp_path):
         return
     module = ModuleType("engram.run.trainer")
     module.Trainer = FakeTrainer  # type: ignore[attr-defined]
-    module.load = lambda run: FakeTrainer(None, run=run)  # type: ignore[attr-defined]
+    module.load = lambda run, at="newest": FakeTrainer(None, run=run, at=at)  # type: ignore[attr-defined]
     module.info = lambda run, verify=False: {  # type: ignore[attr-defined]
         "env": "X-v0", "steps": 30000, "verified": verify, "checkpoints": [{"step": 30, "id": "3fa9"}], "seeds": [0, 1],
     }  # fmt: skip
@@ -380,7 +381,7 @@ def test_json_stands_alone_on_standard_output(capfd):
     capfd.readouterr()
     assert main(["evaluate", "r", "--episodes", "3", "--seed", "5", "--json"]) == 0
     out, err = capfd.readouterr()
-    found = {"run": "r", "mean": 5.0, "std": 0.0, "episodes": 3, "returns": [5.0] * 3, "per_seed": [5.0]}
+    found = {"run": "r", "step": 30, "mean": 5.0, "std": 0.0, "episodes": 3, "returns": [5.0] * 3, "per_seed": [5.0]}
     assert json.loads(out) == found | {"lengths": [7] * 3}
     assert "a library says hello" in err
     assert "and so does C" in err
@@ -394,6 +395,9 @@ def test_another_environment_to_evaluate_in_is_passed_on_and_named(capfd):
     assert (found["env"], found["env_args"]) == ("Other-v0", {"size": 9})
     assert main(["evaluate", "r"]) == 0
     assert FakeTrainer.elsewhere == {}
+    assert FakeTrainer.made["at"] == "newest"
+    assert main(["evaluate", "r", "--at", "best"]) == 0
+    assert FakeTrainer.made["at"] == "best"
 
 
 def test_without_json_a_table_is_printed(capsys):

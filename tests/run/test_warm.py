@@ -1,6 +1,7 @@
 """A new run that begins with what another one learned, with other settings."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -121,6 +122,14 @@ def test_what_does_not_fit_is_one_sentence_and_leaves_nothing(
     ):
         trainer.learn(10)
     assert not (tmp_path / "new").exists()
+
+
+def test_of_a_folder_of_seeds_the_run_of_the_same_seed_is_taken(old: Path, tmp_path: Path):
+    shutil.copytree(old, tmp_path / "many" / "seed3")
+    with Trainer(start_from=str(tmp_path / "many"), seed=3) as trainer:
+        assert trainer.plan.start_from == f"{tmp_path / 'many' / 'seed3'}@120"
+    with pytest.raises(CheckpointError, match="holds no run"):
+        Trainer(start_from=str(tmp_path / "many"), seed=4)
 
 
 def test_what_to_take_needs_a_run_to_take_it_from():

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 from engram.checkpoint.store import Saved
-from engram.errors import SpecError
+from engram.errors import EngramError, SpecError
 from engram.play.evaluation import Evaluation
 
 
@@ -163,7 +163,11 @@ class Evaluate:
         if metrics["step"] < self._next:
             return
         self._next = (metrics["step"] // self.every + 1) * self.every
-        evaluation = trainer.evaluate(**self.given)
+        try:
+            evaluation = trainer.evaluate(**self.given)
+        except EngramError as problem:
+            trainer.note(f"the run goes on without this evaluation: {problem}")
+            return
         self.found.append((metrics["step"], evaluation))
         where = self.given.get("env") or self.given.get("env_args") or "the environment of training"
         trainer.note(f"in {where}: mean return {evaluation.mean:.4g} of {evaluation.episodes} episodes")

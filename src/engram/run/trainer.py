@@ -89,7 +89,8 @@ class Trainer:
             begin(env)
             self._evaluating = opened.enter_context(closing(self._make_evaluating()))
             self._open = opened.pop_all()
-        weakref.finalize(self, self._open.close)  # a trainer that nobody holds any more must not lock its run
+        # A trainer that nobody holds any more must not lock its run.
+        weakref.finalize(self, self._open.close).atexit = False
 
     # -- beginning -----------------------------------------------------------------------------------------
 
@@ -436,7 +437,7 @@ class Trainer:
 def _source(given: Given) -> Source | None:
     """The run to begin from, if one was named."""
     if "start_from" in given.run:
-        return source_of(given.run["start_from"])
+        return source_of(given.run["start_from"], given.run.get("seed", 0))
     if "start_with" in given.run:
         raise SpecError("start_with says what to take from another run; name it with start_from (--from)")
     return None

@@ -14,7 +14,7 @@ import numpy as np
 from engram.checkpoint.store import Loaded
 from engram.errors import CheckpointError, SpecError
 from engram.run.keeper import BEST, NEWEST, At, Keeper, fill
-from engram.run.plan import RunPlan
+from engram.run.plan import RunPlan, holds_run
 from engram.runners.common import Runner
 
 WEIGHTS, REPLAY, MEMORY = "agent.learner.", "agent.replay.", "agent.recall."  # beginnings of names in a checkpoint
@@ -42,8 +42,8 @@ def parse_at(text: str) -> At:
     return int(text)
 
 
-def source_of(text: str) -> Source:
-    """The run that RUN, RUN@newest, RUN@best or RUN@STEP names.
+def source_of(text: str, seed: int = 0) -> Source:
+    """The run that RUN, RUN@newest, RUN@best or RUN@STEP names; of runs of several seeds in one folder, that of `seed`.
 
     Raises CheckpointError if there is none.
     """
@@ -51,9 +51,11 @@ def source_of(text: str) -> Source:
     if not mark or Path(text).is_dir():
         run, at = text, NEWEST
     folder = Path(run)
+    if not holds_run(folder) and holds_run(folder / f"seed{seed}"):
+        folder = folder / f"seed{seed}"
     plan = RunPlan.read(folder)
     loaded = Keeper(folder, plan.digest()).load(parse_at(at))
-    return Source(f"{run}@{loaded.step}", plan, loaded)
+    return Source(f"{folder}@{loaded.step}", plan, loaded)
 
 
 def begin_from(source: Source, runner: Runner, what: str, seeds: int) -> None:
