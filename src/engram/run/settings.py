@@ -190,6 +190,7 @@ def takes_settings(function: F) -> F:
         annotation = type_of(name) | None if default is None else type_of(name)
         shown.setdefault(name, Parameter(name, Parameter.KEYWORD_ONLY, default=default, annotation=annotation))
     function.__signature__ = Signature([*shown.values(), rest[1]])  # type: ignore[attr-defined]
+    function.__annotations__ |= {name: shown[name].annotation for name in RUN | SESSION}
     lines = (
         f"  {name}: {field.metadata['help']}." + (f" Default: {told}." if (told := default_of(name)) else "")
         for name, field in (RUN | SESSION).items()

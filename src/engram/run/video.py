@@ -1,5 +1,6 @@
 """Films of the agent while it learns, by Gymnasium's own recorder."""
 
+import warnings
 from contextlib import closing
 from importlib import import_module
 from pathlib import Path
@@ -13,6 +14,8 @@ from engram.envs.host.make import make_host
 from engram.errors import SpecError
 from engram.play.evaluation import Evaluation, evaluation_seed
 from engram.play.playing import play_host
+
+ENDING = "-episode-0.mp4"  # what Gymnasium's recorder adds to a name
 
 
 class RecordVideo:
@@ -60,25 +63,31 @@ class RecordVideo:
             self._film(trainer)
 
     def _film(self, trainer: Any) -> None:
-        path = self._path(trainer)
-        first: list[bool] = []
+        path, recorders = self._path(trainer), []
+        begins: list[bool] = []
 
         def filmed() -> gymnasium.Env:
-            return gymnasium.wrappers.RecordVideo(
-                self._make(trainer)(), str(path.parent), episode_trigger=lambda _: first.pop() if first else False,
-                name_prefix=path.name.removesuffix("-episode-0.mp4"), disable_logger=True,
-            )  # fmt: skip
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", ".*Overwriting existing videos")  # each film has a name of its own
+                recorder = gymnasium.wrappers.RecordVideo(
+                    self._make(trainer)(), str(path.parent), lambda _: bool(begins and begins.pop()),
+                    name_prefix=path.name.removesuffix(ENDING), disable_logger=True,
+                )  # fmt: skip
+            recorders.append(recorder)
+            return recorder
 
         plan, mind = trainer.plan, trainer.runner.minds()[0]
         seed = evaluation_seed(plan.seed, while_training=True)
         with closing(make_host(filmed, seed=seed, envs=1, action_bins=plan.action_bins)) as envs:
-            first[:] = [True]  # only now: making an environment tries it out first
+            # Only now: making an environment tries it out first.
+            begins.append(True)
+            recorders[-1].episode_id = -1
             play_host(mind, plan.agent, envs, 1)
         self.films.append(path)
 
     def _path(self, trainer: Any) -> Path:
         folder = trainer.folder / "videos" if self.folder is None else self.folder
-        return folder / f"step-{trainer.steps:09d}-episode-0.mp4"
+        return folder / f"step-{trainer.steps:09d}{ENDING}"
 
     def _make(self, trainer: Any) -> Any:
         """What makes an environment that renders pictures."""
