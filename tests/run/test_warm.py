@@ -132,6 +132,15 @@ def test_of_a_folder_of_seeds_the_run_of_the_same_seed_is_taken(old: Path, tmp_p
         Trainer(start_from=str(tmp_path / "many"), seed=4)
 
 
+def test_another_run_names_no_module_to_import(tmp_path: Path):
+    """Its files may be a stranger's."""
+    with Trainer("gymnasium:CartPole-v1", run=tmp_path, **SMALL) as trainer:
+        trainer.learn(10)
+    with pytest.raises(SpecError, match="learned in 'gymnasium:CartPole-v1', for which a module would be impor"):
+        Trainer(start_from=str(tmp_path))
+    Trainer("CartPole-v1", start_from=str(tmp_path)).close()
+
+
 def test_what_to_take_needs_a_run_to_take_it_from():
     with pytest.raises(SpecError, match=r"start_with says what to take from another run; name it with start_from"):
         Trainer("CartPole-v1", start_with="replay")

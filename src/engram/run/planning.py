@@ -10,6 +10,9 @@ A run that goes on beyond its horizon gets a new one, from that step on:
     `learn(n)`, a total was stated     twice the steps so far, or the new end if that is later
     `learn(n)`, none was ever stated   the same, but at least a run of the usual length (`default_steps`)
 
+A resumed run follows the schedules of run.json from where it is, so it stays exact. A new horizon counts from the step
+at which it is set: what was learned before it, was learned by the old one.
+
 So forty calls of `learn(500)` explore and slow down as one long run, and not forty times within 500 steps. Sizes (of
 the replay, of networks) and the start of learning stay as they were first planned.
 """

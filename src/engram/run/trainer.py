@@ -37,7 +37,7 @@ from engram.run.prefill import fill_replay
 from engram.run.settings import FREE, Given, check, check_names, takes_settings
 from engram.run.stop import StopRequest
 from engram.run.stored import load
-from engram.run.warm import Source, begin_from, source_of
+from engram.run.warm import Source, begin_from, env_of, source_given
 from engram.runners.common import Runner
 
 __all__ = ["Trainer", "info", "load"]
@@ -96,9 +96,9 @@ class Trainer:
 
     def _begin(self, env: Environment | None) -> None:
         """A new run: environments first, because the agent's shape follows from them."""
-        self._source = _source(self._given)
+        self._source = source_given(self._given)
         if env is None and self._source is not None:
-            env = self._source.plan.env
+            env = env_of(self._source)
         if env is None:
             raise SpecError("no environment was given; name one, such as 'CartPole-v1' (`engram list envs` shows more)")
         check_free(self.folder)
@@ -260,7 +260,8 @@ class Trainer:
     def prefill(self, episodes: Iterable[Any]) -> "Trainer":
         """Puts recorded episodes into the replay, before the first step. The steps of the run count none of them.
 
-        Each is (observations, actions, rewards, terminated), see `engram.run.prefill.Episode`.
+        Each is (observations, actions, rewards, terminated), see `engram.run.prefill.Episode`. This begins the run, so
+        its total should be stated before (`steps`).
 
         Raises: EngramError for what does not belong to the environment, and for a run that has begun.
         """
@@ -432,12 +433,3 @@ class Trainer:
                 raise
             if answer is False:
                 self.stop()
-
-
-def _source(given: Given) -> Source | None:
-    """The run to begin from, if one was named."""
-    if "start_from" in given.run:
-        return source_of(given.run["start_from"], given.run.get("seed", 0))
-    if "start_with" in given.run:
-        raise SpecError("start_with says what to take from another run; name it with start_from (--from)")
-    return None

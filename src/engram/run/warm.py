@@ -15,6 +15,7 @@ from engram.checkpoint.store import Loaded
 from engram.errors import CheckpointError, SpecError
 from engram.run.keeper import BEST, NEWEST, At, Keeper, fill
 from engram.run.plan import RunPlan, holds_run
+from engram.run.settings import Given
 from engram.runners.common import Runner
 
 WEIGHTS, REPLAY, MEMORY = "agent.learner.", "agent.replay.", "agent.recall."  # beginnings of names in a checkpoint
@@ -56,6 +57,25 @@ def source_of(text: str, seed: int = 0) -> Source:
     plan = RunPlan.read(folder)
     loaded = Keeper(folder, plan.digest()).load(parse_at(at))
     return Source(f"{folder}@{loaded.step}", plan, loaded)
+
+
+def env_of(source: Source) -> str | None:
+    """The environment of the run to begin from. Its files may be a stranger's, so they alone import no module."""
+    env = source.plan.env
+    if env is not None and ":" in env:
+        raise SpecError(
+            f"{source.name} learned in {env!r}, for which a module would be imported; name that environment yourself"
+        )
+    return env
+
+
+def source_given(given: Given) -> Source | None:
+    """The run to begin from, if one was named."""
+    if "start_from" in given.run:
+        return source_of(given.run["start_from"], given.run.get("seed", 0))
+    if "start_with" in given.run:
+        raise SpecError("start_with says what to take from another run; name it with start_from (--from)")
+    return None
 
 
 def begin_from(source: Source, runner: Runner, what: str, seeds: int) -> None:
