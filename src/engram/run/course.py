@@ -44,13 +44,14 @@ class Course:
         """Acts and learns up to the goal, or to a stop."""
         plan, runner = self.plan, self.runner
         before, speed = runner.steps, 0.0
+        stops = self.stop if runner.ended is None else self.stops  # asked at every step: no more than is needed
         every = [plan.log_every, plan.save_every, *[plan.evaluate_every] * (plan.evaluate_every > 0)]
         while True:
             self._at_border(before, goal, speed)
-            if runner.steps >= goal or self.stops():
+            if runner.steps >= goal or stops():
                 return
             before, began = runner.steps, time.perf_counter()
-            runner.advance(min(goal, *(_next(before, one) for one in every)), self.stops)
+            runner.advance(min(goal, *(_next(before, one) for one in every)), stops)
             seconds = time.perf_counter() - began
             self.progress.seconds += seconds
             speed = (runner.steps - before) / seconds
