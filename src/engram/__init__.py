@@ -24,28 +24,35 @@ if TYPE_CHECKING:
     from engram.replay.draw import Drawn, Reach
     from engram.replay.ring import Ring
     from engram.run.article import AttentionDQN, ReplayBuffer, train
+    from engram.run.callbacks import Callback, EarlyStop, Evaluate, TimeLimit
     from engram.run.trainer import Trainer, info, load
+    from engram.run.video import RecordVideo
     from engram.specs import part, setting, spec
     from engram.types import Decision, Distribution, Encoding, MemoryRead, Returns
 
 __all__ = [
     "AgentSpec",
     "AttentionDQN",
+    "Callback",
     "Decision",
     "Distribution",
     "Drawn",
+    "EarlyStop",
     "Encoding",
     "EngramError",
     "Entries",
+    "Evaluate",
     "Evaluation",
     "Following",
     "MemoryRead",
     "NStep",
     "Reach",
+    "RecordVideo",
     "ReplayBuffer",
     "Returns",
     "Ring",
     "Similar",
+    "TimeLimit",
     "Trainer",
     "check_device_env",
     "info",
@@ -64,21 +71,26 @@ __all__ = [
 _HOMES = {
     "AgentSpec": "agents.spec",
     "AttentionDQN": "run.article",
+    "Callback": "run.callbacks",
     "Decision": "types",
     "Distribution": "types",
     "Drawn": "replay.draw",
+    "EarlyStop": "run.callbacks",
     "Encoding": "types",
     "EngramError": "errors",
     "Entries": "external.memory",
+    "Evaluate": "run.callbacks",
     "Evaluation": "play.evaluation",
     "Following": "losses.bootstrap",
     "MemoryRead": "types",
     "NStep": "losses.returns",
     "Reach": "replay.draw",
+    "RecordVideo": "run.video",
     "ReplayBuffer": "run.article",
     "Returns": "types",
     "Ring": "replay.ring",
     "Similar": "losses.bootstrap",
+    "TimeLimit": "run.callbacks",
     "Trainer": "run.trainer",
     "check_device_env": "envs.device",
     "info": "run.trainer",

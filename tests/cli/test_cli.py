@@ -10,7 +10,7 @@ import sys
 import time
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
 from hypothesis import given
@@ -41,6 +41,7 @@ class FakeTrainer:
     problem: BaseException | None = None
     at_start: BaseException | None = None
     elsewhere: ClassVar[dict[str, object]] = {}
+    step = 30
 
     def __init__(self, env, *, run, callbacks=(), **given):
         FakeTrainer.made = {"env": env, "run": run} | given
@@ -94,7 +95,7 @@ def fake_trainer(request, monkeypatch, tmp_path):
         return
     module = ModuleType("engram.run.trainer")
     module.Trainer = FakeTrainer  # type: ignore[attr-defined]
-    module.load = lambda run: FakeTrainer(None, run=run)  # type: ignore[attr-defined]
+    module.load = lambda run, at="newest": FakeTrainer(None, run=run, at=at)  # type: ignore[attr-defined]
     module.info = lambda run, verify=False: {  # type: ignore[attr-defined]
         "env": "X-v0", "steps": 30000, "verified": verify, "checkpoints": [{"step": 30, "id": "3fa9"}], "seeds": [0, 1],
     }  # fmt: skip
@@ -112,6 +113,21 @@ def real_trainer():
 
 
 # -- reading -----------------------------------------------------------------------------------------------
+
+
+def test_the_curve_shows_evaluations_beside_training(monkeypatch):
+    """Of seeds the mean; a line with nothing but an evaluation leaves no hole in the curve of training."""
+    figures: list[Any] = []
+    monkeypatch.setattr("engram.cli.curve._write_picture", lambda figure, path: figures.append(figure))
+    with RunLog(Path("r"), None) as log:
+        log.write({"step": 10, "return_mean": [1.0, 3.0], "loss": None})
+        log.write({"step": 15, "evaluation_return": [5.0, 7.0]})
+        log.write({"step": 20, "return_mean": [2.0, 4.0], "loss": 1.0, "evaluation_return": [4.0, 8.0]})
+    plot_curve("r")
+    drawn = {line.get_label(): line.get_xydata().tolist() for line in figures[0].axes[0].get_lines()}
+    assert drawn["training: mean of the last 100 episodes"] == [[10, 2], [20, 3]]
+    assert drawn["evaluation: greedy episodes"] == [[15, 6], [20, 6]]
+    assert drawn["best evaluation: 6"] == [[20, 6]], "of equals the newest"
 
 
 def test_settings_are_taken_out_wherever_they_stand_and_the_last_one_wins():
@@ -365,7 +381,7 @@ def test_json_stands_alone_on_standard_output(capfd):
     capfd.readouterr()
     assert main(["evaluate", "r", "--episodes", "3", "--seed", "5", "--json"]) == 0
     out, err = capfd.readouterr()
-    found = {"run": "r", "mean": 5.0, "std": 0.0, "episodes": 3, "returns": [5.0] * 3, "per_seed": [5.0]}
+    found = {"run": "r", "step": 30, "mean": 5.0, "std": 0.0, "episodes": 3, "returns": [5.0] * 3, "per_seed": [5.0]}
     assert json.loads(out) == found | {"lengths": [7] * 3}
     assert "a library says hello" in err
     assert "and so does C" in err
@@ -379,6 +395,9 @@ def test_another_environment_to_evaluate_in_is_passed_on_and_named(capfd):
     assert (found["env"], found["env_args"]) == ("Other-v0", {"size": 9})
     assert main(["evaluate", "r"]) == 0
     assert FakeTrainer.elsewhere == {}
+    assert FakeTrainer.made["at"] == "newest"
+    assert main(["evaluate", "r", "--at", "best"]) == 0
+    assert FakeTrainer.made["at"] == "best"
 
 
 def test_without_json_a_table_is_printed(capsys):

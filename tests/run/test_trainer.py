@@ -414,7 +414,7 @@ def test_an_external_memory_larger_than_the_memory_is_refused(monkeypatch):
 
 
 @pytest.mark.parametrize(("arguments", "said"), [
-    ({"discount": 0.5}, "'discount' cannot be changed in a resumed run; start a new one with it"),
+    ({"discount": 0.5}, "'discount' cannot be changed in a resumed run; start a new one that begins with what"),
     ({"preset": "auto"}, "was started with preset = 'dqn', not 'auto'; leave it out"),
     ({"seed": 3}, "was started with seed = 0, not 3; leave it out"),
     ({"env": "Acrobot-v1"}, "is a run of 'CartPole-v1', not of 'Acrobot-v1'; leave the environment out"),

@@ -414,5 +414,10 @@ class RunLock:
         if not isinstance(error, BlockingIOError):
             return f"{self._path} cannot be locked: {error.strerror}; use a folder on a disk that supports locks"
         owner = re.fullmatch(rb'\{"pid": (\d{1,10}), "started": "([0-9T:+-]{1,40})"\}', content)
+        if owner and int(owner[1]) == os.getpid():
+            return (
+                f"{folder} is being written by process {os.getpid()}, which is this one: call close() of the Trainer "
+                f"that holds it, or make that in a `with` statement"
+            )
         who = f"process {int(owner[1])}, started {owner[2].decode()}" if owner else "another process"
         return f"{folder} is being written by {who}; wait for it, stop it, or choose another folder"

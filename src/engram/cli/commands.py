@@ -308,18 +308,23 @@ def evaluate(chosen: Evaluate) -> None:
     given |= {"env": chosen.env} if chosen.env is not None else {}
     given |= {"env_args": dict(map(environment_argument, chosen.env_arg))} if chosen.env_arg else {}
 
+    which = {} if chosen.at is None else {"at": chosen.at}
+
     def work() -> dict[str, Any]:
         from engram.play.evaluation import Evaluation
         from engram.run.trainer import load
 
         played: list[Evaluation] = []
+        steps: list[int | None] = []
         for folder in _runs_of(chosen.run):
-            with load(folder) as agent:
+            with load(folder, **which) as agent:
                 played.append(agent.evaluate(**given))
+                steps.append(agent.step)
         returns = [one for evaluation in played for one in evaluation.of_each_seed()]
         found = Evaluation.of(returns, [length for evaluation in played for length in evaluation.lengths])
         names = ("mean", "std", "episodes", "returns", "per_seed", "lengths")
-        where = {"run": str(chosen.run)} | {name: given[name] for name in ("env", "env_args") if name in given}
+        where: dict[str, Any] = {"run": str(chosen.run), "step": steps[0] if len(steps) == 1 else steps}
+        where |= {name: given[name] for name in ("env", "env_args") if name in given}
         return where | {name: getattr(found, name) for name in names}
 
     report(work, chosen.json)

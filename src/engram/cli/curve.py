@@ -10,13 +10,14 @@ from engram.run.metrics import read_metrics, replace_file
 CURVE_FILE = "learning-curve.png"
 
 # Colours of Okabe and Ito, told apart by every common kind of colour vision and in grey.
-_BLUE, _ORANGE = "#0072B2", "#D55E00"
+_BLUE, _ORANGE, _GREEN = "#0072B2", "#D55E00", "#009E73"
 
 
 def plot_curve(folder: Path | str, path: Path | str | None = None, *, title: str | None = None) -> Path:
-    """Draw return (and, below it, loss) against environment steps as a PNG; the path it was written to.
+    """Draw return and, below it, loss against environment steps as a PNG; the path it was written to.
 
-    Each seed is a thin line and their mean a thick one where a metric is a list. Works for any number of points.
+    Evaluations while training are drawn beside the return of training itself. Each seed is a thin line and their mean a
+    thick one where a metric is a list. Works for any number of points.
 
     Args:
       folder: the run's directory, read by `read_metrics`.
@@ -28,6 +29,8 @@ def plot_curve(folder: Path | str, path: Path | str | None = None, *, title: str
 
     rows = read_metrics(folder)
     path = Path(path) if path else Path(folder) / CURVE_FILE
+    evaluated = [row for row in rows if row.get("evaluation_return") is not None]
+    rows = [row for row in rows if "return_mean" in row or "evaluation_return" not in row]
     steps = [row["step"] for row in rows]
     figure = Figure(figsize=(8, 5.4), dpi=120, layout="constrained")
     FigureCanvasAgg(figure)
@@ -35,9 +38,10 @@ def plot_curve(folder: Path | str, path: Path | str | None = None, *, title: str
     name = title or Path(folder).resolve().name
     # A dollar sign in an environment's name is not mathematics.
     upper.set_title(f"{name}, {steps[-1] if steps else 0:,} steps".replace("$", r"\$"), fontsize=11)
-    _draw(upper, steps, [_seeds(row, "return_mean") for row in rows], _BLUE)
-    _draw(lower, steps, [_seeds(row, "loss") for row in rows], _ORANGE)
-    upper.set_ylabel("episode return [reward],\nmean of the last 100 episodes")
+    _draw(upper, steps, [_seeds(row, "return_mean") for row in rows], _BLUE, "training: mean of the last 100 episodes")
+    _draw_evaluations(upper, evaluated)
+    _draw(lower, steps, [_seeds(row, "loss") for row in rows], _ORANGE, "mean of seeds")
+    upper.set_ylabel("episode return [reward]" + ("" if evaluated else ",\nmean of the last 100 episodes"))
     lower.set_ylabel("training loss\n[mean per update]")
     lower.set_xlabel("environment steps")
     lower.set_xlim(0, 1.03 * max([1, *steps]))
@@ -61,17 +65,17 @@ def _seeds(row: Mapping[str, Any], name: str) -> list[float]:
     return [math.nan if item is None else float(item) for item in (value if isinstance(value, list) else [value])]
 
 
-def _draw(axes: Any, steps: list[int], points: list[list[float]], colour: str) -> None:
+def _draw(axes: Any, steps: list[int], points: list[list[float]], colour: str, label: str) -> None:
     """Thin lines for seeds, a thick one for their mean, dots where there are too few points for a line."""
     marker = "o" if len(steps) <= 20 else None
     count = max(map(len, points), default=1)
     if count > 1:
         for seed in range(count):
             own = [point[seed] if seed < len(point) else math.nan for point in points]
-            label = f"each of {count} seeds" if seed == 0 else None
-            axes.plot(steps, own, color=colour, linewidth=0.8, alpha=0.4, label=label)
+            each = f"each of {count} seeds" if seed == 0 else None
+            axes.plot(steps, own, color=colour, linewidth=0.8, alpha=0.4, label=each)
     mean = [_mean(point) for point in points]
-    axes.plot(steps, mean, color=colour, linewidth=2, marker=marker, markersize=4, label="mean of seeds")
+    axes.plot(steps, mean, color=colour, linewidth=2, marker=marker, markersize=4, label=label)
     if count > 1:
         axes.legend(loc="best", frameon=False, fontsize=8)
     if all(map(math.isnan, mean)):
@@ -79,6 +83,18 @@ def _draw(axes: Any, steps: list[int], points: list[list[float]], colour: str) -
         axes.set_yticks([])
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
+
+
+def _draw_evaluations(axes: Any, rows: list[dict[str, Any]]) -> None:
+    """The mean return of each evaluation, over seeds too; its best value has a ring."""
+    if not rows:
+        return
+    points = [(row["step"], _mean(_seeds(row, "evaluation_return"))) for row in rows]
+    steps, means = zip(*points, strict=True)
+    axes.plot(steps, means, color=_GREEN, linewidth=1.5, marker="s", markersize=4, label="evaluation: greedy episodes")
+    best = max(points, key=lambda point: (-math.inf if math.isnan(point[1]) else point[1], point[0]))
+    axes.plot(*best, color=_GREEN, marker="o", markersize=10, fillstyle="none", label=f"best evaluation: {best[1]:.4g}")
+    axes.legend(loc="best", frameon=False, fontsize=8)
 
 
 def _mean(values: list[float]) -> float:

@@ -100,6 +100,8 @@ class Evaluate:
 
     run: Annotated[Positional[Path], arg(metavar="RUN")]
     """The run's directory."""
+    at: Annotated[str | None, arg(metavar="newest|best|STEP"), _note("(default: newest)")] = None
+    """Which checkpoint: the newest, the best by the evaluations while training, or that of a step."""
     episodes: Annotated[int | None, _whole(1, "N"), _note("(default: 20)")] = None
     """How many episodes."""
     seed: Annotated[int | None, _whole(0, "S"), _note("(default: 0)")] = None

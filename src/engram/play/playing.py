@@ -126,7 +126,7 @@ def play_host(mind: Mind, spec: AgentSpec, envs: HostEnvs, episodes: int, keep: 
     )
 
 
-class _Playing(NamedTuple):
+class Playing(NamedTuple):
     """What playing on the device changes. Leading axis [episodes]."""
 
     key: Array
@@ -159,8 +159,8 @@ def play_device(
     state, observation = jax.vmap(env.reset)(bits.reshape(episodes, 2))
     first, zeros = jnp.ones(episodes, bool), jnp.zeros(episodes)
     begun = policy.begin(spec, mind.network, episodes)
-    start = _Playing(key, state, begun, Seen(observation, first, zeros), first, zeros, jnp.zeros(episodes, jnp.int32))
-    step = partial(_step, env, mind, spec, keep)
+    start = Playing(key, state, begun, Seen(observation, first, zeros), first, zeros, jnp.zeros(episodes, jnp.int32))
+    step = partial(step_device, env, mind, spec, keep)
     if steps is None:
         end = jax.lax.while_loop(lambda now: now.running.any(), lambda now: step(now, None)[0], start)
         return Played(end.returns, end.lengths, None)
@@ -168,9 +168,10 @@ def play_device(
     return Played(end.returns, end.lengths, kept, running)
 
 
-def _step(
-    env: DeviceEnv, mind: Mind, spec: AgentSpec, keep: Keep | None, now: _Playing, _: Any
-) -> tuple[_Playing, tuple[PyTree, Bool[Array, "episodes"]]]:
+def step_device(
+    env: DeviceEnv, mind: Mind, spec: AgentSpec, keep: Keep | None, now: Playing, _: Any
+) -> tuple[Playing, tuple[PyTree, Bool[Array, "episodes"]]]:
+    """One greedy step of every episode that runs; what `keep` picked of it, and which ran."""
     episodes, running = len(now.running), now.running
     looked = look(spec, mind, now.policy, now.seen, still(mind.network, episodes))
     state, action = greedy(looked)
@@ -179,7 +180,7 @@ def _step(
     ended = out.terminated | out.truncated
     # An ended environment must not be stepped on: it repeats its last step instead, which counts for nothing.
     env_state = jax.tree.map(partial(where_done, ended | ~running), now.env, moved)
-    following = _Playing(
+    following = Playing(
         key=key,
         env=env_state,
         policy=state,

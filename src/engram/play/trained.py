@@ -54,7 +54,10 @@ class TrainedAgent:
 
     Fields:
       plan: what was chosen about the run. minds: the parameters of each seed's agent, and what it remembers.
+      step: the global step of the checkpoint that it came from; None for a trainer's own.
     """
+
+    step: int | None = None
 
     def __init__(
         self,

@@ -8,6 +8,7 @@ import json
 import math
 import os
 from collections.abc import Mapping
+from importlib import import_module
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -75,17 +76,24 @@ class RunLog:
         self.close()
 
 
+def check_tracking() -> None:
+    """Raises EngramError where TensorBoard events cannot be written: to be asked before a run begins."""
+    try:
+        import_module("tensorboardX")
+    except ImportError:
+        raise EngramError(
+            "tracking writes TensorBoard events and needs tensorboardX, which is not installed; "
+            f"{install('track')}, or leave tracking out"
+        ) from None
+
+
 class _Events:
     """TensorBoard events beside the log."""
 
     def __init__(self, folder: Path, first_lost: int, kept: list[dict[str, Any]]):
-        try:
-            from tensorboardX import SummaryWriter
-        except ImportError:
-            raise EngramError(
-                "tracking writes TensorBoard events and needs tensorboardX, which is not installed; "
-                f"{install('track')}, or leave tracking out"
-            ) from None
+        check_tracking()
+        from tensorboardX import SummaryWriter
+
         known = any(folder.glob("events.out.tfevents.*")) if folder.is_dir() else False
         # The purge makes readers forget what an earlier process wrote from this step on. The suffix keeps two
         # processes that start within one second from writing over each other's file.

@@ -11,13 +11,14 @@ from engram.agents.spec import AgentSpec
 from engram.checkpoint.store import CheckpointStore, state_digest
 from engram.errors import CheckpointError, EngramError, SpecError
 from engram.registry import UnknownPart
-from engram.run.keeper import FOLDER
+from engram.run.keeper import BEST_FOLDER, FOLDER
 from engram.run.metrics import replace_file
 from engram.run.settings import FREE, RUN, RunSettings, check
 from engram.specs import NEEDED, setting, spec
 
 RUN_FILE = "run.json"
-FORMAT = "engram-run/4"
+OF_AGENT = "agent."  # begins the names in `RunPlan.follows` that are settings of the agent
+FORMAT = "engram-run/5"
 
 
 @spec
@@ -28,6 +29,10 @@ class RunPlan(RunSettings):
     agent: AgentSpec = setting(NEEDED, "the agent")
     space: spaces.Space = setting(NEEDED, "what an observation of the environment looks like")
     actions: int = setting(NEEDED, "discrete actions of the environment", low=1)
+    horizon: int = setting(
+        NEEDED, "environment steps that schedules follow: `steps`, or more for a run in pieces", low=1
+    )
+    follows: tuple[str, ...] = setting((), "settings that were not given and follow the horizon, so grow with it")
 
     def write(self, folder: Path) -> None:
         """Into `folder`/run.json, whole or not at all."""
@@ -40,16 +45,23 @@ class RunPlan(RunSettings):
 
     def digest(self) -> str:
         """SHA-256 over all that a run's course depends on. Every checkpoint holds it, so that a changed run.json is
-        noticed; what a resume may change (`FREE`) is left out.
+        noticed; what a resume may change (`FREE`) is left out, and so are the schedules that follow the total.
 
         Raises: SpecError if the plan holds what JSON cannot.
         """
-        values = {name: value for name, value in self._json().items() if name not in FREE}
+        values = {name: value for name, value in self._json().items() if name not in (*FREE, "horizon", "follows")}
+        for path in self.schedules:
+            _drop(values["agent"], path.split("."))
         try:
             text = json.dumps(values, sort_keys=True, allow_nan=False)
         except (TypeError, ValueError) as error:
             raise SpecError(f"env_args cannot be stored with the run ({error}); give plain values") from None
         return hashlib.sha256(text.encode()).hexdigest()
+
+    @property
+    def schedules(self) -> list[str]:
+        """The settings of the agent, by path, that follow the horizon."""
+        return [name.removeprefix(OF_AGENT) for name in self.follows if name.startswith(OF_AGENT)]
 
     @classmethod
     def read(cls, folder: Path) -> "RunPlan":
@@ -68,6 +80,7 @@ class RunPlan(RunSettings):
         try:
             check({name: value for name, value in values.items() if name in RUN})
             agent = specs.from_json(AgentSpec, values.pop("agent"))
+            values["follows"] = tuple(values["follows"])
             return cls(agent=agent, space=spaces.from_json(values.pop("space")), **values)
         except UnknownPart as part:
             raise CheckpointError(
@@ -76,6 +89,13 @@ class RunPlan(RunSettings):
             ) from None
         except (EngramError, AttributeError, KeyError, TypeError) as error:
             raise CheckpointError(f"{path} is damaged: {error}") from None
+
+
+def _drop(values: dict[str, Any], path: list[str]) -> None:
+    """Takes out a nested value."""
+    for name in path[:-1]:
+        values = values[name]
+    del values[path[-1]]
 
 
 def _check_form(path: Path, values: Any, names: set[str]) -> None:
@@ -118,7 +138,14 @@ def info(run: str | Path, verify: bool = False) -> dict[str, Any]:
         "checkpoint_id": loaded.id,
         "state_digest": state_digest(loaded.arrays, loaded.meta["state"], loaded),
         "passed_over": loaded.passed_over,
+        "best": {"step": loaded.meta["progress"]["best_step"], "return": loaded.meta["progress"]["best_return"]},
         "bytes": sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()),
         "agent": specs.to_json(plan.agent),
     }
-    return facts | ({"problems": store.verify()} if verify else {})
+    return facts | ({"problems": [*store.verify(), *_verify_best(folder)]} if verify else {})
+
+
+def _verify_best(run: Path) -> list[str]:
+    """What is wrong with the best checkpoint; nothing where none is kept."""
+    best = CheckpointStore(run / FOLDER / BEST_FOLDER)
+    return [f"best: {problem}" for problem in best.verify()] if best.steps() else []

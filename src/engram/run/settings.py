@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 from inspect import Parameter, Signature, signature
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 from engram import specs
 from engram.errors import SpecError, hint
@@ -40,7 +40,7 @@ class RunSettings:
         "auto", "which agent; `engram list presets` shows them, auto chooses by the environment", about=Flag("PRESET")
     )
     steps: int = setting(
-        NEEDED, "environment steps to train in all, which schedules of `auto` follow; when resuming, the new total",
+        NEEDED, "environment steps to train in all, which schedules follow; when resuming, the new total",
         low=1, about=Flag("N", "the preset's", free=True),
     )  # fmt: skip
     envs: int = setting(1, "copies of the environment stepped together", low=1, about=Flag("K"))
@@ -68,6 +68,22 @@ class RunSettings:
         NEEDED, "environment steps between lines of metrics.jsonl, and of what is shown",
         low=1, about=Flag("N", "a hundredth of the run", free=True),
     )  # fmt: skip
+    evaluate_every: int = setting(
+        NEEDED, "environment steps between evaluations while training: greedy episodes in environments of their own; "
+        "0 for none", low=0, about=Flag("N", "a tenth of the run, 0 below 1,000 steps", free=True),
+    )  # fmt: skip
+    evaluate_episodes: int = setting(5, "episodes of each such evaluation", low=1, about=Flag("K", free=True))
+    evaluate_env: str | None = setting(
+        None, "another environment for them, with the same observations and actions",
+        about=Flag("ID", "that of training", free=True),
+    )  # fmt: skip
+    start_from: str | None = setting(
+        None, "begin with the weights of another run, of its newest checkpoint, its best, or that of a step; the agent "
+        "is that run's but for what is given", about=Flag("RUN[@best|@STEP]", name="from"),
+    )  # fmt: skip
+    start_with: Literal["weights", "replay", "memory", "all"] = setting(
+        "weights", "what else to take from that run: its replay, its external memory, or both (all)", about=Flag()
+    )
 
     def check(self) -> None:
         """Every seed makes a key of its own."""
@@ -174,6 +190,7 @@ def takes_settings(function: F) -> F:
         annotation = type_of(name) | None if default is None else type_of(name)
         shown.setdefault(name, Parameter(name, Parameter.KEYWORD_ONLY, default=default, annotation=annotation))
     function.__signature__ = Signature([*shown.values(), rest[1]])  # type: ignore[attr-defined]
+    function.__annotations__ |= {name: shown[name].annotation for name in RUN | SESSION}
     lines = (
         f"  {name}: {field.metadata['help']}." + (f" Default: {told}." if (told := default_of(name)) else "")
         for name, field in (RUN | SESSION).items()

@@ -36,6 +36,10 @@ class Actor(Protocol):
         """Actions [envs] for observations [envs, ...] that followed `reward`, and the `noted` to store with them."""
         ...
 
+    def follow(self, agent: Agent) -> None:
+        """Acts for an agent that differs in its schedules only."""
+        ...
+
     def noted(self) -> PyTree:
         """Shapes of `noted` as `act` gives it; None for nothing."""
         ...
@@ -81,6 +85,9 @@ class NumpyActor:
     def load(self, mind: Sequence[jax.Array]) -> None:
         self._program.load([np.asarray(leaf) for leaf in mind])
 
+    def follow(self, agent: Agent) -> None:
+        self._plain = agent.plain() or self._plain
+
     def act(
         self, observation: np.ndarray, is_first: np.ndarray, reward: np.ndarray, steps: int
     ) -> tuple[np.ndarray, PyTree]:
@@ -125,7 +132,11 @@ class CompiledActor:
     def __init__(self, agent: Agent, mind: Mind, state: PyTree):
         self._agent, self._state = agent, Flat.of(state)
         self._mind, tree = list(jax.tree.leaves(mind)), jax.tree.structure(mind)
+        self._tree = tree
         self._act = compiled_act(agent, tree, self._state.tree)
+
+    def follow(self, agent: Agent) -> None:
+        self._agent, self._act = agent, compiled_act(agent, self._tree, self._state.tree)
 
     def load(self, mind: Sequence[jax.Array]) -> None:
         self._mind = list(mind)

@@ -25,7 +25,7 @@ from engram.envs.device import DeviceEnv, DeviceStep, where_done
 from engram.errors import EnvironmentFault, LearningFault
 from engram.nn.observation import mask_of
 from engram.replay.ring import Ring
-from engram.runners.common import RECENT, Captured, Tally, repeat, summary
+from engram.runners.common import RECENT, Captured, Ended, Tally, repeat, summary
 from engram.trees import copied, restored
 from engram.types import Key, TimeStep
 
@@ -130,6 +130,13 @@ def init_seeds(agent: Agent, env: DeviceEnv, keys: UInt32[Array, "seeds 2"]) -> 
     return jax.vmap(partial(init, agent, env), out_axes=seed_axes(agent, shape))(keys)
 
 
+@partial(jax.jit, static_argnums=0, donate_argnums=1)
+def observe_seeds(agent: Agent, run: DeviceRun, experience: Experience) -> DeviceRun:
+    """The run once every seed has stored the same steps."""
+    axes = seed_axes(agent, run).agent
+    return _with_agent(run, jax.vmap(agent.observe, in_axes=(axes, None), out_axes=axes)(run.agent, experience))
+
+
 @partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=(3, 4))
 def advance(
     agent: Agent, env: DeviceEnv, learning: bool, run: DeviceRun, tally: Tally, cycles: Int[Array, ""] | int
@@ -212,6 +219,19 @@ class DeviceRunner:
         self._run = init_seeds(agent, env, jnp.stack([jax.random.PRNGKey(seed) for seed in seeds]))
         self._tally = Tally.empty(agent, len(self.seeds))
         self._cycles = 64  # in the next compiled call
+        self._told = np.zeros(len(self.seeds), int)  # finished episodes of each seed that `ended` has had
+        self._ended: list[Ended] | None = None
+
+    @property
+    def ended(self) -> list[Ended] | None:
+        """See Runner. Of more than 100 episodes of a seed that end within one compiled call (half a second), only the
+        newest 100 are known.
+        """
+        return self._ended
+
+    @ended.setter
+    def ended(self, episodes: list[Ended] | None) -> None:
+        self._ended, self._told = episodes, np.asarray(self._run.episodes.finished).sum(1)
 
     @property
     def steps(self) -> int:
@@ -236,6 +256,19 @@ class DeviceRunner:
             # How a run is cut into calls changes nothing in it, so the clock may decide.
             speed = cycles / (time.perf_counter() - began)
             self._cycles = max(1, min(2 * self._cycles, int(CALL_SECONDS * speed)))
+            if self._ended is not None:
+                self._ended += self._new_episodes()
+
+    def _new_episodes(self) -> list[Ended]:
+        """The episodes that ended since the last call, as far as they are kept."""
+        episodes, step = self._run.episodes, self.steps
+        finished, returns, lengths = map(np.asarray, (episodes.finished, episodes.returns, episodes.lengths))
+        before, self._told = self._told, finished.sum(1)
+        return [
+            Ended(step, seed, float(returns[index, number % RECENT]), int(lengths[index, number % RECENT]), {})
+            for index, seed in enumerate(self.seeds)
+            for number in range(max(before[index], self._told[index] - RECENT), self._told[index])
+        ]
 
     def report(self) -> dict[str, Any]:
         """The metrics since the last report. What differs between seeds is a list if there are several."""
@@ -289,6 +322,20 @@ class DeviceRunner:
         run, tally = restored(self._without_rows(), arrays), restored(self._tally, arrays, "tally")
         filled = self.agent.with_rows(run.agent, None if empty is None else rows(empty))
         self._run, self._tally = _with_agent(run, filled), tally
+
+    def follow(self, agent: Agent) -> None:
+        """See Runner."""
+        self.agent = agent
+
+    def adopt(self, arrays: Mapping[str, np.ndarray], rows: Callable[[Ring], Ring] | None) -> None:
+        """See Runner."""
+        own = self.capture()
+        arrays = own.arrays | {name: arrays[name] for name in arrays if name in own.arrays}
+        self.restore(arrays, own.meta, (lambda _: own.rows) if rows is None else rows)  # type: ignore[arg-type]
+
+    def observe(self, experience: Experience) -> None:
+        """See Runner."""
+        self._run = observe_seeds(self.agent, self._run, experience)
 
     def finish(self, stopped: bool) -> None:
         """Device environments can be taken up anywhere."""

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 from jaxtyping import Array
 
-from engram.agents.agent import Agent, AgentState, numbered_mind
+from engram.agents.agent import Agent, AgentState, Experience, numbered_mind
 from engram.agents.policy import Mind
 from engram.errors import LearningFault
 from engram.replay.ring import Ring
@@ -116,6 +116,20 @@ class Learner:
     def store(self, block: Block) -> None:
         """Takes in a block without learning from it."""
         self._take_in(self.group, block)
+
+    def follow(self, agent: Agent) -> None:
+        """Goes on with an agent that differs in its schedules only."""
+        self.agent, self._settle = agent, compiled_settle(agent, self.group)
+
+    def adopt(self, arrays: Mapping[str, np.ndarray], rows: Callable[[Ring], Ring] | None) -> None:
+        """See `Runner.adopt`."""
+        own, ring = self.capture()
+        kept = (lambda _: ring) if rows is None else rows
+        self.restore(own | {name: arrays[name] for name in arrays if name in own}, kept)  # type: ignore[arg-type]
+
+    def observe(self, experience: Experience) -> None:
+        """See `Runner.observe`."""
+        self._set(jax.jit(self.agent.observe, donate_argnums=0)(self.state, experience), self.tally)
 
     def _take_in(self, first: int, block: Block) -> None:
         self.mind_leaves, self._rest, self._tally = self._settle(

@@ -1,8 +1,10 @@
 """What a runner sees of host environments, and the loop over those that live in this process."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, Literal, NamedTuple, Protocol
 
+import gymnasium
 import numpy as np
 from jaxtyping import PyTree
 
@@ -24,6 +26,7 @@ class HostStep(NamedTuple):
     terminated: np.ndarray  # bool [envs]
     done: np.ndarray  # bool [envs]: terminated or truncated; the environment has been reset in the same step
     final_observation: PyTree  # [envs, ...] the ended episode's last observation where done, anything elsewhere
+    numbers: Mapping[int, Mapping[str, float]] = MappingProxyType({})  # in an ended episode's last `info`, by index
 
 
 class HostEnvs(Protocol):
@@ -90,6 +93,11 @@ class LocalEnvs:
         self.description = description
         self.anew = np.zeros(self.envs, np.bool_)
 
+    @property
+    def instances(self) -> list[gymnasium.Env]:
+        """The environments themselves, so that nobody else plays in them."""
+        return [episodes.env for episodes in self._episodes]
+
     def reset(self) -> PyTree:
         """See HostEnvs."""
         return self._batch([episodes.begin(0) for episodes in self._episodes])
@@ -101,12 +109,15 @@ class LocalEnvs:
         done = np.empty(self.envs, np.bool_)
         columns = [np.empty(shape, dtype) for shape, dtype in self._shapes]
         finals: list[tuple[int, list[Any]]] = []
+        numbers: dict[int, dict[str, float]] = {}
         for index, (episodes, action) in enumerate(zip(self._episodes, actions.tolist(), strict=True)):
             try:
                 arrays, reward[index], terminated[index], ended = episodes.step(action)
                 done[index] = ended
                 if ended:
                     finals.append((index, [np.array(array) for array in arrays]))  # the reset may use its buffer
+                    if episodes.numbers:
+                        numbers[index] = episodes.numbers
                     arrays = episodes.begin()
             except EnvironmentFault:
                 for moved in self._episodes[:index]:  # nobody will see what they did in this step
@@ -116,7 +127,7 @@ class LocalEnvs:
                 column[index] = array
         observation = self._observer.tree(columns)
         final = self._finals(columns, finals) if finals else observation
-        return HostStep(observation, reward, terminated, done, final)
+        return HostStep(observation, reward, terminated, done, final, numbers)
 
     def capture(self) -> capturing.Snapshot:
         """See HostEnvs."""

@@ -15,6 +15,8 @@ where it is a Dict). One reset of the first instance finds out which of the two 
 Worker processes import this file, so it imports no JAX.
 """
 
+import json
+import math
 import signal
 import traceback
 from collections.abc import Callable
@@ -31,6 +33,7 @@ from engram.spaces import MASK, Box
 
 Level = Literal["exact", "replayed", "boundary"]
 PROBE_SEED = 1_234_567
+NUMBERS = "engram_numbers"  # under which a worker tells the numbers of an ended episode's last `info`
 _LARGEST_REWARD = float(np.finfo(np.float32).max)
 
 
@@ -60,6 +63,7 @@ class Episodes:
       episode_return: sum of its rewards, float64.
       history: its actions, kept only at level `replayed`, where it (and the time to restore) grows with the episode.
       torn: whether its last step or reset failed or reached nobody, so that only its boundary can be saved.
+      numbers: those in the `info` with which the last episode ended.
       observation: the arrays of what it showed last; perhaps its own, so to be copied before the next step.
     """
 
@@ -98,6 +102,7 @@ class Episodes:
         self.episode_return = 0.0
         self.history: list[int] = []
         self.torn = False
+        self.numbers: dict[str, float] = {}
         self.observation: list[Any] = []
 
     def begin(self, episode: int | None = None) -> list[Any]:
@@ -153,6 +158,8 @@ class Episodes:
         else:
             self.observation = self._masked_read(observation, info, terminated)
         self.episode_return += reward
+        if terminated or truncated:
+            self.numbers = numbers_of(info)
         return self.observation, reward, terminated, terminated or truncated
 
     def allowed(self, action: int) -> int:
@@ -253,6 +260,19 @@ class Episodes:
         return EnvironmentFault(f"environment {self.index}, episode {self.episode}, {where}: {problem}")
 
 
+def numbers_of(info: Any) -> dict[str, float]:
+    """The finite numbers in an environment's `info`, flags as 0 and 1: `is_success` and the like."""
+    numbers = {}
+    for name, value in info.items() if isinstance(info, dict) else ():
+        if isinstance(value, np.generic):
+            value = value.item()
+        if isinstance(value, int | float) and isinstance(name, str) and name.isprintable() and len(name) <= 64:
+            number = float(value) if abs(value) < _LARGEST_REWARD else math.nan
+            if math.isfinite(number):
+                numbers[name] = number
+    return numbers
+
+
 class WorkerEnvironment(gymnasium.Env):
     """`Episodes` behind Gymnasium's own interface, for the worker processes of AsyncVectorEnv.
 
@@ -288,11 +308,12 @@ class WorkerEnvironment(gymnasium.Env):
             return episodes.observer.tree(self._blank), _fault_of(error)
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        """As Gymnasium's; `info` holds nothing but a fault."""
+        """As Gymnasium's; `info` holds a fault, or at an end the numbers of the environment's own as JSON."""
         episodes = self._built()
         try:
             arrays, reward, terminated, done = episodes.step(int(action))
-            return episodes.observer.tree(arrays), reward, terminated, done, {}
+            info = {NUMBERS: json.dumps(episodes.numbers)} if done and episodes.numbers else {}
+            return episodes.observer.tree(arrays), reward, terminated, done, info
         except Exception as error:
             return episodes.observer.tree(self._blank), 0.0, False, False, _fault_of(error)
 

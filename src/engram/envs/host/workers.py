@@ -10,6 +10,7 @@ by SIGKILL: at `close`, after a fault, when AsyncEnvs is dropped, and at exit. I
 close and workers end at their next read.
 """
 
+import json
 import multiprocessing
 import signal
 import time
@@ -27,7 +28,7 @@ import engram.errors
 from engram.envs.host import capture as capturing
 from engram.envs.host.batch import HostStep, check_alike, join_snapshots, split_snapshots, stack, weakest
 from engram.envs.host.build import EpisodesMaker
-from engram.envs.host.episodes import Level, WorkerEnvironment
+from engram.envs.host.episodes import NUMBERS, Level, WorkerEnvironment
 from engram.envs.host.spaces import Observer, Translator
 from engram.errors import EngramError, EnvironmentFault, SpecError
 
@@ -90,7 +91,7 @@ class AsyncEnvs:
         done = terminated | truncated
         self._episode += done
         final = self._finals(observation, infos["final_obs"], done) if done.any() else observation
-        return HostStep(observation, reward.astype(np.float32), terminated, done, final)
+        return HostStep(observation, reward.astype(np.float32), terminated, done, final, _numbers(infos))
 
     def capture(self) -> capturing.Snapshot:
         """See HostEnvs."""
@@ -195,6 +196,12 @@ class AsyncEnvs:
 
     def _end(self) -> None:
         _end_workers(self._vector)
+
+
+def _numbers(infos: dict[str, Any]) -> dict[int, dict[str, float]]:
+    """The numbers that environments told at the end of an episode, by their index."""
+    told = infos.get("final_info", {}).get(NUMBERS, ())
+    return {index: json.loads(text) for index, text in enumerate(told) if text}
 
 
 def _start(makers: list[Callable[[], WorkerEnvironment]]) -> AsyncVectorEnv:

@@ -1,0 +1,52 @@
+"""What a run is made of: its environments, and the runner that drives its agent through them."""
+
+from collections.abc import Mapping
+from contextlib import ExitStack, closing
+from typing import Any
+
+from engram.agents.q_learning import QLearner
+from engram.envs.device import is_device, make_device
+from engram.envs.host.make import make_host
+from engram.errors import SpecError
+from engram.run.machine import check_fits
+from engram.run.plan import RunPlan
+from engram.runners.common import Runner
+from engram.runners.device import DeviceRunner
+from engram.runners.host import HostRunner
+
+MAKING = ("seed", "envs", "asynchronous", "action_bins", "env_args")  # settings that making environments takes
+
+
+def make_environment(env: Any, run: Mapping[str, Any], worker_timeout: float, opened: ExitStack) -> Any:
+    """A device environment, or a batch of host environments, by these settings of the run.
+
+    `opened` closes what was made. Raises EngramError for what cannot be made.
+    """
+    arguments = {name: run[name] for name in MAKING if name in run}
+    if isinstance(env, str) and is_device(env):
+        for name in ("asynchronous", "action_bins"):
+            if arguments.get(name):
+                raise SpecError(f"{name} is for host environments; {env!r} runs on the device: leave it out")
+        return make_device(env, **(arguments.get("env_args") or {}))
+    given: dict[str, Any] = {"seed": 0, "worker_timeout": worker_timeout} | arguments
+    return opened.enter_context(closing(make_host(env, **given)))
+
+
+def make_agent(plan: RunPlan) -> QLearner:
+    """The agent of a plan."""
+    return QLearner(plan.agent, plan.space, plan.actions, plan.envs)
+
+
+def make_runner(plan: RunPlan, agent: QLearner, environment: Any, device: bool) -> Runner:
+    """What drives the agent, once its memory was checked for. Raises SpecError where it does not suffice."""
+    # The host acts with a copy of the external memory while the other is written.
+    copies = {"external memory": 1 if device else 2}
+    check_fits({name: plan.seeds * copies.get(name, 1) * size for name, size in agent.nbytes().items()})
+    if device:
+        return DeviceRunner(agent, environment, range(plan.seed, plan.seed + plan.seeds))
+    if plan.seeds > 1:
+        raise SpecError(
+            f"{plan.env!r} runs on the host, where seeds learn one after another: `engram train` does that, "
+            f"and in Python make one Trainer for each seed"
+        )
+    return HostRunner(agent, environment, plan.seed, plan.group)
