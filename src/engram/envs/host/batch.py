@@ -108,7 +108,7 @@ class LocalEnvs:
                 if ended:
                     finals.append((index, [np.array(array) for array in arrays]))  # the reset may use its buffer
                     arrays = episodes.begin()
-            except EnvironmentFault:
+            except BaseException:
                 for moved in self._episodes[:index]:  # nobody will see what they did in this step
                     moved.torn = True
                 raise

@@ -17,7 +17,7 @@ from engram.envs.adapters import plain
 from engram.envs.adapters.families import FAMILIES
 from engram.envs.host import capture
 from engram.envs.host.episodes import Episodes
-from engram.errors import SpecError, UnknownName, install
+from engram.errors import SpecError, UnknownName, install, is_fault, told
 
 
 @dataclass(frozen=True)
@@ -33,9 +33,10 @@ class Builder:
             env = self.make()
         except (SpecError, UnknownName):
             raise
-        except Exception as error:
-            text = " ".join(str(error).split())
-            raise SpecError(f"{self.name} could not be built: {type(error).__name__}: {text}") from error
+        except BaseException as error:
+            if not is_fault(error):
+                raise
+            raise SpecError(f"{self.name} could not be built: {told(error)}") from error
         if not isinstance(env, gymnasium.Env):
             raise SpecError(
                 f"{self.name} gave a {type(env).__module__}.{type(env).__name__}; expected a gymnasium.Env "
@@ -102,9 +103,12 @@ def _find(name: str) -> EnvSpec:
     if module:
         try:
             importlib.import_module(module)
-        except ImportError as error:
+        except BaseException as error:
+            if not is_fault(error):
+                raise
+            way_out = "install it or mend its name" if isinstance(error, ImportError) else "mend it"
             raise UnknownName(
-                f"the module {module!r} of {name!r} cannot be imported ({error}); install it or mend its name"
+                f"the module {module!r} of {name!r} cannot be imported ({told(error)}); {way_out}"
             ) from error
     if env_id not in gymnasium.registry:
         _register_families()

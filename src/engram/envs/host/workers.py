@@ -29,7 +29,7 @@ from engram.envs.host.batch import HostStep, check_alike, join_snapshots, split_
 from engram.envs.host.build import EpisodesMaker
 from engram.envs.host.episodes import Level, WorkerEnvironment
 from engram.envs.host.spaces import Observer, Translator
-from engram.errors import EngramError, EnvironmentFault, SpecError
+from engram.errors import EngramError, EnvironmentFault, SpecError, told
 
 _PATIENCE = 5.0  # seconds for a process to be seen dead, or to close its environment
 _REPLAY_BATCH = 1000  # actions replayed at a restore within one worker_timeout
@@ -214,7 +214,7 @@ def _start(makers: list[Callable[[], WorkerEnvironment]]) -> AsyncVectorEnv:
     except Exception as error:
         _end_workers(vector)
         raise SpecError(
-            f"the environment cannot be sent to worker processes ({type(error).__name__}: {error}); "
+            f"the environment cannot be sent to worker processes ({told(error)}); "
             f"give an id or a function that makes everything it needs, or leave out asynchronous"
         ) from error
     return vector
