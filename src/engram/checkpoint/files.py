@@ -405,6 +405,10 @@ class RunLock:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.release()
+
+    def release(self) -> None:
+        """Gives the lock back, if it is held."""
         if self._handle is not None:
             with suppress(OSError):
                 os.ftruncate(self._handle, 0)

@@ -247,8 +247,8 @@ class CheckpointStore:
             self._base = base
             return loaded
         wanted = "" if step is None else f" of step {step}"
-        known = ", ".join(map(str, self.steps()))
-        why = "; ".join(passed_over) or (f"saved steps: {known}" if known else "the folder holds none")
+        saved = ", ".join(map(str, self.steps()))
+        why = "; ".join(passed_over) or (f"saved steps: {saved}" if saved else "the folder holds none")
         raise CheckpointError(f"no usable checkpoint{wanted} in {self.folder}: {why}")
 
     def _known(self) -> list[tuple[str, int, int]]:

@@ -8,6 +8,15 @@ from importlib import import_module
 from engram.errors import EngramError, UnknownName, is_fault, told
 
 
+def search_here() -> None:
+    """Lets modules of the current folder be found, where the user has named one.
+
+    Last: a file in it must not stand in for a module of Python's. And only then: the folder may be a stranger's.
+    """
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
+
+
 def import_parts(modules: Sequence[str]) -> None:
     """Imports these modules, so that what they register is known. The current folder is searched last.
 
@@ -15,9 +24,8 @@ def import_parts(modules: Sequence[str]) -> None:
     """
     if modules:
         import_module("engram.agents.presets")  # Engram's own parts first: a name that is taken is the user's mistake
+        search_here()
     for name in modules:
-        if os.getcwd() not in sys.path:
-            sys.path.append(os.getcwd())  # last: a file in it must not stand in for a module of Python's
         try:
             import_module(name)
         except BaseException as error:

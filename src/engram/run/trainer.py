@@ -7,9 +7,9 @@ trainer.evaluate(episodes=20).mean
 
 import time
 from collections.abc import Iterable, Mapping
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -21,17 +21,19 @@ from engram.agents.presets import default_steps, kind_of, reasons
 from engram.agents.presets import preset as make_preset
 from engram.agents.q_learning import QLearner
 from engram.checkpoint.files import RunLock
-from engram.checkpoint.store import Saved, SaveFailed
+from engram.checkpoint.store import Saved
 from engram.envs.device import is_device, make_device
+from engram.envs.host.build import check_unasked
 from engram.envs.host.make import make_host
-from engram.errors import CheckpointError, EngramError, EnvironmentFault, Interrupted, SpecError
+from engram.errors import CheckpointError, EngramError, EnvironmentFault, Interrupted, SpecError, WriteFailed
 from engram.play.evaluation import Evaluation
 from engram.play.trained import Environment, TrainedAgent
 from engram.run import keeper as keeping
+from engram.run.divergence import DivergenceWatch
 from engram.run.keeper import Keeper
 from engram.run.machine import check_fits, keep_freed_memory, use_cache
 from engram.run.metrics import RunLog
-from engram.run.plan import RunPlan, holds_run, info
+from engram.run.plan import RUN_FILE, RunPlan, holds_run, info
 from engram.run.settings import FREE, Given, check, check_names, takes_settings
 from engram.run.stop import StopRequest
 from engram.runners.common import Runner
@@ -73,7 +75,7 @@ class Trainer:
         **settings: Any,
     ):
         """See `Trainer`."""
-        use_cache()
+        self._no_cache = use_cache()
         keep_freed_memory()
         self._given = Given.of({"preset": preset, **settings}, overrides)
         self.callbacks = tuple(callbacks)
@@ -83,6 +85,8 @@ class Trainer:
         self._seconds = 0.0
         self._failed_saves = 0
         self._saved_step: int | None = None
+        self._lock: RunLock | None = None
+        self._divergence = DivergenceWatch()
         self._predictor: tuple[int, TrainedAgent] | None = None
         begin = self._resume if self._given.session.resume else self._begin
         with self._open as opened:  # what was opened is let go of if the rest fails
@@ -140,6 +144,8 @@ class Trainer:
             raise SpecError(f"{self.folder} is a run of {plan.env!r}, not of {env!r}; leave the environment out")
         if env is None and plan.env is None:
             raise SpecError(f"{self.folder} was started with an environment object; pass the same one again")
+        if plan.env is not None and not self._given.session.trust and not is_device(plan.env):
+            check_unasked(plan.env, plan.env_args, named=env is not None)
         self._env = env if env is not None else plan.env
         self.plan = replace(plan, **{name: value for name, value in chosen.items() if name in FREE})
         self._environment = self._make_environment(self._env, vars(plan))
@@ -148,13 +154,14 @@ class Trainer:
                 f"the environment now has {self._environment.observation_space} and {self._environment.actions} "
                 f"actions, but the run was started with {plan.space} and {plan.actions}; restore its version"
             )
-        self._open.enter_context(RunLock(self.folder))
+        self._lock = self._open.enter_context(RunLock(self.folder))
         runner = self._make_runner()
         self._seconds, passed_over = self._keeper.restore(runner, self._given.session.new_episodes)
         self._runner, self._saved_step = runner, runner.steps
         for sentence in passed_over:
             self._tell("on_note", sentence)
-        self.plan.write(self.folder)  # its total may be a new one
+        if self.plan != plan:  # its total may be a new one
+            self.plan.write(self.folder)
 
     def _make_environment(self, env: Any, run: Mapping[str, Any]) -> Any:
         """A device environment, or a batch of host environments, by these settings of the run."""
@@ -201,7 +208,11 @@ class Trainer:
             self._tell_start()
             self._runner = runner
             if self.folder is not None:
-                self.save()  # step 0: from here on there is something to resume
+                try:
+                    self.save()  # step 0: from here on there is something to resume
+                except WriteFailed:
+                    self._give_back()
+                    raise
         return self._runner
 
     def _tell_start(self) -> None:
@@ -209,6 +220,8 @@ class Trainer:
         self._tell("on_note", f"{plan.preset}: {reasons(plan.agent, plan.space)}; {plan.actions} actions")
         sizes = "; ".join(f"{name}: {size / 1e9:.2f} GB a seed" for name, size in self.agent.nbytes().items() if size)
         self._tell("on_note", f"{plan.agent.replay.capacity:,} rows of replay; {sizes}")
+        if self._no_cache:
+            self._tell("on_note", self._no_cache)
         if plan.steps <= plan.agent.replay.start:
             self._tell("on_note", f"replay.start={plan.agent.replay.start} is not reached: nothing will be learned")
         if not self.on_device:
@@ -234,12 +247,14 @@ class Trainer:
             self.plan = self._plan_for(steps)
         runner = self.runner
         goal = self.plan.steps if steps is None else self.steps + steps
+        self.plan.check_length(goal)
         reason = "error"
         self._tell("on_start")
         with StopRequest() as stop, ExitStack() as files:
             log = None
             if self.folder is not None:
-                log = files.enter_context(RunLog(self.folder, self.steps, track=self.plan.track))
+                tell = partial(self._tell, "on_note")
+                log = files.enter_context(RunLog(self.folder, self.steps, track=self.plan.track, tell=tell))
             try:
                 self._run(runner, goal, stop, log)
                 reason = "interrupted" if stop() else "done"
@@ -291,6 +306,8 @@ class Trainer:
         if log is not None:
             log.write(metrics)
         self._tell("on_metrics", metrics)
+        if said := self._divergence.look(metrics):
+            self._tell("on_note", said)
 
     # -- saving --------------------------------------------------------------------------------------------
 
@@ -298,7 +315,10 @@ class Trainer:
         """Writes a checkpoint of everything that changes; when it returns, the checkpoint is on the disk."""
         if self.folder is None:
             raise SpecError("this trainer has no run directory to save into; make it with run=FOLDER")
-        saved = self._keeper.save(self.runner, self._seconds)
+        runner = self.runner
+        if self._lock is not None:
+            self._lock.check()
+        saved = self._keeper.save(runner, self._seconds)
         self._saved_step = saved.step
         self._tell("on_save", saved)
         return saved
@@ -308,7 +328,7 @@ class Trainer:
         try:
             self.save()
             self._failed_saves = 0
-        except SaveFailed as failure:
+        except WriteFailed as failure:
             self._failed_saves += 1
             self._tell("on_note", f"{failure} (training goes on; failure {self._failed_saves} of {FAILED_SAVES})")
             if self._failed_saves == FAILED_SAVES:
@@ -327,10 +347,19 @@ class Trainer:
         """Takes the run directory for a new run, unless another trainer began one there meanwhile."""
         assert self.folder is not None
         with ExitStack() as held:
-            held.enter_context(RunLock(self.folder))
+            self._lock = held.enter_context(RunLock(self.folder))
             self._check_free()
             self.plan.write(self.folder)
             self._open.enter_context(held.pop_all())
+
+    def _give_back(self) -> None:
+        """The run could not begin, so its folder is free again, and this trainer may try once more."""
+        assert self.folder is not None
+        self._runner = None
+        with suppress(OSError):
+            (self.folder / RUN_FILE).unlink()
+        if self._lock is not None:
+            self._lock.release()
 
     def _check_free(self) -> None:
         if self.folder is not None and holds_run(self.folder):
@@ -344,7 +373,7 @@ class Trainer:
         """The agent as it is now."""
         runner = self._runner or self._make_runner()
         like = None if self.on_device else self._environment
-        return TrainedAgent(self.plan, runner.minds(), self._env, like)
+        return TrainedAgent(self.plan, runner.minds(), self._env, like, trust=True)  # resuming has asked already
 
     def evaluate(
         self,
@@ -392,14 +421,18 @@ class Trainer:
                 getattr(callback, event)(self, *arguments)
 
 
-def load(run: str | Path, env: Environment | None = None) -> TrainedAgent:
-    """The agent of a stored run, to evaluate and predict with; the run itself may go on meanwhile."""
+def load(run: str | Path, env: Environment | None = None, trust: bool = False) -> TrainedAgent:
+    """The agent of a stored run, to evaluate and predict with; the run itself may go on meanwhile.
+
+    Loading runs no code of the run's files. Where evaluating would, because they name a module of an environment, it is
+    refused without `trust`.
+    """
     folder = Path(run)
     use_cache()
     plan = RunPlan.read(folder)
     agent = QLearner(plan.agent, plan.space, plan.actions, plan.envs)
     minds, _ = Keeper(folder, plan.digest()).minds(agent)
-    return TrainedAgent(plan, minds, env)
+    return TrainedAgent(plan, minds, env, trust=trust)
 
 
 def _next(step: int, every: int) -> int:

@@ -20,7 +20,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree, UInt32
 
 from engram.agents.agent import Agent, AgentState, Experience
 from engram.agents.policy import Mind, Seen
-from engram.bits import next_words
+from engram.bits import counted, next_words, whole
 from engram.envs.device import DeviceEnv, DeviceStep, where_done
 from engram.errors import EnvironmentFault, LearningFault
 from engram.nn.observation import mask_of
@@ -47,7 +47,7 @@ class DeviceRun(eqx.Module):
     env: PyTree
     seen: Seen  # what is acted on next
     key: UInt32[Array, "*seeds 2"]
-    steps: Int[Array, ""]  # the global step
+    steps: Int[Array, ""]  # the global step, as `counted` counts; the runner knows it whole
     episodes: EpisodeCounts
     fault: Int[Array, "*seeds 4"]  # environment, its episode, step and field of the first bad value, or -1
 
@@ -85,7 +85,7 @@ def step(agent: Agent, env: DeviceEnv, run: DeviceRun) -> DeviceRun:
         env=env_state,
         seen=Seen(observation, done, out.reward),
         key=key,
-        steps=run.steps + envs,
+        steps=counted(run.steps, envs),
         episodes=count(run.episodes, out.reward, done),
         fault=_note_fault(run.fault, bad, run.episodes.finished, run.steps),
     )
@@ -212,11 +212,12 @@ class DeviceRunner:
         self._run = init_seeds(agent, env, jnp.stack([jax.random.PRNGKey(seed) for seed in seeds]))
         self._tally = Tally.empty(agent, len(self.seeds))
         self._cycles = 64  # in the next compiled call
+        self._steps = 0
 
     @property
     def steps(self) -> int:
         """The global step: actions taken, over all environments of one seed."""
-        return int(self._run.steps)
+        return self._steps
 
     def start(self) -> None:
         """Nothing to begin: the first episodes are part of a new run."""
@@ -232,6 +233,7 @@ class DeviceRunner:
                 cycles = min(cycles, before)
             changed = advance(self.agent, self.env, before <= 0, self._run, self._tally, cycles)
             self._run, self._tally = jax.block_until_ready(changed)
+            self._steps += cycles * each
             left -= cycles
             # How a run is cut into calls changes nothing in it, so the clock may decide.
             speed = cycles / (time.perf_counter() - began)
@@ -260,9 +262,10 @@ class DeviceRunner:
         for seed, fault in zip(self.seeds, np.asarray(self._run.fault).tolist(), strict=True):
             env, episode, step_number, field = fault
             if env >= 0:
+                at = whole(step_number, self._steps)
                 raise EnvironmentFault(
                     f"environment {env} of seed {seed} gave {FIELDS[field]} in episode {episode}, "
-                    f"at step {step_number}; that row was not stored: mend the environment and resume from the last "
+                    f"at step {at}; that row was not stored: mend the environment and resume from the last "
                     f"checkpoint"
                 )
         if problem := self.agent.fault(self._run.agent, self.steps, self.seeds):
@@ -272,7 +275,8 @@ class DeviceRunner:
         """The state, copied, except for the rows. Raises EngramError if something broke: that must not be saved."""
         self._check()
         arrays = copied(self._without_rows()) | copied(self._tally, "tally")
-        return Captured(arrays, {"env": {"levels": ["exact"]}}, self.agent.rows(self._run.agent))
+        meta = {"env": {"levels": ["exact"]}, "steps": self._steps}
+        return Captured(arrays, meta, self.agent.rows(self._run.agent))
 
     def _without_rows(self) -> DeviceRun:
         return _with_agent(self._run, self.agent.with_rows(self._run.agent, None))
@@ -289,6 +293,7 @@ class DeviceRunner:
         run, tally = restored(self._without_rows(), arrays), restored(self._tally, arrays, "tally")
         filled = self.agent.with_rows(run.agent, None if empty is None else rows(empty))
         self._run, self._tally = _with_agent(run, filled), tally
+        self._steps = int(meta["steps"])
 
     def finish(self, stopped: bool) -> None:
         """Device environments can be taken up anywhere."""

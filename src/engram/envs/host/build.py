@@ -4,7 +4,10 @@ Worker processes import this file, so it imports no JAX.
 """
 
 import importlib
-from collections.abc import Callable
+import importlib.util
+import re
+import sys
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import partial
@@ -17,7 +20,9 @@ from engram.envs.adapters import plain
 from engram.envs.adapters.families import FAMILIES
 from engram.envs.host import capture
 from engram.envs.host.episodes import Episodes
-from engram.errors import SpecError, UnknownName, install, is_fault, told
+from engram.errors import SpecError, UnknownName, Untrusted, install, is_fault, told
+
+_WORD = re.compile(r"[\w +-]*", re.ASCII)  # text that is no path, no address and no dotted name
 
 
 @dataclass(frozen=True)
@@ -71,6 +76,48 @@ def ids() -> list[str]:
     """All ids that can be made here, those of installed extras included."""
     _register_families()
     return sorted(name for name, spec in gymnasium.registry.items() if spec.entry_point is not None)
+
+
+def check_unasked(env: str, env_args: Mapping[str, Any], named: bool = False) -> None:
+    """Refuses an environment that only the files of a run name, where making it would run code that they choose.
+
+    Code is chosen by a module in the id that is not imported yet, and by text in the arguments that could be a module,
+    a file or an address: some environments import what an argument names. Ids that are known here, and other
+    arguments, are fine. `named`: whether the user has named the id too, which asks for its module.
+
+    Raises: Untrusted, which says what would be imported or opened, and how to allow it.
+    """
+    module, _, _ = env.rpartition(":")
+    if module and not named and module not in sys.modules and not any(family.owns(env) for family in FAMILIES):
+        raise Untrusted(
+            f"the files of this run name the environment {env!r}, which would import the module {module!r} and run its "
+            f"code; if you trust them, add --trust (in Python: trust=True), or import {module} yourself before"
+        )
+    for name, value in env_args.items():
+        if (text := _suspect(value)) is not None:
+            raise Untrusted(
+                f"the files of this run give {env!r} the argument {name!r} with the text {text[:80]!r}, "
+                f"which could name a module or a file; if you trust them, add --trust (in Python: trust=True)"
+            )
+
+
+def _suspect(value: Any) -> str | None:
+    """The first text in a JSON value that could be the name of a module, a file or an address; None if none could."""
+    if isinstance(value, Mapping):
+        value = [*value, *value.values()]
+    if isinstance(value, list | tuple):
+        return next((found for found in map(_suspect, value) if found is not None), None)
+    if not isinstance(value, str) or (_WORD.fullmatch(value) and not _is_module(value)):
+        return None
+    return value
+
+
+def _is_module(word: str) -> bool:
+    """Whether importing this name would run a module; none is imported to find out."""
+    try:
+        return word.isidentifier() and word not in sys.modules and importlib.util.find_spec(word) is not None
+    except (ImportError, ValueError):
+        return True
 
 
 def builder_of(env: str | gymnasium.Env | Callable[[], gymnasium.Env], env_args: dict[str, Any]) -> Builder:
