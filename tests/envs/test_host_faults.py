@@ -149,6 +149,39 @@ class Leaves(Walk):
         self.leave("close")
 
 
+class Stuck(Walk):
+    """Never comes back, or ends its process, where it is told to."""
+
+    def __init__(self, where: str, way: Callable[..., Any]):
+        self.where, self.way = where, way
+        self.stick("__init__")
+        super().__init__()
+
+    def stick(self, here: str) -> None:
+        if here == self.where:
+            self.way()
+
+    def reset(self, **_: Any) -> Any:
+        self.stick("reset")
+        return super().reset(**_)
+
+    def close(self) -> None:
+        self.stick("close")
+
+
+@pytest.mark.parametrize("where", ["__init__", "reset"])
+@pytest.mark.parametrize(("way", "said"), [(hang, "did not answer within 6 s"), (die, r"died \(.*exit code 3")])
+def test_what_hangs_or_ends_before_the_workers_start_does_so_in_none_but_a_worker(where: str, way: Any, said: str):
+    with pytest.raises(EnvironmentFault, match=rf"environment 0's worker {said}.*worker_timeout"):
+        make_host(partial(Stuck, where, way), envs=2, seed=0, asynchronous=True, worker_timeout=6)
+
+
+def test_an_environment_that_hangs_in_close_is_ended_all_the_same():
+    play(envs := make_host(partial(Stuck, "close", hang), seed=0, asynchronous=True), 3)
+    envs.close()
+    assert multiprocessing.active_children() == []
+
+
 def test_an_exit_while_an_environment_is_made_or_closed_ends_nothing_in_silence():
     with pytest.raises(SpecError, match="could not be built: SystemExit: 0"):
         make_host(partial(Leaves, "__init__"), seed=0)

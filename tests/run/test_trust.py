@@ -3,7 +3,7 @@
 import base64
 import json
 import os
-import pickle  # noqa: S403 (to make what must not be read)
+import pickle  # noqa: TID251 (to make what must not be read)
 import shutil
 import subprocess
 import sys

@@ -302,6 +302,29 @@ def test_learning_that_runs_away_is_reported_and_not_captured(walking, kind: str
         runner.capture()
 
 
+@dataclass(frozen=True)
+class Leaving:
+    """Exits when it is compiled, in the function of this name."""
+
+    where: str
+    observation_space = spaces.Box((1,))
+    actions = 2
+
+    def reset(self, key: UInt32[Array, "2"]) -> tuple[Array, Array]:
+        if self.where == "reset":
+            raise SystemExit(0)
+        return jnp.zeros(()), jnp.zeros(1)
+
+    def step(self, state: Array, action: Array, key: Array) -> tuple[Array, DeviceStep]:
+        raise SystemExit(0)
+
+
+@pytest.mark.parametrize("where", ["reset", "step"])
+def test_a_device_environment_that_exits_is_named(where: str):
+    with pytest.raises(EnvironmentFault, match="^SystemExit: 0 was raised while the environment was compiled; report"):
+        on_device(env=Leaving(where)).advance(10, never)
+
+
 FRAMES = replace(SPEC, observation=ObservationSpec(stack=3))
 
 

@@ -8,7 +8,8 @@ calls of `advance`.
 
 import dataclasses
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -22,7 +23,7 @@ from engram.agents.agent import Agent, AgentState, Experience
 from engram.agents.policy import Mind, Seen
 from engram.bits import counted, next_words, whole
 from engram.envs.device import DeviceEnv, DeviceStep, where_done
-from engram.errors import EnvironmentFault, LearningFault
+from engram.errors import EnvironmentFault, LearningFault, told
 from engram.nn.observation import mask_of
 from engram.replay.ring import Ring
 from engram.runners.common import RECENT, Captured, Tally, repeat, summary
@@ -199,6 +200,17 @@ FIELDS = (
 CALL_SECONDS = 0.5  # what one compiled call should take: the longest that a stop has to wait
 
 
+@contextmanager
+def _no_exit() -> Iterator[None]:
+    """Names an exit out of an environment that is being compiled, which would else end the process without a word."""
+    try:
+        yield
+    except (SystemExit, GeneratorExit) as error:
+        raise EnvironmentFault(
+            f"{told(error)} was raised while the environment was compiled; report a problem by an ordinary exception"
+        ) from error
+
+
 def _with_agent(run: DeviceRun, agent: AgentState) -> DeviceRun:
     """The run with another state of its agent. Leaves have an axis of seeds, which a run that is made anew may not."""
     return eqx.tree_at(lambda run: run.agent, run, agent)
@@ -209,7 +221,8 @@ class DeviceRunner:
 
     def __init__(self, agent: Agent, env: DeviceEnv, seeds: Sequence[int]):
         self.agent, self.env, self.seeds = agent, env, tuple(seeds)
-        self._run = init_seeds(agent, env, jnp.stack([jax.random.PRNGKey(seed) for seed in seeds]))
+        with _no_exit():
+            self._run = init_seeds(agent, env, jnp.stack([jax.random.PRNGKey(seed) for seed in seeds]))
         self._tally = Tally.empty(agent, len(self.seeds))
         self._cycles = 64  # in the next compiled call
         self._steps = 0
@@ -231,7 +244,8 @@ class DeviceRunner:
             before = (self.agent.rhythm.first - 1 - self.steps) // each  # cycles that end before learning begins
             if before > 0:
                 cycles = min(cycles, before)
-            changed = advance(self.agent, self.env, before <= 0, self._run, self._tally, cycles)
+            with _no_exit():
+                changed = advance(self.agent, self.env, before <= 0, self._run, self._tally, cycles)
             self._run, self._tally = jax.block_until_ready(changed)
             self._steps += cycles * each
             left -= cycles

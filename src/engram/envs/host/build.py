@@ -61,6 +61,10 @@ class EpisodesMaker:
     registry: capture.Registry
     masked: bool | None = None  # see Episodes
 
+    def look(self) -> Episodes:
+        """Another instance, only to find out what it is: how it can be captured is not asked."""
+        return Episodes(self.builder(), index=self.index, seed=self.seed, action_bins=self.action_bins)
+
     def __call__(self, first: Episodes | None = None) -> Episodes:
         """`first` is another instance from the same builder: what it was found to be saves probing this one."""
         capture.adopt(self.registry)

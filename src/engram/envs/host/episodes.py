@@ -19,7 +19,7 @@ import signal
 import traceback
 from collections.abc import Callable
 from multiprocessing import parent_process
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import gymnasium
 import numpy as np
@@ -263,6 +263,39 @@ class Episodes:
         self.torn = True
         where = f"step {self.elapsed}" if self.elapsed else "step 0 (reset)"
         return EnvironmentFault(f"environment {self.index}, episode {self.episode}, {where}: {problem}")
+
+
+class Looked(NamedTuple):
+    """What has to be known of an environment before its workers start."""
+
+    source: gymnasium.Space  # what is observed, the mask included
+    table: np.ndarray  # the environment's action for each index
+    masked: Any  # see `Episodes`
+
+
+class LookingEnvironment(gymnasium.Env):
+    """Finds `Looked` out in a worker process. Sent there empty, as `WorkerEnvironment` is."""
+
+    observation_space = action_space = gymnasium.spaces.Discrete(1)
+
+    def __init__(self, make: Callable[[], "Episodes"]):
+        self._make = make
+        self._episodes: Episodes | None = None
+
+    def look(self) -> Looked | dict[str, Any]:
+        """Makes the environment; what it is, or a fault."""
+        if parent_process() is not None:
+            _leave_signals_to_the_main_process()
+        try:
+            episodes = self._episodes = self._make()
+            return Looked(episodes.observer.source, episodes.action_table, episodes.masked)
+        except BaseException as error:
+            return _fault_of(error)
+
+    def close(self) -> None:
+        """Closes the environment, if it was made."""
+        if self._episodes is not None:
+            self._episodes.close()
 
 
 class WorkerEnvironment(gymnasium.Env):
