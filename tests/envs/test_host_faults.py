@@ -319,9 +319,7 @@ def test_a_worker_that_hangs_is_named_and_ended():
 
 
 def test_an_environment_that_workers_cannot_make_is_named():
-    with pytest.raises(
-        ValueError, match=r"environment 0: the function .* could not be built: RuntimeError: no display"
-    ):
+    with pytest.raises(SpecError, match=r"^the function .* could not be built: RuntimeError: no display"):
         make_host(FailsInWorkers, seed=0, asynchronous=True)
 
 
