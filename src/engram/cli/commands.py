@@ -344,13 +344,15 @@ def evaluate(chosen: Evaluate) -> None:
     given |= {"env": chosen.env} if chosen.env is not None else {}
     given |= {"env_args": dict(map(environment_argument, chosen.env_arg))} if chosen.env_arg else {}
 
+    trust = {"trust": True} if chosen.trust else {}
+
     def work() -> dict[str, Any]:
         from engram.play.evaluation import Evaluation
         from engram.run.trainer import load
 
         played: list[Evaluation] = []
         for folder in _runs_of(chosen.run):
-            with load(folder, trust=chosen.trust) as agent:
+            with load(folder, **trust) as agent:
                 played.append(agent.evaluate(**given))
         returns = [one for evaluation in played for one in evaluation.of_each_seed()]
         found = Evaluation.of(returns, [length for evaluation in played for length in evaluation.lengths])
