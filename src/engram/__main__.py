@@ -1,6 +1,12 @@
 """`python -m engram` is the command `engram`."""
 
+import os
 import sys
+
+# Python puts the current folder first on its path here. A file in it, perhaps a stranger's beside a run, must not stand
+# in for a module that Engram imports; what the user names by --import is looked for there all the same.
+if __name__ == "__main__" and sys.path[:1] == [os.getcwd()] and not sys.flags.safe_path:
+    del sys.path[0]
 
 from engram.cli.commands import main
 

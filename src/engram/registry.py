@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Callable
 from typing import TypeVar
 
-from engram.errors import UnknownName, hint
+from engram.errors import UnknownName, hint, is_fault, told
 
 Spec = TypeVar("Spec", bound=type)
 
@@ -83,10 +83,12 @@ def _import_entry_points() -> None:
     for point in entry_points(group=GROUP):
         try:
             point.load()
-        except Exception as error:
+        except BaseException as error:
+            if not is_fault(error):
+                raise
             warnings.warn(
                 f"the entry point {point.name} = {point.value} of {GROUP} could not be imported "
-                f"({type(error).__name__}: {error}); mend or remove the package that brings it",
+                f"({told(error)}); mend or remove the package that brings it",
                 RuntimeWarning,
                 stacklevel=2,
             )

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from engram.cli.curve import plot_curve
 from engram.cli.display import Display, clean
-from engram.errors import CheckpointError, EngramError
+from engram.errors import CheckpointError, EngramError, WriteFailed
 from engram.run.metrics import METRICS_FILE, RunLog, plain, read_metrics
 
 
@@ -113,17 +113,93 @@ def test_reading_a_directory_that_is_none_says_so(tmp_path):
         read_metrics(tmp_path / "absent")
 
 
+def no_room(*_: object) -> int:
+    raise OSError(28, "No space left on device")
+
+
 def test_a_failed_rewrite_leaves_the_old_lines_and_no_rubbish(tmp_path, monkeypatch):
     write(tmp_path, [1, 2, 3])
+    old = '{"step": 0}\nrubbish\n' + (tmp_path / METRICS_FILE).read_text()
+    (tmp_path / METRICS_FILE).write_text(old)
+    monkeypatch.setattr(os, "replace", no_room)
+    with pytest.raises(WriteFailed, match=f"{tmp_path / METRICS_FILE} could not be written: No space .*; make room"):
+        RunLog(tmp_path, 1)
+    assert (tmp_path / METRICS_FILE).read_text() == old
+    assert [path.name for path in tmp_path.iterdir()] == [METRICS_FILE]
 
-    def fail(*_):
+
+def test_the_end_of_a_log_is_cut_off_where_the_disk_is_full(tmp_path, monkeypatch):
+    """A run that is resumed drops the lines that it will write again, which needs no room."""
+    write(tmp_path, [1, 2, 3])
+    monkeypatch.setattr(os, "replace", no_room)
+    RunLog(tmp_path, 1).close()
+    assert steps_in(tmp_path) == [1]
+
+
+@pytest.mark.parametrize("written", [0, 10], ids=["nothing", "half a line"])
+def test_lines_that_a_full_disk_refuses_are_written_when_there_is_room(tmp_path, monkeypatch, written):
+    told, real = [], os.write
+    log = RunLog(tmp_path, None, tell=told.append)
+    log.write(row(1))
+
+    def full(handle, data):
+        if written and len(data) > written:
+            return real(handle, data[:written])
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(os, "replace", fail)
-    with pytest.raises(OSError, match="No space"):
-        RunLog(tmp_path, 1)
-    assert steps_in(tmp_path) == [1, 2, 3]
-    assert [path.name for path in tmp_path.iterdir()] == [METRICS_FILE]
+    # The next piece of half a line does not fit either.
+    calls = iter(range(100))
+    monkeypatch.setattr(os, "write", lambda *given: full(*given) if next(calls) % 2 == 0 else no_room())
+    log.write(row(2))
+    log.write(row(3))
+    assert steps_in(tmp_path) == [1]
+    monkeypatch.undo()
+    log.write(row(4))
+    assert steps_in(tmp_path) == [1, 2, 3, 4]
+    log.close()
+    file = tmp_path / METRICS_FILE
+    assert len(told) == 2  # once that there is no room, once that there is
+    assert told[0].startswith(f"{file} could not be written: No space left on device; make room there (training goes")
+    assert told[1] == f"{file} is written again"
+
+
+def test_lines_that_found_no_room_until_the_end_are_counted(tmp_path, monkeypatch):
+    told = []
+    log = RunLog(tmp_path, None, tell=told.append)
+    monkeypatch.setattr(os, "write", no_room)
+    log.write(row(1))
+    log.write(row(2))
+    log.close()
+    assert told[1:] == [f"{tmp_path / METRICS_FILE} is closed, without 2 of its entries: the disk had no room for them"]
+
+
+@pytest.mark.parametrize("kind", ["link", "pipe", "folder"])
+def test_a_log_that_is_no_plain_file_is_neither_followed_nor_waited_for(tmp_path, kind):
+    """A stranger's run could else have lines written into a file of the user's."""
+    mine, file = tmp_path / "mine", tmp_path / "run" / METRICS_FILE
+    file.parent.mkdir()
+    {"link": lambda: file.symlink_to(mine), "pipe": lambda: os.mkfifo(file), "folder": file.mkdir}[kind]()
+    with pytest.raises(WriteFailed, match="could not be written"):
+        RunLog(file.parent, 1)
+    assert not mine.exists()
+    if kind != "pipe":
+        with pytest.raises(CheckpointError, match="cannot be read"):
+            read_metrics(file.parent)
+
+
+def test_events_survive_a_full_disk_and_are_whole_afterwards(tmp_path, monkeypatch):
+    """Half a record would hide every later one; a writing thread that died would stop the run for ever."""
+    pytest.importorskip("tensorboard")
+    told = []
+    with RunLog(tmp_path, None, track=True, tell=told.append) as log:
+        log.write(row(10))
+        monkeypatch.setattr(os, "write", no_room)
+        for step in range(20, 400, 10):
+            log.write(row(step))
+        monkeypatch.undo()
+        log.write(row(400))
+    assert [step for step, _ in events(tmp_path)["loss"]] == list(range(10, 401, 10))
+    assert {text.partition(" ")[0].rpartition("/")[2].partition(".")[0] for text in told} == {"metrics", "events"}
 
 
 # -- TensorBoard -------------------------------------------------------------------------------------------

@@ -27,7 +27,7 @@ from engram.agents.recall import state as recalls
 from engram.agents.recall.drift import refresh
 from engram.agents.recall.state import Record
 from engram.agents.spec import AgentSpec
-from engram.bits import next_words
+from engram.bits import LAST, TURN, counted, held_back, next_words, whole
 from engram.errors import SpecError
 from engram.replay import ring
 from engram.replay.draw import Replay
@@ -43,7 +43,7 @@ class ActorState(eqx.Module):
 
     policy: PolicyState
     key: Key
-    steps: Int[Array, ""]  # environment steps so far, over all environments: the global step
+    steps: Int[Array, ""]  # the global step, which schedules follow; it stays at the largest number of 32 bits
 
 
 class LearnerState(eqx.Module):
@@ -122,7 +122,7 @@ class QLearner:
         import optax  # a fifth of a second, which who only evaluates need not wait
 
         chosen = self.spec.optimizer
-        updates = max(1, chosen.decay_steps * self.spec.updates // self.spec.learn_every)
+        updates = min(max(1, chosen.decay_steps * self.spec.updates // self.spec.learn_every), LAST)
         rate = optax.linear_schedule(chosen.learning_rate, chosen.learning_rate * chosen.final_fraction, updates)
         clip = optax.clip_by_global_norm(chosen.clip_norm) if chosen.clip_norm else optax.identity()
         return optax.chain(
@@ -173,7 +173,7 @@ class QLearner:
             note = jax.vmap(partial(line.note, spec))
             record = note(looked.query, looked.state.frames, looked.decision, action)
         noted = Noted(self._stored(actor.policy.carry), record)
-        actor = ActorState(policy, key, actor.steps + envs)
+        actor = ActorState(policy, key, held_back(actor.steps, envs) + envs)
         return Acted(actor, action, looked.decision, noted if jax.tree.leaves(noted) else None)
 
     def plain(self) -> PlainPolicy | None:
@@ -201,8 +201,9 @@ class QLearner:
         """
         old: Replay = state.replay
         rows, keep = self._rows(experience)
-        grown = ring.write(old.ring, rows, keep)
-        replay = Replay(grown, self.spec.draw.grown(old.drawing, old.ring, grown))
+        before = ring.renumbered(old.ring)
+        grown = ring.write(before, rows, keep)
+        replay = Replay(grown, self.spec.draw.grown(old.drawing, before, grown))
         return dataclasses.replace(state, replay=replay, recall=self._remembered(state, experience))
 
     def _rows(self, experience: Experience) -> tuple[TimeStep, Bool[Array, "rows envs"]]:
@@ -273,12 +274,22 @@ class QLearner:
         # A bad update must leave no trace; selecting here is free, it fuses with Adam's own arithmetic.
         accept = partial(jax.tree.map, partial(jnp.where, finite))
         params = accept(optax.apply_updates(learner.params, changes), learner.params)  # type: ignore[arg-type]
-        updates = learner.updates + 1
+        updates = counted(learner.updates, 1, self._turn)
         target = self._follow(learner.target, params, updates)
         fault = jnp.where(finite | (learner.fault >= 0), learner.fault, updates)
         new = LearnerState(params, target, accept(optimizer, learner.optimizer), key, updates, fault)
         learned = accept(chosen.draw.learned(drawing, drawn, examples.surprise(scored)), drawing)
         return new, learned, {"loss": loss, "q_mean": examples.mean_q(scored)}
+
+    @property
+    def _turn(self) -> int:
+        """Updates after which their number begins anew: a multiple of those between two changes of the target."""
+        return self.spec.target.every * max(1, TURN // self.spec.target.every)
+
+    def _number(self, update: int, step: int) -> int:
+        """The number of an update, over all turns, at a global step."""
+        moments = max(0, (step - self.rhythm.first) // (self.rhythm.acts * self.envs) + 1)
+        return whole(update, moments * self.updates, self._turn)
 
     def _follow(self, target: Network, params: Network, updates: Int[Array, ""]) -> Network:
         """The target network after this update."""
@@ -314,7 +325,7 @@ class QLearner:
         learner: LearnerState = state.learner
         updates = [update for update in np.asarray(learner.fault).reshape(-1).tolist() if update >= 0]
         if updates:
-            return not_finite(updates[0], step)
+            return not_finite(self._number(updates[0], step), step)
         refused, (seed, *first) = reading.refused(state.recall)
         return not_remembered(refused, first, step, seeds[seed] if len(seeds) > 1 else None) if refused else None
 
@@ -324,7 +335,7 @@ class QLearner:
         return {
             **self.spec.exploration.report(step),
             **reading.report(self.spec, state.recall),
-            "updates": int(learner.updates),
+            "updates": self._number(int(learner.updates), step),
         }
 
     def nbytes(self) -> dict[str, int]:

@@ -5,6 +5,7 @@ help answers at once.
 """
 
 import dataclasses
+import errno
 import os
 import re
 import select
@@ -35,14 +36,26 @@ from engram.cli.flags import (
     split_settings,
 )
 from engram.cli.new import TRY, new_part
-from engram.cli.parts import import_parts
+from engram.cli.parts import import_parts, search_here
 from engram.cli.reports import report
-from engram.errors import EXIT_RESUME_ME, EXIT_USAGE, CheckpointError, EngramError, SpecError, UnknownName, hint
+from engram.errors import (
+    EXIT_DATA,
+    EXIT_INPUT_OUTPUT,
+    EXIT_RESUME_ME,
+    EXIT_USAGE,
+    CheckpointError,
+    EngramError,
+    SpecError,
+    UnknownName,
+    hint,
+    told,
+    unwritten,
+)
 from engram.run.metrics import METRICS_FILE
 
-EXIT_INPUT_OUTPUT = 74  # a file could not be read or written (sysexits: EX_IOERR)
 EXIT_INTERRUPTED = 130  # Ctrl-C where there was nothing to save
 EXIT_BROKEN_PIPE = 141  # whoever read the output went away
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 DESCRIPTION = (
     "Deep Q-learning with attention and memory. "
@@ -54,6 +67,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run one command line (`sys.argv` if None) and give its exit code. Never raises for a problem of the user's."""
     words = list(sys.argv[1:] if argv is None else argv)
     debug = "--traceback" in words or os.environ.get("ENGRAM_DEBUG", "") not in ("", "0")
+    _open_standard_streams()
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a name that the terminal's encoding lacks must not end a run
             stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
@@ -61,15 +75,30 @@ def main(argv: list[str] | None = None) -> int:
         code = _run([word for word in words if word != "--traceback"])
         sys.stdout.flush()
         return code
-    except (Exception, KeyboardInterrupt) as problem:
+    except BaseException as problem:  # also an exit: the commands exit by returning, so it is somebody else's
         if isinstance(problem, BrokenPipeError) and _reader_left():
             return _silence()
         explained = _explain(problem)
         if debug or explained is None:
             raise
         sentence, code = explained
-        print(f"engram: {clean(sentence)}", file=sys.stderr)
+        with suppress(OSError, ValueError):  # nobody may be reading
+            print(f"engram: {clean(sentence)}", file=sys.stderr, flush=True)
         return code
+
+
+def _open_standard_streams() -> None:
+    """Puts nothing in the place of standard streams that are closed, as `>&-` has them.
+
+    A file that is opened later would else become standard output, and be written into by whoever prints.
+    """
+    for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free, which is this one
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(number, mode, closefd=False))  # noqa: SIM115 (as long as the process)
 
 
 def _run(words: list[str]) -> int:
@@ -91,6 +120,8 @@ def _run(words: list[str]) -> int:
         chosen: Any = tyro.cli(Command, prog="engram", description=DESCRIPTION, args=words, config=config)
     except SystemExit as exit:  # after help or a complaint
         return exit.code if isinstance(exit.code, int) else 0
+    if ":" in (getattr(chosen, "env", None) or "") or getattr(chosen, "trust", False):
+        search_here()  # for the module of an environment
     import_parts(getattr(chosen, "imports", ()))
     if isinstance(chosen, Train):
         train(chosen, settings)
@@ -107,9 +138,13 @@ def _explain(problem: BaseException) -> tuple[str, int] | None:
         return str(problem), problem.exit_code
     if isinstance(problem, KeyboardInterrupt):
         return "stopped; nothing was left to save", EXIT_INTERRUPTED
+    if isinstance(problem, SystemExit | GeneratorExit):
+        return f"{told(problem)} was raised by code that is not Engram's; it must not end a run: mend it", EXIT_DATA
     # XLA reports a full device memory as a RuntimeError with this word in its text.
     if isinstance(problem, MemoryError) or (isinstance(problem, RuntimeError) and "RESOURCE_EXHAUSTED" in str(problem)):
         return "the memory of this machine does not suffice; lower replay.capacity, --envs or --seeds", EXIT_USAGE
+    if isinstance(problem, OSError) and problem.errno in NO_ROOM:
+        return unwritten(problem.filename or "a file", problem), EXIT_INPUT_OUTPUT
     if isinstance(problem, OSError) and problem.filename is not None:
         sentence = f"{problem.filename}: {problem.strerror}; mend that and try again (--traceback shows where)"
         return sentence, EXIT_INPUT_OUTPUT
@@ -188,10 +223,10 @@ def train(chosen: Train, settings: Mapping[str, str]) -> None:
                     )
                 raise
     finally:
-        if run is None and not any(folder.iterdir()):
-            folder.rmdir()  # nothing came of it: the name is free again
-            if first_of_all:
-                with suppress(OSError):  # unless another run began there meanwhile
+        if run is None:
+            with suppress(OSError):  # unless it holds something, or was moved meanwhile
+                folder.rmdir()  # nothing came of it: the name is free again
+                if first_of_all:
                     Path("runs").rmdir()
 
 
@@ -245,8 +280,9 @@ def _title(plan: Any) -> str:
 def _draw(folder: Path, title: str) -> None:
     try:
         plot_curve(folder, title=title)
-    except OSError as problem:  # a picture is no reason to call the run a failure, or to hide why it failed
-        print(f"engram: the learning curve was not drawn: {clean(problem)}", file=sys.stderr)
+    except (OSError, EngramError) as problem:  # no reason to call the run a failure, or to hide why it failed
+        with suppress(OSError, ValueError):
+            print(f"engram: the learning curve was not drawn: {clean(problem)}", file=sys.stderr)
 
 
 def _check_start(env: str | None, run: Path | None, given: Mapping[str, Any]) -> None:
@@ -308,7 +344,8 @@ def evaluate(chosen: Evaluate) -> None:
     given |= {"env": chosen.env} if chosen.env is not None else {}
     given |= {"env_args": dict(map(environment_argument, chosen.env_arg))} if chosen.env_arg else {}
 
-    which = {} if chosen.at is None else {"at": chosen.at}
+    which: dict[str, Any] = {} if chosen.at is None else {"at": chosen.at}
+    which |= {"trust": True} if chosen.trust else {}
 
     def work() -> dict[str, Any]:
         from engram.play.evaluation import Evaluation

@@ -112,6 +112,8 @@ class Evaluate:
     """An argument for making the environment; without --env it changes one of training."""
     forget: Annotated[bool, _note("")] = False
     """A negative control: empty the working memory before every step."""
+    trust: Annotated[bool, _note("")] = False
+    """Import the module and hand on the paths that the run's files name, which may run code of whoever made them."""
     imports: Imports = ()
     json: Annotated[bool, _note("")] = False
     """Print one JSON object and nothing else to standard output."""

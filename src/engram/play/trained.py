@@ -14,6 +14,7 @@ from jaxtyping import PyTree
 from engram.agents.policy import Mind
 from engram.agents.spec import AgentSpec
 from engram.envs.device import is_device, make_device
+from engram.envs.host.build import check_unasked
 from engram.envs.host.make import HostEnvs, make_host
 from engram.errors import SpaceError, SpecError
 from engram.play.evaluation import Evaluation, evaluation_seed
@@ -66,10 +67,13 @@ class TrainedAgent:
         env: Environment | None,
         like: HostEnvs | None = None,
         env_args: Mapping[str, Any] | None = None,
+        trust: bool = False,
     ):
         self.plan, self.minds = plan, minds
         self._env = env if env is not None else plan.env
+        self._named, self._trust = env is not None, trust
         learned = plan.env_args if isinstance(self._env, str) and self._env == plan.env else {}
+        self._learned_args = {name: value for name, value in learned.items() if name not in (env_args or {})}
         self._env_args = {**learned, **(env_args or {})}
         self._like = like
         self._open = ExitStack()
@@ -100,7 +104,8 @@ class TrainedAgent:
         if forget and not self.plan.agent.has_memory:
             raise SpecError("forget empties a working memory, and this agent has none; leave it out")
         if env is not None or env_args is not None:
-            there = TrainedAgent(self.plan, self.minds, env if env is not None else self._env, env_args=env_args)
+            given = env if env is not None else self._env if self._named else None
+            there = TrainedAgent(self.plan, self.minds, given, env_args=env_args, trust=self._trust)
             return there.evaluate(episodes, seed, forget)
         minds = [replace(mind, network=mind.network.forgetful()) for mind in self.minds] if forget else self.minds
         key = evaluation_seed(seed)
@@ -171,6 +176,8 @@ class TrainedAgent:
                     "makes one"
                 )
             env = partial(gymnasium.make, env.spec)
+        if isinstance(env, str) and not self._trust:
+            check_unasked(env, self._learned_args, self._named)
         env_args = {name: value for name, value in self._env_args.items() if name != "life_loss"}
         made = make_host(env, seed=seed, envs=envs, action_bins=self.plan.action_bins, env_args=env_args)
         try:

@@ -1,7 +1,7 @@
 """A run directory changes hands: taken for a new run, and given up by one that was refused as it began."""
 
 import shutil
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from engram.checkpoint.files import RunLock
@@ -16,16 +16,18 @@ def check_free(folder: Path | None) -> None:
         raise SpecError(f"{folder} already holds a run; pass resume=True (--resume) to go on with it, or another run")
 
 
-def claim(folder: Path, plan: RunPlan, opened: ExitStack) -> None:
+def claim(folder: Path, plan: RunPlan, opened: ExitStack) -> RunLock:
     """Takes the directory for a new run, unless another trainer began one there meanwhile; `opened` lets go of it."""
     with ExitStack() as held:
-        held.enter_context(RunLock(folder))
+        lock = held.enter_context(RunLock(folder))
         check_free(folder)
         plan.write(folder)
         opened.enter_context(held.pop_all())
+    return lock
 
 
 def withdraw(folder: Path) -> None:
     """Takes back what a claim and the first save wrote, so that the directory is free again."""
     shutil.rmtree(folder / FOLDER, ignore_errors=True)
-    (folder / RUN_FILE).unlink(missing_ok=True)
+    with suppress(OSError):
+        (folder / RUN_FILE).unlink(missing_ok=True)

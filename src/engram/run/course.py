@@ -27,6 +27,7 @@ class Course:
       progress: of the run, kept up to date.
       log: where lines of metrics go; None without a run directory.
       tell: an event of `Callback` and its arguments. stop: whether to end now.
+      look: what is to be said of a line of metrics, such as that learning diverges.
       save: writes a checkpoint if it can, and save_best the best one; None without a run directory.
     """
 
@@ -39,6 +40,7 @@ class Course:
     stop: Stop
     save: Callable[[], None] | None
     save_best: Callable[[], None] | None
+    look: Callable[[dict[str, Any]], str | None]
 
     def run(self, goal: int) -> None:
         """Acts and learns up to the goal, or to a stop."""
@@ -111,6 +113,8 @@ class Course:
         if self.log is not None:
             self.log.write(metrics)
         self.tell("on_metrics", metrics)
+        if said := self.look(metrics):
+            self.tell("on_note", said)
 
 
 def _next(step: int, every: int) -> int:

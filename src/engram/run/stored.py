@@ -10,10 +10,13 @@ from engram.run.plan import RunPlan
 from engram.run.warm import parse_at
 
 
-def load(run: str | Path, env: Environment | None = None, at: At = NEWEST) -> TrainedAgent:
+def load(run: str | Path, env: Environment | None = None, at: At = NEWEST, trust: bool = False) -> TrainedAgent:
     """The agent of a stored run, to evaluate and predict with; the run itself may go on meanwhile.
 
     `at`: of which checkpoint: the `newest`, the `best` by the evaluations while it trained, or that of a step.
+
+    Loading runs no code of the run's files. Where evaluating would, because they name a module of an environment, it is
+    refused without `trust`.
 
     Raises CheckpointError where there is no such run or checkpoint.
     """
@@ -21,6 +24,6 @@ def load(run: str | Path, env: Environment | None = None, at: At = NEWEST) -> Tr
     use_cache()
     plan = RunPlan.read(folder)
     kept = Keeper(folder, plan.digest()).minds(make_agent(plan), parse_at(str(at)))
-    trained = TrainedAgent(plan, kept.minds, env)
+    trained = TrainedAgent(plan, kept.minds, env, trust=trust)
     trained.step = kept.step
     return trained

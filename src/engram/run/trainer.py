@@ -17,15 +17,17 @@ from jaxtyping import PyTree
 
 from engram.agents.presets import reasons
 from engram.checkpoint.files import RunLock
-from engram.checkpoint.store import Saved, SaveFailed
+from engram.checkpoint.store import Saved
 from engram.envs.device import is_device
-from engram.errors import CheckpointError, EngramError, EnvironmentFault, Interrupted, SpecError
+from engram.envs.host.build import check_unasked
+from engram.errors import CheckpointError, EngramError, EnvironmentFault, Interrupted, SpecError, WriteFailed
 from engram.play.evaluation import Evaluation
 from engram.play.trained import Environment, TrainedAgent
 from engram.run import keeper as keeping
 from engram.run.callbacks import hears
 from engram.run.claim import check_free, claim, withdraw
 from engram.run.course import Course
+from engram.run.divergence import DivergenceWatch
 from engram.run.evaluating import Evaluating
 from engram.run.keeper import Keeper, Progress
 from engram.run.machine import keep_freed_memory, use_cache
@@ -71,7 +73,7 @@ class Trainer:
         **settings: Any,
     ):
         """See `Trainer`."""
-        use_cache()
+        self._no_cache = use_cache()
         keep_freed_memory()
         self._given = Given.of({"preset": preset, **settings}, overrides)
         self.callbacks = tuple(callbacks)
@@ -83,6 +85,8 @@ class Trainer:
         self._stopping = self._callback_failed = False
         self._failed_saves = 0
         self._saved_step: int | None = None
+        self._lock: RunLock | None = None
+        self._divergence = DivergenceWatch()
         self._predictor: tuple[int, TrainedAgent] | None = None
         begin = self._resume if self._given.session.resume else self._begin
         with self._open as opened:  # what was opened is let go of if the rest fails
@@ -144,6 +148,9 @@ class Trainer:
             raise SpecError(f"{self.folder} is a run of {plan.env!r}, not of {env!r}; leave the environment out")
         if env is None and plan.env is None:
             raise SpecError(f"{self.folder} was started with an environment object; pass the same one again")
+        if plan.env is not None and not self._given.session.trust and not is_device(plan.env):
+            check_unasked(plan.env, plan.env_args, named=env is not None)
+        self._check_evaluate_env(plan)
         self._env = env if env is not None else plan.env
         self.plan = self._resumed(plan, {name: value for name, value in chosen.items() if name in FREE})
         if self.plan.track:
@@ -154,7 +161,7 @@ class Trainer:
                 f"the environment now has {self._environment.observation_space} and {self._environment.actions} "
                 f"actions, but the run was started with {plan.space} and {plan.actions}; restore its version"
             )
-        self._open.enter_context(RunLock(self.folder))
+        self._lock = self._open.enter_context(RunLock(self.folder))
         runner = self._make_runner()
         self._progress, passed_over = self._keeper.restore(runner, self._given.session.new_episodes)
         if self.plan.evaluate_env != plan.evaluate_env:  # returns of two environments do not compare
@@ -162,7 +169,14 @@ class Trainer:
         self._runner, self._saved_step = runner, runner.steps
         for sentence in passed_over:
             self._tell("on_note", sentence)
-        self.plan.write(self.folder)  # its total may be a new one
+        if self.plan != plan:  # its total may be a new one
+            self.plan.write(self.folder)
+
+    def _check_evaluate_env(self, plan: RunPlan) -> None:
+        """An environment that only the run's files name runs no code unasked."""
+        other, given = plan.evaluate_env, self._given
+        if other is not None and "evaluate_env" not in given.run and not given.session.trust and not is_device(other):
+            check_unasked(other, {})
 
     def _resumed(self, plan: RunPlan, changes: dict[str, Any]) -> RunPlan:
         """The plan of a resumed run with these settings; schedules follow a new total."""
@@ -191,11 +205,15 @@ class Trainer:
                 begin_from(self._source, runner, self.plan.start_with, self.plan.seeds)
             runner.start()
             if self.folder is not None:
-                claim(self.folder, self.plan, self._open)
+                self._lock = claim(self.folder, self.plan, self._open)
             self._tell_start()
             self._runner = runner
             if self.folder is not None:
-                self.save()  # step 0: from here on there is something to resume
+                try:
+                    self.save()  # step 0: from here on there is something to resume
+                except WriteFailed:
+                    self._give_back()
+                    raise
             self._source = None  # its arrays have been taken
         return self._runner
 
@@ -204,6 +222,8 @@ class Trainer:
         self._tell("on_note", f"{plan.preset}: {reasons(plan.agent, plan.space)}; {plan.actions} actions")
         sizes = "; ".join(f"{name}: {size / 1e9:.2f} GB a seed" for name, size in self.agent.nbytes().items() if size)
         self._tell("on_note", f"{plan.agent.replay.capacity:,} rows of replay; {sizes}")
+        if self._no_cache:
+            self._tell("on_note", self._no_cache)
         if plan.steps <= plan.agent.replay.start:
             self._tell("on_note", f"replay.start={plan.agent.replay.start} is not reached: nothing will be learned")
         if not self.on_device:
@@ -233,6 +253,7 @@ class Trainer:
             self._plan_ahead(steps)
         begins, runner = self._runner is None, self.runner
         goal = self.plan.steps if steps is None else self.steps + steps
+        self.plan.check_length(goal)
         if self.steps >= goal:
             self.note(f"already at {self.steps:,} of {goal:,} steps; to go on, add --steps with a larger total")
         runner.ended = [] if any(hears(callback, "on_episode") for callback in self.callbacks) else None
@@ -301,7 +322,7 @@ class Trainer:
     def _open_log(self, files: ExitStack) -> RunLog | None:
         if self.folder is None:
             return None
-        return files.enter_context(RunLog(self.folder, self.steps, track=self.plan.track))
+        return files.enter_context(RunLog(self.folder, self.steps, track=self.plan.track, tell=self.note))
 
     def _run(self, runner: Runner, goal: int, asked: StopRequest, log: RunLog | None) -> None:
         saves = (None, None) if self.folder is None else (self._try_to_save, self._save_best)
@@ -310,7 +331,8 @@ class Trainer:
         def stop() -> bool:
             return self._stopping or asked()
 
-        course = Course(self.plan, runner, self._progress, self._evaluating, log, self._tell, stop, *saves)
+        look = self._divergence.look
+        course = Course(self.plan, runner, self._progress, self._evaluating, log, self._tell, stop, *saves, look)
         course.run(goal)
         if self.folder is not None:
             if note := runner.finish(stop()):
@@ -343,7 +365,10 @@ class Trainer:
         """Writes a checkpoint of everything that changes; when it returns, the checkpoint is on the disk."""
         if self.folder is None:
             raise SpecError("this trainer has no run directory to save into; make it with run=FOLDER")
-        saved = self._keeper.save(self.runner, self._progress)
+        runner = self.runner
+        if self._lock is not None:
+            self._lock.check()
+        saved = self._keeper.save(runner, self._progress)
         self._saved_step = saved.step
         self._tell("on_save", saved)
         return saved
@@ -353,7 +378,7 @@ class Trainer:
         try:
             self.save()
             self._failed_saves = 0
-        except SaveFailed as failure:
+        except WriteFailed as failure:
             self._failed_saves += 1
             self._tell("on_note", f"{failure} (training goes on; failure {self._failed_saves} of {FAILED_SAVES})")
             if self._failed_saves == FAILED_SAVES:
@@ -362,7 +387,7 @@ class Trainer:
     def _save_best(self) -> None:
         try:
             self._keeper.save_best(self.runner, self._progress)
-        except SaveFailed as failure:
+        except WriteFailed as failure:
             self.note(f"{failure} (training goes on)")
 
     def state_digest(self) -> str:
@@ -374,13 +399,21 @@ class Trainer:
         assert self.folder is not None
         return Keeper(self.folder, self.plan.digest())
 
+    def _give_back(self) -> None:
+        """The run could not begin, so its folder is free again, and this trainer may try once more."""
+        assert self.folder is not None
+        self._runner = None
+        withdraw(self.folder)
+        if self._lock is not None:
+            self._lock.release()
+
     # -- using ---------------------------------------------------------------------------------------------
 
     def trained(self) -> TrainedAgent:
         """The agent as it is now."""
         runner = self._runner or self._make_runner()
         like = None if self.on_device else self._environment
-        return TrainedAgent(self.plan, runner.minds(), self._env, like)
+        return TrainedAgent(self.plan, runner.minds(), self._env, like, trust=True)  # resuming has asked already
 
     def evaluate(
         self,

@@ -136,7 +136,12 @@ class Collector:
         """One step of every environment; the block, if this step filled it. A block is never written to again."""
         observation, is_first, time, block = self._observation, self._is_first, self.phase, self._block
         action, noted = self.actor.act(observation, is_first, self._reward, self.steps)
-        taken = self.envs.step(action)
+        try:
+            taken = self.envs.step(action)
+        except BaseException:
+            # What is saved now is the state before this step, in which environments that did not move act anew.
+            self.actor.undo()
+            raise
         put(block.observation, time, observation)
         if noted is not None:
             if block.noted is None:

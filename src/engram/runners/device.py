@@ -8,7 +8,8 @@ calls of `advance`.
 
 import dataclasses
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -20,9 +21,9 @@ from jaxtyping import Array, Bool, Float, Int, PyTree, UInt32
 
 from engram.agents.agent import Agent, AgentState, Experience
 from engram.agents.policy import Mind, Seen
-from engram.bits import next_words
+from engram.bits import counted, next_words, whole
 from engram.envs.device import DeviceEnv, DeviceStep, where_done
-from engram.errors import EnvironmentFault, LearningFault
+from engram.errors import EnvironmentFault, LearningFault, told
 from engram.nn.observation import mask_of
 from engram.replay.ring import Ring
 from engram.runners.common import RECENT, Captured, Ended, Tally, repeat, summary
@@ -47,7 +48,7 @@ class DeviceRun(eqx.Module):
     env: PyTree
     seen: Seen  # what is acted on next
     key: UInt32[Array, "*seeds 2"]
-    steps: Int[Array, ""]  # the global step
+    steps: Int[Array, ""]  # the global step, as `counted` counts; the runner knows it whole
     episodes: EpisodeCounts
     fault: Int[Array, "*seeds 4"]  # environment, its episode, step and field of the first bad value, or -1
 
@@ -85,7 +86,7 @@ def step(agent: Agent, env: DeviceEnv, run: DeviceRun) -> DeviceRun:
         env=env_state,
         seen=Seen(observation, done, out.reward),
         key=key,
-        steps=run.steps + envs,
+        steps=counted(run.steps, envs),
         episodes=count(run.episodes, out.reward, done),
         fault=_note_fault(run.fault, bad, run.episodes.finished, run.steps),
     )
@@ -206,6 +207,17 @@ FIELDS = (
 CALL_SECONDS = 0.5  # what one compiled call should take: the longest that a stop has to wait
 
 
+@contextmanager
+def _no_exit() -> Iterator[None]:
+    """Names an exit out of an environment that is being compiled, which would else end the process without a word."""
+    try:
+        yield
+    except (SystemExit, GeneratorExit) as error:
+        raise EnvironmentFault(
+            f"{told(error)} was raised while the environment was compiled; report a problem by an ordinary exception"
+        ) from error
+
+
 def _with_agent(run: DeviceRun, agent: AgentState) -> DeviceRun:
     """The run with another state of its agent. Leaves have an axis of seeds, which a run that is made anew may not."""
     return eqx.tree_at(lambda run: run.agent, run, agent)
@@ -216,11 +228,13 @@ class DeviceRunner:
 
     def __init__(self, agent: Agent, env: DeviceEnv, seeds: Sequence[int]):
         self.agent, self.env, self.seeds = agent, env, tuple(seeds)
-        self._run = init_seeds(agent, env, jnp.stack([jax.random.PRNGKey(seed) for seed in seeds]))
+        with _no_exit():
+            self._run = init_seeds(agent, env, jnp.stack([jax.random.PRNGKey(seed) for seed in seeds]))
         self._tally = Tally.empty(agent, len(self.seeds))
         self._cycles = 64  # in the next compiled call
         self._told = np.zeros(len(self.seeds), int)  # finished episodes of each seed that `ended` has had
         self._ended: list[Ended] | None = None
+        self._steps = 0
 
     @property
     def ended(self) -> list[Ended] | None:
@@ -236,7 +250,7 @@ class DeviceRunner:
     @property
     def steps(self) -> int:
         """The global step: actions taken, over all environments of one seed."""
-        return int(self._run.steps)
+        return self._steps
 
     def start(self) -> None:
         """Nothing to begin: the first episodes are part of a new run."""
@@ -250,8 +264,10 @@ class DeviceRunner:
             before = (self.agent.rhythm.first - 1 - self.steps) // each  # cycles that end before learning begins
             if before > 0:
                 cycles = min(cycles, before)
-            changed = advance(self.agent, self.env, before <= 0, self._run, self._tally, cycles)
+            with _no_exit():
+                changed = advance(self.agent, self.env, before <= 0, self._run, self._tally, cycles)
             self._run, self._tally = jax.block_until_ready(changed)
+            self._steps += cycles * each
             left -= cycles
             # How a run is cut into calls changes nothing in it, so the clock may decide.
             speed = cycles / (time.perf_counter() - began)
@@ -293,9 +309,10 @@ class DeviceRunner:
         for seed, fault in zip(self.seeds, np.asarray(self._run.fault).tolist(), strict=True):
             env, episode, step_number, field = fault
             if env >= 0:
+                at = whole(step_number, self._steps)
                 raise EnvironmentFault(
                     f"environment {env} of seed {seed} gave {FIELDS[field]} in episode {episode}, "
-                    f"at step {step_number}; that row was not stored: mend the environment and resume from the last "
+                    f"at step {at}; that row was not stored: mend the environment and resume from the last "
                     f"checkpoint"
                 )
         if problem := self.agent.fault(self._run.agent, self.steps, self.seeds):
@@ -305,7 +322,8 @@ class DeviceRunner:
         """The state, copied, except for the rows. Raises EngramError if something broke: that must not be saved."""
         self._check()
         arrays = copied(self._without_rows()) | copied(self._tally, "tally")
-        return Captured(arrays, {"env": {"levels": ["exact"]}}, self.agent.rows(self._run.agent))
+        meta = {"env": {"levels": ["exact"]}, "steps": self._steps}
+        return Captured(arrays, meta, self.agent.rows(self._run.agent))
 
     def _without_rows(self) -> DeviceRun:
         return _with_agent(self._run, self.agent.with_rows(self._run.agent, None))
@@ -322,6 +340,7 @@ class DeviceRunner:
         run, tally = restored(self._without_rows(), arrays), restored(self._tally, arrays, "tally")
         filled = self.agent.with_rows(run.agent, None if empty is None else rows(empty))
         self._run, self._tally = _with_agent(run, filled), tally
+        self._steps = int(meta["steps"])
 
     def follow(self, agent: Agent) -> None:
         """See Runner."""

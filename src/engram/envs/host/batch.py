@@ -119,7 +119,7 @@ class LocalEnvs:
                     if episodes.numbers:
                         numbers[index] = episodes.numbers
                     arrays = episodes.begin()
-            except EnvironmentFault:
+            except BaseException:
                 for moved in self._episodes[:index]:  # nobody will see what they did in this step
                     moved.torn = True
                 raise

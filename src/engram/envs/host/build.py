@@ -4,7 +4,10 @@ Worker processes import this file, so it imports no JAX.
 """
 
 import importlib
-from collections.abc import Callable
+import importlib.util
+import re
+import sys
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import partial
@@ -17,7 +20,9 @@ from engram.envs.adapters import plain
 from engram.envs.adapters.families import FAMILIES
 from engram.envs.host import capture
 from engram.envs.host.episodes import Episodes
-from engram.errors import SpecError, UnknownName, install
+from engram.errors import SpecError, UnknownName, Untrusted, install, is_fault, told
+
+_WORD = re.compile(r"[\w +-]*", re.ASCII)  # text that is no path, no address and no dotted name
 
 
 @dataclass(frozen=True)
@@ -33,9 +38,10 @@ class Builder:
             env = self.make()
         except (SpecError, UnknownName):
             raise
-        except Exception as error:
-            text = " ".join(str(error).split())
-            raise SpecError(f"{self.name} could not be built: {type(error).__name__}: {text}") from error
+        except BaseException as error:
+            if not is_fault(error):
+                raise
+            raise SpecError(f"{self.name} could not be built: {told(error)}") from error
         if not isinstance(env, gymnasium.Env):
             raise SpecError(
                 f"{self.name} gave a {type(env).__module__}.{type(env).__name__}; expected a gymnasium.Env "
@@ -55,6 +61,10 @@ class EpisodesMaker:
     registry: capture.Registry
     masked: bool | None = None  # see Episodes
 
+    def look(self) -> Episodes:
+        """Another instance, only to find out what it is: how it can be captured is not asked."""
+        return Episodes(self.builder(), index=self.index, seed=self.seed, action_bins=self.action_bins)
+
     def __call__(self, first: Episodes | None = None) -> Episodes:
         """`first` is another instance from the same builder: what it was found to be saves probing this one."""
         capture.adopt(self.registry)
@@ -70,6 +80,48 @@ def ids() -> list[str]:
     """All ids that can be made here, those of installed extras included."""
     _register_families()
     return sorted(name for name, spec in gymnasium.registry.items() if spec.entry_point is not None)
+
+
+def check_unasked(env: str, env_args: Mapping[str, Any], named: bool = False) -> None:
+    """Refuses an environment that only the files of a run name, where making it would run code that they choose.
+
+    Code is chosen by a module in the id that is not imported yet, and by text in the arguments that could be a module,
+    a file or an address: some environments import what an argument names. Ids that are known here, and other
+    arguments, are fine. `named`: whether the user has named the id too, which asks for its module.
+
+    Raises: Untrusted, which says what would be imported or opened, and how to allow it.
+    """
+    module, _, _ = env.rpartition(":")
+    if module and not named and module not in sys.modules and not any(family.owns(env) for family in FAMILIES):
+        raise Untrusted(
+            f"the files of this run name the environment {env!r}, which would import the module {module!r} and run its "
+            f"code; if you trust them, add --trust (in Python: trust=True), or import {module} yourself before"
+        )
+    for name, value in env_args.items():
+        if (text := _suspect(value)) is not None:
+            raise Untrusted(
+                f"the files of this run give {env!r} the argument {name!r} with the text {text[:80]!r}, "
+                f"which could name a module or a file; if you trust them, add --trust (in Python: trust=True)"
+            )
+
+
+def _suspect(value: Any) -> str | None:
+    """The first text in a JSON value that could be the name of a module, a file or an address; None if none could."""
+    if isinstance(value, Mapping):
+        value = [*value, *value.values()]
+    if isinstance(value, list | tuple):
+        return next((found for found in map(_suspect, value) if found is not None), None)
+    if not isinstance(value, str) or (_WORD.fullmatch(value) and not _is_module(value)):
+        return None
+    return value
+
+
+def _is_module(word: str) -> bool:
+    """Whether importing this name would run a module; none is imported to find out."""
+    try:
+        return word.isidentifier() and word not in sys.modules and importlib.util.find_spec(word) is not None
+    except (ImportError, ValueError):
+        return True
 
 
 def builder_of(env: str | gymnasium.Env | Callable[[], gymnasium.Env], env_args: dict[str, Any]) -> Builder:
@@ -102,9 +154,12 @@ def _find(name: str) -> EnvSpec:
     if module:
         try:
             importlib.import_module(module)
-        except ImportError as error:
+        except BaseException as error:
+            if not is_fault(error):
+                raise
+            way_out = "install it or mend its name" if isinstance(error, ImportError) else "mend it"
             raise UnknownName(
-                f"the module {module!r} of {name!r} cannot be imported ({error}); install it or mend its name"
+                f"the module {module!r} of {name!r} cannot be imported ({told(error)}); {way_out}"
             ) from error
     if env_id not in gymnasium.registry:
         _register_families()

@@ -230,6 +230,7 @@ def _restore_exact(episodes: Episodes, meta: dict[str, Any], arrays: dict[str, n
         raise _refusal(episodes, f"was captured as {' > '.join(saved)} and is {' > '.join(here)} here")
     episodes.begin(int(meta["episode"]))
     for layer, state in zip(layers, meta["layers"], strict=True):
+        _check_names(episodes, layer, state)
         _check_constants(episodes, layer, state)
         for name, packed in state["attributes"].items():
             setattr(layer, name, _unpack(packed, arrays))
@@ -265,6 +266,16 @@ def _capture_layer(layer: gymnasium.Env, depth: int, arrays: dict[str, np.ndarra
     packed = {name: _pack(getattr(layer, name), f"layer{depth}.{name}", arrays) for name in attributes}
     agreed = {name: _constant_digest(getattr(layer, name)) for name in constants}
     return {"class": _class_name(type(layer)), "attributes": packed, "constants": agreed}
+
+
+def _check_names(episodes: Episodes, layer: gymnasium.Env, state: dict[str, Any]) -> None:
+    """Refuses a state that would set, or read, attributes that `register_exact` does not name."""
+    known = _registered[_class_name(type(layer))]
+    for given, names in zip((state["attributes"], state["constants"]), known, strict=True):
+        if wrong := sorted(set(given) ^ set(names)):
+            raise _refusal(
+                episodes, f"was captured with other attributes of {type(layer).__name__} than here ({wrong[0]!r})"
+            )
 
 
 def _check_constants(episodes: Episodes, layer: gymnasium.Env, state: dict[str, Any]) -> None:

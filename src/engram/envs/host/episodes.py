@@ -21,20 +21,21 @@ import signal
 import traceback
 from collections.abc import Callable
 from multiprocessing import parent_process
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import gymnasium
 import numpy as np
 
 from engram.envs.host.actions import joint_actions
 from engram.envs.host.spaces import Observer, mask_problem
-from engram.errors import EnvironmentFault, SpaceError
+from engram.errors import EngramError, EnvironmentFault, SpaceError, is_fault, told
 from engram.spaces import MASK, Box
 
 Level = Literal["exact", "replayed", "boundary"]
 PROBE_SEED = 1_234_567
 NUMBERS = "engram_numbers"  # under which a worker tells the numbers of an ended episode's last `info`
 _LARGEST_REWARD = float(np.finfo(np.float32).max)
+_LONGEST_TRACE = 20_000  # characters
 
 
 def episode_seed(seed: int, index: int, episode: int) -> int:
@@ -118,8 +119,8 @@ class Episodes:
         self.torn = False
         try:
             result = self.env.reset(seed=seed)
-        except Exception as error:
-            raise self._fault(f"reset(seed={seed}) raised {_name(error)}; mend the environment") from error
+        except BaseException as error:
+            raise self._raised(f"reset(seed={seed})", error) from error
         if type(result) is not tuple or len(result) != 2 or not isinstance(result[1], dict):
             raise self._fault(
                 f"reset returned {_form(result)}, expected (observation, info) with info a dict; "
@@ -139,8 +140,8 @@ class Episodes:
             self.history.append(int(action))
         try:
             result = self.env.step(self.action_table[action].copy())
-        except Exception as error:
-            raise self._fault(f"step raised {_name(error)}; mend the environment") from error
+        except BaseException as error:
+            raise self._raised("step", error) from error
         if type(result) is not tuple or len(result) != 5:
             raise self._fault(
                 f"step returned {_form(result)}, expected (observation, reward, terminated, truncated, info); "
@@ -173,8 +174,10 @@ class Episodes:
         """Closes the environment; one that fails to close is only dropped."""
         try:
             self.env.close()
-        except Exception as error:
-            gymnasium.logger.warn(f"environment {self.index} failed to close: {_name(error)}")
+        except BaseException as error:
+            if not is_fault(error):
+                raise
+            gymnasium.logger.warn(f"environment {self.index} failed to close: {told(error)}")
 
     def _read(self, observation: Any) -> list[Any]:
         try:
@@ -254,6 +257,15 @@ class Episodes:
             return bool(value)
         raise self._fault(f"{field} is {_form(value)}, expected True or False; wrap it in bool(...)")
 
+    def _raised(self, call: str, error: BaseException) -> BaseException:
+        """What is to be raised instead: a fault that names the call, also for an exit; a Ctrl-C as it is."""
+        self.torn = True
+        if not is_fault(error):
+            return error
+        ends = isinstance(error, SystemExit | KeyboardInterrupt | GeneratorExit)
+        way_out = "report a problem by an ordinary exception" if ends else "mend the environment"
+        return self._fault(f"{call} raised {told(error)}; {way_out}")
+
     def _fault(self, problem: str) -> EnvironmentFault:
         self.torn = True
         where = f"step {self.elapsed}" if self.elapsed else "step 0 (reset)"
@@ -271,6 +283,39 @@ def numbers_of(info: Any) -> dict[str, float]:
             if math.isfinite(number):
                 numbers[name] = number
     return numbers
+
+
+class Looked(NamedTuple):
+    """What has to be known of an environment before its workers start."""
+
+    source: gymnasium.Space  # what is observed, the mask included
+    table: np.ndarray  # the environment's action for each index
+    masked: Any  # see `Episodes`
+
+
+class LookingEnvironment(gymnasium.Env):
+    """Finds `Looked` out in a worker process. Sent there empty, as `WorkerEnvironment` is."""
+
+    observation_space = action_space = gymnasium.spaces.Discrete(1)
+
+    def __init__(self, make: Callable[[], "Episodes"]):
+        self._make = make
+        self._episodes: Episodes | None = None
+
+    def look(self) -> Looked | dict[str, Any]:
+        """Makes the environment; what it is, or a fault."""
+        if parent_process() is not None:
+            _leave_signals_to_the_main_process()
+        try:
+            episodes = self._episodes = self._make()
+            return Looked(episodes.observer.source, episodes.action_table, episodes.masked)
+        except BaseException as error:
+            return _fault_of(error)
+
+    def close(self) -> None:
+        """Closes the environment, if it was made."""
+        if self._episodes is not None:
+            self._episodes.close()
 
 
 class WorkerEnvironment(gymnasium.Env):
@@ -296,7 +341,7 @@ class WorkerEnvironment(gymnasium.Env):
         try:
             episodes = self._episodes = self._make()
             return {"level": episodes.level, "signature": episodes.observer.signature(), "actions": episodes.actions}
-        except Exception as error:
+        except BaseException as error:  # also an exit, which would end the worker without a word
             return _fault_of(error)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
@@ -304,7 +349,7 @@ class WorkerEnvironment(gymnasium.Env):
         episodes = self._built()
         try:
             return episodes.observer.tree(episodes.begin((options or {}).get("episode"))), {}
-        except Exception as error:
+        except BaseException as error:
             return episodes.observer.tree(self._blank), _fault_of(error)
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
@@ -314,7 +359,7 @@ class WorkerEnvironment(gymnasium.Env):
             arrays, reward, terminated, done = episodes.step(int(action))
             info = {NUMBERS: json.dumps(episodes.numbers)} if done and episodes.numbers else {}
             return episodes.observer.tree(arrays), reward, terminated, done, info
-        except Exception as error:
+        except BaseException as error:
             return episodes.observer.tree(self._blank), 0.0, False, False, _fault_of(error)
 
     def apply(self, function: Callable[[Episodes, Any], Any], arguments: list[Any]) -> Any:
@@ -322,7 +367,7 @@ class WorkerEnvironment(gymnasium.Env):
         episodes = self._built()
         try:
             return function(episodes, arguments[episodes.index])
-        except Exception as error:
+        except BaseException as error:
             return _fault_of(error)
 
     def close(self) -> None:
@@ -348,13 +393,11 @@ def _leave_signals_to_the_main_process() -> None:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGINT, signal.SIGTERM))
 
 
-def _fault_of(error: Exception) -> dict[str, Any]:
-    return {"fault": str(error), "kind": type(error).__name__, "trace": "".join(traceback.format_exception(error))}
-
-
-def _name(error: Exception) -> str:
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+def _fault_of(error: BaseException) -> dict[str, Any]:
+    """An error as a worker sends it: its text, its class, and the end of its traceback."""
+    text = str(error) if isinstance(error, EngramError) else told(error)
+    trace = "".join(traceback.format_exception(error))
+    return {"fault": text, "kind": type(error).__name__, "trace": trace[-_LONGEST_TRACE:]}
 
 
 def _form(value: Any) -> str:
@@ -369,7 +412,9 @@ def _info_has_mask(env: gymnasium.Env) -> bool:
     """Whether a reset says which actions are allowed. One that fails is met again, and named, when the run meets it."""
     try:
         return env.reset(seed=PROBE_SEED)[1].get(MASK) is not None
-    except Exception:
+    except BaseException as error:
+        if not is_fault(error):
+            raise
         return False
 
 

@@ -20,13 +20,13 @@ import numpy as np
 from jaxtyping import PyTree
 
 from engram import spaces
-from engram.envs.host.batch import HostEnvs, HostStep, LocalEnvs, shown_space
+from engram.envs.host.batch import HostEnvs, HostStep, LocalEnvs
 from engram.envs.host.build import Builder, EpisodesMaker, builder_of, ids
 from engram.envs.host.capture import exact_registry, register_exact
-from engram.envs.host.episodes import Episodes
 from engram.envs.host.spaces import Observer
-from engram.envs.host.workers import AsyncEnvs
+from engram.envs.host.workers import AsyncEnvs, looked_at
 from engram.errors import SpecError
+from engram.spaces import offered_features
 
 __all__ = ["HostEnvs", "HostStep", "convert_observation", "convert_space", "host_ids", "make_host", "register_exact"]
 
@@ -87,12 +87,15 @@ def convert_observation(space: gymnasium.Space, observation: Any) -> PyTree:
 
 
 def _make_asynchronous(builder: Builder, makers: list[EpisodesMaker], worker_timeout: float) -> AsyncEnvs:
-    """The spaces must be known before the workers start (they share memory), so one environment is made here first."""
-    first = Episodes(builder(), index=0, seed=makers[0].seed, action_bins=makers[0].action_bins)
-    first.close()
-    shown_space(first)
-    makers = [replace(maker, masked=first.masked) for maker in makers]
-    return AsyncEnvs(makers, first.observer, first.action_table, builder.description, worker_timeout)
+    """The spaces must be known before the workers start, which share memory. A worker of its own finds them out.
+
+    An environment that hangs or exits when it is made, reset or closed would else do so in this process.
+    """
+    seen = looked_at(makers[0], worker_timeout)
+    observer = Observer(seen.source)
+    offered_features(observer.space, len(seen.table))
+    makers = [replace(maker, masked=seen.masked) for maker in makers]
+    return AsyncEnvs(makers, observer, seen.table, builder.description, worker_timeout)
 
 
 def _check_numbers(envs: int, seed: int, worker_timeout: float) -> None:
