@@ -22,12 +22,12 @@ def test_the_sketch_of_the_article_runs_and_goes_on():
     assert not np.array_equal(q, before)
     steps, entries = model._steps, int(model.memory.store.clock)
     assert steps == sum(first)
-    assert entries == steps - 10, "all but what waits for its return"
+    assert entries == steps - 20, "all but what waits for its return"
     assert int(model._acting[0]["steps"]) == steps, "exploration goes on where it was"
     second = train(env, model, replay_buffer, epochs=3, batch_size=16)
     assert len(second) == 3
     assert model._steps == steps + sum(second)
-    assert int(model.memory.store.clock) == model._steps - 10
+    assert int(model.memory.store.clock) == model._steps - 20
     batch = model(np.zeros((5, 4)))
     assert batch.shape == (5, 2)
 
