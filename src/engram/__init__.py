@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from engram.replay.draw import Drawn, Reach
     from engram.replay.ring import Ring
     from engram.run.article import AttentionDQN, ReplayBuffer, train
+    from engram.run.loggers import CsvLogger, LoggedRun, Logger, MLflowLogger, WandbLogger
     from engram.run.trainer import Trainer, info, load
     from engram.specs import part, setting, spec
     from engram.types import Decision, Distribution, Encoding, MemoryRead, Returns
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AgentSpec",
     "AttentionDQN",
+    "CsvLogger",
     "Decision",
     "Distribution",
     "Drawn",
@@ -39,6 +41,9 @@ __all__ = [
     "Entries",
     "Evaluation",
     "Following",
+    "LoggedRun",
+    "Logger",
+    "MLflowLogger",
     "MemoryRead",
     "NStep",
     "Reach",
@@ -47,6 +52,7 @@ __all__ = [
     "Ring",
     "Similar",
     "Trainer",
+    "WandbLogger",
     "check_device_env",
     "info",
     "load",
@@ -64,6 +70,7 @@ __all__ = [
 _HOMES = {
     "AgentSpec": "agents.spec",
     "AttentionDQN": "run.article",
+    "CsvLogger": "run.loggers",
     "Decision": "types",
     "Distribution": "types",
     "Drawn": "replay.draw",
@@ -72,6 +79,9 @@ _HOMES = {
     "Entries": "external.memory",
     "Evaluation": "play.evaluation",
     "Following": "losses.bootstrap",
+    "LoggedRun": "run.loggers",
+    "Logger": "run.loggers",
+    "MLflowLogger": "run.loggers",
     "MemoryRead": "types",
     "NStep": "losses.returns",
     "Reach": "replay.draw",
@@ -80,6 +90,7 @@ _HOMES = {
     "Ring": "replay.ring",
     "Similar": "losses.bootstrap",
     "Trainer": "run.trainer",
+    "WandbLogger": "run.loggers",
     "check_device_env": "envs.device",
     "info": "run.trainer",
     "load": "run.trainer",

@@ -10,9 +10,13 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from engram.errors import CheckpointError, EngramError, install
+from engram.run.loggers import settings_of
+
+if TYPE_CHECKING:
+    from engram.run.loggers import Loggers
 
 METRICS_FILE = "metrics.jsonl"
 EVENTS_FOLDER = "tensorboard"
@@ -26,11 +30,19 @@ class RunLog:
       resume_step: the step that the run goes on from; lines of later steps are dropped, because they will be
         written again. None starts afresh and drops every line.
       track: also write TensorBoard events, under the same names, to `folder/tensorboard`.
+      also: other loggers, which are given the same lines.
 
     Raises: EngramError when `track` is asked for and tensorboardX is not installed.
     """
 
-    def __init__(self, folder: Path | str, resume_step: int | None = None, *, track: bool = False):
+    def __init__(
+        self,
+        folder: Path | str,
+        resume_step: int | None = None,
+        *,
+        track: bool = False,
+        also: "Loggers | None" = None,
+    ):
         self.folder = Path(folder)
         self.folder.mkdir(parents=True, exist_ok=True)
         first_lost = 0 if resume_step is None else resume_step + 1
@@ -44,6 +56,9 @@ class RunLog:
             replace_file(path, new)
         self.last_step: int = kept[-1]["step"] if kept else -1
         self._file = path.open("a", encoding="utf-8")
+        self._also = also
+        if also is not None:
+            also.open(self.folder, kept)
 
     def write(self, metrics: Mapping[str, Any]) -> None:
         """Append one line and flush it, so that a kill loses at most the line being written.
@@ -59,12 +74,16 @@ class RunLog:
         self.last_step = row["step"]
         if self._events:
             self._events.write(row)
+        if self._also is not None:
+            self._also.write(row)
 
     def close(self) -> None:
         """Close the files; the log cannot be written to afterwards."""
         self._file.close()
         if self._events:
             self._events.close()
+        if self._also is not None:
+            self._also.close()
 
     def __enter__(self) -> "RunLog":
         return self
@@ -91,8 +110,21 @@ class _Events:
         # processes that start within one second from writing over each other's file.
         self._writer = SummaryWriter(str(folder), purge_step=first_lost, filename_suffix=f".from{first_lost}")
         if not known:  # tracking was turned on in the middle of a run: begin with what is already logged
+            self._describe(settings_of(folder.parent))
             for row in kept:
                 self.write(row)
+
+    def _describe(self, settings: Mapping[str, Any]) -> None:
+        """The settings, as a table of text and as hyper-parameters, which TensorBoard compares between runs."""
+        from tensorboardX.summary import hparams
+
+        if settings:
+            rows = "\n".join(f"| `{name}` | {value} |" for name, value in settings.items())
+            self._writer.add_text("settings", f"| setting | value |\n|---|---|\n{rows}", 0)
+            plain = {name: value if isinstance(value, int | float) else str(value) for name, value in settings.items()}
+            events: Any = self._writer.file_writer
+            for summary in hparams(plain, {"return_mean": 0.0, "loss": 0.0}):
+                events.add_summary(summary, 0)  # `add_hparams` would make a folder of its own
 
     def write(self, row: Mapping[str, Any]) -> None:
         for name, value in row.items():

@@ -29,9 +29,11 @@ from engram.play.evaluation import Evaluation
 from engram.play.trained import Environment, TrainedAgent
 from engram.run import keeper as keeping
 from engram.run.keeper import Keeper
+from engram.run.loggers import EVENTS, Logger, Loggers, loggers_for
 from engram.run.machine import check_fits, keep_freed_memory, use_cache
 from engram.run.metrics import RunLog
 from engram.run.plan import RunPlan, holds_run, info
+from engram.run.progress import callbacks_of, title_of
 from engram.run.settings import FREE, Given, check, check_names, takes_settings
 from engram.run.stop import StopRequest
 from engram.runners.common import Runner
@@ -54,6 +56,8 @@ class Trainer:
         Not needed when a run is resumed that was started from an id.
       callbacks: objects with any of `on_start(trainer)`, `on_metrics(trainer, metrics)`, `on_save(trainer, saved)`,
         `on_note(trainer, text)`, `on_stop(trainer, reason)`.
+      loggers: objects that take the numbers of the run (`engram.Logger`), beside those that `log` names.
+      progress: whether a display shows how the run goes; if None, in a terminal and in a notebook.
       overrides, and further keywords: settings of the agent by path: {"replay.capacity": 50_000}, or as keywords
         with the dots as double underscores: replay__capacity=50_000.
       preset, and the other settings of the run: `help(Trainer.__init__)` lists them. They are declared in
@@ -69,6 +73,8 @@ class Trainer:
         preset: str | None = None,
         *,
         callbacks: Iterable[Any] = (),
+        loggers: Iterable[Logger] = (),
+        progress: bool | None = None,
         overrides: Mapping[str, Any] | None = None,
         **settings: Any,
     ):
@@ -78,6 +84,7 @@ class Trainer:
         self._given = Given.of({"preset": preset, **settings}, overrides)
         self.callbacks = tuple(callbacks)
         self.folder = self._given.session.run
+        self._shown = callbacks_of(progress, writes=self.folder is not None)
         self._open = ExitStack()
         self._runner: Runner | None = None
         self._seconds = 0.0
@@ -87,6 +94,8 @@ class Trainer:
         begin = self._resume if self._given.session.resume else self._begin
         with self._open as opened:  # what was opened is let go of if the rest fails
             begin(env)
+            names = (*self.plan.log, EVENTS) if self.plan.track else self.plan.log
+            self._loggers = loggers_for(names, loggers, self.folder)
             self._open = opened.pop_all()
 
     # -- beginning -----------------------------------------------------------------------------------------
@@ -239,7 +248,9 @@ class Trainer:
         with StopRequest() as stop, ExitStack() as files:
             log = None
             if self.folder is not None:
-                log = files.enter_context(RunLog(self.folder, self.steps, track=self.plan.track))
+                track = self.plan.track or EVENTS in self.plan.log
+                also = Loggers(self._loggers, lambda text: self._tell("on_note", text))
+                log = files.enter_context(RunLog(self.folder, self.steps, track=track, also=also))
             try:
                 self._run(runner, goal, stop, log)
                 reason = "interrupted" if stop() else "done"
@@ -386,8 +397,12 @@ class Trainer:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def __repr__(self) -> str:
+        plan, where = self.plan, f", run {str(self.folder)!r}" if self.folder else ""
+        return f"Trainer({title_of(plan)}: step {self.steps:,} of {plan.steps:,}{where})"
+
     def _tell(self, event: str, *arguments: Any) -> None:
-        for callback in self.callbacks:
+        for callback in (*self._shown, *self.callbacks):
             if hasattr(callback, event):
                 getattr(callback, event)(self, *arguments)
 
