@@ -67,6 +67,7 @@ class RunPlan(RunSettings):
         del values["format"]
         try:
             check({name: value for name, value in values.items() if name in RUN})
+            values["log"] = tuple(values["log"])
             agent = specs.from_json(AgentSpec, values.pop("agent"))
             return cls(agent=agent, space=spaces.from_json(values.pop("space")), **values)
         except UnknownPart as part:
