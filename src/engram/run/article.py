@@ -35,10 +35,11 @@ from engram.run.stop import StopRequest
 from engram.runners.host import HostRunner
 from engram.runners.learner import compiled_init
 
-# The preset's schedules follow a run of so many steps: of CartPole, about what the first 150 episodes take.
+# The preset's schedules follow a run of so many steps: of CartPole, about what the first 175 episodes take.
 STEPS = 20_000
 GROUP = 8  # moments of learning in one call, as the trainer has for small networks
 LOG = logging.getLogger("engram")
+Whole = int | float | np.number[Any]  # a whole number as people give it: 1e4, and NumPy's
 LONGEST = 100_000  # steps of an episode, unless told otherwise
 
 
@@ -57,7 +58,9 @@ class AttentionDQN:
     Raises SpecError for numbers that make no sense.
     """
 
-    def __init__(self, state_size: int, action_size: int, hidden_size: int, *, capacity: int = 10_000, seed: int = 0):
+    def __init__(
+        self, state_size: Whole, action_size: Whole, hidden_size: Whole, *, capacity: Whole = 10_000, seed: Whole = 0
+    ):
         self.state_size, self.action_size = whole("state_size", state_size), whole("action_size", action_size)
         self.hidden_size, self.seed = whole("hidden_size", hidden_size), whole("seed", seed, least=0)
         capacity = whole("capacity", capacity, least=self.action_size)
@@ -101,7 +104,7 @@ class AttentionDQN:
 class ReplayBuffer:
     """The newest steps, from which batches are drawn uniformly. `len` of it is how many it holds."""
 
-    def __init__(self, capacity: int):
+    def __init__(self, capacity: Whole):
         self.capacity = whole("capacity", capacity, least=32)
         self._replay: Replay | None = None
 
@@ -116,10 +119,10 @@ def train(
     env: gymnasium.Env | str | Callable[[], gymnasium.Env],
     model: AttentionDQN,
     replay_buffer: ReplayBuffer,
-    epochs: int,
-    batch_size: int,
+    epochs: Whole,
+    batch_size: Whole,
     *,
-    max_episode_steps: int = LONGEST,
+    max_episode_steps: Whole = LONGEST,
 ) -> list[float]:
     """Plays `epochs` episodes and learns from them: a gradient step after every 2 steps of the environment.
 
