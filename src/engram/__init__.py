@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from engram.replay.ring import Ring
     from engram.run.article import AttentionDQN, ReplayBuffer, train
     from engram.run.callbacks import Callback, EarlyStop, Evaluate, TimeLimit
+    from engram.run.loggers import CsvLogger, LoggedRun, Logger, MLflowLogger, WandbLogger
     from engram.run.trainer import Trainer, info, load
     from engram.run.video import RecordVideo
     from engram.specs import part, setting, spec
@@ -34,6 +35,7 @@ __all__ = [
     "AgentSpec",
     "AttentionDQN",
     "Callback",
+    "CsvLogger",
     "Decision",
     "Distribution",
     "Drawn",
@@ -44,6 +46,9 @@ __all__ = [
     "Evaluate",
     "Evaluation",
     "Following",
+    "LoggedRun",
+    "Logger",
+    "MLflowLogger",
     "MemoryRead",
     "NStep",
     "Reach",
@@ -54,6 +59,7 @@ __all__ = [
     "Similar",
     "TimeLimit",
     "Trainer",
+    "WandbLogger",
     "check_device_env",
     "info",
     "load",
@@ -72,6 +78,7 @@ _HOMES = {
     "AgentSpec": "agents.spec",
     "AttentionDQN": "run.article",
     "Callback": "run.callbacks",
+    "CsvLogger": "run.loggers",
     "Decision": "types",
     "Distribution": "types",
     "Drawn": "replay.draw",
@@ -82,6 +89,9 @@ _HOMES = {
     "Evaluate": "run.callbacks",
     "Evaluation": "play.evaluation",
     "Following": "losses.bootstrap",
+    "LoggedRun": "run.loggers",
+    "Logger": "run.loggers",
+    "MLflowLogger": "run.loggers",
     "MemoryRead": "types",
     "NStep": "losses.returns",
     "Reach": "replay.draw",
@@ -92,6 +102,7 @@ _HOMES = {
     "Similar": "losses.bootstrap",
     "TimeLimit": "run.callbacks",
     "Trainer": "run.trainer",
+    "WandbLogger": "run.loggers",
     "check_device_env": "envs.device",
     "info": "run.trainer",
     "load": "run.trainer",

@@ -14,9 +14,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engram.cli.curve import plot_curve
-from engram.cli.display import Display, clean
 from engram.errors import CheckpointError, EngramError, WriteFailed
+from engram.run.curve import plot_curve
+from engram.run.display import Display, clean
 from engram.run.metrics import METRICS_FILE, RunLog, plain, read_metrics
 
 
@@ -374,7 +374,7 @@ def test_a_dumb_terminal_gets_plain_lines(monkeypatch):
 
 
 def test_the_log_and_the_display_do_not_load_jax_or_matplotlib():
-    code = "import sys, engram.run.metrics, engram.cli.display; print({'jax', 'matplotlib', 'rich'} & set(sys.modules))"
+    code = "import sys, engram.run.metrics, engram.run.display; print({'jax', 'matplotlib', 'rich'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"
 

@@ -17,7 +17,7 @@ from engram.run.trainer import Trainer
 
 def test_every_setting_is_a_keyword_with_help():
     keywords = inspect.signature(Trainer).parameters
-    assert {"env", "callbacks", "overrides", "settings", *RUN, *SESSION} == set(keywords)
+    assert {"env", "callbacks", "loggers", "progress", "overrides", "settings", *RUN, *SESSION} == set(keywords)
     assert keywords["seeds"].default == 1
     told = Trainer.__init__.__doc__ or ""
     for name, field in (RUN | SESSION).items():
@@ -65,6 +65,7 @@ def test_a_keyword_that_is_no_setting_is_answered_with_the_nearest_of_both(keywo
     [
         ({"action_bins": 1}, "action_bins = 1 was given; expected a whole number or none, at least 2"),
         ({"env_args": [3]}, "env_args = [3] was given; expected values by name"),
+        ({"log": ("csv", 3)}, "log = ('csv', 3) was given; expected texts separated by commas"),
         ({"track": 1}, "track = 1 was given; expected true or false"),
         ({"seed": True}, "seed = True was given; expected a whole number, at least 0"),
         ({"seed": 2**32 - 1, "seeds": 2}, "seed = 4294967295 was given; expected seeds below 2^32 = 4294967296"),

@@ -11,7 +11,7 @@ import re
 import select
 import sys
 from collections.abc import Mapping
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from difflib import get_close_matches
 from importlib import import_module
 from pathlib import Path
@@ -21,8 +21,6 @@ from typing import Any
 import tyro
 from tyro.conf import FlagCreatePairsOff
 
-from engram.cli.curve import CURVE_FILE, plot_curve
-from engram.cli.display import Display, clean
 from engram.cli.flags import (
     COMMANDS,
     Command,
@@ -51,7 +49,10 @@ from engram.errors import (
     told,
     unwritten,
 )
+from engram.run.curve import CURVE_FILE
+from engram.run.display import clean
 from engram.run.metrics import METRICS_FILE
+from engram.run.progress import Progress
 
 EXIT_INTERRUPTED = 130  # Ctrl-C where there was nothing to save
 EXIT_BROKEN_PIPE = 141  # whoever read the output went away
@@ -171,32 +172,6 @@ def _silence() -> int:
 # -- train -------------------------------------------------------------------------------------------------
 
 
-class Progress:
-    """The trainer's callback that shows what happens."""
-
-    def __init__(self, display: Display):
-        self.display = display
-        self._open = ExitStack()
-
-    def on_start(self, trainer: Any) -> None:
-        self.display.title = _title(trainer.plan)
-        self.display.explores = tuple(trainer.plan.agent.exploration.report(0))
-        self._open.enter_context(self.display)
-
-    def on_metrics(self, trainer: Any, metrics: Mapping[str, Any]) -> None:
-        self.display.update(metrics)
-
-    def on_save(self, trainer: Any, saved: Any) -> None:
-        self.display.note(f"saved step {saved.step:,} id {saved.id}")
-
-    def on_note(self, trainer: Any, text: str) -> None:
-        self.display.note(text)
-
-    def close(self) -> None:
-        """End the panel, leaving its last state on the screen."""
-        self._open.close()
-
-
 def train(chosen: Train, settings: Mapping[str, str]) -> None:
     """`engram train`: only what was given on the command line is passed on, so that a resumed run keeps the rest."""
     given: dict[str, Any] = {
@@ -260,29 +235,13 @@ def _learn(env: str | None, folder: Path, arguments: dict[str, Any]) -> None:
     """One run from where it is to its end, with its learning curve drawn however it ends."""
     from engram.run.trainer import Trainer
 
-    progress = Progress(Display())
-    with Trainer(env, run=folder, callbacks=(progress,), **arguments) as trainer:
+    progress = Progress()
+    with Trainer(env, run=folder, callbacks=(progress,), progress=False, **arguments) as trainer:
         try:
             trainer.learn()
         finally:
             progress.close()
-            if (folder / METRICS_FILE).exists():
-                _draw(folder, _title(trainer.plan))
     progress.display.note(f"done: {folder} holds the run and {CURVE_FILE}; next: engram evaluate {quote(str(folder))}")
-
-
-def _title(plan: Any) -> str:
-    """What a run is, in a few words."""
-    seeds = f"seed {plan.seed}" if plan.seeds == 1 else f"seeds {plan.seed} to {plan.seed + plan.seeds - 1}"
-    return f"{plan.env}, {plan.preset}, {seeds}"
-
-
-def _draw(folder: Path, title: str) -> None:
-    try:
-        plot_curve(folder, title=title)
-    except (OSError, EngramError) as problem:  # no reason to call the run a failure, or to hide why it failed
-        with suppress(OSError, ValueError):
-            print(f"engram: the learning curve was not drawn: {clean(problem)}", file=sys.stderr)
 
 
 def _check_start(env: str | None, run: Path | None, given: Mapping[str, Any]) -> None:

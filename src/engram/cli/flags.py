@@ -78,6 +78,8 @@ def _flag(name: str, field: "dataclasses.Field[Any]") -> tuple[str, Any, Any]:
     told = told(help_behavior_hint=f"(default: {default_of(name)})")
     if kind in (int, int | None):
         return name, Annotated[int | None, _whole(field.metadata["low"], about.metavar), told], None
+    if get_origin(kind) is tuple:  # words with commas between them; `Given` takes them apart
+        return name, Annotated[str | None, told], None
     return name, Annotated[kind | None, told], None
 
 

@@ -31,6 +31,8 @@ class TrainedPlan(Protocol):
     @property
     def env(self) -> str | None: ...
     @property
+    def preset(self) -> str: ...
+    @property
     def env_args(self) -> Mapping[str, Any]: ...
     @property
     def agent(self) -> AgentSpec: ...
@@ -78,6 +80,12 @@ class TrainedAgent:
         self._like = like
         self._open = ExitStack()
         self._random = np.random.default_rng([plan.seed, 0x9EED])  # training draws from generators of its own
+
+    def __repr__(self) -> str:
+        plan, count = self.plan, len(self.minds)
+        seeds = f"seed {plan.seed}" if count == 1 else f"seeds {plan.seed} to {plan.seed + count - 1}"
+        where = plan.env or "an environment of your own"
+        return f"TrainedAgent({where}, {plan.preset}, {seeds}: {plan.actions} actions)"
 
     def evaluate(
         self,

@@ -50,3 +50,30 @@ def make_runner(plan: RunPlan, agent: QLearner, environment: Any, device: bool) 
             f"and in Python make one Trainer for each seed"
         )
     return HostRunner(agent, environment, plan.seed, plan.group)
+
+
+def check_trust(plan: RunPlan, given: Given, named: bool) -> None:
+    """Raises Untrusted where the run's files alone name an environment, to train or to evaluate in, that would run code.
+
+    `named`: whether the user has named the environment too.
+    """
+    if given.session.trust:
+        return
+    if plan.env is not None and not is_device(plan.env):
+        check_unasked(plan.env, plan.env_args, named=named)
+    other = plan.evaluate_env
+    if other is not None and "evaluate_env" not in given.run and not is_device(other):
+        check_unasked(other, {})
+
+
+def notes_at_start(plan: RunPlan, agent: QLearner, environment: Any, on_device: bool) -> Iterator[str]:
+    """What is said before a run begins: what was chosen and why, how large it is, what a checkpoint holds."""
+    yield f"{plan.preset}: {reasons(plan.agent, plan.space)}; {plan.actions} actions"
+    sizes = "; ".join(f"{name}: {size / 1e9:.2f} GB a seed" for name, size in agent.nbytes().items() if size)
+    yield f"{plan.agent.replay.capacity:,} rows of replay; {sizes}"
+    if plan.steps <= plan.agent.replay.start:
+        yield f"replay.start={plan.agent.replay.start} is not reached: nothing will be learned"
+    if not on_device:
+        yield f"{environment.description}; state at a checkpoint: {environment.level}"
+    if plan.start_from is not None:
+        yield f"begins with the {plan.start_with} of {plan.start_from}; exploration starts anew"

@@ -13,10 +13,14 @@ from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from engram.errors import CheckpointError, EngramError, WriteFailed, install, unwritten
 from engram.run.appending import Appending
+from engram.run.loggers import settings_of
+
+if TYPE_CHECKING:
+    from engram.run.loggers import Loggers
 
 METRICS_FILE = "metrics.jsonl"
 EVENTS_FOLDER = "tensorboard"
@@ -32,6 +36,7 @@ class RunLog:
       track: also write TensorBoard events, under the same names, to `folder/tensorboard`.
       tell: what to do with a sentence about a disk that has no room, or has room again. Lines that a full disk
         refuses are held, and written when there is room: no line is worth the end of a run.
+      also: other loggers, which are given the same lines.
 
     Raises: EngramError when `track` is asked for and tensorboardX is not installed, and WriteFailed when the log
     cannot even be begun.
@@ -44,6 +49,7 @@ class RunLog:
         *,
         track: bool = False,
         tell: Callable[[str], None] | None = None,
+        also: "Loggers | None" = None,
     ):
         self.folder, self._say = Path(folder), tell
         first_lost = 0 if resume_step is None else resume_step + 1
@@ -59,6 +65,9 @@ class RunLog:
             raise WriteFailed(unwritten(path, error)) from None
         self.last_step: int = kept[-1]["step"] if kept else -1
         self._file = Appending(path)
+        self._also = also
+        if also is not None:
+            also.open(self.folder, kept)
 
     def write(self, metrics: Mapping[str, Any]) -> None:
         """Append one line and flush it, so that a kill loses at most the line being written.
@@ -75,12 +84,16 @@ class RunLog:
         if self._events:
             self._events.write(row)
         self._tell()
+        if self._also is not None:
+            self._also.write(row)
 
     def close(self) -> None:
         """Close the files; the log cannot be written to afterwards."""
         self._file.close()
         if self._events:
             self._events.close()
+        if self._also is not None:
+            self._also.close()
         self._tell()
 
     def _tell(self) -> None:
@@ -130,8 +143,21 @@ class _Events:
         where = f"{self._prefix}:{folder}"
         self._writer = SummaryWriter(where, purge_step=first_lost, filename_suffix=f".from{first_lost}")
         if not known:  # tracking was turned on in the middle of a run: begin with what is already logged
+            self._describe(settings_of(folder.parent))
             for row in kept:
                 self.write(row)
+
+    def _describe(self, settings: Mapping[str, Any]) -> None:
+        """The settings, as a table of text and as hyper-parameters, which TensorBoard compares between runs."""
+        from tensorboardX.summary import hparams
+
+        if settings:
+            rows = "\n".join(f"| `{name}` | {value} |" for name, value in settings.items())
+            self._writer.add_text("settings", f"| setting | value |\n|---|---|\n{rows}", 0)
+            plain = {name: value if isinstance(value, int | float) else str(value) for name, value in settings.items()}
+            events: Any = self._writer.file_writer
+            for summary in hparams(plain, {"return_mean": 0.0, "loss": 0.0}):
+                events.add_summary(summary, 0)  # `add_hparams` would make a folder of its own
 
     def write(self, row: Mapping[str, Any]) -> None:
         for name, value in row.items():

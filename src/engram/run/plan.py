@@ -100,6 +100,7 @@ class RunPlan(RunSettings):
         del values["format"]
         try:
             check({name: value for name, value in values.items() if name in RUN})
+            values["log"] = tuple(values["log"])
             agent = specs.from_json(AgentSpec, values.pop("agent"))
             values["follows"] = tuple(values["follows"])
             return cls(agent=agent, space=spaces.from_json(values.pop("space")), **values)

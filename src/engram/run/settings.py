@@ -14,6 +14,7 @@ from typing import Any, Literal, NamedTuple, TypeVar
 
 from engram import specs
 from engram.errors import SpecError, hint
+from engram.run.loggers import named
 from engram.specs import NEEDED, setting, spec
 
 SEEDS = 1 << 32  # JAX makes a key of 32 bits of a seed: larger ones would repeat
@@ -56,7 +57,11 @@ class RunSettings:
     env_args: dict[str, Any] = setting(
         {}, "an argument for making the environment", about=Flag("NAME=VALUE", name="env-arg")
     )
-    track: bool = setting(False, "also write TensorBoard events (extra `track`)", about=Flag(free=True))
+    log: tuple[str, ...] = setting(
+        (), "also log to these, separated by commas: csv, tensorboard (extra `track`), wandb, mlflow (extras)",
+        about=Flag("NAMES", "metrics.jsonl alone", free=True),
+    )  # fmt: skip
+    track: bool = setting(False, "the same as --log tensorboard", about=Flag(free=True))
     group: int = setting(
         NEEDED, "moments of learning in a compiled call (host): larger is faster, but the actor's parameters are older",
         low=1, about=Flag("G", "8 for vectors, else 1"),
@@ -157,8 +162,11 @@ class Given(NamedTuple):
     @classmethod
     def of(cls, keywords: Mapping[str, Any], overrides: Mapping[str, Any] | None) -> "Given":
         """Raises SpecError for a value of a run's or session's; for the agent's see `check_names` and `override`."""
-        known = {name: value for name, value in keywords.items() if name in RUN | SESSION and value not in (None, {})}
-        for name, make, given in (("env_args", dict, Mapping), ("run", Path, str | os.PathLike)):
+        known = {
+            name: value for name, value in keywords.items() if name in RUN | SESSION and value not in (None, {}, ())
+        }
+        shapes = ("env_args", dict, Mapping), ("run", Path, str | os.PathLike), ("log", named, str | list | tuple)
+        for name, make, given in shapes:
             if isinstance(known.get(name), given):
                 known[name] = make(known[name])
         check(known)

@@ -15,11 +15,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import PyTree
 
-from engram.agents.presets import reasons
 from engram.checkpoint.files import RunLock
 from engram.checkpoint.store import Saved
 from engram.envs.device import is_device
-from engram.envs.host.build import check_unasked
 from engram.errors import CheckpointError, EngramError, EnvironmentFault, Interrupted, SpecError, WriteFailed
 from engram.play.evaluation import Evaluation
 from engram.play.trained import Environment, TrainedAgent
@@ -31,11 +29,13 @@ from engram.run.divergence import DivergenceWatch
 from engram.run.evaluating import Evaluating
 from engram.run.keeper import Keeper, Progress
 from engram.run.machine import keep_freed_memory, use_cache
-from engram.run.making import make_agent, make_environment, make_runner
-from engram.run.metrics import RunLog, check_tracking
+from engram.run.loggers import EVENTS, Logger, Loggers, check_loggers, loggers_for
+from engram.run.making import check_trust, make_agent, make_environment, make_runner, notes_at_start
+from engram.run.metrics import RunLog
 from engram.run.plan import RunPlan, info
 from engram.run.planning import longer, new_plan, replanned
 from engram.run.prefill import fill_replay
+from engram.run.progress import callbacks_of, title_of
 from engram.run.settings import FREE, Given, check, check_names, takes_settings
 from engram.run.stop import StopRequest
 from engram.run.stored import load
@@ -54,6 +54,8 @@ class Trainer:
       env: a Gymnasium id, a device id (`engram list envs`), a Gymnasium environment, or a function that makes one.
         Not needed when a run is resumed that was started from an id.
       callbacks: objects with any of the methods of `engram.Callback`; one that returns False stops the run.
+      loggers: objects that take the numbers of the run (`engram.Logger`), beside those that `log` names.
+      progress: whether a display shows how the run goes; if None, in a terminal and in a notebook.
       overrides, and further keywords: settings of the agent by path: {"replay.capacity": 50_000}, or as keywords
         with the dots as double underscores: replay__capacity=50_000.
       preset, and the other settings of the run: `help(Trainer.__init__)` lists them. They are declared in
@@ -69,6 +71,8 @@ class Trainer:
         preset: str | None = None,
         *,
         callbacks: Iterable[Any] = (),
+        loggers: Iterable[Logger] = (),
+        progress: bool | None = None,
         overrides: Mapping[str, Any] | None = None,
         **settings: Any,
     ):
@@ -78,6 +82,7 @@ class Trainer:
         self._given = Given.of({"preset": preset, **settings}, overrides)
         self.callbacks = tuple(callbacks)
         self.folder = self._given.session.run
+        self._shown = callbacks_of(progress, writes=self.folder is not None)
         self._open = ExitStack()
         self._runner: Runner | None = None
         self._progress = Progress()
@@ -92,6 +97,8 @@ class Trainer:
         with self._open as opened:  # what was opened is let go of if the rest fails
             begin(env)
             self._evaluating = opened.enter_context(closing(self._make_evaluating()))
+            names = (*self.plan.log, EVENTS) if self.plan.track else self.plan.log
+            self._loggers = loggers_for(names, loggers, self.folder)
             self._open = opened.pop_all()
         # A trainer that nobody holds any more must not lock its run.
         weakref.finalize(self, self._open.close).atexit = False
@@ -106,8 +113,7 @@ class Trainer:
         if env is None:
             raise SpecError("no environment was given; name one, such as 'CartPole-v1' (`engram list envs` shows more)")
         check_free(self.folder)
-        if self._given.run.get("track"):
-            check_tracking()
+        check_loggers([*self._given.run.get("log", ()), *[EVENTS] * self._given.run.get("track", False)])
         self._env = env
         self._environment = self._make_environment(env, self._given.run)
         self.plan = self._plan_for(self._given.run.get("steps"))
@@ -148,13 +154,9 @@ class Trainer:
             raise SpecError(f"{self.folder} is a run of {plan.env!r}, not of {env!r}; leave the environment out")
         if env is None and plan.env is None:
             raise SpecError(f"{self.folder} was started with an environment object; pass the same one again")
-        if plan.env is not None and not self._given.session.trust and not is_device(plan.env):
-            check_unasked(plan.env, plan.env_args, named=env is not None)
-        self._check_evaluate_env(plan)
+        check_trust(plan, self._given, named=env is not None)
         self._env = env if env is not None else plan.env
         self.plan = self._resumed(plan, {name: value for name, value in chosen.items() if name in FREE})
-        if self.plan.track:
-            check_tracking()
         self._environment = self._make_environment(self._env, vars(plan))
         if (self._environment.observation_space, self._environment.actions) != (plan.space, plan.actions):
             raise CheckpointError(
@@ -171,12 +173,6 @@ class Trainer:
             self._tell("on_note", sentence)
         if self.plan != plan:  # its total may be a new one
             self.plan.write(self.folder)
-
-    def _check_evaluate_env(self, plan: RunPlan) -> None:
-        """An environment that only the run's files name runs no code unasked."""
-        other, given = plan.evaluate_env, self._given
-        if other is not None and "evaluate_env" not in given.run and not given.session.trust and not is_device(other):
-            check_unasked(other, {})
 
     def _resumed(self, plan: RunPlan, changes: dict[str, Any]) -> RunPlan:
         """The plan of a resumed run with these settings; schedules follow a new total."""
@@ -206,7 +202,10 @@ class Trainer:
             runner.start()
             if self.folder is not None:
                 self._lock = claim(self.folder, self.plan, self._open)
-            self._tell_start()
+            for sentence in notes_at_start(self.plan, self.agent, self._environment, self.on_device):
+                self.note(sentence)
+            if self._no_cache:
+                self.note(self._no_cache)
             self._runner = runner
             if self.folder is not None:
                 try:
@@ -216,21 +215,6 @@ class Trainer:
                     raise
             self._source = None  # its arrays have been taken
         return self._runner
-
-    def _tell_start(self) -> None:
-        plan = self.plan
-        self._tell("on_note", f"{plan.preset}: {reasons(plan.agent, plan.space)}; {plan.actions} actions")
-        sizes = "; ".join(f"{name}: {size / 1e9:.2f} GB a seed" for name, size in self.agent.nbytes().items() if size)
-        self._tell("on_note", f"{plan.agent.replay.capacity:,} rows of replay; {sizes}")
-        if self._no_cache:
-            self._tell("on_note", self._no_cache)
-        if plan.steps <= plan.agent.replay.start:
-            self._tell("on_note", f"replay.start={plan.agent.replay.start} is not reached: nothing will be learned")
-        if not self.on_device:
-            environment = self._environment
-            self._tell("on_note", f"{environment.description}; state at a checkpoint: {environment.level}")
-        if self._source is not None:
-            self._tell("on_note", f"begins with the {plan.start_with} of {plan.start_from}; exploration starts anew")
 
     # -- learning ------------------------------------------------------------------------------------------
 
@@ -322,7 +306,8 @@ class Trainer:
     def _open_log(self, files: ExitStack) -> RunLog | None:
         if self.folder is None:
             return None
-        return files.enter_context(RunLog(self.folder, self.steps, track=self.plan.track, tell=self.note))
+        track, also = self.plan.track or EVENTS in self.plan.log, Loggers(self._loggers, self.note)
+        return files.enter_context(RunLog(self.folder, self.steps, track=track, tell=self.note, also=also))
 
     def _run(self, runner: Runner, goal: int, asked: StopRequest, log: RunLog | None) -> None:
         saves = (None, None) if self.folder is None else (self._try_to_save, self._save_best)
@@ -455,8 +440,12 @@ class Trainer:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def __repr__(self) -> str:
+        plan, where = self.plan, f", run {str(self.folder)!r}" if self.folder else ""
+        return f"Trainer({title_of(plan)}: step {self.steps:,} of {plan.steps:,}{where})"
+
     def _tell(self, event: str, *arguments: Any) -> None:
-        for callback in self.callbacks:
+        for callback in (*self._shown, *self.callbacks):
             if not hasattr(callback, event):
                 continue
             try:

@@ -1,4 +1,4 @@
-"""What a person sees while an agent learns: one panel in a terminal, plain lines anywhere else.
+"""What a person sees while an agent learns: one panel in a terminal or a notebook, plain lines anywhere else.
 
 Nothing here can stop a run: when whoever reads the output goes away, the display goes quiet and learning goes on.
 """
@@ -10,11 +10,14 @@ import time
 import unicodedata
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from importlib import import_module
 from types import TracebackType
 from typing import Any
 
 _UNSAFE = {"Cc", "Cf", "Cs", "Zl", "Zp"}  # control, formatting (text direction too), surrogates, line separators
 _WIDE = 70  # columns from which two facts stand side by side
+_LINES = 20  # plain lines of a whole run in a notebook's cell, which keeps all of them
+_HTML_WIDTH = 100  # columns of the panel in a notebook
 
 
 def clean(text: object) -> str:
@@ -59,12 +62,23 @@ class Display:
         self._written: float | None = None  # when the last plain line was written
         self._pending = False  # an update that no line has shown
         self._live: Any = None
+        self._cell = _in_cell() and is_tty(self.stream)  # a terminal that is none: `!engram train` in a notebook
+        self._shown = 0.0  # the share of the run that the last plain line told of
+
+    @property
+    def sparing(self) -> bool:
+        """Whether few lines are wanted: all of them are kept in a notebook."""
+        return self._cell or in_notebook()
 
     def __enter__(self) -> "Display":
         self._started = self._updated = self._clock()
-        if self._live is None and self.stream is not None and is_terminal(self.stream):
-            self._live = _panel(self)
-            self._live.start()
+        if self._live is None and self.stream is not None:
+            if in_notebook() and self.stream is sys.stdout:
+                self._live = _Cell(self)
+            elif is_terminal(self.stream):
+                self._live = _panel(self)
+            if self._live is not None:
+                self._safely(self._live.start)
         return self
 
     def __exit__(
@@ -85,12 +99,12 @@ class Display:
             self._safely(self._live.refresh)
             return
         self._pending = True
-        if self._written is None or self._updated - self._written >= self._interval:
+        if self._is_due():
             self._line()
 
     def note(self, text: str) -> None:
         """Write a line that stays."""
-        if self._live is not None:
+        if self._live is not None and self._live.console is not None:
             from rich.text import Text
 
             line, console = Text(clean(text)), self._live.console
@@ -126,9 +140,24 @@ class Display:
         step = _number(self._metrics.get("step"))
         return min(step / self.total, 1.0) if step is not None and self.total else None
 
+    def _is_due(self) -> bool:
+        """Whether it is time for a plain line: in a notebook's cell, a few of a whole run are enough."""
+        if self._written is None:
+            return True
+        waited, share = self._updated - self._written, self.share()
+        if not self._cell:
+            return waited >= self._interval
+        if share is None:  # how long the run is nobody knows: lines become rare
+            return waited >= max(self._interval, (self._updated - self._started) / 4)
+        return waited >= self._interval and share - self._shown >= 1 / _LINES
+
     def _line(self) -> None:
-        self._pending, self._written = False, self._clock()
-        self._print("  ".join(f"{name} {value}" for name, value in self.facts()))
+        self._pending, self._written, self._shown = False, self._clock(), self.share() or 0.0
+        self._print(self.text())
+
+    def text(self) -> str:
+        """What is shown, on one line."""
+        return "  ".join(f"{name} {value}" for name, value in self.facts())
 
     def _print(self, text: str) -> None:
         stream = self.stream
@@ -152,10 +181,72 @@ class Display:
 
 def is_terminal(stream: Any) -> bool:
     """Whether a panel can be drawn on `stream` and moved about in."""
+    return is_tty(stream) and os.environ.get("TERM") not in ("dumb", "unknown") and not _in_cell()
+
+
+def is_tty(stream: Any) -> bool:
+    """Whether `stream` says that it is a terminal."""
     try:
-        return stream.isatty() and os.environ.get("TERM") not in ("dumb", "unknown")
-    except ValueError:  # closed
+        return stream is not None and bool(stream.isatty())
+    except (AttributeError, ValueError):  # no file; closed
         return False
+
+
+def in_notebook() -> bool:
+    """Whether this process is the kernel of a notebook. (IPython in a terminal has no kernel.)"""
+    ipython = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython is not None else None
+    return getattr(shell, "kernel", None) is not None
+
+
+def _in_cell() -> bool:
+    """Whether a notebook's kernel started this process, as `!engram train` does.
+
+    It gives a terminal, whose output is kept in the cell and in which no cursor moves. A kernel's environment has the
+    first of these from Jupyter and the second from itself; a terminal that Jupyter opens has neither.
+    """
+    inline = os.environ.get("MPLBACKEND", "").startswith("module://matplotlib_inline")
+    return "JPY_PARENT_PID" in os.environ or inline
+
+
+class _Cell:
+    """The panel as HTML in a notebook's cell, drawn by rich and replaced in place, at most twice a second."""
+
+    console = None  # what else is written goes to the cell's text
+
+    def __init__(self, display: Display):
+        self._display = display
+        self._handle: Any = None
+        self._drawn = 0.0
+
+    def start(self) -> None:
+        """The panel appears."""
+        self._handle = import_module("IPython.display").display(self._content(), raw=True, display_id=True)
+
+    def refresh(self) -> None:
+        """The panel shows what is known now."""
+        if time.monotonic() - self._drawn >= 0.5:
+            self.stop()
+
+    def stop(self) -> None:
+        """The panel stays, with the newest numbers."""
+        self._drawn = time.monotonic()
+        self._handle.update(self._content(), raw=True)
+
+    def _content(self) -> dict[str, str]:
+        return {"text/html": as_html(self._display), "text/plain": self._display.text()}
+
+
+def as_html(display: Display) -> str:
+    """The panel of a display as HTML, by rich's own export."""
+    from io import StringIO
+
+    from rich.console import Console
+
+    console = Console(file=StringIO(), record=True, width=_HTML_WIDTH, force_jupyter=False, highlight=False)
+    console.print(_render(display, _HTML_WIDTH))
+    form = '<pre style="line-height:normal;font-family:Menlo,Consolas,monospace">{code}</pre>'
+    return console.export_html(inline_styles=True, code_format=form)
 
 
 def _panel(display: Display) -> Any:
