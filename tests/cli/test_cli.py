@@ -204,7 +204,7 @@ def test_a_mistake_is_answered_by_one_sentence_with_the_way_out(capsys, words, s
         ("train X --seed -1", "'-1' was given; write a whole number"),
         ("train X --steps", "Missing value for argument '--steps'"),
         ("train X Y", "Unrecognized options: Y"),
-        ("list foo", "invalid choice 'foo'"),
+        ("list foo", "engram list has no 'foo'; known: envs, parts, presets, recipes"),
         ("evaluate", "RUN"),
     ],
 )
@@ -420,7 +420,7 @@ def test_show_prints_lines_that_make_the_preset_from_any_other(capsys, name):
     ("words", "sentence"),
     [
         ("show dnq", "no preset is called 'dnq'; did you mean 'dqn'?"),
-        ("show dqn --env CartPol-v1", "'phys2d/CartPole-v1'?"),
+        ("show dqn --env CartPol-v1", "did you mean 'CartPole-v1'?"),
         ("show dqn replay.capcity=3", "'replay.capcity' is not a setting; did you mean 'replay.capacity'?"),
         ("show dqn discount=2", "discount = 2.0 is out of range; expected at most 1"),
     ],
@@ -446,7 +446,9 @@ def test_list_names_presets_environments_and_parts(capsys):
     names = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
     assert {"CartPole-v1", "engram/CartPole-v1"} <= set(names)
     assert main(["list", "parts"]) == 0
-    assert {"encoder=vector", "head=dueling"} <= set(capsys.readouterr().out.splitlines())
+    lines = capsys.readouterr().out.splitlines()
+    assert {"encoder=vector", "head=dueling"} <= {line.split()[0] for line in lines}
+    assert all(len(line.split()) > 1 for line in lines), "each says what it is"
 
 
 # -- the program -------------------------------------------------------------------------------------------

@@ -35,7 +35,7 @@ def test_every_setting_of_a_run_is_stored_and_none_of_a_session(tmp_path: Path):
         assert trainer.runner.steps == 0
         stored = json.loads((tmp_path / "run.json").read_text())
     assert set(stored) == {"format", "env", "agent", "space", "actions", *RUN}
-    assert (stored["format"], stored["steps"], stored["save_every"]) == ("engram-run/4", 9, 7)
+    assert (stored["format"], stored["steps"], stored["save_every"]) == ("engram-run/5", 9, 7)
     assert RunPlan.read(tmp_path) == trainer.plan
 
 
@@ -91,9 +91,9 @@ def test_keywords_are_sorted_by_what_they_are_about():
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ({"format": "engram-run/3"}, "has the format 'engram-run/3', but this version of Engram reads 'engram-run/4'; "
+        ({"format": "engram-run/3"}, "has the format 'engram-run/3', but this version of Engram reads 'engram-run/5'; "
          "use the version that wrote it"),
-        ({"format": None}, "has no format, but this version of Engram reads 'engram-run/4'; use the version"),
+        ({"format": None}, "has no format, but this version of Engram reads 'engram-run/5'; use the version"),
         ({"sed": 1}, "is damaged: it was found with 'sed', which is unknown; restore it from a copy"),
         ({"seed": ...}, "is damaged: it was found without 'seed'; restore it from a copy"),
         ({"seed": -1}, "is damaged: seed = -1 was given; expected a whole number, at least 0"),

@@ -12,7 +12,6 @@ import sys
 from collections.abc import Mapping
 from contextlib import ExitStack, suppress
 from difflib import get_close_matches
-from importlib import import_module
 from pathlib import Path
 from shlex import quote
 from typing import Any
@@ -22,6 +21,7 @@ from tyro.conf import FlagCreatePairsOff
 
 from engram.cli.curve import CURVE_FILE, plot_curve
 from engram.cli.display import Display, clean
+from engram.cli.early import check_words
 from engram.cli.flags import (
     COMMANDS,
     Command,
@@ -94,10 +94,12 @@ def _run(words: list[str]) -> int:
     import_parts(getattr(chosen, "imports", ()))
     if isinstance(chosen, Train):
         train(chosen, settings)
-    elif isinstance(chosen, Show):
-        show(chosen, settings)
+    elif isinstance(chosen, Show | List):
+        from engram.cli import names
+
+        names.show(chosen, settings) if isinstance(chosen, Show) else names.list_names(chosen)
     else:
-        {Evaluate: evaluate, Info: info, List: list_names, New: new}[type(chosen)](chosen)
+        {Evaluate: evaluate, Info: info, New: new}[type(chosen)](chosen)
     return 0
 
 
@@ -173,6 +175,8 @@ def train(chosen: Train, settings: Mapping[str, str]) -> None:
     _check_start(chosen.env, run, given)
     if "env_args" in given:
         given["env_args"] = dict(map(environment_argument, given["env_args"]))
+    if chosen.env is not None and not chosen.imports and not given.get("resume"):
+        check_words(chosen.env, given, settings)
     given["overrides"] = dict(settings)
     first_of_all = not Path("runs").exists()
     folder = run or _new_folder(chosen.env, given)
@@ -343,56 +347,6 @@ def info(chosen: Info) -> None:
         raise CheckpointError(
             f"{chosen.run} is damaged: {problems[0]}; resuming uses the newest checkpoint that is whole"
         )
-
-
-def show(chosen: Show, settings: Mapping[str, str]) -> None:
-    """`engram show`: lines that a shell reads as settings, what follows # being a comment."""
-    from engram import specs
-    from engram.agents.presets import preset
-
-    spec: Any = preset(chosen.preset, _space(chosen), chosen.steps)
-    spec = specs.override_all(spec, settings)
-    rows = [(quote(f"{path}={specs.show(value)}"), kind, text) for path, kind, value, text in specs.describe(spec)]
-    width = max(len(setting) for setting, _, _ in rows)
-    print(clean(f"# {chosen.preset} for {chosen.env}"))
-    for setting, kind, text in rows:
-        print(clean(f"{setting:{width}}  # {text} ({kind})"))
-
-
-def _space(chosen: Show) -> Any:
-    """What an observation of the environment looks like."""
-    from engram.envs.device import is_device, make_device
-    from engram.envs.host.make import make_host
-
-    arguments = dict(map(environment_argument, chosen.env_arg))
-    if is_device(chosen.env):
-        return make_device(chosen.env, **arguments).observation_space
-    host = make_host(chosen.env, seed=0, action_bins=chosen.action_bins, env_args=arguments)
-    try:
-        return host.observation_space
-    finally:
-        host.close()
-
-
-def list_names(chosen: List) -> None:
-    """`engram list`: one name a line."""
-    if chosen.what == "envs":
-        from engram.envs.device import device_ids
-        from engram.envs.host.make import host_ids
-
-        rows = [(name, "device (JAX)") for name in device_ids()] + [(name, "host (Gymnasium)") for name in host_ids()]
-    elif chosen.what == "presets":
-        from engram.agents.presets import PRESETS
-
-        rows = [(name, text) for name, (_, text) in PRESETS.items()]
-    else:
-        from engram import registry
-
-        import_module("engram.agents.presets")  # which imports, and so registers, every part
-        rows = [(f"{role}={name}", "") for role in registry.roles() for name in registry.names(role)]
-    width = max((len(name) for name, _ in rows), default=0)
-    for name, text in rows:
-        print(clean(f"{name:{width}}  {text}".rstrip()))
 
 
 def new(chosen: New) -> None:

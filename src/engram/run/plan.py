@@ -17,7 +17,7 @@ from engram.run.settings import FREE, RUN, RunSettings, check
 from engram.specs import NEEDED, setting, spec
 
 RUN_FILE = "run.json"
-FORMAT = "engram-run/4"
+FORMAT = "engram-run/5"
 
 
 @spec

@@ -75,7 +75,7 @@ class Trainer:
         """See `Trainer`."""
         use_cache()
         keep_freed_memory()
-        self._given = Given.of({"preset": preset, **settings}, overrides)
+        self._given = Given.of({"preset": preset, **settings}, overrides, env)
         self.callbacks = tuple(callbacks)
         self.folder = self._given.session.run
         self._open = ExitStack()
