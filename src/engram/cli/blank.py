@@ -84,10 +84,13 @@ class _Base:
 
 
 class _Finder(MetaPathFinder, Loader):
-    """Gives a blank module for each name of `BLANKED`, and for all inside them."""
+    """Gives a blank module for each name of `BLANKED` that is not loaded, and for all inside them."""
+
+    def __init__(self) -> None:
+        self.blanked = {name for name in BLANKED if name not in sys.modules}
 
     def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
-        return ModuleSpec(fullname, self, is_package=True) if fullname.split(".")[0] in BLANKED else None
+        return ModuleSpec(fullname, self, is_package=True) if fullname.split(".")[0] in self.blanked else None
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
         return _BlankModule(spec.name)
@@ -132,7 +135,7 @@ def _blanks() -> Iterator[None]:
         sys.meta_path.remove(finder)
         registry.restore(kept)
         for name in set(sys.modules) - before:
-            if name.split(".")[0] in (*BLANKED, "engram"):
+            if name.split(".")[0] in finder.blanked | {"engram"}:
                 _forget(name)
 
 

@@ -9,7 +9,7 @@ import os
 import re
 import select
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from difflib import get_close_matches
 from pathlib import Path
@@ -19,6 +19,8 @@ from typing import Any
 import tyro
 from tyro.conf import FlagCreatePairsOff
 
+from engram.cli import runs
+from engram.cli.blank import without_jax
 from engram.cli.curve import CURVE_FILE, plot_curve
 from engram.cli.display import Display, clean
 from engram.cli.early import check_words
@@ -34,6 +36,7 @@ from engram.cli.flags import (
     environment_argument,
     split_settings,
 )
+from engram.cli.leave import EXIT_INTERRUPTED, kept, undo_when_left
 from engram.cli.new import TRY, new_part
 from engram.cli.parts import import_parts
 from engram.cli.reports import report
@@ -41,7 +44,6 @@ from engram.errors import EXIT_RESUME_ME, EXIT_USAGE, CheckpointError, EngramErr
 from engram.run.metrics import METRICS_FILE
 
 EXIT_INPUT_OUTPUT = 74  # a file could not be read or written (sysexits: EX_IOERR)
-EXIT_INTERRUPTED = 130  # Ctrl-C where there was nothing to save
 EXIT_BROKEN_PIPE = 141  # whoever read the output went away
 
 DESCRIPTION = (
@@ -144,20 +146,41 @@ class Progress:
     def __init__(self, display: Display):
         self.display = display
         self._open = ExitStack()
+        self._seconds, self._told = 0.0, False  # of compiling
 
     def on_start(self, trainer: Any) -> None:
+        explores = trainer.plan.agent.exploration.report(trainer.steps)
         self.display.title = _title(trainer.plan)
-        self.display.explores = tuple(trainer.plan.agent.exploration.report(0))
+        self.display.explores = tuple(explores)
+        from engram.run.machine import told_of_compiling
+
+        self._open.callback(told_of_compiling(self._compiled))
         self._open.enter_context(self.display)
+        self.display.begin({"step": trainer.steps, "total": trainer.plan.steps, "episodes": 0, **explores})
+        if not self.display.in_panel:  # which says so itself
+            self.display.note("compiling ...")
 
     def on_metrics(self, trainer: Any, metrics: Mapping[str, Any]) -> None:
+        if not self._told and self._seconds >= 1:
+            self._told = True
+            self.display.note(f"compiled in {self._seconds:.0f} s")
         self.display.update(metrics)
 
     def on_save(self, trainer: Any, saved: Any) -> None:
-        self.display.note(f"saved step {saved.step:,} id {saved.id}")
+        kept()
+        self.display.saved(saved.step)
+        if not self.display.in_panel:  # which shows it
+            self.display.note(f"saved step {saved.step:,} id {saved.id}")
+
+    def on_stop(self, trainer: Any, reason: str) -> None:
+        self.display.end(trainer.steps)
 
     def on_note(self, trainer: Any, text: str) -> None:
         self.display.note(text)
+
+    def _compiled(self, seconds: float) -> None:
+        self._seconds += seconds
+        self.display.compiled(seconds)
 
     def close(self) -> None:
         """End the panel, leaving its last state on the screen."""
@@ -179,18 +202,22 @@ def train(chosen: Train, settings: Mapping[str, str]) -> None:
         check_words(chosen.env, given, settings)
     given["overrides"] = dict(settings)
     first_of_all = not Path("runs").exists()
+    if run is not None and not runs.holds_run(run):
+        undo_when_left(run, [path for path in (run, *run.parents) if not path.exists()])
     folder = run or _new_folder(chosen.env, given)
     try:
-        runs = _runs(chosen.env, folder, given)
-        for place, arguments in runs:
+        several = _runs(chosen.env, folder, given)
+        for place, arguments in several:
             try:
                 _learn(chosen.env, place, arguments)
             except EngramError as problem:
-                if len(runs) > 1 and problem.exit_code == EXIT_RESUME_ME:
+                if len(several) > 1 and problem.exit_code == EXIT_RESUME_ME:
                     print(
                         f"engram: to go on with every seed, add --run {folder} --resume to the command", file=sys.stderr
                     )
                 raise
+        if len(several) > 1:
+            _conclude(folder, [place for place, _ in several])
     finally:
         if run is None and not any(folder.iterdir()):
             folder.rmdir()  # nothing came of it: the name is free again
@@ -205,24 +232,24 @@ def _runs(env: str | None, folder: Path, given: dict[str, Any]) -> list[tuple[Pa
     Those learn one after another, in `folder`/seed0, seed1, ... When such a group is resumed, a seed that had not
     begun begins.
     """
-    from engram.envs.device import is_device
-    from engram.run.plan import holds_run
-
     if env is None:
-        begun = sorted(filter(holds_run, folder.glob("seed*")), key=lambda path: (len(path.name), path.name))
-        return [(folder, given)] if holds_run(folder) or not begun else [(place, given) for place in begun]
-    if given.get("seeds", 1) == 1 or is_device(env):
+        return [(place, given) for place in _runs_of(folder)]
+    if given.get("seeds", 1) == 1:
         return [(folder, given)]
-    runs, resume = [], given.get("resume", False)
+    from engram.envs.device import is_device
+
+    if is_device(env):
+        return [(folder, given)]
+    found, resume = [], given.get("resume", False)
     for seed in range(given.get("seed", 0), given.get("seed", 0) + given["seeds"]):
         place = folder / f"seed{seed}"
         arguments = {name: value for name, value in given.items() if name != "seeds"} | {"seed": seed}
-        if resume and holds_run(place):
+        if resume and runs.holds_run(place):
             arguments |= {"overrides": {}}  # they are part of the run; the trainer refuses to change them
         elif resume:
             del arguments["resume"]
-        runs.append((place, arguments))
-    return runs
+        found.append((place, arguments))
+    return found
 
 
 def _learn(env: str | None, folder: Path, arguments: dict[str, Any]) -> None:
@@ -240,15 +267,23 @@ def _learn(env: str | None, folder: Path, arguments: dict[str, Any]) -> None:
     progress.display.note(f"done: {folder} holds the run and {CURVE_FILE}; next: engram evaluate {quote(str(folder))}")
 
 
+def _conclude(folder: Path, places: list[Path]) -> None:
+    """Several seeds end in one picture and one line."""
+    _draw(folder, f"{folder.name}, {len(places)} seeds", places)
+    found = [runs.outcome(place) for place in places]
+    print(clean(f"done: {runs.summary(found)}"))
+    print(clean(f"{folder / CURVE_FILE} shows them; next: engram info {quote(str(folder))}"))
+
+
 def _title(plan: Any) -> str:
     """What a run is, in a few words."""
     seeds = f"seed {plan.seed}" if plan.seeds == 1 else f"seeds {plan.seed} to {plan.seed + plan.seeds - 1}"
     return f"{plan.env}, {plan.preset}, {seeds}"
 
 
-def _draw(folder: Path, title: str) -> None:
+def _draw(folder: Path, title: str, places: Sequence[Path] = ()) -> None:
     try:
-        plot_curve(folder, title=title)
+        plot_curve(folder, title=title, runs=places)
     except OSError as problem:  # a picture is no reason to call the run a failure, or to hide why it failed
         print(f"engram: the learning curve was not drawn: {clean(problem)}", file=sys.stderr)
 
@@ -271,9 +306,11 @@ def _new_folder(env: str | None, given: Mapping[str, Any]) -> Path:
     number = 1
     while True:
         folder = Path("runs", name if number == 1 else f"{name}-{number}")
+        new = [folder] if Path("runs").exists() else [folder, Path("runs")]
         Path("runs").mkdir(exist_ok=True)
         try:
             folder.mkdir()
+            undo_when_left(folder, new)
             return folder
         except FileNotFoundError:  # a run that could not begin has just removed `runs`
             continue
@@ -293,10 +330,8 @@ def _existing(folder: Path) -> Path:
 
 def _runs_of(folder: Path) -> list[Path]:
     """The run directory itself, or those in it that `--seeds` of a host environment made, by seed."""
-    from engram.run.plan import holds_run
-
-    seeds = [path for path in folder.glob("seed*") if path.name[4:].isdigit() and holds_run(path)]
-    if holds_run(folder) or not seeds:
+    seeds = [path for path in folder.glob("seed*") if path.name[4:].isdigit() and runs.holds_run(path)]
+    if runs.holds_run(folder) or not seeds:
         return [folder]
     return sorted(seeds, key=lambda path: int(path.name[4:]))
 
@@ -332,17 +367,25 @@ def evaluate(chosen: Evaluate) -> None:
 def info(chosen: Info) -> None:
     """`engram info`. Raises CheckpointError, after the report, if --verify found something wrong."""
     _existing(chosen.run)
+    folders = [chosen.run] if runs.holds_run(chosen.run) else runs.runs_in(chosen.run) or [chosen.run]
+    if not (chosen.json or chosen.all or chosen.verify):
+        if folders == [chosen.run]:
+            runs.print_rows(runs.facts(chosen.run))
+        else:
+            print(*map(clean, runs.lines_of(folders)), sep="\n")
+        return
+
+    import numpy  # noqa: F401, the digest computes with it, so it must be no blank
 
     def work() -> dict[str, Any]:
-        from engram.run.trainer import info
+        from engram.run.plan import info
 
-        folders = _runs_of(chosen.run)
-        each = {folder.name: dict(info(folder, verify=chosen.verify)) for folder in folders}
+        each = {str(folder.relative_to(chosen.run)): dict(info(folder, verify=chosen.verify)) for folder in folders}
         if folders == [chosen.run]:
-            return each[chosen.run.name]
+            return each["."]
         return {"runs": each, "problems": [problem for one in each.values() for problem in one.get("problems", ())]}
 
-    problems = report(work, chosen.json).get("problems")
+    problems = report(lambda: without_jax(work), chosen.json).get("problems")
     if problems:
         raise CheckpointError(
             f"{chosen.run} is damaged: {problems[0]}; resuming uses the newest checkpoint that is whole"

@@ -8,49 +8,86 @@ minutes, and then a thread does the same.
 
 import os
 import signal
-import socket
-import sys
-import threading
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # the first moment counts: what watching itself does not need is imported later
+    from pathlib import Path
+    from socket import socket
 
 EXIT_INTERRUPTED = 130
 PATIENCE = 0.5  # seconds that the main thread has to end the process itself
+LOCK, MADE = "lock", ("run.json", "checkpoints", "metrics.jsonl", "lock")  # in the directory of a run
 _UNDO: list[Callable[[], None]] = []
 
 
 def watch() -> None:
-    """From now on Ctrl-C ends the process. To be called first of all, in the main thread."""
+    """From now on Ctrl-C ends the process. To be called first of all, in the main thread.
+
+    A process that was started to ignore Ctrl-C, as one in the background may be, goes on ignoring it.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        return
+    signal.signal(signal.SIGINT, _leave)
+    import socket
+    import threading
+
     ears, mouth = socket.socketpair()
     mouth.setblocking(False)
-    signal.signal(signal.SIGINT, _leave)
     signal.set_wakeup_fd(mouth.fileno(), warn_on_full_buffer=False)
     threading.Thread(target=_listen, args=(ears, mouth), daemon=True).start()
 
 
-def undo_when_left(undo: Callable[[], None]) -> None:
-    """Something is half made: `undo` takes it back if the process is left before `kept`."""
+def undo_when_left(folder: "Path", new: "Sequence[Path]") -> None:
+    """A run that begins in `folder` is removed if the process is left before `kept`.
+
+    So are the folders of `new` (itself and its parents, innermost first), unless others use them by now.
+    """
+
+    import shutil
+
+    def undo() -> None:
+        if not _is_ours(folder / LOCK):
+            return
+        for path in [folder] if folder in new else [folder / name for name in MADE]:
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        for parent in new[1:]:
+            parent.rmdir()
+
     _UNDO.append(undo)
 
 
+def _is_ours(lock: "Path") -> bool:
+    """Whether no other process has taken the folder."""
+    import json
+
+    try:
+        return json.loads(lock.read_bytes())["pid"] == os.getpid()
+    except FileNotFoundError:
+        return True
+    except (ValueError, LookupError, TypeError):
+        return False
+
+
 def kept() -> None:
-    """Whatever was half made is whole."""
+    """What was begun is whole: nothing is to be removed any more."""
     _UNDO.clear()
 
 
 def _leave(number: int = signal.SIGINT, frame: Any = None) -> None:  # noqa: ARG001
-    with suppress(Exception):
-        for undo in _UNDO:
+    for undo in _UNDO:
+        with suppress(OSError):
             undo()
-    what = "nothing was left to save" if not _UNDO else "nothing was begun"
-    with suppress(Exception):
-        os.write(2, f"engram: stopped; {what}\n".encode())
+    with suppress(OSError):
+        os.write(2, b"engram: stopped; nothing was left to save\n")
     os._exit(EXIT_INTERRUPTED)
 
 
-def _listen(ears: socket.socket, mouth: socket.socket) -> None:  # noqa: ARG001, the socket lives as long as the thread
+def _listen(ears: "socket", mouth: "socket") -> None:  # noqa: ARG001, the socket lives as long as the thread
+    import sys
+    import time
+
     asked = False
     while True:
         if signal.SIGINT not in ears.recv(64):

@@ -21,7 +21,7 @@ _OTHERS: dict[Way, tuple[str, ...]] = {
     Way("optimizer.clip_norm"): ("max_grad_norm", "grad_clip", "gradient_clip", "clip_grad_norm"),
     Way("discount"): ("gamma", "discount_factor"),
     Way("replay.capacity"): (
-        "buffer_size", "replay_size", "replay_buffer_size", "buffer_capacity", "memory_size", "replay_capacity",
+        "buffer_size", "replay_size", "replay_buffer_size", "buffer_capacity", "memory_size",
     ),
     Way("replay.start"): ("learning_starts", "warmup_steps", "min_replay_history", "start_steps", "random_steps"),
     Way("replay.batch_size"): ("batch_size", "minibatch_size", "train_batch_size"),

@@ -29,7 +29,7 @@ from engram.play.evaluation import Evaluation
 from engram.play.trained import Environment, TrainedAgent
 from engram.run import keeper as keeping
 from engram.run.keeper import Keeper
-from engram.run.machine import check_fits, keep_freed_memory, use_cache
+from engram.run.machine import amount, check_fits, keep_freed_memory, use_cache
 from engram.run.metrics import RunLog
 from engram.run.plan import RunPlan, holds_run, info
 from engram.run.settings import FREE, Given, check, check_names, takes_settings
@@ -207,7 +207,7 @@ class Trainer:
     def _tell_start(self) -> None:
         plan = self.plan
         self._tell("on_note", f"{plan.preset}: {reasons(plan.agent, plan.space)}; {plan.actions} actions")
-        sizes = "; ".join(f"{name}: {size / 1e9:.2f} GB a seed" for name, size in self.agent.nbytes().items() if size)
+        sizes = "; ".join(f"{name}: {amount(size)} a seed" for name, size in self.agent.nbytes().items() if size)
         self._tell("on_note", f"{plan.agent.replay.capacity:,} rows of replay; {sizes}")
         if plan.steps <= plan.agent.replay.start:
             self._tell("on_note", f"replay.start={plan.agent.replay.start} is not reached: nothing will be learned")
