@@ -314,8 +314,10 @@ def test_seeds_of_a_host_environment_learn_one_after_another_each_in_its_directo
     assert not any("seeds" in made for made in FakeTrainer.all_made)
 
 
-def test_seeds_of_a_device_environment_are_one_run():
+def test_seeds_of_a_device_environment_are_one_run(capsys):
     assert main(shlex.split("train engram/CartPole-v1 --seeds 2 --run r")) == 0
+    summary = "r: 2 seeds, 30 steps, return of the last 100 training episodes 30 [30, 30] (30 to 30)"
+    assert summary in capsys.readouterr().out.splitlines()
     assert FakeTrainer.all_made == [{"env": "engram/CartPole-v1", "run": Path("r"), "seeds": 2, "overrides": {}}]
 
 

@@ -264,6 +264,8 @@ def _learn(env: str | None, folder: Path, arguments: dict[str, Any]) -> None:
             progress.close()
             if (folder / METRICS_FILE).exists():
                 _draw(folder, _title(trainer.plan))
+        if trainer.plan.seeds > 1:
+            progress.display.note(runs.summary(folder, [runs.outcome(folder)]))
     progress.display.note(f"done: {folder} holds the run and {CURVE_FILE}; next: engram evaluate {quote(str(folder))}")
 
 
@@ -271,7 +273,7 @@ def _conclude(folder: Path, places: list[Path]) -> None:
     """Several seeds end in one picture and one line."""
     _draw(folder, f"{folder.name}, {len(places)} seeds", places)
     found = [runs.outcome(place) for place in places]
-    print(clean(f"done: {runs.summary(found)}"))
+    print(clean(f"done: {runs.summary(folder, found)}"))
     print(clean(f"{folder / CURVE_FILE} shows them; next: engram info {quote(str(folder))}"))
 
 

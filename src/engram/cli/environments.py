@@ -98,7 +98,7 @@ def device_lines() -> dict[str, tuple[str, dict[str, Any]]]:
 def _sentence(doc: str) -> str:
     """The first sentence of a docstring, as part of a line."""
     first = " ".join(doc.strip().partition("\n\n")[0].split()).partition(". ")[0].rstrip(".:")
-    return first[:1].lower() + first[1:] if first[1:2].islower() else first
+    return first[:1].lower() + first[1:] if first.partition(" ")[0][1:].islower() else first
 
 
 # -- on the host -----------------------------------------------------------------------------------------------------

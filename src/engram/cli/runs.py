@@ -142,17 +142,17 @@ def lines_of(folders: Sequence[Path]) -> list[str]:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["  ".join(f"{cell:{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     groups = {one.folder.parent for one in found if one.folder.name.startswith("seed")}
-    return lines + [summary([one for one in found if one.folder.parent == group]) for group in sorted(groups)]
+    return lines + [summary(group, [one for one in found if one.folder.parent == group]) for group in sorted(groups)]
 
 
-def summary(found: Sequence[Outcome]) -> str:
+def summary(name: Path, found: Sequence[Outcome]) -> str:
     """Several seeds in one line: their mean return, with a 95 % interval of it."""
     returns = [value for one in found for value in (one.evaluated or one.returns)]
     what = "greedy return" if all(one.evaluated for one in found) else "return of the last 100 training episodes"
     seeds = [seed for one in found for seed in one.seeds]
     done = {one.step for one in found}
     steps = f"{min(done):,}" if len(done) == 1 else f"{min(done):,} to {max(done):,}"
-    return f"{found[0].folder.parent}: {len(seeds)} seeds, {steps} steps, {what} {spread(returns)}"
+    return f"{name}: {len(seeds)} seeds, {steps} steps, {what} {spread(returns)}"
 
 
 def spread(values: Sequence[float | None]) -> str:
