@@ -81,16 +81,19 @@ def _run(words: list[str]) -> int:
         print(version("engram-rl"))
         return 0
     command = words[0] if words else "--help"
-    if command in COMMANDS:
-        rest, settings = split_settings(command, words[1:])
-        words = [command, *rest]
+    form: Any = Command
+    name = "engram"
+    if command in COMMANDS:  # only its own flags are prepared
+        words, settings = split_settings(command, words[1:])
+        form, name = COMMANDS[command], f"engram {command}"
     elif command not in ("--help", "-h"):
         raise UnknownName(f"{command!r} is not a command of engram; {hint(command, COMMANDS)} (see engram --help)")
     else:
         words, settings = ["--help"], {}
     try:
         config = (FlagCreatePairsOff,)  # --resume without a --no-resume
-        chosen: Any = tyro.cli(Command, prog="engram", description=DESCRIPTION, args=words, config=config)
+        about = DESCRIPTION if form is Command else None
+        chosen: Any = tyro.cli(form, prog=name, description=about, args=words, config=config)
     except SystemExit as exit:  # after help or a complaint
         return exit.code if isinstance(exit.code, int) else 0
     import_parts(getattr(chosen, "imports", ()))
