@@ -1,4 +1,4 @@
-"""`python -m engram` is the command `engram`."""
+"""`engram` and `python -m engram`: the command line, which Ctrl-C can leave from its first moment on."""
 
 import os
 import sys
@@ -8,7 +8,16 @@ import sys
 if __name__ == "__main__" and sys.path[:1] == [os.getcwd()] and not sys.flags.safe_path:
     del sys.path[0]
 
-from engram.cli.commands import main
+
+def main() -> int:
+    """Run the command line of this process and give its exit code."""
+    from engram.cli.leave import watch
+
+    watch()
+    from engram.cli.commands import main as run
+
+    return run()
+
 
 if __name__ == "__main__":
     sys.exit(main())

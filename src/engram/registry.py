@@ -73,6 +73,17 @@ def names(role: str) -> list[str]:
     return sorted(_SHELVES.get(role, {}))
 
 
+def snapshot() -> dict[str, dict[str, type]]:
+    """What stands on every shelf, for `restore`."""
+    return {role: dict(shelf) for role, shelf in _SHELVES.items()}
+
+
+def restore(shelves: dict[str, dict[str, type]]) -> None:
+    """Puts every shelf back as it was at a `snapshot`: what was registered since is forgotten."""
+    _SHELVES.clear()
+    _SHELVES.update(shelves)
+
+
 def _import_entry_points() -> None:
     """Imports the modules that installed packages name, once. One that fails is a warning; the others still work."""
     if GROUP in _IMPORTED:

@@ -28,6 +28,9 @@ from engram.run.metrics import RunLog, read_metrics
 whole_program = pytest.mark.usefixtures("real_trainer")
 
 
+AGENT = {role: {"kind": "x"} for role in ("encoder", "working", "external", "head")}
+
+
 class Stopped(EngramError):
     exit_code = 75
 
@@ -50,8 +53,8 @@ class FakeTrainer:
         self.run, self.callbacks = Path(run), callbacks
         agent = SimpleNamespace(exploration=SimpleNamespace(report=lambda step: {"epsilon": 1.0}))
         seeds = {"seed": given.get("seed", 0), "seeds": given.get("seeds", 1)}
-        self.plan = SimpleNamespace(env=env, preset="auto", agent=agent, **seeds)
-        self.closed = False
+        self.plan = SimpleNamespace(env=env, preset="auto", agent=agent, steps=30, **seeds)
+        self.closed, self.steps = False, 0
 
     def __enter__(self):
         return self
@@ -67,10 +70,12 @@ class FakeTrainer:
         self.tell("on_note", "preset dqn for \x1b[31mBox(4)")
         self.tell("on_start")
         (self.run / "run.json").parent.mkdir(parents=True, exist_ok=True)
-        (self.run / "run.json").touch()
+        plan = {"env": self.plan.env, "preset": "auto", "steps": 30, "envs": 1, "agent": AGENT}
+        (self.run / "run.json").write_text(json.dumps(plan | {n: getattr(self.plan, n) for n in ("seed", "seeds")}))
         with RunLog(self.run, None) as log:
             for step in (10, 20, 30):
-                metrics = {"step": step, "total": 30, "return_mean": float(step), "loss": None}
+                self.steps = step
+                metrics = {"step": step, "total": 30, "return_mean": float(step + self.plan.seed), "loss": None}
                 log.write(metrics)
                 self.tell("on_metrics", metrics)
         self.tell("on_save", SimpleNamespace(step=30, id="3fa94be0c1d2"))
@@ -95,10 +100,14 @@ def fake_trainer(request, monkeypatch, tmp_path):
     module = ModuleType("engram.run.trainer")
     module.Trainer = FakeTrainer  # type: ignore[attr-defined]
     module.load = lambda run, at="newest": FakeTrainer(None, run=run, at=at)  # type: ignore[attr-defined]
-    module.info = lambda run, verify=False: {  # type: ignore[attr-defined]
-        "env": "X-v0", "steps": 30000, "verified": verify, "checkpoints": [{"step": 30, "id": "3fa9"}], "seeds": [0, 1],
-    }  # fmt: skip
     monkeypatch.setitem(sys.modules, "engram.run.trainer", module)
+    monkeypatch.setattr("engram.run.plan.info", lambda run, verify=False: {
+        "env": "X-v0", "steps": 30000, "verified": verify, "checkpoints": [{"step": 30, "id": "3fa9"}], "seeds": [0, 1],
+    })  # fmt: skip
+    monkeypatch.setattr(
+        "engram.cli.commands.plot_curve", lambda folder, title, **_: Path(folder, f"{title}.png").touch()
+    )
+    monkeypatch.setattr("engram.cli.commands.check_words", lambda *_: None)  # X is no environment
     monkeypatch.setattr(FakeTrainer, "made", {})
     monkeypatch.setattr(FakeTrainer, "all_made", [])
     monkeypatch.setattr(FakeTrainer, "problem", None)
@@ -218,7 +227,7 @@ def test_a_mistake_is_answered_by_one_sentence_with_the_way_out(capsys, words, s
         ("train X --seed -1", "'-1' was given; write a whole number"),
         ("train X --steps", "Missing value for argument '--steps'"),
         ("train X Y", "Unrecognized options: Y"),
-        ("list foo", "invalid choice 'foo'"),
+        ("list foo", "engram list has no 'foo'; known: envs, parts, presets, recipes"),
         ("evaluate", "RUN"),
     ],
 )
@@ -320,8 +329,10 @@ def test_seeds_of_a_host_environment_learn_one_after_another_each_in_its_directo
     assert not any("seeds" in made for made in FakeTrainer.all_made)
 
 
-def test_seeds_of_a_device_environment_are_one_run():
+def test_seeds_of_a_device_environment_are_one_run(capsys):
     assert main(shlex.split("train engram/CartPole-v1 --seeds 2 --run r")) == 0
+    summary = "r: 2 seeds, 30 steps, return of the last 100 training episodes 30 [30, 30] (30 to 30)"
+    assert summary in capsys.readouterr().out.splitlines()
     assert FakeTrainer.all_made == [{"env": "engram/CartPole-v1", "run": Path("r"), "seeds": 2, "overrides": {}}]
 
 
@@ -363,7 +374,8 @@ def test_training_shows_notes_progress_and_saves_as_plain_lines(capsys):
     assert main(["train", "X", "--run", "my run"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "preset dqn for \\x1b[31mBox(4)"
-    assert lines[1].startswith("step 10/30  done 33%  return 10 ")
+    assert lines[1] == "compiling ..."
+    assert lines[2].startswith("step 10/30  done 33%  return 10 ")
     assert "saved step 30 id 3fa94be0c1d2" in lines
     assert any(line.startswith("step 30/30  done 100%  return 30 ") for line in lines)
     assert lines[-1] == "done: my run holds the run and learning-curve.png; next: engram evaluate 'my run'"
@@ -409,9 +421,7 @@ def test_without_json_a_table_is_printed(capsys):
 
 def test_damage_that_verification_found_is_an_error(monkeypatch, capsys):
     Path("r").mkdir()
-    monkeypatch.setattr(
-        sys.modules["engram.run.trainer"], "info", lambda run, verify: {"problems": ["step 30: bad sum"]}
-    )
+    monkeypatch.setattr("engram.run.plan.info", lambda run, verify: {"problems": ["step 30: bad sum"]})
     assert main(["info", "r", "--verify", "--json"]) == 66
     out, err = capsys.readouterr()
     assert json.loads(out) == {"problems": ["step 30: bad sum"]}
@@ -435,7 +445,7 @@ def test_show_prints_lines_that_make_the_preset_from_any_other(capsys, name):
     ("words", "sentence"),
     [
         ("show dnq", "no preset is called 'dnq'; did you mean 'dqn'?"),
-        ("show dqn --env CartPol-v1", "'phys2d/CartPole-v1'?"),
+        ("show dqn --env CartPol-v1", "did you mean 'CartPole-v1'?"),
         ("show dqn replay.capcity=3", "'replay.capcity' is not a setting; did you mean 'replay.capacity'?"),
         ("show dqn discount=2", "discount = 2.0 is out of range; expected at most 1"),
     ],
@@ -461,7 +471,9 @@ def test_list_names_presets_environments_and_parts(capsys):
     names = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
     assert {"CartPole-v1", "engram/CartPole-v1"} <= set(names)
     assert main(["list", "parts"]) == 0
-    assert {"encoder=vector", "head=dueling"} <= set(capsys.readouterr().out.splitlines())
+    lines = capsys.readouterr().out.splitlines()
+    assert {"encoder=vector", "head=dueling"} <= {line.split()[0] for line in lines}
+    assert all(len(line.split()) > 1 for line in lines), "each says what it is"
 
 
 # -- the program -------------------------------------------------------------------------------------------

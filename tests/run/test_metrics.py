@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from hypothesis import strategies as st
 from engram.errors import CheckpointError, EngramError, WriteFailed
 from engram.run.curve import plot_curve
 from engram.run.display import Display, clean
+from engram.run.machine import amount, told_of_compiling
 from engram.run.metrics import METRICS_FILE, RunLog, plain, read_metrics
 
 
@@ -264,6 +266,13 @@ METRICS = {
 }  # fmt: skip
 
 
+class Terminal(io.StringIO):
+    encoding = "utf-8"
+
+    def isatty(self):
+        return True
+
+
 class Clock:
     now = 0.0
 
@@ -314,6 +323,79 @@ def test_no_character_that_steers_a_terminal_is_ever_written():
     assert stream.getvalue() == "a\\x1b[31m\\x9b2J\\r\\nb\\u202ec\\x00[bold]d[/bold]\n"
 
 
+def panel(display: Display) -> dict[str, str]:
+    return dict(display.panel())
+
+
+def test_the_panel_says_what_is_awaited_instead_of_a_dash():
+    clock = Clock()
+    display = Display(None, io.StringIO(), clock=clock)
+    display.begin({"step": 0, "total": 50_000, "episodes": 0, "epsilon": 1.0})
+    clock.now = 12.0
+    waiting = panel(display)
+    assert (waiting["step"], waiting["done"], waiting["epsilon"]) == ("0/50,000", "0%", "1.000")
+    assert waiting["return"] == "no episode ended yet"
+    assert waiting["loss"] == waiting["Q"] == "nothing learned yet"
+    assert waiting["left"] == waiting["steps/s"] == "compiling ... 0:12"
+    display.update(METRICS)
+    assert "compiling" not in str(display.panel())
+
+
+def test_the_time_left_leaves_out_what_compiling_took():
+    clock = Clock()
+    display = Display(None, io.StringIO(), clock=clock)
+    display.begin({"step": 0, "total": 10_000})
+    clock.now = 31.0
+    display.compiled(30.0)
+    display.update({"step": 1_000, "seconds": 31.0, "steps_per_second": 1_000 / 31})
+    assert (panel(display)["steps/s"], panel(display)["left"]) == ("1,000", "0:09")
+    clock.now = 33.0  # half as fast from here on: the pace moves towards it
+    display.update({"step": 2_000, "seconds": 33.0, "steps_per_second": 500.0})
+    assert (panel(display)["steps/s"], panel(display)["left"]) == ("750", "0:10")
+
+
+def test_a_stopped_run_shows_the_step_it_stopped_at_and_its_checkpoint():
+    stream = io.StringIO()
+    with Display(None, stream, clock=Clock()) as display:
+        display.begin({"step": 0, "total": 50_000})
+        display.update(METRICS)
+        display.saved(13_952)
+        display.end(13_952)
+        assert (panel(display)["step"], panel(display)["saved"]) == ("13,952/50,000", "step 13,952")
+        assert panel(display)["left"] == "stopped"
+    assert stream.getvalue().splitlines()[-1].startswith("step 13,952/50,000  done 28%")
+
+
+@pytest.mark.parametrize("columns", [24, 60, 80])
+def test_notes_fit_the_terminal_and_no_word_is_cut(monkeypatch, columns):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    monkeypatch.setenv("TERM", "xterm")
+    stream = Terminal()
+    text = "dtqn: encoder vector for numbers (Box(shape=(4,), dtype='float32')); working memory history of 50 steps"
+    Display(None, stream).note(text)
+    lines = stream.getvalue().splitlines()
+    assert max(map(len, lines)) <= columns
+    assert " ".join(lines).split() == text.split()
+
+
+def test_small_memory_is_told_in_small_units():
+    assert [amount(size) for size in (1_300, 1_300_000, 50_000_000, 2_400_000_000)] == [
+        "1.3 kB", "1.3 MB", "50.0 MB", "2.40 GB",
+    ]  # fmt: skip
+
+
+def test_seconds_of_compiling_are_told_until_that_is_ended():
+    told: list[float] = []
+    end = told_of_compiling(told.append)
+    jax.jit(lambda x: x * 3 + 1)(2.0)
+    assert told
+    assert min(told) >= 0
+    end()
+    count = len(told)
+    jax.jit(lambda x: x * 5 - 1)(2.0)
+    assert len(told) == count
+
+
 @given(st.text())
 def test_clean_text_is_printable_and_keeps_what_was(text):
     assert all(character.isprintable() or character.isspace() or ord(character) > 0x7F for character in clean(text))
@@ -340,13 +422,6 @@ def test_a_reader_that_went_away_does_not_stop_the_run():
     closed.close()
     with Display(None, closed) as display:
         display.note("still here")
-
-
-class Terminal(io.StringIO):
-    encoding = "utf-8"
-
-    def isatty(self):
-        return True
 
 
 @pytest.mark.parametrize("columns", ["24", "60", "120"])

@@ -51,7 +51,7 @@ def test_every_setting_of_a_run_is_stored_and_none_of_a_session(tmp_path: Path):
         ),
         ({"replay__capacty": 9}, "'replay.capacty' is not a setting; did you mean 'replay.capacity'?"),
         ({"overrides": {"save_every": "3"}}, "'save_every' is a setting of the run, not of its agent; write --save-ev"),
-        ({"overrides": {"env_args": 3}}, "'env_args' is a setting of the run, not of its agent; write --env-arg, in "),
+        ({"overrides": {"env_args": 3}}, "'env_args' is a setting of the run, not of its agent; write --env-arg NAME"),
     ],
 )
 def test_a_keyword_that_is_no_setting_is_answered_with_the_nearest_of_both(keywords: dict, sentence: str):

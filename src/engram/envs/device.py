@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import MISSING, fields, is_dataclass
 from functools import cache
 from importlib import import_module
+from inspect import getdoc
 from pkgutil import iter_modules
 from types import UnionType
 from typing import Any, Literal, NamedTuple, Protocol, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -130,6 +131,30 @@ def device_ids() -> list[str]:
     """The ids that `make_device` knows, sorted; those of an extra that is not installed included."""
     _load_ours()
     return sorted(_CATALOGUE)
+
+
+class About(NamedTuple):
+    """What a device environment says of itself."""
+
+    doc: str
+    defaults: dict[str, Any]  # its arguments; "" for one that must be given
+
+
+def catalogue() -> dict[str, About]:
+    """Every id that `make_device` knows, sorted, with its description and its arguments."""
+    return {id: _about(_CATALOGUE[id]) for id in device_ids()}
+
+
+def _about(entry: _Entry) -> About:
+    known = entry.arguments
+    defaults = {field.name: _default(field) for field in fields(entry.kind) if field.name in known}
+    return About(getdoc(entry.kind) or "", defaults)
+
+
+def _default(field: Any) -> Any:
+    if _required(field):
+        return ""
+    return field.default if field.default_factory is MISSING else field.default_factory()
 
 
 def is_device(id: str) -> bool:

@@ -1,10 +1,11 @@
 """The learning curve: a picture of `metrics.jsonl`, which holds nothing more than that file."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from engram.run.intervals import interval
 from engram.run.metrics import read_metrics, replace_file
 
 CURVE_FILE = "learning-curve.png"
@@ -13,21 +14,24 @@ CURVE_FILE = "learning-curve.png"
 _BLUE, _ORANGE, _GREEN = "#0072B2", "#D55E00", "#009E73"
 
 
-def plot_curve(folder: Path | str, path: Path | str | None = None, *, title: str | None = None) -> Path:
-    """Draw return and, below it, loss against environment steps as a PNG; the path it was written to.
+def plot_curve(
+    folder: Path | str, path: Path | str | None = None, *, title: str | None = None, runs: Sequence[Path] = ()
+) -> Path:
+    """Draw return (and, below it, loss) against environment steps as a PNG; the path it was written to.
 
-    Evaluations while training are drawn beside the return of training itself. Each seed is a thin line and their mean a
-    thick one where a metric is a list. Works for any number of points.
+    Each seed is a thin line and their mean a thick one, in a band that is its 95 % interval (Student's t), where a
+    metric is a list. Works for any number of points.
 
     Args:
       folder: the run's directory, read by `read_metrics`.
       path: where to write; `folder/learning-curve.png` if None.
+      runs: runs of one seed each to draw together, in place of the folder's own log.
       title: what the run is, such as "CartPole-v1, dqn"; the directory's name if None. The steps are added.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    rows = read_metrics(folder)
+    rows = together([read_metrics(run) for run in runs]) if runs else read_metrics(folder)
     path = Path(path) if path else Path(folder) / CURVE_FILE
     evaluated = [row for row in rows if row.get("evaluation_return") is not None]
     rows = [row for row in rows if "return_mean" in row or "evaluation_return" not in row]
@@ -49,6 +53,27 @@ def plot_curve(folder: Path | str, path: Path | str | None = None, *, title: str
     lower.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
     _write_picture(figure, path)
     return path
+
+
+def together(logs: Sequence[Sequence[Mapping[str, Any]]]) -> list[dict[str, Any]]:
+    """The rows of several seeds as rows of lists: at each step that any of them logged, what each had logged last.
+
+    NaN before a seed's first row, and after its last.
+    """
+    trained, evaluated = ("return_mean", "loss"), ("evaluation_return",)
+    found = []
+    for names in (trained, evaluated):
+        own = [[row for row in log if names[0] in row] for log in logs]
+        for step in sorted({row["step"] for rows in own for row in rows}):
+            newest = [_at(rows, step) for rows in own]
+            found.append({"step": step} | {name: [row.get(name) for row in newest] for name in names})
+    return sorted(found, key=lambda row: row["step"])
+
+
+def _at(rows: Sequence[Mapping[str, Any]], step: int) -> Mapping[str, Any]:
+    """The newest row at a step; none before the first and after the last."""
+    inside = rows and rows[0]["step"] <= step <= rows[-1]["step"]
+    return next(row for row in reversed(rows) if row["step"] <= step) if inside else {}
 
 
 def _write_picture(figure: Any, path: Path) -> None:
@@ -74,6 +99,9 @@ def _draw(axes: Any, steps: list[int], points: list[list[float]], colour: str, l
             own = [point[seed] if seed < len(point) else math.nan for point in points]
             each = f"each of {count} seeds" if seed == 0 else None
             axes.plot(steps, own, color=colour, linewidth=0.8, alpha=0.4, label=each)
+        bounds = [interval(known) if len(known) > 1 else (math.nan, math.nan) for known in map(_known, points)]
+        low, high = zip(*bounds, strict=True) if bounds else ((), ())
+        axes.fill_between(steps, low, high, color=colour, alpha=0.15, linewidth=0, label="95 % interval of the mean")
     mean = [_mean(point) for point in points]
     axes.plot(steps, mean, color=colour, linewidth=2, marker=marker, markersize=4, label=label)
     if count > 1:
@@ -97,6 +125,10 @@ def _draw_evaluations(axes: Any, rows: list[dict[str, Any]]) -> None:
     axes.legend(loc="best", frameon=False, fontsize=8)
 
 
+def _known(values: list[float]) -> list[float]:
+    return [value for value in values if not math.isnan(value)]
+
+
 def _mean(values: list[float]) -> float:
-    known = [value for value in values if not math.isnan(value)]
+    known = _known(values)
     return sum(known) / len(known) if known else math.nan

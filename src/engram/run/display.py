@@ -11,6 +11,8 @@ import unicodedata
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from importlib import import_module
+from shutil import get_terminal_size
+from textwrap import wrap
 from types import TracebackType
 from typing import Any
 
@@ -18,6 +20,9 @@ _UNSAFE = {"Cc", "Cf", "Cs", "Zl", "Zp"}  # control, formatting (text direction 
 _WIDE = 70  # columns from which two facts stand side by side
 _LINES = 20  # plain lines of a whole run in a notebook's cell, which keeps all of them
 _HTML_WIDTH = 100  # columns of the panel in a notebook
+_LATEST = 0.5  # weight of the newest stretch in the pace that the time left is told by
+# What the panel says of a fact that is not known yet.
+_UNKNOWN = {"return": "no episode ended yet", "loss": "nothing learned yet", "Q": "nothing learned yet"}
 
 
 def clean(text: object) -> str:
@@ -58,6 +63,11 @@ class Display:
         self.stream: Any = sys.stdout if stream is None else stream
         self._interval, self._clock = interval, clock
         self._metrics: dict[str, Any] = {}
+        self._begun: tuple[float, float] | None = None  # the step, and seconds without compiling, of the last update
+        self._pace: float | None = None  # steps a second, what compiling took left out
+        self._compiled = 0.0  # seconds
+        self._saved: int | None = None
+        self._over = False
         self._started = self._updated = clock()
         self._written: float | None = None  # when the last plain line was written
         self._pending = False  # an update that no line has shown
@@ -90,11 +100,38 @@ class Display:
         elif self._pending:
             self._line()
 
+    def begin(self, known: Mapping[str, Any]) -> None:
+        """What is known before anything is learned, `step` among it: the panel shows it until the first `update`."""
+        self._metrics = dict(known)
+        self.total = self._metrics.get("total") or self.total
+        self._begun, self._pace, self._over = (float(known["step"]), self._clock()), None, False
+
+    def compiled(self, seconds: float) -> None:
+        """A program took so long to compile."""
+        self._compiled += seconds
+
+    def saved(self, step: int) -> None:
+        """A checkpoint was written: a fact of the panel; elsewhere a line is (`note`)."""
+        self._saved = step
+
+    def end(self, step: int) -> None:
+        """The run stopped at this step, which need not be that of the last update."""
+        self._over = True
+        if _number(self._metrics.get("step")) != step:
+            self._metrics |= {"step": step}
+            self._pending = self._written is not None
+
+    @property
+    def in_panel(self) -> bool:
+        """Whether facts are shown in a panel that is drawn anew."""
+        return self._live is not None
+
     def update(self, metrics: Mapping[str, Any]) -> None:
         """Show `metrics` (the trainer's names); absent ones and NaN are shown as unknown."""
         self._metrics = dict(metrics)
         self.total = self._metrics.get("total") or self.total
         self._updated = self._clock()
+        self._measure()
         if self._live is not None:
             self._safely(self._live.refresh)
             return
@@ -102,13 +139,27 @@ class Display:
         if self._is_due():
             self._line()
 
+    def _measure(self) -> None:
+        """The pace since the update before, which the pace so far is moved towards."""
+        step, now = _number(self._metrics.get("step")), self._updated - self._compiled
+        if step is None:
+            return
+        if self._begun is not None and step > self._begun[0] and now > self._begun[1]:
+            newest = (step - self._begun[0]) / (now - self._begun[1])
+            self._pace = newest if self._pace is None else self._pace + _LATEST * (newest - self._pace)
+        self._begun = (step, now)
+
     def note(self, text: str) -> None:
-        """Write a line that stays."""
-        if self._live is not None and self._live.console is not None:
+        """Write a line that stays; in a terminal, lines that fit it."""
+        if self._live is not None:
             from rich.text import Text
 
-            line, console = Text(clean(text)), self._live.console
-            self._safely(lambda: console.print(line))
+            console = self._live.console
+            lines = Text("\n".join(_wrapped(clean(text), console.width)))
+            self._safely(lambda: console.print(lines))
+        elif self.stream is not None and is_terminal(self.stream):
+            for line in _wrapped(clean(text), get_terminal_size().columns):
+                self._print(line)
         else:
             self._print(clean(text))
 
@@ -120,7 +171,8 @@ class Display:
         now = self._clock()
         elapsed = now - self._started if seconds is None else seconds + now - self._updated
         speed = _number(known.get("steps_per_second"))
-        left = (total - step) / speed if total and step is not None and speed else None
+        pace = self._pace or (None if self._compiled else speed)
+        left = (total - step) / pace if total and step is not None and pace else None
         explores = [(name, _text(_number(known.get(name)), ".3f")) for name in self.explores]
         return [
             ("step", f"{_text(step, ',.0f')}{f'/{total:,}' if total else ''}"),
@@ -130,10 +182,18 @@ class Display:
             ("loss", _text(_number(known.get("loss")), ".4g")),
             ("Q", _text(_number(known.get("q_mean")), ".4g")),
             *explores,
-            ("steps/s", _text(speed, ",.0f")),
+            ("steps/s", _text(self._pace or speed, ",.0f")),
             ("elapsed", _duration(elapsed)),
-            ("left", _duration(left)),
+            ("left", "stopped" if self._over and left else _duration(left)),
         ]
+
+    def panel(self) -> list[tuple[str, str]]:
+        """The facts of the panel: those of a line, with words where nothing is known yet, and the newest checkpoint."""
+        facts = [(name, _UNKNOWN.get(name, "-") if value == "-" else value) for name, value in self.facts()]
+        if self._pace is None:
+            doing = "stopped before" if self._over else f"compiling ... {_duration(self._clock() - self._started)}"
+            facts = [(name, doing if name in ("left", "steps/s") and value == "-" else value) for name, value in facts]
+        return [*facts, ("saved", "-" if self._saved is None else f"step {self._saved:,}")]
 
     def share(self) -> float | None:
         """The part of the planned steps that is done, 0 to 1; None when unknown."""
@@ -249,6 +309,11 @@ def as_html(display: Display) -> str:
     return console.export_html(inline_styles=True, code_format=form)
 
 
+def _wrapped(text: str, width: int) -> list[str]:
+    """The text in lines of at most `width`, cut between words; those after the first stand in a little."""
+    return wrap(text, max(width, 20), subsequent_indent="  ", break_long_words=False, break_on_hyphens=False) or [""]
+
+
 def _panel(display: Display) -> Any:
     """A rich Live that redraws the display by itself four times a second, so that the clock runs while XLA compiles."""
     from rich.console import Console
@@ -269,7 +334,7 @@ def _render(display: Display, width: int) -> Any:
     for _ in range(pairs):
         table.add_column(style="dim", no_wrap=True)
         table.add_column(ratio=1, no_wrap=True, overflow="ellipsis")
-    cells = [(Text(name), Text(value)) for name, value in display.facts()]
+    cells = [(Text(name), Text(value)) for name, value in display.panel()]
     cells += [(Text(""), Text(""))] * (-len(cells) % pairs)
     for row in range(0, len(cells), pairs):
         table.add_row(*(cell for pair in cells[row : row + pairs] for cell in pair))

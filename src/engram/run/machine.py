@@ -4,7 +4,7 @@ import ctypes
 import logging
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from engram.errors import SpecError
@@ -26,11 +26,18 @@ def check_fits(parts: Mapping[str, int]) -> None:
     """Raises SpecError with all numbers if the bytes of these parts, by name, are not to be had together."""
     free, needed = available(), sum(parts.values())
     if free is not None and needed > SHARE * free:
-        told = " and ".join(f"{size / 1e9:.2f} GB for the {name}" for name, size in parts.items() if size)
+        told = " and ".join(f"{amount(size)} for the {name}" for name, size in parts.items() if size)
         raise SpecError(
-            f"this run needs {told}, but {free / 1e9:.2f} GB of memory are free (of which {SHARE:.0%} may be used); "
+            f"this run needs {told}, but {amount(free)} of memory are free (of which {SHARE:.0%} may be used); "
             f"lower replay.capacity, external.capacity, --seeds, or the size of the observation"
         )
+
+
+def amount(size: float) -> str:
+    """Bytes in words: `1.3 MB`, `2.40 GB`; what is small is no `0.00 GB`."""
+    if size >= 1e9:
+        return f"{size / 1e9:.2f} GB"
+    return f"{size / 1e6:.1f} MB" if size >= 1e5 else f"{size / 1e3:.1f} kB"
 
 
 def _meminfo() -> int | None:
@@ -130,3 +137,25 @@ def _quieten() -> None:
 def _concerns_us(record: logging.LogRecord) -> bool:
     text = record.getMessage()
     return not ("may be present on this machine" in text and "Falling back to cpu" in " ".join(text.split()))
+
+    if jax.config.values["jax_compilation_cache_dir"] is None:
+        jax.config.update("jax_compilation_cache_dir", str(cache_folder()))
+        # Small programs too: a run consists of a few that take a second each to compile.
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+        jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+# Lowering a program to XLA, and XLA's own work or the look into its cache. Tracing, which nests, is not counted.
+_COMPILING = ("/jax/core/compile/jaxpr_to_mlir_module_duration", "/jax/core/compile/backend_compile_duration")
+
+
+def told_of_compiling(tell: Callable[[float], None]) -> Callable[[], None]:
+    """From now on `tell` gets the seconds of each program that was compiled; what is returned ends that."""
+    import jax.monitoring as monitoring
+
+    def hear(event: str, duration_secs: float, **_: str | int) -> None:
+        if event in _COMPILING:
+            tell(duration_secs)
+
+    monitoring.register_event_duration_secs_listener(hear)
+    return lambda: monitoring.unregister_event_duration_listener(hear)

@@ -1,15 +1,18 @@
 """What a run is made of: its environments, and the runner that drives its agent through them."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, closing
 from typing import Any
 
+from engram.agents.presets import reasons
 from engram.agents.q_learning import QLearner
 from engram.envs.device import is_device, make_device
+from engram.envs.host.build import check_unasked
 from engram.envs.host.make import make_host
 from engram.errors import SpecError
-from engram.run.machine import check_fits
+from engram.run.machine import amount, check_fits
 from engram.run.plan import RunPlan
+from engram.run.settings import Given
 from engram.runners.common import Runner
 from engram.runners.device import DeviceRunner
 from engram.runners.host import HostRunner
@@ -53,7 +56,7 @@ def make_runner(plan: RunPlan, agent: QLearner, environment: Any, device: bool) 
 
 
 def check_trust(plan: RunPlan, given: Given, named: bool) -> None:
-    """Raises Untrusted where the run's files alone name an environment, to train or to evaluate in, that would run code.
+    """Raises Untrusted where the run's files alone name an environment, for training or evaluation, that runs code.
 
     `named`: whether the user has named the environment too.
     """
@@ -69,7 +72,7 @@ def check_trust(plan: RunPlan, given: Given, named: bool) -> None:
 def notes_at_start(plan: RunPlan, agent: QLearner, environment: Any, on_device: bool) -> Iterator[str]:
     """What is said before a run begins: what was chosen and why, how large it is, what a checkpoint holds."""
     yield f"{plan.preset}: {reasons(plan.agent, plan.space)}; {plan.actions} actions"
-    sizes = "; ".join(f"{name}: {size / 1e9:.2f} GB a seed" for name, size in agent.nbytes().items() if size)
+    sizes = "; ".join(f"{name}: {amount(size)} a seed" for name, size in agent.nbytes().items() if size)
     yield f"{plan.agent.replay.capacity:,} rows of replay; {sizes}"
     if plan.steps <= plan.agent.replay.start:
         yield f"replay.start={plan.agent.replay.start} is not reached: nothing will be learned"

@@ -8,9 +8,11 @@ from typing import Any
 
 from engram.run.curve import plot_curve
 from engram.run.display import Display, clean, in_notebook, is_terminal
+from engram.run.machine import told_of_compiling
 from engram.run.metrics import METRICS_FILE
 
 LOG = logging.getLogger("engram")
+COMPILING = "compiling ..."
 
 
 def watched() -> bool:
@@ -33,25 +35,30 @@ class Progress:
 
     def on_start(self, trainer: Any) -> None:
         """The panel appears."""
-        self.display.title = title_of(trainer.plan)
-        self.display.explores = tuple(trainer.plan.agent.exploration.report(0))
+        explores = trainer.plan.agent.exploration.report(trainer.steps)
+        self.display.title, self.display.explores = title_of(trainer.plan), tuple(explores)
+        self._open.callback(told_of_compiling(self.display.compiled))
         self._open.enter_context(self.display)
+        self.display.begin({"step": trainer.steps, "total": trainer.plan.steps, "episodes": 0, **explores})
 
     def on_metrics(self, trainer: Any, metrics: Mapping[str, Any]) -> None:
         """The newest numbers."""
         self.display.update(metrics)
 
     def on_save(self, trainer: Any, saved: Any) -> None:
-        """A line that stays, except in a cell of a notebook, which they would fill."""
-        if not self.display.sparing:
+        """A fact of the panel; where there is none, a line, except in a cell of a notebook, which they would fill."""
+        self.display.saved(saved.step)
+        if not self.display.in_panel and not self.display.sparing:
             self.display.note(f"saved step {saved.step:,} id {saved.id}")
 
     def on_note(self, trainer: Any, text: str) -> None:
-        """A line that stays."""
-        self.display.note(text)
+        """A line that stays. The panel says by itself that programs are compiled."""
+        if text != COMPILING or not self.display.in_panel:
+            self.display.note(text)
 
     def on_stop(self, trainer: Any, reason: str) -> None:
-        """The panel stays as it is."""
+        """The panel stays, with the step that the run stopped at."""
+        self.display.end(trainer.steps)
         self.close()
 
     def close(self) -> None:
@@ -100,38 +107,29 @@ class Compiling:
     """Says that programs are being compiled when a trainer first learns, and how long that took."""
 
     def __init__(self) -> None:
-        self._before: float | None = None
-        self._done = False
+        self._open = ExitStack()
+        self._seconds, self._done = 0.0, False
 
     def on_start(self, trainer: Any) -> None:
         """From here to the first metrics, most of the time may be XLA's."""
         if not self._done:
-            self._before = _seconds_compiling()
-            trainer._tell("on_note", "compiling ...")
+            self._open.callback(told_of_compiling(self._count))
+            trainer._tell("on_note", COMPILING)
 
     def on_metrics(self, trainer: Any, metrics: Mapping[str, Any]) -> None:
         """The first metrics: everything was compiled."""
-        if not self._done and self._before is not None:
+        if not self._done:
             self._done = True
-            trainer._tell("on_note", f"compiled in {_seconds_compiling() - self._before:.1f} s")
+            self._open.close()
+            if self._seconds >= 1:
+                trainer._tell("on_note", f"compiled in {self._seconds:.0f} s")
 
+    def on_stop(self, trainer: Any, reason: str) -> None:
+        """Counts no further."""
+        self._open.close()
 
-_COMPILED: list[float] = []  # the sum of seconds, once it is counted
-
-
-def _seconds_compiling() -> float:
-    """Seconds that this process spent compiling, or reading compiled programs, since this was first asked."""
-    if not _COMPILED:
-        from jax import monitoring
-
-        _COMPILED.append(0.0)
-        monitoring.register_event_duration_secs_listener(_count)
-    return _COMPILED[0]
-
-
-def _count(event: str, duration_secs: float, **_: Any) -> None:
-    if event in ("/jax/core/compile/backend_compile_duration", "/jax/core/compile/jaxpr_to_mlir_module_duration"):
-        _COMPILED[0] += duration_secs
+    def _count(self, seconds: float) -> None:
+        self._seconds += seconds
 
 
 def callbacks_of(progress: bool | None, writes: bool) -> tuple[Any, ...]:

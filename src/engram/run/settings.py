@@ -12,8 +12,9 @@ from inspect import Parameter, Signature, signature
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar
 
-from engram import specs
+from engram import recipes, specs
 from engram.errors import SpecError, hint
+from engram.run.familiar import familiar
 from engram.run.loggers import named
 from engram.specs import NEEDED, setting, spec
 
@@ -40,6 +41,10 @@ class RunSettings:
     preset: str = setting(
         "auto", "which agent; `engram list presets` shows them, auto chooses by the environment", about=Flag("PRESET")
     )
+    recipe: str | None = setting(
+        None, "begin with the settings of a published result; `engram list recipes` shows them, best is the best",
+        about=Flag("NAME"),
+    )  # fmt: skip
     steps: int = setting(
         NEEDED, "environment steps to train in all, which schedules follow; when resuming, the new total",
         low=1, about=Flag("N", "the preset's", free=True),
@@ -160,8 +165,12 @@ class Given(NamedTuple):
     agent: dict[str, Any]  # settings by path
 
     @classmethod
-    def of(cls, keywords: Mapping[str, Any], overrides: Mapping[str, Any] | None) -> "Given":
-        """Raises SpecError for a value of a run's or session's; for the agent's see `check_names` and `override`."""
+    def of(cls, keywords: Mapping[str, Any], overrides: Mapping[str, Any] | None, env: Any = None) -> "Given":
+        """With a recipe, its settings stand where nothing was given.
+
+        Raises SpecError for a value of a run's or session's; for the agent's see `check_names` and `override`.
+        UnknownName for a recipe that `env` does not have.
+        """
         known = {
             name: value for name, value in keywords.items() if name in RUN | SESSION and value not in (None, {}, ())
         }
@@ -173,19 +182,57 @@ class Given(NamedTuple):
         run = {name: value for name, value in known.items() if name in RUN}
         session = Session(**{name: value for name, value in known.items() if name in SESSION})
         agent = {name.replace("__", "."): value for name, value in keywords.items() if name not in RUN | SESSION}
-        return cls(run, session, {**(overrides or {}), **agent})
+        agent = {**(overrides or {}), **agent}
+        if "recipe" in run and not session.resume:  # a resumed run has the settings already
+            run, agent = with_recipe(run, agent, env)
+        return cls(run, session, agent)
+
+
+def with_recipe(run: Mapping[str, Any], agent: Mapping[str, Any], env: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The settings of the recipe that `run` names for `env`, under those that were given.
+
+    Raises: SpecError for an environment that is not named by its id; UnknownName for a recipe that it does not have.
+    """
+    if not isinstance(env, str):
+        raise SpecError(f"recipe = {run['recipe']!r} was given with an environment object; name the environment's id")
+    recipe = recipes.find(env, run["recipe"])
+    arguments = recipe.run().get("env_args", {}) | run.get("env_args", {})
+    chosen = recipe.run() | dict(run) | ({"env_args": arguments} if arguments else {})
+    return chosen, recipe.agent() | dict(agent)
 
 
 def check_names(agent: Any, paths: Iterable[str]) -> None:
-    """Raises SpecError for a path that begins with no setting of `agent`, with the nearest name of all there are."""
+    """Raises SpecError for a path that is no setting of `agent`: with its name here if other libraries have one of
+    that name, else with the nearest name of all there are.
+    """
+    fields = {field.name: field for field in dataclasses.fields(agent)}
+    known = {row[0] for row in specs.describe(agent)}
     for path in paths:
-        first = path.partition(".")[0]
+        first, dot, _ = path.partition(".")
         if first in RUN | SESSION:
-            flag = (RUN | SESSION)[first].metadata["about"].name or first.replace("_", "-")
-            raise SpecError(f"{path!r} is a setting of the run, not of its agent; write --{flag}, in Python {first}=")
-        if first not in (field.name for field in dataclasses.fields(agent)):
-            known = [*RUN, *SESSION, "callbacks", "overrides", *(row[0] for row in specs.describe(agent))]
-            raise SpecError(f"{path!r} is not a setting of a run or its agent; {hint(path, known)}")
+            raise SpecError(f"{path!r} is a setting of the run, not of its agent; {written(first)}")
+        # Below a part, which settings there are depends on its kind, which another path may choose.
+        of_a_part = bool(dot) and first in fields and "role" in fields[first].metadata
+        if path not in known and path not in fields and not of_a_part and (way := familiar(path)):
+            note = f" ({way.note})" if way.note else ""
+            raise SpecError(f"{path!r} is called {way.path!r} here{note}; {written(way.path)}")
+        if first not in fields:
+            near = hint(path, [*RUN, *SESSION, "callbacks", "overrides", *known])
+            raise SpecError(f"{path!r} is not a setting of a run or its agent; {near}")
+
+
+def written(path: str) -> str:
+    """How a setting of a run or an agent is written."""
+    if path in RUN | SESSION:
+        metavar = (RUN | SESSION)[path].metadata["about"].metavar
+        return f"write {' '.join(filter(None, (flag_of(path), metavar)))}, in Python {path}="
+    python = path.replace(".", "__")
+    return f"write {path}=VALUE" + (f", in Python {python}=VALUE" if python != path else "")
+
+
+def flag_of(name: str) -> str:
+    """The flag of a setting of a run or a session."""
+    return "--" + ((RUN | SESSION)[name].metadata["about"].name or name.replace("_", "-"))
 
 
 # -- documentation -------------------------------------------------------------------------------------------

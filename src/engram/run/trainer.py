@@ -28,8 +28,8 @@ from engram.run.course import Course
 from engram.run.divergence import DivergenceWatch
 from engram.run.evaluating import Evaluating
 from engram.run.keeper import Keeper, Progress
-from engram.run.machine import keep_freed_memory, use_cache
 from engram.run.loggers import EVENTS, Logger, Loggers, check_loggers, loggers_for
+from engram.run.machine import keep_freed_memory, use_cache
 from engram.run.making import check_trust, make_agent, make_environment, make_runner, notes_at_start
 from engram.run.metrics import RunLog
 from engram.run.plan import RunPlan, info
@@ -79,7 +79,7 @@ class Trainer:
         """See `Trainer`."""
         self._no_cache = use_cache()
         keep_freed_memory()
-        self._given = Given.of({"preset": preset, **settings}, overrides)
+        self._given = Given.of({"preset": preset, **settings}, overrides, env)
         self.callbacks = tuple(callbacks)
         self.folder = self._given.session.run
         self._shown = callbacks_of(progress, writes=self.folder is not None)

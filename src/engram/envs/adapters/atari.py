@@ -80,8 +80,13 @@ def make_atari(spec: EnvSpec, env_args: dict[str, Any]) -> gymnasium.Env:
     )
 
 
+def defaults(spec: EnvSpec) -> dict[str, Any]:
+    """The arguments of `make_atari` with what they are for this id unless given."""
+    return {"sticky": spec.kwargs.get("repeat_action_probability", 0.25), **_DEFAULTS}
+
+
 def _settings(spec: EnvSpec, env_args: dict[str, Any]) -> dict[str, Any]:
-    settings = {"sticky": spec.kwargs.get("repeat_action_probability", 0.25), **_DEFAULTS}
+    settings = defaults(spec)
     for name, value in env_args.items():
         if name in settings:
             settings[name] = value

@@ -31,7 +31,7 @@ class CartPoleState(NamedTuple):
 @register_device("engram/CartPole-v1")
 @dataclass(frozen=True)
 class CartPole:
-    """Reward 1 for every step, the one at which the pole falls included.
+    """Balance a pole on a cart. Reward 1 for every step, the one at which the pole falls included.
 
     Observation: position (m), velocity (m/s), pole angle (rad, 0 upright), angular velocity (rad/s).
     Actions: 0 pushes left, 1 pushes right. Terminated beyond ±2.4 m or ±12°; truncated at step `max_steps`; both
