@@ -350,7 +350,8 @@ def show(chosen: Show, settings: Mapping[str, str]) -> None:
     from engram import specs
     from engram.agents.presets import preset
 
-    spec: Any = preset(chosen.preset, _space(chosen), chosen.steps)
+    space, clip = _seen(chosen)
+    spec: Any = preset(chosen.preset, space, chosen.steps, clip)
     spec = specs.override_all(spec, settings)
     rows = [(quote(f"{path}={specs.show(value)}"), kind, text) for path, kind, value, text in specs.describe(spec)]
     width = max(len(setting) for setting, _, _ in rows)
@@ -359,17 +360,17 @@ def show(chosen: Show, settings: Mapping[str, str]) -> None:
         print(clean(f"{setting:{width}}  # {text} ({kind})"))
 
 
-def _space(chosen: Show) -> Any:
-    """What an observation of the environment looks like."""
+def _seen(chosen: Show) -> tuple[Any, float]:
+    """What an observation of the environment looks like, and what its field clips rewards to."""
     from engram.envs.device import is_device, make_device
     from engram.envs.host.make import make_host
 
     arguments = dict(map(environment_argument, chosen.env_arg))
     if is_device(chosen.env):
-        return make_device(chosen.env, **arguments).observation_space
+        return make_device(chosen.env, **arguments).observation_space, 0.0
     host = make_host(chosen.env, seed=0, action_bins=chosen.action_bins, env_args=arguments)
     try:
-        return host.observation_space
+        return host.observation_space, host.reward_clip
     finally:
         host.close()
 

@@ -19,7 +19,7 @@ from engram.errors import SpaceError, SpecError
 from engram.play.evaluation import Evaluation, evaluation_seed
 from engram.play.observations import Stored
 from engram.play.playing import Policy, play_device, play_host
-from engram.spaces import Space
+from engram.spaces import Space, same
 
 Environment = str | gymnasium.Env | Callable[[], gymnasium.Env]
 
@@ -178,7 +178,7 @@ class TrainedAgent:
 
     def _checked(self, made: Any) -> Any:
         """The environment, if what it shows and takes is what the agent learned from."""
-        if (made.observation_space, made.actions) != (self.plan.space, self.plan.actions):
+        if not same(made.observation_space, self.plan.space) or made.actions != self.plan.actions:
             raise SpaceError(
                 f"{self._env} has {made.observation_space} and {made.actions} actions, but the agent learned from "
                 f"{self.plan.space} and {self.plan.actions} actions; choose an environment that has these"

@@ -164,7 +164,7 @@ def _check_whole(**numbers: int) -> None:
 
 
 def _check_sizes(envs: HostEnvs, model: AttentionDQN) -> None:
-    if envs.observation_space != model.space or envs.actions != model.action_size:
+    if not spaces.same(envs.observation_space, model.space) or envs.actions != model.action_size:
         raise SpaceError(
             f"the environment has states {envs.observation_space} and {envs.actions} actions, the model was made "
             f"for {model.space} and {model.action_size}; make it with those sizes"

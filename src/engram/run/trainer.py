@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import PyTree
 
 from engram import specs
-from engram.agents.presets import default_steps, kind_of, reasons
+from engram.agents.presets import assumptions, default_steps, kind_of, reasons
 from engram.agents.presets import preset as make_preset
 from engram.agents.q_learning import QLearner
 from engram.checkpoint.files import RunLock
@@ -37,6 +37,7 @@ from engram.run.stop import StopRequest
 from engram.runners.common import Runner
 from engram.runners.device import DeviceRunner
 from engram.runners.host import HostRunner
+from engram.spaces import same
 
 # Metrics lines and checkpoints of a whole run, and the most steps between two of them, unless told otherwise.
 LOG_POINTS, LOG_AT_LEAST = 100, 10_000
@@ -106,7 +107,8 @@ class Trainer:
         chosen, changes = self._given.run, self._given.agent
         space, actions = self._environment.observation_space, self._environment.actions
         total = default_steps(space) if steps is None else steps
-        agent = make_preset(chosen.get("preset", "auto"), space, total)
+        clip = getattr(self._environment, "reward_clip", 0.0)
+        agent = make_preset(chosen.get("preset", "auto"), space, total, clip)
         check_names(agent, changes)
         agent = specs.override_all(agent, changes)
         derived: dict[str, Any] = {
@@ -143,7 +145,7 @@ class Trainer:
         self._env = env if env is not None else plan.env
         self.plan = replace(plan, **{name: value for name, value in chosen.items() if name in FREE})
         self._environment = self._make_environment(self._env, vars(plan))
-        if (self._environment.observation_space, self._environment.actions) != (plan.space, plan.actions):
+        if not same(self._environment.observation_space, plan.space) or self._environment.actions != plan.actions:
             raise CheckpointError(
                 f"the environment now has {self._environment.observation_space} and {self._environment.actions} "
                 f"actions, but the run was started with {plan.space} and {plan.actions}; restore its version"
@@ -207,6 +209,8 @@ class Trainer:
     def _tell_start(self) -> None:
         plan = self.plan
         self._tell("on_note", f"{plan.preset}: {reasons(plan.agent, plan.space)}; {plan.actions} actions")
+        for sentence in assumptions(plan.agent, plan.space):
+            self._tell("on_note", sentence)
         sizes = "; ".join(f"{name}: {size / 1e9:.2f} GB a seed" for name, size in self.agent.nbytes().items() if size)
         self._tell("on_note", f"{plan.agent.replay.capacity:,} rows of replay; {sizes}")
         if plan.steps <= plan.agent.replay.start:

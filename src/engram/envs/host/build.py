@@ -89,6 +89,13 @@ def builder_of(env: str | gymnasium.Env | Callable[[], gymnasium.Env], env_args:
     raise SpecError(f"{env!r} is no environment; give an id, a gymnasium.Env or a function that returns one")
 
 
+def reward_clip(env: gymnasium.Env) -> float:
+    """What the field of this environment clips rewards to while learning; 0 for nothing, and for unknown ones."""
+    spec = env.spec
+    family = next((family for family in FAMILIES if spec is not None and family.claims(spec)), None)
+    return 0.0 if family is None else family.reward_clip(env)
+
+
 def _builder_of_spec(spec: EnvSpec, env_args: dict[str, Any]) -> Builder:
     adapter = next((family for family in FAMILIES if family.claims(spec)), plain)
     description = adapter.describe(spec, env_args)  # first, because it checks the arguments

@@ -21,7 +21,7 @@ from jaxtyping import PyTree
 
 from engram import spaces
 from engram.envs.host.batch import HostEnvs, HostStep, LocalEnvs, shown_space
-from engram.envs.host.build import Builder, EpisodesMaker, builder_of, ids
+from engram.envs.host.build import Builder, EpisodesMaker, builder_of, ids, reward_clip
 from engram.envs.host.capture import exact_registry, register_exact
 from engram.envs.host.episodes import Episodes
 from engram.envs.host.spaces import Observer
@@ -89,10 +89,11 @@ def convert_observation(space: gymnasium.Space, observation: Any) -> PyTree:
 def _make_asynchronous(builder: Builder, makers: list[EpisodesMaker], worker_timeout: float) -> AsyncEnvs:
     """The spaces must be known before the workers start (they share memory), so one environment is made here first."""
     first = Episodes(builder(), index=0, seed=makers[0].seed, action_bins=makers[0].action_bins)
+    clip = reward_clip(first.env)
     first.close()
     shown_space(first)
     makers = [replace(maker, masked=first.masked) for maker in makers]
-    return AsyncEnvs(makers, first.observer, first.action_table, builder.description, worker_timeout)
+    return AsyncEnvs(makers, first.observer, first.action_table, builder.description, worker_timeout, clip)
 
 
 def _check_numbers(envs: int, seed: int, worker_timeout: float) -> None:
