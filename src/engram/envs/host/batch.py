@@ -89,7 +89,7 @@ class LocalEnvs:
         self.actions = first.actions
         self.envs = len(makers)
         self.level: Level = weakest([episodes.level for episodes in self._episodes])
-        self.description = description
+        self.description = "; ".join(filter(None, (description, first.remark)))
         self.reward_clip = reward_clip(first.env)
         self.anew = np.zeros(self.envs, np.bool_)
 

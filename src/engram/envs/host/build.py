@@ -17,6 +17,7 @@ from engram.envs.adapters import plain
 from engram.envs.adapters.families import FAMILIES
 from engram.envs.host import capture
 from engram.envs.host.episodes import Episodes
+from engram.envs.host.masks import Source
 from engram.errors import SpecError, UnknownName, install
 
 
@@ -53,7 +54,7 @@ class EpisodesMaker:
     seed: int
     action_bins: int | None
     registry: capture.Registry
-    masked: bool | None = None  # see Episodes
+    masked: Source | None = None  # see Episodes
 
     def __call__(self, first: Episodes | None = None) -> Episodes:
         """`first` is another instance from the same builder: what it was found to be saves probing this one."""

@@ -93,7 +93,8 @@ def _make_asynchronous(builder: Builder, makers: list[EpisodesMaker], worker_tim
     first.close()
     shown_space(first)
     makers = [replace(maker, masked=first.masked) for maker in makers]
-    return AsyncEnvs(makers, first.observer, first.action_table, builder.description, worker_timeout, clip)
+    description = "; ".join(filter(None, (builder.description, first.remark)))
+    return AsyncEnvs(makers, first.observer, first.action_table, description, worker_timeout, clip)
 
 
 def _check_numbers(envs: int, seed: int, worker_timeout: float) -> None:
