@@ -1,5 +1,6 @@
 """Presets: what they take for granted of a space, and that they say so."""
 
+from functools import partial
 from typing import Any
 
 import gymnasium
@@ -7,10 +8,12 @@ import numpy as np
 import pytest
 from gymnasium import spaces as gym_spaces
 
-from engram import spaces
-from engram.agents.presets import PRESETS, assumptions, kind_of, preset
+from engram import spaces, specs
+from engram.agents.presets import PRESETS, assumptions, fitted, kind_of, preset
+from engram.agents.q_learning import QLearner
 from engram.agents.spec import AgentSpec
 from engram.envs.host.make import make_host
+from engram.run import trainer as trainer_file
 from engram.run.trainer import Trainer
 from engram.spaces import Box, Dict
 
@@ -103,3 +106,50 @@ def test_a_run_says_what_was_taken_for_granted():
     with Trainer("ALE/Pong-v5", steps=2, callbacks=(notes,), overrides={"replay.capacity": 1000}) as trainer:
         trainer.learn()
     assert any("rewards are learned from within +-1" in said for said in notes.said)
+
+
+# Numbers that nobody typed.
+
+
+@pytest.mark.parametrize("envs", [1, 3, 6, 8])
+@pytest.mark.parametrize("steps", [20, 300, 3000, 50_000])
+@pytest.mark.parametrize("name", PRESETS)
+def test_no_number_of_a_preset_is_the_reason_of_a_refusal(name: str, steps: int, envs: int):
+    for changes in ({}, {"replay.start": 64 * envs}, {"replay.capacity": 400 * envs}, {"replay.window": 100}):
+        if name not in ("drqn", "r2d2", "dtqn", "lru-dqn") and "replay.window" in changes:
+            continue
+        if preset(name, Box((4,)), steps).replay.window > 60 and "replay.start" in changes:
+            continue  # a window that was typed by nobody, but is longer than what is to be learned from
+        fit = partial(fitted, given=changes, steps=steps, envs=envs)
+        spec = specs.override_all(preset(name, Box((4,)), steps), changes, fit)
+        QLearner(spec, Box((4,)), 2, envs)
+        for path, value in changes.items():
+            assert dict((row[0], row[2]) for row in specs.describe(spec))[path] == value
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_numbers_that_fit_stay_as_the_preset_chose_them(name: str):
+    chosen = preset(name, Box((4,)), 50_000)
+    assert fitted(chosen, (), 50_000, 1) == chosen
+
+
+def test_a_short_run_learns_all_the_same():
+    spec = fitted(preset("lru-dqn", Box((4,)), 400), (), 400, 1)
+    assert spec.replay.start == spec.rows < 400
+
+
+def test_a_burn_in_follows_a_shorter_window():
+    fit = partial(fitted, given=["replay.window"], steps=9999, envs=1)
+    spec = specs.override_all(preset("r2d2", Box((4,)), 9999), {"replay.window": 30}, fit)
+    assert (spec.replay.window, spec.replay.burn_in) == (30, 10)
+
+
+def test_the_replay_of_large_pictures_is_fitted_to_the_memory(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(trainer_file, "available", lambda: 10**9)
+    monkeypatch.setattr(trainer_file, "check_fits", lambda parts: None)
+    notes = Notes()
+    with Trainer(Pictures, steps=1_000_000, callbacks=(notes,)) as trainer:
+        capacity = trainer.plan.agent.replay.capacity
+    assert 10**9 / 2 / 1700 < capacity < 10**9 / 2 / 1600
+    with Trainer(Pictures, steps=1_000_000, replay__capacity=700_000) as trainer:
+        assert trainer.plan.agent.replay.capacity == 700_000

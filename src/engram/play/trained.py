@@ -20,6 +20,7 @@ from engram.play.evaluation import Evaluation, evaluation_seed
 from engram.play.observations import Stored
 from engram.play.playing import Policy, play_device, play_host
 from engram.spaces import Space, same
+from engram.specs import Number, whole
 
 Environment = str | gymnasium.Env | Callable[[], gymnasium.Env]
 
@@ -74,8 +75,8 @@ class TrainedAgent:
 
     def evaluate(
         self,
-        episodes: int = 20,
-        seed: int = 0,
+        episodes: Number = 20,
+        seed: Number = 0,
         forget: bool = False,
         env: Environment | None = None,
         env_args: Mapping[str, Any] | None = None,
@@ -92,8 +93,7 @@ class TrainedAgent:
         With several seeds, each agent plays `episodes` episodes. With `life_loss`, which ends training episodes at
         every lost life, whole games are played.
         """
-        if episodes < 1:
-            raise SpecError(f"episodes = {episodes} was given; expected at least 1")
+        episodes, seed = whole("episodes", episodes, 1), whole("seed", seed, 0)
         if forget and not self.plan.agent.has_memory:
             raise SpecError("forget empties a working memory, and this agent has none; leave it out")
         if env is not None or env_args is not None:

@@ -20,16 +20,17 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
-from engram import spaces
+from engram import spaces, specs
 from engram.agents.policy import Mind, Seen, begin, look, still
 from engram.agents.q_learning import QLearner
 from engram.agents.spec import AgentSpec, OptimizerSpec, RecallSpec, ReplaySpec, TargetSpec
 from engram.encoders.features import FeaturesSpec
 from engram.envs.host.make import HostEnvs, make_host
-from engram.errors import SpaceError, SpecError
+from engram.errors import SpaceError
 from engram.exploration.greedy import EpsilonGreedySpec
 from engram.external.episodic import EpisodicSpec
 from engram.losses.bootstrap import FromMemorySpec
+from engram.precision import all_in_32_bits
 from engram.replay.draw import Replay
 from engram.run.machine import check_fits
 from engram.runners.host import HostRunner
@@ -37,6 +38,7 @@ from engram.runners.host import HostRunner
 LEARN_EVERY = 4  # environment steps for each gradient step
 
 
+@all_in_32_bits
 class AttentionDQN:
     """Q from attention over the features of the state, and over what similar states came to.
 
@@ -50,8 +52,19 @@ class AttentionDQN:
     `memory` is the external memory: what was met so far, which `train` writes and every call may read.
     """
 
-    def __init__(self, state_size: int, action_size: int, hidden_size: int, *, capacity: int = 10_000, seed: int = 0):
-        _check_whole(state_size=state_size, action_size=action_size, hidden_size=hidden_size)
+    def __init__(
+        self,
+        state_size: specs.Number,
+        action_size: specs.Number,
+        hidden_size: specs.Number,
+        *,
+        capacity: specs.Number = 10_000,
+        seed: specs.Number = 0,
+    ):
+        state_size, action_size, hidden_size, capacity = _whole(
+            state_size=state_size, action_size=action_size, hidden_size=hidden_size, capacity=capacity
+        )
+        seed = specs.whole("seed", seed, 0)
         self.spec = AgentSpec(
             encoder=FeaturesSpec(width=hidden_size),
             external=EpisodicSpec(capacity=capacity, neighbours=min(25, capacity // action_size)),
@@ -95,10 +108,8 @@ class AttentionDQN:
 class ReplayBuffer:
     """The newest steps, from which batches are drawn uniformly. `len` of it is how many it holds."""
 
-    def __init__(self, capacity: int):
-        if not isinstance(capacity, int) or capacity < 32:
-            raise SpecError(f"capacity = {capacity!r} was given; expected a whole number of at least 32")
-        self.capacity = capacity
+    def __init__(self, capacity: specs.Number):
+        self.capacity = specs.whole("capacity", capacity, 32)
         self._replay: Replay | None = None
 
     def __len__(self) -> int:
@@ -109,8 +120,8 @@ def train(
     env: gymnasium.Env | str | Callable[[], gymnasium.Env],
     model: AttentionDQN,
     replay_buffer: ReplayBuffer,
-    epochs: int,
-    batch_size: int,
+    epochs: specs.Number,
+    batch_size: specs.Number,
 ) -> list[float]:
     """Plays `epochs` episodes and learns from them: a gradient step after every 4 steps of the environment.
 
@@ -120,7 +131,7 @@ def train(
     Raises SpaceError if the environment's states or actions are not of the model's sizes, SpecError for numbers that
     make no sense.
     """
-    _check_whole(epochs=epochs, batch_size=batch_size)
+    epochs, batch_size = _whole(epochs=epochs, batch_size=batch_size)
     envs = make_host(env, seed=model.seed + model._steps)
     with nullcontext() if isinstance(env, gymnasium.Env) else closing(envs):
         _check_sizes(envs, model)
@@ -157,10 +168,8 @@ def _runner(envs: HostEnvs, model: AttentionDQN, replay_buffer: ReplayBuffer, ba
     return runner
 
 
-def _check_whole(**numbers: int) -> None:
-    for name, value in numbers.items():
-        if not isinstance(value, int) or value < 1:
-            raise SpecError(f"{name} = {value!r} was given; expected a whole number of at least 1")
+def _whole(**numbers: specs.Number) -> list[int]:
+    return [specs.whole(name, value, 1) for name, value in numbers.items()]
 
 
 def _check_sizes(envs: HostEnvs, model: AttentionDQN) -> None:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack, closing
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,10 @@ import numpy as np
 from jaxtyping import PyTree
 
 from engram import specs
-from engram.agents.presets import assumptions, default_steps, kind_of, reasons
+from engram.agents.presets import assumptions, default_steps, fitted, kind_of, reasons
 from engram.agents.presets import preset as make_preset
 from engram.agents.q_learning import QLearner
+from engram.agents.spec import AgentSpec
 from engram.checkpoint.files import RunLock
 from engram.checkpoint.store import Saved, SaveFailed
 from engram.envs.device import is_device, make_device
@@ -29,10 +30,10 @@ from engram.play.evaluation import Evaluation
 from engram.play.trained import Environment, TrainedAgent
 from engram.run import keeper as keeping
 from engram.run.keeper import Keeper
-from engram.run.machine import check_fits, keep_freed_memory, use_cache
+from engram.run.machine import SHARE, available, check_fits, keep_freed_memory, use_cache
 from engram.run.metrics import RunLog
 from engram.run.plan import RunPlan, holds_run, info
-from engram.run.settings import FREE, Given, check, check_names, takes_settings
+from engram.run.settings import FREE, Given, check_names, takes_settings
 from engram.run.stop import StopRequest
 from engram.runners.common import Runner
 from engram.runners.device import DeviceRunner
@@ -83,6 +84,7 @@ class Trainer:
         self._runner: Runner | None = None
         self._seconds = 0.0
         self._failed_saves = 0
+        self._remark = ""  # what of a preset had to be fitted to this machine
         self._saved_step: int | None = None
         self._predictor: tuple[int, TrainedAgent] | None = None
         begin = self._resume if self._given.session.resume else self._begin
@@ -110,7 +112,8 @@ class Trainer:
         clip = getattr(self._environment, "reward_clip", 0.0)
         agent = make_preset(chosen.get("preset", "auto"), space, total, clip)
         check_names(agent, changes)
-        agent = specs.override_all(agent, changes)
+        fit = partial(fitted, given=changes.keys(), steps=total, envs=chosen.get("envs", 1))
+        agent = self._within_memory(specs.override_all(agent, changes, fit), changes)
         derived: dict[str, Any] = {
             "log_every": min(max(1, total // LOG_POINTS), LOG_AT_LEAST),
             "save_every": min(max(1, total // SAVE_POINTS), SAVE_AT_LEAST),
@@ -123,6 +126,21 @@ class Trainer:
             actions=actions,
             **{**derived, **chosen, "steps": total},
         )
+
+    def _within_memory(self, agent: AgentSpec, given: Mapping[str, Any]) -> AgentSpec:
+        """The agent with as many rows of replay as this machine holds, where nobody said how many."""
+        made, chosen = self._environment, self._given.run
+        if "replay.capacity" in given or (free := available()) is None:
+            return agent
+        learner = QLearner(agent, made.observation_space, made.actions, chosen.get("envs", 1))
+        size = chosen.get("seeds", 1) * learner.nbytes()["replay"]
+        if size <= SHARE * free:
+            return agent
+        capacity = int(agent.replay.capacity * free / 2 / size)
+        self._remark = (
+            f"replay.capacity = {capacity:,} rows, half of the free memory; the preset has {agent.replay.capacity:,}"
+        )
+        return specs.override(agent, "replay.capacity", capacity)
 
     def _resume(self, env: Environment | None) -> None:
         """The run in `folder` from its newest verified checkpoint, as it was planned."""
@@ -209,7 +227,7 @@ class Trainer:
     def _tell_start(self) -> None:
         plan = self.plan
         self._tell("on_note", f"{plan.preset}: {reasons(plan.agent, plan.space)}; {plan.actions} actions")
-        for sentence in assumptions(plan.agent, plan.space):
+        for sentence in filter(None, (*assumptions(plan.agent, plan.space), self._remark)):
             self._tell("on_note", sentence)
         sizes = "; ".join(f"{name}: {size / 1e9:.2f} GB a seed" for name, size in self.agent.nbytes().items() if size)
         self._tell("on_note", f"{plan.agent.replay.capacity:,} rows of replay; {sizes}")
@@ -226,14 +244,14 @@ class Trainer:
         """The global step."""
         return self._runner.steps if self._runner else 0
 
-    def learn(self, steps: int | None = None) -> "Trainer":
+    def learn(self, steps: specs.Number | None = None) -> "Trainer":
         """Trains for `steps` more environment steps, or up to the planned total.
 
         The first call may set the plan: `Trainer(env).learn(50_000)` is a run planned for 50,000 steps.
 
         Raises: Interrupted after a signal, once the state is saved; EngramError if environment or learning fail.
         """
-        check({} if steps is None else {"steps": steps})
+        steps = None if steps is None else specs.whole("steps", steps, 1)
         if self._runner is None and steps is not None and "steps" not in self._given.run:
             self.plan = self._plan_for(steps)
         runner = self.runner
@@ -352,8 +370,8 @@ class Trainer:
 
     def evaluate(
         self,
-        episodes: int = 20,
-        seed: int = 0,
+        episodes: specs.Number = 20,
+        seed: specs.Number = 0,
         forget: bool = False,
         env: Environment | None = None,
         env_args: Mapping[str, Any] | None = None,
