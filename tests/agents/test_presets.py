@@ -124,7 +124,7 @@ def test_no_number_of_a_preset_is_the_reason_of_a_refusal(name: str, steps: int,
         spec = specs.override_all(preset(name, Box((4,)), steps), changes, fit)
         QLearner(spec, Box((4,)), 2, envs)
         for path, value in changes.items():
-            assert dict((row[0], row[2]) for row in specs.describe(spec))[path] == value
+            assert {row[0]: row[2] for row in specs.describe(spec)}[path] == value
 
 
 @pytest.mark.parametrize("name", PRESETS)

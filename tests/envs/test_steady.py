@@ -1,4 +1,4 @@
-"""Environments whose dtypes drift, that are defined twice, or run in a process of 64 bits: they learn, or it is said."""
+"""Environments whose dtypes drift, that are defined twice, or run in 64 bits: they learn, or it is said."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass

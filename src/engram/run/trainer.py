@@ -33,7 +33,7 @@ from engram.run.keeper import Keeper
 from engram.run.machine import SHARE, available, check_fits, keep_freed_memory, use_cache
 from engram.run.metrics import RunLog
 from engram.run.plan import RunPlan, holds_run, info
-from engram.run.settings import FREE, Given, check_names, takes_settings
+from engram.run.settings import FREE, Given, check, check_names, takes_settings
 from engram.run.stop import StopRequest
 from engram.runners.common import Runner
 from engram.runners.device import DeviceRunner
@@ -251,11 +251,11 @@ class Trainer:
 
         Raises: Interrupted after a signal, once the state is saved; EngramError if environment or learning fail.
         """
-        steps = None if steps is None else specs.whole("steps", steps, 1)
-        if self._runner is None and steps is not None and "steps" not in self._given.run:
-            self.plan = self._plan_for(steps)
+        wanted: int | None = None if steps is None else check({"steps": steps})["steps"]
+        if self._runner is None and wanted is not None and "steps" not in self._given.run:
+            self.plan = self._plan_for(wanted)
         runner = self.runner
-        goal = self.plan.steps if steps is None else self.steps + steps
+        goal = self.plan.steps if wanted is None else self.steps + wanted
         reason = "error"
         self._tell("on_start")
         with StopRequest() as stop, ExitStack() as files:

@@ -91,7 +91,8 @@ class Episodes:
             self._check_mask_space(space.spaces[MASK])
             masked = ""
         found = find_masks(env, PROBE_SEED, self.action_table[0].copy()) if masked is None else Found(masked)
-        self.masked, self.remark = found
+        self.masked: Source = found.source
+        self.remark = found.remark
         if self.masked:
             self.observer = Observer(_with_mask(space, self.actions))
         self._mask = self.observer.mask

@@ -80,7 +80,7 @@ def joint(mask: np.ndarray, space: gymnasium.Space, actions: int) -> np.ndarray:
         return mask
     parts = np.split(mask != 0, np.cumsum(sizes)[:-1])
     grid = np.stack(np.meshgrid(*parts, indexing="ij"), axis=-1).reshape(actions, len(sizes))
-    return grid.all(-1)
+    return np.asarray(grid.all(-1))
 
 
 def values_of(space: gymnasium.Space) -> list[int] | None:
