@@ -8,6 +8,7 @@ that registers parts, and is imported when a name is not found or names are list
 import warnings
 from collections.abc import Callable
 from typing import TypeVar
+from weakref import WeakKeyDictionary
 
 from engram.errors import UnknownName, hint, is_fault, told
 
@@ -15,6 +16,7 @@ Spec = TypeVar("Spec", bound=type)
 
 GROUP = "engram.parts"  # of entry points
 _SHELVES: dict[str, dict[str, type]] = {}
+_FORMER: WeakKeyDictionary[type, str] = WeakKeyDictionary()  # classes that were defined again, which agents still use
 _IMPORTED: set[str] = set()  # `GROUP` once its entry points were imported: looking for them takes milliseconds
 
 
@@ -29,19 +31,29 @@ class UnknownPart(UnknownName):
 
 
 def register(role: str, name: str) -> Callable[[Spec], Spec]:
-    """Class decorator: `@register("encoder", "vector")` above a spec makes `encoder=vector` a valid setting."""
+    """Class decorator: `@register("encoder", "vector")` above a spec makes `encoder=vector` a valid setting.
+
+    The same class defined again, as by a notebook's cell that is run twice, takes the place of the former one.
+    """
 
     def put(spec: Spec) -> Spec:
         shelf = _SHELVES.setdefault(role, {})
-        if name in shelf:
+        if name in shelf and not is_again(spec, shelf[name]):
             raise ValueError(
                 f"{role} {name!r} is already {shelf[name].__module__}.{shelf[name].__qualname__}; "
                 f"register {spec.__qualname__} under another name"
             )
+        if name in shelf:
+            _FORMER[shelf[name]] = name
         shelf[name] = spec
         return spec
 
     return put
+
+
+def is_again(new: type, old: type) -> bool:
+    """Whether a class is another one defined again: under the same name, in the same module."""
+    return (new.__module__, new.__qualname__) == (old.__module__, old.__qualname__)
 
 
 def find(role: str, name: str) -> type:
@@ -58,6 +70,8 @@ def name_of(role: str, spec: type) -> str:
     for name, known in _SHELVES.get(role, {}).items():
         if known is spec:
             return name
+    if spec in _FORMER:
+        return _FORMER[spec]
     raise UnknownName(f'{spec.__qualname__} is not a registered {role}; put @register("{role}", "name") above it')
 
 

@@ -29,6 +29,7 @@ from engram.agents.recall.state import Record
 from engram.agents.spec import AgentSpec
 from engram.bits import LAST, TURN, counted, held_back, next_words, whole
 from engram.errors import SpecError
+from engram.precision import all_in_32_bits
 from engram.replay import ring
 from engram.replay.draw import Replay
 from engram.replay.ring import Ring
@@ -64,6 +65,7 @@ class Noted(NamedTuple):
     record: Record | None  # what the external memory is to remember; None without one
 
 
+@all_in_32_bits
 @dataclass(frozen=True)
 class QLearner:
     """A Q-learner for `envs` environments with one observation space and `actions` discrete actions."""

@@ -27,7 +27,11 @@ from jaxtyping import Array, Bool, Float, Int, PyTree, UInt32
 
 from engram import spaces
 from engram.bits import hashed, uniform
+from engram.envs.steady import steady
 from engram.errors import EnvironmentFault, SpecError, UnknownName, hint
+from engram.precision import in_32_bits
+from engram.registry import is_again
+from engram.specs import plain
 
 EnvState = Any  # a pytree of arrays (a NamedTuple here), known to its environment only
 E = TypeVar("E")
@@ -96,7 +100,8 @@ def register_device(id: str, **fixed: Any) -> Callable[[type[E]], type[E]]:
     """Class decorator: lists a frozen dataclass under `id`, with some of its fields `fixed` by that id.
 
     Its other fields are the arguments of `make_device(id, ...)`.
-    SpecError if it is no frozen dataclass, or `id` is taken.
+    The same class defined again, as by a notebook's cell that is run twice, takes the place of the former one.
+    SpecError if it is no frozen dataclass, or another class has the `id`.
     """
 
     def put(kind: type[E]) -> type[E]:
@@ -106,7 +111,7 @@ def register_device(id: str, **fixed: Any) -> Callable[[type[E]], type[E]]:
                 f"{kind.__qualname__} cannot be registered as {id!r}: it must be static under jit; "
                 "put @dataclass(frozen=True) below @register_device"
             )
-        if id in _CATALOGUE:
+        if id in _CATALOGUE and not is_again(kind, _CATALOGUE[id].kind):
             taken = _CATALOGUE[id].kind
             raise SpecError(
                 f"environment {id!r} is already {taken.__module__}.{taken.__qualname__}; "
@@ -175,6 +180,7 @@ def make_device(id: str, **env_args: Any) -> DeviceEnv:
     known = entry.arguments
     listed = f"its arguments are {', '.join(known)}" if known else "it takes no arguments"
     types = get_type_hints(entry.kind)
+    env_args = {name: _as_whole(plain(value), types.get(name)) for name, value in env_args.items()}
     for name, value in env_args.items():
         if name not in known:
             raise SpecError(f"{name!r} is not an argument of {id}; {listed}")
@@ -187,7 +193,13 @@ def make_device(id: str, **env_args: Any) -> DeviceEnv:
         raise SpecError(f"{id} needs {', '.join(missing)}, which was not given; {listed}")
     # 1 and 1.0 must be one environment: the same hash, the same compiled program.
     env_args = {name: float(value) if types[name] is float else value for name, value in env_args.items()}
-    return entry.kind(**entry.fixed, **env_args)
+    env = entry.kind(**entry.fixed, **env_args)
+    return env if entry.kind.__module__.startswith("engram.") else steady(env, id)  # ours are tested
+
+
+def _as_whole(value: Any, wanted: Any) -> Any:
+    """1e4 as 10,000 where a whole number is wanted."""
+    return int(value) if wanted is int and isinstance(value, float) and value.is_integer() else value
 
 
 def _required(field: Any) -> bool:
@@ -214,6 +226,7 @@ def at_least(env: Any, name: str, smallest: int) -> None:
         raise SpecError(f"{name} = {value!r} is too small for {type(env).__name__}; give {smallest} or more")
 
 
+@in_32_bits
 def check_device_env(env: DeviceEnv, *, steps: int = 200, seed: int = 0) -> None:
     """EnvironmentFault, naming what is broken, unless `env` keeps the contract of `DeviceEnv`.
 

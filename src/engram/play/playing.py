@@ -19,6 +19,7 @@ from engram.bits import next_words
 from engram.envs.device import DeviceEnv, where_done
 from engram.envs.host.make import HostEnvs
 from engram.errors import SpecError
+from engram.precision import all_in_32_bits, in_32_bits
 
 Keep = Callable[[Seen, Look], PyTree]
 
@@ -32,6 +33,7 @@ class Played(NamedTuple):
     running: np.ndarray | Bool[Array, "steps envs"] | None = None  # which kept rows belong to a counted episode
 
 
+@all_in_32_bits
 class Policy:
     """A mind with the state of its frame stack and working memory, for anything with a leading axis [envs]."""
 
@@ -138,6 +140,7 @@ class Playing(NamedTuple):
     lengths: Int[Array, "episodes"]
 
 
+@in_32_bits
 @partial(jax.jit, static_argnums=0, static_argnames=("spec", "episodes", "keep", "steps"))
 def play_device(
     env: DeviceEnv,

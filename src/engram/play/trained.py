@@ -20,7 +20,8 @@ from engram.errors import SpaceError, SpecError
 from engram.play.evaluation import Evaluation, evaluation_seed
 from engram.play.observations import Stored
 from engram.play.playing import Policy, play_device, play_host
-from engram.spaces import Space
+from engram.spaces import Space, same
+from engram.specs import Number, whole
 
 Environment = str | gymnasium.Env | Callable[[], gymnasium.Env]
 
@@ -89,8 +90,8 @@ class TrainedAgent:
 
     def evaluate(
         self,
-        episodes: int = 20,
-        seed: int = 0,
+        episodes: Number = 20,
+        seed: Number = 0,
         forget: bool = False,
         env: Environment | None = None,
         env_args: Mapping[str, Any] | None = None,
@@ -107,8 +108,7 @@ class TrainedAgent:
         With several seeds, each agent plays `episodes` episodes. With `life_loss`, which ends training episodes at
         every lost life, whole games are played.
         """
-        if episodes < 1:
-            raise SpecError(f"episodes = {episodes} was given; expected at least 1")
+        episodes, seed = whole("episodes", episodes, 1), whole("seed", seed, 0)
         if forget and not self.plan.agent.has_memory:
             raise SpecError("forget empties a working memory, and this agent has none; leave it out")
         if env is not None or env_args is not None:
@@ -196,7 +196,7 @@ class TrainedAgent:
 
     def _checked(self, made: Any) -> Any:
         """The environment, if what it shows and takes is what the agent learned from."""
-        if (made.observation_space, made.actions) != (self.plan.space, self.plan.actions):
+        if not same(made.observation_space, self.plan.space) or made.actions != self.plan.actions:
             raise SpaceError(
                 f"{self._env} has {made.observation_space} and {made.actions} actions, but the agent learned from "
                 f"{self.plan.space} and {self.plan.actions} actions; choose an environment that has these"

@@ -22,13 +22,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
-from engram import spaces
+from engram import spaces, specs
 from engram.agents.policy import Mind, Seen, begin, look, still
 from engram.agents.presets import preset
 from engram.agents.q_learning import QLearner
 from engram.agents.spec import AgentSpec
 from engram.envs.host.make import HostEnvs, make_host
-from engram.errors import EnvironmentFault, Interrupted, SpaceError, SpecError
+from engram.errors import EnvironmentFault, Interrupted, SpaceError
+from engram.precision import all_in_32_bits
 from engram.replay.draw import Replay
 from engram.run.machine import check_fits, keep_freed_memory, use_cache
 from engram.run.stop import StopRequest
@@ -39,10 +40,10 @@ from engram.runners.learner import compiled_init
 STEPS = 20_000
 GROUP = 8  # moments of learning in one call, as the trainer has for small networks
 LOG = logging.getLogger("engram")
-Whole = int | float | np.number[Any]  # a whole number as people give it: 1e4, and NumPy's
 LONGEST = 100_000  # steps of an episode, unless told otherwise
 
 
+@all_in_32_bits
 class AttentionDQN:
     """Q from a network, and from attention over what similar states came to: the agent of the preset `attention-dqn`.
 
@@ -59,11 +60,20 @@ class AttentionDQN:
     """
 
     def __init__(
-        self, state_size: Whole, action_size: Whole, hidden_size: Whole, *, capacity: Whole = 10_000, seed: Whole = 0
+        self,
+        state_size: specs.Number,
+        action_size: specs.Number,
+        hidden_size: specs.Number,
+        *,
+        capacity: specs.Number = 10_000,
+        seed: specs.Number = 0,
     ):
-        self.state_size, self.action_size = whole("state_size", state_size), whole("action_size", action_size)
-        self.hidden_size, self.seed = whole("hidden_size", hidden_size), whole("seed", seed, least=0)
-        capacity = whole("capacity", capacity, least=self.action_size)
+        self.state_size, self.action_size = (
+            specs.whole("state_size", state_size, 1),
+            specs.whole("action_size", action_size, 1),
+        )
+        self.hidden_size, self.seed = specs.whole("hidden_size", hidden_size, 1), specs.whole("seed", seed, 0)
+        capacity = specs.whole("capacity", capacity, self.action_size)
         use_cache()
         keep_freed_memory()
         self.space = spaces.Box((self.state_size,))
@@ -104,8 +114,8 @@ class AttentionDQN:
 class ReplayBuffer:
     """The newest steps, from which batches are drawn uniformly. `len` of it is how many it holds."""
 
-    def __init__(self, capacity: Whole):
-        self.capacity = whole("capacity", capacity, least=32)
+    def __init__(self, capacity: specs.Number):
+        self.capacity = specs.whole("capacity", capacity, 32)
         self._replay: Replay | None = None
 
     def __len__(self) -> int:
@@ -119,10 +129,10 @@ def train(
     env: gymnasium.Env | str | Callable[[], gymnasium.Env],
     model: AttentionDQN,
     replay_buffer: ReplayBuffer,
-    epochs: Whole,
-    batch_size: Whole,
+    epochs: specs.Number,
+    batch_size: specs.Number,
     *,
-    max_episode_steps: Whole = LONGEST,
+    max_episode_steps: specs.Number = LONGEST,
 ) -> list[float]:
     """Plays `epochs` episodes and learns from them: a gradient step after every 2 steps of the environment.
 
@@ -133,8 +143,8 @@ def train(
     make no sense, EnvironmentFault for an episode that does not end within `max_episode_steps`, Interrupted after a
     signal. After the last two, model and buffer hold what was learned.
     """
-    epochs, batch_size = whole("epochs", epochs), whole("batch_size", batch_size)
-    longest = whole("max_episode_steps", max_episode_steps)
+    epochs, batch_size = specs.whole("epochs", epochs, 1), specs.whole("batch_size", batch_size, 1)
+    longest = specs.whole("max_episode_steps", max_episode_steps, 1)
     envs = make_host(env, seed=model.seed + model._steps)
     with nullcontext() if isinstance(env, gymnasium.Env) else closing(envs):
         _check_sizes(envs, model)
@@ -210,19 +220,8 @@ def _copy(state: PyTree) -> PyTree:
     return jax.tree.map(jnp.copy, state)
 
 
-def whole(name: str, value: Any, least: int = 1) -> int:
-    """A whole number as people give it: 1e4 and NumPy's too. SpecError for anything else."""
-    try:
-        number = int(value)
-        if number == value and number >= least and not isinstance(value, bool | str):
-            return number
-    except (TypeError, ValueError, OverflowError):
-        pass
-    raise SpecError(f"{name} = {value!r} was given; expected a whole number of at least {least}")
-
-
 def _check_sizes(envs: HostEnvs, model: AttentionDQN) -> None:
-    if envs.observation_space != model.space or envs.actions != model.action_size:
+    if not spaces.same(envs.observation_space, model.space) or envs.actions != model.action_size:
         raise SpaceError(
             f"the environment has states {envs.observation_space} and {envs.actions} actions, the model was made "
             f"for {model.space} and {model.action_size}; make it with those sizes"

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, closing
 from typing import Any
 
-from engram.agents.presets import reasons
+from engram.agents.presets import assumptions, reasons
 from engram.agents.q_learning import QLearner
 from engram.envs.device import is_device, make_device
 from engram.envs.host.build import check_unasked
@@ -72,6 +72,7 @@ def check_trust(plan: RunPlan, given: Given, named: bool) -> None:
 def notes_at_start(plan: RunPlan, agent: QLearner, environment: Any, on_device: bool) -> Iterator[str]:
     """What is said before a run begins: what was chosen and why, how large it is, what a checkpoint holds."""
     yield f"{plan.preset}: {reasons(plan.agent, plan.space)}; {plan.actions} actions"
+    yield from assumptions(plan.agent, plan.space)
     sizes = "; ".join(f"{name}: {amount(size)} a seed" for name, size in agent.nbytes().items() if size)
     yield f"{plan.agent.replay.capacity:,} rows of replay; {sizes}"
     if plan.steps <= plan.agent.replay.start:

@@ -18,12 +18,14 @@ the replay, of networks) and the start of learning stay as they were first plann
 """
 
 from dataclasses import replace
-from functools import reduce
+from functools import partial, reduce
 from typing import Any
 
 from engram import specs
-from engram.agents.presets import default_steps, kind_of, preset
+from engram.agents.presets import default_steps, fitted, kind_of, preset
+from engram.agents.q_learning import QLearner
 from engram.agents.spec import AgentSpec
+from engram.run.machine import SHARE, available
 from engram.run.plan import OF_AGENT, RunPlan
 from engram.run.settings import Given, check_names
 from engram.spaces import Space
@@ -39,20 +41,23 @@ RHYTHM = ("log_every", "save_every", "evaluate_every")
 
 
 def new_plan(
-    env: str | None, given: Given, space: Space, actions: int, device: bool, steps: int | None, like: RunPlan | None
+    env: str | None, given: Given, made: Any, device: bool, steps: int | None, like: RunPlan | None
 ) -> RunPlan:
     """The plan of a new run of `steps`, or of the usual length.
 
-    `like` is the plan of a run whose weights this one begins with: its agent is changed by what was given, unless
+    `made` is the environment, or the batch of them. `like` is the plan
+    of a run whose weights this one begins with: its agent is changed by what was given, unless
     another preset was named.
     """
-    chosen, changes = given.run, given.agent
+    chosen, changes, space = given.run, given.agent, made.observation_space
     total = default_steps(space) if steps is None else steps
     name = chosen.get("preset", like.preset if like else "auto")
     kept = like if like and "preset" not in chosen else None
-    agent = kept.agent if kept else preset(name, space, total)
+    agent = kept.agent if kept else preset(name, space, total, getattr(made, "reward_clip", 0.0))
     check_names(agent, changes)
-    agent = specs.override_all(agent, changes)
+    fit = partial(fitted, given=changes.keys(), steps=total, envs=chosen.get("envs", 1))
+    agent = specs.override_all(agent, changes, None if kept else fit)
+    agent = agent if kept else within_memory(agent, given, made)
     stated = () if kept is None else [path for path in SCHEDULES if path not in kept.schedules]
     schedules = [path for path in SCHEDULES if _has(agent, path) and not _given(changes, path) and path not in stated]
     follows = [item for item in ("steps", *RHYTHM) if item not in chosen] + [OF_AGENT + path for path in schedules]
@@ -60,9 +65,20 @@ def new_plan(
     single = device or agent.has_memory or kind_of(space) != "vector"
     derived: dict[str, Any] = {**_rhythm(total, chosen), "group": 1 if single else GROUP, "preset": name}
     return RunPlan(
-        env=env, agent=agent, space=space, actions=actions, horizon=total, follows=tuple(follows),
+        env=env, agent=agent, space=space, actions=made.actions, horizon=total, follows=tuple(follows),
         **{**derived, **chosen, "steps": total},
     )  # fmt: skip
+
+
+def within_memory(agent: AgentSpec, given: Given, made: Any) -> AgentSpec:
+    """The agent with as many rows of replay as this machine holds, where nobody said how many."""
+    if "replay.capacity" in given.agent or (free := available()) is None:
+        return agent
+    learner = QLearner(agent, made.observation_space, made.actions, given.run.get("envs", 1))
+    size = given.run.get("seeds", 1) * learner.nbytes()["replay"]
+    if size <= SHARE * free:
+        return agent
+    return specs.override(agent, "replay.capacity", int(agent.replay.capacity * free / 2 / size))
 
 
 def longer(plan: RunPlan, goal: int, now: int) -> RunPlan:

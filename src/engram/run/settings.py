@@ -143,18 +143,29 @@ def default_of(name: str) -> str:
 # -- what was given ------------------------------------------------------------------------------------------
 
 
-def check(given: Mapping[str, Any]) -> None:
-    """Raises SpecError for the first setting of a run or session with a value of the wrong type or out of range."""
+def check(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings as they are held (1e4 steps are 10,000).
+
+    Raises SpecError for the first setting of a run or session with a value of the wrong type or out of range.
+    """
+    held = {}
     for name, value in given.items():
         home = RunSettings if name in RUN else Session
-        if not specs.is_legal(home, name, value):
-            raise SpecError(f"{name} = {value!r} was given; expected {specs.expected(home, name)}")
-    _check_seeds(given.get("seed", 0), given.get("seeds", 1))
+        try:
+            held[name] = specs.fitted(home, name, value)
+        except SpecError:
+            raise SpecError(f"{name} = {value!r} was given; expected {specs.expected(home, name)}") from None
+    _check_seeds(held.get("seed", 0), held.get("seeds", 1))
+    return held
 
 
 def _check_seeds(seed: int, seeds: int) -> None:
     if seed + seeds > SEEDS:
         raise SpecError(f"seed = {seed} was given; expected seeds below 2^32 = {SEEDS}")
+
+
+def _is_nothing(value: Any) -> bool:
+    return value is None or (isinstance(value, Mapping) and not value)
 
 
 class Given(NamedTuple):
@@ -171,14 +182,12 @@ class Given(NamedTuple):
         Raises SpecError for a value of a run's or session's; for the agent's see `check_names` and `override`.
         UnknownName for a recipe that `env` does not have.
         """
-        known = {
-            name: value for name, value in keywords.items() if name in RUN | SESSION and value not in (None, {}, ())
-        }
+        known = {name: value for name, value in keywords.items() if name in RUN | SESSION and not _is_nothing(value)}
         shapes = ("env_args", dict, Mapping), ("run", Path, str | os.PathLike), ("log", named, str | list | tuple)
         for name, make, given in shapes:
             if isinstance(known.get(name), given):
                 known[name] = make(known[name])
-        check(known)
+        known = check(known)
         run = {name: value for name, value in known.items() if name in RUN}
         session = Session(**{name: value for name, value in known.items() if name in SESSION})
         agent = {name.replace("__", "."): value for name, value in keywords.items() if name not in RUN | SESSION}

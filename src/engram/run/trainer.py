@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import PyTree
 
+from engram import specs
 from engram.checkpoint.files import RunLock
 from engram.checkpoint.store import Saved
 from engram.envs.device import is_device
@@ -41,6 +42,7 @@ from engram.run.stop import StopRequest
 from engram.run.stored import load
 from engram.run.warm import Source, begin_from, env_of, source_given
 from engram.runners.common import Runner
+from engram.spaces import same
 
 __all__ = ["Trainer", "info", "load"]
 
@@ -122,8 +124,7 @@ class Trainer:
     def _plan_for(self, steps: int | None) -> RunPlan:
         """The plan for a run of this length; presets scale their schedules to it."""
         env, like = self._env if isinstance(self._env, str) else None, self._source and self._source.plan
-        space, actions = self._environment.observation_space, self._environment.actions
-        plan = new_plan(env, self._given, space, actions, self.on_device, steps, like)
+        plan = new_plan(env, self._given, self._environment, self.on_device, steps, like)
         return plan if self._source is None else replace(plan, start_from=self._source.name)
 
     def _make_evaluating(self) -> Evaluating:
@@ -158,7 +159,7 @@ class Trainer:
         self._env = env if env is not None else plan.env
         self.plan = self._resumed(plan, {name: value for name, value in chosen.items() if name in FREE})
         self._environment = self._make_environment(self._env, vars(plan))
-        if (self._environment.observation_space, self._environment.actions) != (plan.space, plan.actions):
+        if not same(self._environment.observation_space, plan.space) or self._environment.actions != plan.actions:
             raise CheckpointError(
                 f"the environment now has {self._environment.observation_space} and {self._environment.actions} "
                 f"actions, but the run was started with {plan.space} and {plan.actions}; restore its version"
@@ -223,7 +224,7 @@ class Trainer:
         """The global step."""
         return self._runner.steps if self._runner else 0
 
-    def learn(self, steps: int | None = None) -> "Trainer":
+    def learn(self, steps: specs.Number | None = None) -> "Trainer":
         """Trains for `steps` more environment steps, or up to the planned total.
 
         The first call may set the plan: `Trainer(env).learn(50_000)` is a run planned for 50,000 steps. Steps beyond
@@ -231,12 +232,12 @@ class Trainer:
 
         Raises: Interrupted after a signal, once the state is saved; EngramError if environment or learning fail.
         """
-        check({} if steps is None else {"steps": steps})
+        more: int | None = None if steps is None else check({"steps": steps})["steps"]
         self._stopping = self._callback_failed = False
-        if steps is not None:
-            self._plan_ahead(steps)
+        if more is not None:
+            self._plan_ahead(more)
         begins, runner = self._runner is None, self.runner
-        goal = self.plan.steps if steps is None else self.steps + steps
+        goal = self.plan.steps if more is None else self.steps + more
         self.plan.check_length(goal)
         if self.steps >= goal:
             self.note(f"already at {self.steps:,} of {goal:,} steps; to go on, add --steps with a larger total")
@@ -402,8 +403,8 @@ class Trainer:
 
     def evaluate(
         self,
-        episodes: int = 20,
-        seed: int = 0,
+        episodes: specs.Number = 20,
+        seed: specs.Number = 0,
         forget: bool = False,
         env: Environment | None = None,
         env_args: Mapping[str, Any] | None = None,

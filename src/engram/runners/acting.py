@@ -16,6 +16,7 @@ from jaxtyping import PyTree
 from engram import spaces
 from engram.agents.agent import Agent, PlainPolicy
 from engram.agents.policy import Mind, Seen, seen_on_host
+from engram.precision import all_in_32_bits, in_32_bits
 from engram.runners.common import Flat
 from engram.runners.numpy_program import NumpyProgram, numpy_program
 from engram.trees import copied, restored
@@ -57,6 +58,7 @@ class Actor(Protocol):
         ...
 
 
+@in_32_bits
 def choose_actor(agent: Agent, mind: Mind, state: PyTree, seed: int) -> Actor:
     """The faster of the two for this network."""
     plain = agent.plain()
@@ -152,6 +154,7 @@ class NumpyActor:
         self._begin()
 
 
+@all_in_32_bits
 class CompiledActor:
     """The agent's own `act`, for every network and every observation."""
 

@@ -25,6 +25,7 @@ from engram.bits import counted, next_words, whole
 from engram.envs.device import DeviceEnv, DeviceStep, where_done
 from engram.errors import EnvironmentFault, LearningFault, told
 from engram.nn.observation import mask_of
+from engram.precision import all_in_32_bits
 from engram.replay.ring import Ring
 from engram.runners.common import RECENT, Captured, Ended, Tally, repeat, summary
 from engram.trees import copied, restored
@@ -223,6 +224,7 @@ def _with_agent(run: DeviceRun, agent: AgentState) -> DeviceRun:
     return eqx.tree_at(lambda run: run.agent, run, agent)
 
 
+@all_in_32_bits
 class DeviceRunner:
     """Drives one agent per seed through device environments; all seeds advance together."""
 

@@ -16,6 +16,7 @@ from jaxtyping import Array
 from engram.agents.agent import Agent, AgentState, Experience, numbered_mind
 from engram.agents.policy import Mind
 from engram.errors import LearningFault
+from engram.precision import all_in_32_bits, in_32_bits
 from engram.replay.ring import Ring
 from engram.runners.collector import Block, unpack
 from engram.runners.common import Flat, Tally
@@ -27,7 +28,7 @@ Progress = tuple[AgentState, Tally]  # changed by each cycle of a compiled block
 @cache
 def compiled_init(agent: Agent) -> Callable[..., AgentState]:
     """The agent's `init`, compiled once for all runners of an agent."""
-    return jax.jit(agent.init)
+    return in_32_bits(jax.jit(agent.init))
 
 
 @cache
@@ -89,6 +90,7 @@ def _python_loop(first: int, end: int, body: Callable[[int, Any], Any], carry: A
     return carry
 
 
+@all_in_32_bits
 class Learner:
     """One agent's state without its actor. Everything that changes is in `capture`.
 

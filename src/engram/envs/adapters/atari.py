@@ -85,6 +85,11 @@ def defaults(spec: EnvSpec) -> dict[str, Any]:
     return {"sticky": spec.kwargs.get("repeat_action_probability", 0.25), **_DEFAULTS}
 
 
+def reward_clip(_: gymnasium.Env) -> float:
+    """1, by which games whose scores differ a hundredfold share their settings (Mnih et al. 2015, Methods)."""
+    return 1.0
+
+
 def _settings(spec: EnvSpec, env_args: dict[str, Any]) -> dict[str, Any]:
     settings = defaults(spec)
     for name, value in env_args.items():
@@ -113,4 +118,5 @@ ADAPTER = Adapter(
     prepares=is_atari,
     make=make_atari,
     describe=describe,
+    reward_clip=reward_clip,
 )

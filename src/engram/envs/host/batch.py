@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import PyTree
 
 from engram.envs.host import capture as capturing
+from engram.envs.host.build import reward_clip
 from engram.envs.host.episodes import Episodes, Level
 from engram.envs.host.spaces import Translator
 from engram.errors import CheckpointError, EnvironmentFault
@@ -37,6 +38,7 @@ class HostEnvs(Protocol):
     envs: int
     level: Literal["exact", "replayed", "boundary"]
     description: str
+    reward_clip: float  # what the field clips rewards to while learning; 0 for nothing
     translator: Translator  # for observations and actions of somebody else's loop; asks no environment
     anew: np.ndarray  # bool [envs]: where the last restore began a new episode; False before any
 
@@ -90,7 +92,8 @@ class LocalEnvs:
         self.actions = first.actions
         self.envs = len(makers)
         self.level: Level = weakest([episodes.level for episodes in self._episodes])
-        self.description = description
+        self.description = "; ".join(filter(None, (description, first.remark)))
+        self.reward_clip = reward_clip(first.env)
         self.anew = np.zeros(self.envs, np.bool_)
 
     @property

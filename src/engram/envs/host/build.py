@@ -20,6 +20,7 @@ from engram.envs.adapters import plain
 from engram.envs.adapters.families import FAMILIES
 from engram.envs.host import capture
 from engram.envs.host.episodes import Episodes
+from engram.envs.host.masks import Source
 from engram.errors import SpecError, UnknownName, Untrusted, install, is_fault, told
 
 _WORD = re.compile(r"[\w +-]*", re.ASCII)  # text that is no path, no address and no dotted name
@@ -59,7 +60,7 @@ class EpisodesMaker:
     seed: int
     action_bins: int | None
     registry: capture.Registry
-    masked: bool | None = None  # see Episodes
+    masked: Source | None = None  # see Episodes
 
     def look(self) -> Episodes:
         """Another instance, only to find out what it is: how it can be captured is not asked."""
@@ -139,6 +140,13 @@ def builder_of(env: str | gymnasium.Env | Callable[[], gymnasium.Env], env_args:
         name = f"the function {getattr(env, '__qualname__', repr(env))}"
         return Builder(env, name, name)
     raise SpecError(f"{env!r} is no environment; give an id, a gymnasium.Env or a function that returns one")
+
+
+def reward_clip(env: gymnasium.Env) -> float:
+    """What the field of this environment clips rewards to while learning; 0 for nothing, and for unknown ones."""
+    spec = env.spec
+    family = next((family for family in FAMILIES if spec is not None and family.claims(spec)), None)
+    return 0.0 if family is None else family.reward_clip(env)
 
 
 def _builder_of_spec(spec: EnvSpec, env_args: dict[str, Any]) -> Builder:

@@ -8,9 +8,9 @@ played before it, on the other environments, or on whether they run in this proc
 `environment 3, episode 12, step 40:` and names the field, what was given and what was expected. Environments and
 episodes count from 0; step n is the n-th action of its episode, and step 0 is its reset.
 
-**Masks.** The part `action_mask` of the observation has one flag for each action. An environment may give the mask in
-`info["action_mask"]` instead. Its observation is then a Dict of `action_mask` and `observation` (or of its own parts,
-where it is a Dict). One reset of the first instance finds out which of the two it is.
+**Masks.** The part `action_mask` of the observation has one flag for each action. An environment may tell the mask
+elsewhere instead (`masks.py`). Its observation is then a Dict of `action_mask` and `observation` (or of its own parts,
+where it is a Dict). One reset of the first instance, and at most one step, finds out where.
 
 Worker processes import this file, so it imports no JAX.
 """
@@ -27,6 +27,8 @@ import gymnasium
 import numpy as np
 
 from engram.envs.host.actions import joint_actions
+from engram.envs.host.masks import Found, Source, find_masks, joint, method_of
+from engram.envs.host.masks import told as told_masks
 from engram.envs.host.spaces import Observer, mask_problem
 from engram.errors import EngramError, EnvironmentFault, SpaceError, is_fault, told
 from engram.spaces import MASK, Box
@@ -52,13 +54,13 @@ class Episodes:
     """The episodes of one environment, one after another.
 
     Args:
-      masked: whether `info` says which actions are allowed; None to find out by a reset.
+      masked: where it says which actions are allowed, if not in the observation; None to find out.
 
     Attributes:
       index: the environment's number, in messages and seeds.
       actions: how many discrete actions it has.
       level: how exactly `capture` can save it; set by the maker (see `capture.choose_level`).
-      masked: as given or found.
+      masked: as given or found. remark: what a user should know of that; empty for nothing.
       episode: number of the current episode, -1 before the first.
       elapsed: actions taken in it.
       episode_return: sum of its rewards, float64.
@@ -75,7 +77,7 @@ class Episodes:
         index: int,
         seed: int,
         action_bins: int | None = None,
-        masked: bool | None = None,
+        masked: Source | None = None,
     ):
         self.env = env
         self.index = index
@@ -93,8 +95,10 @@ class Episodes:
         space = env.observation_space
         if isinstance(space, gymnasium.spaces.Dict) and MASK in space.spaces:
             self._check_mask_space(space.spaces[MASK])
-            masked = False
-        self.masked = _info_has_mask(env) if masked is None else masked
+            masked = ""
+        found = find_masks(env, PROBE_SEED, self.action_table[0].copy()) if masked is None else Found(masked)
+        self.masked: Source = found.source
+        self.remark = found.remark
         if self.masked:
             self.observer = Observer(_with_mask(space, self.actions))
         self._mask = self.observer.mask
@@ -155,6 +159,8 @@ class Episodes:
         if truncated is not True and truncated is not False:
             truncated = self._flag("truncated", truncated)
         if self._mask is None:
+            if type(info) is dict and info.get(MASK) is not None:
+                self._late_mask()
             self.observation = self._read(observation)
         else:
             self.observation = self._masked_read(observation, info, terminated)
@@ -193,22 +199,46 @@ class Episodes:
             arrays = self._read(observation)
             arrays[self._mask] = self._flags(f"observation {MASK!r}", arrays[self._mask], terminated)
             return arrays
-        mask = self._flags(f"info[{MASK!r}]", self._info_mask(info), terminated).astype(np.int8)
+        mask = self._flags(told_masks(self.masked), self._told_mask(info), terminated).astype(np.int8)
         if not isinstance(self.env.observation_space, gymnasium.spaces.Dict):
             return self._read({"observation": observation, MASK: mask})
         # What is no dict, as its space says, is named by the observer.
         return self._read({**observation, MASK: mask} if isinstance(observation, dict) else observation)
 
-    def _info_mask(self, info: Any) -> np.ndarray:
-        if not isinstance(info, dict) or MASK not in info:
+    def _told_mask(self, info: Any) -> np.ndarray:
+        """One flag for each action, from wherever the environment tells them."""
+        if self.masked == "method":
+            given = self._asked_mask()
+        elif isinstance(info, dict) and MASK in info:
+            given = info[MASK]
+        elif self.masked == "step" and self.elapsed == 0:
+            return np.ones(self.actions, np.int8)
+        else:
             raise self._fault(f"info has no {MASK!r}, as it had before; return it from every reset and every step")
         try:
-            mask = np.asarray(info[MASK])
+            mask = np.asarray(given)
         except ValueError:  # parts of different lengths
             mask = np.empty(0)
+        if self.masked == "method" or mask.shape != (self.actions,):
+            mask = joint(mask, self.env.action_space, self.actions)
         if mask.shape != (self.actions,) or mask.dtype.kind not in "biu":
-            raise self._fault(f"info[{MASK!r}] is {_form(info[MASK])}, expected {self._expected_flags()}")
+            raise self._fault(f"{told_masks(self.masked)} is {_form(given)}, expected {self._expected_flags()}")
         return mask
+
+    def _asked_mask(self) -> Any:
+        method = method_of(self.env)  # anew each time: restoring may have exchanged what it belongs to
+        try:
+            return method() if callable(method) else method
+        except BaseException as error:
+            if not is_fault(error):
+                raise
+            raise self._fault(f"action_masks() raised {told(error)}; mend the environment") from error
+
+    def _late_mask(self) -> None:
+        raise self._fault(
+            f"info has an {MASK!r}, which neither a reset nor the first step had; return it from every reset and "
+            f"every step, or from none"
+        )
 
     def _flags(self, field: str, mask: np.ndarray, terminated: bool) -> np.ndarray:
         """The mask, checked.
@@ -291,6 +321,8 @@ class Looked(NamedTuple):
     source: gymnasium.Space  # what is observed, the mask included
     table: np.ndarray  # the environment's action for each index
     masked: Any  # see `Episodes`
+    clip: float  # what the field of the environment clips rewards to, 0 for nothing
+    remark: str  # what is to be said of it
 
 
 class LookingEnvironment(gymnasium.Env):
@@ -308,7 +340,10 @@ class LookingEnvironment(gymnasium.Env):
             _leave_signals_to_the_main_process()
         try:
             episodes = self._episodes = self._make()
-            return Looked(episodes.observer.source, episodes.action_table, episodes.masked)
+            from engram.envs.host.build import reward_clip  # which imports this module
+
+            seen, clip = episodes.observer.source, reward_clip(episodes.env)
+            return Looked(seen, episodes.action_table, episodes.masked, clip, episodes.remark)
         except BaseException as error:
             return _fault_of(error)
 
@@ -406,16 +441,6 @@ def _form(value: Any) -> str:
         return f"a tuple of {len(value)}"
     text = repr(value)
     return f"{type(value).__name__} {text}" if len(text) <= 60 else f"a {type(value).__name__}"
-
-
-def _info_has_mask(env: gymnasium.Env) -> bool:
-    """Whether a reset says which actions are allowed. One that fails is met again, and named, when the run meets it."""
-    try:
-        return env.reset(seed=PROBE_SEED)[1].get(MASK) is not None
-    except BaseException as error:
-        if not is_fault(error):
-            raise
-        return False
 
 
 def _with_mask(space: gymnasium.Space, actions: int) -> gymnasium.Space:

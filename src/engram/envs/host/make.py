@@ -27,6 +27,7 @@ from engram.envs.host.spaces import Observer
 from engram.envs.host.workers import AsyncEnvs, looked_at
 from engram.errors import SpecError
 from engram.spaces import offered_features
+from engram.specs import Number, whole
 
 __all__ = ["HostEnvs", "HostStep", "convert_observation", "convert_space", "host_ids", "make_host", "register_exact"]
 
@@ -34,10 +35,10 @@ __all__ = ["HostEnvs", "HostStep", "convert_observation", "convert_space", "host
 def make_host(
     env: str | gymnasium.Env | Callable[[], gymnasium.Env],
     *,
-    envs: int = 1,
-    seed: int,
+    envs: Number = 1,
+    seed: Number,
     asynchronous: bool = False,
-    action_bins: int | None = None,
+    action_bins: Number | None = None,
     env_args: dict[str, Any] | None = None,
     worker_timeout: float = 60,
 ) -> HostEnvs:
@@ -54,7 +55,10 @@ def make_host(
 
     Raises UnknownName, SpecError or SpaceError, in one sentence, before the first step.
     """
-    _check_numbers(envs, seed, worker_timeout)
+    envs, seed = whole("envs", envs, 1), whole("seed", seed, 0)
+    action_bins = None if action_bins is None else whole("action_bins", action_bins, 2)
+    if not worker_timeout > 0:
+        raise SpecError(f"worker_timeout = {worker_timeout!r} was given; expected seconds, more than 0")
     if isinstance(env, gymnasium.Env) and (envs != 1 or asynchronous):
         what = f"envs = {envs}" if envs != 1 else "asynchronous"
         raise SpecError(
@@ -95,13 +99,5 @@ def _make_asynchronous(builder: Builder, makers: list[EpisodesMaker], worker_tim
     observer = Observer(seen.source)
     offered_features(observer.space, len(seen.table))
     makers = [replace(maker, masked=seen.masked) for maker in makers]
-    return AsyncEnvs(makers, observer, seen.table, builder.description, worker_timeout)
-
-
-def _check_numbers(envs: int, seed: int, worker_timeout: float) -> None:
-    if isinstance(envs, bool) or not isinstance(envs, int) or envs < 1:
-        raise SpecError(f"envs = {envs!r} was given; expected how many environments, at least 1")
-    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
-        raise SpecError(f"seed = {seed!r} was given; expected an integer of at least 0")
-    if not worker_timeout > 0:
-        raise SpecError(f"worker_timeout = {worker_timeout!r} was given; expected seconds, more than 0")
+    description = "; ".join(filter(None, (builder.description, seen.remark)))
+    return AsyncEnvs(makers, observer, seen.table, description, worker_timeout, seen.clip)

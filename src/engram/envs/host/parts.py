@@ -67,9 +67,11 @@ def part_of(space: gym_spaces.Space, path: str) -> Part:
         if prod(space.shape) == 0:
             raise SpaceError(f"{where(path)} is a Box of shape {space.shape}, which holds no number; leave it out")
         dtype = _NARROWED.get(str(space.dtype), str(space.dtype))
-        return Part(path, Box(space.shape, dtype), np.dtype(space.dtype), space.shape, 0, 0)
+        return Part(path, _box(space, dtype), np.dtype(space.dtype), space.shape, 0, 0)
     if isinstance(space, gym_spaces.MultiBinary):
         return Part(path, Box(space.shape, "int8"), np.dtype("int8"), space.shape, 0, 0)
+    if isinstance(space, gym_spaces.Discrete | gym_spaces.MultiDiscrete):
+        _check_countable(space, path)
     if isinstance(space, gym_spaces.Discrete):
         return Part(path, Discrete(int(space.n)), np.dtype("int64"), (), int(space.start), int(space.n))
     if isinstance(space, gym_spaces.MultiDiscrete):
@@ -82,6 +84,22 @@ def part_of(space: gym_spaces.Space, path: str) -> Part:
         f"{where(path)} is a {type(space).__name__} space; Engram reads {_SUPPORTED}: "
         f"leave that part out (gymnasium.wrappers.FilterObservation) or turn it into numbers with a wrapper"
     )
+
+
+def _box(space: gym_spaces.Box, dtype: str) -> Box:
+    """The stored Box. It keeps only bounds that numbers are scaled by, so that spaces are equal where agents are."""
+    unordered = bool(getattr(space, "unordered", False))
+    bounded = Box(space.shape, dtype, space.low, space.high, unordered)
+    return bounded if bounded.scale else Box(space.shape, dtype, -np.inf, np.inf, unordered)
+
+
+def _check_countable(space: gym_spaces.Discrete | gym_spaces.MultiDiscrete, path: str) -> None:
+    largest, most = int(np.max(space.nvec if isinstance(space, gym_spaces.MultiDiscrete) else space.n)), 2**31 - 1
+    if largest > most:
+        raise SpaceError(
+            f"{where(path)} has {largest:,} categories, more than the {most:,} that int32 can number; show the digits "
+            f"of such a number as a MultiDiscrete"
+        )
 
 
 def _text_part(space: gym_spaces.Text, path: str) -> Part:

@@ -166,7 +166,7 @@ class Translator:
         whole = f"{{'observation': observation, {MASK!r}: mask}}" if bare else f"{{**observation, {MASK!r}: mask}}"
         raise EnvironmentFault(
             f"an observation without its {MASK!r} was given; pass {whole}, with mask = info[{MASK!r}] of the reset or "
-            f"step that showed it: one flag for each action"
+            f"step that showed it, or action_masks(): one flag for each action"
         )
 
     def _row(self, batch: Any, row: int) -> list[Any]:

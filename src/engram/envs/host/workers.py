@@ -46,6 +46,7 @@ class AsyncEnvs:
         table: np.ndarray,
         description: str,
         worker_timeout: float,
+        reward_clip: float = 0.0,
     ):
         self._observer = observer
         self.translator = Translator(observer, table)
@@ -56,6 +57,7 @@ class AsyncEnvs:
         self.actions = actions = len(table)
         self.envs = len(makers)
         self.description = description
+        self.reward_clip = reward_clip
         self.anew = np.zeros(self.envs, np.bool_)
         self._episode = np.full(self.envs, -1)  # as last reported, for a capture after a fault
         self._fault = ""
