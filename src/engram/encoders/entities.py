@@ -33,6 +33,8 @@ class EntitiesSpec:
     )
     uniform: bool = setting(False, "control: all entities that are there weigh the same")
 
+    layout = "rows"
+
     def check(self) -> None:
         check_heads(self.heads, self.token_width, ("encoder.heads", "encoder.token_width"))
 
@@ -60,6 +62,15 @@ def entity_shape(space: spaces.Space) -> tuple[int, int]:
             f"{MASK!r} (one flag for each), but the observation is {space}; use encoder=features"
         )
     return rows.shape[0], rows.shape[1]
+
+
+def known_rows(
+    rows: Float[Array, "*leading entities features"], mask: Array | None, presence: int
+) -> Bool[Array, "*leading entities"]:
+    """Which entities are there, by a mask [*leading, entities] or by their features; the ego always is."""
+    shown = (rows != 0).any(-1) if presence < 0 else rows[..., presence] > 0
+    known = shown if mask is None else mask != 0
+    return known | (jnp.arange(known.shape[-1]) == 0)
 
 
 class EntityEncoder(eqx.Module):
@@ -104,11 +115,7 @@ class EntityEncoder(eqx.Module):
         masked = isinstance(self.space, spaces.Dict)
         rows = observation[ROWS] if masked else observation
         rows = rows.astype(jnp.float32) * spaces.to_unit(str(rows.dtype))
-        if masked:
-            known = observation[MASK] != 0
-        else:
-            known = (rows != 0).any(-1) if self.presence < 0 else rows[..., self.presence] > 0
-        known = known | (jnp.arange(known.shape[1]) == 0)
+        known = known_rows(rows, observation[MASK] if masked else None, self.presence)
         rows = jnp.where(known[..., None], rows, 0)  # whatever stood there: not even a NaN gets through
         stack, entities, _ = rows.shape
         if stack > 1:

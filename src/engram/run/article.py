@@ -66,7 +66,7 @@ class AttentionDQN:
         )
         self.state_size, self.action_size, self.seed = state_size, action_size, seed
         self.space = spaces.Box((state_size,))
-        agent = QLearner(self.spec, self.space, action_size)
+        self._agent = agent = QLearner(self.spec, self.space, action_size)
         check_fits({"external memory": agent.nbytes()["external memory"]})
         self._state = agent.init(jax.random.PRNGKey(seed))
         self._acting: tuple[dict[str, np.ndarray], dict[str, Any]] | None = None  # what acting changed, once trained
@@ -87,7 +87,7 @@ class AttentionDQN:
             raise SpaceError(
                 f"a state of shape {rows.shape} was given; expected ({self.state_size},), or several in one array"
             )
-        mind = Mind(self._state.learner.params, self.memory if memory is None else memory)
+        mind = replace(self._agent.mind(self._state), recall=self.memory if memory is None else memory)
         q = np.asarray(_q(self.spec, mind, jnp.atleast_2d(rows)))
         return q if rows.ndim == 2 else q[0]
 

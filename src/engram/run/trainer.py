@@ -214,6 +214,8 @@ class Trainer:
         if not self.on_device:
             environment = self._environment
             self._tell("on_note", f"{environment.description}; state at a checkpoint: {environment.level}")
+            for note in environment.notes:
+                self._tell("on_note", note)
 
     # -- learning ------------------------------------------------------------------------------------------
 

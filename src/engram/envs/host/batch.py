@@ -36,6 +36,11 @@ class HostEnvs(Protocol):
     description: str
     translator: Translator  # for observations and actions of somebody else's loop; asks no environment
     anew: np.ndarray  # bool [envs]: where the last restore began a new episode; False before any
+    notes: list[str]  # sentences that who trains in them should read
+
+    def accept_missing(self) -> None:
+        """From now on a NaN in what is seen is a missing number, and no fault."""
+        ...
 
     def reset(self) -> PyTree:
         """Starts episode 0 of every environment; returns observations [envs, ...]."""
@@ -89,6 +94,12 @@ class LocalEnvs:
         self.level: Level = weakest([episodes.level for episodes in self._episodes])
         self.description = description
         self.anew = np.zeros(self.envs, np.bool_)
+        self.notes = first.notes
+
+    def accept_missing(self) -> None:
+        """See HostEnvs."""
+        for episodes in self._episodes:
+            episodes.accept_missing()
 
     def reset(self) -> PyTree:
         """See HostEnvs."""

@@ -26,6 +26,7 @@ import numpy as np
 
 from engram.envs.host.actions import joint_actions
 from engram.envs.host.spaces import Observer, mask_problem
+from engram.envs.host.wrappers import notes_on
 from engram.errors import EnvironmentFault, SpaceError
 from engram.spaces import MASK, Box
 
@@ -99,6 +100,15 @@ class Episodes:
         self.history: list[int] = []
         self.torn = False
         self.observation: list[Any] = []
+
+    @property
+    def notes(self) -> list[str]:
+        """Sentences on its wrappers that who trains in it should read."""
+        return notes_on(self.env)
+
+    def accept_missing(self, _: None = None) -> None:
+        """From now on a NaN in what is seen is a missing number, and no fault."""
+        self.observer.accept_missing(True)
 
     def begin(self, episode: int | None = None) -> list[Any]:
         """Starts the next episode, or that of the given number; returns its first observation's arrays."""

@@ -92,7 +92,8 @@ def _make_asynchronous(builder: Builder, makers: list[EpisodesMaker], worker_tim
     first.close()
     shown_space(first)
     makers = [replace(maker, masked=first.masked) for maker in makers]
-    return AsyncEnvs(makers, first.observer, first.action_table, builder.description, worker_timeout)
+    table = first.action_table
+    return AsyncEnvs(makers, first.observer, table, builder.description, worker_timeout, first.notes)
 
 
 def _check_numbers(envs: int, seed: int, worker_timeout: float) -> None:

@@ -27,7 +27,7 @@ import engram.errors
 from engram.envs.host import capture as capturing
 from engram.envs.host.batch import HostStep, check_alike, join_snapshots, split_snapshots, stack, weakest
 from engram.envs.host.build import EpisodesMaker
-from engram.envs.host.episodes import Level, WorkerEnvironment
+from engram.envs.host.episodes import Episodes, Level, WorkerEnvironment
 from engram.envs.host.spaces import Observer, Translator
 from engram.errors import EngramError, EnvironmentFault, SpecError
 
@@ -45,8 +45,10 @@ class AsyncEnvs:
         table: np.ndarray,
         description: str,
         worker_timeout: float,
+        notes: list[str],
     ):
         self._observer = observer
+        self.notes = notes
         self.translator = Translator(observer, table)
         self._shapes = [((len(makers), *part.shape), part.dtype) for part in observer.parts]
         self._seed = makers[0].seed
@@ -69,6 +71,11 @@ class AsyncEnvs:
                 self._end()
                 raise
         self.level: Level = weakest([answer["level"] for answer in built])
+
+    def accept_missing(self) -> None:
+        """See HostEnvs."""
+        self._observer.accept_missing(True)
+        self._call("apply", Episodes.accept_missing, [None] * self.envs)
 
     def reset(self) -> PyTree:
         """See HostEnvs."""
