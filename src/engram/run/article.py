@@ -12,7 +12,7 @@ from collections.abc import Callable
 from contextlib import closing, nullcontext
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import gymnasium
 import jax
@@ -23,7 +23,7 @@ from jaxtyping import Array, Float, PyTree
 from engram import spaces
 from engram.agents.policy import Mind, Seen, begin, look, still
 from engram.agents.q_learning import QLearner
-from engram.agents.spec import AgentSpec, OptimizerSpec, RecallSpec, ReplaySpec, TargetSpec
+from engram.agents.spec import AgentSpec, ObservationSpec, OptimizerSpec, RecallSpec, ReplaySpec, TargetSpec
 from engram.encoders.features import FeaturesSpec
 from engram.envs.host.make import HostEnvs, make_host
 from engram.errors import SpaceError, SpecError
@@ -46,13 +46,25 @@ class AttentionDQN:
       hidden_size: units of the layer after the attention, and numbers in a key of the memory.
       capacity: experiences that the external memory holds.
       seed: of the parameters, of exploration and of the environment's episodes.
+      missing, normalize: as the settings `observation.missing` and `observation.normalize`.
 
     `memory` is the external memory: what was met so far, which `train` writes and every call may read.
     """
 
-    def __init__(self, state_size: int, action_size: int, hidden_size: int, *, capacity: int = 10_000, seed: int = 0):
+    def __init__(
+        self,
+        state_size: int,
+        action_size: int,
+        hidden_size: int,
+        *,
+        capacity: int = 10_000,
+        seed: int = 0,
+        missing: Literal["refuse", "mask"] = "refuse",
+        normalize: bool = False,
+    ):
         _check_whole(state_size=state_size, action_size=action_size, hidden_size=hidden_size)
         self.spec = AgentSpec(
+            observation=ObservationSpec(missing=missing, normalize=normalize),
             encoder=FeaturesSpec(width=hidden_size),
             external=EpisodicSpec(capacity=capacity, neighbours=min(25, capacity // action_size)),
             recall=RecallSpec(n_step=10),

@@ -148,8 +148,12 @@ class FlickeringCartPole:
 @register_device("engram/UnscaledCartPole-v0")
 @dataclass(frozen=True)
 class UnscaledCartPole:
-    """CartPole in units that nobody scaled: its numbers times 1e-3, 1e6, 1e-3 and 1e6. All else is `CartPole`'s."""
+    """CartPole in units that nobody scaled: its numbers times 1e-3, 1e6, 1e-3 and 1e6, and `reward` for every step.
 
+    All else is `CartPole`'s.
+    """
+
+    reward: float = 1.0
     max_steps: int = 500
 
     observation_space = Box((4,))
@@ -166,4 +170,5 @@ class UnscaledCartPole:
         self, state: CartPoleState, action: Int[Array, ""], key: UInt32[Array, "2"]
     ) -> tuple[CartPoleState, DeviceStep]:
         following, step = CartPole(self.max_steps).step(state, action, key)
-        return following, step._replace(observation=step.observation * jnp.asarray(UNITS, jnp.float32))
+        observation = step.observation * jnp.asarray(UNITS, jnp.float32)
+        return following, step._replace(observation=observation, reward=step.reward * jnp.float32(self.reward))
