@@ -124,7 +124,7 @@ def test_a_memory_keeps_returns_in_units_of_reward():
     [
         (FLOATS, {}),
         (PAIR, {"observation__stack": 2, "draw": "similar"}),
-        (PAIR, {"working": "gru", "replay__window": 4, "observation__previous_reward": True, "n_step": 2}),
+        (PAIR, {"working": "gru", "replay__window": 4, "observation__previous_reward": True, "replay__start": 12}),
         (FLOATS, {"external": "episodic", "recall__n_step": 3, "bootstrap": "successors"}),
         (FLOATS, {"external": "episodic", "recall__keys": "target", "bootstrap": "memory", "recall__refresh": 2}),
         (FLOATS, {"external": "episodic", "recall__keys": "frozen"}),
