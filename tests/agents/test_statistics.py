@@ -119,6 +119,18 @@ def test_a_memory_keeps_returns_in_units_of_reward():
     assert (np.asarray(raw.q)[known] <= 201).all()
 
 
+def test_equal_observations_are_one_situation_whatever_the_bits_of_a_nan():
+    one = agent(observation__missing="mask", external="episodic", recall__n_step=1)
+    state = one.init(jax.random.PRNGKey(0))
+    hashes = []
+    for bits, other in ((0x7FC00000, 5.0), (0xFFC00001, 5.0), (0x7FC00000, 6.0), (0x00000000, 5.0)):
+        number = np.array([bits], np.uint32).view(np.float32)[0]
+        seen = Seen(jnp.asarray(np.array([[number, other]], np.float32)), jnp.ones(1, bool), jnp.zeros(1))
+        hashes.append(one.act(one.mind(state), state.actor, seen).noted.record.waiting.hash.tolist())
+    assert hashes[0] == hashes[1]
+    assert hashes[2] != hashes[0] != hashes[3], "another number, or 0 in the place of what is missing, is another"
+
+
 @pytest.mark.parametrize(
     ("space", "settings"),
     [

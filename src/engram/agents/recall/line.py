@@ -25,6 +25,7 @@ from engram.agents.statistics import Scales, as_learned, in_reward
 from engram.bits import fingerprint
 from engram.external.memory import Entries
 from engram.losses.returns import n_step
+from engram.nn.observation import filled
 from engram.types import Decision, TimeStep
 
 RATE = 1e-3  # of the running means of squared errors: about the last thousand entries
@@ -46,7 +47,7 @@ def note(
     waiting = Waiting(
         key=query.key,
         features=jnp.zeros(0) if query.offered is None else query.offered[action],
-        hash=fingerprint(frames),
+        hash=fingerprint(_whatever_its_nan(spec, frames)),
         action=action,
         network=in_reward(scales, decision.returns.q[action]),
         memory=in_reward(scales, read.q[action]),
@@ -56,6 +57,13 @@ def note(
     )
     weights = read.weights[:, action] / max(read.weights.shape[0], 1)
     return Record(waiting, read.entries[:, action].reshape(-1), weights.reshape(-1))
+
+
+def _whatever_its_nan(spec: AgentSpec, frames: PyTree) -> PyTree:
+    """Frames without NaN, and where they had one: the bits of a NaN may differ, and say nothing."""
+    if not spec.may_be_blank:
+        return frames
+    return jax.tree.map(filled, frames), jax.tree.map(lambda leaf: leaf != leaf, frames)
 
 
 def remember(
