@@ -210,6 +210,15 @@ def map_space(function: Callable[[Leaf], Any], space: Space) -> Any:
     return function(space)
 
 
+def changed(function: Callable[[Leaf], "Space"], space: Space) -> Space:
+    """The space with `function` of every leaf in the place of that leaf."""
+    if isinstance(space, Dict):
+        return Dict(tuple((name, changed(function, part)) for name, part in space.items))
+    if isinstance(space, Tuple):
+        return Tuple(tuple(changed(function, part) for part in space.items))
+    return function(space)
+
+
 def leaves(space: Space, path: str = "") -> Iterator[tuple[str, Leaf]]:
     """Each leaf with its path, such as `camera` or `0.direction`, in the order of `jax.tree.leaves`."""
     if isinstance(space, Dict):
@@ -225,6 +234,11 @@ def leaves(space: Space, path: str = "") -> Iterator[tuple[str, Leaf]]:
 def zeros(space: Space, leading: tuple[int, ...] = ()) -> Any:
     """An observation of zeros (NumPy), with `leading` axes in front of every leaf."""
     return map_space(lambda leaf: np.zeros((*leading, *leaf.shape), leaf.dtype), space)
+
+
+def blank(dtype: Any, unknown: bool) -> float:
+    """What stands in a frame from before an episode: 0, or NaN for floats where that says that nothing is known."""
+    return np.nan if unknown and np.dtype(dtype).kind == "f" else 0
 
 
 def nbytes(space: Space) -> int:

@@ -185,7 +185,7 @@ class Bandit:
     envs: int = 1
 
     metrics = ("surprise",)
-    branches = False
+    branches = missing = False
     rhythm = Rhythm(acts=3, first=1, lag=1)
 
     def init(self, key: Any) -> AgentState:

@@ -37,6 +37,8 @@ class EntitiesSpec:
     )
     uniform: bool = setting(False, "control: all entities that are there weigh the same")
 
+    layout = "rows"
+
     def check(self) -> None:
         check_heads(self.heads, self.token_width, ("encoder.heads", "encoder.token_width"))
 
@@ -74,6 +76,15 @@ def is_set(space: spaces.Space) -> bool:
         return isinstance(space, spaces.Dict) and min(entity_shape(space)) > 0
     except SpaceError:
         return False
+
+
+def known_rows(
+    rows: Float[Array, "*leading entities features"], mask: Array | None, presence: int
+) -> Bool[Array, "*leading entities"]:
+    """Which entities are there, by a mask [*leading, entities] or by their features; the ego always is."""
+    shown = (rows != 0).any(-1) if presence < 0 else rows[..., presence] > 0
+    known = shown if mask is None else mask != 0
+    return known | (jnp.arange(known.shape[-1]) == 0)
 
 
 class EntityEncoder(eqx.Module):
@@ -117,13 +128,10 @@ class EntityEncoder(eqx.Module):
         """The entities of each frame, zero where there is none, and which are there."""
         box = dict(self.space.items)[ROWS] if isinstance(self.space, spaces.Dict) else self.space
         assert isinstance(box, spaces.Box)  # entity_shape saw to it
-        given = observation if box is self.space else observation[ROWS]
-        if box is not self.space:
-            known = observation[MASK] != 0
-        else:
-            known = (given != 0).any(-1) if self.presence < 0 else given[..., self.presence] > 0
+        masked = box is not self.space
+        given = observation[ROWS] if masked else observation
+        known = known_rows(given, observation[MASK] if masked else None, self.presence)
         rows = scaled(box, given)
-        known = known | (jnp.arange(known.shape[1]) == 0)
         rows = jnp.where(known[..., None], rows, 0)  # whatever stood there: not even a NaN gets through
         stack, entities, _ = rows.shape
         if stack > 1:

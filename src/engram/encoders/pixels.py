@@ -29,6 +29,8 @@ class PixelsSpec:
 
     width: int = setting(512, "units of the layer after the convolutions", low=1)
 
+    layout = "channels"
+
     def build(self, space: spaces.Space, stack: int, key: Key) -> "ImageEncoder":
         return ImageEncoder(space, stack, NATURE, self.width, key=key)
 
@@ -39,6 +41,8 @@ class GridSpec:
     """One 3 x 3 convolution of 16 channels, for boards of about 10 x 10."""
 
     width: int = setting(128, "units of the layer after the convolution", low=1)
+
+    layout = "channels"
 
     def build(self, space: spaces.Space, stack: int, key: Key) -> "ImageEncoder":
         return ImageEncoder(space, stack, GRID, self.width, key=key)

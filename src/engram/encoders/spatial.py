@@ -33,6 +33,8 @@ class SpatialSpec:
     width: int = setting(128, "units of the layer after the attention", low=1)
     uniform: bool = setting(False, "control: all places weigh the same")
 
+    layout = "channels"
+
     def build(self, space: spaces.Space, stack: int, key: Key) -> "SpatialEncoder":
         return SpatialEncoder(space, stack, self, key=key)
 
@@ -48,6 +50,8 @@ class RelationalSpec:
     heads: int = setting(4, "attention heads; they must divide token_width", low=1)
     width: int = setting(128, "units of the layer after the attention", low=1)
     uniform: bool = setting(False, "control: all cells weigh the same")
+
+    layout = "channels"
 
     def check(self) -> None:
         check_heads(self.heads, self.token_width, ("encoder.heads", "encoder.token_width"))

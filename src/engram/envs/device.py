@@ -227,12 +227,14 @@ def at_least(env: Any, name: str, smallest: int) -> None:
 
 
 @in_32_bits
-def check_device_env(env: DeviceEnv, *, steps: int = 200, seed: int = 0) -> None:
+def check_device_env(env: DeviceEnv, *, steps: int = 200, seed: int = 0, missing: bool = False) -> None:
     """EnvironmentFault, naming what is broken, unless `env` keeps the contract of `DeviceEnv`.
 
     Looks at: being static; shapes, dtypes and structure of observations, rewards, flags and states; numbers being
     finite and categories in range over `steps` (2 or more) random actions in 4 environments, started again after each
     end; equal results for equal keys, and for one plain call and a jitted batch (floats to 1e-5: fusing rounds anew).
+
+    missing: whether numbers that are seen may be NaN, which agents with `observation.missing=mask` take.
     """
     name = type(env).__name__
     _check_static(env, name)
@@ -254,7 +256,7 @@ def check_device_env(env: DeviceEnv, *, steps: int = 200, seed: int = 0) -> None
     first = jax.tree.map(lambda leaf: leaf[0], batch[:3])
     _same_values(f"{name} gave two results for one key; draw from the key alone", plain, again, 0.0)
     _same_values(f"{name} gives another result under jit and vmap; keep to array functions", plain, first, 1e-5)
-    _check_numbers(env, name, batch)
+    _check_numbers(env, name, batch, missing)
 
 
 def _play(reset: Callable, advance: Callable, keys: UInt32[Array, "..."], actions: Int[Array, "..."]) -> list[PyTree]:
@@ -319,7 +321,7 @@ def _same_values(problem: str, left: PyTree, right: PyTree, tolerance: float) ->
             raise EnvironmentFault(problem)
 
 
-def _check_numbers(env: DeviceEnv, name: str, happened: list[PyTree]) -> None:
+def _check_numbers(env: DeviceEnv, name: str, happened: list[PyTree], missing: bool) -> None:
     steps = [step for _, step in happened[1:]]
     if not np.all(np.isfinite([step.reward for step in steps])):
         raise EnvironmentFault(f"{name} gave a reward that is not finite; bound it")
@@ -327,13 +329,17 @@ def _check_numbers(env: DeviceEnv, name: str, happened: list[PyTree]) -> None:
     columns = zip(*(jax.tree.leaves(observation) for observation in observations), strict=True)
     for (path, leaf), values in zip(spaces.leaves(env.observation_space), columns, strict=True):
         part = f" {path}" if path else ""
-        _check_leaf(f"the observation{part} of {name}", leaf, np.stack(values))
+        seen = path not in (spaces.MASK, spaces.OFFERED)
+        _check_leaf(f"the observation{part} of {name}", leaf, np.stack(values), missing and seen)
 
 
-def _check_leaf(what: str, leaf: spaces.Leaf, value: np.ndarray) -> None:
+def _check_leaf(what: str, leaf: spaces.Leaf, value: np.ndarray, missing: bool) -> None:
     if isinstance(leaf, spaces.Box):
-        if not np.all(np.isfinite(value)):
-            raise EnvironmentFault(f"{what} is not finite; bound it")
+        unknown = np.isnan(value)
+        if not np.all(np.isfinite(value) | (unknown & missing)):
+            may = unknown.any() and not missing
+            way_out = ", or pass missing=True if a NaN is a missing number" if may else ""
+            raise EnvironmentFault(f"{what} is not finite; bound it{way_out}")
         return
     if isinstance(leaf, spaces.Text):
         sizes = np.asarray(leaf.symbols + 1)

@@ -55,6 +55,19 @@ def _one_hot(category: Int[Array, ""], n: int, most: int) -> list[Array]:
     return [jax.nn.one_hot(category // base**place % base, base) for place in range(count)]
 
 
+def filled(value: Array) -> Array:
+    """An array of an observation with 0 for every NaN."""
+    return jnp.where(jnp.isnan(value), 0, value) if jnp.issubdtype(value.dtype, jnp.floating) else value
+
+
+def known(space: spaces.Space, observation: PyTree) -> PyTree:
+    """An observation with 0 for every NaN in what is seen; what may be done stays as it is."""
+    if not isinstance(space, spaces.Dict):
+        return jax.tree.map(filled, observation)
+    stays = (spaces.MASK, spaces.OFFERED)
+    return {name: part if name in stays else jax.tree.map(filled, part) for name, part in observation.items()}
+
+
 def mask_of(space: spaces.Space, observation: PyTree, actions: int) -> Bool[Array, "*leading actions"] | None:
     """Which actions are allowed; None where every action always is.
 

@@ -146,7 +146,8 @@ class TrainedAgent:
         `evaluate_policy`.
         """
         policy = Policy(self.minds[0], self.plan.agent)
-        translator = Stored(self.plan.space) if self._on_device else self._envs.translator
+        missing = self.plan.agent.observation.missing == "mask"
+        translator = Stored(self.plan.space, missing) if self._on_device else self._envs.translator
         batched = translator.is_batched(observation)
         rows = translator.rows(observation, batched)
         generator = None if deterministic else self._random
@@ -188,6 +189,8 @@ class TrainedAgent:
             check_unasked(env, self._learned_args, self._named)
         env_args = {name: value for name, value in self._env_args.items() if name != "life_loss"}
         made = make_host(env, seed=seed, envs=envs, action_bins=self.plan.action_bins, env_args=env_args)
+        if self.plan.agent.observation.missing == "mask":
+            made.accept_missing()
         try:
             return self._checked(made)
         except SpaceError:

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from contextlib import closing, nullcontext
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import gymnasium
 import jax
@@ -53,6 +53,7 @@ class AttentionDQN:
       hidden_size: units of each of the two hidden layers, and numbers in a key of the memory.
       capacity: experiences that the external memory holds.
       seed: of the parameters, of exploration and of the environment's episodes.
+      missing, normalize: as the settings `observation.missing` and `observation.normalize`.
 
     `memory` is the external memory: what was met so far, which `train` writes and every call may read.
 
@@ -67,18 +68,20 @@ class AttentionDQN:
         *,
         capacity: specs.Number = 10_000,
         seed: specs.Number = 0,
+        missing: Literal["refuse", "mask"] = "refuse",
+        normalize: bool = False,
     ):
-        self.state_size, self.action_size = (
-            specs.whole("state_size", state_size, 1),
-            specs.whole("action_size", action_size, 1),
-        )
+        self.state_size = specs.whole("state_size", state_size, 1)
+        self.action_size = specs.whole("action_size", action_size, 1)
         self.hidden_size, self.seed = specs.whole("hidden_size", hidden_size, 1), specs.whole("seed", seed, 0)
         capacity = specs.whole("capacity", capacity, self.action_size)
         use_cache()
         keep_freed_memory()
         self.space = spaces.Box((self.state_size,))
-        self.spec = _spec(self.space, self.action_size, self.hidden_size, capacity)
-        agent = QLearner(self.spec, self.space, self.action_size)
+        chosen = _spec(self.space, self.action_size, self.hidden_size, capacity)
+        seen = replace(chosen.observation, missing=missing, normalize=normalize)
+        self.spec = replace(chosen, observation=seen)
+        self._agent = agent = QLearner(self.spec, self.space, self.action_size)
         check_fits({"external memory": agent.nbytes()["external memory"]})
         self._state = compiled_init(agent)(jax.random.PRNGKey(self.seed))
         self._acting: tuple[dict[str, np.ndarray], dict[str, Any]] | None = None  # what acting changed, once trained
@@ -106,7 +109,7 @@ class AttentionDQN:
             raise SpaceError(
                 f"a state of shape {rows.shape} was given; expected ({self.state_size},), or several in one array"
             )
-        mind = Mind(self._state.learner.params, self.memory if memory is None else memory)
+        mind = replace(self._agent.mind(self._state), recall=self.memory if memory is None else memory)
         q = np.asarray(_q(self.spec, mind, jnp.atleast_2d(rows)))
         return q if rows.ndim == 2 else q[0]
 

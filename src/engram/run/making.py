@@ -79,5 +79,6 @@ def notes_at_start(plan: RunPlan, agent: QLearner, environment: Any, on_device: 
         yield f"replay.start={plan.agent.replay.start} is not reached: nothing will be learned"
     if not on_device:
         yield f"{environment.description}; state at a checkpoint: {environment.level}"
+        yield from environment.notes
     if plan.start_from is not None:
         yield f"begins with the {plan.start_with} of {plan.start_from}; exploration starts anew"

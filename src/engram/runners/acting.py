@@ -140,7 +140,7 @@ class NumpyActor:
             self._frames = observation[:, None]
             return self._frames
         frames = np.roll(frames, -1, axis=1)
-        frames[is_first] = 0
+        frames[is_first] = spaces.blank(frames.dtype, self._plain.unknown)
         frames[:, -1] = observation
         self._frames = frames
         return frames

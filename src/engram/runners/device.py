@@ -24,7 +24,7 @@ from engram.agents.policy import Mind, Seen
 from engram.bits import counted, next_words, whole
 from engram.envs.device import DeviceEnv, DeviceStep, where_done
 from engram.errors import EnvironmentFault, LearningFault, told
-from engram.nn.observation import mask_of
+from engram.nn.observation import known, mask_of
 from engram.precision import all_in_32_bits
 from engram.replay.ring import Ring
 from engram.runners.common import RECENT, Captured, Ended, Tally, repeat, summary
@@ -77,7 +77,7 @@ def step(agent: Agent, env: DeviceEnv, run: DeviceRun) -> DeviceRun:
     done = out.terminated | out.truncated
     begin = partial(jax.tree.map, partial(where_done, done))
     env_state, observation = begin(jax.vmap(env.reset)(reset_keys), (env_state, out.observation))
-    bad = _bad(env, seen, acted.decision.allowed, out)
+    bad = _bad(env, seen, acted.decision.allowed, out, agent.missing)
     row = TimeStep(seen.observation, seen.is_first, acted.action, out.reward, out.terminated)
     # After the first bad value nothing more is stored: the next row would begin with it.
     experience = Experience(row, done, out.observation, ~bad.any(0) & (run.fault[0] < 0), acted.noted)
@@ -94,12 +94,14 @@ def step(agent: Agent, env: DeviceEnv, run: DeviceRun) -> DeviceRun:
 
 
 def _bad(
-    env: DeviceEnv, seen: Seen, allowed: Bool[Array, "envs actions"] | None, out: DeviceStep
+    env: DeviceEnv, seen: Seen, allowed: Bool[Array, "envs actions"] | None, out: DeviceStep, missing: bool
 ) -> Bool[Array, "fields envs"]:
-    """Which environments gave what must not be stored, for each of FIELDS."""
+    """Which environments gave what must not be stored, for each of FIELDS. `missing`: a NaN is a missing number."""
     envs = len(seen.is_first)
     # The observation of a reset is checked here too, when it is acted on.
-    observation = ~(_finite(seen.observation, envs) & _finite(out.observation, envs))
+    shown = seen.observation, out.observation
+    given = [known(env.observation_space, one) for one in shown] if missing else shown
+    observation = ~(_finite(given[0], envs) & _finite(given[1], envs))
     final = mask_of(env.observation_space, out.observation, env.actions)
     cut = out.truncated & ~out.terminated  # after a termination nothing is bootstrapped
     nothing_allowed = _nothing_allowed(allowed, envs) | (cut & _nothing_allowed(final, envs))
@@ -201,7 +203,7 @@ def _nothing_allowed(allowed: Bool[Array, "envs actions"] | None, envs: int) -> 
 
 
 FIELDS = (
-    "an observation that is not finite",
+    "an observation that is not finite (observation.missing=mask takes a NaN as a missing number)",
     "a reward that is not finite",
     "an action_mask that forbids every action",
 )

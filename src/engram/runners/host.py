@@ -38,6 +38,8 @@ class HostRunner:
         self, agent: Agent, envs: HostEnvs, seed: int, group: int = 1, state: AgentState | None = None, steps: int = 0
     ):
         self.agent = agent
+        if agent.missing:
+            envs.accept_missing()
         state = compiled_init(agent)(jax.random.PRNGKey(seed)) if state is None else state
         # An agent that acts without lag learns after each cycle: several in a call would act with an older mind.
         self.learner = Learner(agent, state, group if agent.rhythm.lag else 1)

@@ -41,6 +41,11 @@ class HostEnvs(Protocol):
     reward_clip: float  # what the field clips rewards to while learning; 0 for nothing
     translator: Translator  # for observations and actions of somebody else's loop; asks no environment
     anew: np.ndarray  # bool [envs]: where the last restore began a new episode; False before any
+    notes: list[str]  # sentences that who trains in them should read
+
+    def accept_missing(self) -> None:
+        """From now on a NaN in what is seen is a missing number, and no fault."""
+        ...
 
     def reset(self) -> PyTree:
         """Starts episode 0 of every environment; returns observations [envs, ...]."""
@@ -95,6 +100,12 @@ class LocalEnvs:
         self.description = "; ".join(filter(None, (description, first.remark)))
         self.reward_clip = reward_clip(first.env)
         self.anew = np.zeros(self.envs, np.bool_)
+        self.notes = first.notes
+
+    def accept_missing(self) -> None:
+        """See HostEnvs."""
+        for episodes in self._episodes:
+            episodes.accept_missing()
 
     @property
     def instances(self) -> list[gymnasium.Env]:

@@ -73,7 +73,9 @@ class EpisodesMaker:
         episodes = Episodes(
             self.builder(), index=self.index, seed=self.seed, action_bins=self.action_bins, masked=masked
         )
+        episodes.observer.accept_missing(True)  # whether the agent takes a NaN is not known yet
         episodes.level = capture.choose_level(episodes, None if first is None else first.level)
+        episodes.observer.accept_missing(False)
         return episodes
 
 

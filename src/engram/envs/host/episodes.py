@@ -30,6 +30,7 @@ from engram.envs.host.actions import joint_actions
 from engram.envs.host.masks import Found, Source, find_masks, joint, method_of
 from engram.envs.host.masks import told as told_masks
 from engram.envs.host.spaces import Observer, mask_problem
+from engram.envs.host.wrappers import notes_on
 from engram.errors import EngramError, EnvironmentFault, SpaceError, is_fault, told
 from engram.spaces import MASK, Box
 
@@ -109,6 +110,15 @@ class Episodes:
         self.torn = False
         self.numbers: dict[str, float] = {}
         self.observation: list[Any] = []
+
+    @property
+    def notes(self) -> list[str]:
+        """Sentences on its wrappers that who trains in it should read."""
+        return notes_on(self.env)
+
+    def accept_missing(self, _: None = None) -> None:
+        """From now on a NaN in what is seen is a missing number, and no fault."""
+        self.observer.accept_missing(True)
 
     def begin(self, episode: int | None = None) -> list[Any]:
         """Starts the next episode, or that of the given number; returns its first observation's arrays."""
@@ -323,6 +333,7 @@ class Looked(NamedTuple):
     masked: Any  # see `Episodes`
     clip: float  # what the field of the environment clips rewards to, 0 for nothing
     remark: str  # what is to be said of it
+    notes: list[str]  # see `Episodes`
 
 
 class LookingEnvironment(gymnasium.Env):
@@ -343,7 +354,7 @@ class LookingEnvironment(gymnasium.Env):
             from engram.envs.host.build import reward_clip  # which imports this module
 
             seen, clip = episodes.observer.source, reward_clip(episodes.env)
-            return Looked(seen, episodes.action_table, episodes.masked, clip, episodes.remark)
+            return Looked(seen, episodes.action_table, episodes.masked, clip, episodes.remark, episodes.notes)
         except BaseException as error:
             return _fault_of(error)
 

@@ -35,10 +35,16 @@ class Observer:
         self.structure = self._read(space, "")
         stored = [part.stored for part in self.parts]
         self.space: spaces.Space = _as_space(self.structure, stored, _engram_dict, _engram_tuple)
-        self._readers: list[Callable[[Any], Any]] = [reader_of(part) for part in self.parts]
-        self._single = self._readers[0] if isinstance(self.structure, int) else None
+        self.accept_missing(False)
         mask = self.structure.get(MASK) if isinstance(self.structure, dict) else None
         self.mask: int | None = mask if isinstance(mask, int) else None
+
+    def accept_missing(self, missing: bool) -> None:
+        """Whether a NaN is from now on a missing number where one can be, and no fault."""
+        self._readers: list[Callable[[Any], Any]] = [
+            reader_of(part, missing and part.may_be_missing) for part in self.parts
+        ]
+        self._single = self._readers[0] if isinstance(self.structure, int) else None
 
     def __call__(self, observation: Any) -> list[Any]:
         """The observation's arrays, in the order of `parts`.

@@ -28,7 +28,7 @@ import engram.errors
 from engram.envs.host import capture as capturing
 from engram.envs.host.batch import HostStep, check_alike, join_snapshots, split_snapshots, stack, weakest
 from engram.envs.host.build import EpisodesMaker
-from engram.envs.host.episodes import NUMBERS, Level, Looked, LookingEnvironment, WorkerEnvironment
+from engram.envs.host.episodes import NUMBERS, Episodes, Level, Looked, LookingEnvironment, WorkerEnvironment
 from engram.envs.host.spaces import Observer, Translator
 from engram.errors import EngramError, EnvironmentFault, SpecError, told
 
@@ -47,8 +47,10 @@ class AsyncEnvs:
         description: str,
         worker_timeout: float,
         reward_clip: float = 0.0,
+        notes: Sequence[str] = (),
     ):
         self._observer = observer
+        self.notes = notes
         self.translator = Translator(observer, table)
         self._shapes = [((len(makers), *part.shape), part.dtype) for part in observer.parts]
         self._seed = makers[0].seed
@@ -72,6 +74,11 @@ class AsyncEnvs:
                 self._end()
                 raise
         self.level: Level = weakest([answer["level"] for answer in built])
+
+    def accept_missing(self) -> None:
+        """See HostEnvs."""
+        self._observer.accept_missing(True)
+        self._call("apply", Episodes.accept_missing, [None] * self.envs)
 
     def reset(self) -> PyTree:
         """See HostEnvs."""
