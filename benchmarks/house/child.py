@@ -12,6 +12,7 @@ import os
 import sys
 import time
 from hashlib import sha256
+from inspect import signature
 from typing import Any
 
 CURVE = ("step", "updates", "loss", "q_mean", "return_mean")  # metrics that are compared
@@ -81,6 +82,8 @@ def speed(env: str, arguments: dict[str, Any], warm: int, steps: int) -> dict[st
     import engram
 
     lines = Lines()
+    if "evaluate_every" in signature(engram.Trainer).parameters:  # an old checkout has none
+        arguments = {"evaluate_every": 0, **arguments}
     with engram.Trainer(env, steps=warm + steps, log_every=warm + steps, callbacks=[lines], **arguments) as trainer:
         trainer.learn(warm)
         before, began, used = trainer.steps, time.perf_counter(), time.process_time()

@@ -24,22 +24,20 @@ import numpy as np
 
 from benchmarks.record import Record, add_flags
 from benchmarks.scores import summary
-from engram import Trainer
+from engram import Trainer, recipes
 from engram.agents.policy import Seen, begin, greedy, look, still
 from engram.bits import next_words
 from engram.play.evaluation import evaluation_seed
 
-EPISODES, STEPS = 500, 300_000
-ENV, ENV_ARGS = "engram/ContextBandit-v0", {"contexts": 4, "arms": 4, "exposures": 3, "pulls": 4}
-WINDOW = 49  # the rows of an episode, its last observation included
-COMMON = {
-    "observation.previous_action": True, "observation.previous_reward": True, "replay.window": WINDOW,
-    "replay.batch_size": 16, "optimizer.learning_rate": 1e-3, "target.rate": 0.02, "discount": 0.5,
-    "exploration.end": 0.05, "learn_every": 16,
-}  # fmt: skip
+EPISODES = 500
+ENV = "engram/ContextBandit-v0"
+RECIPE = recipes.find(ENV, "slots")  # of the package: what `slots` is, and the settings that the others share
+ENV_ARGS, STEPS = RECIPE.env_args or {}, RECIPE.steps
+COMMON = {path: value for path, value in RECIPE.agent().items() if path.partition(".")[0] != "working"}
+SLOTS = {path: value for path, value in RECIPE.agent().items() if path.partition(".")[0] == "working"}
 AGENTS = {
-    "slots": {"working": "slots", "working.slots": 8, "working.hidden_size": 64},
-    "slots, uniform": {"working": "slots", "working.slots": 8, "working.hidden_size": 64, "working.uniform": True},
+    "slots": SLOTS,
+    "slots, uniform": SLOTS | {"working.uniform": True},
     "gru": {"working": "gru", "working.hidden_size": 128},
 }
 

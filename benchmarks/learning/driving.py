@@ -28,7 +28,7 @@ import engram
 from benchmarks.learning.workers import EVALUATION_SEED
 from benchmarks.record import WORK, Record, add_flags
 from benchmarks.scores import summary, wilson
-from engram import Trainer
+from engram import Trainer, recipes
 from engram.agents.policy import Seen, begin, greedy, look, still
 from engram.bits import next_words
 from engram.errors import EngramError
@@ -38,14 +38,10 @@ from engram.run.plan import holds_run
 
 ENV = "engram/Intersection-v0"
 EPISODES, HIGHWAY_MOST = 500, 100
-STEPS = 96_000  # of training, about 10,000 episodes
+RECIPE = recipes.find(ENV, "entities")  # of the package; its settings were found on seed 0, see docs/results.md
+STEPS = RECIPE.steps  # of training, about 10,000 episodes
 OUTCOMES = ("arrival", "crash", "neither")
-
-# Found on seed 0 with `entities`; see docs/results.md.
-SETTINGS: dict[str, Any] = {
-    "discount": 0.95, "n_step": 3, "target.every": 1, "target.rate": 0.01, "optimizer.learning_rate": 1e-3,
-    "optimizer.final_fraction": 0.05, "exploration.end": 0.05, "replay.capacity": 100_000, "replay.batch_size": 32,
-}  # fmt: skip
+SETTINGS = {path: value for path, value in RECIPE.agent().items() if path != "encoder"}
 # Two layers of 139 have 34,614 parameters, head included; the attention over entities has 34,691.
 AGENTS: dict[str, dict[str, Any]] = {
     "entities": {"encoder": "entities"},

@@ -19,7 +19,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.learning.memory_tasks import EPISODES, Cell
+from benchmarks.learning.memory_tasks import EPISODES, published
 from benchmarks.learning.memory_tasks import Run as LearnedRun
 from benchmarks.learning.workers import EVALUATION_SEED, train_all
 from benchmarks.record import WORK, Record, add_flags
@@ -29,15 +29,10 @@ HOME = "MiniGrid-MemoryS7-v0"
 ELSEWHERE = ("MiniGrid-MemoryS13-v0", "MiniGrid-MemoryS17Random-v0")
 EMPTIED = "emptied"  # the name of the control among the mazes
 
-# Found on seed 0, which had learned the task after about 100,000 steps. A window holds an episode of an agent that
-# knows its way (about 7 steps), and the end of a search; a hidden layer after the memory compares the two objects.
-LOOK_AND_MATCH = {
-    "encoder": "vector", "encoder.widths": (128,), "working": "gru", "working.horizon": 40, "head": "dueling",
-    "head.width": 128, "observation.previous_action": True, "replay.window": 24, "replay.batch_size": 16,
-    "replay.capacity": 100_000, "n_step": 3, "discount": 0.98, "learn_every": 4, "optimizer.learning_rate": 1e-3,
-    "target.rate": 0.01, "exploration.steps": 40_000, "exploration.end": 0.1,
-}  # fmt: skip
-CELLS = {cell.name: cell for cell in (Cell("gru", HOME, 200_000, "lru-dqn", settings=LOOK_AND_MATCH),)}
+# The recipe of the package. Found on seed 0, which had learned the task after about 100,000 steps. A window holds an
+# episode of an agent that knows its way (about 7 steps), and the end of a search; a hidden layer after the memory
+# compares the two objects.
+CELLS = {"gru": published("gru", HOME, "gru")}
 
 
 class Run(LearnedRun):

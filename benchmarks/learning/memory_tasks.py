@@ -4,6 +4,8 @@
     python -m benchmarks.learning.memory_tasks --cells passive-100 --seeds 5 --jobs 2
     python -m benchmarks.learning.memory_tasks --minutes 60 --continue   as many unfinished cells as fit
 
+What has a published number is a recipe of the package (`engram list recipes`), and is read from there.
+
 A run is one process with one thread. When the time is over, running ones are told to save; `--continue` takes each up
 exactly where it was (runs lie under .benchmarks/memory). At its end a run's last parameters play 100 greedy episodes on
 seeds that nothing else uses, and play them again with the memory emptied before every step.
@@ -22,8 +24,10 @@ from typing import Any
 from benchmarks.learning.workers import EVALUATION_SEED, ONE_THREAD, train_all
 from benchmarks.record import WORK, Record, add_flags
 from benchmarks.scores import summary
+from engram import recipes
 
 EPISODES = 100
+SOLVED = 1.0 - 1e-3  # the return of a T-maze that is solved
 PREVIOUS = {"observation.previous_action": True, "observation.previous_reward": True}
 
 
@@ -102,7 +106,7 @@ def corridor(name: str, env: str, length: int, steps: int, memory: dict[str, Any
         settings |= {"exploration.random_opening": 0.5, "n_step": 1}
         if length > 100:
             settings |= {"target.rate": 0.1}  # what is known of the end has so many updates to travel
-    return Cell(name, env, steps, "lru-dqn", {"length": length}, CORRIDOR | settings | memory, success=1.0 - 1e-3,
+    return Cell(name, env, steps, "lru-dqn", {"length": length}, CORRIDOR | settings | memory, success=SOLVED,
                 asked=1.0)  # fmt: skip
 
 
@@ -114,6 +118,12 @@ def chain(env: str, name: str, number: int, steps: int, memory: dict[str, Any] =
     settings |= {"replay.batch_size": 32} if length < 30 else {}
     settings |= {"learn_every": 64} if length > 100 else {}
     return Cell(f"{name}-{number}", env, steps, "lru-dqn", {name: number}, settings | memory, success=1.0, asked=1.0)
+
+
+def published(name: str, env: str, recipe: str, **judged: float | None) -> Cell:
+    """A task whose settings are a recipe of the package: what `engram train ENV --recipe NAME` runs."""
+    found = recipes.find(env, recipe)
+    return Cell(name, env, found.steps, found.preset, found.env_args or {}, found.agent(), found.envs, **judged)
 
 
 def keywords(settings: dict[str, Any]) -> dict[str, Any]:
@@ -148,31 +158,27 @@ def searching(task: str, window: int, asked: float, published: float | None) -> 
     ]
 
 
-HISTORY = {"working__layers": 1, "working__heads": 4, "working__width": 128, "exploration__end": 0.02}
+HISTORY = {"working__layers": 1, "working__heads": 4, "working__hidden_size": 128, "exploration__end": 0.02}
 CELLS = {
     cell.name: cell
     for cell in (
-        corridor("passive-100", "engram/PassiveTMaze-v0", 100, 100_000),
-        corridor("passive-500", "engram/PassiveTMaze-v0", 500, 500_000, LONG),
+        published("passive-100", "engram/PassiveTMaze-v0", "length-100", success=SOLVED, asked=1.0),
+        published("passive-500", "engram/PassiveTMaze-v0", "length-500", success=SOLVED, asked=1.0),
         corridor("passive-1500", "engram/PassiveTMaze-v0", 1_500, 1_000_000, LONG),
-        corridor("active-50", "engram/ActiveTMaze-v0", 50, 400_000, LONG),
+        published("active-50", "engram/ActiveTMaze-v0", "length-50", success=SOLVED, asked=1.0),
         corridor("active-500", "engram/ActiveTMaze-v0", 500, 1_000_000, LONG),
         *(chain("engram/MemoryLength-v0", "length", number, max(20_000, 1_000 * number)) for number in LENGTHS),
-        chain("engram/MemoryLength-v0", "length", 1_000, 300_000, {"working": "mingru", "working.horizon": 2_000}),
+        published("length-1000", "engram/MemoryLength-v0", "length-1000", success=1.0, asked=1.0),
         *(chain("engram/MemorySize-v0", "size", number, 40_000) for number in SIZES),
         popgym("RepeatPrevious", "easy", 50_000, "lru-dqn", 0.99, 1.0, replay__window=51),
-        popgym("RepeatPrevious", "medium", 100_000, "dtqn", 0.95, 0.789, replay__window=104,
-               working__window=64, **HISTORY),
-        popgym("RepeatPrevious", "hard", 100_000, "dtqn", 0.9, 0.191, replay__window=156,
-               working__window=128, **HISTORY),
+        published("RepeatPrevious-medium", "engram/RepeatPrevious-v0", "medium", asked=0.95, published=0.789),
+        published("RepeatPrevious-hard", "engram/RepeatPrevious-v0", "hard", asked=0.9, published=0.191),
         # Only the first card counts, and only that no action came before it tells it from the others.
         popgym("RepeatFirst", "hard", 500_000, "lru-dqn", 0.99, 0.969, replay__window=832, replay__start=8_000,
                learn_every=32, optimizer__learning_rate=3e-4, exploration__end=0.0, exploration__steps=10_000,
                observation__previous_action=True, **keywords(LONG)),
-        popgym("CountRecall", "easy", 250_000, "lru-dqn", 0.6, 0.509, replay__window=52,
-               working__max_radius=0.9999, exploration__end=0.02),
-        popgym("Autoencode", "easy", 150_000, "dtqn", 0.0, -0.283, replay__window=104,
-               working__window=104, working__clock=True, **HISTORY),
+        published("CountRecall-easy", "engram/CountRecall-v0", "easy", asked=0.6, published=0.509),
+        published("Autoencode-easy", "engram/Autoencode-v0", "easy", asked=0.0, published=-0.283),
         *searching("Concentration", 104, 0.7, None),
         *searching("Battleship", 64, 0.7, None),
     )

@@ -53,6 +53,7 @@ def main() -> None:
         envs=job.envs,
         steps=job.steps,
         log_every=500,  # what a run of 50,000 steps has by default; the few steps of Pong would be logged far oftener
+        evaluate_every=0,
         callbacks=(watch,),
         overrides=settings(job),
     )

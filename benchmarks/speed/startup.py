@@ -70,7 +70,7 @@ def breakdown(began: float) -> None:
         done(f"import {library}")
     from engram.run.trainer import Trainer
 
-    trainer = Trainer("CartPole-v1", steps=STEPS, log_every=STEPS, overrides=PLAN)
+    trainer = Trainer("CartPole-v1", steps=STEPS, log_every=STEPS, evaluate_every=0, overrides=PLAN)
     done("make the trainer")
     trainer.learn(1)
     done("make the agent, first step")

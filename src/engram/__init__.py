@@ -25,7 +25,10 @@ if TYPE_CHECKING:
     from engram.replay.draw import Drawn, Reach
     from engram.replay.ring import Ring
     from engram.run.article import AttentionDQN, ReplayBuffer, train
+    from engram.run.callbacks import Callback, EarlyStop, Evaluate, TimeLimit
+    from engram.run.loggers import CsvLogger, LoggedRun, Logger, MLflowLogger, WandbLogger
     from engram.run.trainer import Trainer, info, load
+    from engram.run.video import RecordVideo
     from engram.specs import part, setting, spec
     from engram.testing.environments import check_env
     from engram.types import Decision, Distribution, Encoding, MemoryRead, Returns
@@ -33,22 +36,32 @@ if TYPE_CHECKING:
 __all__ = [
     "AgentSpec",
     "AttentionDQN",
+    "Callback",
+    "CsvLogger",
     "Decision",
     "Distribution",
     "Drawn",
+    "EarlyStop",
     "Encoding",
     "EngramError",
     "Entries",
+    "Evaluate",
     "Evaluation",
     "Following",
+    "LoggedRun",
+    "Logger",
+    "MLflowLogger",
     "MemoryRead",
     "NStep",
     "Reach",
+    "RecordVideo",
     "ReplayBuffer",
     "Returns",
     "Ring",
     "Similar",
+    "TimeLimit",
     "Trainer",
+    "WandbLogger",
     "check_device_env",
     "check_env",
     "info",
@@ -68,22 +81,32 @@ __all__ = [
 _HOMES = {
     "AgentSpec": "agents.spec",
     "AttentionDQN": "run.article",
+    "Callback": "run.callbacks",
+    "CsvLogger": "run.loggers",
     "Decision": "types",
     "Distribution": "types",
     "Drawn": "replay.draw",
+    "EarlyStop": "run.callbacks",
     "Encoding": "types",
     "EngramError": "errors",
     "Entries": "external.memory",
+    "Evaluate": "run.callbacks",
     "Evaluation": "play.evaluation",
     "Following": "losses.bootstrap",
+    "LoggedRun": "run.loggers",
+    "Logger": "run.loggers",
+    "MLflowLogger": "run.loggers",
     "MemoryRead": "types",
     "NStep": "losses.returns",
     "Reach": "replay.draw",
+    "RecordVideo": "run.video",
     "ReplayBuffer": "run.article",
     "Returns": "types",
     "Ring": "replay.ring",
     "Similar": "losses.bootstrap",
+    "TimeLimit": "run.callbacks",
     "Trainer": "run.trainer",
+    "WandbLogger": "run.loggers",
     "check_device_env": "envs.device",
     "check_env": "testing.environments",
     "info": "run.trainer",

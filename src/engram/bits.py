@@ -1,10 +1,12 @@
-"""Randomness: one threefry call per step, from a key that erases itself.
+"""Randomness, and counters of 32 bits. Randomness: one threefry call per step, from a key that erases itself.
 
 `split` followed by several draws costs a hundred microseconds on a CPU, more than a small update. Every step
 therefore draws all the bits it needs at once; the first two words become the next key, so no key is used twice
 and earlier draws cannot be recomputed from a later state. The scheme is the same under `vmap`, and threefry is
 stable across versions.
 """
+
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -64,3 +66,28 @@ def uniform(bits: UInt32[Array, "*shape"]) -> Float[Array, "*shape"]:
 def below(bits: UInt32[Array, "*shape"], bound: Int[Array, "*#shape"] | int) -> Int[Array, "*shape"]:
     """Integers in 0..bound-1. Their chances differ by at most bound / 2^32 of themselves (modulo bias)."""
     return (bits % jnp.asarray(bound, jnp.uint32)).astype(jnp.int32)
+
+
+# -- counters --------------------------------------------------------------------------------------------------------
+
+LAST = (1 << 31) - 1  # the largest that 32 bits hold: a run on a fast device is there within the hour
+TURN = 1 << 30  # where a counter begins anew that a run of any length must not overflow
+
+
+def counted(counter: Int[Array, "*any"], more: Any, turn: int = TURN) -> Int[Array, "*any"]:
+    """A counter after `more` events. It begins anew at `turn`; `whole` tells which turn it is in."""
+    return (counter + more) % turn
+
+
+def held_back(counter: Int[Array, "*any"], room: int) -> Int[Array, "*any"]:
+    """A counter to which `room` more can be added: one that is as far as that stays there."""
+    return jnp.minimum(counter, LAST - room)
+
+
+def whole(shown: int, near: int, turn: int = TURN) -> int:
+    """The number nearest to `near` that a counter which begins anew at `turn` shows as `shown`.
+
+    >>> whole(5, near=7 * TURN - 3), whole(5, near=9)
+    (7516192773, 5)
+    """
+    return max(shown, shown + (near - shown + turn // 2) // turn * turn)

@@ -8,13 +8,15 @@ that registers parts, and is imported when a name is not found or names are list
 import warnings
 from collections.abc import Callable
 from typing import TypeVar
+from weakref import WeakKeyDictionary
 
-from engram.errors import UnknownName, hint
+from engram.errors import UnknownName, hint, is_fault, told
 
 Spec = TypeVar("Spec", bound=type)
 
 GROUP = "engram.parts"  # of entry points
 _SHELVES: dict[str, dict[str, type]] = {}
+_FORMER: WeakKeyDictionary[type, str] = WeakKeyDictionary()  # classes that were defined again, which agents still use
 _IMPORTED: set[str] = set()  # `GROUP` once its entry points were imported: looking for them takes milliseconds
 
 
@@ -29,19 +31,29 @@ class UnknownPart(UnknownName):
 
 
 def register(role: str, name: str) -> Callable[[Spec], Spec]:
-    """Class decorator: `@register("encoder", "vector")` above a spec makes `encoder=vector` a valid setting."""
+    """Class decorator: `@register("encoder", "vector")` above a spec makes `encoder=vector` a valid setting.
+
+    The same class defined again, as by a notebook's cell that is run twice, takes the place of the former one.
+    """
 
     def put(spec: Spec) -> Spec:
         shelf = _SHELVES.setdefault(role, {})
-        if name in shelf:
+        if name in shelf and not is_again(spec, shelf[name]):
             raise ValueError(
                 f"{role} {name!r} is already {shelf[name].__module__}.{shelf[name].__qualname__}; "
                 f"register {spec.__qualname__} under another name"
             )
+        if name in shelf:
+            _FORMER[shelf[name]] = name
         shelf[name] = spec
         return spec
 
     return put
+
+
+def is_again(new: type, old: type) -> bool:
+    """Whether a class is another one defined again: under the same name, in the same module."""
+    return (new.__module__, new.__qualname__) == (old.__module__, old.__qualname__)
 
 
 def find(role: str, name: str) -> type:
@@ -58,6 +70,8 @@ def name_of(role: str, spec: type) -> str:
     for name, known in _SHELVES.get(role, {}).items():
         if known is spec:
             return name
+    if spec in _FORMER:
+        return _FORMER[spec]
     raise UnknownName(f'{spec.__qualname__} is not a registered {role}; put @register("{role}", "name") above it')
 
 
@@ -73,6 +87,17 @@ def names(role: str) -> list[str]:
     return sorted(_SHELVES.get(role, {}))
 
 
+def snapshot() -> dict[str, dict[str, type]]:
+    """What stands on every shelf, for `restore`."""
+    return {role: dict(shelf) for role, shelf in _SHELVES.items()}
+
+
+def restore(shelves: dict[str, dict[str, type]]) -> None:
+    """Puts every shelf back as it was at a `snapshot`: what was registered since is forgotten."""
+    _SHELVES.clear()
+    _SHELVES.update(shelves)
+
+
 def _import_entry_points() -> None:
     """Imports the modules that installed packages name, once. One that fails is a warning; the others still work."""
     if GROUP in _IMPORTED:
@@ -83,10 +108,12 @@ def _import_entry_points() -> None:
     for point in entry_points(group=GROUP):
         try:
             point.load()
-        except Exception as error:
+        except BaseException as error:
+            if not is_fault(error):
+                raise
             warnings.warn(
                 f"the entry point {point.name} = {point.value} of {GROUP} could not be imported "
-                f"({type(error).__name__}: {error}); mend or remove the package that brings it",
+                f"({told(error)}); mend or remove the package that brings it",
                 RuntimeWarning,
                 stacklevel=2,
             )

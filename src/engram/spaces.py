@@ -15,32 +15,135 @@ observation (no leading axes) is stored:
 Two names in the outermost `Dict` say what may be done rather than what is seen: `action_mask` (one flag for each
 action, 0 where it is forbidden) and `offered` (one row of features for each action).
 
+A `Box` also says what its numbers mean: their bounds, by which they are scaled (`Box.scale`), and whether its rows are
+a set.
+
 `engram.nn.observation` computes with observations. Worker processes import this file, so it imports no JAX, which
 takes a second and 150 MB; `jaxtyping.PyTree` imports it too, so trees are annotated `Any`.
 """
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from math import prod
-from typing import Any
+from math import ceil, prod
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from engram.errors import SpaceError
 
 DTYPES = ("bool", "uint8", "int8", "int16", "uint16", "int32", "float32")
+# Numbers whose largest absolute bound lies in this range are of order one already, and are taken as they are. So are
+# those of CartPole, Acrobot and the like.
+ORDER_ONE = (1 / 32, 32.0)
+NO_BOUND = 1e6  # a larger one stands for "any number", as the largest float does: what comes is nowhere near it
+MOST_ONE_HOT = 16_384  # places for the categories of an observation, one for each; a larger one is read by its digits
+MOST_BASE = 1024  # of these digits
+
+# One for all numbers, or one for each in row-major order; an array is accepted, and kept as such a value.
+Bound = float | tuple[float | None, ...] | np.ndarray | None
+
+
+class Scale(NamedTuple):
+    """What brings the numbers of a Box to order one: (number - middle) * factor. Arrays have the shape of the Box.
+
+    0 stays 0 even so, because frames before an episode and rows of no entity hold it.
+    """
+
+    middle: "float | np.ndarray"
+    factor: "float | np.ndarray"
 
 
 @dataclass(frozen=True)
 class Box:
-    """An array of numbers."""
+    """An array of numbers.
+
+    Fields:
+      low, high: the bounds of the numbers; None where there is none. Arrays and infinities may be given. An image
+        (uint8, two or three axes) has 0 and 255 unless others are given.
+      unordered: whether the rows (the first axis) are a set of things, whose order says nothing.
+    """
 
     shape: tuple[int, ...]
     dtype: str = "float32"
+    low: Bound = None
+    high: Bound = None
+    unordered: bool = False
 
     def __post_init__(self):
         if self.dtype not in DTYPES:
             raise SpaceError(f"a Box holds one of {', '.join(DTYPES)}; {self.dtype!r} was given: convert it first")
+        if self.dtype == "uint8" and len(self.shape) in (2, 3) and self.low is None and self.high is None:
+            object.__setattr__(self, "low", 0.0)
+            object.__setattr__(self, "high", 255.0)
+        low, high = _bounds(self.low, self.shape, -np.inf), _bounds(self.high, self.shape, np.inf)
+        if not (low <= high).all():  # false for NaN also
+            raise SpaceError(f"a Box with low = {self.low} and high = {self.high} holds no number; exchange its bounds")
+        object.__setattr__(self, "low", _plain(low))
+        object.__setattr__(self, "high", _plain(high))
+
+    def __repr__(self) -> str:
+        told = [f"shape={self.shape}, dtype={self.dtype!r}"]
+        told += [f"{name}={_short(value)}" for name in ("low", "high") if (value := getattr(self, name)) is not None]
+        return f"Box({', '.join(told)}{', unordered=True' if self.unordered else ''})"
+
+    @property
+    def bounds(self) -> str:
+        """The bounds in words: `0..255`; of several, the outermost that are finite."""
+        both = np.concatenate([_bounds(self.low, self.shape, -np.inf), _bounds(self.high, self.shape, np.inf)], None)
+        finite = both[np.isfinite(both)]
+        return f"{finite.min():g}..{finite.max():g}" if finite.size else "none"
+
+    @property
+    def scale(self) -> Scale | None:
+        """What brings these numbers to -1..1, by their bounds; None where all are taken as they are.
+
+        A number is scaled if both of its bounds are finite, none is beyond `NO_BOUND`, and the larger is not of order
+        one already (`ORDER_ONE`). Bounds around 0 keep it in place: their larger becomes 1. Others become -1 and 1.
+        The dtype makes no difference.
+        """
+        low, high = _bounds(self.low, self.shape, -np.inf), _bounds(self.high, self.shape, np.inf)
+        size = np.maximum(np.abs(low), np.abs(high))
+        scaled = (low < high) & (size <= NO_BOUND) & ((size < ORDER_ONE[0]) | (size > ORDER_ONE[1]))
+        if not scaled.any():
+            return None
+        around = scaled & (low <= 0) & (high >= 0)
+        apart = scaled & ~around
+        with np.errstate(all="ignore"):  # of entries that are not taken
+            middle = np.where(apart, (low + high) / 2, 0.0)
+            factor = np.where(around, 1 / size, np.where(apart, 2 / (high - low), 1.0))
+        return Scale(_uniform(middle), _uniform(factor))
+
+
+def _bounds(value: Bound, shape: tuple[int, ...], none: float) -> np.ndarray:
+    """Bounds as an array of the shape; `none` where there is no bound."""
+    if isinstance(value, tuple | list):
+        value = np.array([none if one is None else one for one in value], np.float64)
+    array = np.asarray(none if value is None else value, np.float64)
+    try:
+        return np.broadcast_to(array.reshape(shape) if array.size == prod(shape) else array, shape)
+    except ValueError:
+        raise SpaceError(
+            f"{array.size} bounds were given for a Box of shape {shape}; give one, or one for each number"
+        ) from None
+
+
+def _plain(bounds: np.ndarray) -> Bound:
+    """Bounds as a value: None for none, a number for all, or one for each."""
+    flat = [float(one) if np.isfinite(one) else None for one in bounds.reshape(-1)]
+    return tuple(flat) if len(set(flat)) > 1 else flat[0] if flat else None
+
+
+def _uniform(array: np.ndarray) -> "float | np.ndarray":
+    """The number that all entries are, or the array."""
+    first = float(array.reshape(-1)[0])
+    return first if (array == first).all() else array.astype(np.float32)
+
+
+def _short(bound: Any) -> str:
+    if not isinstance(bound, tuple):
+        return f"{bound:g}"
+    told = ", ".join("none" if one is None else f"{one:g}" for one in bound[:4])
+    return f"({told}{', ...' if len(bound) > 4 else ''})"
 
 
 @dataclass(frozen=True)
@@ -107,6 +210,15 @@ def map_space(function: Callable[[Leaf], Any], space: Space) -> Any:
     return function(space)
 
 
+def changed(function: Callable[[Leaf], "Space"], space: Space) -> Space:
+    """The space with `function` of every leaf in the place of that leaf."""
+    if isinstance(space, Dict):
+        return Dict(tuple((name, changed(function, part)) for name, part in space.items))
+    if isinstance(space, Tuple):
+        return Tuple(tuple(changed(function, part) for part in space.items))
+    return function(space)
+
+
 def leaves(space: Space, path: str = "") -> Iterator[tuple[str, Leaf]]:
     """Each leaf with its path, such as `camera` or `0.direction`, in the order of `jax.tree.leaves`."""
     if isinstance(space, Dict):
@@ -124,6 +236,11 @@ def zeros(space: Space, leading: tuple[int, ...] = ()) -> Any:
     return map_space(lambda leaf: np.zeros((*leading, *leaf.shape), leaf.dtype), space)
 
 
+def blank(dtype: Any, unknown: bool) -> float:
+    """What stands in a frame from before an episode: 0, or NaN for floats where that says that nothing is known."""
+    return np.nan if unknown and np.dtype(dtype).kind == "f" else 0
+
+
 def nbytes(space: Space) -> int:
     """Bytes that one stored observation takes."""
     return sum(prod(leaf.shape) * np.dtype(leaf.dtype).itemsize for _, leaf in leaves(space))
@@ -131,22 +248,57 @@ def nbytes(space: Space) -> int:
 
 def features(space: Space) -> int:
     """Length of the vector that `engram.nn.observation.flatten` makes."""
+    most = one_hot(space)
 
     def count(leaf: Leaf) -> int:
-        if isinstance(leaf, Discrete):
-            return leaf.n
-        if isinstance(leaf, MultiDiscrete):
-            return sum(leaf.nvec)
         if isinstance(leaf, Text):
             return leaf.length * leaf.symbols
-        return prod(leaf.shape)
+        if isinstance(leaf, Box):
+            return prod(leaf.shape)
+        return sum(prod(digits(n, most)) for n in categories(leaf))
 
     return sum(count(leaf) for _, leaf in leaves(space))
 
 
-def to_unit(dtype: str) -> float:
-    """What brings the numbers of a leaf to 0..1: 1/255 for uint8, 1 for all that are taken as they are."""
-    return 1 / 255 if dtype == "uint8" else 1.0
+def categories(leaf: Leaf) -> tuple[int, ...]:
+    """How many categories each entry of a leaf has; none for numbers and texts."""
+    if isinstance(leaf, Discrete):
+        return (leaf.n,)
+    return leaf.nvec if isinstance(leaf, MultiDiscrete) else ()
+
+
+def one_hot(space: Space) -> int:
+    """The most categories of an entry that are each told by a place of their own: `MOST_ONE_HOT` over all entries."""
+    entries = sum(len(categories(leaf)) for _, leaf in leaves(space))
+    return max(64, MOST_ONE_HOT // max(1, entries))
+
+
+def digits(n: int, most: int) -> tuple[int, int]:
+    """Base and number of the digits by which one of n categories is told: (n, 1) up to `most`, else fewer places.
+
+    >>> digits(500, 16_384), digits(300_000, 16_384)
+    ((500, 1), (548, 2))
+    """
+    base, count = n, 1
+    while base > most or (count > 1 and base > MOST_BASE):
+        count += 1
+        base = ceil(n ** (1 / count))
+        base += base**count < n  # a root that was rounded down
+    return base, count
+
+
+def same(one: Space, other: Space) -> bool:
+    """Whether observations of two spaces are stored alike, whatever their bounds: an agent scales by its own."""
+    return unbounded(one) == unbounded(other)
+
+
+def unbounded(space: Space) -> Space:
+    """The space without bounds, so that its numbers are taken as they are."""
+    if isinstance(space, Dict):
+        return Dict(tuple((name, unbounded(part)) for name, part in space.items))
+    if isinstance(space, Tuple):
+        return Tuple(tuple(unbounded(part) for part in space.items))
+    return Box(space.shape, space.dtype, -np.inf, np.inf) if isinstance(space, Box) else space  # type: ignore[arg-type]
 
 
 def to_json(space: Space) -> dict[str, Any]:
@@ -161,7 +313,9 @@ def to_json(space: Space) -> dict[str, Any]:
         return {"kind": "multidiscrete", "nvec": list(space.nvec)}
     if isinstance(space, Text):
         return {"kind": "text", "length": space.length, "symbols": space.symbols}
-    return {"kind": "box", "shape": list(space.shape), "dtype": space.dtype}
+    low, high = (list(bound) if isinstance(bound, tuple) else bound for bound in (space.low, space.high))
+    what = {"shape": list(space.shape), "dtype": space.dtype, "low": low, "high": high, "unordered": space.unordered}
+    return {"kind": "box", **what}
 
 
 def from_json(value: dict[str, Any]) -> Space:
@@ -177,8 +331,11 @@ def from_json(value: dict[str, Any]) -> Space:
             return MultiDiscrete(tuple(int(n) for n in nvec))
         case {"kind": "text", "length": int(length), "symbols": int(symbols)}:
             return Text(length, symbols)
-        case {"kind": "box", "shape": shape, "dtype": str(dtype)}:
-            return Box(tuple(int(n) for n in shape), dtype)
+        case {"kind": "box", "shape": shape, "dtype": str(dtype), "low": low, "high": high, "unordered": bool(flag)}:
+            none = np.inf  # given, so that images without bounds stay so
+            given = [value if bound is None else bound for bound, value in ((low, -none), (high, none))]
+            low, high = (tuple(bound) if isinstance(bound, list) else bound for bound in given)
+            return Box(tuple(int(n) for n in shape), dtype, low, high, flag)
     raise SpaceError(
         f"{value!r} does not describe a space; expected a 'kind' of box, discrete, multidiscrete, text, dict or tuple"
     )

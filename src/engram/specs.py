@@ -16,14 +16,16 @@ import dataclasses
 import math
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
+from functools import cache
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Any, Literal, TypeVar, dataclass_transform, get_args, get_origin, get_type_hints
+from typing import Any, Literal, SupportsFloat, TypeVar, dataclass_transform, get_args, get_origin, get_type_hints
 
 from engram import registry
 from engram.errors import SpecError, hint
 
 T = TypeVar("T")
+Number = SupportsFloat  # as people give them: see `whole`
 
 NEEDED = dataclasses.MISSING  # the default of a setting that has none
 
@@ -137,14 +139,15 @@ def override(value: T, path: str, text: Any) -> T:
     return _override(value, path, path, text)
 
 
-def override_all(value: T, changes: Mapping[str, Any]) -> T:
+def override_all(value: T, changes: Mapping[str, Any], finish: Callable[[T], T] | None = None) -> T:
     """`override` for each path of `changes`, in any order: kinds of parts come before their settings, and rules between
-    settings must hold only at the end.
+    settings must hold only at the end. `finish` may change what came of it before they must.
     """
     token = _UNFINISHED.set(True)
     try:
         for path in sorted(changes, key=lambda path: path.count(".")):
             value = override(value, path, changes[path])
+        value = value if finish is None else finish(value)
     finally:
         _UNFINISHED.reset(token)
     return _checked(value)
@@ -223,6 +226,7 @@ def show(value: Any) -> str:
 # -- types -------------------------------------------------------------------------------------------------
 
 
+@cache
 def _hints(cls: type) -> dict[str, Any]:
     return get_type_hints(cls)
 
@@ -232,17 +236,29 @@ def type_of(cls: type, name: str) -> Any:
     return _hints(cls)[name]
 
 
-def is_legal(cls: type, name: str, value: Any) -> bool:
-    """Whether `value`, as it is, has the type of the setting `name` of the spec `cls` and lies in its range.
+def fitted(cls: type, name: str, value: Any) -> Any:
+    """`value` as the setting `name` of the spec `cls` holds it: 1e4 as 10,000, a NumPy number as Python's.
 
-    Unlike a text of the command line, a float is no whole number, even where its value is one.
+    Raises SpecError for another type, and out of range.
     """
-    limits = _field(cls, name).metadata
-    try:
-        fitted = _coerce(_hints(cls)[name], value, name, limits)
-    except SpecError:
-        return False
-    return not (isinstance(value, float) and isinstance(fitted, int))
+    return _coerce(_hints(cls)[name], value, name, _field(cls, name).metadata)
+
+
+def whole(name: str, value: Any, low: int) -> int:
+    """A whole number as people give it (`1e4`, a NumPy integer), as an int; SpecError below `low`, or for another."""
+    number = _fit(int, plain(value))
+    if number is _UNFIT or number < low:
+        raise SpecError(f"{name} = {value!r} was given; expected a whole number of at least {low}")
+    return number
+
+
+def plain(value: Any) -> Any:
+    """NumPy's numbers, texts and arrays, of any library that has `tolist`, as Python's; inside of containers too."""
+    if isinstance(value, dict):
+        return {name: plain(item) for name, item in value.items()}
+    if isinstance(value, tuple | list):
+        return type(value)(map(plain, value)) if type(value) in (tuple, list) else value
+    return value.tolist() if hasattr(value, "dtype") and hasattr(value, "tolist") else value
 
 
 def expected(cls: type, name: str) -> str:
@@ -281,7 +297,7 @@ def _coerce(kind: Any, value: Any, path: str, limits: Any) -> Any:
     if role := limits.get("role"):
         registry.name_of(role, type(value))
         return value
-    fitted = _fit(kind, value)
+    fitted = _fit(kind, plain(value))
     if fitted is _UNFIT:
         raise SpecError(f"{path} = {show(value)} has the wrong type; expected {_type_name(kind)}")
     for number in fitted if isinstance(fitted, tuple) else (fitted,):

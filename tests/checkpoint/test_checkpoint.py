@@ -1,5 +1,6 @@
 """Checkpoints: what comes back is what was saved, saving costs what is new, and one process writes."""
 
+import errno
 import json
 import os
 import subprocess
@@ -15,8 +16,8 @@ from safetensors.numpy import load_file, save_file
 from support.checkpoint_model import Ring, Unsynced, loaded_rows
 
 from engram.checkpoint.files import Disk, RunLock, parse_tensors
-from engram.checkpoint.store import CheckpointStore, Limits, ReplayLog, state_digest
-from engram.errors import CheckpointError, RunLocked
+from engram.checkpoint.store import CheckpointStore, Limits, ReplayLog, SaveFailed, state_digest
+from engram.errors import CheckpointError, RunLocked, WriteFailed
 
 ARRAYS = {
     "weight": np.arange(6, dtype=np.float32).reshape(2, 3),
@@ -476,6 +477,85 @@ def test_a_lock_is_given_back_and_is_not_held_twice(tmp_path: Path):
 def test_a_lock_is_not_written_through_a_link(tmp_path: Path):
     (tmp_path / "precious").write_text("precious")
     (tmp_path / "lock").symlink_to(tmp_path / "precious")
-    with pytest.raises(RunLocked, match="cannot be opened for locking"), RunLock(tmp_path):
+    with (
+        pytest.raises(WriteFailed, match="lock could not be written: .*; move away what is in its place"),
+        RunLock(tmp_path),
+    ):
         pass
     assert (tmp_path / "precious").read_text() == "precious"
+
+
+def test_a_disk_that_is_full_does_not_keep_a_run_from_being_locked(tmp_path: Path, monkeypatch):
+    """The note of who holds it is for people; what locks is the operating system."""
+
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "pwrite", full)
+    with RunLock(tmp_path), pytest.raises(RunLocked, match="by another process"), RunLock(tmp_path):
+        pass
+
+
+def test_a_lock_that_cannot_be_made_names_the_file_and_the_way_out(tmp_path: Path, monkeypatch):
+    def fails(*_: object) -> int:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(os, "open", fails)
+    with pytest.raises(
+        WriteFailed, match=r"/lock could not be written: Read-only .*; choose a folder .*--run DIR"
+    ) as said:
+        RunLock(tmp_path).__enter__()
+    assert said.value.exit_code == 74
+
+
+def test_a_folder_that_is_moved_removed_or_replaced_is_noticed_until_it_is_back(tmp_path: Path):
+    run, elsewhere = tmp_path / "run", tmp_path / "elsewhere"
+    with RunLock(run) as lock:
+        lock.check()
+        run.rename(elsewhere)
+        with pytest.raises(WriteFailed, match=f"{run} is not the folder any more .*; put it back there"):
+            lock.check()
+        run.mkdir()
+        (run / "lock").touch()
+        with pytest.raises(WriteFailed):
+            lock.check()
+        (run / "lock").unlink()
+        run.rmdir()
+        elsewhere.rename(run)
+        lock.check()
+
+
+def test_a_link_in_the_place_of_a_folder_is_not_followed(tmp_path: Path):
+    """A stranger's run could else have the checkpoints of another run read, and pruned."""
+    mine = tmp_path / "mine" / "checkpoints"
+    CheckpointStore(mine, keep=1).save(1, {}, None)
+    foreign = tmp_path / "foreign" / "checkpoints"
+    foreign.parent.mkdir()
+    foreign.symlink_to(mine)
+    with pytest.raises(CheckpointError, match="it is a link, and none is followed"):
+        CheckpointStore(foreign).load()
+    with pytest.raises(SaveFailed, match="it is a link, and none is followed"):
+        CheckpointStore(foreign).save(2, {}, None)
+    foreign.unlink()
+    foreign.mkdir()
+    (foreign / "segments").symlink_to(mine / "segments")
+    with pytest.raises(SaveFailed, match="'segments' is a link"):
+        CheckpointStore(foreign).save(2, {}, None)
+    assert CheckpointStore(mine).steps() == [1]
+
+
+def test_a_reader_is_not_left_with_nothing_while_a_writer_prunes(tmp_path: Path):
+    """Between listing and reading, all that was listed is replaced by newer checkpoints: those are then read."""
+    writer = CheckpointStore(tmp_path / "c", keep=1)
+    writer.save(0, {}, None)
+
+    class Slow(Disk):
+        reads = 0
+
+        def open(self, path: Path) -> int:
+            if path.name == "manifest.json" and self.reads < 3:
+                self.reads += 1
+                writer.save(self.reads, {}, None)
+            return super().open(path)
+
+    assert CheckpointStore(tmp_path / "c", fs=Slow()).load().step == 3

@@ -10,7 +10,7 @@ import sys
 import time
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
 from hypothesis import given
@@ -19,7 +19,6 @@ from hypothesis import strategies as st
 from engram import specs
 from engram.agents.presets import PRESETS, preset, preset_names
 from engram.cli.commands import main
-from engram.cli.curve import plot_curve
 from engram.cli.flags import COMMANDS, environment_argument, flags_of, split_settings
 from engram.envs.device import make_device
 from engram.errors import EngramError, LearningFault, SpecError, UnknownName
@@ -27,6 +26,9 @@ from engram.play.evaluation import Evaluation
 from engram.run.metrics import RunLog, read_metrics
 
 whole_program = pytest.mark.usefixtures("real_trainer")
+
+
+AGENT = {role: {"kind": "x"} for role in ("encoder", "working", "external", "head")}
 
 
 class Stopped(EngramError):
@@ -41,8 +43,9 @@ class FakeTrainer:
     problem: BaseException | None = None
     at_start: BaseException | None = None
     elsewhere: ClassVar[dict[str, object]] = {}
+    step = 30
 
-    def __init__(self, env, *, run, callbacks=(), **given):
+    def __init__(self, env, *, run, callbacks=(), progress=None, **given):
         FakeTrainer.made = {"env": env, "run": run} | given
         FakeTrainer.all_made.append(FakeTrainer.made)
         if FakeTrainer.at_start:
@@ -50,8 +53,8 @@ class FakeTrainer:
         self.run, self.callbacks = Path(run), callbacks
         agent = SimpleNamespace(exploration=SimpleNamespace(report=lambda step: {"epsilon": 1.0}))
         seeds = {"seed": given.get("seed", 0), "seeds": given.get("seeds", 1)}
-        self.plan = SimpleNamespace(env=env, preset="auto", agent=agent, **seeds)
-        self.closed = False
+        self.plan = SimpleNamespace(env=env, preset="auto", agent=agent, steps=30, **seeds)
+        self.closed, self.steps = False, 0
 
     def __enter__(self):
         return self
@@ -67,10 +70,12 @@ class FakeTrainer:
         self.tell("on_note", "preset dqn for \x1b[31mBox(4)")
         self.tell("on_start")
         (self.run / "run.json").parent.mkdir(parents=True, exist_ok=True)
-        (self.run / "run.json").touch()
+        plan = {"env": self.plan.env, "preset": "auto", "steps": 30, "envs": 1, "agent": AGENT}
+        (self.run / "run.json").write_text(json.dumps(plan | {n: getattr(self.plan, n) for n in ("seed", "seeds")}))
         with RunLog(self.run, None) as log:
             for step in (10, 20, 30):
-                metrics = {"step": step, "total": 30, "return_mean": float(step), "loss": None}
+                self.steps = step
+                metrics = {"step": step, "total": 30, "return_mean": float(step + self.plan.seed), "loss": None}
                 log.write(metrics)
                 self.tell("on_metrics", metrics)
         self.tell("on_save", SimpleNamespace(step=30, id="3fa94be0c1d2"))
@@ -94,12 +99,15 @@ def fake_trainer(request, monkeypatch, tmp_path):
         return
     module = ModuleType("engram.run.trainer")
     module.Trainer = FakeTrainer  # type: ignore[attr-defined]
-    module.load = lambda run: FakeTrainer(None, run=run)  # type: ignore[attr-defined]
-    module.info = lambda run, verify=False: {  # type: ignore[attr-defined]
-        "env": "X-v0", "steps": 30000, "verified": verify, "checkpoints": [{"step": 30, "id": "3fa9"}], "seeds": [0, 1],
-    }  # fmt: skip
+    module.load = lambda run, at="newest": FakeTrainer(None, run=run, at=at)  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "engram.run.trainer", module)
-    monkeypatch.setattr("engram.cli.commands.plot_curve", lambda folder, title: Path(folder, f"{title}.png").touch())
+    monkeypatch.setattr("engram.run.plan.info", lambda run, verify=False: {
+        "env": "X-v0", "steps": 30000, "verified": verify, "checkpoints": [{"step": 30, "id": "3fa9"}], "seeds": [0, 1],
+    })  # fmt: skip
+    monkeypatch.setattr(
+        "engram.cli.commands.plot_curve", lambda folder, title, **_: Path(folder, f"{title}.png").touch()
+    )
+    monkeypatch.setattr("engram.cli.commands.check_words", lambda *_: None)  # X is no environment
     monkeypatch.setattr(FakeTrainer, "made", {})
     monkeypatch.setattr(FakeTrainer, "all_made", [])
     monkeypatch.setattr(FakeTrainer, "problem", None)
@@ -112,6 +120,21 @@ def real_trainer():
 
 
 # -- reading -----------------------------------------------------------------------------------------------
+
+
+def test_the_curve_shows_evaluations_beside_training(monkeypatch):
+    """Of seeds the mean; a line with nothing but an evaluation leaves no hole in the curve of training."""
+    figures: list[Any] = []
+    monkeypatch.setattr("engram.run.curve._write_picture", lambda figure, path: figures.append(figure))
+    with RunLog(Path("r"), None) as log:
+        log.write({"step": 10, "return_mean": [1.0, 3.0], "loss": None})
+        log.write({"step": 15, "evaluation_return": [5.0, 7.0]})
+        log.write({"step": 20, "return_mean": [2.0, 4.0], "loss": 1.0, "evaluation_return": [4.0, 8.0]})
+    plot_curve("r")
+    drawn = {line.get_label(): line.get_xydata().tolist() for line in figures[0].axes[0].get_lines()}
+    assert drawn["training: mean of the last 100 episodes"] == [[10, 2], [20, 3]]
+    assert drawn["evaluation: greedy episodes"] == [[15, 6], [20, 6]]
+    assert drawn["best evaluation: 6"] == [[20, 6]], "of equals the newest"
 
 
 def test_settings_are_taken_out_wherever_they_stand_and_the_last_one_wins():
@@ -204,7 +227,7 @@ def test_a_mistake_is_answered_by_one_sentence_with_the_way_out(capsys, words, s
         ("train X --seed -1", "'-1' was given; write a whole number"),
         ("train X --steps", "Missing value for argument '--steps'"),
         ("train X Y", "Unrecognized options: Y"),
-        ("list foo", "invalid choice 'foo'"),
+        ("list foo", "engram list has no 'foo'; known: envs, parts, presets, recipes"),
         ("evaluate", "RUN"),
     ],
 )
@@ -240,7 +263,6 @@ def test_what_stops_a_run_is_one_sentence_and_its_exit_code(capsys, monkeypatch,
     monkeypatch.setattr(FakeTrainer, "problem", problem)
     assert main(["train", "X", "--run", "r"]) == code
     assert capsys.readouterr().err == f"engram: {sentence}\n"
-    assert Path("r/X, auto, seed 0.png").exists()
 
 
 def test_a_fault_of_ours_keeps_its_traceback(monkeypatch):
@@ -269,14 +291,15 @@ def test_only_what_was_given_reaches_the_trainer():
 def test_every_flag_reaches_the_trainer():
     words = (
         "train minatar-breakout --preset dqn --steps 1e6 --envs 4 --async --seed 7 --seeds 3 --run r "
-        "--action-bins 5 --env-arg a=1 --env-arg b=c --track --save_every 1_000 --log-every 9 "
+        "--action-bins 5 --env-arg a=1 --env-arg b=c --track --log csv,wandb --save_every 1_000 --log-every 9 "
         "replay.capacity=50000 head=dueling"
     )
     assert main(shlex.split(words)) == 0
     assert FakeTrainer.made == {
         "env": "minatar-breakout", "preset": "dqn", "steps": 1_000_000, "envs": 4, "asynchronous": True, "seed": 7,
         "seeds": 3, "run": Path("r"), "action_bins": 5, "env_args": {"a": 1, "b": "c"}, "track": True,
-        "save_every": 1000, "log_every": 9, "overrides": {"replay.capacity": "50000", "head": "dueling"},
+        "log": "csv,wandb", "save_every": 1000, "log_every": 9,
+        "overrides": {"replay.capacity": "50000", "head": "dueling"},
     }  # fmt: skip
 
 
@@ -306,8 +329,10 @@ def test_seeds_of_a_host_environment_learn_one_after_another_each_in_its_directo
     assert not any("seeds" in made for made in FakeTrainer.all_made)
 
 
-def test_seeds_of_a_device_environment_are_one_run():
+def test_seeds_of_a_device_environment_are_one_run(capsys):
     assert main(shlex.split("train engram/CartPole-v1 --seeds 2 --run r")) == 0
+    summary = "r: 2 seeds, 30 steps, return of the last 100 training episodes 30 [30, 30] (30 to 30)"
+    assert summary in capsys.readouterr().out.splitlines()
     assert FakeTrainer.all_made == [{"env": "engram/CartPole-v1", "run": Path("r"), "seeds": 2, "overrides": {}}]
 
 
@@ -345,16 +370,15 @@ def test_a_run_that_could_not_begin_leaves_the_others(monkeypatch):
     assert list(Path("runs").iterdir()) == [], "a folder `runs` of the user's own stays"
 
 
-def test_training_shows_notes_progress_and_saves_as_plain_lines(capsys, monkeypatch):
-    monkeypatch.setattr("engram.cli.commands.plot_curve", plot_curve)
+def test_training_shows_notes_progress_and_saves_as_plain_lines(capsys):
     assert main(["train", "X", "--run", "my run"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "preset dqn for \\x1b[31mBox(4)"
-    assert lines[1].startswith("step 10/30  done 33%  return 10 ")
+    assert lines[1] == "compiling ..."
+    assert lines[2].startswith("step 10/30  done 33%  return 10 ")
     assert "saved step 30 id 3fa94be0c1d2" in lines
     assert any(line.startswith("step 30/30  done 100%  return 30 ") for line in lines)
     assert lines[-1] == "done: my run holds the run and learning-curve.png; next: engram evaluate 'my run'"
-    assert Path("my run/learning-curve.png").exists()
 
 
 # -- the other commands ------------------------------------------------------------------------------------
@@ -365,7 +389,7 @@ def test_json_stands_alone_on_standard_output(capfd):
     capfd.readouterr()
     assert main(["evaluate", "r", "--episodes", "3", "--seed", "5", "--json"]) == 0
     out, err = capfd.readouterr()
-    found = {"run": "r", "mean": 5.0, "std": 0.0, "episodes": 3, "returns": [5.0] * 3, "per_seed": [5.0]}
+    found = {"run": "r", "step": 30, "mean": 5.0, "std": 0.0, "episodes": 3, "returns": [5.0] * 3, "per_seed": [5.0]}
     assert json.loads(out) == found | {"lengths": [7] * 3, "cut": 0}
     assert "a library says hello" in err
     assert "and so does C" in err
@@ -379,6 +403,9 @@ def test_another_environment_to_evaluate_in_is_passed_on_and_named(capfd):
     assert (found["env"], found["env_args"]) == ("Other-v0", {"size": 9})
     assert main(["evaluate", "r"]) == 0
     assert FakeTrainer.elsewhere == {}
+    assert FakeTrainer.made["at"] == "newest"
+    assert main(["evaluate", "r", "--at", "best"]) == 0
+    assert FakeTrainer.made["at"] == "best"
 
 
 def test_without_json_a_table_is_printed(capsys):
@@ -394,9 +421,7 @@ def test_without_json_a_table_is_printed(capsys):
 
 def test_damage_that_verification_found_is_an_error(monkeypatch, capsys):
     Path("r").mkdir()
-    monkeypatch.setattr(
-        sys.modules["engram.run.trainer"], "info", lambda run, verify: {"problems": ["step 30: bad sum"]}
-    )
+    monkeypatch.setattr("engram.run.plan.info", lambda run, verify: {"problems": ["step 30: bad sum"]})
     assert main(["info", "r", "--verify", "--json"]) == 66
     out, err = capsys.readouterr()
     assert json.loads(out) == {"problems": ["step 30: bad sum"]}
@@ -420,7 +445,7 @@ def test_show_prints_lines_that_make_the_preset_from_any_other(capsys, name):
     ("words", "sentence"),
     [
         ("show dnq", "no preset is called 'dnq'; did you mean 'dqn'?"),
-        ("show dqn --env CartPol-v1", "'phys2d/CartPole-v1'?"),
+        ("show dqn --env CartPol-v1", "did you mean 'CartPole-v1'?"),
         ("show dqn replay.capcity=3", "'replay.capcity' is not a setting; did you mean 'replay.capacity'?"),
         ("show dqn discount=2", "discount = 2.0 is out of range; expected at most 1"),
     ],
@@ -446,7 +471,9 @@ def test_list_names_presets_environments_and_parts(capsys):
     names = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
     assert {"CartPole-v1", "engram/CartPole-v1"} <= set(names)
     assert main(["list", "parts"]) == 0
-    assert {"encoder=vector", "head=dueling"} <= set(capsys.readouterr().out.splitlines())
+    lines = capsys.readouterr().out.splitlines()
+    assert {"encoder=vector", "head=dueling"} <= {line.split()[0] for line in lines}
+    assert all(len(line.split()) > 1 for line in lines), "each says what it is"
 
 
 # -- the program -------------------------------------------------------------------------------------------

@@ -44,6 +44,11 @@ def apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
             sys.modules.pop(name, None)
 
 
+def listed(capsys: pytest.CaptureFixture[str]) -> set[str]:
+    """The names that were just listed."""
+    return {line.split()[0] for line in capsys.readouterr().out.splitlines()}
+
+
 def forget_mine(monkeypatch: pytest.MonkeyPatch) -> None:
     """As in a process that has not imported the module."""
     registry._SHELVES["encoder"].pop("my-encoder")
@@ -64,7 +69,8 @@ def test_a_part_of_a_module_in_this_folder_is_trained_evaluated_and_resumed(monk
         "registers it (in Python: import that module first)"
     )
     resume = ["train", "--run", "r", "--resume", "--steps", "400"]
-    for words in (["evaluate", "r", "--episodes", "1"], ["info", "r"], resume):
+    assert main(["info", "r"]) == 0, "what came of a run is told without its parts"
+    for words in (["evaluate", "r", "--episodes", "1"], ["info", "r", "--all"], resume):
         capsys.readouterr()
         assert main(words) == CheckpointError.exit_code
         assert capsys.readouterr().err == f"engram: {sentence}\n"
@@ -73,7 +79,7 @@ def test_a_part_of_a_module_in_this_folder_is_trained_evaluated_and_resumed(monk
     for words in (["evaluate", "r", "--episodes", "1"], ["info", "r"], resume):
         assert main([*words, "--import", "mine"]) == 0
     assert main(["list", "parts", "--import=mine"]) == 0
-    assert "encoder=my-encoder" in capsys.readouterr().out.splitlines()
+    assert "encoder=my-encoder" in listed(capsys)
     assert main(["show", "dqn", "encoder=my-encoder", "--import", "mine"]) == 0
     assert "encoder.size=8 " in capsys.readouterr().out
 
@@ -140,7 +146,7 @@ def test_an_entry_point_is_imported_when_parts_are_listed(monkeypatch, capsys):
     Path("theirs.py").write_text(PART.format(name="their-encoder"))
     offer(monkeypatch, "theirs")
     assert main(["list", "parts"]) == 0
-    assert "encoder=their-encoder" in capsys.readouterr().out.splitlines()
+    assert "encoder=their-encoder" in listed(capsys)
 
 
 def test_an_entry_point_that_fails_is_a_warning_and_is_tried_once(monkeypatch, capsys):
@@ -150,4 +156,4 @@ def test_an_entry_point_that_fails_is_a_warning_and_is_tried_once(monkeypatch, c
     with pytest.warns(RuntimeWarning, match=r"entry point broken = broken of engram.parts could not be imported"):
         assert "their-encoder" in registry.names("encoder")
     assert main(["list", "parts"]) == 0
-    assert {"encoder=their-encoder", "encoder=vector"} <= set(capsys.readouterr().out.splitlines())
+    assert {"encoder=their-encoder", "encoder=vector"} <= listed(capsys)

@@ -204,7 +204,7 @@ def test_a_number_is_its_value_times_a_direction_plus_an_identity():
 
 
 def test_bytes_are_read_as_0_to_1():
-    tokenizer = Tokenizer(Box((1,), "uint8"), 1, 3, key=KEY)
+    tokenizer = Tokenizer(Box((1,), "uint8", 0, 255), 1, 3, key=KEY)
     same(tokenizer(jnp.array([[255]], jnp.uint8))[0], tokenizer.identity[0] + tokenizer.directions)
 
 
@@ -435,7 +435,3 @@ def test_the_width_that_an_encoder_states_is_that_of_its_embedding(case):
     spec, space, stack, *_ = case
     encoder = built(spec, space, stack)
     assert jax.eval_shape(encoder, observed(space, stack)).embedding.shape == (encoder.width,)
-
-
-def test_only_uint8_is_brought_to_0_to_1():
-    assert [spaces.to_unit(dtype) for dtype in ("uint8", "float32", "bool")] == [1 / 255, 1.0, 1.0]

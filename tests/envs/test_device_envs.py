@@ -431,3 +431,38 @@ def test_an_environment_that_cannot_be_static_is_refused():
     )
     with pytest.raises(EnvironmentFault, match="not a dataclass"):
         check_device_env(plain())
+
+
+@pytest.mark.parametrize("p", [0.0, 0.2, 0.5, 1.0])
+def test_each_number_of_a_flickering_cartpole_is_missing_with_its_probability(p):
+    """4,000 numbers: a share is within four deviations of p; those that are shown are CartPole's."""
+    env, plain = make_device("engram/FlickeringCartPole-v0", p=p), CartPole()
+    keys = counting_keys(500)
+    state, first = jax.vmap(env.reset)(keys)
+    _, step = jax.vmap(env.step, (0, None, 0))(state, jnp.int32(1), keys[::-1])
+    _, whole = jax.vmap(plain.reset)(keys)
+    _, followed = jax.vmap(plain.step, (0, None, None))(state, jnp.int32(1), NO_KEY)
+    for seen, truth in ((first, whole), (step.observation, followed.observation)):
+        missing = np.isnan(seen)
+        assert abs(missing.mean() - p) <= 4 * np.sqrt(p * (1 - p) / missing.size)
+        assert np.array_equal(np.asarray(seen)[~missing], np.asarray(truth)[~missing])
+    np.testing.assert_array_equal(step.reward, followed.reward)
+    zeros = make_device("engram/FlickeringCartPole-v0", p=p, shown="zero").reset(keys[7])[1]
+    np.testing.assert_array_equal(zeros, np.nan_to_num(np.asarray(first)[7]))
+
+
+def test_a_flickering_cartpole_keeps_the_contract_where_numbers_may_be_missing():
+    env = make_device("engram/FlickeringCartPole-v0")
+    check_device_env(env, missing=True)
+    with pytest.raises(EnvironmentFault, match="is not finite; bound it, or pass missing=True"):
+        check_device_env(env)
+    with pytest.raises(SpecError, match=r"p = 2\.0 was given; expected a probability, 0 to 1"):
+        make_device("engram/FlickeringCartPole-v0", p=2)
+
+
+def test_an_unscaled_cartpole_is_cartpole_in_other_units():
+    env, key = make_device("engram/UnscaledCartPole-v0", reward=1000), counting_keys(3)[2]
+    check_device_env(env)
+    state, first = env.reset(key)
+    np.testing.assert_allclose(first / jnp.array([1e-3, 1e6, 1e-3, 1e6]), CartPole().reset(key)[1], rtol=1e-6)
+    assert float(env.step(state, jnp.int32(0), key)[1].reward) == 1000

@@ -15,10 +15,10 @@ import gymnasium
 import numpy as np
 import pytest
 from gymnasium import spaces
-from support.bad_envs import Broken, FailsInWorkers, Walk, die, explode, hang
+from support.bad_envs import Broken, FailsInWorkers, Walk, die, explode, hang, leave
 
 from engram.envs.host.make import HostEnvs, convert_observation, make_host
-from engram.errors import EXIT_DATA, EnvironmentFault
+from engram.errors import EXIT_DATA, EnvironmentFault, SpecError
 
 SEED, INDEX, EPISODE, STEP = 7, 1, 1, 2
 Spoil = Callable[..., Any]
@@ -40,11 +40,16 @@ def changed(place: int, value: Any) -> Spoil:
     return lambda *result: (*result[:place], value, *result[place + 1 :])
 
 
-def raises(error: Exception) -> Spoil:
+def raises(error: BaseException) -> Spoil:
     def spoil(*_: Any) -> None:
         raise error
 
     return spoil
+
+
+class Textless(Exception):
+    def __str__(self) -> str:
+        raise SystemExit(1)
 
 
 BAD_STEPS = {
@@ -79,6 +84,11 @@ BAD_STEPS = {
     "nothing": (lambda *result: None, r"step returned NoneType None, expected"),
     "exception": (raises(KeyError("wheel")), r"step raised KeyError: 'wheel'; mend the environment"),
     "silent assertion": (raises(AssertionError()), r"step raised AssertionError; mend the environment"),
+    "exit": (raises(SystemExit(0)), r"step raised SystemExit: 0; report a problem by an ordinary exception"),
+    "generator's exit": (raises(GeneratorExit()), r"step raised GeneratorExit; report a problem by"),
+    "text that raises": (raises(Textless()), r"step raised Textless; mend the environment"),
+    "long text": (raises(ValueError("x" * 10_000)), r"step raised ValueError: x{300}\.\.\.; mend the environment$"),
+    "text that steers a terminal": (raises(ValueError("\x1b[31m")), r"step raised ValueError: \\x1b\[31m; mend"),
 }
 BAD_RESETS = {
     "observation only": (
@@ -88,6 +98,7 @@ BAD_RESETS = {
     "no info": (lambda observation, info: (observation, None), r"reset returned a tuple of 2, .* with info a dict"),
     "nan observation": (lambda observation, info: (observation * np.nan, info), r"observation holds nan at \[0\]"),
     "exception": (raises(RuntimeError("no  more\nlevels")), r"reset\(seed=\d+\) raised RuntimeError: no more levels"),
+    "exit": (raises(SystemExit(3)), r"reset\(seed=\d+\) raised SystemExit: 3; report a problem by"),
 }
 
 
@@ -98,6 +109,86 @@ def test_a_bad_step_is_named(name: str):
         play(two(spoil))
     assert caught.value.exit_code == EXIT_DATA
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("error", [SystemExit, GeneratorExit, KeyboardInterrupt])
+def test_a_worker_whose_environment_exits_names_it_too(error: type[BaseException]):
+    """It would else end, with an exit code that may say that all is well."""
+    with pytest.raises(EnvironmentFault, match=rf"^environment 1, episode 1, step 2: step raised {error.__name__}"):
+        play(two(partial(leave, error), asynchronous=True))
+
+
+def test_a_keyboard_interrupt_is_the_users_only_while_the_keyboard_can_raise_it():
+    with pytest.raises(KeyboardInterrupt):
+        play(two(raises(KeyboardInterrupt())))
+    before = signal.signal(signal.SIGINT, lambda *_: None)  # as while a run learns
+    try:
+        with pytest.raises(EnvironmentFault, match="step raised KeyboardInterrupt; report a problem by"):
+            play(two(raises(KeyboardInterrupt())))
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+class Leaves(Walk):
+    """Exits where it is told to."""
+
+    def __init__(self, where: str):
+        self.where = where
+        self.leave("__init__")
+        super().__init__()
+
+    def leave(self, here: str) -> None:
+        if here == self.where:
+            sys.exit(0)
+
+    def reset(self, **_: Any) -> Any:
+        self.leave("reset")
+        return super().reset(**_)
+
+    def close(self) -> None:
+        self.leave("close")
+
+
+class Stuck(Walk):
+    """Never comes back, or ends its process, where it is told to."""
+
+    def __init__(self, where: str, way: Callable[..., Any]):
+        self.where, self.way = where, way
+        self.stick("__init__")
+        super().__init__()
+
+    def stick(self, here: str) -> None:
+        if here == self.where:
+            self.way()
+
+    def reset(self, **_: Any) -> Any:
+        self.stick("reset")
+        return super().reset(**_)
+
+    def close(self) -> None:
+        self.stick("close")
+
+
+@pytest.mark.parametrize("where", ["__init__", "reset"])
+@pytest.mark.parametrize(("way", "said"), [(hang, "did not answer within 6 s"), (die, r"died \(.*exit code 3")])
+def test_what_hangs_or_ends_before_the_workers_start_does_so_in_none_but_a_worker(where: str, way: Any, said: str):
+    with pytest.raises(EnvironmentFault, match=rf"environment 0's worker {said}.*worker_timeout"):
+        make_host(partial(Stuck, where, way), envs=2, seed=0, asynchronous=True, worker_timeout=6)
+
+
+def test_an_environment_that_hangs_in_close_is_ended_all_the_same():
+    play(envs := make_host(partial(Stuck, "close", hang), seed=0, asynchronous=True), 3)
+    envs.close()
+    assert multiprocessing.active_children() == []
+
+
+def test_an_exit_while_an_environment_is_made_or_closed_ends_nothing_in_silence():
+    with pytest.raises(SpecError, match="could not be built: SystemExit: 0"):
+        make_host(partial(Leaves, "__init__"), seed=0)
+    with pytest.raises(EnvironmentFault, match="raised SystemExit: 0"):
+        play(make_host(partial(Leaves, "reset"), seed=0))
+    with pytest.warns(UserWarning, match="failed to close: SystemExit: 0"):
+        make_host(partial(Leaves, "close"), seed=0).close()
 
 
 @pytest.mark.parametrize("name", BAD_RESETS)
@@ -228,9 +319,7 @@ def test_a_worker_that_hangs_is_named_and_ended():
 
 
 def test_an_environment_that_workers_cannot_make_is_named():
-    with pytest.raises(
-        ValueError, match=r"environment 0: the function .* could not be built: RuntimeError: no display"
-    ):
+    with pytest.raises(SpecError, match=r"^the function .* could not be built: RuntimeError: no display"):
         make_host(FailsInWorkers, seed=0, asynchronous=True)
 
 

@@ -140,6 +140,150 @@ def test_a_mask_in_the_observation_is_not_looked_for():
     assert Known.resets == 0
 
 
+class InSteps(Masked):
+    """Masked, whose reset forbids nothing and says nothing. At first everything is allowed."""
+
+    def reset(self, *, seed: int | None = None, options: dict | None = None) -> Any:
+        return super().reset(seed=seed)[0], {}
+
+    def mask(self) -> np.ndarray:
+        return np.ones(3, np.int8) if self.steps == 0 else super().mask()
+
+
+class ByMethod(Masked):
+    """Masked, which tells its masks as sb3-contrib has it, and nothing in info."""
+
+    def info(self, terminated: bool) -> Any:
+        return {}
+
+    def action_masks(self) -> np.ndarray:
+        return self.mask().astype(bool)
+
+
+class Unwrapped(gymnasium.Wrapper):
+    """A layer that hides the attributes of what it wraps; only `unwrapped` reaches them."""
+
+    def get_wrapper_attr(self, name: str) -> Any:
+        raise AttributeError(name)
+
+
+WAYS = {
+    "info of steps": (InSteps, [1, 1, 1]),
+    "the method": (ByMethod, forbids(0)),
+    "the method of what is wrapped": (lambda: gymnasium.wrappers.TimeLimit(ByMethod(), 50), forbids(0)),
+    "the method of unwrapped": (lambda: Unwrapped(ByMethod()), forbids(0)),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_masks_are_found_by_every_convention(way: str):
+    env, first = WAYS[way]
+    envs = make_host(env, envs=2, seed=SEED)
+    assert envs.observation_space == SHOWN
+    assert envs.reset()["action_mask"].tolist() == [first] * 2
+    assert envs.step(np.array([1, 2])).observation["action_mask"].tolist() == [forbids(1)] * 2
+    play(envs)  # in which a forbidden action would raise
+    assert ("only" in envs.description) == (way == "info of steps")
+    assert ("action_masks() says" in envs.description) == ("method" in way)
+
+
+def test_workers_tell_masks_of_every_convention():
+    for env in (InSteps, ByMethod):
+        here, there = (make_host(env, envs=1, seed=4, asynchronous=flag) for flag in (False, True))
+        try:
+            assert_equal(play(there), play(here))
+            assert there.description == here.description
+        finally:
+            there.close()
+
+
+def test_masks_of_a_method_are_saved_and_taken_up():
+    envs, again = (make_host(ByMethod, seed=3) for _ in range(2))
+    observation = play(envs, 6)[-1].observation
+    assert_equal(again.restore(*envs.capture()), observation)
+
+
+class Late(Walk):
+    """Says which actions are allowed from its third step on."""
+
+    def step(self, action: Any) -> Any:
+        *rest, _ = super().step(action)
+        return *rest, {"action_mask": np.ones(2, np.int8)} if self.steps == 3 else {}
+
+
+def test_a_mask_that_comes_late_is_named():
+    envs = make_host(Late, seed=0)
+    with pytest.raises(
+        EnvironmentFault, match=r"step 3: info has an 'action_mask', which neither a reset nor the firs"
+    ):
+        play_free(envs)
+
+
+def play_free(envs: HostEnvs) -> None:
+    envs.reset()
+    for _ in range(LENGTH):
+        envs.step(np.array([0]))
+
+
+class Legal(Walk):
+    """Tells masks by a name that is not read."""
+
+    def reset(self, *, seed: int | None = None, options: dict | None = None) -> Any:
+        return super().reset(seed=seed)[0], {"legal_actions": [0, 1]}
+
+
+def test_masks_by_another_name_are_spoken_of():
+    assert "'legal_actions' is not read as a mask: call it 'action_mask'" in make_host(Legal, seed=0).description
+    part = gym_spaces.Dict(x=Walk().observation_space, avail_actions=gym_spaces.MultiBinary(2))
+
+    class Part(Walk):
+        def __init__(self):
+            super().__init__()
+            self.observation_space = part
+
+        def show(self) -> Any:
+            return {"x": super().show(), "avail_actions": np.ones(2, np.int8)}
+
+    assert "'avail_actions' is not read as a mask" in make_host(Part, seed=0).description
+    assert make_host(Walk, seed=0).description == repr_of(Walk)
+
+
+def repr_of(env: Any) -> str:
+    return f"the function {env.__qualname__}"
+
+
+class Factored(ByMethod):
+    """Forbids values of each of two numbers, as sb3-contrib has it: not 1 for the first, not 0 for the second."""
+
+    def __init__(self, actions: gymnasium.Space):
+        super().__init__()
+        self.action_space = actions
+
+    def step(self, action: Any) -> Any:
+        return Walk.step(self, 0)
+
+    def action_masks(self) -> np.ndarray:
+        return np.array([1, 0, 0, 1, 1][: sum(self.action_space.nvec)])
+
+
+@pytest.mark.parametrize(("sizes", "joint"), [((2, 3), [0, 1, 1, 0, 0, 0]), ((2, 2), [0, 1, 0, 0])])
+def test_flags_for_each_number_forbid_joint_actions(sizes: tuple[int, ...], joint: list[int]):
+    envs = make_host(lambda: Factored(gym_spaces.MultiDiscrete(sizes)), seed=0)
+    assert envs.reset()["action_mask"].tolist() == [joint]
+
+
+class Failing(ByMethod):
+    def action_masks(self) -> Any:
+        raise RuntimeError("no board")
+
+
+def test_a_method_that_fails_is_named():
+    with pytest.raises(
+        EnvironmentFault, match=r"step 0 \(reset\): action_masks\(\) raised RuntimeError: no board; mend"
+    ):
+        make_host(Failing, seed=0).reset()
+
+
 # What follows from it.
 
 
@@ -194,7 +338,7 @@ class Joint(Walk):
 
 
 JOINT = [
-    (gym_spaces.MultiDiscrete([2, 3]), None, 6, 5),
+    (gym_spaces.MultiDiscrete([2, 3]), None, 6, 4),
     (gym_spaces.Box(-1, 1, (2,), np.float32), 3, 9, 2),
     (gym_spaces.MultiBinary(2), None, 4, 2),
 ]

@@ -1,14 +1,22 @@
 """The article's own names: they work with its arguments, over the library's parts."""
 
+import logging
+import os
+import signal
+import subprocess
+import sys
+
 import gymnasium
 import numpy as np
 import pytest
 from support.bad_envs import Walk
 
 import engram
-from engram import AttentionDQN, ReplayBuffer, train
+from engram import AttentionDQN, ReplayBuffer, specs, train
 from engram.envs.host import own
-from engram.errors import SpaceError, SpecError
+from engram.errors import EnvironmentFault, Interrupted, SpaceError, SpecError
+from engram.run.article import STEPS
+from engram.spaces import Box
 
 
 def test_the_sketch_of_the_article_runs_and_goes_on():
@@ -24,12 +32,12 @@ def test_the_sketch_of_the_article_runs_and_goes_on():
     assert not np.array_equal(q, before)
     steps, entries = model._steps, int(model.memory.store.clock)
     assert steps == sum(first)
-    assert entries == steps - 10, "all but what waits for its return"
+    assert entries == steps - 20, "all but what waits for its return"
     assert int(model._acting[0]["steps"]) == steps, "exploration goes on where it was"
     second = train(env, model, replay_buffer, epochs=3, batch_size=16)
     assert len(second) == 3
     assert model._steps == steps + sum(second)
-    assert int(model.memory.store.clock) == model._steps - 10
+    assert int(model.memory.store.clock) == model._steps - 20
     batch = model(np.zeros((5, 4)))
     assert batch.shape == (5, 2)
 
@@ -78,6 +86,92 @@ def test_a_state_is_judged_by_the_memory_that_is_given():
     assert not np.array_equal(model(state), model(state, empty))
 
 
+def test_the_agent_is_the_preset_in_the_sizes_that_were_given():
+    model = AttentionDQN(state_size=4, action_size=2, hidden_size=64)
+    preset = engram.preset("attention-dqn", Box((4,)), STEPS)
+    changed = specs.override_all(preset, {"encoder.widths": (64, 64)})
+    assert model.spec == changed
+    small = AttentionDQN(4, 2, 8, capacity=20)
+    assert (small.spec.external.capacity, small.spec.external.neighbours) == (20, 10)
+
+
+def test_numbers_are_taken_as_people_give_them():
+    model = AttentionDQN(np.int64(4), np.int32(2), 1.6e1, seed=np.uint8(3))
+    assert (model.state_size, model.action_size, model.hidden_size, model.seed) == (4, 2, 16, 3)
+    assert repr(model) == (
+        "AttentionDQN(state_size=4, action_size=2, hidden_size=16, seed=3): 0 steps learned from, 0 of 10,000 "
+        "experiences in memory"
+    )
+    buffer = ReplayBuffer(1e3)
+    assert repr(buffer) == "ReplayBuffer(capacity=1000): 0 rows"
+
+
+class Endless(Counted):
+    """Episodes of five steps, of which the third never ends."""
+
+    resets = 0
+
+    def reset(self, *, seed=None, options=None):
+        self.resets += 1
+        return super().reset(seed=seed)
+
+    def step(self, action):
+        observation, reward, over, *rest = super().step(action)
+        return observation, reward, over and not self.endless, *rest
+
+    endless = False
+
+
+def test_an_episode_that_never_ends_is_named_and_what_was_learned_is_kept():
+    env, model, replay_buffer = Endless(), AttentionDQN(2, 2, 16), ReplayBuffer(600)
+    train(env, model, replay_buffer, epochs=2, batch_size=16)
+    env.endless = True
+    with pytest.raises(EnvironmentFault, match="episode 1 had not ended after 300 steps; wrap the environment in gymn"):
+        train(env, model, replay_buffer, epochs=2, batch_size=16, max_episode_steps=300)
+    assert model._steps == 310
+    assert len(replay_buffer) == 312
+
+
+def test_a_signal_ends_training_and_what_was_learned_is_kept():
+    class Signals(Counted):
+        def step(self, action):
+            if len(self.log) == 250:
+                signal.raise_signal(signal.SIGINT)
+            return super().step(action)
+
+    model, replay_buffer = AttentionDQN(2, 2, 16), ReplayBuffer(600)
+    with pytest.raises(Interrupted, match=r"stopped after \d+ of 1000 episodes; model and buffer hold what"):
+        train(Signals(), model, replay_buffer, epochs=1000, batch_size=16)
+    assert 100 < model._steps < 251
+    assert train(Counted(), model, replay_buffer, epochs=2, batch_size=16) == [5.0, 5.0]
+
+
+def test_every_fiftieth_episode_is_logged(caplog):
+    caplog.set_level(logging.INFO, logger="engram")
+    train(Counted(), AttentionDQN(2, 2, 16), ReplayBuffer(600), epochs=51, batch_size=16)
+    said = [record.getMessage() for record in caplog.records if record.name == "engram"]
+    assert said == ["episode 50 of 51: mean return of the last 50 is 5.0"]
+
+
+def test_programs_are_kept_for_the_next_start(tmp_path):
+    """In a process of its own, because a cache is chosen once."""
+    code = (
+        "from engram import AttentionDQN, ReplayBuffer, train; "
+        "train('CartPole-v1', AttentionDQN(4, 2, 8), ReplayBuffer(64), 1, 8)"
+    )
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("JAX_")}
+    subprocess.run([sys.executable, "-c", code], env=environment | {"ENGRAM_CACHE": str(tmp_path)}, check=True)
+    assert any((tmp_path / "xla").iterdir())
+
+
+@pytest.mark.slow
+def test_the_example_of_the_article_learns():
+    """Five other seeds are in benchmarks/learning/article.py, and end above 195 as well."""
+    model, replay_buffer = AttentionDQN(state_size=4, action_size=2, hidden_size=64), ReplayBuffer(capacity=10_000)
+    returns = train(gymnasium.make("CartPole-v1"), model, replay_buffer, epochs=250, batch_size=32)
+    assert sum(returns[-50:]) / 50 >= 195
+
+
 @pytest.mark.parametrize(
     ("call", "error", "sentence"),
     [
@@ -90,6 +184,13 @@ def test_a_state_is_judged_by_the_memory_that_is_given():
             SpaceError,
             "2 actions, the model",
         ),
+        (lambda: AttentionDQN(4, 2, 8, capacity=1), SpecError, "capacity = 1 was given; expected a whole number of at"),
+        (
+            lambda: AttentionDQN(4, 2, 8.5),
+            SpecError,
+            "hidden_size = 8.5 was given; expected a whole number of at",
+        ),
+        (lambda: ReplayBuffer(float("inf")), SpecError, "capacity = inf was given; expected a whole number"),
         (
             lambda: train("CartPole-v1", AttentionDQN(4, 2, 8), ReplayBuffer(600), 0, 8),
             SpecError,
@@ -106,9 +207,9 @@ def test_the_names_are_public():
     assert {"AttentionDQN", "ReplayBuffer", "train"} <= set(engram.__all__)
 
 
-def test_a_task_without_an_end_comes_back(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("engram.run.article.LONGEST", 30)
+def test_after_a_task_without_an_end_the_environment_is_free():
     model = engram.AttentionDQN(state_size=2, action_size=2, hidden_size=8, capacity=100)
     env = Walk(10**9)
-    assert len(engram.train(env, model, engram.ReplayBuffer(capacity=100), epochs=2, batch_size=16)) == 2
+    with pytest.raises(EnvironmentFault, match="episode 1 had not ended after 30 steps"):
+        train(env, model, ReplayBuffer(capacity=100), epochs=2, batch_size=16, max_episode_steps=30)
     assert not own.in_use(env)

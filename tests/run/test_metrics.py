@@ -8,15 +8,17 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engram.cli.curve import plot_curve
-from engram.cli.display import Display, clean
-from engram.errors import CheckpointError, EngramError
+from engram.errors import CheckpointError, EngramError, WriteFailed
+from engram.run.curve import plot_curve
+from engram.run.display import Display, clean
+from engram.run.machine import amount, told_of_compiling
 from engram.run.metrics import METRICS_FILE, RunLog, plain, read_metrics
 
 
@@ -113,17 +115,93 @@ def test_reading_a_directory_that_is_none_says_so(tmp_path):
         read_metrics(tmp_path / "absent")
 
 
+def no_room(*_: object) -> int:
+    raise OSError(28, "No space left on device")
+
+
 def test_a_failed_rewrite_leaves_the_old_lines_and_no_rubbish(tmp_path, monkeypatch):
     write(tmp_path, [1, 2, 3])
+    old = '{"step": 0}\nrubbish\n' + (tmp_path / METRICS_FILE).read_text()
+    (tmp_path / METRICS_FILE).write_text(old)
+    monkeypatch.setattr(os, "replace", no_room)
+    with pytest.raises(WriteFailed, match=f"{tmp_path / METRICS_FILE} could not be written: No space .*; make room"):
+        RunLog(tmp_path, 1)
+    assert (tmp_path / METRICS_FILE).read_text() == old
+    assert [path.name for path in tmp_path.iterdir()] == [METRICS_FILE]
 
-    def fail(*_):
+
+def test_the_end_of_a_log_is_cut_off_where_the_disk_is_full(tmp_path, monkeypatch):
+    """A run that is resumed drops the lines that it will write again, which needs no room."""
+    write(tmp_path, [1, 2, 3])
+    monkeypatch.setattr(os, "replace", no_room)
+    RunLog(tmp_path, 1).close()
+    assert steps_in(tmp_path) == [1]
+
+
+@pytest.mark.parametrize("written", [0, 10], ids=["nothing", "half a line"])
+def test_lines_that_a_full_disk_refuses_are_written_when_there_is_room(tmp_path, monkeypatch, written):
+    told, real = [], os.write
+    log = RunLog(tmp_path, None, tell=told.append)
+    log.write(row(1))
+
+    def full(handle, data):
+        if written and len(data) > written:
+            return real(handle, data[:written])
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(os, "replace", fail)
-    with pytest.raises(OSError, match="No space"):
-        RunLog(tmp_path, 1)
-    assert steps_in(tmp_path) == [1, 2, 3]
-    assert [path.name for path in tmp_path.iterdir()] == [METRICS_FILE]
+    # The next piece of half a line does not fit either.
+    calls = iter(range(100))
+    monkeypatch.setattr(os, "write", lambda *given: full(*given) if next(calls) % 2 == 0 else no_room())
+    log.write(row(2))
+    log.write(row(3))
+    assert steps_in(tmp_path) == [1]
+    monkeypatch.undo()
+    log.write(row(4))
+    assert steps_in(tmp_path) == [1, 2, 3, 4]
+    log.close()
+    file = tmp_path / METRICS_FILE
+    assert len(told) == 2  # once that there is no room, once that there is
+    assert told[0].startswith(f"{file} could not be written: No space left on device; make room there (training goes")
+    assert told[1] == f"{file} is written again"
+
+
+def test_lines_that_found_no_room_until_the_end_are_counted(tmp_path, monkeypatch):
+    told = []
+    log = RunLog(tmp_path, None, tell=told.append)
+    monkeypatch.setattr(os, "write", no_room)
+    log.write(row(1))
+    log.write(row(2))
+    log.close()
+    assert told[1:] == [f"{tmp_path / METRICS_FILE} is closed, without 2 of its entries: the disk had no room for them"]
+
+
+@pytest.mark.parametrize("kind", ["link", "pipe", "folder"])
+def test_a_log_that_is_no_plain_file_is_neither_followed_nor_waited_for(tmp_path, kind):
+    """A stranger's run could else have lines written into a file of the user's."""
+    mine, file = tmp_path / "mine", tmp_path / "run" / METRICS_FILE
+    file.parent.mkdir()
+    {"link": lambda: file.symlink_to(mine), "pipe": lambda: os.mkfifo(file), "folder": file.mkdir}[kind]()
+    with pytest.raises(WriteFailed, match="could not be written"):
+        RunLog(file.parent, 1)
+    assert not mine.exists()
+    if kind != "pipe":
+        with pytest.raises(CheckpointError, match="cannot be read"):
+            read_metrics(file.parent)
+
+
+def test_events_survive_a_full_disk_and_are_whole_afterwards(tmp_path, monkeypatch):
+    """Half a record would hide every later one; a writing thread that died would stop the run for ever."""
+    pytest.importorskip("tensorboard")
+    told = []
+    with RunLog(tmp_path, None, track=True, tell=told.append) as log:
+        log.write(row(10))
+        monkeypatch.setattr(os, "write", no_room)
+        for step in range(20, 400, 10):
+            log.write(row(step))
+        monkeypatch.undo()
+        log.write(row(400))
+    assert [step for step, _ in events(tmp_path)["loss"]] == list(range(10, 401, 10))
+    assert {text.partition(" ")[0].rpartition("/")[2].partition(".")[0] for text in told} == {"metrics", "events"}
 
 
 # -- TensorBoard -------------------------------------------------------------------------------------------
@@ -188,6 +266,13 @@ METRICS = {
 }  # fmt: skip
 
 
+class Terminal(io.StringIO):
+    encoding = "utf-8"
+
+    def isatty(self):
+        return True
+
+
 class Clock:
     now = 0.0
 
@@ -238,6 +323,79 @@ def test_no_character_that_steers_a_terminal_is_ever_written():
     assert stream.getvalue() == "a\\x1b[31m\\x9b2J\\r\\nb\\u202ec\\x00[bold]d[/bold]\n"
 
 
+def panel(display: Display) -> dict[str, str]:
+    return dict(display.panel())
+
+
+def test_the_panel_says_what_is_awaited_instead_of_a_dash():
+    clock = Clock()
+    display = Display(None, io.StringIO(), clock=clock)
+    display.begin({"step": 0, "total": 50_000, "episodes": 0, "epsilon": 1.0})
+    clock.now = 12.0
+    waiting = panel(display)
+    assert (waiting["step"], waiting["done"], waiting["epsilon"]) == ("0/50,000", "0%", "1.000")
+    assert waiting["return"] == "no episode ended yet"
+    assert waiting["loss"] == waiting["Q"] == "nothing learned yet"
+    assert waiting["left"] == waiting["steps/s"] == "compiling ... 0:12"
+    display.update(METRICS)
+    assert "compiling" not in str(display.panel())
+
+
+def test_the_time_left_leaves_out_what_compiling_took():
+    clock = Clock()
+    display = Display(None, io.StringIO(), clock=clock)
+    display.begin({"step": 0, "total": 10_000})
+    clock.now = 31.0
+    display.compiled(30.0)
+    display.update({"step": 1_000, "seconds": 31.0, "steps_per_second": 1_000 / 31})
+    assert (panel(display)["steps/s"], panel(display)["left"]) == ("1,000", "0:09")
+    clock.now = 33.0  # half as fast from here on: the pace moves towards it
+    display.update({"step": 2_000, "seconds": 33.0, "steps_per_second": 500.0})
+    assert (panel(display)["steps/s"], panel(display)["left"]) == ("750", "0:10")
+
+
+def test_a_stopped_run_shows_the_step_it_stopped_at_and_its_checkpoint():
+    stream = io.StringIO()
+    with Display(None, stream, clock=Clock()) as display:
+        display.begin({"step": 0, "total": 50_000})
+        display.update(METRICS)
+        display.saved(13_952)
+        display.end(13_952)
+        assert (panel(display)["step"], panel(display)["saved"]) == ("13,952/50,000", "step 13,952")
+        assert panel(display)["left"] == "stopped"
+    assert stream.getvalue().splitlines()[-1].startswith("step 13,952/50,000  done 28%")
+
+
+@pytest.mark.parametrize("columns", [24, 60, 80])
+def test_notes_fit_the_terminal_and_no_word_is_cut(monkeypatch, columns):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    monkeypatch.setenv("TERM", "xterm")
+    stream = Terminal()
+    text = "dtqn: encoder vector for numbers (Box(shape=(4,), dtype='float32')); working memory history of 50 steps"
+    Display(None, stream).note(text)
+    lines = stream.getvalue().splitlines()
+    assert max(map(len, lines)) <= columns
+    assert " ".join(lines).split() == text.split()
+
+
+def test_small_memory_is_told_in_small_units():
+    assert [amount(size) for size in (1_300, 1_300_000, 50_000_000, 2_400_000_000)] == [
+        "1.3 kB", "1.3 MB", "50.0 MB", "2.40 GB",
+    ]  # fmt: skip
+
+
+def test_seconds_of_compiling_are_told_until_that_is_ended():
+    told: list[float] = []
+    end = told_of_compiling(told.append)
+    jax.jit(lambda x: x * 3 + 1)(2.0)
+    assert told
+    assert min(told) >= 0
+    end()
+    count = len(told)
+    jax.jit(lambda x: x * 5 - 1)(2.0)
+    assert len(told) == count
+
+
 @given(st.text())
 def test_clean_text_is_printable_and_keeps_what_was(text):
     assert all(character.isprintable() or character.isspace() or ord(character) > 0x7F for character in clean(text))
@@ -266,13 +424,6 @@ def test_a_reader_that_went_away_does_not_stop_the_run():
         display.note("still here")
 
 
-class Terminal(io.StringIO):
-    encoding = "utf-8"
-
-    def isatty(self):
-        return True
-
-
 @pytest.mark.parametrize("columns", ["24", "60", "120"])
 def test_the_panel_fits_any_terminal_and_escapes_what_it_shows(monkeypatch, columns):
     for name, value in {"TERM": "xterm", "COLUMNS": columns, "LINES": "40", "NO_COLOR": "1"}.items():
@@ -298,7 +449,7 @@ def test_a_dumb_terminal_gets_plain_lines(monkeypatch):
 
 
 def test_the_log_and_the_display_do_not_load_jax_or_matplotlib():
-    code = "import sys, engram.run.metrics, engram.cli.display; print({'jax', 'matplotlib', 'rich'} & set(sys.modules))"
+    code = "import sys, engram.run.metrics, engram.run.display; print({'jax', 'matplotlib', 'rich'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"
 

@@ -17,7 +17,7 @@ from engram.run.trainer import Trainer
 
 def test_every_setting_is_a_keyword_with_help():
     keywords = inspect.signature(Trainer).parameters
-    assert {"env", "callbacks", "overrides", "settings", *RUN, *SESSION} == set(keywords)
+    assert {"env", "callbacks", "loggers", "progress", "overrides", "settings", *RUN, *SESSION} == set(keywords)
     assert keywords["seeds"].default == 1
     told = Trainer.__init__.__doc__ or ""
     for name, field in (RUN | SESSION).items():
@@ -34,7 +34,7 @@ def test_every_setting_of_a_run_is_stored_and_none_of_a_session(tmp_path: Path):
     with Trainer("engram/CartPole-v1", "dqn", run=tmp_path, steps=9, track=False, save_every=7) as trainer:
         assert trainer.runner.steps == 0
         stored = json.loads((tmp_path / "run.json").read_text())
-    assert set(stored) == {"format", "env", "agent", "space", "actions", "shown", *RUN}
+    assert set(stored) == {"format", "env", "agent", "space", "actions", "shown", "horizon", "follows", *RUN}
     assert (stored["format"], stored["steps"], stored["save_every"]) == ("engram-run/5", 9, 7)
     assert RunPlan.read(tmp_path) == trainer.plan
 
@@ -51,7 +51,7 @@ def test_every_setting_of_a_run_is_stored_and_none_of_a_session(tmp_path: Path):
         ),
         ({"replay__capacty": 9}, "'replay.capacty' is not a setting; did you mean 'replay.capacity'?"),
         ({"overrides": {"save_every": "3"}}, "'save_every' is a setting of the run, not of its agent; write --save-ev"),
-        ({"overrides": {"env_args": 3}}, "'env_args' is a setting of the run, not of its agent; write --env-arg, in "),
+        ({"overrides": {"env_args": 3}}, "'env_args' is a setting of the run, not of its agent; write --env-arg NAME"),
     ],
 )
 def test_a_keyword_that_is_no_setting_is_answered_with_the_nearest_of_both(keywords: dict, sentence: str):
@@ -65,6 +65,7 @@ def test_a_keyword_that_is_no_setting_is_answered_with_the_nearest_of_both(keywo
     [
         ({"action_bins": 1}, "action_bins = 1 was given; expected a whole number or none, at least 2"),
         ({"env_args": [3]}, "env_args = [3] was given; expected values by name"),
+        ({"log": ("csv", 3)}, "log = ('csv', 3) was given; expected texts separated by commas"),
         ({"track": 1}, "track = 1 was given; expected true or false"),
         ({"seed": True}, "seed = True was given; expected a whole number, at least 0"),
         ({"seed": 2**32 - 1, "seeds": 2}, "seed = 4294967295 was given; expected seeds below 2^32 = 4294967296"),
@@ -91,7 +92,7 @@ def test_keywords_are_sorted_by_what_they_are_about():
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ({"format": "engram-run/3"}, "has the format 'engram-run/3', but this version of Engram reads 'engram-run/5'; "
+        ({"format": "engram-run/4"}, "has the format 'engram-run/4', but this version of Engram reads 'engram-run/5'; "
          "use the version that wrote it"),
         ({"format": None}, "has no format, but this version of Engram reads 'engram-run/5'; use the version"),
         ({"sed": 1}, "is damaged: it was found with 'sed', which is unknown; restore it from a copy"),

@@ -22,7 +22,7 @@ from engram.bits import next_words
 from engram.encoders.vector import VectorSpec
 from engram.envs.device import make_device
 from engram.envs.host.make import make_host
-from engram.run.keeper import Keeper, digest
+from engram.run.keeper import Keeper, Progress, digest
 from engram.runners.collector import Collector, unpack
 from engram.runners.common import Flat, Tally
 from engram.runners.device import DeviceRunner
@@ -185,7 +185,7 @@ class Bandit:
     envs: int = 1
 
     metrics = ("surprise",)
-    branches = False
+    branches = missing = False
     rhythm = Rhythm(acts=3, first=1, lag=1)
 
     def init(self, key: Any) -> AgentState:
@@ -263,8 +263,8 @@ def test_an_agent_without_ring_or_recall_runs_and_resumes_exactly(tmp_path: Path
         whole.advance(240, never)
         first.start()
         first.advance(100, never)
-        Keeper(tmp_path, "plan").save(first, 0.0)
-        assert Keeper(tmp_path, "plan").restore(second) == (0.0, [])
+        Keeper(tmp_path, "plan").save(first, Progress())
+        assert Keeper(tmp_path, "plan").restore(second) == (Progress(), [])
         assert second.steps == first.steps < 240
         assert digest(second) == digest(first)
         second.advance(240, never)
@@ -272,7 +272,7 @@ def test_an_agent_without_ring_or_recall_runs_and_resumes_exactly(tmp_path: Path
         report = whole.report()
         assert report["moments"] == 240 // 6
         minds = [np.asarray(mind.mean) for mind in whole.minds()]
-        stored, _ = Keeper(tmp_path, "plan").minds(whole.agent)
+        stored = Keeper(tmp_path, "plan").minds(whole.agent).minds
         assert len(stored) == len(minds)
     if make is on_host:
         assert minds[0].argmax() == 1, "the second action moves Walk to where it pays more"

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jaxtyping import Array, Float, Int, UInt32
-from support.bad_envs import Walk
+from support.bad_envs import LENGTH, Broken, Walk, leave
 
 from engram import spaces
 from engram.agents.policy import Seen
@@ -299,6 +299,60 @@ def test_learning_that_runs_away_is_reported_and_not_captured(walking, kind: str
         runner.report()
     with pytest.raises(LearningFault, match="not finite at update"):
         runner.capture()
+
+
+@dataclass(frozen=True)
+class Leaving:
+    """Exits when it is compiled, in the function of this name."""
+
+    where: str
+    observation_space = spaces.Box((1,))
+    actions = 2
+
+    def reset(self, key: UInt32[Array, "2"]) -> tuple[Array, Array]:
+        if self.where == "reset":
+            raise SystemExit(0)
+        return jnp.zeros(()), jnp.zeros(1)
+
+    def step(self, state: Array, action: Array, key: Array) -> tuple[Array, DeviceStep]:
+        raise SystemExit(0)
+
+
+@pytest.mark.parametrize("where", ["reset", "step"])
+def test_a_device_environment_that_exits_is_named(where: str):
+    with pytest.raises(EnvironmentFault, match="^SystemExit: 0 was raised while the environment was compiled; report"):
+        on_device(env=Leaving(where)).advance(10, never)
+
+
+FRAMES = replace(SPEC, observation=ObservationSpec(stack=3))
+
+
+@pytest.mark.parametrize("envs", [1, 2, 3])
+@pytest.mark.parametrize(
+    "spec",
+    [FRAMES, replace(FRAMES, working=GRUSpec(hidden_size=4), replay=replace(SPEC.replay, window=4))],
+    ids=["numpy", "compiled"],
+)
+def test_a_step_that_an_environment_breaks_leaves_no_trace_in_the_actor(spec: AgentSpec, envs: int):
+    """Environments after the broken one did not move, and go on where they are: to act in them twice on one
+    observation would push it twice into the frames and the memory, and draw other numbers.
+    """
+    last = 22  # with learning, and blocks of several steps, behind it
+    broken = partial(Broken, partial(leave, RuntimeError), 0, 0, last // LENGTH, last % LENGTH + 1)
+    batch = make_host(broken, envs=envs, seed=0)
+    runner = HostRunner(QLearner(replace(spec, learn_every=envs), batch.observation_space, 2, envs), batch, 0, 3)
+    runner.start()
+    runner.advance(last * envs, never)
+    before = runner.capture()
+    with pytest.raises(EnvironmentFault):
+        runner.advance(runner.steps + envs, never)
+    after = runner.capture()
+    of_actor = {name for name in before.arrays if not name.startswith("env.")}
+    assert of_actor == {name for name in after.arrays if not name.startswith("env.")}
+    assert all(np.array_equal(before.arrays[name], after.arrays[name]) for name in of_actor)
+    assert {**before.meta, "env": None} == {**after.meta, "env": None}
+    assert after.meta["env"]["levels"] == ["boundary", *["replayed"] * (envs - 1)]
+    runner.close()
 
 
 @dataclass(frozen=True)

@@ -65,6 +65,7 @@ class PlainPolicy(NamedTuple):
     stack: int  # newest observations that are looked at together
     chance: Callable[[int], float]  # probability of a uniformly random action at a global step
     preference: Callable[[Mind, PyTree], Float[Array, "envs actions"]]  # of frames [envs, stack, ...]
+    unknown: bool = False  # whether frames from before an episode are NaN (see `spaces.blank`), else 0
 
 
 class Experience(NamedTuple):
@@ -102,6 +103,11 @@ class Agent(Protocol):
     @property
     def rhythm(self) -> Rhythm:
         """When it acts and learns."""
+        ...
+
+    @property
+    def missing(self) -> bool:
+        """Whether a NaN in what it observes is a number that is missing, and else a fault of the environment."""
         ...
 
     @property

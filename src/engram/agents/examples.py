@@ -16,8 +16,9 @@ from engram.agents.network import Network, Previous
 from engram.agents.recall import reading
 from engram.agents.recall.state import RecallState
 from engram.agents.spec import AgentSpec
+from engram.agents.statistics import Scales, as_learned
 from engram.losses.bootstrap import Following, Similar
-from engram.losses.returns import NStep, clipped, discounts, n_step
+from engram.losses.returns import NStep, discounts, n_step
 from engram.replay import sampling
 from engram.replay.draw import Drawn, Reach, Replay
 from engram.replay.ring import Ring
@@ -97,18 +98,19 @@ def draw(
     drawn = spec.draw.draw(replay.drawing, ring, reach, bits[:, :first], embed)
     passes = bits[:, last:]
     if not spec.has_memory:
-        return drawn, jax.vmap(partial(transition, spec, ring))(drawn.row, drawn.lane, passes)
+        cut = partial(transition, spec, ring, scales=network.scales)
+        return drawn, jax.vmap(cut)(drawn.row, drawn.lane, passes)
     row = drawn.row
     if spec.replay.align:
         begin = partial(sampling.back_to_start, ring, reach=spec.replay.window - 1, before=spec.rows_before)
         row = jax.vmap(begin)(row, drawn.lane, bits[:, first])
-    return drawn, jax.vmap(partial(window, spec, ring))(row, drawn.lane, passes)
+    return drawn, jax.vmap(partial(window, spec, ring, scales=network.scales))(row, drawn.lane, passes)
 
 
 def _embedded(
     spec: AgentSpec, network: Network, ring: Ring, row: Int[Array, ""], lane: Int[Array, ""]
 ) -> Float[Array, "embedding"]:
-    return network.embed(sampling.stacked(ring, row, lane, spec.observation.stack))
+    return network.embed(sampling.stacked(ring, row, lane, spec.observation.stack, spec.may_be_blank))
 
 
 def loss(
@@ -148,13 +150,18 @@ def surprise(scored: Scored) -> Float[Array, "batch"]:
 
 
 def transition(
-    spec: AgentSpec, ring: Ring, row: Int[Array, ""], lane: Int[Array, ""], bits: UInt32[Array, "words"]
+    spec: AgentSpec,
+    ring: Ring,
+    row: Int[Array, ""],
+    lane: Int[Array, ""],
+    bits: UInt32[Array, "words"],
+    scales: Scales | None = None,
 ) -> Transition:
     """The n-step transition that starts at one row of the replay."""
     rows = sampling.rows_from(ring, row, lane, spec.rows)
-    reward = clipped(rows.reward[:-1], spec.reward_clip)
+    reward = as_learned(spec, scales, rows.reward[:-1])
     step = n_step(reward, rows.terminated[:-1], rows.is_first[1:], discounts(spec.discount, spec.n_step))
-    observe = partial(sampling.stacked, ring, lane=lane, stack=spec.observation.stack)
+    observe = partial(sampling.stacked, ring, lane=lane, stack=spec.observation.stack, unknown=spec.may_be_blank)
     weight = 1.0 - rows.is_first[1].astype(jnp.float32)
     start = Start(rows.action[0], step, weight)
     return Transition(start, observe(row), observe(row + step.offset), bits.reshape(LOOKS, -1))
@@ -173,14 +180,19 @@ def score_transition(spec: AgentSpec, nets: Nets, example: Transition) -> Scored
 
 
 def window(
-    spec: AgentSpec, ring: Ring, row: Int[Array, ""], lane: Int[Array, ""], bits: UInt32[Array, "words"]
+    spec: AgentSpec,
+    ring: Ring,
+    row: Int[Array, ""],
+    lane: Int[Array, ""],
+    bits: UInt32[Array, "words"],
+    scales: Scales | None = None,
 ) -> Window:
     """The window that begins at one row of the replay, with n-step targets for each of its first `window` rows."""
     size, n = spec.replay.window, spec.n_step
     before = sampling.rows_from(ring, row - 1, lane, spec.rows)
     rows = sampling.rows_from(ring, row, lane, spec.rows)
     starts = jnp.arange(size)[:, None] + jnp.arange(n)
-    reward = clipped(rows.reward, spec.reward_clip)
+    reward = as_learned(spec, scales, rows.reward)
     returns = jax.vmap(partial(n_step, powers=discounts(spec.discount, n)))
     step = returns(reward[starts], rows.terminated[starts], rows.is_first[starts + 1])
     begun = jnp.cumsum(rows.is_first[:size]) > 0  # the carry is as it was when acting, however early that is
@@ -189,9 +201,9 @@ def window(
     return Window(
         start=Start(rows.action[:size], step, weight.astype(jnp.float32)),
         carry=sampling.carry_at(ring, row, lane),
-        frames=sampling.stacked_window(ring, row, lane, spec.rows, spec.observation.stack),
+        frames=sampling.stacked_window(ring, row, lane, spec.rows, spec.observation.stack, spec.may_be_blank),
         is_first=rows.is_first,
-        previous=Previous(before.action, clipped(before.reward, spec.reward_clip)),
+        previous=Previous(before.action, as_learned(spec, scales, before.reward)),
         bits=bits.reshape(2, spec.rows, -1),
     )
 

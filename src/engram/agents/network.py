@@ -16,7 +16,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree, UInt32
 
 from engram import spaces
+from engram.agents.sight import Sight, sight_of
 from engram.agents.spec import AgentSpec
+from engram.agents.statistics import Scales
 from engram.errors import SpecError
 from engram.nn.observation import mask_of, offered_of
 from engram.nn.welcome import built
@@ -36,6 +38,8 @@ class Network(eqx.Module):
 
     `reads_action` and `reads_reward`: whether the memory is also given the previous action (one-hot) and reward.
     `forget`: a negative control that empties the memory before every step.
+    `sight`: how numbers that may be missing or are normalised reach the encoder; None where they do as they are.
+    `scales`: by which statistics, where some are kept (`seeing`). They are no parameters: parameters hold None there.
     """
 
     encoder: Any
@@ -47,6 +51,8 @@ class Network(eqx.Module):
     reads_action: bool = eqx.field(static=True, default=False)
     reads_reward: bool = eqx.field(static=True, default=False)
     forget: bool = eqx.field(static=True, default=False)
+    sight: Sight | None = eqx.field(static=True, default=None)
+    scales: Scales | None = None
 
     @property
     def words(self) -> int:
@@ -90,12 +96,23 @@ class Network(eqx.Module):
         """The embedding of a stacked observation, of a network without working memory."""
         return self._encode(frames).embedding
 
+    def seen(self, frames: PyTree) -> PyTree:
+        """What the encoder is given of a stacked observation."""
+        seen = spaces.seen_of(self.space, frames)
+        if self.sight is None:
+            return seen
+        return self.sight(None if self.scales is None else self.scales.observation, seen)
+
+    def seeing(self, scales: Scales | None) -> "Network":
+        """The same parameters, and what they see and are paid scaled by these statistics."""
+        return self if scales is None else dataclasses.replace(self, scales=scales)
+
     def forgetful(self) -> "Network":
         """The same parameters with the control switched on."""
         return dataclasses.replace(self, forget=True)
 
     def _encode(self, frames: PyTree) -> Encoding:
-        return self.encoder(spaces.seen_of(self.space, frames))
+        return self.encoder(self.seen(frames))
 
     def _inputs(self, encoding: Encoding, is_first: Bool[Array, ""], previous: Previous) -> Float[Array, "inputs"]:
         parts = [encoding.embedding]
@@ -130,14 +147,16 @@ def build(spec: AgentSpec, space: spaces.Space, actions: int, key: Key) -> Netwo
             "observation.previous_action = true gives a memory the number of the action, which means nothing where "
             "actions are offered by their features; leave it out"
         )
-    encoder = built(partial(spec.encoder.build, spaces.seen(space), spec.observation.stack), encoder_key)
+    sight = sight_of(spec, space)
+    shown = spaces.seen(space) if sight is None else sight.shown
+    encoder = built(partial(spec.encoder.build, shown, spec.observation.stack), encoder_key)
     reads = spec.observation.previous_action, spec.observation.previous_reward
     inputs = memory_inputs(encoder.width, actions, *reads)
     working = built(partial(spec.working.build, inputs), jax.random.fold_in(key, 2))
     width = spec.recall.key_width(working.width)
     external = built(partial(spec.external.build, width, actions, offered), jax.random.fold_in(key, 3))
     head = built(partial(spec.head.build, working.width, actions, offered=offered), head_key)
-    return Network(encoder, working, external, head, space, actions, *reads, forget=spec.forget)
+    return Network(encoder, working, external, head, space, actions, *reads, forget=spec.forget, sight=sight)
 
 
 def memory_inputs(embedding: int, actions: int, reads_action: bool, reads_reward: bool) -> int:

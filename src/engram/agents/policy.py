@@ -21,8 +21,8 @@ from engram.agents.recall.keys import Query
 from engram.agents.recall.reading import consult
 from engram.agents.recall.state import RecallState
 from engram.agents.spec import AgentSpec
+from engram.agents.statistics import as_learned
 from engram.bits import hashed
-from engram.losses.returns import clipped
 from engram.types import Decision
 
 
@@ -75,9 +75,9 @@ def begin(spec: AgentSpec, network: Network, envs: int) -> PolicyState:
 
 def look(spec: AgentSpec, mind: Mind, state: PolicyState, seen: Seen, bits: UInt32[Array, "envs words"]) -> Look:
     """One step of the frame stack and of the working memory, and the decision. `bits`: `network.words` for each."""
-    frames = push(state.frames, seen.observation, seen.is_first)
+    frames = push(state.frames, seen.observation, seen.is_first, spec.may_be_blank)
     taken = jnp.zeros(len(seen.is_first), jnp.int32) if state.action is None else state.action
-    previous = Previous(taken, clipped(seen.reward, spec.reward_clip))
+    previous = Previous(taken, as_learned(spec, mind.network.scales, seen.reward))
     carry, decision, query = decide(spec, mind, state.carry, frames, seen.is_first, previous, bits)
     return Look(PolicyState(frames, carry, state.action, state.episode), decision, query)
 
@@ -95,7 +95,7 @@ def decide(
     carry, decision = jax.vmap(mind.network.step)(carry, frames, is_first, previous, bits)
     if mind.recall is None:
         return carry, decision, None
-    target = mind.network if mind.target is None else mind.target
+    target = mind.network if mind.target is None else mind.target.seeing(mind.network.scales)
     query, decision = jax.vmap(partial(consult, spec, mind.recall, mind.network, target))(frames, decision)
     return carry, decision, query
 
@@ -132,12 +132,12 @@ def still(network: Network, envs: int) -> UInt32[Array, "envs words"]:
     return jnp.broadcast_to(words, (envs, network.words))
 
 
-def push(frames: PyTree, observation: PyTree, is_first: Bool[Array, "envs"]) -> PyTree:
-    """The stack with the newest observation at its end; older frames are zeros where an episode begins."""
+def push(frames: PyTree, observation: PyTree, is_first: Bool[Array, "envs"], unknown: bool = False) -> PyTree:
+    """The stack with the newest observation at its end; older frames are `spaces.blank` where an episode begins."""
 
     def one(old: Array, new: Array) -> Array:
-        begins = is_first.reshape(-1, *[1] * (old.ndim - 1))
-        return jnp.concatenate([jnp.where(begins, jnp.zeros((), old.dtype), old[:, 1:]), new[:, None]], axis=1)
+        begins, empty = is_first.reshape(-1, *[1] * (old.ndim - 1)), spaces.blank(old.dtype, unknown)
+        return jnp.concatenate([jnp.where(begins, jnp.asarray(empty, old.dtype), old[:, 1:]), new[:, None]], axis=1)
 
     return jax.tree.map(one, frames, observation)
 

@@ -3,7 +3,7 @@
 A number from a paper has its source on its line. All other numbers were chosen by our own runs (docs/results.md).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from typing import Any
 
@@ -16,7 +16,7 @@ from engram.agents.spec import (
     ReplaySpec,
     TargetSpec,
 )
-from engram.encoders.entities import EntitiesSpec
+from engram.encoders.entities import EntitiesSpec, is_set
 from engram.encoders.features import FeaturesSpec  # noqa: F401, registered
 from engram.encoders.pixels import GridSpec, PixelsSpec, image_shape
 from engram.encoders.spatial import SpatialSpec
@@ -46,21 +46,20 @@ IMAGE = 36  # the smallest side that the Nature CNN's three convolutions leave s
 def kind_of(space: spaces.Space) -> str:
     """The kind of an observation, which decides the encoder.
 
-    `pixels` for images, `grid` for small boards, `entities` for rows of numbers that each describe one thing, `text`
-    where any part is a text, `vector` for all else.
+    `pixels` for images, `grid` for small boards, `entities` for a set of things that the space says is one (a Dict of
+    `entities` and `mask`, or an array whose rows are unordered), `text` where any part is a text, `vector` for all
+    else. An array of two axes keeps order and place: it may be a time window or a map.
     """
     space = spaces.seen(space)
     if any(isinstance(leaf, spaces.Text) for _, leaf in spaces.leaves(space)):
         return "text"
-    if isinstance(space, spaces.Dict) and {name for name, _ in space.items} == {"entities", "mask"}:
+    if is_set(space):
         return "entities"
     if not isinstance(space, spaces.Box) or len(space.shape) not in (2, 3):
         return "vector"
     if min(image_shape(space)[:2]) >= IMAGE:
         return "pixels"
-    if len(space.shape) == 2:
-        return "entities" if space.dtype == "float32" and min(space.shape) >= 2 else "vector"
-    return "grid" if min(space.shape[:2]) >= 5 else "vector"
+    return "grid" if len(space.shape) == 3 and min(space.shape[:2]) >= 5 else "vector"
 
 
 def default_steps(space: spaces.Space) -> int:
@@ -82,6 +81,31 @@ def reasons(spec: AgentSpec, space: spaces.Space) -> str:
     )
     masked = ", forbidden actions left out" if spaces.has(space, spaces.MASK) else ""
     return f"encoder {names['encoder']} for {seen[kind_of(space)]} ({space}); {memory}; head {names['head']}{masked}"
+
+
+def assumptions(spec: AgentSpec, space: spaces.Space) -> list[str]:
+    """What was taken for granted about an observation space and the task, each as a sentence with the way out."""
+    what, told = spaces.seen(space), []
+    encoder = registry.name_of("encoder", type(spec.encoder))
+    if isinstance(what, spaces.Box) and len(what.shape) == 2 and encoder == "vector" and min(what.shape) > 1:
+        rows, columns = what.shape
+        told.append(f"the {rows} x {columns} numbers keep order and place; if the rows are a set: encoder=entities")
+    scaled = [(path, leaf) for path, leaf in spaces.leaves(space) if isinstance(leaf, spaces.Box) and leaf.scale]
+    for path, leaf in scaled:
+        told.append(f"{f'{path}: ' if path else ''}numbers are scaled to within -1..1 by their bounds, {leaf.bounds}")
+    most = spaces.one_hot(what)
+    for path, leaf in spaces.leaves(what):
+        if (n := max(spaces.categories(leaf), default=0)) > most:
+            base, count = spaces.digits(n, most)
+            told.append(f"{f'{path}: ' if path else ''}{n:,} categories are read as {count} digits of {base} each")
+    if spec.reward_clip:
+        told.append(
+            f"rewards are learned from within +-{spec.reward_clip:g}, which changes the task; what is reported is not "
+            f"clipped (reward_clip=0: as they are)"
+        )
+    if spec.discount != AgentSpec().discount:
+        told.append(f"returns are discounted by {spec.discount:g} a step, which may change what is best (discount=)")
+    return told
 
 
 def dqn(space: spaces.Space, steps: int) -> AgentSpec:
@@ -130,7 +154,6 @@ def _pixels(space: spaces.Space, steps: int) -> AgentSpec:
         loss=SquaredSpec(),  # with Adam, better than Huber: the same study
         target=TargetSpec(every=250, rate=1.0),
         exploration=EpsilonGreedySpec(start=1.0, end=0.01, steps=max(1, steps // 10)),
-        reward_clip=1.0,  # Mnih et al. 2015
     )
 
 
@@ -209,7 +232,8 @@ def remembering(chosen: AgentSpec, steps: int, working: Any, window: int, batch_
 def drqn(space: spaces.Space, steps: int) -> AgentSpec:
     """DRQN (Hausknecht & Stone 2015, arXiv 1507.06527): an LSTM after the encoder, learned from random windows."""
     width = 512 if kind_of(space) == "pixels" else 128  # 512 in the paper, for images
-    chosen = remembering(dqn(space, steps), steps, LSTMSpec(hidden_size=width), window=10, batch_size=32)  # 10: section 4
+    memory = LSTMSpec(hidden_size=width)
+    chosen = remembering(dqn(space, steps), steps, memory, window=10, batch_size=32)  # 10: section 4
     return replace(
         chosen,
         observation=replace(chosen.observation, stack=1),  # one frame at a time: section 4
@@ -224,7 +248,8 @@ def r2d2(space: spaces.Space, steps: int) -> AgentSpec:
     the burn-in.
     """
     width = 512 if kind_of(space) == "pixels" else 128  # 512 in the paper, for images
-    chosen = remembering(dueling_dqn(space, steps), steps, LSTMSpec(hidden_size=width), window=120)  # 40 + 80: section 2.3
+    memory = LSTMSpec(hidden_size=width)
+    chosen = remembering(dueling_dqn(space, steps), steps, memory, window=120)  # 40 + 80: section 2.3
     return replace(
         chosen,
         observation=replace(chosen.observation, previous_action=True, previous_reward=True),
@@ -349,8 +374,42 @@ def preset_names() -> list[str]:
     return sorted(PRESETS)
 
 
-def preset(name: str, space: spaces.Space, steps: int | None = None) -> AgentSpec:
-    """The preset called `name`, for observations of `space` and a run of `steps` environment steps."""
+def preset(name: str, space: spaces.Space, steps: int | None = None, reward_clip: float = 0.0) -> AgentSpec:
+    """The preset called `name`, for observations of `space` and a run of `steps` environment steps.
+
+    `reward_clip` is what the field of the environment clips rewards to, as that of Atari games does; else 0.
+    """
     if name not in PRESETS:
         raise UnknownName(f"no preset is called {name!r}; {hint(name, PRESETS)}")
-    return PRESETS[name][0](space, steps or default_steps(space))
+    made = PRESETS[name][0](space, steps or default_steps(space))
+    return replace(made, reward_clip=reward_clip) if reward_clip else made
+
+
+def fitted(spec: AgentSpec, given: Collection[str], steps: int, envs: int) -> AgentSpec:
+    """The spec with the numbers that its preset chose fitted to a run of `steps` steps in `envs` environments.
+
+    Settings by the paths in `given` stay. So a number that nobody typed never is the reason of a refusal.
+    """
+    replay, free = spec.replay, {path: path not in given for path in FITTED}
+    every, burn_in, n_step = spec.learn_every, replay.burn_in, spec.n_step
+    if free["learn_every"] and every % envs and envs % every:
+        every = max(1, round(every / envs)) * envs
+    if free["replay.burn_in"] and burn_in >= replay.window:
+        burn_in = replay.window // 3  # as R2D2's 40 of 120
+    beside = spec.rows_before + 2 * max(1, every // envs) + 1  # rows that a lane holds beside those of an example
+    if free["n_step"] and not free["replay.start"]:
+        n_step = min(n_step, replay.start // envs - replay.window)
+    if free["n_step"] and not free["replay.capacity"]:
+        n_step = min(n_step, replay.capacity // envs - replay.window - beside)
+    n_step = max(1, n_step)
+    capacity, start, needed = replay.capacity, replay.start, envs * (replay.window + n_step)
+    if free["replay.capacity"]:
+        capacity = max(capacity, needed + envs * beside)
+    if free["replay.start"]:
+        start = min(start, steps // 10) if start >= steps else start
+        start = max(start, needed)
+    replay = replace(replay, burn_in=burn_in, capacity=capacity, start=start)
+    return replace(spec, learn_every=every, n_step=n_step, replay=replay)
+
+
+FITTED = ("learn_every", "n_step", "replay.burn_in", "replay.capacity", "replay.start")

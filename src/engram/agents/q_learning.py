@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from engram import spaces
-from engram.agents import examples
+from engram.agents import examples, statistics
 from engram.agents.agent import Acted, AgentState, Experience, PlainPolicy, Rhythm, shape_of
 from engram.agents.network import Network, Previous, build
 from engram.agents.policy import Mind, PolicyState, Seen, begin, decide, draws, explore, look, still
@@ -27,8 +27,10 @@ from engram.agents.recall import state as recalls
 from engram.agents.recall.drift import refresh
 from engram.agents.recall.state import Record
 from engram.agents.spec import AgentSpec
-from engram.bits import next_words
+from engram.agents.statistics import Scales, Statistics
+from engram.bits import LAST, TURN, counted, held_back, next_words, whole
 from engram.errors import SpecError
+from engram.precision import all_in_32_bits
 from engram.replay import ring
 from engram.replay.draw import Replay
 from engram.replay.ring import Ring
@@ -43,7 +45,7 @@ class ActorState(eqx.Module):
 
     policy: PolicyState
     key: Key
-    steps: Int[Array, ""]  # environment steps so far, over all environments: the global step
+    steps: Int[Array, ""]  # the global step, which schedules follow; it stays at the largest number of 32 bits
 
 
 class LearnerState(eqx.Module):
@@ -55,6 +57,12 @@ class LearnerState(eqx.Module):
     key: Key
     updates: Int[Array, ""]  # gradient steps so far
     fault: Int[Array, "*seeds"]  # number of the first update that was not finite, or -1
+    statistics: Statistics | None = None  # of what was met, where observations or rewards are normalised
+
+    @property
+    def scales(self) -> Scales | None:
+        """What the networks scale by."""
+        return None if self.statistics is None else self.statistics.scales
 
 
 class Noted(NamedTuple):
@@ -64,6 +72,7 @@ class Noted(NamedTuple):
     record: Record | None  # what the external memory is to remember; None without one
 
 
+@all_in_32_bits
 @dataclass(frozen=True)
 class QLearner:
     """A Q-learner for `envs` environments with one observation space and `actions` discrete actions."""
@@ -107,6 +116,11 @@ class QLearner:
         return Rhythm(acts=max(1, self.spec.learn_every // self.envs), first=self.spec.replay.start, lag=1)
 
     @property
+    def missing(self) -> bool:
+        """A NaN is a missing number where `observation.missing=mask`."""
+        return self.spec.observation.missing == "mask"
+
+    @property
     def branches(self) -> bool:
         """An external memory has conditions: only where due, only what is new."""
         return self.spec.has_external
@@ -122,7 +136,7 @@ class QLearner:
         import optax  # a fifth of a second, which who only evaluates need not wait
 
         chosen = self.spec.optimizer
-        updates = max(1, chosen.decay_steps * self.spec.updates // self.spec.learn_every)
+        updates = min(max(1, chosen.decay_steps * self.spec.updates // self.spec.learn_every), LAST)
         rate = optax.linear_schedule(chosen.learning_rate, chosen.learning_rate * chosen.final_fraction, updates)
         clip = optax.clip_by_global_norm(chosen.clip_norm) if chosen.clip_norm else optax.identity()
         return optax.chain(
@@ -138,11 +152,13 @@ class QLearner:
         actor = ActorState(begin(self.spec, params, self.envs), keys[1], jnp.int32(0))
         target = jax.tree.map(jnp.copy, params)  # buffers of its own: a runner may donate them
         optimizer = self.optimizer.init(params)  # type: ignore[arg-type]
-        learner = LearnerState(params, target, optimizer, keys[2], jnp.int32(0), jnp.int32(-1))
+        met = statistics.begin(self.spec, params.sight, self.envs)
+        learner = LearnerState(params, target, optimizer, keys[2], jnp.int32(0), jnp.int32(-1), met)
         replay = self._empty(self._stored(params.working.init()))
         recall = None
         if self.spec.has_external:
-            recall = recalls.init(self.spec, self.space, self.actions, self.envs, params, jax.random.fold_in(key, 3))
+            network, key = params.seeing(learner.scales), jax.random.fold_in(key, 3)
+            recall = recalls.init(self.spec, self.space, self.actions, self.envs, network, key)
         return AgentState(actor, learner, replay, recall)
 
     def _empty(self, carry: PyTree) -> Replay:
@@ -157,7 +173,8 @@ class QLearner:
     def mind(self, state: AgentState) -> Mind:
         """What it decides with now."""
         learner: LearnerState = state.learner
-        return Mind(learner.params, state.recall, learner.target if self.spec.keys_of_target else None)
+        network = learner.params.seeing(learner.scales)
+        return Mind(network, state.recall, learner.target if self.spec.keys_of_target else None)
 
     # -- acting ------------------------------------------------------------------------------------------------------
 
@@ -170,10 +187,10 @@ class QLearner:
         policy, action = explore(spec, looked, seen.is_first, bits[:exploring].reshape(-1, envs, 2), actor.steps)
         record = None
         if looked.query is not None:
-            note = jax.vmap(partial(line.note, spec))
+            note = jax.vmap(partial(line.note, spec, mind.network.scales))
             record = note(looked.query, looked.state.frames, looked.decision, action)
         noted = Noted(self._stored(actor.policy.carry), record)
-        actor = ActorState(policy, key, actor.steps + envs)
+        actor = ActorState(policy, key, held_back(actor.steps, envs) + envs)
         return Acted(actor, action, looked.decision, noted if jax.tree.leaves(noted) else None)
 
     def plain(self) -> PlainPolicy | None:
@@ -184,7 +201,7 @@ class QLearner:
             return None
         if shape_of(self).learner.params.words:  # new ones at each look, which a PlainPolicy has not
             return None
-        return PlainPolicy(self.spec.observation.stack, chance, self._preference)
+        return PlainPolicy(self.spec.observation.stack, chance, self._preference, self.spec.may_be_blank)
 
     def _preference(self, mind: Mind, frames: PyTree) -> Float[Array, "envs actions"]:
         envs = len(frames)
@@ -197,13 +214,25 @@ class QLearner:
 
     def observe(self, state: AgentState, experience: Experience) -> AgentState:
         """Writes the rows of a few successive steps, the final rows of the episodes that they ended, and the entries
-        of actions whose return is known now.
+        of actions whose return is known now; counts what was met.
         """
         old: Replay = state.replay
         rows, keep = self._rows(experience)
-        grown = ring.write(old.ring, rows, keep)
-        replay = Replay(grown, self.spec.draw.grown(old.drawing, old.ring, grown))
-        return dataclasses.replace(state, replay=replay, recall=self._remembered(state, experience))
+        before = ring.renumbered(old.ring)
+        grown = ring.write(before, rows, keep)
+        replay = Replay(grown, self.spec.draw.grown(old.drawing, before, grown))
+        learner = self._counted(state.learner, rows, keep, experience)
+        return dataclasses.replace(state, learner=learner, replay=replay, recall=self._remembered(state, experience))
+
+    def _counted(
+        self, learner: LearnerState, rows: TimeStep, keep: Bool[Array, "rows envs"], experience: Experience
+    ) -> LearnerState:
+        """The learner with these rows in its statistics."""
+        if learner.statistics is None:
+            return learner
+        steps = experience.row, experience.keep
+        met = statistics.updated(self.spec, learner.params.sight, self.space, learner.statistics, (rows, keep), steps)
+        return dataclasses.replace(learner, statistics=met)
 
     def _rows(self, experience: Experience) -> tuple[TimeStep, Bool[Array, "rows envs"]]:
         """The steps, each followed by a final row, and which of these are to be written."""
@@ -224,11 +253,11 @@ class QLearner:
         """The external memory after these steps: what they read, and what came of earlier actions."""
         if state.recall is None:
             return None
-        external = state.learner.params.external
+        external, scales = state.learner.params.external, state.learner.scales
 
         def one(recall: PyTree, step: tuple[TimeStep, Record, Array, Array]) -> tuple[PyTree, None]:
             row, record, done, keep = step
-            return line.remember(self.spec, external, recall, record, row, done, keep), None
+            return line.remember(self.spec, external, recall, record, row, done, keep, scales), None
 
         row = dataclasses.replace(experience.row, observation=None)
         steps = row, experience.noted.record, experience.done, experience.keep
@@ -251,7 +280,8 @@ class QLearner:
             learner, drawing, sums = jax.lax.fori_loop(0, self.updates, one, carry)
             metrics = jax.tree.map(lambda leaf: leaf / self.updates, sums)
         if recall is not None and self.spec.recall.refresh:
-            recall = refresh(self.spec, learner.target if self.spec.keys_of_target else learner.params, recall)
+            network = learner.target if self.spec.keys_of_target else learner.params
+            recall = refresh(self.spec, network.seeing(learner.scales), recall)
         return AgentState(state.actor, learner, Replay(rows, drawing), recall), metrics
 
     def _update(
@@ -263,22 +293,38 @@ class QLearner:
         chosen = self.spec
         words = examples.words(chosen, learner.params)
         key, bits = next_words(learner.key, words * chosen.replay.batch_size)
+        network, lagging = (each.seeing(learner.scales) for each in (learner.params, learner.target))
         drawn, batch = examples.draw(
-            chosen, learner.params, Replay(rows, drawing), bits.reshape(words, chosen.replay.batch_size).T
+            chosen, network, Replay(rows, drawing), bits.reshape(words, chosen.replay.batch_size).T
         )
-        descend = jax.value_and_grad(partial(examples.loss, chosen, recall), has_aux=True)
-        (loss, scored), gradient = descend(learner.params, learner.target, batch, drawn.importance)
+
+        def loss_of(params: Network) -> tuple[Array, examples.Scored]:
+            seeing = params.seeing(learner.scales)  # no gradient is for statistics
+            return examples.loss(chosen, recall, seeing, lagging, batch, drawn.importance)
+
+        (loss, scored), gradient = jax.value_and_grad(loss_of, has_aux=True)(learner.params)
         finite = jnp.isfinite(loss) & jnp.isfinite(optax.tree.norm(gradient))
         changes, optimizer = self.optimizer.update(gradient, learner.optimizer, learner.params)  # type: ignore[arg-type]
         # A bad update must leave no trace; selecting here is free, it fuses with Adam's own arithmetic.
         accept = partial(jax.tree.map, partial(jnp.where, finite))
         params = accept(optax.apply_updates(learner.params, changes), learner.params)  # type: ignore[arg-type]
-        updates = learner.updates + 1
+        updates = counted(learner.updates, 1, self._turn)
         target = self._follow(learner.target, params, updates)
         fault = jnp.where(finite | (learner.fault >= 0), learner.fault, updates)
-        new = LearnerState(params, target, accept(optimizer, learner.optimizer), key, updates, fault)
+        optimizer = accept(optimizer, learner.optimizer)
+        new = LearnerState(params, target, optimizer, key, updates, fault, learner.statistics)
         learned = accept(chosen.draw.learned(drawing, drawn, examples.surprise(scored)), drawing)
         return new, learned, {"loss": loss, "q_mean": examples.mean_q(scored)}
+
+    @property
+    def _turn(self) -> int:
+        """Updates after which their number begins anew: a multiple of those between two changes of the target."""
+        return self.spec.target.every * max(1, TURN // self.spec.target.every)
+
+    def _number(self, update: int, step: int) -> int:
+        """The number of an update, over all turns, at a global step."""
+        moments = max(0, (step - self.rhythm.first) // (self.rhythm.acts * self.envs) + 1)
+        return whole(update, moments * self.updates, self._turn)
 
     def _follow(self, target: Network, params: Network, updates: Int[Array, ""]) -> Network:
         """The target network after this update."""
@@ -314,7 +360,7 @@ class QLearner:
         learner: LearnerState = state.learner
         updates = [update for update in np.asarray(learner.fault).reshape(-1).tolist() if update >= 0]
         if updates:
-            return not_finite(updates[0], step)
+            return not_finite(self._number(updates[0], step), step)
         refused, (seed, *first) = reading.refused(state.recall)
         return not_remembered(refused, first, step, seeds[seed] if len(seeds) > 1 else None) if refused else None
 
@@ -324,7 +370,7 @@ class QLearner:
         return {
             **self.spec.exploration.report(step),
             **reading.report(self.spec, state.recall),
-            "updates": int(learner.updates),
+            "updates": self._number(int(learner.updates), step),
         }
 
     def nbytes(self) -> dict[str, int]:

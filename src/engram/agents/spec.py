@@ -28,6 +28,19 @@ class ObservationSpec:
     stack: int = setting(1, "newest observations that the encoder sees together; one is stored per row", low=1)
     previous_action: bool = setting(False, "the working memory is also given the previous action")
     previous_reward: bool = setting(False, "the working memory is also given the previous reward")
+    missing: Literal["refuse", "mask"] = setting(
+        "refuse", "a number that is NaN ends the run (refuse), or is seen as 0 with a flag that it is missing (mask)"
+    )
+    normalize: bool = setting(False, "numbers are seen by their running mean and deviation, which the agent keeps")
+
+
+@spec
+class RewardSpec:
+    """How rewards are learned from."""
+
+    normalize: bool = setting(
+        False, "rewards are divided by the running deviation of the discounted return, which the agent keeps"
+    )
 
 
 @spec
@@ -114,6 +127,7 @@ class AgentSpec:
     double: bool = setting(False, "the online network picks the next action, the target network says what it is worth")
     n_step: int = setting(1, "rewards in a target before the bootstrap", low=1)
     discount: float = setting(0.99, "gamma", low=0, high=1)
+    reward: RewardSpec = setting(RewardSpec(), "how rewards are learned from")
     reward_clip: float = setting(0.0, "rewards are learned from within +- this; 0 for as they are", low=0)
     learn_every: int = setting(4, "environment steps from one moment of learning to the next", low=1)
     updates: int = setting(1, "updates at each moment of learning", low=1)
@@ -129,6 +143,16 @@ class AgentSpec:
     def has_external(self) -> bool:
         """Whether there is an external memory."""
         return self.external.present
+
+    @property
+    def may_be_blank(self) -> bool:
+        """Whether the network sees a NaN as nothing known: a missing number, or a frame from before the episode."""
+        return self.observation.missing == "mask" or self.observation.normalize
+
+    @property
+    def keeps_statistics(self) -> bool:
+        """Whether the agent keeps running statistics of what it meets."""
+        return self.observation.normalize or self.reward.normalize
 
     @property
     def keys_of_target(self) -> bool:
@@ -185,6 +209,11 @@ class AgentSpec:
         if self.forget and not self.has_memory:
             raise SpecError(
                 "forget = true empties a working memory, and there is none; choose one, such as working=gru"
+            )
+        if self.reward.normalize and self.reward_clip:
+            raise SpecError(
+                f"reward.normalize = true and reward_clip = {self.reward_clip} both bound rewards; set "
+                f"reward_clip=0, or leave reward.normalize out"
             )
         self._check_external()
         if self.draw.compares and self.has_memory:

@@ -17,6 +17,7 @@ import re
 import shutil
 import stat
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,7 +25,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from engram.errors import CheckpointError, RunLocked
+from engram.errors import CheckpointError, RunLocked, WriteFailed, unwritten
 
 HEADER_BYTES = 8 << 20  # the largest tensor-file header that is read
 CHUNK_BYTES = 4 << 20  # how much of a file is held while it is hashed
@@ -389,30 +390,56 @@ class RunLock:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             handle = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
         except OSError as error:
-            raise RunLocked(f"{self._path} cannot be opened for locking: {error.strerror}; check the folder") from None
+            raise WriteFailed(unwritten(self._path, error)) from None
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            owner = {"pid": os.getpid(), "started": datetime.now(UTC).isoformat(timespec="seconds")}
-            os.ftruncate(handle, 0)
-            os.pwrite(handle, json.dumps(owner).encode("ascii"), 0)
         except OSError as error:
             message = self._message(os.pread(handle, 200, 0), error)
             os.close(handle)
             raise RunLocked(message) from None
+        owner = {"pid": os.getpid(), "started": datetime.now(UTC).isoformat(timespec="seconds")}
+        with suppress(OSError):  # who holds it is said for people only: a full disk does not forbid holding it
+            os.ftruncate(handle, 0)
+            os.pwrite(handle, json.dumps(owner).encode("ascii"), 0)
         self._handle = handle
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.release()
+
+    def release(self) -> None:
+        """Gives the lock back, if it is held."""
         if self._handle is not None:
-            os.ftruncate(self._handle, 0)
-            fcntl.flock(self._handle, fcntl.LOCK_UN)  # said outright: a forked child may still hold the handle
+            with suppress(OSError):
+                os.ftruncate(self._handle, 0)
+                fcntl.flock(self._handle, fcntl.LOCK_UN)  # said outright: a forked child may still hold the handle
             os.close(self._handle)
             self._handle = None
+
+    def check(self) -> None:
+        """Raises WriteFailed once the folder that was locked is not at its path any more: moved, removed or replaced.
+
+        What is saved then would lie in another folder than what was saved before.
+        """
+        if self._handle is None:
+            return
+        with suppress(OSError):
+            if os.path.samestat(os.fstat(self._handle), os.stat(self._path, follow_symlinks=False)):
+                return
+        raise WriteFailed(
+            f"{self._path.parent} is not the folder any more that this run began to write to: it was moved, removed "
+            f"or replaced; put it back there"
+        )
 
     def _message(self, content: bytes, error: OSError) -> str:
         folder = self._path.parent
         if not isinstance(error, BlockingIOError):
             return f"{self._path} cannot be locked: {error.strerror}; use a folder on a disk that supports locks"
         owner = re.fullmatch(rb'\{"pid": (\d{1,10}), "started": "([0-9T:+-]{1,40})"\}', content)
+        if owner and int(owner[1]) == os.getpid():
+            return (
+                f"{folder} is being written by process {os.getpid()}, which is this one: call close() of the Trainer "
+                f"that holds it, or make that in a `with` statement"
+            )
         who = f"process {int(owner[1])}, started {owner[2].decode()}" if owner else "another process"
         return f"{folder} is being written by {who}; wait for it, stop it, or choose another folder"

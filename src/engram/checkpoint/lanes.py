@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from engram.replay.ring import Ring
+from engram.replay.ring import Ring, turn_of
 from engram.trees import named
 from engram.types import TimeStep
 
@@ -25,8 +25,9 @@ def capacity(ring: Ring) -> int:
 
 
 def cursors(ring: Ring) -> np.ndarray:
-    """Rows ever written, int64 [lanes]."""
-    return np.array(ring.cursor, np.int64).reshape(-1)
+    """Rows ever written, over all turns, int64 [lanes]."""
+    turns = np.array(ring.turns, np.int64) * turn_of(capacity(ring))
+    return (np.array(ring.cursor, np.int64) + turns).reshape(-1)
 
 
 def read_rows(ring: Ring, lane: int, start: int, stop: int) -> dict[str, np.ndarray]:
@@ -56,7 +57,8 @@ def write_rows(ring: Ring, lane: int, start: int, columns: dict[str, np.ndarray]
         taken = min(CHUNK, count - first)
         padded = [_pad(columns[name][first : first + taken]) for name in named(ring.rows)]
         rows = jax.tree.unflatten(jax.tree.structure(ring.rows), padded)
-        ring = _put(ring, rows, jnp.int32(lane), jnp.int32(start + first), jnp.int32(taken))
+        place = (start + first) % capacity(ring)
+        ring = _put(ring, rows, jnp.int32(lane), jnp.int32(place), jnp.int32(taken))
     return ring
 
 
@@ -70,7 +72,10 @@ def fill(ring: Ring, cursors: np.ndarray, blocks: Iterable[tuple[int, int, dict[
     """An empty ring with the rows of a saved one put back: (lane, first row, columns) and the cursors of its lanes."""
     for lane, start, columns in blocks:
         ring = write_rows(ring, lane, start, columns)
-    return Ring(ring.rows, jnp.asarray(cursors.reshape(ring.cursor.shape), jnp.int32))
+    turn = turn_of(capacity(ring))
+    turns = np.maximum(cursors // turn - 1, 0).reshape(ring.cursor.shape)  # as `renumbered` leaves them
+    cursor = cursors.reshape(ring.cursor.shape) - turns * turn
+    return Ring(ring.rows, jnp.asarray(cursor, jnp.int32), jnp.asarray(turns, jnp.int32))
 
 
 @partial(jax.jit, donate_argnums=0)
@@ -80,4 +85,4 @@ def _put(ring: Ring, rows: TimeStep, lane: jax.Array, start: jax.Array, count: j
     seed, env = jnp.divmod(lane, ring.rows.action.shape[-1])
     index = (seed, place, env) if ring.cursor.ndim == 2 else (place, env)
     put = jax.tree.map(lambda column, new: column.at[index].set(new, mode="drop"), ring.rows, rows)
-    return Ring(put, ring.cursor)
+    return Ring(put, ring.cursor, ring.turns)

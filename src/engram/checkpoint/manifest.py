@@ -12,12 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from engram.checkpoint.files import Layout, Sealed, fields, natural, strict_json, usable_name
+from engram.checkpoint.files import MAX_NATURAL, Layout, Sealed, fields, natural, strict_json, usable_name
 from engram.errors import CheckpointError
 
 FORMAT_VERSION = 1
 MANIFEST_BYTES = 16 << 20
-MAX_ROWS = 1 << 40  # row numbers stay far below this; their sum over all lanes then fits int64
+MAX_ROWS = 1 << 53  # row numbers stay below this: those of centuries. Their sum over all lanes must fit int64
 ARRAYS_FILE = "arrays.safetensors"
 TEMPORARY = re.compile(r"\.tmp-\d{9,18}-[0-9a-f]{8}", re.ASCII)
 SEGMENT = re.compile(r"segment-\d{1,15}-\d{1,6}-[0-9a-f]{8}\.safetensors", re.ASCII)
@@ -123,6 +123,8 @@ def _parse_replay(entry: dict[str, Any]) -> ReplayEntry:
     capacity, cursors, columns, segments = fields(entry, "replay", **kinds)
     if not 1 <= capacity < MAX_ROWS or any(natural(cursor, "each cursor") >= MAX_ROWS for cursor in cursors):
         raise CheckpointError("its replay has an impossible capacity or cursor")
+    if sum(cursors) >= MAX_NATURAL:
+        raise CheckpointError("its replay has impossibly many rows in all lanes together")
     files = []
     for segment in segments:
         file, size, sha256 = fields(segment, "a replay segment", file=str, bytes=int, sha256=str)

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from engram.checkpoint.files import (
+    MAX_NATURAL,
     FileSystem,
     Layout,
     Sealed,
@@ -178,7 +179,8 @@ def open_segment(
     finally:
         fs.close(handle)
     starts, stops = bounds
-    if np.any(starts < 0) or np.any(stops < starts) or np.any(stops >= 1 << 40):
+    beyond = np.any(stops >= MAX_NATURAL) or sum(stops.tolist()) >= MAX_NATURAL
+    if np.any(starts < 0) or np.any(stops < starts) or beyond:
         raise CheckpointError(f"{sealed.file} names rows that cannot be")
     segment = Segment(sealed, starts, stops)
     _check_blocks(segment, tensors, columns)

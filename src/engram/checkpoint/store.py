@@ -64,17 +64,18 @@ from engram.checkpoint.segments import (
     write_segment,
 )
 from engram.checkpoint.verify import verify_folder
-from engram.errors import CheckpointError, EngramError
+from engram.errors import CheckpointError, WriteFailed
 
 __all__ = ["CheckpointStore", "Limits", "Loaded", "ReplayLog", "SaveFailed", "Saved", "state_digest"]
 
 ROOM = 1.2  # free space asked for, as a multiple of what will be written
 
 
-class SaveFailed(EngramError):
-    """A checkpoint could not be written; the ones before it are untouched."""
+TRIES = 5  # of a reader, where a writer deletes what it was about to read
 
-    exit_code = 74  # sysexits: EX_IOERR
+
+class SaveFailed(WriteFailed):
+    """A checkpoint could not be written; the ones before it are untouched."""
 
 
 @dataclass(frozen=True)
@@ -219,11 +220,22 @@ class CheckpointStore:
     def load(self, step: int | None = None) -> Loaded:
         """The newest checkpoint that passes every check, or the newest of `step`.
 
-        A damaged checkpoint is passed over for an older one, which `passed_over` tells.
+        A damaged checkpoint is passed over for an older one, which `passed_over` tells. Another process may save
+        meanwhile: where all that were there are gone, the newer ones are tried.
         Raises: CheckpointError if none is usable.
         """
+        for _ in range(TRIES):
+            before = self._known()
+            try:
+                return self._newest(before, step)
+            except CheckpointError:
+                if self._known() == before:
+                    raise
+        return self._newest(self._known(), step)
+
+    def _newest(self, known: list[tuple[str, int, int]], step: int | None) -> Loaded:
         passed_over = []
-        for name, this_step, _ in reversed(self._known()):
+        for name, this_step, _ in reversed(known):
             if step is not None and this_step != step:
                 continue
             try:
@@ -235,8 +247,8 @@ class CheckpointStore:
             self._base = base
             return loaded
         wanted = "" if step is None else f" of step {step}"
-        known = ", ".join(map(str, self.steps()))
-        why = "; ".join(passed_over) or (f"saved steps: {known}" if known else "the folder holds none")
+        saved = ", ".join(map(str, self.steps()))
+        why = "; ".join(passed_over) or (f"saved steps: {saved}" if saved else "the folder holds none")
         raise CheckpointError(f"no usable checkpoint{wanted} in {self.folder}: {why}")
 
     def _known(self) -> list[tuple[str, int, int]]:
@@ -251,6 +263,8 @@ class CheckpointStore:
         """(name, step, number of the save) of the checkpoints that are there, in the order they were saved."""
         try:
             entries = self._fs.listdir(self.folder)
+            if self._fs.listdir(self.folder.parent).get(self.folder.name) == "other":
+                raise OSError(errno.ELOOP, "it is a link, and none is followed; link the whole run instead")
         except FileNotFoundError:
             return []
         parsed = ((name, parse_name(name)) for name, kind in entries.items() if kind == "folder")
@@ -264,6 +278,8 @@ class CheckpointStore:
         fs = self._fs
         fs.make_folder(self._segment_folder)
         known = self._list()
+        if fs.listdir(self.folder).get("segments") != "folder":
+            raise OSError(errno.ELOOP, "its 'segments' is a link, and none is followed")
         if not known:
             fs.fsync_folder(self.folder.parent)
         number = known[-1][2] + 1 if known else 1

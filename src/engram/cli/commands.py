@@ -5,14 +5,14 @@ help answers at once.
 """
 
 import dataclasses
+import errno
 import os
 import re
 import select
 import sys
-from collections.abc import Mapping
-from contextlib import ExitStack, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from difflib import get_close_matches
-from importlib import import_module
 from pathlib import Path
 from shlex import quote
 from typing import Any
@@ -20,8 +20,9 @@ from typing import Any
 import tyro
 from tyro.conf import FlagCreatePairsOff
 
-from engram.cli.curve import CURVE_FILE, plot_curve
-from engram.cli.display import Display, clean
+from engram.cli import runs
+from engram.cli.blank import without_jax
+from engram.cli.early import check_words
 from engram.cli.flags import (
     COMMANDS,
     Command,
@@ -34,15 +35,30 @@ from engram.cli.flags import (
     environment_argument,
     split_settings,
 )
+from engram.cli.leave import EXIT_INTERRUPTED, kept, undo_when_left
 from engram.cli.new import TRY, new_part
-from engram.cli.parts import import_parts
+from engram.cli.parts import import_parts, search_here
 from engram.cli.reports import report
-from engram.errors import EXIT_RESUME_ME, EXIT_USAGE, CheckpointError, EngramError, SpecError, UnknownName, hint
+from engram.errors import (
+    EXIT_DATA,
+    EXIT_INPUT_OUTPUT,
+    EXIT_RESUME_ME,
+    EXIT_USAGE,
+    CheckpointError,
+    EngramError,
+    SpecError,
+    UnknownName,
+    hint,
+    told,
+    unwritten,
+)
+from engram.run.curve import CURVE_FILE, plot_curve
+from engram.run.display import clean
 from engram.run.metrics import METRICS_FILE
+from engram.run.progress import Progress
 
-EXIT_INPUT_OUTPUT = 74  # a file could not be read or written (sysexits: EX_IOERR)
-EXIT_INTERRUPTED = 130  # Ctrl-C where there was nothing to save
 EXIT_BROKEN_PIPE = 141  # whoever read the output went away
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 DESCRIPTION = (
     "Deep Q-learning with attention and memory. "
@@ -54,6 +70,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run one command line (`sys.argv` if None) and give its exit code. Never raises for a problem of the user's."""
     words = list(sys.argv[1:] if argv is None else argv)
     debug = "--traceback" in words or os.environ.get("ENGRAM_DEBUG", "") not in ("", "0")
+    _open_standard_streams()
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a name that the terminal's encoding lacks must not end a run
             stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
@@ -61,15 +78,30 @@ def main(argv: list[str] | None = None) -> int:
         code = _run([word for word in words if word != "--traceback"])
         sys.stdout.flush()
         return code
-    except (Exception, KeyboardInterrupt) as problem:
+    except BaseException as problem:  # also an exit: the commands exit by returning, so it is somebody else's
         if isinstance(problem, BrokenPipeError) and _reader_left():
             return _silence()
         explained = _explain(problem)
         if debug or explained is None:
             raise
         sentence, code = explained
-        print(f"engram: {clean(sentence)}", file=sys.stderr)
+        with suppress(OSError, ValueError):  # nobody may be reading
+            print(f"engram: {clean(sentence)}", file=sys.stderr, flush=True)
         return code
+
+
+def _open_standard_streams() -> None:
+    """Puts nothing in the place of standard streams that are closed, as `>&-` has them.
+
+    A file that is opened later would else become standard output, and be written into by whoever prints.
+    """
+    for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free, which is this one
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(number, mode, closefd=False))  # noqa: SIM115 (as long as the process)
 
 
 def _run(words: list[str]) -> int:
@@ -79,25 +111,32 @@ def _run(words: list[str]) -> int:
         print(version("engram-rl"))
         return 0
     command = words[0] if words else "--help"
-    if command in COMMANDS:
-        rest, settings = split_settings(command, words[1:])
-        words = [command, *rest]
+    form: Any = Command
+    name = "engram"
+    if command in COMMANDS:  # only its own flags are prepared
+        words, settings = split_settings(command, words[1:])
+        form, name = COMMANDS[command], f"engram {command}"
     elif command not in ("--help", "-h"):
         raise UnknownName(f"{command!r} is not a command of engram; {hint(command, COMMANDS)} (see engram --help)")
     else:
         words, settings = ["--help"], {}
     try:
         config = (FlagCreatePairsOff,)  # --resume without a --no-resume
-        chosen: Any = tyro.cli(Command, prog="engram", description=DESCRIPTION, args=words, config=config)
+        about = DESCRIPTION if form is Command else None
+        chosen: Any = tyro.cli(form, prog=name, description=about, args=words, config=config)
     except SystemExit as exit:  # after help or a complaint
         return exit.code if isinstance(exit.code, int) else 0
+    if ":" in (getattr(chosen, "env", None) or "") or getattr(chosen, "trust", False):
+        search_here()  # for the module of an environment
     import_parts(getattr(chosen, "imports", ()))
     if isinstance(chosen, Train):
         train(chosen, settings)
-    elif isinstance(chosen, Show):
-        show(chosen, settings)
+    elif isinstance(chosen, Show | List):
+        from engram.cli import names
+
+        names.show(chosen, settings) if isinstance(chosen, Show) else names.list_names(chosen)
     else:
-        {Evaluate: evaluate, Info: info, List: list_names, New: new}[type(chosen)](chosen)
+        {Evaluate: evaluate, Info: info, New: new}[type(chosen)](chosen)
     return 0
 
 
@@ -107,9 +146,13 @@ def _explain(problem: BaseException) -> tuple[str, int] | None:
         return str(problem), problem.exit_code
     if isinstance(problem, KeyboardInterrupt):
         return "stopped; nothing was left to save", EXIT_INTERRUPTED
+    if isinstance(problem, SystemExit | GeneratorExit):
+        return f"{told(problem)} was raised by code that is not Engram's; it must not end a run: mend it", EXIT_DATA
     # XLA reports a full device memory as a RuntimeError with this word in its text.
     if isinstance(problem, MemoryError) or (isinstance(problem, RuntimeError) and "RESOURCE_EXHAUSTED" in str(problem)):
         return "the memory of this machine does not suffice; lower replay.capacity, --envs or --seeds", EXIT_USAGE
+    if isinstance(problem, OSError) and problem.errno in NO_ROOM:
+        return unwritten(problem.filename or "a file", problem), EXIT_INPUT_OUTPUT
     if isinstance(problem, OSError) and problem.filename is not None:
         sentence = f"{problem.filename}: {problem.strerror}; mend that and try again (--traceback shows where)"
         return sentence, EXIT_INPUT_OUTPUT
@@ -136,32 +179,6 @@ def _silence() -> int:
 # -- train -------------------------------------------------------------------------------------------------
 
 
-class Progress:
-    """The trainer's callback that shows what happens."""
-
-    def __init__(self, display: Display):
-        self.display = display
-        self._open = ExitStack()
-
-    def on_start(self, trainer: Any) -> None:
-        self.display.title = _title(trainer.plan)
-        self.display.explores = tuple(trainer.plan.agent.exploration.report(0))
-        self._open.enter_context(self.display)
-
-    def on_metrics(self, trainer: Any, metrics: Mapping[str, Any]) -> None:
-        self.display.update(metrics)
-
-    def on_save(self, trainer: Any, saved: Any) -> None:
-        self.display.note(f"saved step {saved.step:,} id {saved.id}")
-
-    def on_note(self, trainer: Any, text: str) -> None:
-        self.display.note(text)
-
-    def close(self) -> None:
-        """End the panel, leaving its last state on the screen."""
-        self._open.close()
-
-
 def train(chosen: Train, settings: Mapping[str, str]) -> None:
     """`engram train`: only what was given on the command line is passed on, so that a resumed run keeps the rest."""
     given: dict[str, Any] = {
@@ -173,25 +190,31 @@ def train(chosen: Train, settings: Mapping[str, str]) -> None:
     _check_start(chosen.env, run, given)
     if "env_args" in given:
         given["env_args"] = dict(map(environment_argument, given["env_args"]))
+    if chosen.env is not None and not chosen.imports and not given.get("resume"):
+        check_words(chosen.env, given, settings)
     given["overrides"] = dict(settings)
     first_of_all = not Path("runs").exists()
+    if run is not None and not runs.holds_run(run):
+        undo_when_left(run, [path for path in (run, *run.parents) if not path.exists()])
     folder = run or _new_folder(chosen.env, given)
     try:
-        runs = _runs(chosen.env, folder, given)
-        for place, arguments in runs:
+        several = _runs(chosen.env, folder, given)
+        for place, arguments in several:
             try:
                 _learn(chosen.env, place, arguments)
             except EngramError as problem:
-                if len(runs) > 1 and problem.exit_code == EXIT_RESUME_ME:
+                if len(several) > 1 and problem.exit_code == EXIT_RESUME_ME:
                     print(
                         f"engram: to go on with every seed, add --run {folder} --resume to the command", file=sys.stderr
                     )
                 raise
+        if len(several) > 1:
+            _conclude(folder, [place for place, _ in several])
     finally:
-        if run is None and not any(folder.iterdir()):
-            folder.rmdir()  # nothing came of it: the name is free again
-            if first_of_all:
-                with suppress(OSError):  # unless another run began there meanwhile
+        if run is None:
+            with suppress(OSError):  # unless it holds something, or was moved meanwhile
+                folder.rmdir()  # nothing came of it: the name is free again
+                if first_of_all:
                     Path("runs").rmdir()
 
 
@@ -201,50 +224,59 @@ def _runs(env: str | None, folder: Path, given: dict[str, Any]) -> list[tuple[Pa
     Those learn one after another, in `folder`/seed0, seed1, ... When such a group is resumed, a seed that had not
     begun begins.
     """
-    from engram.envs.device import is_device
-    from engram.run.plan import holds_run
-
     if env is None:
-        begun = sorted(filter(holds_run, folder.glob("seed*")), key=lambda path: (len(path.name), path.name))
-        return [(folder, given)] if holds_run(folder) or not begun else [(place, given) for place in begun]
-    if given.get("seeds", 1) == 1 or is_device(env):
+        return [(place, given) for place in _runs_of(folder)]
+    if given.get("seeds", 1) == 1:
         return [(folder, given)]
-    runs, resume = [], given.get("resume", False)
+    from engram.envs.device import is_device
+
+    if is_device(env):
+        return [(folder, given)]
+    found, resume = [], given.get("resume", False)
     for seed in range(given.get("seed", 0), given.get("seed", 0) + given["seeds"]):
         place = folder / f"seed{seed}"
         arguments = {name: value for name, value in given.items() if name != "seeds"} | {"seed": seed}
-        if resume and holds_run(place):
+        if resume and runs.holds_run(place):
             arguments |= {"overrides": {}}  # they are part of the run; the trainer refuses to change them
         elif resume:
             del arguments["resume"]
-        runs.append((place, arguments))
-    return runs
+        found.append((place, arguments))
+    return found
+
+
+class _Kept:
+    """From the first save on there is a run to resume, which Ctrl-C may not take back."""
+
+    def on_save(self, trainer: Any, saved: Any) -> None:
+        kept()
 
 
 def _learn(env: str | None, folder: Path, arguments: dict[str, Any]) -> None:
     """One run from where it is to its end, with its learning curve drawn however it ends."""
     from engram.run.trainer import Trainer
 
-    progress = Progress(Display())
-    with Trainer(env, run=folder, callbacks=(progress,), **arguments) as trainer:
+    progress = Progress()
+    with Trainer(env, run=folder, callbacks=(progress, _Kept()), progress=False, **arguments) as trainer:
         try:
             trainer.learn()
         finally:
             progress.close()
-            if (folder / METRICS_FILE).exists():
-                _draw(folder, _title(trainer.plan))
+        if trainer.plan.seeds > 1:
+            progress.display.note(runs.summary(folder, [runs.outcome(folder)]))
     progress.display.note(f"done: {folder} holds the run and {CURVE_FILE}; next: engram evaluate {quote(str(folder))}")
 
 
-def _title(plan: Any) -> str:
-    """What a run is, in a few words."""
-    seeds = f"seed {plan.seed}" if plan.seeds == 1 else f"seeds {plan.seed} to {plan.seed + plan.seeds - 1}"
-    return f"{plan.env}, {plan.preset}, {seeds}"
+def _conclude(folder: Path, places: list[Path]) -> None:
+    """Several seeds end in one picture and one line."""
+    _draw(folder, f"{folder.name}, {len(places)} seeds", places)
+    found = [runs.outcome(place) for place in places]
+    print(clean(f"done: {runs.summary(folder, found)}"))
+    print(clean(f"{folder / CURVE_FILE} shows them; next: engram info {quote(str(folder))}"))
 
 
-def _draw(folder: Path, title: str) -> None:
+def _draw(folder: Path, title: str, places: Sequence[Path] = ()) -> None:
     try:
-        plot_curve(folder, title=title)
+        plot_curve(folder, title=title, runs=places)
     except OSError as problem:  # a picture is no reason to call the run a failure, or to hide why it failed
         print(f"engram: the learning curve was not drawn: {clean(problem)}", file=sys.stderr)
 
@@ -267,9 +299,11 @@ def _new_folder(env: str | None, given: Mapping[str, Any]) -> Path:
     number = 1
     while True:
         folder = Path("runs", name if number == 1 else f"{name}-{number}")
+        new = [folder] if Path("runs").exists() else [folder, Path("runs")]
         Path("runs").mkdir(exist_ok=True)
         try:
             folder.mkdir()
+            undo_when_left(folder, new)
             return folder
         except FileNotFoundError:  # a run that could not begin has just removed `runs`
             continue
@@ -289,10 +323,8 @@ def _existing(folder: Path) -> Path:
 
 def _runs_of(folder: Path) -> list[Path]:
     """The run directory itself, or those in it that `--seeds` of a host environment made, by seed."""
-    from engram.run.plan import holds_run
-
-    seeds = [path for path in folder.glob("seed*") if path.name[4:].isdigit() and holds_run(path)]
-    if holds_run(folder) or not seeds:
+    seeds = [path for path in folder.glob("seed*") if path.name[4:].isdigit() and runs.holds_run(path)]
+    if runs.holds_run(folder) or not seeds:
         return [folder]
     return sorted(seeds, key=lambda path: int(path.name[4:]))
 
@@ -312,19 +344,25 @@ def evaluate(chosen: Evaluate) -> None:
     given |= {"env": chosen.env} if chosen.env is not None else {}
     given |= {"env_args": dict(map(environment_argument, chosen.env_arg))} if chosen.env_arg else {}
 
+    which: dict[str, Any] = {} if chosen.at is None else {"at": chosen.at}
+    which |= {"trust": True} if chosen.trust else {}
+
     def work() -> dict[str, Any]:
         from engram.play.evaluation import Evaluation
         from engram.run.trainer import load
 
         played: list[Evaluation] = []
+        steps: list[int | None] = []
         for folder in _runs_of(chosen.run):
-            with load(folder) as agent:
+            with load(folder, **which) as agent:
                 played.append(agent.evaluate(**given))
+                steps.append(agent.step)
         returns = [one for evaluation in played for one in evaluation.of_each_seed()]
         lengths = [length for evaluation in played for length in evaluation.lengths]
         found = Evaluation.of(returns, lengths, sum(evaluation.cut for evaluation in played))
         names = ("mean", "std", "episodes", "returns", "per_seed", "lengths", "cut")
-        where = {"run": str(chosen.run)} | {name: given[name] for name in ("env", "env_args") if name in given}
+        where: dict[str, Any] = {"run": str(chosen.run), "step": steps[0] if len(steps) == 1 else steps}
+        where |= {name: given[name] for name in ("env", "env_args") if name in given}
         return where | {name: getattr(found, name) for name in names}
 
     report(work, chosen.json)
@@ -333,71 +371,29 @@ def evaluate(chosen: Evaluate) -> None:
 def info(chosen: Info) -> None:
     """`engram info`. Raises CheckpointError, after the report, if --verify found something wrong."""
     _existing(chosen.run)
+    folders = [chosen.run] if runs.holds_run(chosen.run) else runs.runs_in(chosen.run) or [chosen.run]
+    if not (chosen.json or chosen.all or chosen.verify):
+        if folders == [chosen.run]:
+            runs.print_rows(runs.facts(chosen.run))
+        else:
+            print(*map(clean, runs.lines_of(folders)), sep="\n")
+        return
+
+    import numpy  # noqa: F401, the digest computes with it, so it must be no blank
 
     def work() -> dict[str, Any]:
-        from engram.run.trainer import info
+        from engram.run.plan import info
 
-        folders = _runs_of(chosen.run)
-        each = {folder.name: dict(info(folder, verify=chosen.verify)) for folder in folders}
+        each = {str(folder.relative_to(chosen.run)): dict(info(folder, verify=chosen.verify)) for folder in folders}
         if folders == [chosen.run]:
-            return each[chosen.run.name]
+            return each["."]
         return {"runs": each, "problems": [problem for one in each.values() for problem in one.get("problems", ())]}
 
-    problems = report(work, chosen.json).get("problems")
+    problems = report(lambda: without_jax(work), chosen.json).get("problems")
     if problems:
         raise CheckpointError(
             f"{chosen.run} is damaged: {problems[0]}; resuming uses the newest checkpoint that is whole"
         )
-
-
-def show(chosen: Show, settings: Mapping[str, str]) -> None:
-    """`engram show`: lines that a shell reads as settings, what follows # being a comment."""
-    from engram import specs
-    from engram.agents.presets import preset
-
-    spec: Any = preset(chosen.preset, _space(chosen), chosen.steps)
-    spec = specs.override_all(spec, settings)
-    rows = [(quote(f"{path}={specs.show(value)}"), kind, text) for path, kind, value, text in specs.describe(spec)]
-    width = max(len(setting) for setting, _, _ in rows)
-    print(clean(f"# {chosen.preset} for {chosen.env}"))
-    for setting, kind, text in rows:
-        print(clean(f"{setting:{width}}  # {text} ({kind})"))
-
-
-def _space(chosen: Show) -> Any:
-    """What an observation of the environment looks like."""
-    from engram.envs.device import is_device, make_device
-    from engram.envs.host.make import make_host
-
-    arguments = dict(map(environment_argument, chosen.env_arg))
-    if is_device(chosen.env):
-        return make_device(chosen.env, **arguments).observation_space
-    host = make_host(chosen.env, seed=0, action_bins=chosen.action_bins, env_args=arguments)
-    try:
-        return host.observation_space
-    finally:
-        host.close()
-
-
-def list_names(chosen: List) -> None:
-    """`engram list`: one name a line."""
-    if chosen.what == "envs":
-        from engram.envs.device import device_ids
-        from engram.envs.host.make import host_ids
-
-        rows = [(name, "device (JAX)") for name in device_ids()] + [(name, "host (Gymnasium)") for name in host_ids()]
-    elif chosen.what == "presets":
-        from engram.agents.presets import PRESETS
-
-        rows = [(name, text) for name, (_, text) in PRESETS.items()]
-    else:
-        from engram import registry
-
-        import_module("engram.agents.presets")  # which imports, and so registers, every part
-        rows = [(f"{role}={name}", "") for role in registry.roles() for name in registry.names(role)]
-    width = max((len(name) for name, _ in rows), default=0)
-    for name, text in rows:
-        print(clean(f"{name:{width}}  {text}".rstrip()))
 
 
 def new(chosen: New) -> None:

@@ -11,14 +11,15 @@ import re
 from decimal import Decimal, InvalidOperation
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
+from typing import Annotated, Any, TypeVar, get_args, get_origin
 
 from tyro.conf import Positional, UseAppendAction, arg, subcommand
 from tyro.constructors import PrimitiveConstructorSpec
 
 from engram.cli.new import TRY
 from engram.errors import SpecError, UnknownName, hint
-from engram.run.settings import RUN, SESSION, default_of, type_of
+from engram.run.familiar import familiar
+from engram.run.settings import RUN, SESSION, default_of, type_of, written
 
 T = TypeVar("T")
 SETTING = re.compile(r"[a-z_][a-z0-9_]*(\.[a-z0-9_]+)*=.*", re.DOTALL)
@@ -40,6 +41,9 @@ def _whole(low: int, metavar: str) -> PrimitiveConstructorSpec[int | None]:
         return value is None or isinstance(value, int)
 
     return PrimitiveConstructorSpec(1, metavar, read, is_instance=known, str_from_instance=lambda value: [str(value)])
+
+
+LISTS = ("envs", "presets", "parts", "recipes")
 
 
 def _note(text: str) -> Any:
@@ -78,6 +82,8 @@ def _flag(name: str, field: "dataclasses.Field[Any]") -> tuple[str, Any, Any]:
     told = told(help_behavior_hint=f"(default: {default_of(name)})")
     if kind in (int, int | None):
         return name, Annotated[int | None, _whole(field.metadata["low"], about.metavar), told], None
+    if get_origin(kind) is tuple:  # words with commas between them; `Given` takes them apart
+        return name, Annotated[str | None, told], None
     return name, Annotated[kind | None, told], None
 
 
@@ -100,6 +106,8 @@ class Evaluate:
 
     run: Annotated[Positional[Path], arg(metavar="RUN")]
     """The run's directory."""
+    at: Annotated[str | None, arg(metavar="newest|best|STEP"), _note("(default: newest)")] = None
+    """Which checkpoint: the newest, the best by the evaluations while training, or that of a step."""
     episodes: Annotated[int | None, _whole(1, "N"), _note("(default: 20)")] = None
     """How many episodes."""
     seed: Annotated[int | None, _whole(0, "S"), _note("(default: 0)")] = None
@@ -112,6 +120,8 @@ class Evaluate:
     """Cut an episode off after N steps."""
     forget: Annotated[bool, _note("")] = False
     """A negative control: empty the working memory before every step."""
+    trust: Annotated[bool, _note("")] = False
+    """Import the module and hand on the paths that the run's files name, which may run code of whoever made them."""
     imports: Imports = ()
     json: Annotated[bool, _note("")] = False
     """Print one JSON object and nothing else to standard output."""
@@ -119,12 +129,14 @@ class Evaluate:
 
 @dataclasses.dataclass(frozen=True)
 class Info:
-    """Say what a run directory holds."""
+    """Say what came of a run, or of each run in a folder."""
 
     run: Annotated[Positional[Path], arg(metavar="RUN")]
-    """The run's directory."""
+    """The run's directory, or a folder of runs."""
+    all: Annotated[bool, _note("")] = False
+    """Also every setting, and the digest of the whole state."""
     json: Annotated[bool, _note("")] = False
-    """Print one JSON object and nothing else to standard output."""
+    """Print one JSON object, with all of --all, and nothing else to standard output."""
     verify: Annotated[bool, _note("")] = False
     """Also read every checkpoint and compare it with its digest."""
     imports: Imports = ()
@@ -132,13 +144,16 @@ class Info:
 
 @dataclasses.dataclass(frozen=True)
 class Show:
-    """Print every setting of a preset as path=value, as `engram train` takes them.
+    """Print every setting of a preset as path=value, as `engram train` takes them; or what an environment is.
 
-    Settings that follow as path=value are applied first.
+    Settings that follow as path=value are applied first. `engram show env ID` tells an environment's observation,
+    actions and arguments.
     """
 
-    preset: Annotated[Positional[str], arg(metavar="PRESET")]
-    """One of `engram list presets`."""
+    preset: Annotated[Positional[str], arg(metavar="PRESET|env")]
+    """One of `engram list presets`; or the word env, with an ID after it."""
+    id: Annotated[Positional[str | None], arg(metavar="ID", help_behavior_hint="(after env)")] = None
+    """One of `engram list envs`."""
     env: Annotated[str, arg(metavar="ENV")] = "engram/CartPole-v1"
     """The environment to make the preset for: its numbers depend on what is observed."""
     steps: Annotated[int | None, _whole(1, "N"), _note("(default: the preset's)")] = None
@@ -152,10 +167,14 @@ class Show:
 
 @dataclasses.dataclass(frozen=True)
 class List:
-    """Print the names that can be used."""
+    """Print the names that can be used, each with what it stands for."""
 
-    what: Annotated[Positional[Literal["envs", "presets", "parts"]], arg(metavar="envs|presets|parts")]
+    what: Annotated[Positional[str], arg(metavar="|".join(LISTS))]
     """What to list."""
+    text: Annotated[Positional[str | None], arg(metavar="TEXT", help_behavior_hint="(default: all)")] = None
+    """Only lines that hold this text; small and capital letters are alike."""
+    filter: Annotated[str | None, arg(metavar="TEXT"), _note("(default: all)")] = None
+    """The same."""
     imports: Imports = ()
 
 
@@ -234,7 +253,14 @@ def _flag_hint(command: str, name: str) -> str:
     words = [field.name for field in dataclasses.fields(COMMANDS[command]) if _is_positional(field)]
     if name[2:] in words:
         return f"write {name[2:].upper()} alone, as in: engram {command} {name[2:].upper()}"
-    return f"{hint(name, flags_of(COMMANDS[command]))} (see engram {command} --help)"
+    word = name.lstrip("-")
+    if command == "train" and (way := familiar(word)):
+        note = f" ({way.note})" if way.note else ""
+        return f"it is called {way.path!r} here{note}: {written(way.path)}"
+    told = hint(name, flags_of(COMMANDS[command]))
+    if command in TAKE_SETTINGS and not told.startswith("did you mean"):
+        return f"settings of the agent have no dashes, as in discount=0.99; flags are told by engram {command} --help"
+    return f"{told} (see engram {command} --help)"
 
 
 def environment_argument(text: str) -> tuple[str, Any]:

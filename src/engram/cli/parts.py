@@ -5,7 +5,16 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
-from engram.errors import EngramError, UnknownName
+from engram.errors import EngramError, UnknownName, is_fault, told
+
+
+def search_here() -> None:
+    """Lets modules of the current folder be found, where the user has named one.
+
+    Last: a file in it must not stand in for a module of Python's. And only then: the folder may be a stranger's.
+    """
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
 
 
 def import_parts(modules: Sequence[str]) -> None:
@@ -15,17 +24,18 @@ def import_parts(modules: Sequence[str]) -> None:
     """
     if modules:
         import_module("engram.agents.presets")  # Engram's own parts first: a name that is taken is the user's mistake
+        search_here()
     for name in modules:
-        if os.getcwd() not in sys.path:
-            sys.path.append(os.getcwd())  # last: a file in it must not stand in for a module of Python's
         try:
             import_module(name)
-        except Exception as error:
+        except BaseException as error:
+            if not is_fault(error):
+                raise
             if isinstance(error, ModuleNotFoundError) and f"{name}.".startswith(f"{error.name}."):
                 way_out = f"write --import {name[:-3]}" if name.endswith(".py") else "name one, as mine for mine.py"
                 raise UnknownName(
                     f"--import {name}: there is no module of that name in this folder or in Python's path; {way_out}"
                 ) from error
             raise EngramError(
-                f"--import {name} failed ({type(error).__name__}: {error}); mend the module (--traceback shows where)"
+                f"--import {name} failed ({told(error)}); mend the module (--traceback shows where)"
             ) from error

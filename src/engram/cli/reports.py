@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from typing import Any
 
-from engram.cli.display import clean
+from engram.run.display import clean
 from engram.run.metrics import plain
 
 

@@ -31,7 +31,17 @@ class Encoder(Protocol):
 
 
 class EncoderSpec(Protocol):
-    """The settings of an encoder: a frozen value, made by `@spec`."""
+    """The settings of an encoder: a frozen value, made by `@spec`.
+
+    A spec may say what its numbers are by a class attribute `layout`, which flags of missing numbers and statistics of
+    normalised ones follow:
+
+    | layout     | numbers are            | flags                | statistics           |
+    |------------|------------------------|----------------------|----------------------|
+    | (none)     | each for itself        | after the numbers, on the last axis | of each number |
+    | `channels` | an image               | channels of their own, last | of each channel |
+    | `rows`     | a set, such as entities | features of their own | of each feature, of rows that are there |
+    """
 
     def build(self, space: spaces.Space, stack: int, key: Key) -> Encoder:
         """An encoder for `stack` frames of `space`, its parameters drawn with `key`.

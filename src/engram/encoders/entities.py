@@ -9,6 +9,7 @@ from engram import spaces
 from engram.errors import SpaceError, SpecError
 from engram.nn.attention import MultiHeadAttention, check_heads
 from engram.nn.layers import MLP
+from engram.nn.observation import scaled
 from engram.registry import register
 from engram.specs import setting, spec
 from engram.types import Encoding, Key
@@ -23,6 +24,9 @@ class EntitiesSpec:
 
     Reads an array of entities x features, or a Dict of `entities` (such an array) and `mask` (a flag for each, 0 where
     there is none). The defaults are those of Leurent & Mercat 2019 (arXiv 1911.12250).
+
+    `auto` takes it for such a Dict, and for an array whose space says that its rows are a set:
+    `spaces.Box(unordered=True)`, or an attribute `unordered = True` of Gymnasium's Box. For others: `encoder=entities`.
     """
 
     token_width: int = setting(64, "length of an entity's embedding", low=1)
@@ -32,6 +36,8 @@ class EntitiesSpec:
         -1, "feature that is above 0 where there is an entity; -1: rows of zeros are none. Not used with a mask", low=-1
     )
     uniform: bool = setting(False, "control: all entities that are there weigh the same")
+
+    layout = "rows"
 
     def check(self) -> None:
         check_heads(self.heads, self.token_width, ("encoder.heads", "encoder.token_width"))
@@ -60,6 +66,25 @@ def entity_shape(space: spaces.Space) -> tuple[int, int]:
             f"{MASK!r} (one flag for each), but the observation is {space}; use encoder=features"
         )
     return rows.shape[0], rows.shape[1]
+
+
+def is_set(space: spaces.Space) -> bool:
+    """Whether a space says that it is a set of entities: by the names of its parts, or by `Box.unordered`."""
+    if isinstance(space, spaces.Box):
+        return space.unordered and len(space.shape) == 2
+    try:
+        return isinstance(space, spaces.Dict) and min(entity_shape(space)) > 0
+    except SpaceError:
+        return False
+
+
+def known_rows(
+    rows: Float[Array, "*leading entities features"], mask: Array | None, presence: int
+) -> Bool[Array, "*leading entities"]:
+    """Which entities are there, by a mask [*leading, entities] or by their features; the ego always is."""
+    shown = (rows != 0).any(-1) if presence < 0 else rows[..., presence] > 0
+    known = shown if mask is None else mask != 0
+    return known | (jnp.arange(known.shape[-1]) == 0)
 
 
 class EntityEncoder(eqx.Module):
@@ -101,14 +126,12 @@ class EntityEncoder(eqx.Module):
         self, observation: PyTree
     ) -> tuple[Float[Array, "stack entities features"], Bool[Array, "stack entities"]]:
         """The entities of each frame, zero where there is none, and which are there."""
-        masked = isinstance(self.space, spaces.Dict)
-        rows = observation[ROWS] if masked else observation
-        rows = rows.astype(jnp.float32) * spaces.to_unit(str(rows.dtype))
-        if masked:
-            known = observation[MASK] != 0
-        else:
-            known = (rows != 0).any(-1) if self.presence < 0 else rows[..., self.presence] > 0
-        known = known | (jnp.arange(known.shape[1]) == 0)
+        box = dict(self.space.items)[ROWS] if isinstance(self.space, spaces.Dict) else self.space
+        assert isinstance(box, spaces.Box)  # entity_shape saw to it
+        masked = box is not self.space
+        given = observation[ROWS] if masked else observation
+        known = known_rows(given, observation[MASK] if masked else None, self.presence)
+        rows = scaled(box, given)
         rows = jnp.where(known[..., None], rows, 0)  # whatever stood there: not even a NaN gets through
         stack, entities, _ = rows.shape
         if stack > 1:

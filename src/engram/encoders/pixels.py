@@ -13,6 +13,7 @@ from engram.encoders.vector import no_attention
 from engram.errors import SpaceError
 from engram.nn.convolution import Convolution
 from engram.nn.layers import Linear
+from engram.nn.observation import scaled
 from engram.registry import register
 from engram.specs import setting, spec
 from engram.types import Encoding, Key
@@ -28,6 +29,8 @@ class PixelsSpec:
 
     width: int = setting(512, "units of the layer after the convolutions", low=1)
 
+    layout = "channels"
+
     def build(self, space: spaces.Space, stack: int, key: Key) -> "ImageEncoder":
         return ImageEncoder(space, stack, NATURE, self.width, key=key)
 
@@ -39,6 +42,8 @@ class GridSpec:
 
     width: int = setting(128, "units of the layer after the convolution", low=1)
 
+    layout = "channels"
+
     def build(self, space: spaces.Space, stack: int, key: Key) -> "ImageEncoder":
         return ImageEncoder(space, stack, GRID, self.width, key=key)
 
@@ -49,8 +54,7 @@ class ImageEncoder(eqx.Module):
     convolutions: tuple[Convolution, ...]
     dense: Linear
     width: int = eqx.field(static=True)
-    scale: float = eqx.field(static=True)
-    channels_first: bool = eqx.field(static=True)
+    space: spaces.Box = eqx.field(static=True)
 
     def __init__(
         self, space: spaces.Space, stack: int, layers: tuple[tuple[int, int, int], ...], width: int, *, key: Key
@@ -60,10 +64,10 @@ class ImageEncoder(eqx.Module):
         self.convolutions, shape = build_convolutions(space, stack, layers, keys[1:], way_out)
         self.dense, self.width = Linear(prod(shape), width, key=keys[0]), width
         assert isinstance(space, spaces.Box)  # image_shape saw to it
-        self.scale, self.channels_first = spaces.to_unit(space.dtype), channels_first(space)
+        self.space = space
 
     def __call__(self, observation: PyTree) -> Encoding:
-        x = convolved(self.convolutions, observation, self.scale, self.channels_first)
+        x = convolved(self.convolutions, observation, self.space)
         return Encoding(jax.nn.relu(self.dense(x.reshape(-1))), no_attention())
 
 
@@ -86,10 +90,10 @@ def build_convolutions(
 
 
 def convolved(
-    convolutions: tuple[Convolution, ...], frames: Array, scale: float, first: bool
+    convolutions: tuple[Convolution, ...], frames: Array, space: spaces.Box
 ) -> Float[Array, "rows columns channels"]:
-    """Stacked frames, multiplied by `scale`, through convolutions that are each followed by a ReLU."""
-    x = frames_as_channels(frames, first).astype(jnp.float32) * scale
+    """Stacked frames, `scaled`, through convolutions that are each followed by a ReLU."""
+    x = frames_as_channels(scaled(space, frames), channels_first(space))
     for convolution in convolutions:
         x = jax.nn.relu(convolution(x))
     return x

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from engram import spaces
-from engram.encoders.pixels import GRID, NATURE, build_convolutions, channels_first, convolved
+from engram.encoders.pixels import GRID, NATURE, build_convolutions, convolved
 from engram.encoders.tokens import MOST_TOKENS
 from engram.errors import SpaceError
 from engram.nn.attention import AttentionPooling, SelfAttention, check_heads, received
@@ -33,6 +33,8 @@ class SpatialSpec:
     width: int = setting(128, "units of the layer after the attention", low=1)
     uniform: bool = setting(False, "control: all places weigh the same")
 
+    layout = "channels"
+
     def build(self, space: spaces.Space, stack: int, key: Key) -> "SpatialEncoder":
         return SpatialEncoder(space, stack, self, key=key)
 
@@ -49,6 +51,8 @@ class RelationalSpec:
     width: int = setting(128, "units of the layer after the attention", low=1)
     uniform: bool = setting(False, "control: all cells weigh the same")
 
+    layout = "channels"
+
     def check(self) -> None:
         check_heads(self.heads, self.token_width, ("encoder.heads", "encoder.token_width"))
 
@@ -62,8 +66,7 @@ class Trunk(eqx.Module):
     convolutions: tuple[Convolution, ...]
     rows: int = eqx.field(static=True)
     columns: int = eqx.field(static=True)
-    scale: float = eqx.field(static=True)
-    channels_first: bool = eqx.field(static=True)
+    space: spaces.Box = eqx.field(static=True)
 
     def __init__(self, space: spaces.Space, stack: int, name: str, *, key: Key):
         """Raises SpaceError for what is no image, for one too small for the convolutions, and for too many cells."""
@@ -77,7 +80,7 @@ class Trunk(eqx.Module):
                 f"use encoder.trunk=nature, or make the images smaller"
             )
         assert isinstance(space, spaces.Box)  # image_shape saw to it
-        self.scale, self.channels_first = spaces.to_unit(space.dtype), channels_first(space)
+        self.space = space
 
     @property
     def channels(self) -> int:
@@ -85,7 +88,7 @@ class Trunk(eqx.Module):
         return self.convolutions[-1].weight.shape[0]
 
     def __call__(self, observation: PyTree) -> Float[Array, "cells channels"]:
-        image = convolved(self.convolutions, observation, self.scale, self.channels_first)
+        image = convolved(self.convolutions, observation, self.space)
         return image.reshape(self.rows * self.columns, -1)
 
 

@@ -1,6 +1,7 @@
 """Categories and text as tokens: an embedding for each, and attention over them."""
 
 from math import prod
+from typing import NamedTuple
 
 import equinox as eqx
 import jax
@@ -12,6 +13,7 @@ from engram import spaces
 from engram.errors import SpaceError
 from engram.nn.attention import AttentionPooling, SelfAttention, check_heads, received
 from engram.nn.layers import MLP, normalised
+from engram.nn.observation import scaled
 from engram.registry import register
 from engram.specs import setting, spec
 from engram.types import Encoding, Key
@@ -81,7 +83,7 @@ class Tokenizer(eqx.Module):
     """One token for each number, category and symbol of every frame.
 
         number x at place i      x * direction_i + identity
-        category c               table[c] + identity
+        category c               table[c] + identity, of very many: the sum of the rows of c's digits + identity
 
     where the identity is learned for each frame and place. Categories of one leaf that have equally large vocabularies
     share a table, as the letters of a text and the cards of a game do; all others have their own. Frames share both.
@@ -96,7 +98,7 @@ class Tokenizer(eqx.Module):
         """Raises SpaceError for more than 1024 tokens."""
         leaves = [leaf for _, leaf in spaces.leaves(space)]
         numbers = sum(prod(leaf.shape) for leaf in leaves if isinstance(leaf, spaces.Box))
-        categories = sum(_vocabularies(leaf)[1] for leaf in leaves)
+        categories = sum(_vocabulary(leaf, spaces.one_hot(space)).rows for leaf in leaves)
         places = sum(prod(leaf.shape) for leaf in leaves)
         if not 0 < stack * places <= MOST_TOKENS:
             raise SpaceError(
@@ -119,15 +121,14 @@ class Tokenizer(eqx.Module):
             value = value.reshape(value.shape[0], places)
             known.append(value > 0 if isinstance(leaf, spaces.Text) else jnp.ones(value.shape, bool))
             if isinstance(leaf, spaces.Box):
-                scale = spaces.to_unit(leaf.dtype)
                 directions = self.directions[number : number + places]  # type: ignore[index]
-                parts.append(value.astype(jnp.float32)[..., None] * scale * directions)
+                x = scaled(leaf, value.reshape(-1, *leaf.shape)).reshape(value.shape)
+                parts.append(x[..., None] * directions)
                 number += places
             else:
-                offsets, size = _vocabularies(leaf)
-                index = _from_zero(leaf, value) + (category + offsets)
-                parts.append(self.table[index])  # type: ignore[index]
-                category += size
+                vocabulary = _vocabulary(leaf, spaces.one_hot(self.space))
+                parts.append(_embedded(self.table, vocabulary, category, _from_zero(leaf, value)))  # type: ignore[arg-type]
+                category += vocabulary.rows
         tokens = jnp.concatenate(parts, axis=1) + self.identity
         tokens = tokens.reshape(-1, tokens.shape[-1])
         texts = any(isinstance(leaf, spaces.Text) for leaf in leaves)
@@ -140,15 +141,40 @@ def _from_zero(leaf: spaces.Leaf, value: Int[Array, "stack places"]) -> Int[Arra
     return jnp.maximum(value - 1, 0) if isinstance(leaf, spaces.Text) else value
 
 
-def _vocabularies(leaf: spaces.Leaf) -> tuple[np.ndarray, int]:
-    """Where the table of each place of a leaf begins, counted from the leaf's first row, and the rows of them all."""
+class Vocabulary(NamedTuple):
+    """The rows of a table that a leaf reads. A place reads one row for each digit of its category, mostly one."""
+
+    begins: Int[np.ndarray, "digits places"]  # of the rows of a digit, counted from the leaf's first
+    there: Bool[np.ndarray, "digits places"]  # whether a place has this digit
+    bases: Int[np.ndarray, "places"]
+    rows: int
+
+
+def _vocabulary(leaf: spaces.Leaf, most: int) -> Vocabulary:
+    """Where each place of a leaf reads. Places of equally many categories share their rows."""
     if isinstance(leaf, spaces.Box):
-        return np.zeros(0, np.int32), 0
-    if isinstance(leaf, spaces.Text):
-        return np.zeros(leaf.length, np.int32), leaf.symbols
-    sizes = (leaf.n,) if isinstance(leaf, spaces.Discrete) else leaf.nvec
-    begins, total = {}, 0
-    for size in sizes:
-        if size not in begins:
-            begins[size], total = total, total + size
-    return np.array([begins[size] for size in sizes], np.int32), total
+        sizes = ()
+    else:
+        sizes = (leaf.symbols,) * leaf.length if isinstance(leaf, spaces.Text) else spaces.categories(leaf)
+    told = [(n, 1) if isinstance(leaf, spaces.Text) else spaces.digits(n, most) for n in sizes]
+    first, rows = {}, 0
+    for n, (base, count) in zip(sizes, told, strict=True):
+        if n not in first:
+            first[n], rows = rows, rows + base * count
+    place = np.arange(max((count for _, count in told), default=1))[:, None]
+    bases, counts = np.array(told, np.int32).reshape(-1, 2).T
+    begins = np.array([first[n] for n in sizes], np.int32) + place * bases
+    return Vocabulary(begins.astype(np.int32), place < counts, bases, rows)
+
+
+def _embedded(
+    table: Float[Array, "rows width"], vocabulary: Vocabulary, first: int, category: Int[Array, "stack places"]
+) -> Float[Array, "stack places width"]:
+    """The row of each category, the leaf's rows beginning at `first`; of very many, the sum of those of its digits."""
+    if len(vocabulary.begins) == 1:
+        return table[category + (first + vocabulary.begins[0])]
+    total = jnp.zeros((*category.shape, table.shape[1]))
+    for begin, there in zip(vocabulary.begins, vocabulary.there, strict=True):
+        row = table[jnp.where(there, category % vocabulary.bases + (first + begin), 0)]
+        total, category = total + jnp.where(there[:, None], row, 0.0), category // vocabulary.bases
+    return total

@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import MISSING, fields, is_dataclass
 from functools import cache
 from importlib import import_module
+from inspect import getdoc
 from pkgutil import iter_modules
 from types import UnionType
 from typing import Any, Literal, NamedTuple, Protocol, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -26,7 +27,11 @@ from jaxtyping import Array, Bool, Float, Int, PyTree, UInt32
 
 from engram import spaces
 from engram.bits import hashed, uniform
+from engram.envs.steady import steady
 from engram.errors import EnvironmentFault, SpecError, UnknownName, hint
+from engram.precision import in_32_bits
+from engram.registry import is_again
+from engram.specs import plain
 
 EnvState = Any  # a pytree of arrays (a NamedTuple here), known to its environment only
 E = TypeVar("E")
@@ -95,7 +100,8 @@ def register_device(id: str, **fixed: Any) -> Callable[[type[E]], type[E]]:
     """Class decorator: lists a frozen dataclass under `id`, with some of its fields `fixed` by that id.
 
     Its other fields are the arguments of `make_device(id, ...)`.
-    SpecError if it is no frozen dataclass, or `id` is taken.
+    The same class defined again, as by a notebook's cell that is run twice, takes the place of the former one.
+    SpecError if it is no frozen dataclass, or another class has the `id`.
     """
 
     def put(kind: type[E]) -> type[E]:
@@ -105,7 +111,7 @@ def register_device(id: str, **fixed: Any) -> Callable[[type[E]], type[E]]:
                 f"{kind.__qualname__} cannot be registered as {id!r}: it must be static under jit; "
                 "put @dataclass(frozen=True) below @register_device"
             )
-        if id in _CATALOGUE:
+        if id in _CATALOGUE and not is_again(kind, _CATALOGUE[id].kind):
             taken = _CATALOGUE[id].kind
             raise SpecError(
                 f"environment {id!r} is already {taken.__module__}.{taken.__qualname__}; "
@@ -160,6 +166,30 @@ def device_ids() -> list[str]:
     return sorted([*_CATALOGUE, *families])
 
 
+class About(NamedTuple):
+    """What a device environment says of itself."""
+
+    doc: str
+    defaults: dict[str, Any]  # its arguments; "" for one that must be given
+
+
+def catalogue() -> dict[str, About]:
+    """Every id that `make_device` knows, sorted, with its description and its arguments."""
+    return {id: _about(_CATALOGUE[id]) for id in device_ids()}
+
+
+def _about(entry: _Entry) -> About:
+    known = entry.arguments
+    defaults = {field.name: _default(field) for field in fields(entry.kind) if field.name in known}
+    return About(getdoc(entry.kind) or "", defaults)
+
+
+def _default(field: Any) -> Any:
+    if _required(field):
+        return ""
+    return field.default if field.default_factory is MISSING else field.default_factory()
+
+
 def is_device(id: str) -> bool:
     """Whether `make_device` knows `id`."""
     _load_ours()
@@ -180,6 +210,7 @@ def make_device(id: str, **env_args: Any) -> DeviceEnv:
     known = entry.arguments
     listed = f"its arguments are {', '.join(known)}" if known else "it takes no arguments"
     types = get_type_hints(entry.kind)
+    env_args = {name: _as_whole(plain(value), types.get(name)) for name, value in env_args.items()}
     for name, value in env_args.items():
         if name not in known:
             raise SpecError(f"{name!r} is not an argument of {id}; {listed}")
@@ -192,7 +223,13 @@ def make_device(id: str, **env_args: Any) -> DeviceEnv:
         raise SpecError(f"{id} needs {', '.join(missing)}, which was not given; {listed}")
     # 1 and 1.0 must be one environment: the same hash, the same compiled program.
     env_args = {name: float(value) if types[name] is float else value for name, value in env_args.items()}
-    return entry.kind(**entry.fixed, **env_args)
+    env = entry.kind(**entry.fixed, **env_args)
+    return env if entry.kind.__module__.startswith("engram.") else steady(env, id)  # ours are tested
+
+
+def _as_whole(value: Any, wanted: Any) -> Any:
+    """1e4 as 10,000 where a whole number is wanted."""
+    return int(value) if wanted is int and isinstance(value, float) and value.is_integer() else value
 
 
 def _required(field: Any) -> bool:
@@ -219,12 +256,15 @@ def at_least(env: Any, name: str, smallest: int) -> None:
         raise SpecError(f"{name} = {value!r} is too small for {type(env).__name__}; give {smallest} or more")
 
 
-def check_device_env(env: DeviceEnv, *, steps: int = 200, seed: int = 0) -> None:
+@in_32_bits
+def check_device_env(env: DeviceEnv, *, steps: int = 200, seed: int = 0, missing: bool = False) -> None:
     """EnvironmentFault, naming what is broken, unless `env` keeps the contract of `DeviceEnv`.
 
     Looks at: being static; shapes, dtypes and structure of observations, rewards, flags and states; numbers being
     finite and categories in range over `steps` (2 or more) random actions in 4 environments, started again after each
     end; equal results for equal keys, and for one plain call and a jitted batch (floats to 1e-5: fusing rounds anew).
+
+    missing: whether numbers that are seen may be NaN, which agents with `observation.missing=mask` take.
     """
     name = type(env).__name__
     _check_static(env, name)
@@ -246,7 +286,7 @@ def check_device_env(env: DeviceEnv, *, steps: int = 200, seed: int = 0) -> None
     first = jax.tree.map(lambda leaf: leaf[0], batch[:3])
     _same_values(f"{name} gave two results for one key; draw from the key alone", plain, again, 0.0)
     _same_values(f"{name} gives another result under jit and vmap; keep to array functions", plain, first, 1e-5)
-    _check_numbers(env, name, batch)
+    _check_numbers(env, name, batch, missing)
 
 
 def _play(reset: Callable, advance: Callable, keys: UInt32[Array, "..."], actions: Int[Array, "..."]) -> list[PyTree]:
@@ -311,7 +351,7 @@ def _same_values(problem: str, left: PyTree, right: PyTree, tolerance: float) ->
             raise EnvironmentFault(problem)
 
 
-def _check_numbers(env: DeviceEnv, name: str, happened: list[PyTree]) -> None:
+def _check_numbers(env: DeviceEnv, name: str, happened: list[PyTree], missing: bool) -> None:
     steps = [step for _, step in happened[1:]]
     if not np.all(np.isfinite([step.reward for step in steps])):
         raise EnvironmentFault(f"{name} gave a reward that is not finite; bound it")
@@ -319,13 +359,17 @@ def _check_numbers(env: DeviceEnv, name: str, happened: list[PyTree]) -> None:
     columns = zip(*(jax.tree.leaves(observation) for observation in observations), strict=True)
     for (path, leaf), values in zip(spaces.leaves(env.observation_space), columns, strict=True):
         part = f" {path}" if path else ""
-        _check_leaf(f"the observation{part} of {name}", leaf, np.stack(values))
+        seen = path not in (spaces.MASK, spaces.OFFERED)
+        _check_leaf(f"the observation{part} of {name}", leaf, np.stack(values), missing and seen)
 
 
-def _check_leaf(what: str, leaf: spaces.Leaf, value: np.ndarray) -> None:
+def _check_leaf(what: str, leaf: spaces.Leaf, value: np.ndarray, missing: bool) -> None:
     if isinstance(leaf, spaces.Box):
-        if not np.all(np.isfinite(value)):
-            raise EnvironmentFault(f"{what} is not finite; bound it")
+        unknown = np.isnan(value)
+        if not np.all(np.isfinite(value) | (unknown & missing)):
+            may = unknown.any() and not missing
+            way_out = ", or pass missing=True if a NaN is a missing number" if may else ""
+            raise EnvironmentFault(f"{what} is not finite; bound it{way_out}")
         return
     if isinstance(leaf, spaces.Text):
         sizes = np.asarray(leaf.symbols + 1)

@@ -86,5 +86,5 @@ def any_of(decision: Decision, word: UInt32[Array, ""]) -> Int[Array, ""]:
 
 def falling(start: float, end: float, steps: int, step: int | Array) -> float | Array:
     """A number that falls linearly from `start` at step 0 to `end` at `steps`, and stays there."""
-    left = 1.0 - step / steps
+    left = 1.0 - step / float(steps)  # as a float: in a compiled program an integer is one of 32 bits
     return end + (start - end) * (left * (left > 0))

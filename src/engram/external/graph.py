@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree, UInt32
 
+from engram.bits import TURN, counted, held_back
 from engram.errors import SpecError
 from engram.external.memory import Entries, check_kept, known_rows
 from engram.nn.attention import attend, choose, squared_distance
@@ -168,8 +169,8 @@ class Graph(eqx.Module):
             origin=store.origin.at[edge].set(entries.origin, mode="drop"),
             written=store.written.at[node].set(store.moment, mode="drop"),
             read=store.read.at[jnp.where(opened, place, nowhere)].set(-1, mode="drop"),
-            moment=store.moment + 1,
-            writes=store.writes + 1,
+            moment=held_back(store.moment, 1) + 1,
+            writes=counted(store.writes, 1, self.numbers.every * max(1, TURN // self.numbers.every)),
             refused=refused,
         )
         due = store.writes % self.numbers.every == 0
@@ -236,7 +237,7 @@ class Graph(eqx.Module):
         place = jnp.where(counts, entries // self.actions, self.numbers.capacity)
         return store._replace(
             read=store.read.at[place].set(store.moment, mode="drop"),
-            moment=store.moment + counts.any(),
+            moment=held_back(store.moment, 1) + counts.any(),
         )
 
     def _order(self, store: GraphStore) -> Int[Array, "capacity"]:

@@ -25,6 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
+from engram.bits import TURN
 from engram.errors import SpaceError, SpecError
 from engram.external.memory import Entries, check_kept, known_rows
 from engram.nn.attention import attend
@@ -176,7 +177,7 @@ class ProductKey(eqx.Module):
         step = self.alpha * jax.nn.softmax(scores).reshape(-1)
         cell = jnp.where(keep[:, None], slots * self.columns + column[:, None], store.value.size).reshape(-1)
         value, writes = self._written(store, cell, jnp.repeat(entries.value, self.spread), step)
-        clock = store.clock + keep.sum(dtype=jnp.int32)
+        clock = jnp.minimum(store.clock + keep.sum(dtype=jnp.int32), TURN)  # far beyond what a rate of it can tell
         return Grid(clock, refused, value, writes, mean, variance)
 
     def _written(
@@ -198,7 +199,9 @@ class ProductKey(eqx.Module):
         value = _moved(value, target, jnp.where(opens & (count == 0), 1.0, step), opens)
         # The last write of a slot leaves its numbers there; the others, and what is not kept, go past the end.
         last = (jnp.where(closes, cell // self.columns, len(store.value)), place[1])
-        return store.value.at[last].set(value, mode="drop"), store.writes.at[last].set(count + since, mode="drop")
+        return store.value.at[last].set(value, mode="drop"), store.writes.at[last].set(
+            jnp.minimum(count, TURN) + since, mode="drop"
+        )
 
     def read(
         self,

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from engram.bits import held_back
 from engram.external import eviction as evictions
 from engram.external.memory import OPTIONAL, Entries
 from engram.external.store import Store, find, indexed, located
@@ -68,11 +69,12 @@ def drafted(store: Store, block: Entries, keep: Bool[Array, "block"], rule: Rule
         fit &= jnp.isfinite(column).all(1)
     accepted = keep & fit
     tables = jnp.clip(tables, 0, store.tables - 1)
-    number = store.clock + jnp.cumsum(accepted, dtype=jnp.int32)
+    clock = held_back(store.clock, len(accepted))
+    number = clock + jnp.cumsum(accepted, dtype=jnp.int32)
     store = eqx.tree_at(
         lambda store: (store.clock, store.refused),
         store,
-        (store.clock + accepted.sum(dtype=jnp.int32), store.refused + (keep & ~fit).sum(dtype=jnp.int32)),
+        (clock + accepted.sum(dtype=jnp.int32), store.refused + (keep & ~fit).sum(dtype=jnp.int32)),
     )
     groups = _grouped(block, accepted)
     ids = jnp.where(accepted, find(store, block.hash, block.action), -1)

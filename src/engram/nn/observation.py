@@ -5,30 +5,67 @@
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, PyTree
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, PyTree, Shaped
 
 from engram import spaces
 from engram.errors import SpaceError
 
 
-def flatten(space: spaces.Space, observation: PyTree) -> Float[Array, "features"]:
-    """One observation as one vector: numbers as they are (uint8 scaled to 0..1), categories and symbols one-hot.
+def scaled(box: spaces.Box, numbers: Shaped[Array, "*leading"]) -> Float[Array, "*leading"]:
+    """The numbers of a Box as every network takes them: float32, brought to -1..1 by their bounds (`Box.scale`).
 
-    Its length is `spaces.features(space)`.
+    Leading axes come before those of the Box. This is the only place where numbers are scaled.
     """
+    x, scale = numbers.astype(jnp.float32), box.scale
+    if scale is None:
+        return x
+    if not np.any(scale.middle):
+        return x * scale.factor
+    moved = (x - scale.middle) * scale.factor
+    return jnp.where(x == 0, 0.0, moved)  # 0 is no number of this Box: it stands for nothing
+
+
+def flatten(space: spaces.Space, observation: PyTree) -> Float[Array, "features"]:
+    """One observation as one vector: numbers `scaled`, categories and symbols one-hot.
+
+    Of very many categories the digits are one-hot (`spaces.digits`). The length is `spaces.features(space)`.
+    """
+    most = spaces.one_hot(space)
 
     def vector(leaf: spaces.Leaf, value: Array) -> Array:
-        if isinstance(leaf, spaces.Discrete):
-            return jax.nn.one_hot(value, leaf.n)
-        if isinstance(leaf, spaces.MultiDiscrete):
-            return jnp.concatenate([jax.nn.one_hot(value[i], n) for i, n in enumerate(leaf.nvec)])
+        if isinstance(leaf, spaces.Box):
+            return scaled(leaf, value).reshape(-1)
         if isinstance(leaf, spaces.Text):
             return jax.nn.one_hot(value - 1, leaf.symbols).reshape(-1)  # nothing after the end: a row of zeros
-        return value.astype(jnp.float32).reshape(-1) * spaces.to_unit(leaf.dtype)
+        entries = zip(value.reshape(-1), spaces.categories(leaf), strict=True)
+        told = [part for one, n in entries for part in _one_hot(one, n, most)]
+        return jnp.concatenate(told) if len(told) > 1 else told[0]
 
     leaves = zip(spaces.leaves(space), jax.tree.leaves(observation), strict=True)
     parts = [vector(leaf, value) for (_, leaf), value in leaves]
     return jnp.concatenate(parts) if len(parts) > 1 else parts[0]
+
+
+def _one_hot(category: Int[Array, ""], n: int, most: int) -> list[Array]:
+    """One of n categories, one-hot: by itself, or by each of its digits, the lowest first."""
+    base, count = spaces.digits(n, most)
+    if count == 1:
+        return [jax.nn.one_hot(category, n)]
+    return [jax.nn.one_hot(category // base**place % base, base) for place in range(count)]
+
+
+def filled(value: Array) -> Array:
+    """An array of an observation with 0 for every NaN."""
+    return jnp.where(jnp.isnan(value), 0, value) if jnp.issubdtype(value.dtype, jnp.floating) else value
+
+
+def known(space: spaces.Space, observation: PyTree) -> PyTree:
+    """An observation with 0 for every NaN in what is seen; what may be done stays as it is."""
+    if not isinstance(space, spaces.Dict):
+        return jax.tree.map(filled, observation)
+    stays = (spaces.MASK, spaces.OFFERED)
+    return {name: part if name in stays else jax.tree.map(filled, part) for name, part in observation.items()}
 
 
 def mask_of(space: spaces.Space, observation: PyTree, actions: int) -> Bool[Array, "*leading actions"] | None:
@@ -49,10 +86,12 @@ def mask_of(space: spaces.Space, observation: PyTree, actions: int) -> Bool[Arra
 def offered_of(
     space: spaces.Space, observation: PyTree, actions: int
 ) -> Float[Array, "*leading actions features"] | None:
-    """The features of each action on offer; None where the set of actions is fixed.
+    """The features of each action on offer, `scaled`; None where the set of actions is fixed.
 
     Raises SpaceError for features that are not one row for each action.
     """
     if spaces.offered_features(space, actions) == 0:
         return None
-    return jnp.asarray(observation[spaces.OFFERED], jnp.float32)
+    part = spaces.part_called(space, spaces.OFFERED)
+    assert isinstance(part, spaces.Box)  # offered_features saw to it
+    return scaled(part, jnp.asarray(observation[spaces.OFFERED]))

@@ -30,6 +30,11 @@ class Evaluation:
         return [self.returns[first : first + share] for first in range(0, self.episodes, share)]
 
 
-def evaluation_seed(seed: int) -> int:
-    """A seed for environments that is unlike any that training derives from the same number."""
-    return int(np.random.SeedSequence([seed, 0xE7A1]).generate_state(1, np.uint32)[0])
+def evaluation_seed(seed: int, while_training: bool = False) -> int:
+    """A seed for environments that is unlike any that training derives from the same number.
+
+    Evaluations while training have seeds of their own: the best checkpoint is chosen by them, so that on the same
+    episodes it would look better than it is.
+    """
+    words = [seed, 0xE7A1, 1] if while_training else [seed, 0xE7A1]
+    return int(np.random.SeedSequence(words).generate_state(1, np.uint32)[0])

@@ -13,8 +13,9 @@ from engram.errors import SpaceError
 class Stored:
     """Observations and actions that need no conversion; a host environment has a `Translator` in its place."""
 
-    def __init__(self, space: spaces.Space):
-        self._space = space
+    def __init__(self, space: spaces.Space, missing: bool = False):
+        """`missing`: a NaN is a missing number."""
+        self._space, self._missing = space, missing
 
     def is_batched(self, observation: PyTree) -> bool:
         """Whether an observation has a leading axis [envs]."""
@@ -24,7 +25,7 @@ class Stored:
     def rows(self, observation: PyTree, batched: bool) -> PyTree:
         """An observation as stored, with a leading axis [envs]. SpaceError if it is another environment's."""
         parts = zip(self._arrays(observation), spaces.leaves(self._space), strict=True)
-        rows = [_row(value, name, leaf, batched) for value, (name, leaf) in parts]
+        rows = [_row(value, name, leaf, batched, self._missing) for value, (name, leaf) in parts]
         return jax.tree.unflatten(jax.tree.structure(spaces.zeros(self._space)), rows)
 
     def environment_action(self, index: np.ndarray) -> np.ndarray:
@@ -54,13 +55,19 @@ def _parts(space: spaces.Space, value: Any) -> list[Any]:
     return [value]
 
 
-def _row(value: np.ndarray, name: str, leaf: spaces.Leaf, batched: bool) -> np.ndarray:
+def _row(value: np.ndarray, name: str, leaf: spaces.Leaf, batched: bool, missing: bool) -> np.ndarray:
     row = value if batched else value[None]
     where = f"the observation{' ' + name if name else ''}"
     if row.shape[1:] != tuple(leaf.shape) or row.dtype.kind not in "biuf":
         raise SpaceError(
             f"{where} has shape {row.shape[1:]}; expected {tuple(leaf.shape)}, or several of those in one array"
         )
-    if row.dtype.kind == "f" and not np.isfinite(row).all():
-        raise SpaceError(f"{where} holds a NaN or an infinity; expected finite numbers")
+    if row.dtype.kind == "f":
+        may = leaf.dtype == "float32" and name not in (spaces.MASK, spaces.OFFERED)
+        if missing and may:
+            if np.isinf(row).any():
+                raise SpaceError(f"{where} holds an infinity; expected finite numbers, or NaN for a missing one")
+        elif not np.isfinite(row).all():
+            way_out = ", or an agent with observation.missing=mask where a number may be missing" if may else ""
+            raise SpaceError(f"{where} holds a NaN or an infinity; expected finite numbers{way_out}")
     return row.astype(leaf.dtype)

@@ -24,6 +24,7 @@ from engram.bits import next_words
 from engram.envs.device import DeviceEnv, where_done
 from engram.envs.host.make import HostEnvs
 from engram.errors import Interrupted, SpecError
+from engram.precision import all_in_32_bits, in_32_bits
 from engram.runners.common import PROGRAMS
 
 Keep = Callable[[Seen, Look], PyTree]
@@ -49,6 +50,7 @@ class Played(NamedTuple):
     cut: int = 0  # how many episodes had not ended after `limit` steps
 
 
+@all_in_32_bits
 class Policy:
     """A mind with the state of its frame stack and working memory, for anything with a leading axis [envs]."""
 
@@ -192,7 +194,7 @@ def play_host(
     return Played(returned, took, rows, np.array(counted) if kept else None, cut)
 
 
-class _Playing(NamedTuple):
+class Playing(NamedTuple):
     """What playing on the device changes. Leading axis [episodes]."""
 
     key: Array
@@ -206,6 +208,7 @@ class _Playing(NamedTuple):
     time: Int[Array, ""]
 
 
+@in_32_bits
 def play_device(
     env: DeviceEnv,
     mind: Mind,
@@ -243,7 +246,7 @@ def play_device(
 class DevicePrograms(NamedTuple):
     """What is compiled to play in one environment."""
 
-    begin: Callable[..., "_Playing"]  # mind, key
+    begin: Callable[..., "Playing"]  # mind, key
     advance: Callable[..., Any]  # mind, playing, limit, until -> playing, whether an episode still runs
     record: Callable[..., Any]  # mind, playing, limit -> playing, what was kept
 
@@ -254,31 +257,38 @@ def device_programs(
 ) -> DevicePrograms:
     """Compiled at their first call, and kept for a few environments and agents only."""
 
-    def begin(mind: Mind, key: Array) -> _Playing:
-        key, bits = next_words(key, 2 * episodes)
-        state, observation = jax.vmap(env.reset)(bits.reshape(episodes, 2))
-        first, zeros = jnp.ones(episodes, bool), jnp.zeros(episodes)
-        begun, none = policy.begin(spec, mind.network, episodes), jnp.zeros(episodes, jnp.int32)
-        return _Playing(
-            key, state, begun, Seen(observation, first, zeros), first, zeros, none, ~first, jnp.int32(0)
-        )  # fmt: skip
+    def begin(mind: Mind, key: Array) -> Playing:
+        return begin_device(env, mind, spec, episodes, key)
 
-    def advance(mind: Mind, now: _Playing, limit: Array, until: Array) -> tuple[_Playing, Bool[Array, ""]]:
-        def goes_on(now: _Playing) -> Bool[Array, ""]:
+    def advance(mind: Mind, now: Playing, limit: Array, until: Array) -> tuple[Playing, Bool[Array, ""]]:
+        def goes_on(now: Playing) -> Bool[Array, ""]:
             return now.running.any() & (now.time < until)
 
-        end = jax.lax.while_loop(goes_on, lambda now: _step(env, mind, spec, keep, limit, now, None)[0], now)
+        end = jax.lax.while_loop(goes_on, lambda now: step_device(env, mind, spec, keep, limit, now, None)[0], now)
         return end, end.running.any()
 
-    def record(mind: Mind, now: _Playing, limit: Array) -> Any:
-        return jax.lax.scan(partial(_step, env, mind, spec, keep, limit), now, None, length=steps)
+    def record(mind: Mind, now: Playing, limit: Array) -> Any:
+        return jax.lax.scan(partial(step_device, env, mind, spec, keep, limit), now, None, length=steps)
 
     return DevicePrograms(jax.jit(begin), jax.jit(advance), jax.jit(record))
 
 
-def _step(
-    env: DeviceEnv, mind: Mind, spec: AgentSpec, keep: Keep | None, limit: Int[Array, ""], now: _Playing, _: Any
-) -> tuple[_Playing, tuple[PyTree, Bool[Array, "episodes"]]]:
+def begin_device(env: DeviceEnv, mind: Mind, spec: AgentSpec, episodes: int, key: Array) -> Playing:
+    """Episodes side by side, before their first step."""
+    key, bits = next_words(key, 2 * episodes)
+    state, observation = jax.vmap(env.reset)(bits.reshape(episodes, 2))
+    first, zeros = jnp.ones(episodes, bool), jnp.zeros(episodes)
+    begun, none = policy.begin(spec, mind.network, episodes), jnp.zeros(episodes, jnp.int32)
+    return Playing(key, state, begun, Seen(observation, first, zeros), first, zeros, none, ~first, jnp.int32(0))
+
+
+def step_device(
+    env: DeviceEnv, mind: Mind, spec: AgentSpec, keep: Keep | None, limit: Int[Array, ""], now: Playing, _: Any
+) -> tuple[Playing, tuple[PyTree, Bool[Array, "episodes"]]]:
+    """One greedy step of every episode that runs; what `keep` picked of it, and which ran.
+
+    An episode that has not ended after `limit` steps is marked `cut`.
+    """
     episodes, running = len(now.running), now.running
     looked = look(spec, mind, now.policy, now.seen, still(mind.network, episodes))
     state, action = greedy(looked)
@@ -289,7 +299,7 @@ def _step(
     late = running & ~out.terminated & (lengths >= limit)
     # An ended environment must not be stepped on: it repeats its last step instead, which counts for nothing.
     env_state = jax.tree.map(partial(where_done, ended | ~running), now.env, moved)
-    following = _Playing(
+    following = Playing(
         key=key,
         env=env_state,
         policy=state,

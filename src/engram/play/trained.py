@@ -17,6 +17,7 @@ from engram.agents.policy import Mind
 from engram.agents.spec import AgentSpec
 from engram.envs.device import is_device, make_device
 from engram.envs.host import own
+from engram.envs.host.build import check_unasked
 from engram.envs.host.make import Given, HostEnvs, make_host
 from engram.envs.host.spaces import Translator
 from engram.envs.limit import limited
@@ -24,7 +25,8 @@ from engram.errors import SpaceError, SpecError
 from engram.play.evaluation import Evaluation, evaluation_seed
 from engram.play.observations import Stored
 from engram.play.playing import LONGEST, Played, Policy, Stop, never, play_device, play_host
-from engram.spaces import Space
+from engram.spaces import Space, same
+from engram.specs import Number, whole
 
 Environment = Given
 NOTES = logging.getLogger("engram")
@@ -35,6 +37,8 @@ class TrainedPlan(Protocol):
 
     @property
     def env(self) -> str | None: ...
+    @property
+    def preset(self) -> str: ...
     @property
     def env_args(self) -> Mapping[str, Any]: ...
     @property
@@ -54,6 +58,7 @@ class TrainedPlan(Protocol):
 
 
 AT_ONCE = 4  # environments that play side by side on the host
+_OWN = ("_policy", "_translator", "_random")  # what every copy makes anew
 
 
 class TrainedAgent:
@@ -69,7 +74,10 @@ class TrainedAgent:
 
     Fields:
       plan: what was chosen about the run. minds: the parameters of each seed's agent, and what it remembers.
+      step: the global step of the checkpoint that it came from; None for a trainer's own.
     """
+
+    step: int | None = None
 
     def __init__(
         self,
@@ -77,19 +85,28 @@ class TrainedAgent:
         minds: list[Mind],
         env: Environment | None,
         env_args: Mapping[str, Any] | None = None,
+        trust: bool = False,
         of_training: bool = False,
     ):
         self.plan, self.minds = plan, minds
         self._env = env if env is not None else plan.env
+        self._named, self._trust = env is not None, trust
         learned = plan.env_args if isinstance(self._env, str) and self._env == plan.env else {}
+        self._learned_args = {name: value for name, value in learned.items() if name not in (env_args or {})}
         self._env_args = {**learned, **(env_args or {})}
         self._of_training = of_training
         self._random = np.random.default_rng([plan.seed, 0x9EED])  # training draws from generators of its own
 
+    def __repr__(self) -> str:
+        plan, count = self.plan, len(self.minds)
+        seeds = f"seed {plan.seed}" if count == 1 else f"seeds {plan.seed} to {plan.seed + count - 1}"
+        where = plan.env or "an environment of your own"
+        return f"TrainedAgent({where}, {plan.preset}, {seeds}: {plan.actions} actions)"
+
     def evaluate(
         self,
         episodes: Any = 20,
-        seed: int = 0,
+        seed: Number = 0,
         forget: bool = False,
         env: Environment | None = None,
         env_args: Mapping[str, Any] | None = None,
@@ -112,24 +129,25 @@ class TrainedAgent:
         With `life_loss`, which ends training episodes at every lost life, whole games are played.
         """
         if env is None and _is_environment(episodes):
-            env, episodes = episodes, 20  # type: ignore[assignment]
-        count = _whole("episodes", episodes)
+            env, episodes = episodes, 20
+        episodes, seed = whole("episodes", episodes, 1), whole("seed", seed, 0)
         if max_episode_steps is not None:
-            max_episode_steps = _whole("max_episode_steps", max_episode_steps)
+            max_episode_steps = whole("max_episode_steps", max_episode_steps, 1)
         if forget and not self.plan.agent.has_memory:
             raise SpecError("forget empties a working memory, and this agent has none; leave it out")
         if env is not None or env_args is not None:
             there = TrainedAgent(
                 self.plan,
                 self.minds,
-                env if env is not None else self._env,
+                env if env is not None else self._env if self._named else None,
                 env_args=env_args,
+                trust=self._trust,
                 of_training=self._of_training and env is None,
             )
-            return there.evaluate(count, seed, forget, max_episode_steps=max_episode_steps, stop=stop)
+            return there.evaluate(episodes, seed, forget, max_episode_steps=max_episode_steps, stop=stop)
         minds = [replace(mind, network=mind.network.forgetful()) for mind in self.minds] if forget else self.minds
         chosen = max_episode_steps or self.plan.max_episode_steps
-        played = self._played(minds, evaluation_seed(seed), count, chosen, stop)
+        played = self._played(minds, evaluation_seed(seed), episodes, chosen, stop)
         lengths = [length for one in played for length in np.asarray(one.lengths).tolist()]
         cut = sum(one.cut for one in played)
         if cut and chosen is None:
@@ -196,16 +214,23 @@ class TrainedAgent:
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "TrainedAgent":
         """Another agent of the same parameters, which never change, and of the same environment."""
-        return TrainedAgent(self.plan, self.minds, self._env, self._env_args, self._of_training)
+        another = TrainedAgent(self.plan, self.minds, self._env)
+        vars(another).update({name: value for name, value in vars(self).items() if name not in _OWN})
+        return another
 
     def __getstate__(self) -> dict[str, Any]:
         """What is pickled. An environment object, or a function that cannot be imported, stays behind."""
-        kept = {name: value for name, value in vars(self).items() if name not in ("_policy", "_translator")}
+        kept = {name: value for name, value in vars(self).items() if name not in _OWN[:2]}
         return kept if isinstance(self._env, str) or _importable(self._env) else {**kept, "_env": None}
 
     @property
     def _on_device(self) -> bool:
         return isinstance(self._env, str) and is_device(self._env)
+
+    @property
+    def _missing(self) -> bool:
+        """Whether a NaN is a missing number."""
+        return self.plan.agent.observation.missing == "mask"
 
     @cached_property
     def _policy(self) -> Policy:
@@ -215,7 +240,7 @@ class TrainedAgent:
     def _translator(self) -> Translator | Stored:
         """Converts observations and actions; made from what the run knows of them, so without any environment."""
         shown = self.plan.shown
-        return Stored(self.plan.space) if shown is None else Translator.from_json(shown)
+        return Stored(self.plan.space, self._missing) if shown is None else Translator.from_json(shown, self._missing)
 
     def _make(self, seed: int, envs: int, limit: int) -> tuple[HostEnvs, bool]:
         """Environments to play in, and whether they were given, so that they must be left open."""
@@ -235,13 +260,18 @@ class TrainedAgent:
                 )
             else:
                 given = True
+        if isinstance(env, str) and not self._trust:
+            check_unasked(env, self._learned_args, self._named)
         env_args = {name: value for name, value in self._env_args.items() if name != "life_loss"}
         about: dict[str, Any] = {"action_bins": self.plan.action_bins, "env_args": env_args, "to_play": True}
-        return make_host(env, seed=seed, envs=1 if given else envs, max_episode_steps=limit, **about), given
+        made = make_host(env, seed=seed, envs=1 if given else envs, max_episode_steps=limit, **about)
+        if self._missing:
+            made.accept_missing()
+        return made, given
 
     def _checked(self, made: Any) -> Any:
         """The environment, if what it shows and takes is what the agent learned from."""
-        if (made.observation_space, made.actions) != (self.plan.space, self.plan.actions):
+        if not same(made.observation_space, self.plan.space) or made.actions != self.plan.actions:
             raise SpaceError(
                 f"{self._env} has {made.observation_space} and {made.actions} actions, but the agent learned from "
                 f"{self.plan.space} and {self.plan.actions} actions; choose an environment that has these"
@@ -252,17 +282,6 @@ class TrainedAgent:
 def _is_environment(value: Any) -> bool:
     """Whether what was given for a number of episodes is an environment."""
     return isinstance(value, str | gymnasium.Env | VectorEnv) or callable(value)
-
-
-def _whole(name: str, value: Any) -> int:
-    """A whole number of at least 1, in whatever type it is given; SpecError for anything else."""
-    try:
-        number = int(value)
-        if number == value and number >= 1 and not isinstance(value, bool):
-            return number
-    except (TypeError, ValueError, OverflowError):
-        pass
-    raise SpecError(f"{name} = {value!r} was given; expected a whole number of at least 1")
 
 
 def _importable(function: Any) -> bool:

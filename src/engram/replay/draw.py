@@ -60,7 +60,10 @@ class DrawSpec(Protocol):
         ...
 
     def grown(self, state: PyTree, before: Ring, after: Ring) -> PyTree:
-        """The state after rows were written: row numbers before.cursor to after.cursor of each lane are new."""
+        """The state after rows were written: row numbers before.cursor to after.cursor of each lane are new.
+
+        Keep places (row % capacity), not row numbers: those of a lane begin anew once in 2^29 rows.
+        """
         ...
 
     def draw(self, state: PyTree, ring: Ring, reach: Reach, bits: UInt32[Array, "batch words"], embed: Embed) -> Drawn:

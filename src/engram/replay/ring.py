@@ -1,9 +1,10 @@
 """The replay ring: rows of time, one lane per environment, written in place.
 
-Row number r of a lane lives at r % capacity, so a row number names an experience for ever and its place for as
-long as it is kept. Rows are what `TimeStep` says; no observation is stored twice, and a stack of frames is a
-view (sampling.py). A step that ends an episode writes two rows, the step and the final observation: lanes then
-hold different numbers of rows, which is why each has its own cursor.
+Row number r of a lane lives at r % capacity, so a row number names an experience and its place for as long as it is
+kept. A lane that has counted far begins anew with smaller numbers for the same places (`renumbered`); `turns` counts
+how often, for whoever needs numbers that only ever rise, such as a checkpoint. Rows are what `TimeStep` says; no
+observation is stored twice, and a stack of frames is a view (sampling.py). A step that ends an episode writes two rows,
+the step and the final observation: lanes then hold different numbers of rows, which is why each has its own cursor.
 """
 
 import equinox as eqx
@@ -16,10 +17,17 @@ from engram.types import TimeStep
 
 
 class Ring(eqx.Module):
-    """`rows` has leading axes [capacity, envs]; `cursor` counts the rows ever written in each lane."""
+    """`rows` has leading axes [capacity, envs]; `cursor` counts the rows of each lane, ever since its last turn."""
 
     rows: TimeStep
     cursor: Int[Array, "*seeds envs"]
+    turns: Int[Array, "*seeds envs"]
+
+    def __init__(
+        self, rows: TimeStep, cursor: Int[Array, "*seeds envs"], turns: Int[Array, "*seeds envs"] | None = None
+    ):
+        self.rows, self.cursor = rows, cursor
+        self.turns = jnp.zeros_like(cursor) if turns is None else turns
 
     @property
     def capacity(self) -> int:
@@ -63,6 +71,18 @@ def empty(space: spaces.Space, capacity: int, envs: int, carry: PyTree = None) -
     return Ring(rows, jnp.zeros(envs, jnp.int32))
 
 
+def turn_of(capacity: int) -> int:
+    """Rows of a turn: a multiple of the capacity, so that every row keeps its place, and far below 2^31."""
+    return capacity * max(1, (1 << 29) // capacity)
+
+
+def renumbered(ring: Ring) -> Ring:
+    """The same ring, in which a lane of two turns has one turn less. A draw never sees it happen in a write."""
+    turn = turn_of(ring.capacity)
+    over = ring.cursor - turn >= turn
+    return Ring(ring.rows, ring.cursor - over * jnp.int32(turn), ring.turns + over)
+
+
 def write(ring: Ring, rows: TimeStep, keep: Bool[Array, "time envs"]) -> Ring:
     """Appends to each lane those of its new rows (leading axes [time, envs]) that `keep` marks.
 
@@ -76,4 +96,4 @@ def write(ring: Ring, rows: TimeStep, keep: Bool[Array, "time envs"]) -> Ring:
     def put(column: Array, new: Array) -> Array:
         return column.at[place, lanes].set(new.astype(column.dtype), mode="drop", unique_indices=True)
 
-    return Ring(jax.tree.map(put, ring.rows, rows), ring.cursor + keep.sum(0, dtype=jnp.int32))
+    return Ring(jax.tree.map(put, ring.rows, rows), ring.cursor + keep.sum(0, dtype=jnp.int32), ring.turns)

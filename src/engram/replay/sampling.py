@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int, PyTree, UInt32
 
+from engram import spaces
 from engram.bits import below
 from engram.replay.ring import Ring
 from engram.types import TimeStep
@@ -66,14 +67,14 @@ def rows_from(ring: Ring, row: Int[Array, ""], lane: Int[Array, ""], length: int
     )
 
 
-def stacked(ring: Ring, row: Int[Array, ""], lane: Int[Array, ""], stack: int) -> PyTree:
-    """The observation at `row` with the `stack - 1` before it, oldest first; zeros from before its episode.
+def stacked(ring: Ring, row: Int[Array, ""], lane: Int[Array, ""], stack: int, unknown: bool = False) -> PyTree:
+    """The observation at `row` with the `stack - 1` before it, oldest first; `spaces.blank` from before its episode.
 
     Leaves get a leading axis [stack], also when it is 1.
     """
     place = (row - jnp.arange(stack - 1, -1, -1)) % ring.capacity
     frames = jax.tree.map(lambda column: column[place, lane], ring.rows.observation)
-    return hide(frames, ring.rows.is_first[place, lane]) if stack > 1 else frames
+    return hide(frames, ring.rows.is_first[place, lane], unknown) if stack > 1 else frames
 
 
 def carry_at(ring: Ring, row: Int[Array, ""], lane: Int[Array, ""]) -> PyTree:
@@ -81,20 +82,26 @@ def carry_at(ring: Ring, row: Int[Array, ""], lane: Int[Array, ""]) -> PyTree:
     return jax.tree.map(lambda column: column[row % ring.capacity, lane], ring.rows.carry)
 
 
-def stacked_window(ring: Ring, row: Int[Array, ""], lane: Int[Array, ""], length: int, stack: int) -> PyTree:
+def stacked_window(
+    ring: Ring, row: Int[Array, ""], lane: Int[Array, ""], length: int, stack: int, unknown: bool = False
+) -> PyTree:
     """`stacked` at each of rows row..row+length-1; leaves [length, stack, ...]."""
     if stack == 1:
         place = (row + jnp.arange(length)) % ring.capacity
         return jax.tree.map(lambda column: column[place, lane][:, None], ring.rows.observation)
-    return jax.vmap(lambda number: stacked(ring, number, lane, stack))(row + jnp.arange(length))
+    return jax.vmap(lambda number: stacked(ring, number, lane, stack, unknown))(row + jnp.arange(length))
 
 
-def hide(frames: PyTree, is_first: Bool[Array, "stack"]) -> PyTree:
-    """Zeros for every frame that is older than the newest episode begun within the stack."""
+def hide(frames: PyTree, is_first: Bool[Array, "stack"], unknown: bool = False) -> PyTree:
+    """`spaces.blank` for every frame that is older than the newest episode begun within the stack."""
     opened_later = jnp.cumsum(is_first[::-1])[::-1] - is_first
     known = opened_later == 0
 
     def mask(frame: Array) -> Array:
-        return jnp.where(known.reshape(-1, *[1] * (frame.ndim - 1)), frame, jnp.zeros((), frame.dtype))
+        return jnp.where(
+            known.reshape(-1, *[1] * (frame.ndim - 1)),
+            frame,
+            jnp.asarray(spaces.blank(frame.dtype, unknown), frame.dtype),
+        )
 
     return jax.tree.map(mask, frames)

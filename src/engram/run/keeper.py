@@ -1,8 +1,10 @@
 """A runner's state to disk and back: what the trainer keeps of a run."""
 
 from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -17,30 +19,62 @@ from engram.runners.common import Captured, Runner
 from engram.trees import named, restored
 
 FOLDER = "checkpoints"
+BEST_FOLDER = "best"  # in FOLDER
+NEWEST, BEST = "newest", "best"  # checkpoints that have a name; others are called by their step
+At = str | int  # NEWEST, BEST, or a step
+
+
+@dataclass
+class Progress:
+    """What a run knows of its course, beside the state of its runner. No digest counts it."""
+
+    seconds: float = 0.0  # of training
+    logged: int = 0  # the step of the last line of metrics
+    evaluated: int = 0  # the step of the last evaluation while training
+    best_step: int | None = None  # that of the best evaluation, whose checkpoint is kept
+    best_return: float | None = None
+
+
+class Kept(NamedTuple):
+    """The minds of a checkpoint."""
+
+    step: int
+    minds: list[Mind]
+    passed_over: list[str]  # a sentence for each newer checkpoint that was refused
 
 
 class Keeper:
     """The checkpoints of one run directory. Each names the plan (`RunPlan.digest`) that it belongs to."""
 
     def __init__(self, run: Path, plan: str):
-        self._store, self._plan = CheckpointStore(run / FOLDER), plan
+        self._run, self._store, self._plan = run, CheckpointStore(run / FOLDER), plan
+        # The best one has a store of its own, which no newer checkpoint pushes out. Of two, the newer is the best; the
+        # one before stays until the next, for readers that are at it.
+        self._best = CheckpointStore(run / FOLDER / BEST_FOLDER, keep=2)
 
-    def save(self, runner: Runner, seconds: float) -> Saved:
-        """Everything that changes, and the seconds of training so far (which no digest counts)."""
+    def save(self, runner: Runner, progress: Progress) -> Saved:
+        """Everything that changes."""
         captured = runner.capture()
-        meta = {"state": captured.meta, "plan": self._plan, "wall": {"seconds": seconds}}
-        return self._store.save(runner.steps, captured.arrays, meta, _log(captured))
+        return self._store.save(runner.steps, captured.arrays, self._meta(captured, progress), _log(captured))
 
-    def restore(self, runner: Runner, new_episodes: bool = False) -> tuple[float, list[str]]:
-        """Puts the newest verified state into `runner`; the seconds of training, and a sentence for each newer
-        checkpoint that had to be passed over. `new_episodes`: see `Runner.restore`.
+    def save_best(self, runner: Runner, progress: Progress) -> Saved:
+        """Everything but the rows of the replay, as the best checkpoint so far."""
+        captured = runner.capture()
+        return self._best.save(runner.steps, captured.arrays, self._meta(captured, progress))
+
+    def _meta(self, captured: Captured, progress: Progress) -> dict:
+        return {"state": captured.meta, "plan": self._plan, "progress": asdict(progress)}
+
+    def restore(self, runner: Runner, new_episodes: bool = False) -> tuple[Progress, list[str]]:
+        """Puts the newest verified state into `runner`; the progress, and a sentence for each newer checkpoint that
+        had to be passed over. `new_episodes`: see `Runner.restore`.
 
         Raises: CheckpointError if there is no usable checkpoint, or it does not fit the runner.
         """
-        loaded = self._load()
+        loaded = self.load(NEWEST)
         try:
-            runner.restore(loaded.arrays, loaded.meta["state"], partial(_fill, loaded), new_episodes)
-            return loaded.meta["wall"]["seconds"], loaded.passed_over
+            runner.restore(loaded.arrays, loaded.meta["state"], partial(fill, loaded), new_episodes)
+            return Progress(**loaded.meta["progress"]), loaded.passed_over
         except EngramError:
             raise
         except (KeyError, TypeError, ValueError) as error:
@@ -49,21 +83,37 @@ class Keeper:
                 f"of Engram that wrote it"
             ) from error
 
-    def minds(self, agent: Agent) -> tuple[list[Mind], list[str]]:
-        """What each seed decides with in the newest verified checkpoint, and the sentences as of `restore`.
+    def minds(self, agent: Agent, at: At = NEWEST) -> Kept:
+        """What each seed decides with in a verified checkpoint.
 
         Neither the rows nor what only learning needs is read into the agent's form.
         """
-        loaded = self._load()
+        loaded = self.load(at)
         shape, numbered = numbered_mind(agent)
         names = list(named(shape, "agent"))
         renamed = {name: names[number] for name, number in named(numbered).items()}
         arrays = {name: loaded.arrays[old] for name, old in renamed.items() if old in loaded.arrays}
         like = agent.mind(shape)
-        return [restored(like, one) for one in _each_seed(arrays, named(like))], loaded.passed_over
+        return Kept(loaded.step, [restored(like, one) for one in _each_seed(arrays, named(like))], loaded.passed_over)
 
-    def _load(self) -> Loaded:
-        loaded = self._store.load()
+    def load(self, at: At) -> Loaded:
+        """A verified checkpoint: the newest, the best, or the newest of a step, the best one included.
+
+        Raises: CheckpointError if there is none, or it is of another plan.
+        """
+        best, newest = self._best.steps(), self._store.steps()
+        if at == BEST and not best:
+            raise CheckpointError(
+                f"{self._run} keeps no best checkpoint, because it was not evaluated while it trained; use newest, or "
+                f"train with --evaluate-every N"
+            )
+        if at not in (NEWEST, BEST, *best, *newest):
+            steps = ", ".join(map(str, sorted({*best, *newest})))
+            raise CheckpointError(
+                f"{self._run} keeps no checkpoint of step {at}; use newest, best, or one of the steps {steps}"
+            )
+        store = self._best if at == BEST or (at in best and at not in newest) else self._store
+        loaded = store.load() if at in (NEWEST, BEST) else store.load(int(at))
         if loaded.meta.get("plan") != self._plan:
             raise CheckpointError(
                 "run.json is not the one that the checkpoint was written with, so the run would not go on as it was; "
@@ -93,7 +143,7 @@ def _log(captured: Captured) -> ReplayLog | None:
     return ReplayLog(lanes.capacity(rows), lanes.cursors(rows), partial(lanes.read_rows, rows))
 
 
-def _fill(loaded: Loaded, rows: Ring) -> Ring:
+def fill(loaded: Loaded, rows: Ring) -> Ring:
     """An empty ring with the rows of a checkpoint put back."""
     if loaded.cursors is None or loaded.capacity != lanes.capacity(rows) or len(loaded.cursors) != rows.cursor.size:
         raise CheckpointError(

@@ -1,8 +1,10 @@
 """What a run asks of this machine: whether its memory suffices, and where compiled programs are kept."""
 
 import ctypes
+import logging
 import os
-from collections.abc import Mapping
+import warnings
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from engram.errors import SpecError
@@ -24,11 +26,18 @@ def check_fits(parts: Mapping[str, int]) -> None:
     """Raises SpecError with all numbers if the bytes of these parts, by name, are not to be had together."""
     free, needed = available(), sum(parts.values())
     if free is not None and needed > SHARE * free:
-        told = " and ".join(f"{size / 1e9:.2f} GB for the {name}" for name, size in parts.items() if size)
+        told = " and ".join(f"{amount(size)} for the {name}" for name, size in parts.items() if size)
         raise SpecError(
-            f"this run needs {told}, but {free / 1e9:.2f} GB of memory are free (of which {SHARE:.0%} may be used); "
+            f"this run needs {told}, but {amount(free)} of memory are free (of which {SHARE:.0%} may be used); "
             f"lower replay.capacity, external.capacity, --seeds, or the size of the observation"
         )
+
+
+def amount(size: float) -> str:
+    """Bytes in words: `1.3 MB`, `2.40 GB`; what is small is no `0.00 GB`."""
+    if size >= 1e9:
+        return f"{size / 1e9:.2f} GB"
+    return f"{size / 1e6:.1f} MB" if size >= 1e5 else f"{size / 1e3:.1f} kB"
 
 
 def _meminfo() -> int | None:
@@ -77,18 +86,76 @@ def keep_freed_memory() -> None:
 # -- compiled programs ---------------------------------------------------------------------------------------
 
 
-def cache_folder() -> Path:
-    """Where compiled programs are kept: $ENGRAM_CACHE, or `engram` in the user's cache folder."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(os.environ.get("ENGRAM_CACHE") or Path(base, "engram")) / "xla"
+def cache_folder() -> Path | None:
+    """Where compiled programs are kept: $ENGRAM_CACHE, or `engram` in the user's cache folder; None without a home."""
+    given, base = os.environ.get("ENGRAM_CACHE"), os.environ.get("XDG_CACHE_HOME")
+    if given or base:
+        return Path(given or Path(str(base), "engram")) / "xla"
+    try:
+        return Path.home() / ".cache" / "engram" / "xla"
+    except RuntimeError:  # no HOME, and a user whom this system does not know
+        return None
 
 
-def use_cache() -> None:
-    """Turns JAX's persistent compilation cache on, unless the user already chose one."""
+def use_cache() -> str | None:
+    """Turns JAX's persistent compilation cache on, unless the user already chose one. A sentence where it cannot.
+
+    Programs that are kept are run again, so they are kept only where this user may write, and nowhere else: not in a
+    folder for temporary files, where others could put some.
+    """
     import jax
+
+    _quieten()
+    if jax.config.values["jax_compilation_cache_dir"] is not None:
+        return None
+    folder = cache_folder()
+    if folder is None or not _usable(folder):
+        where = "there is no home" if folder is None else f"{folder} cannot be written to"
+        return f"compiled programs are not kept: {where}; set ENGRAM_CACHE to a folder of yours to start faster"
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    # Small programs too: a run consists of a few that take a second each to compile.
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+    return None
+
+
+def _usable(folder: Path) -> bool:
+    """Whether this user may write to a folder, which is made if it is missing, readable by this user only."""
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError:
+        return False
+    return os.access(folder, os.W_OK | os.X_OK)
+
+
+def _quieten() -> None:
+    """Leaves out what JAX tells that is no fault of a run: a cache without room, and hardware that it does not use."""
+    warnings.filterwarnings("ignore", message="Error (reading|writing) persistent compilation cache entry")
+    logging.getLogger("jax._src.xla_bridge").addFilter(_concerns_us)
+
+
+def _concerns_us(record: logging.LogRecord) -> bool:
+    text = record.getMessage()
+    return not ("may be present on this machine" in text and "Falling back to cpu" in " ".join(text.split()))
 
     if jax.config.values["jax_compilation_cache_dir"] is None:
         jax.config.update("jax_compilation_cache_dir", str(cache_folder()))
         # Small programs too: a run consists of a few that take a second each to compile.
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
         jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+# Lowering a program to XLA, and XLA's own work or the look into its cache. Tracing, which nests, is not counted.
+_COMPILING = ("/jax/core/compile/jaxpr_to_mlir_module_duration", "/jax/core/compile/backend_compile_duration")
+
+
+def told_of_compiling(tell: Callable[[float], None]) -> Callable[[], None]:
+    """From now on `tell` gets the seconds of each program that was compiled; what is returned ends that."""
+    import jax.monitoring as monitoring
+
+    def hear(event: str, duration_secs: float, **_: str | int) -> None:
+        if event in _COMPILING:
+            tell(duration_secs)
+
+    monitoring.register_event_duration_secs_listener(hear)
+    return lambda: monitoring.unregister_event_duration_listener(hear)

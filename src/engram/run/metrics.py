@@ -7,12 +7,20 @@ events and the picture are made from it and hold nothing more.
 import json
 import math
 import os
-from collections.abc import Mapping
+import secrets
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from importlib import import_module
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from engram.errors import CheckpointError, EngramError, install
+from engram.errors import CheckpointError, EngramError, WriteFailed, install, unwritten
+from engram.run.appending import Appending
+from engram.run.loggers import settings_of
+
+if TYPE_CHECKING:
+    from engram.run.loggers import Loggers
 
 METRICS_FILE = "metrics.jsonl"
 EVENTS_FOLDER = "tensorboard"
@@ -26,24 +34,40 @@ class RunLog:
       resume_step: the step that the run goes on from; lines of later steps are dropped, because they will be
         written again. None starts afresh and drops every line.
       track: also write TensorBoard events, under the same names, to `folder/tensorboard`.
+      tell: what to do with a sentence about a disk that has no room, or has room again. Lines that a full disk
+        refuses are held, and written when there is room: no line is worth the end of a run.
+      also: other loggers, which are given the same lines.
 
-    Raises: EngramError when `track` is asked for and tensorboardX is not installed.
+    Raises: EngramError when `track` is asked for and tensorboardX is not installed, and WriteFailed when the log
+    cannot even be begun.
     """
 
-    def __init__(self, folder: Path | str, resume_step: int | None = None, *, track: bool = False):
-        self.folder = Path(folder)
-        self.folder.mkdir(parents=True, exist_ok=True)
+    def __init__(
+        self,
+        folder: Path | str,
+        resume_step: int | None = None,
+        *,
+        track: bool = False,
+        tell: Callable[[str], None] | None = None,
+        also: "Loggers | None" = None,
+    ):
+        self.folder, self._say = Path(folder), tell
         first_lost = 0 if resume_step is None else resume_step + 1
         path = self.folder / METRICS_FILE
-        old = path.read_bytes() if path.exists() else b""
-        kept = [] if resume_step is None else _rising(row for row in _rows(old) if row["step"] < first_lost)
-        new = "".join(_line(row) for row in kept).encode()
-        # Events first: when tracking is impossible, the old lines must still be there.
-        self._events = _Events(self.folder / EVENTS_FOLDER, first_lost, kept) if track else None
-        if new != old:
-            replace_file(path, new)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            old = _content(path)
+            kept = [] if resume_step is None else _rising(row for row in _rows(old) if row["step"] < first_lost)
+            # Events first: when tracking is impossible, the old lines must still be there.
+            self._events = _Events(self.folder / EVENTS_FOLDER, first_lost, kept) if track else None
+            _rewrite(path, old, "".join(_line(row) for row in kept).encode())
+        except OSError as error:
+            raise WriteFailed(unwritten(path, error)) from None
         self.last_step: int = kept[-1]["step"] if kept else -1
-        self._file = path.open("a", encoding="utf-8")
+        self._file = Appending(path)
+        self._also = also
+        if also is not None:
+            also.open(self.folder, kept)
 
     def write(self, metrics: Mapping[str, Any]) -> None:
         """Append one line and flush it, so that a kill loses at most the line being written.
@@ -54,17 +78,29 @@ class RunLog:
         row = plain(metrics)
         if row["step"] <= self.last_step:
             return
-        self._file.write(_line(row))
+        self._file.write(_line(row).encode())
         self._file.flush()
         self.last_step = row["step"]
         if self._events:
             self._events.write(row)
+        self._tell()
+        if self._also is not None:
+            self._also.write(row)
 
     def close(self) -> None:
         """Close the files; the log cannot be written to afterwards."""
         self._file.close()
         if self._events:
             self._events.close()
+        if self._also is not None:
+            self._also.close()
+        self._tell()
+
+    def _tell(self) -> None:
+        for file in (self._file, *(self._events.files if self._events else ())):
+            trouble, file.trouble = file.trouble, None
+            if trouble and self._say is not None:
+                self._say(trouble)
 
     def __enter__(self) -> "RunLog":
         return self
@@ -75,24 +111,53 @@ class RunLog:
         self.close()
 
 
+def check_tracking() -> None:
+    """Raises EngramError where TensorBoard events cannot be written: to be asked before a run begins."""
+    try:
+        import_module("tensorboardX")
+    except ImportError:
+        raise EngramError(
+            "tracking writes TensorBoard events and needs tensorboardX, which is not installed; "
+            f"{install('track')}, or leave tracking out"
+        ) from None
+
+
 class _Events:
-    """TensorBoard events beside the log."""
+    """TensorBoard events beside the log.
+
+    tensorboardX writes on a thread of its own, which an error of the disk would end, and then the run would wait for
+    it for ever. So its files are opened here, under a prefix that is registered with it, and are `Appending` ones.
+    """
 
     def __init__(self, folder: Path, first_lost: int, kept: list[dict[str, Any]]):
-        try:
-            from tensorboardX import SummaryWriter
-        except ImportError:
-            raise EngramError(
-                "tracking writes TensorBoard events and needs tensorboardX, which is not installed; "
-                f"{install('track')}, or leave tracking out"
-            ) from None
+        check_tracking()
+        from tensorboardX import SummaryWriter
+        from tensorboardX.record_writer import register_writer_factory
+
         known = any(folder.glob("events.out.tfevents.*")) if folder.is_dir() else False
         # The purge makes readers forget what an earlier process wrote from this step on. The suffix keeps two
         # processes that start within one second from writing over each other's file.
-        self._writer = SummaryWriter(str(folder), purge_step=first_lost, filename_suffix=f".from{first_lost}")
+        self.files: list[Appending] = []
+        self._prefix = f"engram{id(self)}"
+        register_writer_factory(self._prefix, self)
+        where = f"{self._prefix}:{folder}"
+        self._writer = SummaryWriter(where, purge_step=first_lost, filename_suffix=f".from{first_lost}")
         if not known:  # tracking was turned on in the middle of a run: begin with what is already logged
+            self._describe(settings_of(folder.parent))
             for row in kept:
                 self.write(row)
+
+    def _describe(self, settings: Mapping[str, Any]) -> None:
+        """The settings, as a table of text and as hyper-parameters, which TensorBoard compares between runs."""
+        from tensorboardX.summary import hparams
+
+        if settings:
+            rows = "\n".join(f"| `{name}` | {value} |" for name, value in settings.items())
+            self._writer.add_text("settings", f"| setting | value |\n|---|---|\n{rows}", 0)
+            plain = {name: value if isinstance(value, int | float) else str(value) for name, value in settings.items()}
+            events: Any = self._writer.file_writer
+            for summary in hparams(plain, {"return_mean": 0.0, "loss": 0.0}):
+                events.add_summary(summary, 0)  # `add_hparams` would make a folder of its own
 
     def write(self, row: Mapping[str, Any]) -> None:
         for name, value in row.items():
@@ -105,6 +170,21 @@ class _Events:
     def close(self) -> None:
         self._writer.close()
 
+    # What tensorboardX asks of whoever opens its files.
+
+    def directory_check(self, path: str) -> None:
+        folder = Path(path.removeprefix(f"{self._prefix}:"))
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            if folder.is_symlink():
+                raise OSError(0, "it is a link, and none is followed")
+        except OSError as error:
+            raise WriteFailed(unwritten(folder, error)) from None
+
+    def open(self, path: str) -> Appending:
+        self.files.append(Appending(Path(path.removeprefix(f"{self._prefix}:"))))
+        return self.files[-1]
+
 
 def read_metrics(folder: Path | str) -> list[dict[str, Any]]:
     """Every line of a run's log, in order; missing numbers are None. Safe while the run is being written.
@@ -114,8 +194,10 @@ def read_metrics(folder: Path | str) -> list[dict[str, Any]]:
     folder = Path(folder)
     if not folder.is_dir():
         raise CheckpointError(f"{str(folder)!r} is not a run directory; give the directory that a run was written to")
-    path = folder / METRICS_FILE
-    return _rising(_rows(path.read_bytes())) if path.exists() else []
+    try:
+        return _rising(_rows(_content(folder / METRICS_FILE)))
+    except OSError as error:
+        raise CheckpointError(f"{folder / METRICS_FILE} cannot be read: {error.strerror}; restore it") from None
 
 
 def plain(value: Any) -> Any:
@@ -136,16 +218,41 @@ def plain(value: Any) -> Any:
 
 
 def replace_file(path: Path, content: bytes) -> None:
-    """Write `content` to `path` so that a reader, or a kill, finds the old file or the new one and nothing between."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    """Write `content` to `path` so that a reader, or a kill, finds the old file or the new one and nothing between.
+
+    A link at `path` is replaced, not followed. Raises: OSError, which names `path`.
+    """
+    beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     try:
-        with beside.open("wb") as file:
+        handle = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666)
+        with open(handle, "wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
         os.replace(beside, path)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
-        beside.unlink(missing_ok=True)
+        with suppress(OSError):
+            beside.unlink(missing_ok=True)
+
+
+def _content(path: Path) -> bytes:
+    """What is in a plain file; nothing where there is none. A link is not followed, and a pipe is not waited for."""
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except FileNotFoundError:
+        return b""
+    with open(handle, "rb") as file:
+        return file.read()
+
+
+def _rewrite(path: Path, old: bytes, new: bytes) -> None:
+    """Makes `new` of a file that holds `old`. Where that is to cut off its end, a full disk is no hindrance."""
+    if old.startswith(new) and new:
+        os.truncate(path, len(new))
+    elif new != old:
+        replace_file(path, new)
 
 
 def _line(row: Mapping[str, Any]) -> str:

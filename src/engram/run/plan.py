@@ -3,21 +3,27 @@
 import dataclasses
 import hashlib
 import json
+import stat
 from pathlib import Path
 from typing import Any
 
 from engram import spaces, specs
 from engram.agents.spec import AgentSpec
-from engram.checkpoint.store import CheckpointStore, state_digest
-from engram.errors import CheckpointError, EngramError, SpecError
+from engram.bits import LAST
+from engram.checkpoint.files import Disk, read_small, strict_json
+from engram.checkpoint.store import TRIES, CheckpointStore, Loaded, state_digest
+from engram.errors import CheckpointError, EngramError, SpecError, WriteFailed, told, unwritten
 from engram.registry import UnknownPart
-from engram.run.keeper import FOLDER
+from engram.run.keeper import BEST_FOLDER, FOLDER
 from engram.run.metrics import replace_file
 from engram.run.settings import FREE, RUN, RunSettings, check
 from engram.specs import NEEDED, setting, spec
 
 RUN_FILE = "run.json"
+OF_AGENT = "agent."  # begins the names in `RunPlan.follows` that are settings of the agent
 FORMAT = "engram-run/5"
+MARGIN = 1 << 20  # steps that a run may go beyond its total, to the end of a block or an episode
+LARGEST = 8 << 20  # bytes of run.json that are read
 
 
 @spec
@@ -29,11 +35,31 @@ class RunPlan(RunSettings):
     space: spaces.Space = setting(NEEDED, "what an observation of the environment looks like")
     actions: int = setting(NEEDED, "discrete actions of the environment", low=1)
     shown: dict[str, Any] | None = setting(None, "observations and actions as a host environment has them")
+    horizon: int = setting(
+        NEEDED, "environment steps that schedules follow: `steps`, or more for a run in pieces", low=1
+    )
+    follows: tuple[str, ...] = setting((), "settings that were not given and follow the horizon, so grow with it")
+
+    def check(self) -> None:
+        """The seeds, and the length of a run with an external memory."""
+        super().check()
+        self.check_length(self.steps)
+
+    def check_length(self, steps: int) -> None:
+        """Raises SpecError for more steps than the agent can count: the clocks of an external memory have 32 bits."""
+        if self.agent.has_external and steps > LAST - MARGIN:
+            raise SpecError(
+                f"the run of {steps:,} steps is longer than an external memory can count, {LAST - MARGIN:,} steps; "
+                f"ask for fewer, or leave the memory out (external=none)"
+            )
 
     def write(self, folder: Path) -> None:
-        """Into `folder`/run.json, whole or not at all."""
-        folder.mkdir(parents=True, exist_ok=True)
-        replace_file(folder / RUN_FILE, (json.dumps(self._json(), indent=2, allow_nan=False) + "\n").encode())
+        """Into `folder`/run.json, whole or not at all; WriteFailed if the disk refuses it."""
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            replace_file(folder / RUN_FILE, (json.dumps(self._json(), indent=2, allow_nan=False) + "\n").encode())
+        except OSError as error:
+            raise WriteFailed(unwritten(folder / RUN_FILE, error)) from None
 
     def _json(self) -> dict[str, Any]:
         values = {item.name: getattr(self, item.name) for item in dataclasses.fields(self)}
@@ -41,42 +67,58 @@ class RunPlan(RunSettings):
 
     def digest(self) -> str:
         """SHA-256 over all that a run's course depends on. Every checkpoint holds it, so that a changed run.json is
-        noticed; what a resume may change (`FREE`) is left out.
+        noticed; what a resume may change (`FREE`) is left out, and so are the schedules that follow the total.
 
         Raises: SpecError if the plan holds what JSON cannot.
         """
-        values = {name: value for name, value in self._json().items() if name not in FREE}
+        values = {name: value for name, value in self._json().items() if name not in (*FREE, "horizon", "follows")}
+        for path in self.schedules:
+            _drop(values["agent"], path.split("."))
         try:
             text = json.dumps(values, sort_keys=True, allow_nan=False)
         except (TypeError, ValueError) as error:
             raise SpecError(f"env_args cannot be stored with the run ({error}); give plain values") from None
         return hashlib.sha256(text.encode()).hexdigest()
 
+    @property
+    def schedules(self) -> list[str]:
+        """The settings of the agent, by path, that follow the horizon."""
+        return [name.removeprefix(OF_AGENT) for name in self.follows if name.startswith(OF_AGENT)]
+
     @classmethod
     def read(cls, folder: Path) -> "RunPlan":
         """From `folder`/run.json; CheckpointError if there is none or it is not one."""
         path = folder / RUN_FILE
         try:
-            values = json.loads(path.read_bytes())
+            values = strict_json(read_small(Disk(), path, LARGEST), RUN_FILE)
         except FileNotFoundError:
             raise CheckpointError(
                 f"{folder} holds no run ({RUN_FILE} is missing); start one with: engram train ENV"
             ) from None
-        except (OSError, ValueError) as error:
+        except (OSError, CheckpointError) as error:
             raise CheckpointError(f"{path} cannot be read ({error}); restore it from a copy") from None
         _check_form(path, values, {item.name for item in dataclasses.fields(cls)} | {"format"})
         del values["format"]
         try:
             check({name: value for name, value in values.items() if name in RUN})
+            values["log"] = tuple(values["log"])
             agent = specs.from_json(AgentSpec, values.pop("agent"))
+            values["follows"] = tuple(values["follows"])
             return cls(agent=agent, space=spaces.from_json(values.pop("space")), **values)
         except UnknownPart as part:
             raise CheckpointError(
                 f"{path} needs {part.role}={part.name}, which is not known here; add --import MODULE with the module "
                 f"that registers it (in Python: import that module first)"
             ) from None
-        except (EngramError, AttributeError, KeyError, TypeError) as error:
+        except (EngramError, AttributeError, KeyError, TypeError, ValueError) as error:
             raise CheckpointError(f"{path} is damaged: {error}") from None
+
+
+def _drop(values: dict[str, Any], path: list[str]) -> None:
+    """Takes out a nested value."""
+    for name in path[:-1]:
+        values = values[name]
+    del values[path[-1]]
 
 
 def _check_form(path: Path, values: Any, names: set[str]) -> None:
@@ -100,12 +142,19 @@ def holds_run(folder: Path) -> bool:
 def info(run: str | Path, verify: bool = False) -> dict[str, Any]:
     """Facts about a run directory: its plan, its checkpoints, and the digest of its newest state.
 
-    The digest reads the whole state, replay included. `verify` also checks every checkpoint's every byte.
+    The digest reads the whole state, replay included. `verify` also checks every checkpoint's every byte. Another
+    process may train the run meanwhile.
     """
     folder = Path(run)
     plan, store = RunPlan.read(folder), CheckpointStore(folder / FOLDER)
-    loaded = store.load()
-    environment = loaded.meta["state"]["env"]
+    loaded, state = _newest(store)
+    try:
+        environment = loaded.meta["state"]["env"]
+        level = max(environment["levels"], key=["exact", "replayed", "boundary"].index)
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"the checkpoint holds another kind of state ({told(error)}); look at it with the version that wrote it"
+        ) from None
     facts = {
         "env": plan.env,
         "preset": plan.preset,
@@ -114,12 +163,41 @@ def info(run: str | Path, verify: bool = False) -> dict[str, Any]:
         "seed": plan.seed,
         "seeds": plan.seeds,
         "envs": plan.envs,
-        "environment_state": max(environment["levels"], key=["exact", "replayed", "boundary"].index),
+        "environment_state": level,
         "checkpoints": store.steps(),
         "checkpoint_id": loaded.id,
-        "state_digest": state_digest(loaded.arrays, loaded.meta["state"], loaded),
+        "state_digest": state,
         "passed_over": loaded.passed_over,
-        "bytes": sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()),
+        "best": {"step": loaded.meta["progress"]["best_step"], "return": loaded.meta["progress"]["best_return"]},
+        "bytes": sum(map(_size, folder.rglob("*"))),
         "agent": specs.to_json(plan.agent),
     }
-    return facts | ({"problems": store.verify()} if verify else {})
+    return facts | ({"problems": [*store.verify(), *_verify_best(folder)]} if verify else {})
+
+
+def _verify_best(run: Path) -> list[str]:
+    """What is wrong with the best checkpoint; nothing where none is kept."""
+    best = CheckpointStore(run / FOLDER / BEST_FOLDER)
+    return [f"best: {problem}" for problem in best.verify()] if best.steps() else []
+
+
+def _newest(store: CheckpointStore) -> tuple[Loaded, str]:
+    """The newest checkpoint and its digest. A newer one is taken where whoever trains the run deletes it meanwhile."""
+    for _ in range(TRIES):
+        loaded = store.load()
+        try:
+            return loaded, state_digest(loaded.arrays, loaded.meta["state"], loaded)
+        except FileNotFoundError:
+            continue
+        except (KeyError, TypeError) as error:
+            raise CheckpointError(f"the checkpoint holds no state of a run ({told(error)})") from None
+    raise CheckpointError(f"{store.folder} is written to faster than it can be read; try again when the run has ended")
+
+
+def _size(path: Path) -> int:
+    """Bytes of a plain file; 0 for anything else, and for what is gone since it was listed."""
+    try:
+        found = path.lstat()
+    except OSError:
+        return 0
+    return found.st_size if stat.S_ISREG(found.st_mode) else 0

@@ -10,10 +10,12 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 from inspect import Parameter, Signature, signature
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
-from engram import specs
+from engram import recipes, specs
 from engram.errors import SpecError, hint
+from engram.run.familiar import familiar
+from engram.run.loggers import named
 from engram.specs import NEEDED, setting, spec
 
 SEEDS = 1 << 32  # JAX makes a key of 32 bits of a seed: larger ones would repeat
@@ -39,8 +41,12 @@ class RunSettings:
     preset: str = setting(
         "auto", "which agent; `engram list presets` shows them, auto chooses by the environment", about=Flag("PRESET")
     )
+    recipe: str | None = setting(
+        None, "begin with the settings of a published result; `engram list recipes` shows them, best is the best",
+        about=Flag("NAME"),
+    )  # fmt: skip
     steps: int = setting(
-        NEEDED, "environment steps to train in all, which schedules of `auto` follow; when resuming, the new total",
+        NEEDED, "environment steps to train in all, which schedules follow; when resuming, the new total",
         low=1, about=Flag("N", "the preset's", free=True),
     )  # fmt: skip
     envs: int = setting(1, "copies of the environment stepped together", low=1, about=Flag("K"))
@@ -60,7 +66,11 @@ class RunSettings:
         None, "cut an episode off after N steps, as a time limit, in training and in evaluation",
         low=1, about=Flag("N", "none; evaluation stops at 27,000"),
     )  # fmt: skip
-    track: bool = setting(False, "also write TensorBoard events (extra `track`)", about=Flag(free=True))
+    log: tuple[str, ...] = setting(
+        (), "also log to these, separated by commas: csv, tensorboard (extra `track`), wandb, mlflow (extras)",
+        about=Flag("NAMES", "metrics.jsonl alone", free=True),
+    )  # fmt: skip
+    track: bool = setting(False, "the same as --log tensorboard", about=Flag(free=True))
     group: int = setting(
         NEEDED, "moments of learning in a compiled call (host): larger is faster, but the actor's parameters are older",
         low=1, about=Flag("G", "8 for vectors, else 1"),
@@ -72,6 +82,22 @@ class RunSettings:
         NEEDED, "environment steps between lines of metrics.jsonl, and of what is shown",
         low=1, about=Flag("N", "a hundredth of the run", free=True),
     )  # fmt: skip
+    evaluate_every: int = setting(
+        NEEDED, "environment steps between evaluations while training: greedy episodes in environments of their own; "
+        "0 for none", low=0, about=Flag("N", "a tenth of the run, 0 below 1,000 steps", free=True),
+    )  # fmt: skip
+    evaluate_episodes: int = setting(5, "episodes of each such evaluation", low=1, about=Flag("K", free=True))
+    evaluate_env: str | None = setting(
+        None, "another environment for them, with the same observations and actions",
+        about=Flag("ID", "that of training", free=True),
+    )  # fmt: skip
+    start_from: str | None = setting(
+        None, "begin with the weights of another run, of its newest checkpoint, its best, or that of a step; the agent "
+        "is that run's but for what is given", about=Flag("RUN[@best|@STEP]", name="from"),
+    )  # fmt: skip
+    start_with: Literal["weights", "replay", "memory", "all"] = setting(
+        "weights", "what else to take from that run: its replay, its external memory, or both (all)", about=Flag()
+    )
 
     def check(self) -> None:
         """Every seed makes a key of its own."""
@@ -91,6 +117,10 @@ class Session:
     new_episodes: bool = setting(
         False, "when resuming, begin a new episode in an environment that cannot be taken up where it was; the run "
         "then goes on, but not exactly as it would have", about=Flag(),
+    )  # fmt: skip
+    trust: bool = setting(
+        False, "when resuming, import the module and hand on the paths that the files of the run name, which may run "
+        "code of whoever made them", about=Flag(),
     )  # fmt: skip
     worker_timeout: float = setting(
         60.0, "how long the process of an environment may take for one answer", above=0, about=Flag("SECONDS")
@@ -117,18 +147,29 @@ def default_of(name: str) -> str:
 # -- what was given ------------------------------------------------------------------------------------------
 
 
-def check(given: Mapping[str, Any]) -> None:
-    """Raises SpecError for the first setting of a run or session with a value of the wrong type or out of range."""
+def check(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings as they are held (1e4 steps are 10,000).
+
+    Raises SpecError for the first setting of a run or session with a value of the wrong type or out of range.
+    """
+    held = {}
     for name, value in given.items():
         home = RunSettings if name in RUN else Session
-        if not specs.is_legal(home, name, value):
-            raise SpecError(f"{name} = {value!r} was given; expected {specs.expected(home, name)}")
-    _check_seeds(given.get("seed", 0), given.get("seeds", 1))
+        try:
+            held[name] = specs.fitted(home, name, value)
+        except SpecError:
+            raise SpecError(f"{name} = {value!r} was given; expected {specs.expected(home, name)}") from None
+    _check_seeds(held.get("seed", 0), held.get("seeds", 1))
+    return held
 
 
 def _check_seeds(seed: int, seeds: int) -> None:
     if seed + seeds > SEEDS:
         raise SpecError(f"seed = {seed} was given; expected seeds below 2^32 = {SEEDS}")
+
+
+def _is_nothing(value: Any) -> bool:
+    return value is None or (isinstance(value, Mapping) and not value)
 
 
 class Given(NamedTuple):
@@ -139,29 +180,72 @@ class Given(NamedTuple):
     agent: dict[str, Any]  # settings by path
 
     @classmethod
-    def of(cls, keywords: Mapping[str, Any], overrides: Mapping[str, Any] | None) -> "Given":
-        """Raises SpecError for a value of a run's or session's; for the agent's see `check_names` and `override`."""
-        known = {name: value for name, value in keywords.items() if name in RUN | SESSION and value not in (None, {})}
-        for name, make, given in (("env_args", dict, Mapping), ("run", Path, str | os.PathLike)):
+    def of(cls, keywords: Mapping[str, Any], overrides: Mapping[str, Any] | None, env: Any = None) -> "Given":
+        """With a recipe, its settings stand where nothing was given.
+
+        Raises SpecError for a value of a run's or session's; for the agent's see `check_names` and `override`.
+        UnknownName for a recipe that `env` does not have.
+        """
+        known = {name: value for name, value in keywords.items() if name in RUN | SESSION and not _is_nothing(value)}
+        shapes = ("env_args", dict, Mapping), ("run", Path, str | os.PathLike), ("log", named, str | list | tuple)
+        for name, make, given in shapes:
             if isinstance(known.get(name), given):
                 known[name] = make(known[name])
-        check(known)
+        known = check(known)
         run = {name: value for name, value in known.items() if name in RUN}
         session = Session(**{name: value for name, value in known.items() if name in SESSION})
         agent = {name.replace("__", "."): value for name, value in keywords.items() if name not in RUN | SESSION}
-        return cls(run, session, {**(overrides or {}), **agent})
+        agent = {**(overrides or {}), **agent}
+        if "recipe" in run and not session.resume:  # a resumed run has the settings already
+            run, agent = with_recipe(run, agent, env)
+        return cls(run, session, agent)
+
+
+def with_recipe(run: Mapping[str, Any], agent: Mapping[str, Any], env: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The settings of the recipe that `run` names for `env`, under those that were given.
+
+    Raises: SpecError for an environment that is not named by its id; UnknownName for a recipe that it does not have.
+    """
+    if not isinstance(env, str):
+        raise SpecError(f"recipe = {run['recipe']!r} was given with an environment object; name the environment's id")
+    recipe = recipes.find(env, run["recipe"])
+    arguments = recipe.run().get("env_args", {}) | run.get("env_args", {})
+    chosen = recipe.run() | dict(run) | ({"env_args": arguments} if arguments else {})
+    return chosen, recipe.agent() | dict(agent)
 
 
 def check_names(agent: Any, paths: Iterable[str]) -> None:
-    """Raises SpecError for a path that begins with no setting of `agent`, with the nearest name of all there are."""
+    """Raises SpecError for a path that is no setting of `agent`: with its name here if other libraries have one of
+    that name, else with the nearest name of all there are.
+    """
+    fields = {field.name: field for field in dataclasses.fields(agent)}
+    known = {row[0] for row in specs.describe(agent)}
     for path in paths:
-        first = path.partition(".")[0]
+        first, dot, _ = path.partition(".")
         if first in RUN | SESSION:
-            flag = (RUN | SESSION)[first].metadata["about"].name or first.replace("_", "-")
-            raise SpecError(f"{path!r} is a setting of the run, not of its agent; write --{flag}, in Python {first}=")
-        if first not in (field.name for field in dataclasses.fields(agent)):
-            known = [*RUN, *SESSION, "callbacks", "overrides", *(row[0] for row in specs.describe(agent))]
-            raise SpecError(f"{path!r} is not a setting of a run or its agent; {hint(path, known)}")
+            raise SpecError(f"{path!r} is a setting of the run, not of its agent; {written(first)}")
+        # Below a part, which settings there are depends on its kind, which another path may choose.
+        of_a_part = bool(dot) and first in fields and "role" in fields[first].metadata
+        if path not in known and path not in fields and not of_a_part and (way := familiar(path)):
+            note = f" ({way.note})" if way.note else ""
+            raise SpecError(f"{path!r} is called {way.path!r} here{note}; {written(way.path)}")
+        if first not in fields:
+            near = hint(path, [*RUN, *SESSION, "callbacks", "overrides", *known])
+            raise SpecError(f"{path!r} is not a setting of a run or its agent; {near}")
+
+
+def written(path: str) -> str:
+    """How a setting of a run or an agent is written."""
+    if path in RUN | SESSION:
+        metavar = (RUN | SESSION)[path].metadata["about"].metavar
+        return f"write {' '.join(filter(None, (flag_of(path), metavar)))}, in Python {path}="
+    python = path.replace(".", "__")
+    return f"write {path}=VALUE" + (f", in Python {python}=VALUE" if python != path else "")
+
+
+def flag_of(name: str) -> str:
+    """The flag of a setting of a run or a session."""
+    return "--" + ((RUN | SESSION)[name].metadata["about"].name or name.replace("_", "-"))
 
 
 # -- documentation -------------------------------------------------------------------------------------------
@@ -178,6 +262,7 @@ def takes_settings(function: F) -> F:
         annotation = type_of(name) | None if default is None else type_of(name)
         shown.setdefault(name, Parameter(name, Parameter.KEYWORD_ONLY, default=default, annotation=annotation))
     function.__signature__ = Signature([*shown.values(), rest[1]])  # type: ignore[attr-defined]
+    function.__annotations__ |= {name: shown[name].annotation for name in RUN | SESSION}
     lines = (
         f"  {name}: {field.metadata['help']}." + (f" Default: {told}." if (told := default_of(name)) else "")
         for name, field in (RUN | SESSION).items()

@@ -5,52 +5,47 @@ trainer.learn(50_000)
 trainer.evaluate(episodes=20).mean
 """
 
-import time
+import weakref
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack, closing
 from dataclasses import replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import PyTree
 
 from engram import specs
-from engram.agents.presets import default_steps, kind_of, reasons
-from engram.agents.presets import preset as make_preset
-from engram.agents.q_learning import QLearner
 from engram.checkpoint.files import RunLock
-from engram.checkpoint.store import Saved, SaveFailed
-from engram.envs.device import is_device, make_device
-from engram.envs.host.make import make_host
-from engram.envs.limit import limited
-from engram.errors import CheckpointError, EngramError, EnvironmentFault, Interrupted, SpecError
+from engram.checkpoint.store import Saved
+from engram.envs.device import is_device
+from engram.errors import CheckpointError, EngramError, EnvironmentFault, Interrupted, SpecError, WriteFailed
 from engram.play.evaluation import Evaluation
 from engram.play.trained import Environment, TrainedAgent
 from engram.run import keeper as keeping
-from engram.run.keeper import Keeper
-from engram.run.machine import check_fits, keep_freed_memory, use_cache
+from engram.run.callbacks import hears
+from engram.run.claim import check_free, claim, withdraw
+from engram.run.course import Course
+from engram.run.divergence import DivergenceWatch
+from engram.run.evaluating import Evaluating
+from engram.run.keeper import Keeper, Progress
+from engram.run.loggers import EVENTS, Logger, Loggers, check_loggers, loggers_for
+from engram.run.machine import keep_freed_memory, use_cache
+from engram.run.making import check_trust, make_agent, make_environment, make_runner, notes_at_start
 from engram.run.metrics import RunLog
-from engram.run.plan import RunPlan, holds_run, info
+from engram.run.plan import RunPlan, info
+from engram.run.planning import longer, new_plan, replanned
+from engram.run.prefill import fill_replay
+from engram.run.progress import callbacks_of, title_of
 from engram.run.settings import FREE, Given, check, check_names, takes_settings
 from engram.run.stop import StopRequest
+from engram.run.stored import load
+from engram.run.warm import Source, begin_from, env_of, source_given
 from engram.runners.common import Runner
-from engram.runners.device import DeviceRunner
-from engram.runners.host import HostRunner
+from engram.spaces import same
 
-# Metrics lines and checkpoints of a whole run, and the most steps between two of them, unless told otherwise.
-LOG_POINTS, LOG_AT_LEAST = 100, 10_000
-SAVE_POINTS, SAVE_AT_LEAST = 10, 50_000
-MAKING = (
-    "seed",
-    "envs",
-    "asynchronous",
-    "action_bins",
-    "env_args",
-    "max_episode_steps",
-)  # settings that making environments takes
-GROUP = 8  # moments of learning in one call, for small networks on the host
+__all__ = ["Trainer", "info", "load"]
+
 FAILED_SAVES = 5  # in a row, before a run gives up
 
 
@@ -60,8 +55,9 @@ class Trainer:
     Args:
       env: a Gymnasium id, a device id (`engram list envs`), a Gymnasium environment, or a function that makes one.
         Not needed when a run is resumed that was started from an id.
-      callbacks: objects with any of `on_start(trainer)`, `on_metrics(trainer, metrics)`, `on_save(trainer, saved)`,
-        `on_note(trainer, text)`, `on_stop(trainer, reason)`.
+      callbacks: objects with any of the methods of `engram.Callback`; one that returns False stops the run.
+      loggers: objects that take the numbers of the run (`engram.Logger`), beside those that `log` names.
+      progress: whether a display shows how the run goes; if None, in a terminal and in a notebook.
       overrides, and further keywords: settings of the agent by path: {"replay.capacity": 50_000}, or as keywords
         with the dots as double underscores: replay__capacity=50_000.
       preset, and the other settings of the run: `help(Trainer.__init__)` lists them. They are declared in
@@ -77,33 +73,49 @@ class Trainer:
         preset: str | None = None,
         *,
         callbacks: Iterable[Any] = (),
+        loggers: Iterable[Logger] = (),
+        progress: bool | None = None,
         overrides: Mapping[str, Any] | None = None,
         **settings: Any,
     ):
         """See `Trainer`."""
-        use_cache()
+        self._no_cache = use_cache()
         keep_freed_memory()
-        self._given = Given.of({"preset": preset, **settings}, overrides)
+        self._given = Given.of({"preset": preset, **settings}, overrides, env)
         self.callbacks = tuple(callbacks)
         self.folder = self._given.session.run
+        self._shown = callbacks_of(progress, writes=self.folder is not None)
         self._open = ExitStack()
         self._runner: Runner | None = None
-        self._seconds = 0.0
+        self._progress = Progress()
+        self._source: Source | None = None
+        self._stopping = self._callback_failed = False
         self._failed_saves = 0
         self._saved_step: int | None = None
+        self._lock: RunLock | None = None
+        self._divergence = DivergenceWatch()
         self._predictor: tuple[int, TrainedAgent] | None = None
         begin = self._resume if self._given.session.resume else self._begin
         with self._open as opened:  # what was opened is let go of if the rest fails
             begin(env)
+            self._evaluating = opened.enter_context(closing(self._make_evaluating()))
+            names = (*self.plan.log, EVENTS) if self.plan.track else self.plan.log
+            self._loggers = loggers_for(names, loggers, self.folder)
             self._open = opened.pop_all()
+        # A trainer that nobody holds any more must not lock its run.
+        weakref.finalize(self, self._open.close).atexit = False
 
     # -- beginning -----------------------------------------------------------------------------------------
 
     def _begin(self, env: Environment | None) -> None:
         """A new run: environments first, because the agent's shape follows from them."""
+        self._source = source_given(self._given)
+        if env is None and self._source is not None:
+            env = env_of(self._source)
         if env is None:
             raise SpecError("no environment was given; name one, such as 'CartPole-v1' (`engram list envs` shows more)")
-        self._check_free()
+        check_free(self.folder)
+        check_loggers([*self._given.run.get("log", ()), *[EVENTS] * self._given.run.get("track", False)])
         self._env = env
         self._environment = self._make_environment(env, self._given.run)
         self.plan = self._plan_for(self._given.run.get("steps"))
@@ -111,27 +123,16 @@ class Trainer:
 
     def _plan_for(self, steps: int | None) -> RunPlan:
         """The plan for a run of this length; presets scale their schedules to it."""
-        chosen, changes = self._given.run, self._given.agent
-        space, actions = self._environment.observation_space, self._environment.actions
-        total = default_steps(space) if steps is None else steps
-        agent = make_preset(chosen.get("preset", "auto"), space, total)
-        check_names(agent, changes)
-        agent = specs.override_all(agent, changes)
-        derived: dict[str, Any] = {
-            "log_every": min(max(1, total // LOG_POINTS), LOG_AT_LEAST),
-            "save_every": min(max(1, total // SAVE_POINTS), SAVE_AT_LEAST),
-            "group": 1 if self.on_device or agent.has_memory or kind_of(space) != "vector" else GROUP,
-        }
-        if not self.on_device:
-            derived["shown"] = self._environment.translator.to_json()
-            chosen = {**chosen, "envs": self._environment.envs}  # of a ready vector environment
-        return RunPlan(
-            env=self._env if isinstance(self._env, str) else None,
-            agent=agent,
-            space=space,
-            actions=actions,
-            **{**derived, **chosen, "steps": total},
-        )
+        env, like = self._env if isinstance(self._env, str) else None, self._source and self._source.plan
+        plan = new_plan(env, self._given, self._environment, self.on_device, steps, like)
+        return plan if self._source is None else replace(plan, start_from=self._source.name)
+
+    def _make_evaluating(self) -> Evaluating:
+        """What evaluates while training, which says at once what it cannot do."""
+        assert self._env is not None
+        evaluating = Evaluating(self._env, self._environment)
+        evaluating.prepare(self.plan)
+        return evaluating
 
     def _resume(self, env: Environment | None) -> None:
         """The run in `folder` from its newest verified checkpoint, as it was planned."""
@@ -141,7 +142,10 @@ class Trainer:
         plan = RunPlan.read(self.folder)
         check_names(plan.agent, changes)
         if changes:
-            raise SpecError(f"{next(iter(changes))!r} cannot be changed in a resumed run; start a new one with it")
+            raise SpecError(
+                f"{next(iter(changes))!r} cannot be changed in a resumed run; start a new one that begins with what "
+                f"this one learned: engram train ENV --from {self.folder} (start_from), and the setting"
+            )
         for name, value in chosen.items():
             if name not in FREE and getattr(plan, name) != value:
                 raise SpecError(
@@ -151,51 +155,38 @@ class Trainer:
             raise SpecError(f"{self.folder} is a run of {plan.env!r}, not of {env!r}; leave the environment out")
         if env is None and plan.env is None:
             raise SpecError(f"{self.folder} was started with an environment object; pass the same one again")
+        check_trust(plan, self._given, named=env is not None)
         self._env = env if env is not None else plan.env
-        self.plan = replace(plan, **{name: value for name, value in chosen.items() if name in FREE})
+        self.plan = self._resumed(plan, {name: value for name, value in chosen.items() if name in FREE})
         self._environment = self._make_environment(self._env, vars(plan))
-        if (self._environment.observation_space, self._environment.actions) != (plan.space, plan.actions):
+        if not same(self._environment.observation_space, plan.space) or self._environment.actions != plan.actions:
             raise CheckpointError(
                 f"the environment now has {self._environment.observation_space} and {self._environment.actions} "
                 f"actions, but the run was started with {plan.space} and {plan.actions}; restore its version"
             )
-        self._open.enter_context(RunLock(self.folder))
+        self._lock = self._open.enter_context(RunLock(self.folder))
         runner = self._make_runner()
-        self._seconds, passed_over = self._keeper.restore(runner, self._given.session.new_episodes)
+        self._progress, passed_over = self._keeper.restore(runner, self._given.session.new_episodes)
+        if self.plan.evaluate_env != plan.evaluate_env:  # returns of two environments do not compare
+            self._progress.best_step = self._progress.best_return = None
         self._runner, self._saved_step = runner, runner.steps
         for sentence in (*passed_over, *getattr(self._environment, "notes", ())):
             self._tell("on_note", sentence)
-        self.plan.write(self.folder)  # its total may be a new one
+        if self.plan != plan:  # its total may be a new one
+            self.plan.write(self.folder)
+
+    def _resumed(self, plan: RunPlan, changes: dict[str, Any]) -> RunPlan:
+        """The plan of a resumed run with these settings; schedules follow a new total."""
+        follows = tuple(name for name in plan.follows if name not in changes)
+        plan = replace(plan, follows=follows, **changes)
+        return replanned(plan, plan.steps, plan.steps) if "steps" in changes else plan
 
     def _make_environment(self, env: Any, run: Mapping[str, Any]) -> Any:
-        """A device environment, or a batch of host environments, by these settings of the run."""
-        arguments = {name: run[name] for name in MAKING if name in run}
-        if isinstance(env, str) and is_device(env):
-            for name in ("asynchronous", "action_bins"):
-                if arguments.get(name):
-                    raise SpecError(f"{name} is for host environments; {env!r} runs on the device: leave it out")
-            made = make_device(env, **(arguments.get("env_args") or {}))
-            return limited(made, arguments.get("max_episode_steps"))
-        given: dict[str, Any] = {"seed": 0, "worker_timeout": self._given.session.worker_timeout} | arguments
-        return self._open.enter_context(closing(make_host(env, **given)))
+        return make_environment(env, run, self._given.session.worker_timeout, self._open)
 
     def _make_runner(self) -> Runner:
-        """The agent, its memory checked for, and what drives it."""
-        plan = self.plan
-        agent = QLearner(plan.agent, plan.space, plan.actions, plan.envs)
-        # The host acts with a copy of the external memory while the other is written.
-        copies = {"external memory": 1 if self.on_device else 2}
-        check_fits({name: plan.seeds * copies.get(name, 1) * size for name, size in agent.nbytes().items()})
-        seeds = range(plan.seed, plan.seed + plan.seeds)
-        self.agent = agent
-        if self.on_device:
-            return DeviceRunner(agent, self._environment, seeds)
-        if plan.seeds > 1:
-            raise SpecError(
-                f"{plan.env!r} runs on the host, where seeds learn one after another: `engram train` does that, "
-                f"and in Python make one Trainer for each seed"
-            )
-        return HostRunner(agent, self._environment, plan.seed, plan.group)
+        self.agent = make_agent(self.plan)
+        return make_runner(self.plan, self.agent, self._environment, self.on_device)
 
     @property
     def on_device(self) -> bool:
@@ -207,27 +198,24 @@ class Trainer:
         """What drives the agent, made at the first use."""
         if self._runner is None:
             runner = self._make_runner()
+            if self._source is not None:
+                begin_from(self._source, runner, self.plan.start_with, self.plan.seeds)
             runner.start()
             if self.folder is not None:
-                self._claim()
-            self._tell_start()
+                self._lock = claim(self.folder, self.plan, self._open)
+            for sentence in notes_at_start(self.plan, self.agent, self._environment, self.on_device):
+                self.note(sentence)
+            if self._no_cache:
+                self.note(self._no_cache)
             self._runner = runner
             if self.folder is not None:
-                self.save()  # step 0: from here on there is something to resume
+                try:
+                    self.save()  # step 0: from here on there is something to resume
+                except WriteFailed:
+                    self._give_back()
+                    raise
+            self._source = None  # its arrays have been taken
         return self._runner
-
-    def _tell_start(self) -> None:
-        plan = self.plan
-        self._tell("on_note", f"{plan.preset}: {reasons(plan.agent, plan.space)}; {plan.actions} actions")
-        sizes = "; ".join(f"{name}: {size / 1e9:.2f} GB a seed" for name, size in self.agent.nbytes().items() if size)
-        self._tell("on_note", f"{plan.agent.replay.capacity:,} rows of replay; {sizes}")
-        if plan.steps <= plan.agent.replay.start:
-            self._tell("on_note", f"replay.start={plan.agent.replay.start} is not reached: nothing will be learned")
-        if not self.on_device:
-            environment = self._environment
-            self._tell("on_note", f"{environment.description}; state at a checkpoint: {environment.level}")
-            for sentence in environment.notes:
-                self._tell("on_note", sentence)
 
     # -- learning ------------------------------------------------------------------------------------------
 
@@ -236,33 +224,37 @@ class Trainer:
         """The global step."""
         return self._runner.steps if self._runner else 0
 
-    def learn(self, steps: int | None = None) -> "Trainer":
+    def learn(self, steps: specs.Number | None = None) -> "Trainer":
         """Trains for `steps` more environment steps, or up to the planned total.
 
-        The first call may set the plan: `Trainer(env).learn(50_000)` is a run planned for 50,000 steps.
+        The first call may set the plan: `Trainer(env).learn(50_000)` is a run planned for 50,000 steps. Steps beyond
+        the plan make it longer; `engram.run.planning` says what schedules follow then.
 
         Raises: Interrupted after a signal, once the state is saved; EngramError if environment or learning fail.
         """
-        check({} if steps is None else {"steps": steps})
-        if self._runner is None and steps is not None and "steps" not in self._given.run:
-            self.plan = self._plan_for(steps)
-        runner = self.runner
-        goal = self.plan.steps if steps is None else self.steps + steps
+        more: int | None = None if steps is None else check({"steps": steps})["steps"]
+        self._stopping = self._callback_failed = False
+        if more is not None:
+            self._plan_ahead(more)
+        begins, runner = self._runner is None, self.runner
+        goal = self.plan.steps if more is None else self.steps + more
+        self.plan.check_length(goal)
+        if self.steps >= goal:
+            self.note(f"already at {self.steps:,} of {goal:,} steps; to go on, add --steps with a larger total")
+        runner.ended = [] if any(hears(callback, "on_episode") for callback in self.callbacks) else None
         reason = "error"
-        self._tell("on_start")
-        with StopRequest() as stop, ExitStack() as files:
-            log = None
-            if self.folder is not None:
-                log = files.enter_context(RunLog(self.folder, self.steps, track=self.plan.track))
+        with StopRequest() as asked, ExitStack() as files:
             try:
-                self._run(runner, goal, stop, log)
-                reason = "interrupted" if stop() else "done"
-            except EnvironmentFault:
-                self._save_after_fault()
+                log = self._open_log(files)
+                self._run(runner, goal, asked, log)
+                reason = "interrupted" if asked() else "stopped" if self._stopping else "done"
+            except BaseException as problem:
+                self._save_what_is_sound(problem, begins)
                 raise
             finally:
+                runner.ended = None
                 self._tell("on_stop", reason)
-        if stop():
+        if asked():
             where = (
                 f"after saving; go on with: engram train --run {self.folder} --resume"
                 if self.folder
@@ -271,40 +263,87 @@ class Trainer:
             raise Interrupted(f"stopped at step {self.steps:,} {where}")
         return self
 
-    def _run(self, runner: Runner, goal: int, stop: StopRequest, log: RunLog | None) -> None:
-        plan = self.plan
-        while runner.steps < goal and not stop():
-            before, began = runner.steps, time.perf_counter()
-            border = min(goal, _next(before, plan.log_every), _next(before, plan.save_every))
-            runner.advance(border, stop)
-            seconds = time.perf_counter() - began
-            self._seconds += seconds
-            if _crossed(before, runner.steps, plan.log_every) or runner.steps >= goal:
-                self._report(runner, (runner.steps - before) / seconds, log)
-            if self.folder is not None and _crossed(before, runner.steps, plan.save_every) and runner.steps < goal:
-                self._try_to_save()
+    def prefill(self, episodes: Iterable[Any]) -> "Trainer":
+        """Puts recorded episodes into the replay, before the first step. The steps of the run count none of them.
+
+        Each is (observations, actions, rewards, terminated), see `engram.run.prefill.Episode`. This begins the run, so
+        its total should be stated before (`steps`).
+
+        Raises: EngramError for what does not belong to the environment, and for a run that has begun.
+        """
+        if self.steps:
+            raise SpecError(f"the run is at step {self.steps:,}; prefill comes before its first step")
+        fill_replay(self.runner, self.plan, self._environment, self.on_device, episodes)
+        if self.folder is not None:
+            self.save()
+        return self
+
+    def stop(self) -> None:
+        """Asks `learn` to end: within the running step, with the newest step saved. Also from another thread.
+
+        `learn` then returns as if it were done; called again, it goes on.
+        """
+        self._stopping = True
+
+    def note(self, text: str) -> None:
+        """Tells the callbacks a sentence for people."""
+        self._tell("on_note", text)
+
+    def _plan_ahead(self, steps: int) -> None:
+        """The plan before `steps` more: the first call may set it, and later ones may make it longer."""
+        if self._runner is None and "steps" not in self._given.run:
+            self.plan = self._plan_for(steps)
+            return
+        before, self.plan = self.plan, longer(self.plan, self.steps + steps, self.steps)
+        if self._runner is None or self.plan == before:
+            return
+        if self.plan.agent != before.agent:
+            self.agent = make_agent(self.plan)
+            self._runner.follow(self.agent)
+            self.note(f"schedules now follow a run of {self.plan.horizon:,} steps, where they had {before.horizon:,}")
+        if self.folder is not None:
+            self.plan.write(self.folder)
+
+    def _open_log(self, files: ExitStack) -> RunLog | None:
+        if self.folder is None:
+            return None
+        track, also = self.plan.track or EVENTS in self.plan.log, Loggers(self._loggers, self.note)
+        return files.enter_context(RunLog(self.folder, self.steps, track=track, tell=self.note, also=also))
+
+    def _run(self, runner: Runner, goal: int, asked: StopRequest, log: RunLog | None) -> None:
+        saves = (None, None) if self.folder is None else (self._try_to_save, self._save_best)
+        self._tell("on_start")
+
+        def stop() -> bool:
+            return self._stopping or asked()
+
+        look = self._divergence.look
+        course = Course(self.plan, runner, self._progress, self._evaluating, log, self._tell, stop, *saves, look)
+        course.run(goal)
         if self.folder is not None:
             if note := runner.finish(stop()):
-                self._tell("on_note", note)
+                self.note(note)
             if runner.steps != self._saved_step:
                 self.save()
 
-    def _save_after_fault(self) -> None:
-        """An environment broke, but what was learned before is sound: it is kept, as far as it can be."""
-        if self.folder is None or self.on_device:  # on the device, learning went on after the fault
+    def _save_what_is_sound(self, problem: BaseException, begins: bool) -> None:
+        """After a fault of an environment or an error of a callback: what was learned before is kept, as far as it can
+        be. A run that was refused as it began leaves nothing.
+        """
+        if self.folder is None:
+            return
+        if begins and self.steps == 0 and isinstance(problem, SpecError):
+            self._runner = self._saved_step = None
+            withdraw(self.folder)
+            return
+        # On the device, learning went on after the fault of an environment.
+        sound = self._callback_failed or (isinstance(problem, EnvironmentFault) and not self.on_device)
+        if not sound or self._saved_step == self.steps:
             return
         try:
             self.save()
-        except EngramError as problem:
-            self._tell("on_note", f"the state before the fault could not be saved: {problem}")
-
-    def _report(self, runner: Runner, speed: float, log: RunLog | None) -> None:
-        plan = self.plan
-        metrics = {"step": runner.steps, "total": plan.steps, **runner.report()}
-        metrics |= {"steps_per_second": speed * plan.seeds, "seconds": self._seconds, "seeds": plan.seeds}
-        if log is not None:
-            log.write(metrics)
-        self._tell("on_metrics", metrics)
+        except EngramError as failure:
+            self.note(f"the state before the fault could not be saved: {failure}")
 
     # -- saving --------------------------------------------------------------------------------------------
 
@@ -312,7 +351,10 @@ class Trainer:
         """Writes a checkpoint of everything that changes; when it returns, the checkpoint is on the disk."""
         if self.folder is None:
             raise SpecError("this trainer has no run directory to save into; make it with run=FOLDER")
-        saved = self._keeper.save(self.runner, self._seconds)
+        runner = self.runner
+        if self._lock is not None:
+            self._lock.check()
+        saved = self._keeper.save(runner, self._progress)
         self._saved_step = saved.step
         self._tell("on_save", saved)
         return saved
@@ -322,11 +364,17 @@ class Trainer:
         try:
             self.save()
             self._failed_saves = 0
-        except SaveFailed as failure:
+        except WriteFailed as failure:
             self._failed_saves += 1
             self._tell("on_note", f"{failure} (training goes on; failure {self._failed_saves} of {FAILED_SAVES})")
             if self._failed_saves == FAILED_SAVES:
                 raise
+
+    def _save_best(self) -> None:
+        try:
+            self._keeper.save_best(self.runner, self._progress)
+        except WriteFailed as failure:
+            self.note(f"{failure} (training goes on)")
 
     def state_digest(self) -> str:
         """SHA-256 over every leaf of the state, replay and environment included."""
@@ -337,32 +385,25 @@ class Trainer:
         assert self.folder is not None
         return Keeper(self.folder, self.plan.digest())
 
-    def _claim(self) -> None:
-        """Takes the run directory for a new run, unless another trainer began one there meanwhile."""
+    def _give_back(self) -> None:
+        """The run could not begin, so its folder is free again, and this trainer may try once more."""
         assert self.folder is not None
-        with ExitStack() as held:
-            held.enter_context(RunLock(self.folder))
-            self._check_free()
-            self.plan.write(self.folder)
-            self._open.enter_context(held.pop_all())
-
-    def _check_free(self) -> None:
-        if self.folder is not None and holds_run(self.folder):
-            raise SpecError(
-                f"{self.folder} already holds a run; pass resume=True (--resume) to go on with it, or another run"
-            )
+        self._runner = None
+        withdraw(self.folder)
+        if self._lock is not None:
+            self._lock.release()
 
     # -- using ---------------------------------------------------------------------------------------------
 
     def trained(self) -> TrainedAgent:
         """The agent as it is now."""
         runner = self._runner or self._make_runner()
-        return TrainedAgent(self.plan, runner.minds(), self._env, of_training=True)
+        return TrainedAgent(self.plan, runner.minds(), self._env, trust=True, of_training=True)  # resuming has asked
 
     def evaluate(
         self,
         episodes: Any = 20,
-        seed: int = 0,
+        seed: specs.Number = 0,
         forget: bool = False,
         env: Environment | None = None,
         env_args: Mapping[str, Any] | None = None,
@@ -405,26 +446,18 @@ class Trainer:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def __repr__(self) -> str:
+        plan, where = self.plan, f", run {str(self.folder)!r}" if self.folder else ""
+        return f"Trainer({title_of(plan)}: step {self.steps:,} of {plan.steps:,}{where})"
+
     def _tell(self, event: str, *arguments: Any) -> None:
-        for callback in self.callbacks:
-            if hasattr(callback, event):
-                getattr(callback, event)(self, *arguments)
-
-
-def load(run: str | Path, env: Environment | None = None) -> TrainedAgent:
-    """The agent of a stored run, to evaluate and predict with; the run itself may go on meanwhile."""
-    folder = Path(run)
-    use_cache()
-    plan = RunPlan.read(folder)
-    agent = QLearner(plan.agent, plan.space, plan.actions, plan.envs)
-    minds, _ = Keeper(folder, plan.digest()).minds(agent)
-    return TrainedAgent(plan, minds, env)
-
-
-def _next(step: int, every: int) -> int:
-    return (step // every + 1) * every
-
-
-def _crossed(before: int, after: int, every: int) -> bool:
-    """Whether a multiple of `every` lies in (before, after]: many environments step over the multiple itself."""
-    return before // every != after // every
+        for callback in (*self._shown, *self.callbacks):
+            if not hasattr(callback, event):
+                continue
+            try:
+                answer = getattr(callback, event)(self, *arguments)
+            except BaseException:
+                self._callback_failed = True
+                raise
+            if answer is False:
+                self.stop()

@@ -16,6 +16,7 @@ from jaxtyping import PyTree
 from engram import spaces
 from engram.agents.agent import Agent, PlainPolicy
 from engram.agents.policy import Mind, Seen, seen_on_host
+from engram.precision import all_in_32_bits, in_32_bits
 from engram.runners.common import PROGRAMS, Flat
 from engram.runners.numpy_program import NumpyProgram, numpy_program
 from engram.trees import copied, restored
@@ -36,6 +37,14 @@ class Actor(Protocol):
         """Actions [envs] for observations [envs, ...] that followed `reward`, and the `noted` to store with them."""
         ...
 
+    def follow(self, agent: Agent) -> None:
+        """Acts for an agent that differs in its schedules only."""
+        ...
+
+    def undo(self) -> None:
+        """As before the last `act`, which nothing came of: an environment failed in the step that it was for."""
+        ...
+
     def noted(self) -> PyTree:
         """Shapes of `noted` as `act` gives it; None for nothing."""
         ...
@@ -49,6 +58,7 @@ class Actor(Protocol):
         ...
 
 
+@in_32_bits
 def choose_actor(agent: Agent, mind: Mind, state: PyTree, seed: int) -> Actor:
     """The faster of the two for this network."""
     plain = agent.plain()
@@ -75,11 +85,20 @@ class NumpyActor:
         self._plain, self._actions, self._envs = plain, agent.actions, agent.envs
         self._random = np.random.default_rng([seed, 0xAC70])
         self._frames = spaces.zeros(agent.space, (agent.envs, plain.stack))
+        self._before = self._frames
         self._program = program
         self.load(jax.tree.leaves(mind))
 
     def load(self, mind: Sequence[jax.Array]) -> None:
         self._program.load([np.asarray(leaf) for leaf in mind])
+        self._begin()
+
+    def _begin(self) -> None:
+        """From here on the draws are noted: a generator's state takes too long to copy at every step."""
+        self._drawn_from, self._chances = self._random.bit_generator.state, list[float]()
+
+    def follow(self, agent: Agent) -> None:
+        self._plain = agent.plain() or self._plain
 
     def act(
         self, observation: np.ndarray, is_first: np.ndarray, reward: np.ndarray, steps: int
@@ -87,15 +106,30 @@ class NumpyActor:
         return self._choose(observation, is_first, steps), None
 
     def _choose(self, observation: np.ndarray, is_first: np.ndarray, steps: int) -> np.ndarray:
+        self._before = self._frames
         frames = self._push(observation, is_first)
         chance = self._plain.chance(steps)
-        if self._envs == 1 and self._random.random() < chance:  # the common case of one: no forward pass to throw away
-            return self._random.integers(self._actions, size=1)
-        greedy = self._program(frames).argmax(-1)
-        if self._envs == 1:
-            return greedy
-        explore = self._random.random(self._envs) < chance
-        return np.where(explore, self._random.integers(self._actions, size=self._envs), greedy)
+        self._chances.append(chance)
+        explore, other = self._draw(chance)
+        if other is None:
+            return self._program(frames).argmax(-1)
+        if self._envs == 1:  # the common case of one: no forward pass to throw away
+            return other
+        return np.where(explore, other, self._program(frames).argmax(-1))
+
+    def _draw(self, chance: float) -> tuple[Any, np.ndarray | None]:
+        """Which environments explore, and their actions; None where a single one does not."""
+        if self._envs > 1:
+            return self._random.random(self._envs) < chance, self._random.integers(self._actions, size=self._envs)
+        explore = self._random.random() < chance
+        return explore, self._random.integers(self._actions, size=1) if explore else None
+
+    def undo(self) -> None:
+        *earlier, _ = self._chances
+        self._frames, self._random.bit_generator.state = self._before, self._drawn_from
+        for chance in earlier:
+            self._draw(chance)
+        self._chances = earlier
 
     def noted(self) -> PyTree:
         return None
@@ -106,7 +140,7 @@ class NumpyActor:
             self._frames = observation[:, None]
             return self._frames
         frames = np.roll(frames, -1, axis=1)
-        frames[is_first] = 0
+        frames[is_first] = spaces.blank(frames.dtype, self._plain.unknown)
         frames[:, -1] = observation
         self._frames = frames
         return frames
@@ -115,17 +149,24 @@ class NumpyActor:
         return {"frames": np.array(self._frames)}, {"random": self._random.bit_generator.state}
 
     def restore(self, arrays: dict[str, np.ndarray], meta: dict[str, Any]) -> None:
-        self._frames = arrays["frames"]
+        self._frames = self._before = arrays["frames"]
         self._random.bit_generator.state = meta["random"]
+        self._begin()
 
 
+@all_in_32_bits
 class CompiledActor:
     """The agent's own `act`, for every network and every observation."""
 
     def __init__(self, agent: Agent, mind: Mind, state: PyTree):
         self._agent, self._state = agent, Flat.of(state)
+        self._before = self._state
         self._mind, tree = list(jax.tree.leaves(mind)), jax.tree.structure(mind)
+        self._tree = tree
         self._act = compiled_act(agent, tree, self._state.tree)
+
+    def follow(self, agent: Agent) -> None:
+        self._agent, self._act = agent, compiled_act(agent, self._tree, self._state.tree)
 
     def load(self, mind: Sequence[jax.Array]) -> None:
         self._mind = list(mind)
@@ -134,8 +175,11 @@ class CompiledActor:
         self, observation: PyTree, is_first: np.ndarray, reward: np.ndarray, steps: int
     ) -> tuple[np.ndarray, PyTree]:
         leaves, action, noted = self._act(self._mind, self._state.leaves, seen_on_host(observation, is_first, reward))
-        self._state = Flat(self._state.tree, leaves)
+        self._before, self._state = self._state, Flat(self._state.tree, leaves)
         return np.asarray(action), None if noted is None else jax.tree.map(np.asarray, noted)
+
+    def undo(self) -> None:
+        self._state = self._before
 
     def noted(self) -> PyTree:
         envs = (self._agent.envs,)
@@ -147,7 +191,7 @@ class CompiledActor:
         return copied(self._state.value), {}
 
     def restore(self, arrays: dict[str, np.ndarray], meta: dict[str, Any]) -> None:
-        self._state = Flat.of(restored(self._state.value, arrays))
+        self._state = self._before = Flat.of(restored(self._state.value, arrays))
 
 
 @lru_cache(maxsize=PROGRAMS)

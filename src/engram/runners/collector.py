@@ -17,12 +17,13 @@ from engram import spaces
 from engram.agents.agent import Agent, Experience
 from engram.envs.host.make import HostEnvs
 from engram.runners.acting import Actor
-from engram.runners.common import RECENT, summary
+from engram.runners.common import RECENT, Ended, summary
 from engram.trees import copied, named
 from engram.types import TimeStep
 
 COLUMNS = ("is_first", "action", "reward", "terminated", "done", "keep")
 KEEP = COLUMNS.index("keep")
+NUMBERS = 32  # at most so many numbers of an environment's `info` are logged
 
 
 class Block(NamedTuple):
@@ -46,6 +47,7 @@ class EpisodeBook:
 
     def __init__(self, envs: int):
         self.returns: deque[float] = deque(maxlen=RECENT)
+        self.numbers: dict[str, deque[float]] = {}  # of the environments' own `info`, by name
         self.lengths: deque[int] = deque(maxlen=RECENT)
         self.finished = 0
         self._return = np.zeros(envs, np.float64)
@@ -56,12 +58,21 @@ class EpisodeBook:
         self._return += reward
         self._length += 1
 
-    def end(self, done: np.ndarray) -> None:
-        """The episodes of these environments are over."""
+    def end(self, done: np.ndarray, numbers: Mapping[int, Mapping[str, float]]) -> list[tuple[int, float, int]]:
+        """The episodes of these environments are over: environment, return and length of each.
+
+        numbers: those in the last `info` of an environment, where there were any.
+        """
+        over = [(int(env), float(self._return[env]), int(self._length[env])) for env in np.flatnonzero(done)]
+        for env in numbers:
+            for name, number in numbers[env].items():
+                if name in self.numbers or len(self.numbers) < NUMBERS:
+                    self.numbers.setdefault(name, deque(maxlen=RECENT)).append(number)
         self.returns.extend(self._return[done].tolist())
         self.lengths.extend(self._length[done].tolist())
         self.finished += int(done.sum())
         self.forget(done)
+        return over
 
     def forget(self, envs: np.ndarray) -> None:
         """Drops the running episodes of these environments."""
@@ -70,7 +81,8 @@ class EpisodeBook:
 
     def report(self) -> dict[str, Any]:
         """What a line of metrics says of episodes."""
-        return {"episodes": self.finished, **summary(np.array(self.returns), np.array(self.lengths))}
+        means = {f"info/{name}": float(np.mean(values)) for name, values in self.numbers.items()}
+        return {"episodes": self.finished, **summary(np.array(self.returns), np.array(self.lengths)), **means}
 
     def capture(self) -> dict[str, np.ndarray]:
         """Everything, as arrays."""
@@ -80,6 +92,7 @@ class EpisodeBook:
             "returns": np.array(self.returns, np.float64),
             "lengths": np.array(self.lengths, np.int64),
             "finished": np.array(self.finished, np.int64),
+            **{f"info.{name}": np.array(values, np.float64) for name, values in self.numbers.items()},
         }
 
     def restore(self, arrays: Mapping[str, np.ndarray]) -> None:
@@ -88,6 +101,7 @@ class EpisodeBook:
         self.returns = deque(arrays["returns"].tolist(), maxlen=RECENT)
         self.lengths = deque(arrays["lengths"].tolist(), maxlen=RECENT)
         self.finished = int(arrays["finished"])
+        self.numbers = {name: deque(array.tolist(), maxlen=RECENT) for name, array in _below("info", arrays).items()}
 
 
 class Collector:
@@ -101,6 +115,8 @@ class Collector:
         self.envs, self.actor, self.size = envs, actor, size
         self.steps, self.phase = 0, 0  # the global step; steps in the unfinished block
         self.episodes = EpisodeBook(agent.envs)
+        self.ended: list[Ended] | None = None  # see Runner
+        self.seed = 0  # of the agent, as `ended` tells it
         self._observations = partial(spaces.zeros, agent.space, (size, agent.envs))
         self._block = self._empty()
         self._is_first = np.ones(agent.envs, bool)
@@ -120,7 +136,12 @@ class Collector:
         """One step of every environment; the block, if this step filled it. A block is never written to again."""
         observation, is_first, time, block = self._observation, self._is_first, self.phase, self._block
         action, noted = self.actor.act(observation, is_first, self._reward, self.steps)
-        taken = self.envs.step(action)
+        try:
+            taken = self.envs.step(action)
+        except BaseException:
+            # What is saved now is the state before this step, in which environments that did not move act anew.
+            self.actor.undo()
+            raise
         put(block.observation, time, observation)
         if noted is not None:
             if block.noted is None:
@@ -133,7 +154,12 @@ class Collector:
         begins = taken.done
         if taken.done.any():
             put(block.final_observation, time, taken.final_observation)
-            self.episodes.end(taken.done)
+            over = self.episodes.end(taken.done, taken.numbers)
+            if self.ended is not None:
+                step = self.steps + len(is_first)
+                self.ended += [
+                    Ended(step, self.seed, total, length, taken.numbers.get(env, {})) for env, total, length in over
+                ]
         if taken.idle is not None:
             columns[:, KEEP] = taken.idle  # `cut` turns this around
             self.episodes.forget(taken.idle)

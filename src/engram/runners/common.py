@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int, PyTree
 
-from engram.agents.agent import Agent
+from engram.agents.agent import Agent, Experience
 from engram.agents.policy import Mind
 from engram.replay.ring import Ring
 from engram.types import Metrics
@@ -80,8 +80,26 @@ class Captured(NamedTuple):
     rows: Ring | None  # append-only, and shared by checkpoints
 
 
+class Ended(NamedTuple):
+    """An episode that ended."""
+
+    step: int  # the global step, after it
+    seed: int  # of the agent
+    total: float  # its return: undiscounted, as the environment paid
+    length: int
+    numbers: Mapping[str, float]  # in the environment's last `info`; empty on the device
+
+
 class Runner(Protocol):
     """Drives one agent (or one for each seed) through environments."""
+
+    @property
+    def ended(self) -> list[Ended] | None:
+        """Episodes that ended since whoever reads this last set it; None while nobody asks."""
+        ...
+
+    @ended.setter
+    def ended(self, episodes: list[Ended] | None) -> None: ...
 
     @property
     def steps(self) -> int:
@@ -119,6 +137,22 @@ class Runner(Protocol):
         With `new_episodes`, an environment that cannot be taken up where it was begins a new episode; without, that
         is a CheckpointError.
         """
+        ...
+
+    def follow(self, agent: Agent) -> None:
+        """Goes on with an agent that differs in its schedules only."""
+        ...
+
+    def adopt(self, arrays: Mapping[str, np.ndarray], rows: Callable[[Ring], Ring] | None) -> None:
+        """Before the first step: takes over leaves of the agent's state, named as in `capture`, and with `rows` a
+        filled ring.
+
+        Raises CheckpointError for a leaf of another shape.
+        """
+        ...
+
+    def observe(self, experience: Experience) -> None:
+        """Before the first step: stores steps [time, envs] that were recorded elsewhere, the same for every seed."""
         ...
 
     def finish(self, stopped: bool) -> str | None:

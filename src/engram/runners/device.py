@@ -8,7 +8,8 @@ calls of `advance`.
 
 import dataclasses
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import lru_cache, partial
 from typing import Any
 
@@ -20,12 +21,13 @@ from jaxtyping import Array, Bool, Float, Int, PyTree, UInt32
 
 from engram.agents.agent import Agent, AgentState, Experience
 from engram.agents.policy import Mind, Seen
-from engram.bits import next_words
+from engram.bits import counted, next_words, whole
 from engram.envs.device import DeviceEnv, DeviceStep, where_done
-from engram.errors import EnvironmentFault, LearningFault
-from engram.nn.observation import mask_of
+from engram.errors import EnvironmentFault, LearningFault, told
+from engram.nn.observation import known, mask_of
+from engram.precision import all_in_32_bits
 from engram.replay.ring import Ring
-from engram.runners.common import PROGRAMS, RECENT, Captured, Tally, repeat, summary
+from engram.runners.common import PROGRAMS, RECENT, Captured, Ended, Tally, repeat, summary
 from engram.trees import copied, restored
 from engram.types import Key, TimeStep
 
@@ -47,7 +49,7 @@ class DeviceRun(eqx.Module):
     env: PyTree
     seen: Seen  # what is acted on next
     key: UInt32[Array, "*seeds 2"]
-    steps: Int[Array, ""]  # the global step
+    steps: Int[Array, ""]  # the global step, as `counted` counts; the runner knows it whole
     episodes: EpisodeCounts
     fault: Int[Array, "*seeds 4"]  # environment, its episode, step and field of the first bad value, or -1
 
@@ -75,7 +77,7 @@ def step(agent: Agent, env: DeviceEnv, run: DeviceRun) -> DeviceRun:
     done = out.terminated | out.truncated
     begin = partial(jax.tree.map, partial(where_done, done))
     env_state, observation = begin(jax.vmap(env.reset)(reset_keys), (env_state, out.observation))
-    bad = _bad(env, seen, acted.decision.allowed, out)
+    bad = _bad(env, seen, acted.decision.allowed, out, agent.missing)
     row = TimeStep(seen.observation, seen.is_first, acted.action, out.reward, out.terminated)
     # After the first bad value nothing more is stored: the next row would begin with it.
     experience = Experience(row, done, out.observation, ~bad.any(0) & (run.fault[0] < 0), acted.noted)
@@ -85,19 +87,21 @@ def step(agent: Agent, env: DeviceEnv, run: DeviceRun) -> DeviceRun:
         env=env_state,
         seen=Seen(observation, done, out.reward),
         key=key,
-        steps=run.steps + envs,
+        steps=counted(run.steps, envs),
         episodes=count(run.episodes, out.reward, done),
         fault=_note_fault(run.fault, bad, run.episodes.finished, run.steps),
     )
 
 
 def _bad(
-    env: DeviceEnv, seen: Seen, allowed: Bool[Array, "envs actions"] | None, out: DeviceStep
+    env: DeviceEnv, seen: Seen, allowed: Bool[Array, "envs actions"] | None, out: DeviceStep, missing: bool
 ) -> Bool[Array, "fields envs"]:
-    """Which environments gave what must not be stored, for each of FIELDS."""
+    """Which environments gave what must not be stored, for each of FIELDS. `missing`: a NaN is a missing number."""
     envs = len(seen.is_first)
     # The observation of a reset is checked here too, when it is acted on.
-    observation = ~(_finite(seen.observation, envs) & _finite(out.observation, envs))
+    shown = seen.observation, out.observation
+    given = [known(env.observation_space, one) for one in shown] if missing else shown
+    observation = ~(_finite(given[0], envs) & _finite(given[1], envs))
     final = mask_of(env.observation_space, out.observation, env.actions)
     cut = out.truncated & ~out.terminated  # after a termination nothing is bootstrapped
     nothing_allowed = _nothing_allowed(allowed, envs) | (cut & _nothing_allowed(final, envs))
@@ -137,6 +141,17 @@ def compiled_init(agent: Agent, env: DeviceEnv) -> Callable[..., DeviceRun]:
 def _init_seeds(agent: Agent, env: DeviceEnv, keys: UInt32[Array, "seeds 2"]) -> DeviceRun:
     shape = jax.eval_shape(partial(init, agent, env), keys[0])
     return jax.vmap(partial(init, agent, env), out_axes=seed_axes(agent, shape))(keys)
+
+
+@lru_cache(maxsize=PROGRAMS)
+def compiled_observe(agent: Agent) -> Callable[[DeviceRun, Experience], DeviceRun]:
+    """Compiled: the run once every seed has stored the same steps. It gives away the buffers of the run."""
+
+    def observe(run: DeviceRun, experience: Experience) -> DeviceRun:
+        axes = seed_axes(agent, run).agent
+        return _with_agent(run, jax.vmap(agent.observe, in_axes=(axes, None), out_axes=axes)(run.agent, experience))
+
+    return jax.jit(observe, donate_argnums=0)
 
 
 @lru_cache(maxsize=2 * PROGRAMS)  # an agent has two: before and after learning begins
@@ -206,11 +221,22 @@ def _nothing_allowed(allowed: Bool[Array, "envs actions"] | None, envs: int) -> 
 
 
 FIELDS = (
-    "an observation that is not finite",
+    "an observation that is not finite (observation.missing=mask takes a NaN as a missing number)",
     "a reward that is not finite",
     "an action_mask that forbids every action",
 )
 CALL_SECONDS = 0.5  # what one compiled call should take: the longest that a stop has to wait
+
+
+@contextmanager
+def _no_exit() -> Iterator[None]:
+    """Names an exit out of an environment that is being compiled, which would else end the process without a word."""
+    try:
+        yield
+    except (SystemExit, GeneratorExit) as error:
+        raise EnvironmentFault(
+            f"{told(error)} was raised while the environment was compiled; report a problem by an ordinary exception"
+        ) from error
 
 
 def _with_agent(run: DeviceRun, agent: AgentState) -> DeviceRun:
@@ -218,20 +244,40 @@ def _with_agent(run: DeviceRun, agent: AgentState) -> DeviceRun:
     return eqx.tree_at(lambda run: run.agent, run, agent)
 
 
+@all_in_32_bits
 class DeviceRunner:
     """Drives one agent per seed through device environments; all seeds advance together."""
 
     def __init__(self, agent: Agent, env: DeviceEnv, seeds: Sequence[int]):
         self.agent, self.env, self.seeds = agent, env, tuple(seeds)
-        self._run = init_seeds(agent, env, jnp.stack([jax.random.PRNGKey(seed) for seed in seeds]))
+        with _no_exit():
+            self._run = init_seeds(agent, env, jnp.stack([jax.random.PRNGKey(seed) for seed in seeds]))
         self._tally = Tally.empty(agent, len(self.seeds))
         self._cycles = 64  # in the next compiled call
-        self._advance = [compiled_advance(agent, env, learning) for learning in (False, True)]  # held while this lives
+        self._hold_programs()
+        self._told = np.zeros(len(self.seeds), int)  # finished episodes of each seed that `ended` has had
+        self._ended: list[Ended] | None = None
+        self._steps = 0
+
+    def _hold_programs(self) -> None:
+        """So that they live as long as this."""
+        self._advance = [compiled_advance(self.agent, self.env, learning) for learning in (False, True)]
+
+    @property
+    def ended(self) -> list[Ended] | None:
+        """See Runner. Of more than 100 episodes of a seed that end within one compiled call (half a second), only the
+        newest 100 are known.
+        """
+        return self._ended
+
+    @ended.setter
+    def ended(self, episodes: list[Ended] | None) -> None:
+        self._ended, self._told = episodes, np.asarray(self._run.episodes.finished).sum(1)
 
     @property
     def steps(self) -> int:
         """The global step: actions taken, over all environments of one seed."""
-        return int(self._run.steps)
+        return self._steps
 
     def start(self) -> None:
         """Nothing to begin: the first episodes are part of a new run."""
@@ -245,12 +291,27 @@ class DeviceRunner:
             before = (self.agent.rhythm.first - 1 - self.steps) // each  # cycles that end before learning begins
             if before > 0:
                 cycles = min(cycles, before)
-            changed = self._advance[before <= 0](self._run, self._tally, cycles)
+            with _no_exit():
+                changed = self._advance[before <= 0](self._run, self._tally, cycles)
             self._run, self._tally = jax.block_until_ready(changed)
+            self._steps += cycles * each
             left -= cycles
             # How a run is cut into calls changes nothing in it, so the clock may decide.
             speed = cycles / (time.perf_counter() - began)
             self._cycles = max(1, min(2 * self._cycles, int(CALL_SECONDS * speed)))
+            if self._ended is not None:
+                self._ended += self._new_episodes()
+
+    def _new_episodes(self) -> list[Ended]:
+        """The episodes that ended since the last call, as far as they are kept."""
+        episodes, step = self._run.episodes, self.steps
+        finished, returns, lengths = map(np.asarray, (episodes.finished, episodes.returns, episodes.lengths))
+        before, self._told = self._told, finished.sum(1)
+        return [
+            Ended(step, seed, float(returns[index, number % RECENT]), int(lengths[index, number % RECENT]), {})
+            for index, seed in enumerate(self.seeds)
+            for number in range(max(before[index], self._told[index] - RECENT), self._told[index])
+        ]
 
     def report(self) -> dict[str, Any]:
         """The metrics since the last report. What differs between seeds is a list if there are several."""
@@ -275,9 +336,10 @@ class DeviceRunner:
         for seed, fault in zip(self.seeds, np.asarray(self._run.fault).tolist(), strict=True):
             env, episode, step_number, field = fault
             if env >= 0:
+                at = whole(step_number, self._steps)
                 raise EnvironmentFault(
                     f"environment {env} of seed {seed} gave {FIELDS[field]} in episode {episode}, "
-                    f"at step {step_number}; that row was not stored: mend the environment and resume from the last "
+                    f"at step {at}; that row was not stored: mend the environment and resume from the last "
                     f"checkpoint"
                 )
         if problem := self.agent.fault(self._run.agent, self.steps, self.seeds):
@@ -287,7 +349,8 @@ class DeviceRunner:
         """The state, copied, except for the rows. Raises EngramError if something broke: that must not be saved."""
         self._check()
         arrays = copied(self._without_rows()) | copied(self._tally, "tally")
-        return Captured(arrays, {"env": {"levels": ["exact"]}}, self.agent.rows(self._run.agent))
+        meta = {"env": {"levels": ["exact"]}, "steps": self._steps}
+        return Captured(arrays, meta, self.agent.rows(self._run.agent))
 
     def _without_rows(self) -> DeviceRun:
         return _with_agent(self._run, self.agent.with_rows(self._run.agent, None))
@@ -304,6 +367,22 @@ class DeviceRunner:
         run, tally = restored(self._without_rows(), arrays), restored(self._tally, arrays, "tally")
         filled = self.agent.with_rows(run.agent, None if empty is None else rows(empty))
         self._run, self._tally = _with_agent(run, filled), tally
+        self._steps = int(meta["steps"])
+
+    def follow(self, agent: Agent) -> None:
+        """See Runner."""
+        self.agent = agent
+        self._hold_programs()
+
+    def adopt(self, arrays: Mapping[str, np.ndarray], rows: Callable[[Ring], Ring] | None) -> None:
+        """See Runner."""
+        own = self.capture()
+        arrays = own.arrays | {name: arrays[name] for name in arrays if name in own.arrays}
+        self.restore(arrays, own.meta, (lambda _: own.rows) if rows is None else rows)  # type: ignore[arg-type]
+
+    def observe(self, experience: Experience) -> None:
+        """See Runner."""
+        self._run = compiled_observe(self.agent)(self._run, experience)
 
     def finish(self, stopped: bool) -> None:
         """Device environments can be taken up anywhere."""

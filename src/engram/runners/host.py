@@ -15,13 +15,13 @@ from typing import Any
 import jax
 import numpy as np
 
-from engram.agents.agent import Agent, AgentState
+from engram.agents.agent import Agent, AgentState, Experience
 from engram.agents.policy import Mind
 from engram.envs.host.make import HostEnvs
 from engram.replay.ring import Ring
 from engram.runners.acting import choose_actor
 from engram.runners.collector import Block, Collector
-from engram.runners.common import Captured
+from engram.runners.common import Captured, Ended
 from engram.runners.learner import Learner, compiled_init
 from engram.trees import copied, restored
 
@@ -41,6 +41,8 @@ class HostRunner:
         self, agent: Agent, envs: HostEnvs, seed: int, group: int = 1, state: AgentState | None = None, steps: int = 0
     ):
         self.agent = agent
+        if agent.missing:
+            envs.accept_missing()
         state = compiled_init(agent)(jax.random.PRNGKey(seed)) if state is None else state
         # An agent that acts without lag learns after each cycle: several in a call would act with an older mind.
         self.learner = Learner(agent, state, group if agent.rhythm.lag else 1)
@@ -48,6 +50,16 @@ class HostRunner:
         actor = choose_actor(agent, agent.mind(state), state.actor, seed)
         self.collector = Collector(agent, envs, actor, self.learner.size)
         self.collector.steps = steps
+        self._seed = seed
+
+    @property
+    def ended(self) -> list[Ended] | None:
+        """See Runner."""
+        return self.collector.ended
+
+    @ended.setter
+    def ended(self, episodes: list[Ended] | None) -> None:
+        self.collector.ended, self.collector.seed = episodes, self._seed
 
     @property
     def steps(self) -> int:
@@ -101,6 +113,21 @@ class HostRunner:
         self.learner.restore(arrays, rows)
         self._act_with(jax.tree.leaves(restored(self.acting, arrays, "acting")))
         self.collector.restore(arrays, meta, new_episodes)
+
+    def follow(self, agent: Agent) -> None:
+        """See Runner."""
+        self.agent = agent
+        self.learner.follow(agent)
+        self.collector.actor.follow(agent)
+
+    def adopt(self, arrays: Mapping[str, np.ndarray], rows: Callable[[Ring], Ring] | None) -> None:
+        """See Runner."""
+        self.learner.adopt(arrays, rows)
+        self._act_with(self.learner.mind_leaves)
+
+    def observe(self, experience: Experience) -> None:
+        """See Runner."""
+        self.learner.observe(experience)
 
     def finish(self, stopped: bool) -> str | None:
         """See Runner, and HostEnvs.level."""

@@ -13,9 +13,10 @@ import jax
 import numpy as np
 from jaxtyping import Array
 
-from engram.agents.agent import Agent, AgentState, numbered_mind
+from engram.agents.agent import Agent, AgentState, Experience, numbered_mind
 from engram.agents.policy import Mind
 from engram.errors import LearningFault
+from engram.precision import all_in_32_bits, in_32_bits
 from engram.replay.ring import Ring
 from engram.runners.collector import Block, unpack
 from engram.runners.common import PROGRAMS, Flat, Tally
@@ -27,7 +28,7 @@ Progress = tuple[AgentState, Tally]  # changed by each cycle of a compiled block
 @lru_cache(maxsize=PROGRAMS)
 def compiled_init(agent: Agent) -> Callable[..., AgentState]:
     """The agent's `init`, compiled once for all runners of an agent."""
-    return jax.jit(agent.init)
+    return in_32_bits(jax.jit(agent.init))
 
 
 @lru_cache(maxsize=PROGRAMS)
@@ -89,6 +90,7 @@ def _python_loop(first: int, end: int, body: Callable[[int, Any], Any], carry: A
     return carry
 
 
+@all_in_32_bits
 class Learner:
     """One agent's state without its actor. Everything that changes is in `capture`.
 
@@ -116,6 +118,20 @@ class Learner:
     def store(self, block: Block) -> None:
         """Takes in a block without learning from it."""
         self._take_in(self.group, block)
+
+    def follow(self, agent: Agent) -> None:
+        """Goes on with an agent that differs in its schedules only."""
+        self.agent, self._settle = agent, compiled_settle(agent, self.group)
+
+    def adopt(self, arrays: Mapping[str, np.ndarray], rows: Callable[[Ring], Ring] | None) -> None:
+        """See `Runner.adopt`."""
+        own, ring = self.capture()
+        kept = (lambda _: ring) if rows is None else rows
+        self.restore(own | {name: arrays[name] for name in arrays if name in own}, kept)  # type: ignore[arg-type]
+
+    def observe(self, experience: Experience) -> None:
+        """See `Runner.observe`."""
+        self._set(jax.jit(self.agent.observe, donate_argnums=0)(self.state, experience), self.tally)
 
     def _take_in(self, first: int, block: Block) -> None:
         self.mind_leaves, self._rest, self._tally = self._settle(

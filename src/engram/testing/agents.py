@@ -14,7 +14,8 @@ from engram.agents.agent import Acted, Agent, AgentState, Experience, Rhythm
 from engram.agents.policy import Seen
 from engram.nn.observation import mask_of
 from engram.spaces import MASK
-from engram.testing.contracts import ContractFault, compare, form
+from engram.testing import contracts
+from engram.testing.contracts import ContractFault, form
 from engram.testing.encoders import observations
 from engram.trees import named
 from engram.types import TimeStep
@@ -22,6 +23,7 @@ from engram.types import TimeStep
 MEMBERS = tuple(name for name in vars(Agent) if not name.startswith("_"))
 MOMENTS = 2  # of learning that are tried
 LONGEST = 7  # steps of an episode, on average
+compare = partial(contracts.compare, equal_nan=True)  # a state holds NaN where an agent takes it as missing
 ACT = jax.jit(lambda agent, *given: agent.act(*given), static_argnums=0)
 OBSERVE = jax.jit(lambda agent, *given: agent.observe(*given), static_argnums=0)
 LEARN = jax.jit(lambda agent, state: agent.learn(state), static_argnums=0)

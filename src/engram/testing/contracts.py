@@ -183,7 +183,7 @@ def _check_gradient(memory: WorkingMemory, window: Float[Array, "time inputs"], 
     check_slopes(jax.jit(jax.grad(loss))(memory), unreached)
 
 
-def compare(expected: Any, got: Any, fault: str, tolerance: float) -> None:
+def compare(expected: Any, got: Any, fault: str, tolerance: float, equal_nan: bool = False) -> None:
     """ContractFault, in the words of `fault`, for the first leaf of `got` that differs by more than the tolerance."""
     expected, got = named(expected), named(got)
     for name, one in expected.items():
@@ -191,6 +191,6 @@ def compare(expected: Any, got: Any, fault: str, tolerance: float) -> None:
         if other is None or one.shape != other.shape or one.dtype != other.dtype:
             found = "is missing" if other is None else f"is {other.dtype}{list(other.shape)}"
             raise ContractFault(f"{fault}: {name!r} {found}, not {one.dtype}{list(one.shape)}")
-        if not np.allclose(one, other, rtol=tolerance, atol=tolerance):
+        if not np.allclose(one, other, rtol=tolerance, atol=tolerance, equal_nan=equal_nan):
             apart = float(np.max(np.abs(np.asarray(one, float) - np.asarray(other, float))))
             raise ContractFault(f"{fault}: {name!r} is {apart:.2g} apart")

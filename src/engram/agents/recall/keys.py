@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree, UInt32
 
-from engram import spaces
 from engram.agents.network import Network
 from engram.agents.spec import AgentSpec
 from engram.bits import fingerprint
@@ -36,7 +35,7 @@ def query_of(
     newest = jax.tree.map(lambda frame: frame[-1], frames)
     offered = offered_of(network.space, newest, network.actions)
     if projection is not None:
-        embedding = flat(network.space, frames) @ projection
+        embedding = flat(network, frames) @ projection
     elif spec.recall.keys == "target":
         embedding = jax.lax.stop_gradient(target.embed(frames))
     return Query(key_of(spec, embedding), offered)
@@ -47,9 +46,9 @@ def key_of(spec: AgentSpec, embedding: Float[Array, "embedding"]) -> Float[Array
     return embedding / jnp.sqrt((embedding**2).sum() + 1e-6) if spec.recall.unit_keys else embedding
 
 
-def flat(space: spaces.Space, frames: PyTree) -> Float[Array, "inputs"]:
+def flat(network: Network, frames: PyTree) -> Float[Array, "inputs"]:
     """Everything that is seen of a stacked observation as one row of numbers."""
-    leaves = jax.tree.leaves(spaces.seen_of(space, frames))
+    leaves = jax.tree.leaves(network.seen(frames))
     return jnp.concatenate([leaf.reshape(-1).astype(jnp.float32) for leaf in leaves])
 
 

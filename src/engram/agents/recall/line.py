@@ -21,30 +21,49 @@ from jaxtyping import Array, Bool, Float, Int, PyTree, UInt32
 from engram.agents.recall.keys import Query, history
 from engram.agents.recall.state import Line, RecallState, Record, Waiting
 from engram.agents.spec import AgentSpec
+from engram.agents.statistics import Scales, as_learned, in_reward
 from engram.bits import fingerprint
 from engram.external.memory import Entries
-from engram.losses.returns import clipped, n_step
+from engram.losses.returns import n_step
+from engram.nn.observation import filled
 from engram.types import Decision, TimeStep
 
 RATE = 1e-3  # of the running means of squared errors: about the last thousand entries
 
 
-def note(spec: AgentSpec, query: Query, frames: PyTree, decision: Decision, action: Int[Array, ""]) -> Record:
-    """What is to be remembered of one action when it is taken. The decision holds a read of the memory."""
+def note(
+    spec: AgentSpec,
+    scales: Scales | None,
+    query: Query,
+    frames: PyTree,
+    decision: Decision,
+    action: Int[Array, ""],
+) -> Record:
+    """What is to be remembered of one action when it is taken. The decision holds a read of the memory.
+
+    Returns are remembered in units of reward: those that normalising gives change with its statistics.
+    """
     read: Any = decision.external
     waiting = Waiting(
         key=query.key,
         features=jnp.zeros(0) if query.offered is None else query.offered[action],
-        hash=fingerprint(frames),
+        hash=fingerprint(_whatever_its_nan(spec, frames)),
         action=action,
-        network=decision.returns.q[action],
-        memory=read.q[action],
+        network=in_reward(scales, decision.returns.q[action]),
+        memory=in_reward(scales, read.q[action]),
         known=read.confidence[action] > 0,
-        best=decision.preference.max(),
+        best=in_reward(scales, decision.preference.max()),
         frames=frames if spec.kept_columns else None,
     )
     weights = read.weights[:, action] / max(read.weights.shape[0], 1)
     return Record(waiting, read.entries[:, action].reshape(-1), weights.reshape(-1))
+
+
+def _whatever_its_nan(spec: AgentSpec, frames: PyTree) -> PyTree:
+    """Frames without NaN, and where they had one: the bits of a NaN may differ, and say nothing."""
+    if not spec.may_be_blank:
+        return frames
+    return jax.tree.map(filled, frames), jax.tree.map(lambda leaf: leaf != leaf, frames)
 
 
 def remember(
@@ -55,6 +74,7 @@ def remember(
     row: TimeStep,
     done: Bool[Array, "envs"],
     keep: Bool[Array, "envs"],
+    scales: Scales | None = None,
 ) -> RecallState:
     """The state after one step of the environments that `keep` marks; the others stay as they are.
 
@@ -73,7 +93,8 @@ def remember(
     store = external.write(store, entries, due)
     refused = store.refused > state.store.refused
     here = jnp.stack([envs, state.episode, state.moment], axis=1)
-    newest = Line(now, clipped(row.reward, spec.reward_clip), row.terminated, done, here)
+    reward = in_reward(scales, as_learned(spec, scales, row.reward))
+    newest = Line(now, reward, row.terminated, done, here)
     return dataclasses.replace(
         state,
         store=store,

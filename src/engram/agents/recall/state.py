@@ -69,7 +69,7 @@ def init(spec: AgentSpec, space: spaces.Space, actions: int, envs: int, params: 
     width = spec.recall.key_width(params.working.width)
     projection = None
     if spec.recall.keys == "frozen":
-        projection = jax.random.normal(key, (flat(space, one).shape[0], width)) / width**0.5
+        projection = jax.random.normal(key, (flat(params, one).shape[0], width)) / width**0.5
     examples = {"observation": one, "reward": jnp.zeros(()), "discount": jnp.zeros(()), "successor": one}
     columns = {name: example for name, example in examples.items() if name in spec.kept_columns}
     none = partial(jnp.zeros, envs, jnp.int32)

@@ -23,6 +23,11 @@ def _nothing(env_id: str) -> None:
     """Every id of the family is registered already."""
 
 
+def _as_paid(_: gymnasium.Env) -> float:
+    """Rewards are learned from as they are."""
+    return 0.0
+
+
 @dataclass(frozen=True)
 class Adapter:
     """One family of environments.
@@ -35,6 +40,7 @@ class Adapter:
       prepares: whether `make` and `describe` are for this registered environment; None: for all ids of the family.
       make: the environment, prepared as `describe` says, from its spec and the arguments that a user gave.
       describe: the same in words. Raises SpecError for a wrong argument.
+      reward_clip: what the field clips the rewards of such an environment to while learning; 0 for nothing.
     """
 
     prefixes: tuple[str, ...]
@@ -46,6 +52,7 @@ class Adapter:
     prepares: Callable[[EnvSpec], bool] | None = None
     make: Callable[[EnvSpec, dict[str, Any]], gymnasium.Env] = plain.make
     describe: Callable[[EnvSpec, dict[str, Any]], str] = plain.describe
+    reward_clip: Callable[[gymnasium.Env], float] = _as_paid
 
     @property
     def installed(self) -> bool:

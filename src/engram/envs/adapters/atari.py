@@ -80,8 +80,18 @@ def make_atari(spec: EnvSpec, env_args: dict[str, Any]) -> gymnasium.Env:
     )
 
 
+def defaults(spec: EnvSpec) -> dict[str, Any]:
+    """The arguments of `make_atari` with what they are for this id unless given."""
+    return {"sticky": spec.kwargs.get("repeat_action_probability", 0.25), **_DEFAULTS}
+
+
+def reward_clip(_: gymnasium.Env) -> float:
+    """1, by which games whose scores differ a hundredfold share their settings (Mnih et al. 2015, Methods)."""
+    return 1.0
+
+
 def _settings(spec: EnvSpec, env_args: dict[str, Any]) -> dict[str, Any]:
-    settings = {"sticky": spec.kwargs.get("repeat_action_probability", 0.25), **_DEFAULTS}
+    settings = defaults(spec)
     for name, value in env_args.items():
         if name in settings:
             settings[name] = value
@@ -108,4 +118,5 @@ ADAPTER = Adapter(
     prepares=is_atari,
     make=make_atari,
     describe=describe,
+    reward_clip=reward_clip,
 )

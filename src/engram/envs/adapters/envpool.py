@@ -38,8 +38,21 @@ def register_driving() -> None:
             register_task(PREFIX + task)
 
 
+def reward_clip(env: gymnasium.Env) -> float:
+    """That of Atari games, the only tasks with a `reward_clip` of their own; theirs is off unless it is asked for."""
+    config = env.unwrapped._pool.spec.config  # type: ignore[attr-defined]
+    return 1.0 if hasattr(config, "reward_clip") else 0.0
+
+
 # By hand: envpool does not register its tasks with Gymnasium, and has too many to list.
-ADAPTER = Adapter((PREFIX,), module="envpool", extra="driving", by_hand=register_driving, register_id=register_task)
+ADAPTER = Adapter(
+    (PREFIX,),
+    module="envpool",
+    extra="driving",
+    by_hand=register_driving,
+    register_id=register_task,
+    reward_clip=reward_clip,
+)
 
 
 class EnvPool(gymnasium.Env):

@@ -9,7 +9,7 @@ from typing import Any
 import gymnasium
 from gymnasium.envs.registration import EnvSpec, load_env_creator
 
-from engram.errors import SpecError, hint
+from engram.errors import SpecError, hint, is_fault, told
 
 
 def make(spec: EnvSpec, env_args: dict[str, Any]) -> gymnasium.Env:
@@ -37,11 +37,10 @@ def _arguments(spec: EnvSpec) -> list[str] | None:
     creator = spec.entry_point
     try:
         creator = load_env_creator(creator) if isinstance(creator, str) else creator
-    except Exception as error:
-        text = " ".join(str(error).split())
-        raise SpecError(
-            f"{spec.id} cannot be loaded ({type(error).__name__}: {text}); install what it needs"
-        ) from error
+    except BaseException as error:
+        if not is_fault(error):
+            raise
+        raise SpecError(f"{spec.id} cannot be loaded ({told(error)}); install what it needs") from error
     try:
         parameters = inspect.signature(creator).parameters if creator is not None else {}
     except (TypeError, ValueError):

@@ -1,13 +1,16 @@
 """What a runner sees of host environments, and the loop over those that live in this process."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, Literal, NamedTuple, Protocol
 
+import gymnasium
 import numpy as np
 from jaxtyping import PyTree
 
 from engram.envs.host import capture as capturing
 from engram.envs.host import own
+from engram.envs.host.build import reward_clip
 from engram.envs.host.episodes import Episodes, Level
 from engram.envs.host.spaces import Translator
 from engram.errors import CheckpointError, EngramError, EnvironmentFault
@@ -29,6 +32,7 @@ class HostStep(NamedTuple):
     terminated: np.ndarray  # bool [envs]
     done: np.ndarray  # bool [envs]: terminated or truncated; the environment has been reset in the same step
     final_observation: PyTree  # [envs, ...] the ended episode's last observation where done, anything elsewhere
+    numbers: Mapping[int, Mapping[str, float]] = MappingProxyType({})  # in an ended episode's last `info`, by index
     idle: np.ndarray | None = None  # bool [envs]; None where every step was one
 
 
@@ -40,9 +44,14 @@ class HostEnvs(Protocol):
     envs: int
     level: Literal["exact", "replayed", "boundary"]
     description: str
+    reward_clip: float  # what the field clips rewards to while learning; 0 for nothing
     translator: Translator  # for observations and actions of somebody else's loop; asks no environment
     notes: list[str]  # sentences about the environments that a user should read
     anew: np.ndarray  # bool [envs]: where the last restore began a new episode; False before any
+
+    def accept_missing(self) -> None:
+        """From now on a NaN in what is seen is a missing number, and no fault."""
+        ...
 
     def reset(self) -> PyTree:
         """Starts episode 0 of every environment; returns observations [envs, ...]."""
@@ -97,8 +106,19 @@ class LocalEnvs:
         self.observation_space = shown_space(first)
         self.actions = first.actions
         self.level: Level = weakest([episodes.level for episodes in self._episodes])
-        self.description = description
+        self.description = "; ".join(filter(None, (description, first.remark)))
+        self.reward_clip = reward_clip(first.env)
         self.anew = np.zeros(self.envs, np.bool_)
+
+    def accept_missing(self) -> None:
+        """See HostEnvs."""
+        for episodes in self._episodes:
+            episodes.accept_missing()
+
+    @property
+    def instances(self) -> list[gymnasium.Env]:
+        """The environments themselves, so that nobody else plays in them."""
+        return [episodes.env for episodes in self._episodes]
 
     def reset(self) -> PyTree:
         """See HostEnvs."""
@@ -111,14 +131,17 @@ class LocalEnvs:
         done = np.empty(self.envs, np.bool_)
         columns = [np.empty(shape, dtype) for shape, dtype in self._shapes]
         finals: list[tuple[int, list[Any]]] = []
+        numbers: dict[int, dict[str, float]] = {}
         for index, (episodes, action) in enumerate(zip(self._episodes, actions.tolist(), strict=True)):
             try:
                 arrays, reward[index], terminated[index], ended = episodes.step(action)
                 done[index] = ended
                 if ended:
                     finals.append((index, [np.array(array) for array in arrays]))  # the reset may use its buffer
+                    if episodes.numbers:
+                        numbers[index] = episodes.numbers
                     arrays = episodes.begin()
-            except EnvironmentFault:
+            except BaseException:
                 for moved in self._episodes[:index]:  # nobody will see what they did in this step
                     moved.torn = True
                 raise
@@ -126,7 +149,7 @@ class LocalEnvs:
                 column[index] = array
         observation = self._observer.tree(columns)
         final = self._finals(columns, finals) if finals else observation
-        return HostStep(observation, reward, terminated, done, final)
+        return HostStep(observation, reward, terminated, done, final, numbers)
 
     def capture(self) -> capturing.Snapshot:
         """See HostEnvs."""

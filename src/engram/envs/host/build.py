@@ -4,7 +4,10 @@ Worker processes import this file, so it imports no JAX.
 """
 
 import importlib
-from collections.abc import Callable
+import importlib.util
+import re
+import sys
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import partial
@@ -18,7 +21,10 @@ from engram.envs.adapters import plain
 from engram.envs.adapters.families import FAMILIES
 from engram.envs.host import capture, own
 from engram.envs.host.episodes import Episodes, Level
-from engram.errors import SpecError, UnknownName, install
+from engram.envs.host.masks import Source
+from engram.errors import SpecError, UnknownName, Untrusted, install, is_fault, told
+
+_WORD = re.compile(r"[\w +-]*", re.ASCII)  # text that is no path, no address and no dotted name
 
 
 @dataclass(frozen=True)
@@ -39,9 +45,10 @@ class Builder:
             return self.make()
         except (SpecError, UnknownName):
             raise
-        except Exception as error:
-            text = " ".join(str(error).split())
-            raise SpecError(f"{self.name} could not be built: {type(error).__name__}: {text}") from error
+        except BaseException as error:
+            if not is_fault(error):
+                raise
+            raise SpecError(f"{self.name} could not be built: {told(error)}") from error
 
     def __call__(self) -> gymnasium.Env:
         env = self.made()
@@ -73,7 +80,7 @@ class EpisodesMaker:
     seed: int
     action_bins: int | None
     registry: capture.Registry
-    masked: bool | None = None  # see Episodes
+    masked: Source | None = None  # see Episodes
     limit: int | None = None  # see Episodes
     level: Level | None = None  # what another instance was found to be
     alone: bool = True  # whether no other environment of the run is in its process
@@ -86,7 +93,9 @@ class EpisodesMaker:
         episodes = Episodes(
             env, index=self.index, seed=self.seed, action_bins=self.action_bins, masked=masked, limit=self.limit
         )
+        episodes.observer.accept_missing(True)  # whether the agent takes a NaN is not known yet
         episodes.level = capture.choose_level(episodes, level, self.alone)
+        episodes.observer.accept_missing(False)
         return episodes
 
 
@@ -94,6 +103,48 @@ def ids() -> list[str]:
     """All ids that can be made here, those of installed extras included."""
     _register_families()
     return sorted(name for name, spec in gymnasium.registry.items() if spec.entry_point is not None)
+
+
+def check_unasked(env: str, env_args: Mapping[str, Any], named: bool = False) -> None:
+    """Refuses an environment that only the files of a run name, where making it would run code that they choose.
+
+    Code is chosen by a module in the id that is not imported yet, and by text in the arguments that could be a module,
+    a file or an address: some environments import what an argument names. Ids that are known here, and other
+    arguments, are fine. `named`: whether the user has named the id too, which asks for its module.
+
+    Raises: Untrusted, which says what would be imported or opened, and how to allow it.
+    """
+    module, _, _ = env.rpartition(":")
+    if module and not named and module not in sys.modules and not any(family.owns(env) for family in FAMILIES):
+        raise Untrusted(
+            f"the files of this run name the environment {env!r}, which would import the module {module!r} and run its "
+            f"code; if you trust them, add --trust (in Python: trust=True), or import {module} yourself before"
+        )
+    for name, value in env_args.items():
+        if (text := _suspect(value)) is not None:
+            raise Untrusted(
+                f"the files of this run give {env!r} the argument {name!r} with the text {text[:80]!r}, "
+                f"which could name a module or a file; if you trust them, add --trust (in Python: trust=True)"
+            )
+
+
+def _suspect(value: Any) -> str | None:
+    """The first text in a JSON value that could be the name of a module, a file or an address; None if none could."""
+    if isinstance(value, Mapping):
+        value = [*value, *value.values()]
+    if isinstance(value, list | tuple):
+        return next((found for found in map(_suspect, value) if found is not None), None)
+    if not isinstance(value, str) or (_WORD.fullmatch(value) and not _is_module(value)):
+        return None
+    return value
+
+
+def _is_module(word: str) -> bool:
+    """Whether importing this name would run a module; none is imported to find out."""
+    try:
+        return word.isidentifier() and word not in sys.modules and importlib.util.find_spec(word) is not None
+    except (ImportError, ValueError):
+        return True
 
 
 def builder_of(env: str | gymnasium.Env | VectorEnv | Callable[[], Any], env_args: dict[str, Any]) -> Builder:
@@ -113,6 +164,13 @@ def builder_of(env: str | gymnasium.Env | VectorEnv | Callable[[], Any], env_arg
     raise SpecError(f"{env!r} is no environment; give an id, a gymnasium.Env or a function that returns one")
 
 
+def reward_clip(env: gymnasium.Env) -> float:
+    """What the field of this environment clips rewards to while learning; 0 for nothing, and for unknown ones."""
+    spec = env.spec
+    family = next((family for family in FAMILIES if spec is not None and family.claims(spec)), None)
+    return 0.0 if family is None else family.reward_clip(env)
+
+
 def _builder_of_spec(spec: EnvSpec, env_args: dict[str, Any]) -> Builder:
     adapter = next((family for family in FAMILIES if family.claims(spec)), plain)
     description = adapter.describe(spec, env_args)  # first, because it checks the arguments
@@ -126,9 +184,12 @@ def _find(name: str) -> EnvSpec:
     if module:
         try:
             importlib.import_module(module)
-        except ImportError as error:
+        except BaseException as error:
+            if not is_fault(error):
+                raise
+            way_out = "install it or mend its name" if isinstance(error, ImportError) else "mend it"
             raise UnknownName(
-                f"the module {module!r} of {name!r} cannot be imported ({error}); install it or mend its name"
+                f"the module {module!r} of {name!r} cannot be imported ({told(error)}); {way_out}"
             ) from error
     if env_id not in gymnasium.registry:
         _register_families()

@@ -95,7 +95,7 @@ def choose_level(episodes: Episodes, probed: Level | None = None, alone: bool = 
 
     Args:
       probed: what another instance of it was found to be. Without it, one that is not registered is tried out: the
-        same 20 steps at most, twice; `episodes.notes` says so.
+        same 20 steps at most, twice; `episodes.tried` says so.
       alone: whether no other environment of the run is in this process, to draw from the same global generator.
     """
     if is_registered(episodes.env):
@@ -103,17 +103,17 @@ def choose_level(episodes: Episodes, probed: Level | None = None, alone: bool = 
     if probed in ("replayed", "boundary"):
         return probed
     repeats, steps, shared = tried_out(episodes)
-    resets = 2 if episodes.mask_was_given else 3
-    episodes.notes.append(f"before training the environment was tried out: {resets} resets and {steps} steps")
+    resets, steps = 2 + episodes.looked[0], steps + episodes.looked[1]
+    episodes.tried.append(f"before training the environment was tried out: {resets} resets and {steps} steps")
     draws = f"it draws from {' and '.join(shared)}" if shared else "it draws from a generator that no seed reaches"
     if repeats is False:
-        episodes.notes.append(
+        episodes.tried.append(
             f"two episodes from one seed differed, so the run cannot be repeated: {draws}; use self.np_random, which "
             f"reset(seed=seed) seeds"
         )
     elif repeats and shared and not alone:
         repeats = False
-        episodes.notes.append(
+        episodes.tried.append(
             f"the run cannot be resumed inside an episode: {draws}, as do the run's other environments; use "
             f"self.np_random, which reset(seed=seed) seeds"
         )
@@ -285,6 +285,7 @@ def _restore_exact(episodes: Episodes, meta: dict[str, Any], arrays: dict[str, n
         raise _refusal(episodes, f"was captured as {' > '.join(saved)} and is {' > '.join(here)} here")
     episodes.begin(int(meta["episode"]))
     for layer, state in zip(layers, meta["layers"], strict=True):
+        _check_names(episodes, layer, state)
         _check_constants(episodes, layer, state)
         for name, packed in state["attributes"].items():
             setattr(layer, name, _unpack(packed, arrays))
@@ -320,6 +321,16 @@ def _capture_layer(layer: gymnasium.Env, depth: int, arrays: dict[str, np.ndarra
     packed = {name: _pack(getattr(layer, name), f"layer{depth}.{name}", arrays) for name in attributes}
     agreed = {name: _constant_digest(getattr(layer, name)) for name in constants}
     return {"class": _class_name(type(layer)), "attributes": packed, "constants": agreed}
+
+
+def _check_names(episodes: Episodes, layer: gymnasium.Env, state: dict[str, Any]) -> None:
+    """Refuses a state that would set, or read, attributes that `register_exact` does not name."""
+    known = _registered[_class_name(type(layer))]
+    for given, names in zip((state["attributes"], state["constants"]), known, strict=True):
+        if wrong := sorted(set(given) ^ set(names)):
+            raise _refusal(
+                episodes, f"was captured with other attributes of {type(layer).__name__} than here ({wrong[0]!r})"
+            )
 
 
 def _check_constants(episodes: Episodes, layer: gymnasium.Env, state: dict[str, Any]) -> None:

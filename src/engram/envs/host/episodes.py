@@ -8,30 +8,37 @@ played before it, on the other environments, or on whether they run in this proc
 `environment 3, episode 12, step 40:` and names the field, what was given and what was expected. Environments and
 episodes count from 0; step n is the n-th action of its episode, and step 0 is its reset.
 
-**Masks.** The part `action_mask` of the observation has one flag for each action. An environment may give the mask in
-`info["action_mask"]` instead. Its observation is then a Dict of `action_mask` and `observation` (or of its own parts,
-where it is a Dict). One reset of the first instance finds out which of the two it is.
+**Masks.** The part `action_mask` of the observation has one flag for each action. An environment may tell the mask
+elsewhere instead (`masks.py`). Its observation is then a Dict of `action_mask` and `observation` (or of its own parts,
+where it is a Dict). One reset of the first instance, and at most one step, finds out where.
 
 Worker processes import this file, so it imports no JAX.
 """
 
+import json
+import math
 import signal
 import traceback
 from collections.abc import Callable
 from multiprocessing import parent_process
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import gymnasium
 import numpy as np
 
 from engram.envs.host.actions import joint_actions
+from engram.envs.host.masks import Found, Source, find_masks, joint, method_of
+from engram.envs.host.masks import told as told_masks
 from engram.envs.host.spaces import Observer, mask_problem
-from engram.errors import EnvironmentFault, SpaceError
+from engram.envs.host.wrappers import notes_on
+from engram.errors import EngramError, EnvironmentFault, SpaceError, is_fault, told
 from engram.spaces import MASK, Box
 
 Level = Literal["exact", "replayed", "boundary"]
 PROBE_SEED = 1_234_567
+NUMBERS = "engram_numbers"  # under which a worker tells the numbers of an ended episode's last `info`
 _LARGEST_REWARD = float(np.finfo(np.float32).max)
+_LONGEST_TRACE = 20_000  # characters
 
 
 def episode_seed(seed: int, index: int, episode: int) -> int:
@@ -48,21 +55,23 @@ class Episodes:
     """The episodes of one environment, one after another.
 
     Args:
-      masked: whether `info` says which actions are allowed; None to find out by a reset.
+      masked: where it says which actions are allowed, if not in the observation; None to find out.
       limit: actions after which an episode is truncated; None for no limit beyond the environment's own.
 
     Attributes:
       index: the environment's number, in messages and seeds.
       actions: how many discrete actions it has.
       level: how exactly `capture` can save it; set by the maker (see `capture.choose_level`).
-      masked: as given or found. mask_was_given: whether no reset was needed to find out.
+      masked: as given or found. remark: what a user should know of that; empty for nothing.
+      looked: resets and steps that it took to find out.
+      tried: sentences about how the environment was tried out before its first episode.
       episode: number of the current episode, -1 before the first.
       elapsed: actions taken in it.
       episode_return: sum of its rewards, float64.
       history: its actions, kept only at level `replayed`, where it (and the time to restore) grows with the episode.
       torn: whether its last step or reset failed or reached nobody, so that only its boundary can be saved.
+      numbers: those in the `info` with which the last episode ended.
       observation: the arrays of what it showed last; perhaps its own, so to be copied before the next step.
-      notes: sentences about it that a user should read.
     """
 
     def __init__(
@@ -72,7 +81,7 @@ class Episodes:
         index: int,
         seed: int,
         action_bins: int | None = None,
-        masked: bool | None = None,
+        masked: Source | None = None,
         limit: int | None = None,
     ):
         self.env = env
@@ -92,9 +101,11 @@ class Episodes:
         space = env.observation_space
         if isinstance(space, gymnasium.spaces.Dict) and MASK in space.spaces:
             self._check_mask_space(space.spaces[MASK])
-            masked = False
-        self.mask_was_given = masked is not None
-        self.masked = _info_has_mask(env) if masked is None else masked
+            masked = ""
+        found = find_masks(env, PROBE_SEED, self.action_table[0].copy()) if masked is None else Found(masked)
+        self.masked: Source = found.source
+        self.remark = found.remark
+        self.looked = found.resets, found.steps
         if self.masked:
             self.observer = Observer(_with_mask(space, self.actions))
         self._mask = self.observer.mask
@@ -103,8 +114,18 @@ class Episodes:
         self.episode_return = 0.0
         self.history: list[int] = []
         self.torn = False
+        self.numbers: dict[str, float] = {}
         self.observation: list[Any] = []
-        self.notes: list[str] = []
+        self.tried: list[str] = []
+
+    @property
+    def notes(self) -> list[str]:
+        """Sentences on its wrappers, and on how it was tried out, that a user should read."""
+        return [*notes_on(self.env), *self.tried]
+
+    def accept_missing(self, _: None = None) -> None:
+        """From now on a NaN in what is seen is a missing number, and no fault."""
+        self.observer.accept_missing(True)
 
     def begin(self, episode: int | None = None) -> list[Any]:
         """Starts the next episode, or that of the given number; returns its first observation's arrays."""
@@ -119,8 +140,8 @@ class Episodes:
         self.torn = False
         try:
             result = self.env.reset(seed=seed)
-        except Exception as error:
-            raise self._fault(f"reset(seed={seed}) raised {_name(error)}; mend the environment") from error
+        except BaseException as error:
+            raise self._raised(f"reset(seed={seed})", error) from error
         if type(result) is not tuple or len(result) != 2 or not isinstance(result[1], dict):
             raise self._fault(
                 f"reset returned {_form(result)}, expected (observation, info) with info a dict; "
@@ -140,8 +161,8 @@ class Episodes:
             self.history.append(int(action))
         try:
             result = self.env.step(self.action_table[action].copy())
-        except Exception as error:
-            raise self._fault(f"step raised {_name(error)}; mend the environment") from error
+        except BaseException as error:
+            raise self._raised("step", error) from error
         if type(result) is not tuple or len(result) != 5:
             raise self._fault(
                 f"step returned {_form(result)}, expected (observation, reward, terminated, truncated, info); "
@@ -155,11 +176,16 @@ class Episodes:
         if truncated is not True and truncated is not False:
             truncated = self._flag("truncated", truncated)
         if self._mask is None:
+            if type(info) is dict and info.get(MASK) is not None:
+                self._late_mask()
             self.observation = self._read(observation)
         else:
             self.observation = self._masked_read(observation, info, terminated)
         self.episode_return += reward
-        return self.observation, reward, terminated, terminated or truncated or self.elapsed >= self._limit
+        done = terminated or truncated or self.elapsed >= self._limit
+        if done:
+            self.numbers = numbers_of(info)
+        return self.observation, reward, terminated, done
 
     def allowed(self, action: int) -> int:
         """The action, or one that is allowed now in place of a forbidden one."""
@@ -172,8 +198,10 @@ class Episodes:
         """Closes the environment; one that fails to close is only dropped."""
         try:
             self.env.close()
-        except Exception as error:
-            gymnasium.logger.warn(f"environment {self.index} failed to close: {_name(error)}")
+        except BaseException as error:
+            if not is_fault(error):
+                raise
+            gymnasium.logger.warn(f"environment {self.index} failed to close: {told(error)}")
 
     def _read(self, observation: Any) -> list[Any]:
         try:
@@ -189,22 +217,46 @@ class Episodes:
             arrays = self._read(observation)
             arrays[self._mask] = self._flags(f"observation {MASK!r}", arrays[self._mask], terminated)
             return arrays
-        mask = self._flags(f"info[{MASK!r}]", self._info_mask(info), terminated).astype(np.int8)
+        mask = self._flags(told_masks(self.masked), self._told_mask(info), terminated).astype(np.int8)
         if not isinstance(self.env.observation_space, gymnasium.spaces.Dict):
             return self._read({"observation": observation, MASK: mask})
         # What is no dict, as its space says, is named by the observer.
         return self._read({**observation, MASK: mask} if isinstance(observation, dict) else observation)
 
-    def _info_mask(self, info: Any) -> np.ndarray:
-        if not isinstance(info, dict) or MASK not in info:
+    def _told_mask(self, info: Any) -> np.ndarray:
+        """One flag for each action, from wherever the environment tells them."""
+        if self.masked == "method":
+            given = self._asked_mask()
+        elif isinstance(info, dict) and MASK in info:
+            given = info[MASK]
+        elif self.masked == "step" and self.elapsed == 0:
+            return np.ones(self.actions, np.int8)
+        else:
             raise self._fault(f"info has no {MASK!r}, as it had before; return it from every reset and every step")
         try:
-            mask = np.asarray(info[MASK])
+            mask = np.asarray(given)
         except ValueError:  # parts of different lengths
             mask = np.empty(0)
+        if self.masked == "method" or mask.shape != (self.actions,):
+            mask = joint(mask, self.env.action_space, self.actions)
         if mask.shape != (self.actions,) or mask.dtype.kind not in "biu":
-            raise self._fault(f"info[{MASK!r}] is {_form(info[MASK])}, expected {self._expected_flags()}")
+            raise self._fault(f"{told_masks(self.masked)} is {_form(given)}, expected {self._expected_flags()}")
         return mask
+
+    def _asked_mask(self) -> Any:
+        method = method_of(self.env)  # anew each time: restoring may have exchanged what it belongs to
+        try:
+            return method() if callable(method) else method
+        except BaseException as error:
+            if not is_fault(error):
+                raise
+            raise self._fault(f"action_masks() raised {told(error)}; mend the environment") from error
+
+    def _late_mask(self) -> None:
+        raise self._fault(
+            f"info has an {MASK!r}, which neither a reset nor the first step had; return it from every reset and "
+            f"every step, or from none"
+        )
 
     def _flags(self, field: str, mask: np.ndarray, terminated: bool) -> np.ndarray:
         """The mask, checked.
@@ -253,10 +305,73 @@ class Episodes:
             return bool(value)
         raise self._fault(f"{field} is {_form(value)}, expected True or False; wrap it in bool(...)")
 
+    def _raised(self, call: str, error: BaseException) -> BaseException:
+        """What is to be raised instead: a fault that names the call, also for an exit; a Ctrl-C as it is."""
+        self.torn = True
+        if not is_fault(error):
+            return error
+        ends = isinstance(error, SystemExit | KeyboardInterrupt | GeneratorExit)
+        way_out = "report a problem by an ordinary exception" if ends else "mend the environment"
+        return self._fault(f"{call} raised {told(error)}; {way_out}")
+
     def _fault(self, problem: str) -> EnvironmentFault:
         self.torn = True
         where = f"step {self.elapsed}" if self.elapsed else "step 0 (reset)"
         return EnvironmentFault(f"environment {self.index}, episode {self.episode}, {where}: {problem}")
+
+
+def numbers_of(info: Any) -> dict[str, float]:
+    """The finite numbers in an environment's `info`, flags as 0 and 1: `is_success` and the like."""
+    numbers = {}
+    for name, value in info.items() if isinstance(info, dict) else ():
+        if isinstance(value, np.generic):
+            value = value.item()
+        if isinstance(value, int | float) and isinstance(name, str) and name.isprintable() and len(name) <= 64:
+            number = float(value) if abs(value) < _LARGEST_REWARD else math.nan
+            if math.isfinite(number):
+                numbers[name] = number
+    return numbers
+
+
+class Looked(NamedTuple):
+    """What has to be known of an environment before its workers start."""
+
+    source: gymnasium.Space  # what is observed, the mask included
+    table: np.ndarray  # the environment's action for each index
+    masked: Any  # see `Episodes`
+    level: Level  # how exactly it can be captured
+    clip: float  # what the field of the environment clips rewards to, 0 for nothing
+    remark: str  # what is to be said of it
+    notes: list[str]  # see `Episodes`
+
+
+class LookingEnvironment(gymnasium.Env):
+    """Finds `Looked` out in a worker process. Sent there empty, as `WorkerEnvironment` is."""
+
+    observation_space = action_space = gymnasium.spaces.Discrete(1)
+
+    def __init__(self, make: Callable[[], "Episodes"]):
+        self._make = make
+        self._episodes: Episodes | None = None
+
+    def look(self) -> Looked | dict[str, Any]:
+        """Makes the environment; what it is, or a fault."""
+        if parent_process() is not None:
+            _leave_signals_to_the_main_process()
+        try:
+            episodes = self._episodes = self._make()
+            from engram.envs.host.build import reward_clip  # which imports this module
+
+            seen, clip = episodes.observer.source, reward_clip(episodes.env)
+            about = episodes.masked, episodes.level, clip, episodes.remark, episodes.notes
+            return Looked(seen, episodes.action_table, *about)
+        except BaseException as error:
+            return _fault_of(error)
+
+    def close(self) -> None:
+        """Closes the environment, if it was made."""
+        if self._episodes is not None:
+            self._episodes.close()
 
 
 class WorkerEnvironment(gymnasium.Env):
@@ -282,7 +397,7 @@ class WorkerEnvironment(gymnasium.Env):
         try:
             episodes = self._episodes = self._make()
             return {"level": episodes.level, "signature": episodes.observer.signature(), "actions": episodes.actions}
-        except Exception as error:
+        except BaseException as error:  # also an exit, which would end the worker without a word
             return _fault_of(error)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
@@ -290,16 +405,17 @@ class WorkerEnvironment(gymnasium.Env):
         episodes = self._built()
         try:
             return episodes.observer.tree(episodes.begin((options or {}).get("episode"))), {}
-        except Exception as error:
+        except BaseException as error:
             return episodes.observer.tree(self._blank), _fault_of(error)
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        """As Gymnasium's; `info` holds nothing but a fault."""
+        """As Gymnasium's; `info` holds a fault, or at an end the numbers of the environment's own as JSON."""
         episodes = self._built()
         try:
             arrays, reward, terminated, done = episodes.step(int(action))
-            return episodes.observer.tree(arrays), reward, terminated, done, {}
-        except Exception as error:
+            info = {NUMBERS: json.dumps(episodes.numbers)} if done and episodes.numbers else {}
+            return episodes.observer.tree(arrays), reward, terminated, done, info
+        except BaseException as error:
             return episodes.observer.tree(self._blank), 0.0, False, False, _fault_of(error)
 
     def apply(self, function: Callable[[Episodes, Any], Any], arguments: list[Any]) -> Any:
@@ -307,7 +423,7 @@ class WorkerEnvironment(gymnasium.Env):
         episodes = self._built()
         try:
             return function(episodes, arguments[episodes.index])
-        except Exception as error:
+        except BaseException as error:
             return _fault_of(error)
 
     def close(self) -> None:
@@ -333,13 +449,11 @@ def _leave_signals_to_the_main_process() -> None:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGINT, signal.SIGTERM))
 
 
-def _fault_of(error: Exception) -> dict[str, Any]:
-    return {"fault": str(error), "kind": type(error).__name__, "trace": "".join(traceback.format_exception(error))}
-
-
-def _name(error: Exception) -> str:
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+def _fault_of(error: BaseException) -> dict[str, Any]:
+    """An error as a worker sends it: its text, its class, and the end of its traceback."""
+    text = str(error) if isinstance(error, EngramError) else told(error)
+    trace = "".join(traceback.format_exception(error))
+    return {"fault": text, "kind": type(error).__name__, "trace": trace[-_LONGEST_TRACE:]}
 
 
 def _form(value: Any) -> str:
@@ -348,14 +462,6 @@ def _form(value: Any) -> str:
         return f"a tuple of {len(value)}"
     text = repr(value)
     return f"{type(value).__name__} {text}" if len(text) <= 60 else f"a {type(value).__name__}"
-
-
-def _info_has_mask(env: gymnasium.Env) -> bool:
-    """Whether a reset says which actions are allowed. One that fails is met again, and named, when the run meets it."""
-    try:
-        return env.reset(seed=PROBE_SEED)[1].get(MASK) is not None
-    except Exception:
-        return False
 
 
 def _with_mask(space: gymnasium.Space, actions: int) -> gymnasium.Space:

@@ -23,13 +23,15 @@ from jaxtyping import PyTree
 
 from engram import spaces
 from engram.envs.host import own
-from engram.envs.host.batch import HostEnvs, HostStep, LocalEnvs, shown_space
+from engram.envs.host.batch import HostEnvs, HostStep, LocalEnvs
 from engram.envs.host.build import Builder, EpisodesMaker, builder_of, ids
 from engram.envs.host.capture import exact_registry, register_exact
 from engram.envs.host.spaces import Observer
 from engram.envs.host.vector import VectorEnvs, separate
-from engram.envs.host.workers import AsyncEnvs
+from engram.envs.host.workers import AsyncEnvs, looked_at
 from engram.errors import SpecError
+from engram.spaces import offered_features
+from engram.specs import Number, whole
 
 __all__ = ["HostEnvs", "HostStep", "convert_observation", "convert_space", "host_ids", "make_host", "register_exact"]
 
@@ -40,13 +42,13 @@ Given = str | gymnasium.Env | VectorEnv | Callable[[], gymnasium.Env] | Callable
 def make_host(
     env: Given,
     *,
-    envs: int = 1,
-    seed: int,
+    envs: Number = 1,
+    seed: Number,
     asynchronous: bool = False,
-    action_bins: int | None = None,
+    action_bins: Number | None = None,
     env_args: dict[str, Any] | None = None,
     worker_timeout: float = 60,
-    max_episode_steps: int | None = None,
+    max_episode_steps: Number | None = None,
     to_play: bool = False,
 ) -> HostEnvs:
     """A batch of `envs` environments.
@@ -65,7 +67,12 @@ def make_host(
 
     Raises UnknownName, SpecError or SpaceError, in one sentence, before the first step.
     """
-    _check_numbers(envs, seed, worker_timeout)
+    envs, seed = whole("envs", envs, 1), whole("seed", seed, 0)
+    action_bins = None if action_bins is None else whole("action_bins", action_bins, 2)
+    if max_episode_steps is not None:
+        max_episode_steps = whole("max_episode_steps", max_episode_steps, 1)
+    if not worker_timeout > 0:
+        raise SpecError(f"worker_timeout = {worker_timeout!r} was given; expected seconds, more than 0")
     if isinstance(env, gymnasium.Env | VectorEnv):
         _check_alone(env, envs, asynchronous)
     builder = replace(builder_of(env, env_args or {}), apart=to_play)
@@ -143,18 +150,14 @@ def convert_observation(space: gymnasium.Space, observation: Any) -> PyTree:
 
 
 def _make_asynchronous(builder: Builder, makers: list[EpisodesMaker], worker_timeout: float) -> AsyncEnvs:
-    """The spaces must be known before the workers start (they share memory), so one environment is made here first."""
-    first = makers[0]()
-    first.close()
-    shown_space(first)
-    makers = [replace(maker, masked=first.masked, level=first.level) for maker in makers]
-    return AsyncEnvs(makers, first.observer, first.action_table, builder.description, worker_timeout, first.notes)
+    """The spaces must be known before the workers start, which share memory. A worker of its own finds them out.
 
-
-def _check_numbers(envs: int, seed: int, worker_timeout: float) -> None:
-    if isinstance(envs, bool) or not isinstance(envs, int) or envs < 1:
-        raise SpecError(f"envs = {envs!r} was given; expected how many environments, at least 1")
-    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
-        raise SpecError(f"seed = {seed!r} was given; expected an integer of at least 0")
-    if not worker_timeout > 0:
-        raise SpecError(f"worker_timeout = {worker_timeout!r} was given; expected seconds, more than 0")
+    An environment that hangs or exits when it is made, reset or closed would else do so in this process. What it was
+    found to be is told to all others, so that none of them is tried out again.
+    """
+    seen = looked_at(makers[0], worker_timeout)
+    observer = Observer(seen.source)
+    offered_features(observer.space, len(seen.table))
+    makers = [replace(maker, masked=seen.masked, level=seen.level) for maker in makers]
+    description = "; ".join(filter(None, (builder.description, seen.remark)))
+    return AsyncEnvs(makers, observer, seen.table, description, worker_timeout, seen.clip, seen.notes)

@@ -9,21 +9,21 @@
 | Text(max_length)         | one int16 vector: i+1 for character i of the sorted set, 0 after the end      |
 
 A reader holds a value against the declared space: shape, kind of number, range of categories, characters and length of
-a text, NaN and infinity. A value that differs in its dtype alone is converted if no bit of information is lost (a list
-of floats, an int64 for a uint8 within 0..255). Any other value is refused.
+a text, infinity, and NaN unless it stands for a missing number. A value that differs in its dtype alone is converted if
+no bit of information is lost (a list of floats, an int64 for a uint8 within 0..255). Any other value is refused.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 from gymnasium import spaces as gym_spaces
 
 from engram.errors import EnvironmentFault, SpaceError
-from engram.spaces import Box, Discrete, Leaf, MultiDiscrete, Text
+from engram.spaces import MASK, OFFERED, Box, Discrete, Leaf, MultiDiscrete, Text
 
 _NARROWED = {"float16": "float32", "float64": "float32", "int64": "int32", "uint32": "int32", "uint64": "int32"}
 _SUPPORTED = "Box, Discrete, MultiDiscrete, MultiBinary, Text, and Dict or Tuple of these"
@@ -55,6 +55,11 @@ class Part:
         """The part's name in messages."""
         return f"observation {self.path!r}" if self.path else "observation"
 
+    @property
+    def may_be_missing(self) -> bool:
+        """Whether a number of it can be missing: floats that are seen, and say nothing of what may be done."""
+        return self.dtype.kind == "f" and self.path not in (MASK, OFFERED)
+
     def signature(self) -> list[Any]:
         """What must agree between environments that are batched, as JSON values."""
         kind = type(self.stored).__name__.lower()
@@ -67,9 +72,11 @@ def part_of(space: gym_spaces.Space, path: str) -> Part:
         if prod(space.shape) == 0:
             raise SpaceError(f"{where(path)} is a Box of shape {space.shape}, which holds no number; leave it out")
         dtype = _NARROWED.get(str(space.dtype), str(space.dtype))
-        return Part(path, Box(space.shape, dtype), np.dtype(space.dtype), space.shape, 0, 0)
+        return Part(path, _box(space, dtype), np.dtype(space.dtype), space.shape, 0, 0)
     if isinstance(space, gym_spaces.MultiBinary):
         return Part(path, Box(space.shape, "int8"), np.dtype("int8"), space.shape, 0, 0)
+    if isinstance(space, gym_spaces.Discrete | gym_spaces.MultiDiscrete):
+        _check_countable(space, path)
     if isinstance(space, gym_spaces.Discrete):
         return Part(path, Discrete(int(space.n)), np.dtype("int64"), (), int(space.start), int(space.n))
     if isinstance(space, gym_spaces.MultiDiscrete):
@@ -84,6 +91,22 @@ def part_of(space: gym_spaces.Space, path: str) -> Part:
     )
 
 
+def _box(space: gym_spaces.Box, dtype: str) -> Box:
+    """The stored Box. It keeps only bounds that numbers are scaled by, so that spaces are equal where agents are."""
+    unordered = bool(getattr(space, "unordered", False))
+    bounded = Box(space.shape, dtype, space.low, space.high, unordered)
+    return bounded if bounded.scale else Box(space.shape, dtype, -np.inf, np.inf, unordered)
+
+
+def _check_countable(space: gym_spaces.Discrete | gym_spaces.MultiDiscrete, path: str) -> None:
+    largest, most = int(np.max(space.nvec if isinstance(space, gym_spaces.MultiDiscrete) else space.n)), 2**31 - 1
+    if largest > most:
+        raise SpaceError(
+            f"{where(path)} has {largest:,} categories, more than the {most:,} that int32 can number; show the digits "
+            f"of such a number as a MultiDiscrete"
+        )
+
+
 def _text_part(space: gym_spaces.Text, path: str) -> Part:
     # Sorted, whatever order Gymnasium holds them in: that of a set may differ between processes.
     characters = "".join(sorted(space.character_set))
@@ -96,19 +119,20 @@ def _text_part(space: gym_spaces.Text, path: str) -> Part:
     return Part(path, Text(space.max_length, len(characters)), np.dtype(str), (), 1, characters)
 
 
-def reader_of(part: Part) -> Callable[[Any], Any]:
+def reader_of(part: Part, missing: bool = False) -> Callable[[Any], Any]:
     """A function from what the environment shows of a part to the array that is stored.
 
+    With `missing` a NaN is a missing number of an array of floats, and is stored.
     It raises EnvironmentFault, naming the part, what was given and what was expected.
     """
     if isinstance(part.stored, Discrete):
         return lambda value: _read_discrete(part, value)
     if isinstance(part.stored, MultiDiscrete):
         return lambda value: _read_multidiscrete(part, value)
-    return _text_reader(part) if isinstance(part.stored, Text) else _box_reader(part)
+    return _text_reader(part) if isinstance(part.stored, Text) else _box_reader(part, missing)
 
 
-def _box_reader(part: Part) -> Callable[[Any], np.ndarray]:
+def _box_reader(part: Part, missing: bool) -> Callable[[Any], np.ndarray]:
     """The hot path: an array as declared costs two comparisons, and a look at each number if it holds floats."""
     dtype, shape, same = part.dtype, part.shape, part.dtype == part.given
     floating = part.dtype.kind == "f"
@@ -116,9 +140,9 @@ def _box_reader(part: Part) -> Callable[[Any], np.ndarray]:
 
     def read(value: Any) -> np.ndarray:
         if not (same and type(value) is ndarray and value.dtype == dtype and value.shape == shape):
-            value = _coerce(part, value)
+            value = _coerce(part, value, missing)
         if floating and not _all_finite(value):
-            _refuse_number(part, value)
+            return _with_missing(part, value, missing)
         return value
 
     return read
@@ -129,7 +153,15 @@ def _all_finite(array: np.ndarray) -> bool:
     return b"\0" not in np.isfinite(array).tobytes()
 
 
-def _coerce(part: Part, value: Any) -> np.ndarray:
+def _with_missing(part: Part, array: np.ndarray, missing: bool) -> np.ndarray:
+    """The array with every NaN as the same bits, so that equal observations have equal hashes; or a refusal."""
+    unknown = np.isnan(array)
+    if not missing or not np.isfinite(array[~unknown]).all():
+        _refuse_number(part, array, missing)
+    return np.where(unknown, array.dtype.type(np.nan), array)
+
+
+def _coerce(part: Part, value: Any, missing: bool) -> np.ndarray:
     """`value` as the part's stored dtype, if it has the declared shape and nothing is lost but float precision."""
     expected = f"expected {part.given} of shape {part.given_shape}"
     array = _as_array(part, value, expected)
@@ -137,7 +169,7 @@ def _coerce(part: Part, value: Any) -> np.ndarray:
         raise EnvironmentFault(f"{part.field} has shape {array.shape}, {expected}")
     if part.dtype.kind == "f" and array.dtype.kind in "fiu":
         if not _all_finite(array):  # told apart from a finite number that float32 cannot hold
-            _refuse_number(part, array)
+            array = _with_missing(part, array, missing)
         with np.errstate(over="ignore"):
             return array.astype(part.dtype)
     if array.dtype.kind not in "biu":
@@ -149,11 +181,14 @@ def _coerce(part: Part, value: Any) -> np.ndarray:
     return converted
 
 
-def _refuse_number(part: Part, array: np.ndarray) -> None:
-    place = tuple(int(axis) for axis in np.argwhere(~np.isfinite(array))[0])
+def _refuse_number(part: Part, array: np.ndarray, missing: bool) -> NoReturn:
+    wrong = np.isinf(array) if missing else ~np.isfinite(array)
+    place = tuple(int(axis) for axis in np.argwhere(wrong)[0])
     number = array[place]
     at = f" at {list(place)}" if place else ""
-    raise EnvironmentFault(f"{part.field} holds {number}{at}, expected finite numbers that float32 can hold")
+    offers = not missing and np.isnan(number) and part.may_be_missing
+    way_out = ", or observation.missing=mask where a number may be missing" if offers else ""
+    raise EnvironmentFault(f"{part.field} holds {number}{at}, expected finite numbers that float32 can hold{way_out}")
 
 
 def _as_array(part: Part, value: Any, expected: str) -> np.ndarray:

@@ -36,10 +36,16 @@ class Observer:
         self.structure = self._read(space, "")
         stored = [part.stored for part in self.parts]
         self.space: spaces.Space = _as_space(self.structure, stored, _engram_dict, _engram_tuple)
-        self._readers: list[Callable[[Any], Any]] = [reader_of(part) for part in self.parts]
-        self._single = self._readers[0] if isinstance(self.structure, int) else None
+        self.accept_missing(False)
         mask = self.structure.get(MASK) if isinstance(self.structure, dict) else None
         self.mask: int | None = mask if isinstance(mask, int) else None
+
+    def accept_missing(self, missing: bool) -> None:
+        """Whether a NaN is from now on a missing number where one can be, and no fault."""
+        self._readers: list[Callable[[Any], Any]] = [
+            reader_of(part, missing and part.may_be_missing) for part in self.parts
+        ]
+        self._single = self._readers[0] if isinstance(self.structure, int) else None
 
     def __call__(self, observation: Any) -> list[Any]:
         """The observation's arrays, in the order of `parts`.
@@ -130,15 +136,17 @@ class Translator:
         return {"observation": space_to_json(self._observer.source), "actions": actions}
 
     @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> "Translator":
-        """The inverse of `to_json`; anything else is a SpaceError."""
+    def from_json(cls, value: Mapping[str, Any], missing: bool = False) -> "Translator":
+        """The inverse of `to_json`; anything else is a SpaceError. `missing`: a NaN is a missing number."""
         try:
             actions = value["actions"]
             if "first" in actions:
                 table = np.arange(actions["first"], actions["first"] + actions["number"], dtype=np.int64)
             else:
                 table = np.array(actions["rows"], actions["dtype"])
-            return cls(Observer(space_from_json(value["observation"])), table)
+            observer = Observer(space_from_json(value["observation"]))
+            observer.accept_missing(missing)
+            return cls(observer, table)
         except (KeyError, TypeError, ValueError) as error:
             raise SpaceError(f"the stored spaces cannot be read ({type(error).__name__}: {error})") from None
 
@@ -190,7 +198,7 @@ class Translator:
         whole = f"{{'observation': observation, {MASK!r}: mask}}" if bare else f"{{**observation, {MASK!r}: mask}}"
         raise EnvironmentFault(
             f"an observation without its {MASK!r} was given; pass {whole}, with mask = info[{MASK!r}] of the reset or "
-            f"step that showed it: one flag for each action"
+            f"step that showed it, or action_masks(): one flag for each action"
         )
 
     def _row(self, batch: Any, row: int) -> list[Any]:

@@ -50,6 +50,7 @@ class VectorEnvs:
     """A vector environment as it is; see `HostEnvs`."""
 
     level: Level = "boundary"
+    reward_clip = 0.0
 
     def __init__(self, vector: VectorEnv, seed: int, action_bins: int | None):
         self.env: Any = vector  # Gymnasium's own types leave out lists of seeds
@@ -74,6 +75,10 @@ class VectorEnvs:
         self._ended = np.zeros(self.envs, np.bool_)  # in the step before, and not yet reset
         own.play_in(self)
 
+    def accept_missing(self) -> None:
+        """See HostEnvs."""
+        self._observer.accept_missing(True)
+
     def reset(self) -> PyTree:
         """See HostEnvs."""
         return self._begin(np.zeros(self.envs, np.int64))
@@ -97,7 +102,7 @@ class VectorEnvs:
         self._elapsed[done] = 0
         return HostStep(
             self._observer.tree(columns), reward, terminated, done, self._observer.tree(final),
-            idle if idle.any() else None,
+            idle=idle if idle.any() else None,
         )  # fmt: skip
 
     def _after_ends(

@@ -10,10 +10,11 @@ by SIGKILL: at `close`, after a fault, when AsyncEnvs is dropped, and at exit. I
 close and workers end at their next read.
 """
 
+import json
 import multiprocessing
 import signal
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from multiprocessing.util import Finalize
@@ -27,9 +28,9 @@ import engram.errors
 from engram.envs.host import capture as capturing
 from engram.envs.host.batch import HostStep, check_alike, join_snapshots, split_snapshots, stack, weakest
 from engram.envs.host.build import EpisodesMaker
-from engram.envs.host.episodes import Level, WorkerEnvironment
+from engram.envs.host.episodes import NUMBERS, Episodes, Level, Looked, LookingEnvironment, WorkerEnvironment
 from engram.envs.host.spaces import Observer, Translator
-from engram.errors import EngramError, EnvironmentFault, SpecError
+from engram.errors import EngramError, EnvironmentFault, SpecError, told
 
 _PATIENCE = 5.0  # seconds for a process to be seen dead, or to close its environment
 _REPLAY_BATCH = 1000  # actions replayed at a restore within one worker_timeout
@@ -45,7 +46,8 @@ class AsyncEnvs:
         table: np.ndarray,
         description: str,
         worker_timeout: float,
-        notes: Iterable[str] = (),
+        reward_clip: float = 0.0,
+        notes: Sequence[str] = (),
     ):
         self._observer = observer
         self.translator = Translator(observer, table)
@@ -57,6 +59,7 @@ class AsyncEnvs:
         self.envs = len(makers)
         self.description = description
         self.notes = list(notes)
+        self.reward_clip = reward_clip
         self.anew = np.zeros(self.envs, np.bool_)
         self._episode = np.full(self.envs, -1)  # as last reported, for a capture after a fault
         self._fault = ""
@@ -71,6 +74,11 @@ class AsyncEnvs:
                 self._end()
                 raise
         self.level: Level = weakest([answer["level"] for answer in built])
+
+    def accept_missing(self) -> None:
+        """See HostEnvs."""
+        self._observer.accept_missing(True)
+        self._call("apply", Episodes.accept_missing, [None] * self.envs)
 
     def reset(self) -> PyTree:
         """See HostEnvs."""
@@ -92,7 +100,7 @@ class AsyncEnvs:
         done = terminated | truncated
         self._episode += done
         final = self._finals(observation, infos["final_obs"], done) if done.any() else observation
-        return HostStep(observation, reward.astype(np.float32), terminated, done, final)
+        return HostStep(observation, reward.astype(np.float32), terminated, done, final, _numbers(infos))
 
     def capture(self) -> capturing.Snapshot:
         """See HostEnvs."""
@@ -121,17 +129,8 @@ class AsyncEnvs:
     def close(self) -> None:
         """See HostEnvs. Workers are asked to close their environments, then ended."""
         self._fault = ""
-        if self._vector.closed:
-            return
-        try:
-            for pipe in self._vector.parent_pipes:
-                pipe.send(("close", None))
-            deadline = time.monotonic() + _PATIENCE
-            for process in self._vector.processes:
-                process.join(max(deadline - time.monotonic(), 0))
-        except OSError:
-            pass  # a worker that is gone already needs no closing
-        self._end()
+        if not self._vector.closed:
+            _close_workers(self._vector)
 
     def leave(self) -> None:
         """See HostEnvs; workers are always this batch's own."""
@@ -156,14 +155,8 @@ class AsyncEnvs:
         try:
             send()
             return wait(timeout)
-        except multiprocessing.TimeoutError:
-            pipes = self._vector.parent_pipes
-            late = [index for index, pipe in enumerate(pipes) if pipe is None or not pipe.poll(0)]
-            problem = f"{_named(late)} did not answer within {timeout:g} s (call: {doing})"
-        except (EOFError, OSError):
-            problem = (
-                f"{_named(_dead(self._vector.processes))} died (call: {doing}; {_exit_codes(self._vector.processes)})"
-            )
+        except (multiprocessing.TimeoutError, EOFError, OSError) as error:
+            problem = _unanswered(self._vector, error, timeout, doing)
         self._end()
         self._fault = (
             f"{problem}; the other workers were ended: mend the environment or raise worker_timeout "
@@ -179,12 +172,8 @@ class AsyncEnvs:
     def _raise_fault(self, index: int, fault: dict[str, str]) -> NoReturn:
         """Ends the workers and raises a worker's error, with its traceback as a note."""
         self._end()
-        kind = getattr(engram.errors, fault["kind"], None)
-        known = kind if isinstance(kind, type) and issubclass(kind, EngramError) else EnvironmentFault
-        text = fault["fault"] if fault["fault"].startswith("environment ") else f"environment {index}: {fault['fault']}"
-        self._fault = text
-        error = known(text)
-        error.add_note("in the worker:\n" + fault["trace"])
+        error = _error_of(index, fault)
+        self._fault = str(error)
         raise error
 
     def _finals(self, observation: PyTree, ended: Any, done: np.ndarray) -> PyTree:
@@ -203,7 +192,66 @@ class AsyncEnvs:
         _end_workers(self._vector)
 
 
-def _start(makers: list[Callable[[], WorkerEnvironment]]) -> AsyncVectorEnv:
+def _numbers(infos: dict[str, Any]) -> dict[int, dict[str, float]]:
+    """The numbers that environments told at the end of an episode, by their index."""
+    told = infos.get("final_info", {}).get(NUMBERS, ())
+    return {index: json.loads(text) for index, text in enumerate(told) if text}
+
+
+def looked_at(maker: EpisodesMaker, timeout: float) -> Looked:
+    """What the environment of `maker` is, found out in a process of its own that ends before this returns.
+
+    Raises: what went wrong in making it, as in this process; EnvironmentFault where no answer comes in `timeout` s.
+    """
+    vector = _start([partial(LookingEnvironment, maker)])
+    try:
+        vector.call_async("look")
+        (answer,) = vector.call_wait(timeout)
+    except (multiprocessing.TimeoutError, EOFError, OSError) as error:
+        problem = _unanswered(vector, error, timeout, "look at its spaces")
+        _end_workers(vector)
+        raise EnvironmentFault(
+            f"{problem}; mend the environment or raise worker_timeout (--worker-timeout), and start again"
+        ) from error
+    _close_workers(vector)
+    if isinstance(answer, dict):
+        raise _error_of(None, answer)
+    return answer
+
+
+def _error_of(index: int | None, fault: dict[str, str]) -> EngramError:
+    """A worker's error, with its traceback as a note. `index`: of the environment, where its text lacks it."""
+    kind = getattr(engram.errors, fault["kind"], None)
+    known = kind if isinstance(kind, type) and issubclass(kind, EngramError) else EnvironmentFault
+    text = fault["fault"]
+    error = known(text if index is None or text.startswith("environment ") else f"environment {index}: {text}")
+    error.add_note("in the worker:\n" + fault["trace"])
+    return error
+
+
+def _unanswered(vector: AsyncVectorEnv, error: BaseException, timeout: float, doing: str) -> str:
+    """Which worker gave no answer, and whether it is late or dead."""
+    if isinstance(error, multiprocessing.TimeoutError):
+        pipes = vector.parent_pipes
+        late = [index for index, pipe in enumerate(pipes) if pipe is None or not pipe.poll(0)]
+        return f"{_named(late)} did not answer within {timeout:g} s (call: {doing})"
+    return f"{_named(_dead(vector.processes))} died (call: {doing}; {_exit_codes(vector.processes)})"
+
+
+def _close_workers(vector: AsyncVectorEnv) -> None:
+    """Asks workers to close their environments, waits a little, and ends them."""
+    try:
+        for pipe in vector.parent_pipes:
+            pipe.send(("close", None))
+        deadline = time.monotonic() + _PATIENCE
+        for process in vector.processes:
+            process.join(max(deadline - time.monotonic(), 0))
+    except OSError:
+        pass  # a worker that is gone already needs no closing
+    _end_workers(vector)
+
+
+def _start(makers: list[Callable[[], Any]]) -> AsyncVectorEnv:
     # Two steps instead of a call: if starting fails half-way, the processes already started are still at hand.
     vector = AsyncVectorEnv.__new__(AsyncVectorEnv)
     vector.processes, vector.parent_pipes = [], []
@@ -220,7 +268,7 @@ def _start(makers: list[Callable[[], WorkerEnvironment]]) -> AsyncVectorEnv:
     except Exception as error:
         _end_workers(vector)
         raise SpecError(
-            f"the environment cannot be sent to worker processes ({type(error).__name__}: {error}); "
+            f"the environment cannot be sent to worker processes ({told(error)}); "
             f"give an id or a function that makes everything it needs, or leave out asynchronous"
         ) from error
     return vector

@@ -30,7 +30,9 @@ class AcrobotState(NamedTuple):
 @register_device("engram/Acrobot-v1")
 @dataclass(frozen=True)
 class Acrobot:
-    """Reward -1 for every step until the tip is one link's length above the shoulder, 0 at the step that gets there.
+    """Swing the free end of two linked bars up.
+
+    Reward -1 for every step until the tip is one link's length above the shoulder, 0 at the step that gets there.
 
     Observation: cosine and sine of the shoulder, cosine and sine of the elbow, their velocities (rad/s). Both angles 0
     is hanging down; the elbow is relative to the first link. Actions: elbow torque -1, 0, 1 N m.

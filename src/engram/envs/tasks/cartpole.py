@@ -1,13 +1,14 @@
-"""Balance a pole on a cart, as in Gymnasium's CartPole-v1, as pure JAX; and the same without seeing velocities."""
+"""Balance a pole on a cart, as in Gymnasium's CartPole-v1, as pure JAX; and the same with less to see, or unscaled."""
 
 from dataclasses import dataclass
 from math import pi
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, UInt32
 
 from engram.envs.device import DeviceStep, at_least, register_device, uniforms
+from engram.errors import SpecError
 from engram.spaces import Box
 
 GRAVITY = 9.8  # m/s²
@@ -18,6 +19,7 @@ FORCE = 10.0  # N
 TIME_STEP = 0.02  # s
 POSITION_LIMIT = 2.4  # m
 ANGLE_LIMIT = 12 * pi / 180  # rad
+UNITS = (1e-3, 1e6, 1e-3, 1e6)  # of UnscaledCartPole, for one of CartPole's
 START = 0.05  # half-width of the first state's distribution, in the unit of each quantity
 
 
@@ -31,7 +33,7 @@ class CartPoleState(NamedTuple):
 @register_device("engram/CartPole-v1")
 @dataclass(frozen=True)
 class CartPole:
-    """Reward 1 for every step, the one at which the pole falls included.
+    """Balance a pole on a cart. Reward 1 for every step, the one at which the pole falls included.
 
     Observation: position (m), velocity (m/s), pole angle (rad, 0 upright), angular velocity (rad/s).
     Actions: 0 pushes left, 1 pushes right. Terminated beyond ±2.4 m or ±12°; truncated at step `max_steps`; both
@@ -103,3 +105,70 @@ class NoVelocityCartPole:
     ) -> tuple[CartPoleState, DeviceStep]:
         following, step = CartPole(self.max_steps).step(state, action, key)
         return following, step._replace(observation=step.observation[::2])
+
+
+@register_device("engram/FlickeringCartPole-v0")
+@dataclass(frozen=True)
+class FlickeringCartPole:
+    """CartPole of which each number is missing with probability `p`, at every step anew and independently.
+
+    A missing number is NaN, which agents with `observation.missing=mask` take. `shown="zero"` shows 0 in its place,
+    which nothing tells from a number that is 0. Everything else is `CartPole`'s. The best return is `max_steps`, as far
+    as what is left to see allows it; random actions get about 22.
+
+    Source of flickering: Hausknecht & Stone 2015 (arXiv 1507.06527), section 5.1, where whole screens are missing.
+    """
+
+    p: float = 0.2
+    shown: Literal["nan", "zero"] = "nan"
+    max_steps: int = 500
+
+    observation_space = Box((4,))
+    actions = 2
+
+    def __post_init__(self):
+        at_least(self, "max_steps", 1)
+        if not 0 <= self.p <= 1:
+            raise SpecError(f"p = {self.p} was given; expected a probability, 0 to 1")
+
+    def reset(self, key: UInt32[Array, "2"]) -> tuple[CartPoleState, Float[Array, "4"]]:
+        state, physics = CartPole(self.max_steps).reset(key)
+        return state, self._flickering(physics, uniforms(key, 8)[4:])  # the first four were the state's
+
+    def step(
+        self, state: CartPoleState, action: Int[Array, ""], key: UInt32[Array, "2"]
+    ) -> tuple[CartPoleState, DeviceStep]:
+        following, step = CartPole(self.max_steps).step(state, action, key)
+        return following, step._replace(observation=self._flickering(step.observation, uniforms(key, 4)))
+
+    def _flickering(self, physics: Float[Array, "4"], chance: Float[Array, "4"]) -> Float[Array, "4"]:
+        return jnp.where(chance < self.p, jnp.nan if self.shown == "nan" else 0.0, physics)
+
+
+@register_device("engram/UnscaledCartPole-v0")
+@dataclass(frozen=True)
+class UnscaledCartPole:
+    """CartPole in units that nobody scaled: its numbers times 1e-3, 1e6, 1e-3 and 1e6, and `reward` for every step.
+
+    All else is `CartPole`'s.
+    """
+
+    reward: float = 1.0
+    max_steps: int = 500
+
+    observation_space = Box((4,))
+    actions = 2
+
+    def __post_init__(self):
+        at_least(self, "max_steps", 1)
+
+    def reset(self, key: UInt32[Array, "2"]) -> tuple[CartPoleState, Float[Array, "4"]]:
+        state, physics = CartPole(self.max_steps).reset(key)
+        return state, physics * jnp.asarray(UNITS, jnp.float32)
+
+    def step(
+        self, state: CartPoleState, action: Int[Array, ""], key: UInt32[Array, "2"]
+    ) -> tuple[CartPoleState, DeviceStep]:
+        following, step = CartPole(self.max_steps).step(state, action, key)
+        observation = step.observation * jnp.asarray(UNITS, jnp.float32)
+        return following, step._replace(observation=observation, reward=step.reward * jnp.float32(self.reward))

@@ -90,7 +90,7 @@ class Intersection:
     max_steps: int = 13
     openings: int = 4096
 
-    observation_space = Box((ROWS, 7))
+    observation_space = Box((ROWS, 7), unordered=True)
     actions = 3
 
     def __post_init__(self):

@@ -1,0 +1,112 @@
+"""Running statistics of what an agent meets: how its observations and rewards are scaled.
+
+They change in one place, `updated`, which `observe` calls. They apply in two: `Network.seen` for observations and
+`as_learned` for rewards. So acting, learning, evaluating and predicting all see through the same ones.
+"""
+
+from typing import NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from engram import spaces
+from engram.agents.sight import Sight
+from engram.agents.spec import AgentSpec
+from engram.losses.returns import clipped
+from engram.nn.running import BOUND, Running
+from engram.types import TimeStep
+
+EPSILON = 1e-8  # added to the variance of the return, as in Stable-Baselines3's VecNormalize
+
+
+class Scales(NamedTuple):
+    """What a mind scales by."""
+
+    observation: tuple[Running, ...] | None  # of each part that holds numbers; None where they are not normalised
+    reward: Running | None  # of the discounted return; None where rewards are not normalised
+
+
+class Statistics(eqx.Module):
+    """What an agent keeps of its statistics."""
+
+    scales: Scales
+    returns: Float[Array, "*seeds envs"] | None  # discounted sum of each running episode's rewards so far
+
+
+def begin(spec: AgentSpec, sight: Sight | None, envs: int) -> Statistics | None:
+    """Nothing met yet; None for an agent that keeps no statistics."""
+    if not spec.keeps_statistics:
+        return None
+    seen = sight.empty() if sight is not None and spec.observation.normalize else None
+    scaled = spec.reward.normalize
+    return Statistics(Scales(seen, Running.empty() if scaled else None), jnp.zeros(envs) if scaled else None)
+
+
+def updated(
+    spec: AgentSpec,
+    sight: Sight | None,
+    space: spaces.Space,
+    old: Statistics | None,
+    rows: tuple[TimeStep, Bool[Array, "rows envs"]],
+    steps: tuple[TimeStep, Bool[Array, "time envs"]],
+) -> Statistics | None:
+    """The statistics after these steps. Observations count in all rows, final ones too; rewards in the steps.
+
+    `rows` and `steps` are each given with which of them are kept.
+    """
+    if old is None:
+        return None
+    (row, written), (step, kept) = rows, steps
+    seen, reward, returns = old.scales.observation, old.scales.reward, old.returns
+    if seen is not None and sight is not None:
+        seen = sight.counted(seen, spaces.seen_of(space, row.observation), written)
+    if reward is not None and returns is not None:
+        returns, found = _discounted(spec.discount, returns, step, kept)
+        reward = reward.updated(found, kept)
+    return Statistics(Scales(seen, reward), returns)
+
+
+def _discounted(
+    discount: float, returns: Float[Array, "envs"], steps: TimeStep, keep: Bool[Array, "time envs"]
+) -> tuple[Float[Array, "envs"], Float[Array, "time envs"]]:
+    """The discounted sum of each running episode's rewards, after the steps and at each of them."""
+
+    def one(total: Array, step: tuple[Array, Array, Array]) -> tuple[Array, Array]:
+        is_first, reward, kept = step
+        total = jnp.where(kept, jnp.where(is_first, 0.0, discount * total) + reward, total)
+        return total, total
+
+    return jax.lax.scan(one, returns, (steps.is_first, steps.reward, keep))
+
+
+def as_learned(spec: AgentSpec, scales: Scales | None, reward: Float[Array, "*rows"]) -> Float[Array, "*rows"]:
+    """Rewards as an agent learns from them.
+
+        reward / sqrt(variance of the discounted return + 1e-8), within +-10
+
+    where they are normalised; else within `reward_clip`, or as they are.
+
+    Source: `VecNormalize` of Stable-Baselines3, which also clips at 10; Engstrom et al. 2020 (arXiv 2005.12729),
+    section 3, on why PPO needs it.
+    """
+    factor = unit(scales)
+    return clipped(reward, spec.reward_clip) if factor is None else (reward * factor).clip(-BOUND, BOUND)
+
+
+def unit(scales: Scales | None) -> Float[Array, ""] | None:
+    """What a reward is multiplied by, and so a return in units of reward; None where rewards are not normalised."""
+    return None if scales is None or scales.reward is None else jax.lax.rsqrt(scales.reward.variance + EPSILON)
+
+
+def in_reward(scales: Scales | None, value: Float[Array, "*rows"]) -> Float[Array, "*rows"]:
+    """A return as the network says it, in units of reward: these do not change with the statistics."""
+    factor = unit(scales)
+    return value if factor is None else value / factor
+
+
+def in_network(scales: Scales | None, value: Float[Array, "*rows"]) -> Float[Array, "*rows"]:
+    """The inverse of `in_reward`."""
+    factor = unit(scales)
+    return value if factor is None else value * factor

@@ -1,0 +1,185 @@
+"""What came of runs: `engram info`, and the last line of `engram train --seeds`. No JAX is loaded for it."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import Any, NamedTuple
+
+from engram.errors import CheckpointError
+from engram.run.display import clean
+from engram.run.intervals import interval
+from engram.run.machine import amount
+from engram.run.metrics import read_metrics
+
+RUN_FILE = "run.json"
+
+
+class Outcome(NamedTuple):
+    """What a run came to so far, of one seed or of several side by side."""
+
+    folder: Path
+    env: str
+    preset: str
+    seeds: list[int]
+    step: int
+    steps: int
+    returns: list[float | None]  # of each seed: the mean of the last 100 training episodes
+    evaluated: list[float | None]  # of each seed, by the newest evaluation; empty where there was none
+    seconds: float
+    rows: list[dict[str, Any]]
+
+
+def holds_run(folder: Path) -> bool:
+    """Whether `folder` is a run directory."""
+    return (folder / RUN_FILE).is_file()
+
+
+def runs_in(folder: Path) -> list[Path]:
+    """The run directories in a folder, and in folders of it that are groups of seeds; seed2 comes before seed10."""
+
+    def inside(path: Path) -> list[Path]:
+        folders = [one for one in path.iterdir() if one.is_dir() and not one.name.startswith(".")]
+        return sorted(folders, key=_order)
+
+    found: list[Path] = []
+    for path in inside(folder):
+        found += [path] if holds_run(path) else filter(holds_run, inside(path))
+    return found
+
+
+def _order(path: Path) -> tuple[str, int, str]:
+    """By name, and numbers at the end of a name by size."""
+    stem = path.name.rstrip("0123456789")
+    return stem, int(path.name[len(stem) :] or 0), path.name
+
+
+def outcome(folder: Path) -> Outcome:
+    """Read from run.json and the log, without the state. Raises CheckpointError where they are none."""
+    plan, rows = _plan(folder), read_metrics(folder)
+
+    def newest(name: str) -> Any:
+        return next((row[name] for row in reversed(rows) if row.get(name) is not None), None)
+
+    evaluated = newest("evaluation_return")
+    seeds = list(range(plan["seed"], plan["seed"] + plan["seeds"]))
+    return Outcome(
+        folder, str(plan["env"]), plan["preset"], seeds, newest("step") or 0, plan["steps"],
+        _of_each(newest("return_mean"), len(seeds)), [] if evaluated is None else _of_each(evaluated, len(seeds)),
+        newest("seconds") or 0.0, rows,
+    )  # fmt: skip
+
+
+def _plan(folder: Path) -> dict[str, Any]:
+    path = folder / RUN_FILE
+    try:
+        plan = json.loads(path.read_bytes())
+        whole = {name: plan[name] for name in ("env", "preset", "seed", "seeds", "steps", "envs", "agent")}
+        if not all(isinstance(whole[name], int) for name in ("seed", "seeds", "steps", "envs")):
+            raise TypeError("a count is no whole number")
+        return whole
+    except FileNotFoundError:
+        way_out = "start one with: engram train ENV"
+        raise CheckpointError(f"{folder} holds no run ({RUN_FILE} is missing); {way_out}") from None
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read ({error}); restore it from a copy") from None
+    except (ValueError, LookupError, TypeError) as error:
+        raise CheckpointError(f"{path} is damaged: {error}; restore it from a copy") from None
+
+
+def _of_each(value: Any, seeds: int) -> list[float | None]:
+    return list(value) if isinstance(value, list) else [value] * seeds
+
+
+# -- in words --------------------------------------------------------------------------------------------------------
+
+
+def facts(folder: Path) -> list[tuple[str, str]]:
+    """A run in a few lines, returns first."""
+    found, plan = outcome(folder), _plan(folder)
+    agent = plan["agent"]
+    parts = (f"{role} {agent[role]['kind']}" for role in ("encoder", "working", "external", "head"))
+    seeds = f"seed {found.seeds[0]}" if len(found.seeds) == 1 else f"seeds {found.seeds[0]} to {found.seeds[-1]}"
+    speed = f", {found.step * len(found.seeds) / found.seconds:,.0f} steps/s" if found.seconds else ""
+    lines = [("return", f"{spread(found.returns)}, mean of the last 100 training episodes{_best(found)}")]
+    if found.evaluated:
+        lines.append(("evaluation", f"{spread(found.evaluated)}, greedy"))
+    saved = sorted(int(path.name[5:]) for path in (folder / "checkpoints").glob("step-*") if path.name[5:].isdigit())
+    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    return [
+        *lines,
+        ("step", f"{found.step:,} of {found.steps:,}, in {duration(found.seconds)}{speed}"),
+        ("environment", f"{found.env}, {plan['envs']} at a time, {seeds}"),
+        ("agent", f"{found.preset}: {', '.join(parts)}"),
+        ("checkpoints", f"{', '.join(f'{step:,}' for step in saved) or 'none'}; {amount(size)} on disk"),
+        ("more", f"engram info {folder} --all tells every setting and the digest of the state"),
+    ]
+
+
+def _best(found: Outcome) -> str:
+    """The best mean return of the run, and when, if that is not the last."""
+    means = [(mean_of(_of_each(row.get("return_mean"), 1)), row["step"]) for row in found.rows]
+    known = [(value, step) for value, step in means if value is not None]
+    if not known:
+        return ""
+    value, step = max(known, key=lambda one: (one[0], -one[1]))
+    if step == known[-1][1]:
+        return ""
+    return f"; best {value:.4g} at step {step:,}"
+
+
+def lines_of(folders: Sequence[Path]) -> list[str]:
+    """A table with a line for each run, and one for all of them where they differ in their seeds only."""
+    found = [outcome(folder) for folder in folders]
+    rows = [("run", "environment, agent", "seeds", "step", "return", "evaluation")]
+    rows += [
+        (
+            str(one.folder), f"{one.env}, {one.preset}", ", ".join(map(str, one.seeds)), f"{one.step:,}/{one.steps:,}",
+            spread(one.returns), spread(one.evaluated) if one.evaluated else "-",
+        )
+        for one in found
+    ]  # fmt: skip
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ["  ".join(f"{cell:{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    groups = {one.folder.parent for one in found if one.folder.name.startswith("seed")}
+    return lines + [summary(group, [one for one in found if one.folder.parent == group]) for group in sorted(groups)]
+
+
+def summary(name: Path, found: Sequence[Outcome]) -> str:
+    """Several seeds in one line: their mean return, with a 95 % interval of it."""
+    returns = [value for one in found for value in (one.evaluated or one.returns)]
+    what = "greedy return" if all(one.evaluated for one in found) else "return of the last 100 training episodes"
+    seeds = [seed for one in found for seed in one.seeds]
+    done = {one.step for one in found}
+    steps = f"{min(done):,}" if len(done) == 1 else f"{min(done):,} to {max(done):,}"
+    return f"{name}: {len(seeds)} seeds, {steps} steps, {what} {spread(returns)}"
+
+
+def spread(values: Sequence[float | None]) -> str:
+    """The mean; of several with its 95 % interval (Student's t) and the least and greatest value."""
+    known = [value for value in values if value is not None]
+    if not known:
+        return "no episode ended yet"
+    if len(known) == 1:
+        return f"{known[0]:.4g}"
+    low, high = interval(known)
+    return f"{fmean(known):.4g} [{low:.4g}, {high:.4g}] ({min(known):.4g} to {max(known):.4g})"
+
+
+def mean_of(values: Sequence[float | None]) -> float | None:
+    """The mean of the values that are known."""
+    known = [value for value in values if value is not None]
+    return fmean(known) if known else None
+
+
+def duration(seconds: float) -> str:
+    """Hours, minutes and seconds."""
+    minutes, rest = divmod(int(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02}:{rest:02}" if minutes >= 60 else f"{minutes}:{rest:02}"
+
+
+def print_rows(rows: Sequence[tuple[str, str]]) -> None:
+    """Names and texts, the texts below each other."""
+    width = max((len(name) for name, _ in rows), default=0)
+    for name, text in rows:
+        print(clean(f"{name:{width}}  {text}".rstrip()))

@@ -1,0 +1,67 @@
+"""Divergence: Q or the loss grows far beyond what the returns of a run can explain. It is said while it happens."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from engram.errors import LearningFault
+
+FAR = 100.0  # times the largest return: no value of a bounded reward is so large
+HOPELESS = 1e6  # times the largest return: half of the powers of ten that float32 has are used up
+WAY_OUT = (
+    "lower optimizer.learning_rate or optimizer.clip_norm, set reward_clip, or let the target network follow more "
+    "slowly (target.rate, target.every), and start again"
+)
+
+
+class DivergenceWatch:
+    """Looks at each line of metrics.
+
+    Q is compared with the largest absolute return of an episode so far, at least 1, and the loss, which may be squared,
+    with its square. Before an episode has ended nothing is known of the size of returns. The largest of the first
+    `FIRST` losses then stands for that of rewards, and Q may be `FAR` times as large: the sum of many.
+    """
+
+    FIRST = 3
+
+    def __init__(self) -> None:
+        self._scale: float | None = None
+        self._losses: list[float] = []
+        self._said = False
+
+    def look(self, metrics: Mapping[str, Any]) -> str | None:
+        """A sentence at the first line that shows divergence, then None.
+
+        Raises: LearningFault where there is no way back: what is saved later would be worth nothing.
+        """
+        returns = [abs(value) for name in ("return_min", "return_max") for value in _numbers(metrics.get(name))]
+        if returns:
+            self._scale = max([self._scale or 1.0, *returns])
+        losses = [abs(value) for value in _numbers(metrics.get("loss"))]
+        values = [abs(value) for value in _numbers(metrics.get("q_mean"))]
+        loss, value = max(losses, default=0.0), max(values, default=0.0)
+        scale = self._of_loss(losses) if self._scale is None else self._scale
+        if scale is None:
+            return None
+        value_scale = FAR * scale if self._scale is None else scale
+        if value > HOPELESS * value_scale or loss > (HOPELESS * scale) ** 2:
+            raise LearningFault(f"learning has diverged: {self._told(loss, value)}; {WAY_OUT}")
+        if self._said or (value <= FAR * value_scale and loss <= (FAR * scale) ** 2):
+            return None
+        self._said = True
+        return f"learning diverges: {self._told(loss, value)}; {WAY_OUT}"
+
+    def _of_loss(self, losses: list[float]) -> float | None:
+        """The size of returns that the first losses speak for; None before there are enough of them."""
+        if losses and len(self._losses) < self.FIRST:
+            self._losses.append(max(losses))
+            return None
+        return max(1.0, *self._losses) if len(self._losses) == self.FIRST else None
+
+    def _told(self, loss: float, value: float) -> str:
+        largest = "" if self._scale is None else f", and no return was larger than {self._scale:.3g}"
+        return f"the loss is {loss:.3g} and Q is {value:.3g}{largest}"
+
+
+def _numbers(value: Any) -> list[float]:
+    """A metric of one seed or of several as the numbers that are known."""
+    return [one for one in (value if isinstance(value, list) else [value]) if isinstance(one, int | float)]

@@ -1,0 +1,70 @@
+"""Names that other libraries have for Engram's settings: each answer says what the setting is called here."""
+
+from typing import NamedTuple
+
+
+class Way(NamedTuple):
+    """The setting that another name means, and what differs about its value, if anything does."""
+
+    path: str
+    note: str = ""
+
+
+_UPDATES = "counted in updates, not in environment steps"
+_STEPS = "environment steps, not a fraction of the run"
+_WIDTHS = "units of each hidden layer, such as 128,128"
+
+# By our name: those of Stable-Baselines3, CleanRL, RLlib, Tianshou, Dopamine and of papers.
+_OTHERS: dict[Way, tuple[str, ...]] = {
+    Way("optimizer.learning_rate"): ("lr", "learning_rate", "step_size", "alpha", "lr_schedule"),
+    Way("optimizer.epsilon"): ("adam_eps", "adam_epsilon", "eps_adam"),
+    Way("optimizer.clip_norm"): ("max_grad_norm", "grad_clip", "gradient_clip", "clip_grad_norm"),
+    Way("discount"): ("gamma", "discount_factor"),
+    Way("replay.capacity"): (
+        "buffer_size", "replay_size", "replay_buffer_size", "buffer_capacity", "memory_size",
+    ),
+    Way("replay.start"): ("learning_starts", "warmup_steps", "min_replay_history", "start_steps", "random_steps"),
+    Way("replay.batch_size"): ("batch_size", "minibatch_size", "train_batch_size"),
+    Way("replay.window"): ("sequence_length", "seq_len", "max_seq_len", "unroll_length", "context_length"),
+    Way("replay.burn_in"): ("burn_in", "burnin"),
+    Way("learn_every"): ("train_freq", "train_frequency", "update_every", "update_period"),
+    Way("updates"): ("gradient_steps", "updates_per_step", "utd"),
+    Way("target.every", _UPDATES): (
+        "target_update_interval", "target_network_frequency", "target_update_freq", "target_network_update_freq",
+        "target_update_period",
+    ),
+    Way("target.rate"): ("tau", "polyak"),
+    Way("exploration.steps", _STEPS): ("exploration_fraction", "epsilon_decay", "eps_decay", "epsilon_timesteps"),
+    Way("exploration.start"): ("exploration_initial_eps", "start_e", "eps_start", "epsilon_start", "initial_epsilon"),
+    Way("exploration.end"): (
+        "exploration_final_eps", "end_e", "eps_end", "epsilon_end", "final_epsilon", "epsilon_train", "epsilon",
+    ),
+    Way("n_step"): ("n_steps", "nstep", "n_step_return", "multi_step"),
+    Way("double"): ("double_q", "double_dqn", "is_double"),
+    Way("head", "dueling or q"): ("dueling", "dueling_network"),
+    Way("reward_clip"): ("clip_reward", "clip_rewards", "reward_clipping"),
+    Way("observation.stack"): ("frame_stack", "n_stack", "num_stack", "stack_size", "framestack"),
+    Way("encoder.widths", _WIDTHS): (
+        "policy_kwargs", "net_arch", "hidden_sizes", "hidden_layers", "fcnet_hiddens", "layers",
+    ),
+    Way("working.hidden_size"): ("lstm_hidden_size", "lstm_cell_size", "rnn_hidden_size"),
+    Way("steps"): (
+        "total_timesteps", "timesteps", "n_timesteps", "num_timesteps", "total_steps", "max_timesteps", "num_steps",
+    ),
+    Way("envs"): ("n_envs", "num_envs", "nenvs", "training_num"),
+    Way("asynchronous"): ("vec_env_cls", "subproc", "vectorization_mode"),
+    Way("seed"): ("random_seed", "rng_seed"),
+    Way("seeds"): ("num_seeds", "n_seeds"),
+    Way("preset"): ("algo", "algorithm", "agent", "model", "policy"),
+    Way("run", "a folder"): ("log_dir", "logdir", "save_path", "output_dir", "logger_kwargs", "log_folder"),
+    Way("track", "true or false"): ("tensorboard_log", "tensorboard", "tb_log_name"),
+    Way("save_every"): ("save_freq", "checkpoint_freq", "checkpoint_frequency"),
+    Way("log_every"): ("log_interval", "logging_interval", "print_freq"),
+    Way("env_args"): ("env_kwargs", "env_config", "make_kwargs"),
+}  # fmt: skip
+FAMILIAR = {other: way for way, others in _OTHERS.items() for other in others}
+
+
+def familiar(name: str) -> Way | None:
+    """The setting that `name`, or the last word of a path such as `optimizer.lr`, means elsewhere; None if none."""
+    return FAMILIAR.get(name.rpartition(".")[2].replace("-", "_").lower())

@@ -1,0 +1,87 @@
+"""What a run is made of: its environments, and the runner that drives its agent through them."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, closing
+from typing import Any
+
+from engram.agents.presets import assumptions, reasons
+from engram.agents.q_learning import QLearner
+from engram.envs.device import is_device, make_device
+from engram.envs.host.build import check_unasked
+from engram.envs.host.make import make_host
+from engram.envs.limit import limited
+from engram.errors import SpecError
+from engram.run.machine import amount, check_fits
+from engram.run.plan import RunPlan
+from engram.run.settings import Given
+from engram.runners.common import Runner
+from engram.runners.device import DeviceRunner
+from engram.runners.host import HostRunner
+
+# Settings that making environments takes.
+MAKING = ("seed", "envs", "asynchronous", "action_bins", "env_args", "max_episode_steps")
+
+
+def make_environment(env: Any, run: Mapping[str, Any], worker_timeout: float, opened: ExitStack) -> Any:
+    """A device environment, or a batch of host environments, by these settings of the run.
+
+    `opened` closes what was made. Raises EngramError for what cannot be made.
+    """
+    arguments = {name: run[name] for name in MAKING if name in run}
+    if isinstance(env, str) and is_device(env):
+        for name in ("asynchronous", "action_bins"):
+            if arguments.get(name):
+                raise SpecError(f"{name} is for host environments; {env!r} runs on the device: leave it out")
+        made = make_device(env, **(arguments.get("env_args") or {}))
+        return limited(made, arguments.get("max_episode_steps"))
+    given: dict[str, Any] = {"seed": 0, "worker_timeout": worker_timeout} | arguments
+    return opened.enter_context(closing(make_host(env, **given)))
+
+
+def make_agent(plan: RunPlan) -> QLearner:
+    """The agent of a plan."""
+    return QLearner(plan.agent, plan.space, plan.actions, plan.envs)
+
+
+def make_runner(plan: RunPlan, agent: QLearner, environment: Any, device: bool) -> Runner:
+    """What drives the agent, once its memory was checked for. Raises SpecError where it does not suffice."""
+    # The host acts with a copy of the external memory while the other is written.
+    copies = {"external memory": 1 if device else 2}
+    check_fits({name: plan.seeds * copies.get(name, 1) * size for name, size in agent.nbytes().items()})
+    if device:
+        return DeviceRunner(agent, environment, range(plan.seed, plan.seed + plan.seeds))
+    if plan.seeds > 1:
+        raise SpecError(
+            f"{plan.env!r} runs on the host, where seeds learn one after another: `engram train` does that, "
+            f"and in Python make one Trainer for each seed"
+        )
+    return HostRunner(agent, environment, plan.seed, plan.group)
+
+
+def check_trust(plan: RunPlan, given: Given, named: bool) -> None:
+    """Raises Untrusted where the run's files alone name an environment, for training or evaluation, that runs code.
+
+    `named`: whether the user has named the environment too.
+    """
+    if given.session.trust:
+        return
+    if plan.env is not None and not is_device(plan.env):
+        check_unasked(plan.env, plan.env_args, named=named)
+    other = plan.evaluate_env
+    if other is not None and "evaluate_env" not in given.run and not is_device(other):
+        check_unasked(other, {})
+
+
+def notes_at_start(plan: RunPlan, agent: QLearner, environment: Any, on_device: bool) -> Iterator[str]:
+    """What is said before a run begins: what was chosen and why, how large it is, what a checkpoint holds."""
+    yield f"{plan.preset}: {reasons(plan.agent, plan.space)}; {plan.actions} actions"
+    yield from assumptions(plan.agent, plan.space)
+    sizes = "; ".join(f"{name}: {amount(size)} a seed" for name, size in agent.nbytes().items() if size)
+    yield f"{plan.agent.replay.capacity:,} rows of replay; {sizes}"
+    if plan.steps <= plan.agent.replay.start:
+        yield f"replay.start={plan.agent.replay.start} is not reached: nothing will be learned"
+    if not on_device:
+        yield f"{environment.description}; state at a checkpoint: {environment.level}"
+        yield from environment.notes
+    if plan.start_from is not None:
+        yield f"begins with the {plan.start_with} of {plan.start_from}; exploration starts anew"

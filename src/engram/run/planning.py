@@ -1,0 +1,131 @@
+"""Plans: from what was given to what a run is, and how a plan grows when a run is made longer.
+
+The *horizon* is the number of steps that schedules follow (exploration, step size), and by which lines of metrics,
+evaluations and checkpoints are spread. It is the total, where one was stated, or the steps of the first `learn`. What
+was given outright (`exploration.steps=1000`, `log_every=50`) follows nothing.
+
+A run that goes on beyond its horizon gets a new one, from that step on:
+
+    a new total (`steps`, --steps)     that total
+    `learn(n)`, a total was stated     twice the steps so far, or the new end if that is later
+    `learn(n)`, none was ever stated   the same, but at least a run of the usual length (`default_steps`)
+
+A resumed run follows the schedules of run.json from where it is, so it stays exact. A new horizon counts from the step
+at which it is set: what was learned before it, was learned by the old one.
+
+So forty calls of `learn(500)` explore and slow down as one long run, and not forty times within 500 steps. Sizes (of
+the replay, of networks) and the start of learning stay as they were first planned.
+"""
+
+from dataclasses import replace
+from functools import partial, reduce
+from typing import Any
+
+from engram import specs
+from engram.agents.presets import default_steps, fitted, kind_of, preset
+from engram.agents.q_learning import QLearner
+from engram.agents.spec import AgentSpec
+from engram.run.machine import SHARE, available
+from engram.run.plan import OF_AGENT, RunPlan
+from engram.run.settings import Given, check_names
+from engram.spaces import Space
+
+# Lines, checkpoints and evaluations of a whole run, and the most steps between two of them, unless told otherwise.
+LOG_POINTS, LOG_AT_LEAST = 100, 10_000
+SAVE_POINTS, SAVE_AT_LEAST = 10, 50_000
+EVALUATION_POINTS, TRIAL = 10, 1_000  # a run shorter than TRIAL is not evaluated unless that is asked for
+GROUP = 8  # moments of learning in one call, for small networks on the host
+
+SCHEDULES = ("exploration.steps", "optimizer.decay_steps")  # settings of an agent that presets scale to the horizon
+RHYTHM = ("log_every", "save_every", "evaluate_every")
+
+
+def new_plan(
+    env: str | None, given: Given, made: Any, device: bool, steps: int | None, like: RunPlan | None
+) -> RunPlan:
+    """The plan of a new run of `steps`, or of the usual length.
+
+    `made` is the environment, or the batch of them. `like` is the plan
+    of a run whose weights this one begins with: its agent is changed by what was given, unless
+    another preset was named.
+    """
+    if not device:
+        given = given._replace(run={**given.run, "envs": made.envs})  # of a ready vector environment
+    chosen, changes, space = given.run, given.agent, made.observation_space
+    total = default_steps(space) if steps is None else steps
+    name = chosen.get("preset", like.preset if like else "auto")
+    kept = like if like and "preset" not in chosen else None
+    agent = kept.agent if kept else preset(name, space, total, getattr(made, "reward_clip", 0.0))
+    check_names(agent, changes)
+    fit = partial(fitted, given=changes.keys(), steps=total, envs=chosen.get("envs", 1))
+    agent = specs.override_all(agent, changes, None if kept else fit)
+    agent = agent if kept else within_memory(agent, given, made)
+    stated = () if kept is None else [path for path in SCHEDULES if path not in kept.schedules]
+    schedules = [path for path in SCHEDULES if _has(agent, path) and not _given(changes, path) and path not in stated]
+    follows = [item for item in ("steps", *RHYTHM) if item not in chosen] + [OF_AGENT + path for path in schedules]
+    agent = _scheduled(agent, name, space, total, schedules)
+    single = device or agent.has_memory or kind_of(space) != "vector"
+    derived: dict[str, Any] = {**_rhythm(total, chosen), "group": 1 if single else GROUP, "preset": name}
+    shown = None if device else made.translator.to_json()
+    return RunPlan(
+        env=env, agent=agent, space=space, actions=made.actions, shown=shown, horizon=total, follows=tuple(follows),
+        **{**derived, **chosen, "steps": total},
+    )  # fmt: skip
+
+
+def within_memory(agent: AgentSpec, given: Given, made: Any) -> AgentSpec:
+    """The agent with as many rows of replay as this machine holds, where nobody said how many."""
+    if "replay.capacity" in given.agent or (free := available()) is None:
+        return agent
+    learner = QLearner(agent, made.observation_space, made.actions, given.run.get("envs", 1))
+    size = given.run.get("seeds", 1) * learner.nbytes()["replay"]
+    if size <= SHARE * free:
+        return agent
+    return specs.override(agent, "replay.capacity", int(agent.replay.capacity * free / 2 / size))
+
+
+def longer(plan: RunPlan, goal: int, now: int) -> RunPlan:
+    """The plan of a run that `learn` takes from step `now` to `goal`, which may lie beyond it."""
+    usual = default_steps(plan.space) if "steps" in plan.follows else 0
+    horizon = plan.horizon if goal <= plan.horizon else max(goal, 2 * now, usual)
+    return replanned(plan, max(goal, plan.steps), horizon)
+
+
+def replanned(plan: RunPlan, steps: int, horizon: int) -> RunPlan:
+    """The plan with another total, and with what follows its horizon scaled to another one."""
+    if horizon == plan.horizon:
+        return replace(plan, steps=steps)
+    fixed = {name: getattr(plan, name) for name in RHYTHM if name not in plan.follows}
+    agent = _scheduled(plan.agent, plan.preset, plan.space, horizon, plan.schedules)
+    return replace(plan, steps=steps, horizon=horizon, agent=agent, **{**_rhythm(horizon, fixed), **fixed})
+
+
+def _rhythm(total: int, given: dict[str, Any]) -> dict[str, int]:
+    """How often a run of this length writes, saves and evaluates; evaluations fall on lines of metrics."""
+    log_every = given.get("log_every", min(max(1, total // LOG_POINTS), LOG_AT_LEAST))
+    lines = max(1, round(total / EVALUATION_POINTS / log_every))
+    return {
+        "log_every": log_every,
+        "save_every": min(max(1, total // SAVE_POINTS), SAVE_AT_LEAST),
+        "evaluate_every": lines * log_every if total >= TRIAL else 0,
+    }
+
+
+def _scheduled(agent: AgentSpec, name: str, space: Space, horizon: int, paths: list[str]) -> AgentSpec:
+    """The agent with the schedules at these paths as its preset has them for this horizon."""
+    like = preset(name, space, horizon)
+    return specs.override_all(agent, {path: _at(like, path) for path in paths if _has(like, path)})
+
+
+def _given(changes: dict[str, Any], path: str) -> bool:
+    """Whether the setting was given, alone or within a whole spec; the name of a part alone does not set it."""
+    whole = (name for name, value in changes.items() if not isinstance(value, str))
+    return path in changes or any(path.startswith(name + ".") for name in whole)
+
+
+def _has(agent: AgentSpec, path: str) -> bool:
+    return any(known == path for known, *_ in specs.describe(agent))
+
+
+def _at(agent: AgentSpec, path: str) -> Any:
+    return reduce(getattr, path.split("."), agent)

@@ -1,0 +1,130 @@
+"""A new run that begins with what another one learned: its weights, and if asked its replay and external memory.
+
+What is taken over is the agent's alone. Counters, schedules, the optimizer and the environments begin anew, so that
+exploration starts at its first value again unless it is set (`exploration.start=0.1`).
+"""
+
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from engram.checkpoint.store import Loaded
+from engram.errors import CheckpointError, SpecError
+from engram.run.keeper import BEST, NEWEST, At, Keeper, fill
+from engram.run.plan import RunPlan, holds_run
+from engram.run.settings import Given
+from engram.runners.common import Runner
+
+WEIGHTS, REPLAY, MEMORY = "agent.learner.", "agent.replay.", "agent.recall."  # beginnings of names in a checkpoint
+TAKEN = ("params.", "target.")  # of the learner's state
+
+
+class Source(NamedTuple):
+    """A stored run to begin from."""
+
+    name: str  # RUN@STEP
+    plan: RunPlan
+    loaded: Loaded
+
+
+def parse_at(text: str) -> At:
+    """`newest`, `best` or a step out of a text.
+
+    >>> parse_at("best"), parse_at("20_000")
+    ('best', 20000)
+    """
+    if text in (NEWEST, BEST):
+        return text
+    if not text.replace("_", "").isdigit():
+        raise SpecError(f"checkpoint {text!r} was given; expected newest, best or a step")
+    return int(text)
+
+
+def source_of(text: str, seed: int = 0) -> Source:
+    """The run that RUN, RUN@newest, RUN@best or RUN@STEP names; of runs of several seeds in one folder, that of `seed`.
+
+    Raises CheckpointError if there is none.
+    """
+    run, mark, at = text.rpartition("@")
+    if not mark or Path(text).is_dir():
+        run, at = text, NEWEST
+    folder = Path(run)
+    if not holds_run(folder) and holds_run(folder / f"seed{seed}"):
+        folder = folder / f"seed{seed}"
+    plan = RunPlan.read(folder)
+    loaded = Keeper(folder, plan.digest()).load(parse_at(at))
+    return Source(f"{folder}@{loaded.step}", plan, loaded)
+
+
+def env_of(source: Source) -> str | None:
+    """The environment of the run to begin from. Its files may be a stranger's, so they alone import no module."""
+    env = source.plan.env
+    if env is not None and ":" in env:
+        raise SpecError(
+            f"{source.name} learned in {env!r}, for which a module would be imported; name that environment yourself"
+        )
+    return env
+
+
+def source_given(given: Given) -> Source | None:
+    """The run to begin from, if one was named."""
+    if "start_from" in given.run:
+        return source_of(given.run["start_from"], given.run.get("seed", 0))
+    if "start_with" in given.run:
+        raise SpecError("start_with says what to take from another run; name it with start_from (--from)")
+    return None
+
+
+def begin_from(source: Source, runner: Runner, what: str, seeds: int) -> None:
+    """Puts what was learned into a runner that has not begun.
+
+    Args:
+      what: `weights`, or also the `replay`, the external `memory`, or `all`.
+      seeds: agents that learn side by side; each takes the weights of the source's agent of its own place.
+
+    Raises CheckpointError in a sentence for what does not fit.
+    """
+    prefixes = [WEIGHTS + name for name in TAKEN]
+    prefixes += [REPLAY] * (what in ("replay", "all")) + [MEMORY] * (what in ("memory", "all"))
+    own = runner.capture().arrays
+    needed = {name: array for name, array in own.items() if name.startswith(tuple(prefixes))}
+    if what in ("memory", "all") and not any(name.startswith(MEMORY) for name in needed):
+        raise SpecError(f"start_with = {what!r} was given, but this agent has no external memory; leave it out")
+    taken = {name: array for name, array in source.loaded.arrays.items() if name.startswith(tuple(prefixes))}
+    taken = _for_seeds(taken, _has_seeds(source.loaded.arrays), _has_seeds(own), seeds)
+    _check_fits(source.name, taken, needed)
+    try:
+        runner.adopt(taken, partial(fill, source.loaded) if what in ("replay", "all") else None)
+    except CheckpointError as problem:
+        raise CheckpointError(
+            f"the replay of {source.name} does not fit this run ({problem}); begin without its replay"
+        ) from None
+
+
+def _has_seeds(arrays: Mapping[str, np.ndarray]) -> bool:
+    """Whether a runner's arrays have an axis of seeds: then running returns are [seeds, envs], else [envs]."""
+    return arrays["episodes.running_return"].ndim == 2
+
+
+def _for_seeds(arrays: Mapping[str, np.ndarray], have: bool, want: bool, seeds: int) -> dict[str, np.ndarray]:
+    """The arrays with the axis of seeds that the new run has, or without one."""
+    stacks = {name: array if have else array[None] for name, array in arrays.items()}
+    if not want:
+        return {name: stack[0] for name, stack in stacks.items()}
+    return {name: stack[np.arange(seeds) % len(stack)] for name, stack in stacks.items()}
+
+
+def _check_fits(source: str, taken: Mapping[str, np.ndarray], needed: Mapping[str, np.ndarray]) -> None:
+    """CheckpointError for the first array that one side lacks, or that has another shape."""
+    way_out = "leave out the settings that change the network, or begin without --from (start_from)"
+    for name in sorted({*taken, *needed}):
+        there, here = (f"{group[name].shape}" if name in group else "nothing" for group in (taken, needed))
+        if there != here or taken[name].dtype != needed[name].dtype:
+            short = name.removeprefix("agent.").removeprefix("learner.")
+            raise CheckpointError(
+                f"what {source} learned does not fit this agent: {short} has shape {there} there and {here} here; "
+                f"{way_out}"
+            )
