@@ -34,7 +34,7 @@ from engram.run.machine import keep_freed_memory, use_cache
 from engram.run.making import check_trust, make_agent, make_environment, make_runner, notes_at_start
 from engram.run.metrics import RunLog
 from engram.run.plan import RunPlan, info
-from engram.run.planning import longer, new_plan, replanned
+from engram.run.planning import longer, new_plan, resumed
 from engram.run.prefill import fill_replay
 from engram.run.progress import callbacks_of, title_of
 from engram.run.settings import FREE, Given, check, check_names, takes_settings
@@ -157,7 +157,7 @@ class Trainer:
             raise SpecError(f"{self.folder} was started with an environment object; pass the same one again")
         check_trust(plan, self._given, named=env is not None)
         self._env = env if env is not None else plan.env
-        self.plan = self._resumed(plan, {name: value for name, value in chosen.items() if name in FREE})
+        self.plan = resumed(plan, {name: value for name, value in chosen.items() if name in FREE})
         self._environment = self._make_environment(self._env, vars(plan))
         if not same(self._environment.observation_space, plan.space) or self._environment.actions != plan.actions:
             raise CheckpointError(
@@ -174,12 +174,6 @@ class Trainer:
             self._tell("on_note", sentence)
         if self.plan != plan:  # its total may be a new one
             self.plan.write(self.folder)
-
-    def _resumed(self, plan: RunPlan, changes: dict[str, Any]) -> RunPlan:
-        """The plan of a resumed run with these settings; schedules follow a new total."""
-        follows = tuple(name for name in plan.follows if name not in changes)
-        plan = replace(plan, follows=follows, **changes)
-        return replanned(plan, plan.steps, plan.steps) if "steps" in changes else plan
 
     def _make_environment(self, env: Any, run: Mapping[str, Any]) -> Any:
         return make_environment(env, run, self._given.session.worker_timeout, self._open)
@@ -209,11 +203,7 @@ class Trainer:
                 self.note(self._no_cache)
             self._runner = runner
             if self.folder is not None:
-                try:
-                    self.save()  # step 0: from here on there is something to resume
-                except WriteFailed:
-                    self._give_back()
-                    raise
+                self._save_first()
             self._source = None  # its arrays have been taken
         return self._runner
 
@@ -385,13 +375,17 @@ class Trainer:
         assert self.folder is not None
         return Keeper(self.folder, self.plan.digest())
 
-    def _give_back(self) -> None:
-        """The run could not begin, so its folder is free again, and this trainer may try once more."""
+    def _save_first(self) -> None:
+        """Step 0, from where on there is something to resume. Without room the folder is free again."""
         assert self.folder is not None
-        self._runner = None
-        withdraw(self.folder)
-        if self._lock is not None:
-            self._lock.release()
+        try:
+            self.save()
+        except WriteFailed:
+            self._runner = None
+            withdraw(self.folder)
+            if self._lock is not None:
+                self._lock.release()
+            raise
 
     # -- using ---------------------------------------------------------------------------------------------
 

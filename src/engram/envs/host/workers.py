@@ -14,7 +14,7 @@ import json
 import multiprocessing
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from multiprocessing.util import Finalize
@@ -47,10 +47,10 @@ class AsyncEnvs:
         description: str,
         worker_timeout: float,
         reward_clip: float = 0.0,
-        notes: Sequence[str] = (),
+        notes: Iterable[str] = (),
     ):
         self._observer = observer
-        self.notes = notes
+        self.notes = list(notes)
         self.translator = Translator(observer, table)
         self._shapes = [((len(makers), *part.shape), part.dtype) for part in observer.parts]
         self._seed = makers[0].seed
