@@ -117,7 +117,7 @@ class Trainer:
         check_free(self.folder)
         check_loggers([*self._given.run.get("log", ()), *[EVENTS] * self._given.run.get("track", False)])
         self._env = env
-        self._environment = self._make_environment(env, self._given.run)
+        self._environment = make_environment(env, self._given.run, self._given.session.worker_timeout, self._open)
         self.plan = self._plan_for(self._given.run.get("steps"))
         self.plan.digest()  # refuses what could not be stored with the run
 
@@ -158,7 +158,7 @@ class Trainer:
         check_trust(plan, self._given, named=env is not None)
         self._env = env if env is not None else plan.env
         self.plan = resumed(plan, {name: value for name, value in chosen.items() if name in FREE})
-        self._environment = self._make_environment(self._env, vars(plan))
+        self._environment = make_environment(self._env, vars(plan), self._given.session.worker_timeout, self._open)
         if not same(self._environment.observation_space, plan.space) or self._environment.actions != plan.actions:
             raise CheckpointError(
                 f"the environment now has {self._environment.observation_space} and {self._environment.actions} "
@@ -174,9 +174,6 @@ class Trainer:
             self._tell("on_note", sentence)
         if self.plan != plan:  # its total may be a new one
             self.plan.write(self.folder)
-
-    def _make_environment(self, env: Any, run: Mapping[str, Any]) -> Any:
-        return make_environment(env, run, self._given.session.worker_timeout, self._open)
 
     def _make_runner(self) -> Runner:
         self.agent = make_agent(self.plan)

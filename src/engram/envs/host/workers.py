@@ -28,7 +28,8 @@ import engram.errors
 from engram.envs.host import capture as capturing
 from engram.envs.host.batch import HostStep, check_alike, join_snapshots, split_snapshots, stack, weakest
 from engram.envs.host.build import EpisodesMaker
-from engram.envs.host.episodes import NUMBERS, Episodes, Level, Looked, LookingEnvironment, WorkerEnvironment
+from engram.envs.host.episodes import NUMBERS, Episodes, Level, WorkerEnvironment
+from engram.envs.host.looking import Looked, LookingEnvironment
 from engram.envs.host.spaces import Observer, Translator
 from engram.errors import EngramError, EnvironmentFault, SpecError, told
 
