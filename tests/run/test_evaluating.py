@@ -167,13 +167,24 @@ class Notes:
         self.heard.append(text)
 
 
-def test_an_environment_object_is_trained_in_but_not_evaluated_and_that_is_said_once():
+class NeedsLength(Walk):
+    def __init__(self, needed: int):
+        super().__init__(needed)
+
+
+def test_an_environment_object_is_evaluated_in_another_like_it(tmp_path: Path):
+    with Trainer(Walk(), run=tmp_path, **SMALL, **EVALUATED) as trainer:
+        assert trainer.learn().steps == 200
+    assert "evaluation_return" in read_metrics(tmp_path)[-1]
+
+
+def test_where_there_is_no_other_like_it_training_goes_on_and_that_is_said_once():
     notes = Notes()
-    with Trainer(Walk(), callbacks=[notes], **SMALL, **EVALUATED) as trainer:
+    with Trainer(NeedsLength(4), callbacks=[notes], **SMALL, **EVALUATED) as trainer:
         assert trainer.learn().steps == 200
     said = [text for text in notes.heard if "without this evaluation" in text]
     assert len(said) == 1
-    assert "an environment object was given, in which the agent trains" in said[0]
+    assert "no other one like it can be made (NeedsLength needs the argument 'needed')" in said[0]
 
 
 def test_a_function_that_gives_the_environment_of_training_is_found_out():
@@ -184,7 +195,7 @@ def test_a_function_that_gives_the_environment_of_training_is_found_out():
     with Trainer(lambda: env, callbacks=[notes], **SMALL, **EVALUATED) as trainer:
         before = trainer.runner and len(resets)
         trainer.learn()
-    assert any("the function gave the environment in which the agent trains" in text for text in notes.heard)
+    assert any("gave an environment that is in use" in text for text in notes.heard)
     assert len(resets) - before == 200 // 4, "one for each episode of training"
 
 

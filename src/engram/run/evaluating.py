@@ -31,11 +31,11 @@ class Evaluating:
     """Evaluates the agent of one run from time to time.
 
     Args:
-      env: the environment of training. training: the environments that it trains in, on the host.
+      env: the environment of training.
     """
 
-    def __init__(self, env: Environment, training: Any):
-        self._env, self._training = env, training
+    def __init__(self, env: Environment):
+        self._env = env
         self._evaluator: Evaluator | None = None
         self._made_for: tuple[Any, ...] = ()  # the settings that the evaluator was made for
         self._told: set[str] = set()  # each sentence is said once

@@ -91,6 +91,12 @@ def longer(plan: RunPlan, goal: int, now: int) -> RunPlan:
     return replanned(plan, max(goal, plan.steps), horizon)
 
 
+def resumed(plan: RunPlan, changes: dict[str, Any]) -> RunPlan:
+    """The plan of a resumed run with these settings of the run; schedules follow a new total."""
+    plan = replace(plan, follows=tuple(name for name in plan.follows if name not in changes), **changes)
+    return replanned(plan, plan.steps, plan.steps) if "steps" in changes else plan
+
+
 def replanned(plan: RunPlan, steps: int, horizon: int) -> RunPlan:
     """The plan with another total, and with what follows its horizon scaled to another one."""
     if horizon == plan.horizon:

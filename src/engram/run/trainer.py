@@ -34,7 +34,7 @@ from engram.run.machine import keep_freed_memory, use_cache
 from engram.run.making import check_trust, make_agent, make_environment, make_runner, notes_at_start
 from engram.run.metrics import RunLog
 from engram.run.plan import RunPlan, info
-from engram.run.planning import longer, new_plan, replanned
+from engram.run.planning import longer, new_plan, resumed
 from engram.run.prefill import fill_replay
 from engram.run.progress import callbacks_of, title_of
 from engram.run.settings import FREE, Given, check, check_names, takes_settings
@@ -98,7 +98,9 @@ class Trainer:
         begin = self._resume if self._given.session.resume else self._begin
         with self._open as opened:  # what was opened is let go of if the rest fails
             begin(env)
-            self._evaluating = opened.enter_context(closing(self._make_evaluating()))
+            assert self._env is not None
+            self._evaluating = opened.enter_context(closing(Evaluating(self._env)))
+            self._evaluating.prepare(self.plan)  # says at once what it cannot do
             names = (*self.plan.log, EVENTS) if self.plan.track else self.plan.log
             self._loggers = loggers_for(names, loggers, self.folder)
             self._open = opened.pop_all()
@@ -117,7 +119,7 @@ class Trainer:
         check_free(self.folder)
         check_loggers([*self._given.run.get("log", ()), *[EVENTS] * self._given.run.get("track", False)])
         self._env = env
-        self._environment = self._make_environment(env, self._given.run)
+        self._environment = make_environment(env, self._given.run, self._given.session.worker_timeout, self._open)
         self.plan = self._plan_for(self._given.run.get("steps"))
         self.plan.digest()  # refuses what could not be stored with the run
 
@@ -126,13 +128,6 @@ class Trainer:
         env, like = self._env if isinstance(self._env, str) else None, self._source and self._source.plan
         plan = new_plan(env, self._given, self._environment, self.on_device, steps, like)
         return plan if self._source is None else replace(plan, start_from=self._source.name)
-
-    def _make_evaluating(self) -> Evaluating:
-        """What evaluates while training, which says at once what it cannot do."""
-        assert self._env is not None
-        evaluating = Evaluating(self._env, self._environment)
-        evaluating.prepare(self.plan)
-        return evaluating
 
     def _resume(self, env: Environment | None) -> None:
         """The run in `folder` from its newest verified checkpoint, as it was planned."""
@@ -157,8 +152,8 @@ class Trainer:
             raise SpecError(f"{self.folder} was started with an environment object; pass the same one again")
         check_trust(plan, self._given, named=env is not None)
         self._env = env if env is not None else plan.env
-        self.plan = self._resumed(plan, {name: value for name, value in chosen.items() if name in FREE})
-        self._environment = self._make_environment(self._env, vars(plan))
+        self.plan = resumed(plan, {name: value for name, value in chosen.items() if name in FREE})
+        self._environment = make_environment(self._env, vars(plan), self._given.session.worker_timeout, self._open)
         if not same(self._environment.observation_space, plan.space) or self._environment.actions != plan.actions:
             raise CheckpointError(
                 f"the environment now has {self._environment.observation_space} and {self._environment.actions} "
@@ -174,15 +169,6 @@ class Trainer:
             self._tell("on_note", sentence)
         if self.plan != plan:  # its total may be a new one
             self.plan.write(self.folder)
-
-    def _resumed(self, plan: RunPlan, changes: dict[str, Any]) -> RunPlan:
-        """The plan of a resumed run with these settings; schedules follow a new total."""
-        follows = tuple(name for name in plan.follows if name not in changes)
-        plan = replace(plan, follows=follows, **changes)
-        return replanned(plan, plan.steps, plan.steps) if "steps" in changes else plan
-
-    def _make_environment(self, env: Any, run: Mapping[str, Any]) -> Any:
-        return make_environment(env, run, self._given.session.worker_timeout, self._open)
 
     def _make_runner(self) -> Runner:
         self.agent = make_agent(self.plan)
@@ -209,11 +195,7 @@ class Trainer:
                 self.note(self._no_cache)
             self._runner = runner
             if self.folder is not None:
-                try:
-                    self.save()  # step 0: from here on there is something to resume
-                except WriteFailed:
-                    self._give_back()
-                    raise
+                self._save_first()
             self._source = None  # its arrays have been taken
         return self._runner
 
@@ -385,13 +367,17 @@ class Trainer:
         assert self.folder is not None
         return Keeper(self.folder, self.plan.digest())
 
-    def _give_back(self) -> None:
-        """The run could not begin, so its folder is free again, and this trainer may try once more."""
+    def _save_first(self) -> None:
+        """Step 0, from where on there is something to resume. Without room the folder is free again."""
         assert self.folder is not None
-        self._runner = None
-        withdraw(self.folder)
-        if self._lock is not None:
-            self._lock.release()
+        try:
+            self.save()
+        except WriteFailed:
+            self._runner = None
+            withdraw(self.folder)
+            if self._lock is not None:
+                self._lock.release()
+            raise
 
     # -- using ---------------------------------------------------------------------------------------------
 

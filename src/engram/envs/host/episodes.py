@@ -21,7 +21,7 @@ import signal
 import traceback
 from collections.abc import Callable
 from multiprocessing import parent_process
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import gymnasium
 import numpy as np
@@ -333,47 +333,6 @@ def numbers_of(info: Any) -> dict[str, float]:
     return numbers
 
 
-class Looked(NamedTuple):
-    """What has to be known of an environment before its workers start."""
-
-    source: gymnasium.Space  # what is observed, the mask included
-    table: np.ndarray  # the environment's action for each index
-    masked: Any  # see `Episodes`
-    level: Level  # how exactly it can be captured
-    clip: float  # what the field of the environment clips rewards to, 0 for nothing
-    remark: str  # what is to be said of it
-    notes: list[str]  # see `Episodes`
-
-
-class LookingEnvironment(gymnasium.Env):
-    """Finds `Looked` out in a worker process. Sent there empty, as `WorkerEnvironment` is."""
-
-    observation_space = action_space = gymnasium.spaces.Discrete(1)
-
-    def __init__(self, make: Callable[[], "Episodes"]):
-        self._make = make
-        self._episodes: Episodes | None = None
-
-    def look(self) -> Looked | dict[str, Any]:
-        """Makes the environment; what it is, or a fault."""
-        if parent_process() is not None:
-            _leave_signals_to_the_main_process()
-        try:
-            episodes = self._episodes = self._make()
-            from engram.envs.host.build import reward_clip  # which imports this module
-
-            seen, clip = episodes.observer.source, reward_clip(episodes.env)
-            about = episodes.masked, episodes.level, clip, episodes.remark, episodes.notes
-            return Looked(seen, episodes.action_table, *about)
-        except BaseException as error:
-            return _fault_of(error)
-
-    def close(self) -> None:
-        """Closes the environment, if it was made."""
-        if self._episodes is not None:
-            self._episodes.close()
-
-
 class WorkerEnvironment(gymnasium.Env):
     """`Episodes` behind Gymnasium's own interface, for the worker processes of AsyncVectorEnv.
 
@@ -393,12 +352,12 @@ class WorkerEnvironment(gymnasium.Env):
     def build(self) -> dict[str, Any]:
         """Makes the environment; returns what the main process needs to know of it, or a fault."""
         if parent_process() is not None:
-            _leave_signals_to_the_main_process()
+            leave_signals_to_the_main_process()
         try:
             episodes = self._episodes = self._make()
             return {"level": episodes.level, "signature": episodes.observer.signature(), "actions": episodes.actions}
         except BaseException as error:  # also an exit, which would end the worker without a word
-            return _fault_of(error)
+            return fault_of(error)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """The next episode; `options={"episode": n}` starts number n. `seed` is not read: see `episode_seed`."""
@@ -406,7 +365,7 @@ class WorkerEnvironment(gymnasium.Env):
         try:
             return episodes.observer.tree(episodes.begin((options or {}).get("episode"))), {}
         except BaseException as error:
-            return episodes.observer.tree(self._blank), _fault_of(error)
+            return episodes.observer.tree(self._blank), fault_of(error)
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         """As Gymnasium's; `info` holds a fault, or at an end the numbers of the environment's own as JSON."""
@@ -416,7 +375,7 @@ class WorkerEnvironment(gymnasium.Env):
             info = {NUMBERS: json.dumps(episodes.numbers)} if done and episodes.numbers else {}
             return episodes.observer.tree(arrays), reward, terminated, done, info
         except BaseException as error:
-            return episodes.observer.tree(self._blank), 0.0, False, False, _fault_of(error)
+            return episodes.observer.tree(self._blank), 0.0, False, False, fault_of(error)
 
     def apply(self, function: Callable[[Episodes, Any], Any], arguments: list[Any]) -> Any:
         """`function(episodes, arguments[index])`, or a fault; how capture and restore reach the worker."""
@@ -424,7 +383,7 @@ class WorkerEnvironment(gymnasium.Env):
         try:
             return function(episodes, arguments[episodes.index])
         except BaseException as error:
-            return _fault_of(error)
+            return fault_of(error)
 
     def close(self) -> None:
         """Closes the environment, if it was built."""
@@ -437,7 +396,7 @@ class WorkerEnvironment(gymnasium.Env):
         return self._episodes
 
 
-def _leave_signals_to_the_main_process() -> None:
+def leave_signals_to_the_main_process() -> None:
     """Ctrl-C, and often SIGTERM, reach the whole process group; the main process saves first, then ends the workers.
 
     Until here both were blocked by whoever started this worker. A program that the environment starts gets SIGTERM as
@@ -449,7 +408,7 @@ def _leave_signals_to_the_main_process() -> None:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGINT, signal.SIGTERM))
 
 
-def _fault_of(error: BaseException) -> dict[str, Any]:
+def fault_of(error: BaseException) -> dict[str, Any]:
     """An error as a worker sends it: its text, its class, and the end of its traceback."""
     text = str(error) if isinstance(error, EngramError) else told(error)
     trace = "".join(traceback.format_exception(error))

@@ -14,7 +14,7 @@ import json
 import multiprocessing
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from multiprocessing.util import Finalize
@@ -28,7 +28,8 @@ import engram.errors
 from engram.envs.host import capture as capturing
 from engram.envs.host.batch import HostStep, check_alike, join_snapshots, split_snapshots, stack, weakest
 from engram.envs.host.build import EpisodesMaker
-from engram.envs.host.episodes import NUMBERS, Episodes, Level, Looked, LookingEnvironment, WorkerEnvironment
+from engram.envs.host.episodes import NUMBERS, Episodes, Level, WorkerEnvironment
+from engram.envs.host.looking import Looked, LookingEnvironment
 from engram.envs.host.spaces import Observer, Translator
 from engram.errors import EngramError, EnvironmentFault, SpecError, told
 
@@ -47,7 +48,7 @@ class AsyncEnvs:
         description: str,
         worker_timeout: float,
         reward_clip: float = 0.0,
-        notes: Sequence[str] = (),
+        notes: Iterable[str] = (),
     ):
         self._observer = observer
         self.translator = Translator(observer, table)
