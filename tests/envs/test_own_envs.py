@@ -171,8 +171,8 @@ def test_what_was_tried_out_is_said_and_counted():
             return super().step(action)
 
     envs = make_host(Counted, envs=3, seed=0)
-    assert calls == {"reset": 3, "step": 2 * LENGTH}
-    assert envs.notes == [f"before training the environment was tried out: 3 resets and {2 * LENGTH} steps"]
+    assert calls == {"reset": 3, "step": 1 + 2 * LENGTH}
+    assert envs.notes == [f"before training the environment was tried out: 3 resets and {1 + 2 * LENGTH} steps"]
     assert make_host("CartPole-v1", seed=0).notes == []
 
 
