@@ -22,6 +22,7 @@ a set.
 takes a second and 150 MB; `jaxtyping.PyTree` imports it too, so trees are annotated `Any`.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from math import ceil, prod
@@ -75,11 +76,16 @@ class Box:
         if self.dtype == "uint8" and len(self.shape) in (2, 3) and self.low is None and self.high is None:
             object.__setattr__(self, "low", 0.0)
             object.__setattr__(self, "high", 255.0)
-        low, high = _bounds(self.low, self.shape, -np.inf), _bounds(self.high, self.shape, np.inf)
-        if not (low <= high).all():  # false for NaN also
+        if all(isinstance(bound, float | int | None) for bound in (self.low, self.high)):
+            low, high = _one(self.low, -math.inf), _one(self.high, math.inf)  # without NumPy, which takes time to load
+            sound, plain = low <= high, [bound if math.isfinite(bound) else None for bound in (low, high)]
+        else:
+            lows, highs = _bounds(self.low, self.shape, -math.inf), _bounds(self.high, self.shape, math.inf)
+            sound, plain = bool((lows <= highs).all()), [_plain(lows), _plain(highs)]
+        if not sound:  # NaN also
             raise SpaceError(f"a Box with low = {self.low} and high = {self.high} holds no number; exchange its bounds")
-        object.__setattr__(self, "low", _plain(low))
-        object.__setattr__(self, "high", _plain(high))
+        for name, bound in zip(("low", "high"), plain, strict=True):
+            object.__setattr__(self, name, bound)
 
     def __repr__(self) -> str:
         told = [f"shape={self.shape}, dtype={self.dtype!r}"]
@@ -112,6 +118,10 @@ class Box:
             middle = np.where(apart, (low + high) / 2, 0.0)
             factor = np.where(around, 1 / size, np.where(apart, 2 / (high - low), 1.0))
         return Scale(_uniform(middle), _uniform(factor))
+
+
+def _one(bound: Any, none: float) -> float:
+    return none if bound is None else float(bound)
 
 
 def _bounds(value: Bound, shape: tuple[int, ...], none: float) -> np.ndarray:
@@ -298,7 +308,7 @@ def unbounded(space: Space) -> Space:
         return Dict(tuple((name, unbounded(part)) for name, part in space.items))
     if isinstance(space, Tuple):
         return Tuple(tuple(unbounded(part) for part in space.items))
-    return Box(space.shape, space.dtype, -np.inf, np.inf) if isinstance(space, Box) else space  # type: ignore[arg-type]
+    return Box(space.shape, space.dtype, -math.inf, math.inf) if isinstance(space, Box) else space  # type: ignore[arg-type]
 
 
 def to_json(space: Space) -> dict[str, Any]:
@@ -332,7 +342,7 @@ def from_json(value: dict[str, Any]) -> Space:
         case {"kind": "text", "length": int(length), "symbols": int(symbols)}:
             return Text(length, symbols)
         case {"kind": "box", "shape": shape, "dtype": str(dtype), "low": low, "high": high, "unordered": bool(flag)}:
-            none = np.inf  # given, so that images without bounds stay so
+            none = math.inf  # given, so that images without bounds stay so
             given = [value if bound is None else bound for bound, value in ((low, -none), (high, none))]
             low, high = (tuple(bound) if isinstance(bound, list) else bound for bound in given)
             return Box(tuple(int(n) for n in shape), dtype, low, high, flag)

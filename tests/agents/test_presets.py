@@ -13,7 +13,7 @@ from engram.agents.presets import PRESETS, assumptions, fitted, kind_of, preset
 from engram.agents.q_learning import QLearner
 from engram.agents.spec import AgentSpec
 from engram.envs.host.make import make_host
-from engram.run import trainer as trainer_file
+from engram.run import making, planning
 from engram.run.trainer import Trainer
 from engram.spaces import Box, Dict
 
@@ -145,8 +145,8 @@ def test_a_burn_in_follows_a_shorter_window():
 
 
 def test_the_replay_of_large_pictures_is_fitted_to_the_memory(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(trainer_file, "available", lambda: 10**9)
-    monkeypatch.setattr(trainer_file, "check_fits", lambda parts: None)
+    monkeypatch.setattr(planning, "available", lambda: 10**9)
+    monkeypatch.setattr(making, "check_fits", lambda parts: None)
     notes = Notes()
     with Trainer(Pictures, steps=1_000_000, callbacks=(notes,)) as trainer:
         capacity = trainer.plan.agent.replay.capacity

@@ -130,6 +130,8 @@ def test_the_curve_shows_evaluations_beside_training(monkeypatch):
         log.write({"step": 10, "return_mean": [1.0, 3.0], "loss": None})
         log.write({"step": 15, "evaluation_return": [5.0, 7.0]})
         log.write({"step": 20, "return_mean": [2.0, 4.0], "loss": 1.0, "evaluation_return": [4.0, 8.0]})
+    from engram.run.curve import plot_curve
+
     plot_curve("r")
     drawn = {line.get_label(): line.get_xydata().tolist() for line in figures[0].axes[0].get_lines()}
     assert drawn["training: mean of the last 100 episodes"] == [[10, 2], [20, 3]]
@@ -167,7 +169,7 @@ def test_no_word_is_lost_or_changed(words):
 def test_flags_know_whether_a_value_follows():
     flags = flags_of(COMMANDS["train"])
     alone = {name for name, value in flags.items() if not value}
-    assert alone == {"--help", "-h", "--async", "--resume", "--new-episodes", "--track"}
+    assert alone == {"--help", "-h", "--async", "--resume", "--new-episodes", "--track", "--trust"}
     assert {"--steps", "--env-arg", "--run", "--save-every", "--action-bins"} <= set(flags)
 
 
@@ -254,8 +256,8 @@ def test_the_nearest_run_is_named(capsys):
         (MemoryError(), 2, "the memory of this machine does not suffice; lower replay.capacity, --envs or --seeds"),
         (RuntimeError("RESOURCE_EXHAUSTED: 9 GB"), 2, "the memory of this machine does not suffice; lower replay."
          "capacity, --envs or --seeds"),
-        (OSError(28, "No space left on device", "runs/x"), 74, "runs/x: No space left on device; mend that and try "
-         "again (--traceback shows where)"),
+        (OSError(28, "No space left on device", "runs/x"), 74, "runs/x could not be written: No space left on device; "
+         "make room there"),
         (KeyboardInterrupt(), 130, "stopped; nothing was left to save"),
     ],
 )  # fmt: skip
@@ -374,8 +376,7 @@ def test_training_shows_notes_progress_and_saves_as_plain_lines(capsys):
     assert main(["train", "X", "--run", "my run"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "preset dqn for \\x1b[31mBox(4)"
-    assert lines[1] == "compiling ..."
-    assert lines[2].startswith("step 10/30  done 33%  return 10 ")
+    assert lines[1].startswith("step 10/30  done 33%  return 10 ")
     assert "saved step 30 id 3fa94be0c1d2" in lines
     assert any(line.startswith("step 30/30  done 100%  return 30 ") for line in lines)
     assert lines[-1] == "done: my run holds the run and learning-curve.png; next: engram evaluate 'my run'"

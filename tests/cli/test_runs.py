@@ -7,11 +7,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from engram.cli.curve import plot_curve, together
 
 from engram.cli.commands import main
 from engram.cli.runs import RUN_FILE, runs_in, spread
 from engram.run import plan
+from engram.run.curve import plot_curve, together
 from engram.run.intervals import interval
 from engram.run.metrics import RunLog
 from engram.run.trainer import Trainer

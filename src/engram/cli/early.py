@@ -8,16 +8,21 @@ from engram.cli.environments import check_environment
 from engram.errors import EngramError
 from engram.run.settings import with_recipe
 
+
 # One observation for each encoder that a preset may choose, as the JSON of its space. The environment's own is not
 # asked for: making it takes time.
+def _box(shape: list[int], dtype: str, high: float | None = None) -> dict[str, Any]:
+    low = None if high is None else 0.0
+    return {"kind": "box", "shape": shape, "dtype": dtype, "low": low, "high": high, "unordered": False}
+
+
 SPACES: tuple[dict[str, Any], ...] = (
-    {"kind": "box", "shape": [4], "dtype": "float32"},
-    {"kind": "box", "shape": [84, 84], "dtype": "uint8"},
-    {"kind": "box", "shape": [10, 10, 4], "dtype": "bool"},
-    {"kind": "dict", "items": [["entities", {"kind": "box", "shape": [5, 7], "dtype": "float32"}],
-                               ["mask", {"kind": "box", "shape": [5], "dtype": "bool"}]]},
+    _box([4], "float32"),
+    _box([84, 84], "uint8", 255.0),
+    _box([10, 10, 4], "bool"),
+    {"kind": "dict", "items": [["entities", _box([5, 7], "float32")], ["mask", _box([5], "bool")]]},
     {"kind": "text", "length": 20, "symbols": 30},
-)  # fmt: skip
+)
 
 
 def check_words(env: str, given: Mapping[str, Any], settings: Mapping[str, str]) -> None:
