@@ -16,6 +16,7 @@ from typing import Any, Literal, NamedTuple
 import gymnasium
 import numpy as np
 
+from engram.errors import is_fault
 from engram.spaces import MASK
 
 Source = Literal["", "info", "step", "method"]
@@ -51,7 +52,9 @@ def find_masks(env: gymnasium.Env, seed: int, action: Any) -> Found:
             infos.append(env.step(action)[4])
             if infos[-1].get(MASK) is not None:
                 return Found("step", f"info[{MASK!r}] is told by steps only: after a reset every action is allowed")
-    except Exception:
+    except BaseException as error:
+        if not is_fault(error):
+            raise
         infos.append({})
     if method_of(env) is not None:
         return Found("method", f"{METHOD}() says which actions are allowed")
