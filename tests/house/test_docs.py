@@ -27,7 +27,16 @@ ARCHITECTURE = ROOT / "docs" / "architecture.md"
 PAGES = (*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md")), ROOT / "benchmarks" / "README.md")
 HISTORY = ("CHANGELOG.md",)  # names what is gone
 # What a user's run holds, or a user's own files, which are not in the repository.
-ELSEWHERE = {"run.json", "metrics.jsonl", "learning-curve.png", "pip.conf", "sb3.svg", "dqn_jax.py", ".pytest_cache"}
+ELSEWHERE = {
+    "run.json",
+    "metrics.jsonl",
+    "learning-curve.png",
+    "pip.conf",
+    "sb3.svg",
+    "dqn_jax.py",
+    "tank.py",
+    ".pytest_cache",
+}
 HOMES = ("", "src/engram", "src/engram/agents/recall", "benchmarks", "docs", "tests")
 ENDINGS = r"(?:py|md|png|toml|json|jsonl|txt)"
 

@@ -201,7 +201,7 @@ def test_a_folder_with_files_beside_a_run_does_not_stand_in_for_a_module(run: Pa
     (info / "entry_points.txt").write_text("[engram.parts]\nevil = stranger\n")
     (run.parent / "stranger.py").write_text("print('the stranger ran')")
     replan(run, put(plan(run), ("agent", "encoder", "kind"), "nobody"))
-    words = [sys.executable, "-m", "engram", "info", "run"]
+    words = [sys.executable, "-m", "engram", "info", "run", "--all"]
     done = subprocess.run(words, cwd=run.parent, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": ""})
     assert "the stranger ran" not in done.stdout + done.stderr
     assert "needs encoder=nobody" in done.stderr

@@ -31,10 +31,22 @@ def checkpoints(run: Path) -> list[Path]:
 def replan(run: Path, values: dict[str, Any]) -> None:
     """Writes run.json, and lets every checkpoint say that it belongs to this plan."""
     (run / "run.json").write_text(json.dumps(values, indent=2) + "\n")
-    kept = {name: value for name, value in values.items() if name not in FREE}
+    kept = {name: value for name, value in values.items() if name not in (*FREE, "horizon", "follows")}
+    for name in values.get("follows", ()):
+        if str(name).startswith("agent."):
+            kept = without(kept, name.split("."))
     digest = hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
     for checkpoint in checkpoints(run):
         seal(checkpoint, lambda manifest: manifest["meta"].update(plan=digest))
+
+
+def without(values: dict[str, Any], path: list[str]) -> dict[str, Any]:
+    """A copy without a nested value; one that is missing is missing."""
+    first, *rest = path
+    if first not in values or (rest and not isinstance(values[first], dict)):
+        return values
+    kept = {name: value for name, value in values.items() if name != first}
+    return {**kept, first: without(values[first], rest)} if rest else kept
 
 
 def texts(value: Any, path: Path_ = ()) -> Iterator[Path_]:
