@@ -42,8 +42,8 @@ class Task:
 
 
 COMMON = {
-    "working.layers": 1, "working.heads": 1, "working.hidden_size": 64, "optimizer.learning_rate": 1e-3, "target.rate": 0.02,
-    "replay.batch_size": 16,
+    "working.layers": 1, "working.heads": 1, "working.hidden_size": 64,
+    "optimizer.learning_rate": 1e-3, "target.rate": 0.02, "replay.batch_size": 16,
 }  # fmt: skip
 TASKS = {
     "tmaze": Task("engram/PassiveTMaze-v0", {"length": 20, "cue_at": "random"}, 60_000, COMMON | {

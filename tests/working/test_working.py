@@ -519,7 +519,11 @@ def test_radii_that_are_no_range_are_refused():
 
 @pytest.mark.parametrize(
     "spec",
-    [GRUSpec(hidden_size=16, horizon=20), LRUSpec(hidden_size=16, state=16), HistorySpec(window=32, layers=1, hidden_size=16, heads=2)],
+    [
+        GRUSpec(hidden_size=16, horizon=20),
+        LRUSpec(hidden_size=16, state=16),
+        HistorySpec(window=32, layers=1, hidden_size=16, heads=2),
+    ],
     ids=["gru", "lru", "history"],
 )
 def test_a_bit_shown_once_can_be_learned_to_be_told_20_steps_later(spec):

@@ -209,7 +209,9 @@ def remembering(chosen: AgentSpec, steps: int, working: Any, window: int, batch_
 def drqn(space: spaces.Space, steps: int) -> AgentSpec:
     """DRQN (Hausknecht & Stone 2015, arXiv 1507.06527): an LSTM after the encoder, learned from random windows."""
     width = 512 if kind_of(space) == "pixels" else 128  # 512 in the paper, for images
-    chosen = remembering(dqn(space, steps), steps, LSTMSpec(hidden_size=width), window=10, batch_size=32)  # 10: section 4
+    chosen = remembering(
+        dqn(space, steps), steps, LSTMSpec(hidden_size=width), window=10, batch_size=32
+    )  # 10: section 4
     return replace(
         chosen,
         observation=replace(chosen.observation, stack=1),  # one frame at a time: section 4
@@ -224,7 +226,9 @@ def r2d2(space: spaces.Space, steps: int) -> AgentSpec:
     the burn-in.
     """
     width = 512 if kind_of(space) == "pixels" else 128  # 512 in the paper, for images
-    chosen = remembering(dueling_dqn(space, steps), steps, LSTMSpec(hidden_size=width), window=120)  # 40 + 80: section 2.3
+    chosen = remembering(
+        dueling_dqn(space, steps), steps, LSTMSpec(hidden_size=width), window=120
+    )  # 40 + 80: section 2.3
     return replace(
         chosen,
         observation=replace(chosen.observation, previous_action=True, previous_reward=True),

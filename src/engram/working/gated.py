@@ -67,7 +67,11 @@ class GRUSpec:
 
     def build(self, inputs: int, key: Key) -> Chain:
         return make_chain(
-            lambda inputs, key: GRU(inputs, self.hidden_size, self.horizon, key=key), inputs, self.hidden_size, self.layers, key
+            lambda inputs, key: GRU(inputs, self.hidden_size, self.horizon, key=key),
+            inputs,
+            self.hidden_size,
+            self.layers,
+            key,
         )
 
 
@@ -120,7 +124,11 @@ class LSTMSpec:
 
     def build(self, inputs: int, key: Key) -> Chain:
         return make_chain(
-            lambda inputs, key: LSTM(inputs, self.hidden_size, self.horizon, key=key), inputs, self.hidden_size, self.layers, key
+            lambda inputs, key: LSTM(inputs, self.hidden_size, self.horizon, key=key),
+            inputs,
+            self.hidden_size,
+            self.layers,
+            key,
         )
 
 

@@ -193,7 +193,7 @@ def test_lanes_need_not_move_in_step(changes: dict[str, Any]):
                 for left, right in zip(apart[origin][:5], columns[:5], strict=True):
                     np.testing.assert_array_equal(left, right)
         assert int(state.recall.store.clock) == int(told.recall.store.clock)
-        np.testing.assert_array_equal(state.store.ring.cursor, told.state.store.ring.cursor)
+        np.testing.assert_array_equal(state.replay.ring.cursor, told.state.replay.ring.cursor)
 
 
 @pytest.mark.parametrize("changes", LANES, ids=["three", "one"])
@@ -209,7 +209,7 @@ def test_a_lane_whose_step_is_not_kept_stays_as_it_was(changes: dict[str, Any]):
             np.testing.assert_array_equal(left, right)
         held = entries_of(after.recall, 0)
         assert held.keys() == entries_of(before.recall, 0).keys()
-        np.testing.assert_array_equal(after.store.ring.cursor[0], before.store.ring.cursor[0])
+        np.testing.assert_array_equal(after.replay.ring.cursor[0], before.replay.ring.cursor[0])
         assert int(after.recall.steps[1]) == int(before.recall.steps[1]) + 1
         nothing = observe(before, only(experience, [False, False]))
         jax.tree.map(np.testing.assert_array_equal, nothing, before)

@@ -17,7 +17,9 @@ class MineWorkingSpec:
     present = True
 
     def build(self, inputs, key):
-        return MineWorking(eqx.nn.GRUCell(inputs, self.hidden_size, key=key), eqx.nn.LayerNorm(self.hidden_size), jnp.tanh)
+        return MineWorking(
+            eqx.nn.GRUCell(inputs, self.hidden_size, key=key), eqx.nn.LayerNorm(self.hidden_size), jnp.tanh
+        )
 
 
 class MineWorking(eqx.Module):
