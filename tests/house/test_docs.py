@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from engram import registry
-from engram.agents.presets import preset_names
+from engram.agents.presets import PRESETS
 from engram.agents.spec import AgentSpec
 from engram.cli.flags import COMMANDS, split_settings
 from engram.errors import EngramError
@@ -151,7 +151,7 @@ def wrong_commands(text: str) -> list[str]:
         own = {path: "" for path, value in settings.items() if value.replace("-", "_") in imported}
         found += [problem for path, value in (settings | own).items() if (problem := fault(path, value))]
         preset = rest[rest.index("--preset") + 1] if "--preset" in rest else "auto"
-        found += [] if preset in preset_names() else [f"{preset} is no preset"]
+        found += [] if preset in PRESETS else [f"{preset} is no preset"]
     return found
 
 
