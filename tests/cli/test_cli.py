@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engram import specs
-from engram.agents.presets import PRESETS, preset, preset_names
+from engram.agents.presets import PRESETS, preset
 from engram.cli.commands import main
 from engram.cli.flags import COMMANDS, environment_argument, flags_of, split_settings
 from engram.envs.device import make_device
@@ -429,7 +429,7 @@ def test_damage_that_verification_found_is_an_error(monkeypatch, capsys):
     assert err == "engram: r is damaged: step 30: bad sum; resuming uses the newest checkpoint that is whole\n"
 
 
-@pytest.mark.parametrize("name", preset_names())
+@pytest.mark.parametrize("name", list(PRESETS))
 def test_show_prints_lines_that_make_the_preset_from_any_other(capsys, name):
     assert main(["show", name, "--steps", "7000", "discount=0.5"]) == 0
     head, *lines = capsys.readouterr().out.splitlines()

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from engram import registry
-from engram.agents.presets import preset_names
+from engram.agents.presets import PRESETS
 from engram.agents.spec import AgentSpec
 from engram.cli.flags import COMMANDS, split_settings
 from engram.errors import EngramError
@@ -27,7 +27,16 @@ ARCHITECTURE = ROOT / "docs" / "architecture.md"
 PAGES = (*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md")), ROOT / "benchmarks" / "README.md")
 HISTORY = ("CHANGELOG.md",)  # names what is gone
 # What a user's run holds, or a user's own files, which are not in the repository.
-ELSEWHERE = {"run.json", "metrics.jsonl", "learning-curve.png", "pip.conf", "sb3.svg", "dqn_jax.py", ".pytest_cache"}
+ELSEWHERE = {
+    "run.json",
+    "metrics.jsonl",
+    "learning-curve.png",
+    "pip.conf",
+    "sb3.svg",
+    "dqn_jax.py",
+    "tank.py",
+    ".pytest_cache",
+}
 HOMES = ("", "src/engram", "src/engram/agents/recall", "benchmarks", "docs", "tests")
 ENDINGS = r"(?:py|md|png|toml|json|jsonl|txt)"
 
@@ -142,7 +151,7 @@ def wrong_commands(text: str) -> list[str]:
         own = {path: "" for path, value in settings.items() if value.replace("-", "_") in imported}
         found += [problem for path, value in (settings | own).items() if (problem := fault(path, value))]
         preset = rest[rest.index("--preset") + 1] if "--preset" in rest else "auto"
-        found += [] if preset in preset_names() else [f"{preset} is no preset"]
+        found += [] if preset in PRESETS else [f"{preset} is no preset"]
     return found
 
 

@@ -1,6 +1,7 @@
 """A run in pieces, or made longer, has the schedules of one long run; what was given outright stays."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,7 +21,8 @@ SMALL = dict(encoder__widths=(8,), replay__capacity=300, replay__batch_size=8, r
 
 def planned(steps: int | None = None, **given: Any) -> RunPlan:
     keywords = {"steps": steps} | given
-    return new_plan("X-v0", Given.of(keywords, None), SPACE, 2, False, steps, None)
+    made = SimpleNamespace(observation_space=SPACE, actions=2)
+    return new_plan("X-v0", Given.of(keywords, None), made, False, steps, None)
 
 
 def schedules(plan: RunPlan) -> tuple[int, int]:
@@ -28,7 +30,8 @@ def schedules(plan: RunPlan) -> tuple[int, int]:
 
 
 def test_forty_calls_of_500_follow_a_run_of_the_usual_length_from_the_second_on():
-    plan = new_plan("X-v0", Given.of({}, None), SPACE, 2, False, 500, None)
+    made = SimpleNamespace(observation_space=SPACE, actions=2)
+    plan = new_plan("X-v0", Given.of({}, None), made, False, 500, None)
     assert (plan.steps, plan.horizon, *schedules(plan)) == (500, 500, 50, 500)
     for calls in range(1, 40):
         plan = longer(plan, 500 * (calls + 1), 500 * calls)

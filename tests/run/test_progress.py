@@ -102,9 +102,9 @@ def test_a_command_in_a_cell_stays_below_5_kb_however_long_the_run(monkeypatch, 
     stream, clock = Terminal(), SimpleNamespace(now=0.0)
     display = Display(None, stream, title="x", clock=lambda: clock.now)
     progress, trainer = Progress(display), SimpleNamespace(plan=SimpleNamespace(
-        env="X-v0", preset="auto", seed=0, seeds=1,
+        env="X-v0", preset="auto", seed=0, seeds=1, steps=100_000_000,
         agent=SimpleNamespace(exploration=SimpleNamespace(report=lambda step: {"epsilon": 1.0})),
-    ))  # fmt: skip
+    ), steps=0)  # fmt: skip
     assert not is_terminal(stream)
     progress.on_start(trainer)
     for point in range(1001):
@@ -113,6 +113,7 @@ def test_a_command_in_a_cell_stays_below_5_kb_however_long_the_run(monkeypatch, 
         progress.on_metrics(trainer, METRICS | {"step": total * point // 1000, "total": total, "seconds": clock.now})
         if point % 100 == 0:
             progress.on_save(trainer, SimpleNamespace(step=point, id="3fa94be0c1d2"))
+    trainer.steps = 100_000_000
     progress.on_stop(trainer, "done")
     written = stream.getvalue()
     assert "\x1b" not in written
@@ -167,7 +168,7 @@ def test_progress_is_shown_if_asked_for_and_the_notes_go_to_logging(capsys, capl
     shown = capsys.readouterr().out
     assert "step 200/200  done 100%" in shown
     assert "compiling ...\n" in shown
-    assert re.search(r"compiled in \d+\.\d s\n", shown)
+    assert not re.search(r"compiled in 0 s\n", shown), "nobody needs to be told of less than a second"
     assert "rows of replay" in shown
     caplog.clear()
     with Trainer("engram/CartPole-v1", "dqn", **SHORT) as trainer:
@@ -181,8 +182,9 @@ def test_progress_is_shown_if_asked_for_and_the_notes_go_to_logging(capsys, capl
 
 def test_compiling_is_said_once_for_each_trainer():
     told = []
-    trainer = SimpleNamespace(_tell=lambda event, text: told.append(text))
+    trainer = SimpleNamespace(_tell=lambda event, text: told.append(text), steps=0, plan=SimpleNamespace(steps=9))
     compiling = Compiling()
+    compiling._seconds = 2.0
     for _ in range(2):
         compiling.on_start(trainer)
         for _ in range(2):

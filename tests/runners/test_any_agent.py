@@ -48,6 +48,12 @@ class Fixed:
     def act(self, observation: Any, is_first: np.ndarray, reward: np.ndarray, steps: int) -> tuple[np.ndarray, None]:
         return np.ones(len(is_first), np.int64), None
 
+    def follow(self, agent: Any) -> None:
+        pass
+
+    def undo(self) -> None:
+        pass
+
     def noted(self) -> None:
         return None
 

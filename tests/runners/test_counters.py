@@ -164,7 +164,15 @@ def test_a_schedule_longer_than_31_bits_is_computed_without_overflow():
 
 def test_a_run_that_the_clocks_of_a_memory_cannot_count_is_refused():
     agent = replace(SPEC, external=EpisodicSpec(capacity=50))
-    chosen = {"env": None, "agent": agent, "space": spaces.Box((2,)), "actions": 2, "group": 1}
+    chosen = {
+        "env": None,
+        "agent": agent,
+        "space": spaces.Box((2,)),
+        "actions": 2,
+        "group": 1,
+        "evaluate_every": 0,
+        "horizon": 9,
+    }
     plan = RunPlan(steps=10**9, save_every=1, log_every=1, **chosen)
     for longer in (lambda: replace(plan, steps=TOP), lambda: plan.check_length(TOP)):
         with pytest.raises(

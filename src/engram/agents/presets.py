@@ -369,11 +369,6 @@ PRESETS: dict[str, tuple[Callable[[spaces.Space, int], AgentSpec], str]] = {
 }
 
 
-def preset_names() -> list[str]:
-    """Every preset, sorted."""
-    return sorted(PRESETS)
-
-
 def preset(name: str, space: spaces.Space, steps: int | None = None, reward_clip: float = 0.0) -> AgentSpec:
     """The preset called `name`, for observations of `space` and a run of `steps` environment steps.
 

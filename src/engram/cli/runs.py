@@ -104,7 +104,9 @@ def facts(folder: Path) -> list[tuple[str, str]]:
     lines = [("return", f"{spread(found.returns)}, mean of the last 100 training episodes{_best(found)}")]
     if found.evaluated:
         lines.append(("evaluation", f"{spread(found.evaluated)}, greedy"))
-    saved = sorted(int(path.name[5:]) for path in (folder / "checkpoints").glob("step-*") if path.name[5:].isdigit())
+    # step-000005000, or step-000005000.2 where the step was saved again
+    named = {path.name[5:].partition(".")[0] for path in (folder / "checkpoints").glob("step-*")}
+    saved = sorted(int(name) for name in named if name.isdigit())
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     return [
         *lines,

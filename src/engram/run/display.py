@@ -151,7 +151,7 @@ class Display:
 
     def note(self, text: str) -> None:
         """Write a line that stays; in a terminal, lines that fit it."""
-        if self._live is not None:
+        if self._live is not None and self._live.console is not None:
             from rich.text import Text
 
             console = self._live.console

@@ -10,14 +10,13 @@ import os
 import secrets
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from importlib import import_module
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from engram.errors import CheckpointError, EngramError, WriteFailed, install, unwritten
+from engram.errors import CheckpointError, WriteFailed, unwritten
 from engram.run.appending import Appending
-from engram.run.loggers import settings_of
+from engram.run.loggers import EVENTS, check_loggers, settings_of
 
 if TYPE_CHECKING:
     from engram.run.loggers import Loggers
@@ -111,17 +110,6 @@ class RunLog:
         self.close()
 
 
-def check_tracking() -> None:
-    """Raises EngramError where TensorBoard events cannot be written: to be asked before a run begins."""
-    try:
-        import_module("tensorboardX")
-    except ImportError:
-        raise EngramError(
-            "tracking writes TensorBoard events and needs tensorboardX, which is not installed; "
-            f"{install('track')}, or leave tracking out"
-        ) from None
-
-
 class _Events:
     """TensorBoard events beside the log.
 
@@ -130,7 +118,7 @@ class _Events:
     """
 
     def __init__(self, folder: Path, first_lost: int, kept: list[dict[str, Any]]):
-        check_tracking()
+        check_loggers([EVENTS])
         from tensorboardX import SummaryWriter
         from tensorboardX.record_writer import register_writer_factory
 

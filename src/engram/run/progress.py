@@ -112,7 +112,7 @@ class Compiling:
 
     def on_start(self, trainer: Any) -> None:
         """From here to the first metrics, most of the time may be XLA's."""
-        if not self._done:
+        if not self._done and trainer.steps < trainer.plan.steps:
             self._open.callback(told_of_compiling(self._count))
             trainer._tell("on_note", COMPILING)
 

@@ -16,6 +16,7 @@ from typing import Any, Literal, NamedTuple
 import gymnasium
 import numpy as np
 
+from engram.errors import is_fault
 from engram.spaces import MASK
 
 Source = Literal["", "info", "step", "method"]
@@ -56,7 +57,9 @@ def find_masks(env: gymnasium.Env, seed: int, action: Any) -> Found:
             if infos[-1].get(MASK) is not None:
                 remark = f"info[{MASK!r}] is told by steps only: after a reset every action is allowed"
                 return Found("step", remark, 1, steps)
-    except Exception:
+    except BaseException as error:
+        if not is_fault(error):
+            raise
         infos.append({})
     if method_of(env) is not None:
         return Found("method", f"{METHOD}() says which actions are allowed", 1, steps)
