@@ -290,7 +290,10 @@ def test_predict_step_by_step_is_the_network_unrolled():
             agent.predict(seen[0], state)
         emptied = trainer.evaluate(episodes=4, forget=True)
         assert emptied.episodes == 4
-    with Trainer("engram/CartPole-v1", steps=100) as plain, pytest.raises(SpecError, match="forget empties a working"):
+    with (
+        Trainer("engram/CartPole-v1", steps=100) as plain,
+        pytest.raises(SpecError, match="forget empties a memory, and this"),
+    ):
         plain.evaluate(episodes=1, forget=True)
 
 

@@ -19,6 +19,7 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from support.bad_envs import Walk
 
 import engram
+from engram.agents.policy import Seen, begin, forgetful, look
 from engram.envs.device import DeviceStep
 from engram.errors import Interrupted, SpaceError, SpecError
 from engram.play import playing
@@ -340,3 +341,23 @@ def test_the_programs_of_agents_that_are_gone_are_few():
             trainer.evaluate(1)
     caches = (learner.compiled_init, learner.compiled_settle, acting.compiled_act, playing.greedy_program)
     assert all(cache.cache_info().currsize <= 2 for cache in caches)
+
+
+def test_an_external_memory_is_emptied_too_when_an_agent_forgets():
+    """What decides then is the network alone; the agent itself keeps what it knows."""
+    settings = {"external.capacity": 64, "recall.n_step": 2, "replay.start": 100}
+    no_bits = jnp.zeros((1, 0), jnp.uint32)
+    with engram.Trainer("engram/CartPole-v1", "attention-dqn", steps=300, overrides=settings) as trainer:
+        agent = trainer.learn().trained()
+        (mind,) = agent.minds
+        held = int(mind.recall.store.held)
+        emptied = forgetful(agent.plan.agent, mind)
+        assert held > 0
+        assert int(emptied.recall.store.held) == 0
+        seen = Seen(jnp.array([[0.0, 0.1, 0.0, -0.1]]), jnp.array([True]), jnp.zeros(1))
+        state = begin(agent.plan.agent, mind.network, 1)
+        known, alone = (look(agent.plan.agent, each, state, seen, no_bits).decision for each in (mind, emptied))
+        np.testing.assert_array_equal(alone.preference, alone.returns.q)
+        assert not np.array_equal(known.preference, known.returns.q)
+        assert agent.evaluate(2, forget=True).episodes == 2
+        assert int(agent.minds[0].recall.store.held) == held

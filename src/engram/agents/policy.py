@@ -7,6 +7,7 @@
 Every function is pure. Leading axes are [envs].
 """
 
+from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -20,6 +21,7 @@ from engram.agents.network import Network, Previous
 from engram.agents.recall.keys import Query
 from engram.agents.recall.reading import consult
 from engram.agents.recall.state import RecallState
+from engram.agents.recall.state import init as remember_nothing
 from engram.agents.spec import AgentSpec
 from engram.agents.statistics import as_learned
 from engram.bits import hashed
@@ -32,6 +34,15 @@ class Mind(eqx.Module):
     network: Network
     recall: RecallState | None = None  # of an agent with an external memory
     target: Network | None = None  # the target network, where keys are its embeddings
+
+
+def forgetful(spec: AgentSpec, mind: Mind) -> Mind:
+    """A negative control: the working memory is emptied before every step, and nothing is in the external one."""
+    network = mind.network.forgetful()
+    if mind.recall is None:
+        return replace(mind, network=network)
+    nothing = remember_nothing(spec, network.space, network.actions, 1, network, jax.random.PRNGKey(0))
+    return replace(mind, network=network, recall=replace(mind.recall, store=nothing.store))
 
 
 class PolicyState(eqx.Module):

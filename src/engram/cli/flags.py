@@ -119,7 +119,7 @@ class Evaluate:
     max_episode_steps: Annotated[int | None, _whole(1, "N"), _note("(default: as in training, else 27,000)")] = None
     """Cut an episode off after N steps."""
     forget: Annotated[bool, _note("")] = False
-    """A negative control: empty the working memory before every step."""
+    """A negative control: empty the working memory before every step, and the external one for good."""
     trust: Annotated[bool, _note("")] = False
     """Import the module and hand on the paths that the run's files name, which may run code of whoever made them."""
     imports: Imports = ()

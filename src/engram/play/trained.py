@@ -3,7 +3,6 @@
 import logging
 import sys
 from collections.abc import Mapping
-from dataclasses import replace
 from functools import cached_property, partial
 from typing import Any, Protocol
 
@@ -13,7 +12,7 @@ import numpy as np
 from gymnasium.vector import VectorEnv
 from jaxtyping import PyTree
 
-from engram.agents.policy import Mind
+from engram.agents.policy import Mind, forgetful
 from engram.agents.spec import AgentSpec
 from engram.envs.device import is_device, make_device
 from engram.envs.host import own
@@ -117,8 +116,8 @@ class TrainedAgent:
 
         Args:
           episodes: how many; with several seeds, each agent plays so many. An environment in this place is `env`.
-          forget: a negative control: the working memory is emptied before every step, so what is lost is what the
-            memory was worth.
+          forget: a negative control: the working memory is emptied before every step, and nothing is in the external
+            one, so what is lost is what the memory was worth.
           env: another environment than that of training, with `env_args` for its constructor; `env_args` alone change
             arguments of the one of training. Its observations and actions must be those that the agent learned from,
             else SpaceError. An object is played in and left open; one that a trainer plays in is refused.
@@ -133,8 +132,8 @@ class TrainedAgent:
         episodes, seed = whole("episodes", episodes, 1), whole("seed", seed, 0)
         if max_episode_steps is not None:
             max_episode_steps = whole("max_episode_steps", max_episode_steps, 1)
-        if forget and not self.plan.agent.has_memory:
-            raise SpecError("forget empties a working memory, and this agent has none; leave it out")
+        if forget and not (self.plan.agent.has_memory or self.plan.agent.has_external):
+            raise SpecError("forget empties a memory, and this agent has none; leave it out")
         if env is not None or env_args is not None:
             there = TrainedAgent(
                 self.plan,
@@ -145,7 +144,7 @@ class TrainedAgent:
                 of_training=self._of_training and env is None,
             )
             return there.evaluate(episodes, seed, forget, max_episode_steps=max_episode_steps, stop=stop)
-        minds = [replace(mind, network=mind.network.forgetful()) for mind in self.minds] if forget else self.minds
+        minds = [forgetful(self.plan.agent, mind) for mind in self.minds] if forget else self.minds
         chosen = max_episode_steps or self.plan.max_episode_steps
         played = self._played(minds, evaluation_seed(seed), episodes, chosen, stop)
         lengths = [length for one in played for length in np.asarray(one.lengths).tolist()]
