@@ -6,6 +6,7 @@ import re
 import shlex
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from importlib import import_module
 from importlib.util import find_spec
@@ -89,6 +90,16 @@ def missing_functions(text: str) -> list[str]:
     return lost
 
 
+def missing_tests(text: str) -> list[str]:
+    """Names of tests in backticks that no test has."""
+    named = {span for span in spans(text) if re.fullmatch(r"test_\w+", span)}
+    known = {name for file in (ROOT / "tests").rglob("test_*.py") for name in DEFINED.findall(file.read_text())}
+    return sorted(named - known)
+
+
+DEFINED = re.compile(r"^def (test_\w+)", flags=re.M)
+
+
 # -- settings --------------------------------------------------------------------------------------------------------
 
 
@@ -162,7 +173,7 @@ def wrong_commands(text: str) -> list[str]:
 def test_a_page_names_only_what_exists(page: Path):
     text = page.read_text()
     faults = [f"there is no file {name}" for name in missing_files(text, page)]
-    faults += [f"there is no {name}" for name in missing_functions(text)]
+    faults += [f"there is no {name}" for name in missing_functions(text) + missing_tests(text)]
     if page.name not in HISTORY:
         faults += wrong_settings(text) + wrong_commands(text)
     assert not faults, "\n".join(faults)
@@ -297,3 +308,13 @@ def test_a_tree_is_read_by_its_indentation():
     ]
     text = "\n".join(["```", *lines, "```", ""])
     assert tree(text) == {"a.py", "b/c.py", "b/d/e.py"}
+
+
+def test_every_extra_is_read_and_shown():
+    """An extra that no line of the package asks for, or that no page shows at work, does nothing for its users."""
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    code = "".join(path.read_text() for path in PACKAGE.rglob("*.py"))
+    shown = "".join(page.read_text() for page in PAGES if page.name not in HISTORY)
+    for extra in extras:
+        assert re.search(rf"""(?:extra=|install\(|, )["']{extra}["'][,)]""", code), f"nothing reads {extra}"
+        assert f"`{extra}`" in shown, f"no page shows {extra}"

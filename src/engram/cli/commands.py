@@ -295,7 +295,8 @@ def _new_folder(env: str | None, given: Mapping[str, Any]) -> Path:
     """A directory of its own for a new run; made here, so that of two runs started at once each gets one."""
     first, several = given.get("seed", 0), given.get("seeds", 1)
     seeds = f"seed{first}" if several == 1 else f"seeds{first}-{first + several - 1}"
-    name = re.sub(r"[^\w.-]+", "-", f"{env}-{given.get('preset', 'auto')}-{seeds}")
+    agent = given.get("recipe") or given.get("preset", "auto")
+    name = re.sub(r"[^\w.-]+", "-", f"{env}-{agent}-{seeds}")
     number = 1
     while True:
         folder = Path("runs", name if number == 1 else f"{name}-{number}")
