@@ -11,7 +11,14 @@ import pytest
 import engram
 from engram import spaces
 from engram.envs.adapters.gymnax_style import register_gymnax_style
-from engram.envs.device import check_device_env, device_ids, make_device, register_family
+from engram.envs.device import (
+    about_of,
+    catalogue,
+    check_device_env,
+    device_ids,
+    make_device,
+    register_family,
+)
 from engram.errors import SpecError, UnknownName
 
 
@@ -120,6 +127,9 @@ def test_an_agent_learns_and_is_evaluated_in_it():
 
 def test_its_names_are_listed_and_wrong_ones_refused():
     assert "line:Line" in device_ids()
+    assert catalogue()["line:Line"].doc == "An environment of line."
+    assert about_of("line:Unlisted") == catalogue()["line:Line"]
+    assert about_of("nobody:Line") is None
     for name, kind, said in (
         ("line:Lin", UnknownName, "line has no environment 'Lin'"),
         ("line:Steered", SpecError, "continuous actions, and on the device Engram chooses among a fixed number"),

@@ -17,12 +17,13 @@ from engram.spaces import Box
 
 SPACE = Box((4,))
 SMALL = dict(encoder__widths=(8,), replay__capacity=300, replay__batch_size=8, replay__start=60)
+# What a plan asks of environments.
+MADE = SimpleNamespace(observation_space=SPACE, actions=2, envs=1, translator=SimpleNamespace(to_json=lambda: None))
 
 
 def planned(steps: int | None = None, **given: Any) -> RunPlan:
     keywords = {"steps": steps} | given
-    made = SimpleNamespace(observation_space=SPACE, actions=2)
-    return new_plan("X-v0", Given.of(keywords, None), made, False, steps, None)
+    return new_plan("X-v0", Given.of(keywords, None), MADE, False, steps, None)
 
 
 def schedules(plan: RunPlan) -> tuple[int, int]:
@@ -30,8 +31,7 @@ def schedules(plan: RunPlan) -> tuple[int, int]:
 
 
 def test_forty_calls_of_500_follow_a_run_of_the_usual_length_from_the_second_on():
-    made = SimpleNamespace(observation_space=SPACE, actions=2)
-    plan = new_plan("X-v0", Given.of({}, None), made, False, 500, None)
+    plan = new_plan("X-v0", Given.of({}, None), MADE, False, 500, None)
     assert (plan.steps, plan.horizon, *schedules(plan)) == (500, 500, 50, 500)
     for calls in range(1, 40):
         plan = longer(plan, 500 * (calls + 1), 500 * calls)

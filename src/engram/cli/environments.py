@@ -175,9 +175,9 @@ def about_environment(name: str, env_args: Mapping[str, Any], action_bins: int |
 def _on_device(name: str, env_args: Mapping[str, Any]) -> dict[str, Any] | None:
     """Facts about a device environment; None if it is none."""
     from engram import spaces
-    from engram.envs.device import catalogue, make_device
+    from engram.envs.device import about_of, make_device
 
-    about = catalogue().get(name)
+    about = about_of(name)
     if about is None:
         return None
     env = make_device(name, **env_args)

@@ -175,7 +175,15 @@ class About(NamedTuple):
 
 def catalogue() -> dict[str, About]:
     """Every id that `make_device` knows, sorted, with its description and its arguments."""
-    return {id: _about(_CATALOGUE[id]) for id in device_ids()}
+    return {id: about for id in device_ids() if (about := about_of(id)) is not None}
+
+
+def about_of(id: str) -> About | None:
+    """What the device environment of this id says of itself; None if no such id can be made on the device."""
+    _load_ours()
+    if id in _CATALOGUE:
+        return _about(_CATALOGUE[id])
+    return About(f"An environment of {id.partition(':')[0]}.", {}) if _family_of(id) else None
 
 
 def _about(entry: _Entry) -> About:

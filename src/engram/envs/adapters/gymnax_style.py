@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from importlib import import_module
-from importlib.util import find_spec
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import jax
@@ -160,7 +160,11 @@ def _library(module: str, extra: str, name: str) -> Any:
 
 
 def _gymnax_names() -> list[str]:
-    return list(import_module("gymnax").registered_envs) if find_spec("gymnax") else []
+    try:
+        version("gymnax")  # which a list without JAX may ask, while a module of JAX may not be looked for
+    except PackageNotFoundError:
+        return []
+    return list(import_module("gymnax").registered_envs)
 
 
 register_gymnax_style("gymnax", _gymnax, _gymnax_names)
