@@ -88,6 +88,51 @@ def test_what_is_wrong_is_a_sentence(env: Any, kind: str, said: str):
     assert [one for one in found if one.kind == kind and re.search(said, one.text)], found
 
 
+class Gapped(Forgetful):
+    """A NaN at every reset, numbers that differ in size, and a mask at resets only."""
+
+    def show(self) -> np.ndarray:
+        return np.array([np.nan if self.steps == 0 else 1e6, 1e-2], np.float32)
+
+
+class Breaks(Bounded):
+    """Numbers outside of their bounds from the first step on, and an error later."""
+
+    def step(self, action: Any) -> Any:
+        if self.steps == 2:
+            raise ValueError("a pipe burst")
+        return super().step(action)
+
+    def show(self) -> np.ndarray:
+        return np.array([7, self.steps], np.float32)
+
+
+class Unseedable(Walk):
+    """Fails at a reset with one of the seeds that are tried last."""
+
+    def reset(self, *, seed: int | None = None, options: dict | None = None) -> Any:
+        if seed == 2:
+            raise KeyError("no level 2")
+        return super().reset(seed=seed)
+
+    def close(self) -> None:
+        raise OSError("closed already")
+
+
+@pytest.mark.parametrize(
+    ("env", "said"),
+    [
+        (shows(lambda self: np.array([np.nan, 1], np.float32)), ["holds nan at [0]", "two seeds gave the same first"]),
+        (Gapped, ["holds nan at [0]", "action_mask", "differ in size"]),
+        (Breaks, ["a pipe burst", "outside of its bounds"]),
+        (Unseedable, ["no level 2", "closed already"]),
+    ],
+)
+def test_what_is_found_first_hides_nothing(env: Any, said: list[str]):
+    found = [str(one) for one in engram.check_env(env, show=False)]
+    assert all(any(word in text for text in found) for word in said), found
+
+
 @pytest.mark.parametrize("env", ["CartPole-v1", "MiniGrid-MemoryS7-v0", Walk, Masked])
 def test_nothing_is_found_in_what_is_sound(env: Any, capsys: pytest.CaptureFixture[str]):
     assert engram.check_env(env) == []

@@ -1,7 +1,8 @@
 """`check_env`: what a host environment should be, held against one of a user's own before it is trained in."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Literal, NamedTuple
 
 import gymnasium
@@ -55,7 +56,8 @@ def check_env(
         _look(made, steps, seed, action_bins, found)
     finally:
         if made is not env:
-            made.close()
+            with _failures(found):
+                made.close()
     if show:
         for finding in found:
             print(finding)
@@ -64,20 +66,27 @@ def check_env(
     return found
 
 
-def _look(env: gymnasium.Env, steps: int, seed: int, action_bins: int | None, found: list[Finding]) -> None:
-    watched = _Watched(env)
+@contextmanager
+def _failures(found: list[Finding]) -> Iterator[None]:
+    """What the environment raises within is a fault that was found, and not the end of the look."""
     try:
-        episodes = Episodes(watched, index=0, seed=seed, action_bins=action_bins)
-        repeats, _, drawn = tried_out(episodes)
-        watched.forget()
-        ends = _play(episodes, steps, np.random.default_rng(seed))
+        yield
     except EngramError as problem:
         found.append(Finding("fault", str(problem)))
-        return
     except Exception as problem:
         found.append(Finding("fault", f"the environment raised {type(problem).__name__}: {problem}"))
-        return
-    _judge_seeds(episodes, repeats, drawn, found)
+
+
+def _look(env: gymnasium.Env, steps: int, seed: int, action_bins: int | None, found: list[Finding]) -> None:
+    watched, ends = _Watched(env), None
+    with _failures(found):
+        episodes = Episodes(watched, index=0, seed=seed, action_bins=action_bins)
+        episodes.accept_missing()  # `watched` tells of a NaN, and what comes after it is looked at too
+        repeats, _, drawn = tried_out(episodes)
+        watched.forget()
+        _judge_seeds(repeats, drawn, found)
+        ends = _play(episodes, steps, np.random.default_rng(seed))
+        _judge_beginnings(episodes, repeats, found)
     found += [Finding("fault", text) for text in watched.faults.values()]
     found += [Finding("advice", text) for text in (*watched.advice.values(), *watched.sizes())]
     if ends == 0:
@@ -88,7 +97,7 @@ def _look(env: gymnasium.Env, steps: int, seed: int, action_bins: int | None, fo
                 f"max_episode_steps=N (--max-episode-steps N)",
             )
         )
-    if (slow := float(np.median(watched.seconds))) > SLOW:
+    if watched.seconds and (slow := float(np.median(watched.seconds))) > SLOW:
         found.append(
             Finding(
                 "advice",
@@ -110,7 +119,7 @@ def _play(episodes: Episodes, steps: int, generator: np.random.Generator) -> int
     return ends
 
 
-def _judge_seeds(episodes: Episodes, repeats: bool | None, drawn: list[str], found: list[Finding]) -> None:
+def _judge_seeds(repeats: bool | None, drawn: list[str], found: list[Finding]) -> None:
     if repeats is False:
         where = f"it draws from {' and '.join(drawn)}" if drawn else "it draws from a generator that no seed reaches"
         found.append(
@@ -128,8 +137,11 @@ def _judge_seeds(episodes: Episodes, repeats: bool | None, drawn: list[str], fou
                 f"self.np_random",
             )
         )
+
+
+def _judge_beginnings(episodes: Episodes, repeats: bool | None, found: list[Finding]) -> None:
     firsts = [[np.array(each) for each in episodes.begin_with(seed)] for seed in (1, 2)]
-    same = all(np.array_equal(*pair) for pair in zip(*firsts, strict=True))
+    same = all(np.array_equal(*pair, equal_nan=pair[0].dtype.kind == "f") for pair in zip(*firsts, strict=True))
     if same and repeats and episodes.observer.parts[0].dtype.kind == "f":
         found.append(
             Finding(
@@ -212,7 +224,10 @@ class _Watched(gymnasium.Wrapper):
             self._compare_box(space, value, path, call)
 
     def _compare_box(self, space: gym_spaces.Box, value: Any, path: str, call: str) -> None:
-        array = np.asarray(value)
+        try:
+            array = np.asarray(value)
+        except Exception:  # `Episodes` says what it is
+            return
         if array.shape != space.shape or array.dtype.kind not in "biuf":
             return
         if isinstance(value, np.ndarray):
@@ -231,4 +246,13 @@ class _Watched(gymnasium.Wrapper):
                 f"{space.low[place]:.6g} to {space.high[place]:.6g}; widen the space or clip the value"
             )
         if array.dtype.kind == "f" and array.size:
-            self._largest[path] = np.maximum(self._largest.get(path, np.zeros(array.shape)), np.abs(array))
+            self._see_missing(array, path, call)
+            self._largest[path] = np.fmax(self._largest.get(path, np.zeros(array.shape)), np.abs(array))
+
+    def _see_missing(self, array: np.ndarray, path: str, call: str) -> None:
+        missing = np.argwhere(np.isnan(array))
+        if len(missing):
+            self.faults[f"missing {path}"] = (
+                f"{path} holds nan at {missing[0].tolist()} after {call}, which ends a run; return a number, or train "
+                f"with observation.missing=mask"
+            )
