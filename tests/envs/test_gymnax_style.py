@@ -10,6 +10,7 @@ import pytest
 
 import engram
 from engram import spaces
+from engram.envs.adapters import gymnax_style
 from engram.envs.adapters.gymnax_style import register_gymnax_style
 from engram.envs.device import (
     about_of,
@@ -42,7 +43,7 @@ class Line:
     """A walk to `goal`; `step` resets by itself, `step_env` does not. The state counts with a Python number."""
 
     def observation_space(self, params: Params) -> Any:
-        return Of(spaces={"place": Of(n=100), "clock": Of(shape=(1,))})
+        return Of(spaces={"place": Of(n=100), "clock": Of(low=0.0, high=jnp.float32(64), shape=(1,))})
 
     def action_space(self, params: Params) -> Any:
         return Of(n=2)
@@ -73,6 +74,37 @@ class Of_state:
     time: jax.Array
 
 
+@dataclass(frozen=True)
+class Timed:
+    """The same parameters, with Craftax's name of the clock."""
+
+    goal: int = 5
+    max_timesteps: int = 8
+
+    def replace(self, **changes: Any) -> "Timed":
+        return replace(self, **changes)
+
+
+class TimedLine(Line):
+    def is_terminal(self, state: Any, params: Any) -> jax.Array:
+        return (state.place >= params.goal) | (state.time >= params.max_timesteps)
+
+
+class Keyed(Line):
+    """As Craftax: the state holds a key of JAX's typed kind."""
+
+    def reset(self, key: jax.Array, params: Params) -> Any:
+        observation, state = super().reset(key, params)
+        return observation, (state, key)
+
+    def step_env(self, key: jax.Array, state: Any, action: jax.Array, params: Params) -> Any:
+        shown, following, *rest = super().step_env(key, state[0], action, params)
+        return shown, (following, jax.random.split(state[1])[0]), *rest
+
+    def is_terminal(self, state: Any, params: Params) -> jax.Array:
+        return super().is_terminal(state[0] if isinstance(state, tuple) else state, params)
+
+
 class Steered(Line):
     def action_space(self, params: Params) -> Any:
         return Of(shape=(1,))
@@ -81,6 +113,10 @@ class Steered(Line):
 def make(name: str, about: dict[str, Any]) -> tuple[Any, Any]:
     if name == "Steered":
         return Steered(), Params()
+    if name == "Keyed":
+        return Keyed(), Params()
+    if name == "Timed":
+        return TimedLine(), Timed()
     if name != "Line":
         raise UnknownName(f"line has no environment {name!r}")
     return Line(), Params(**about)
@@ -102,7 +138,7 @@ def walk(env: Any, actions: list[int]) -> list[Any]:
 def test_it_keeps_the_contract_and_has_the_spaces_of_what_it_shows():
     env = make_device("line:Line")
     check_device_env(env)
-    expected = (("clock", spaces.Box((1,))), ("place", spaces.Discrete(100)))
+    expected = (("clock", spaces.Box((1,), low=0.0, high=64.0)), ("place", spaces.Discrete(100)))
     assert (env.observation_space, env.actions) == (spaces.Dict(expected), 2)
     assert make_device("line:Line") == env
     assert hash(make_device("line:Line", goal=3)) != hash(env)
@@ -115,6 +151,32 @@ def test_the_clock_truncates_and_the_goal_terminates():
     assert int(reached[4].observation["place"]) == 5  # the last one of its episode
     both = walk(make_device("line:Line", goal=8), [1] * 8)[-1]
     assert (bool(both.terminated), bool(both.truncated)) == (True, False)
+
+
+def test_the_clock_of_craftax_truncates_too():
+    late = walk(make_device("line:Timed"), [0] * 8)[-1]
+    assert (bool(late.terminated), bool(late.truncated)) == (False, True)
+
+
+def test_a_typed_key_in_the_state_is_kept_as_numbers():
+    env = make_device("line:Keyed")
+    check_device_env(env)
+    state, _ = env.reset(KEY)
+    assert [str(leaf.dtype) for leaf in jax.tree.leaves(state)] == ["int32", "int32", "uint32"]
+
+
+@pytest.mark.parametrize(
+    ("box", "bounds"),
+    [
+        (Of(low=-1, high=np.array([1.0, np.inf], np.float32)), (-1.0, (1.0, None))),
+        (Of(low=np.zeros(5), high=5 * np.ones(5)), (None, None)),  # of another shape
+        (Of(low=np.float32(np.nan), high=np.array([3.0])), (None, 3.0)),
+        (Of(), (None, None)),
+    ],
+)
+def test_numbers_are_scaled_by_the_bounds_that_are_said(box: Any, bounds: tuple[Any, Any]):
+    space = gymnax_style._space(box, jax.ShapeDtypeStruct((2,), jnp.float32))
+    assert space == spaces.Box((2,), low=bounds[0], high=bounds[1])
 
 
 def test_an_agent_learns_and_is_evaluated_in_it():
@@ -133,9 +195,11 @@ def test_its_names_are_listed_and_wrong_ones_refused():
     for name, kind, said in (
         ("line:Lin", UnknownName, "line has no environment 'Lin'"),
         ("line:Steered", SpecError, "continuous actions, and on the device Engram chooses among a fixed number"),
+        ("craftax:Craftax-Symbolic-v2", UnknownName, "did you mean 'Craftax-Symbolic-v1'"),
         ("gymnax:CartPole-v1", SpecError, r"needs the package gymnax \(.*\); .* --extra gymnax"),
+        ("craftax:Craftax-Pixels-v1", SpecError, r"needs the package craftax \(.*\); .* uv pip install craftax"),
     ):
-        if name.startswith("gymnax") and any(id.startswith("gymnax:") for id in device_ids()):
+        if name in device_ids():
             continue  # installed here
         with pytest.raises(kind, match=said):
             make_device(name)

@@ -1,4 +1,5 @@
-"""Environments written for the interface of gymnax, as environments on the device: `gymnax:CartPole-v1`, `craftax:...`.
+"""Environments written for the interface of gymnax, as environments on the device: `gymnax:CartPole-v1`,
+`craftax:Craftax-Classic-Symbolic-v1`.
 
 That interface is `reset(key, params) -> observation, state` and `step(key, state, action, params) -> observation,
 state, reward, done, info`, with the spaces as functions of `params`. Other libraries share it. A library of your own
@@ -6,7 +7,9 @@ joins with `register_gymnax_style(prefix, make)`.
 
 `step` of gymnax resets what ended by itself, and so hides the last observation; `step_env` does not, and is what is
 called where there is one. `done` does not tell a time limit from an end of the task. Where the parameters have
-`max_steps_in_episode`, the end is looked for once more without it: what only the clock ended is a truncation.
+a time limit (`CLOCKS`), the end is looked for once more without it: what only the clock ended is a truncation.
+
+Brax does not join: its actions are continuous, and on the device Engram chooses among a fixed number.
 """
 
 from collections.abc import Callable
@@ -14,10 +17,11 @@ from dataclasses import dataclass
 from functools import lru_cache, partial
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Int, PyTree, UInt32
 
 from engram import spaces
@@ -25,6 +29,8 @@ from engram.envs.device import DeviceStep, register_family, typed_key
 from engram.errors import SpaceError, SpecError, UnknownName, hint, install
 
 Make = Callable[[str, dict[str, Any]], tuple[Any, Any]]  # name and arguments -> environment and params
+CLOCKS = ("max_steps_in_episode", "max_timesteps")  # what gymnax and Craftax call the time limit among their parameters
+CRAFTAX = tuple(f"Craftax-{kind}-v1" for kind in ("Symbolic", "Pixels", "Classic-Symbolic", "Classic-Pixels"))
 _NEVER = 1 << 30  # a time limit that is never reached
 _MAKERS: dict[str, Make] = {}
 
@@ -42,35 +48,55 @@ class GymnaxStyle:
 
     @property
     def observation_space(self) -> spaces.Space:
-        return _made(self)[2]
+        return _made(self).space
 
     @property
     def actions(self) -> int:
-        return _made(self)[3]
+        return _made(self).actions
 
     def reset(self, key: UInt32[Array, "2"]) -> tuple[PyTree, PyTree]:
-        env, params, space, _ = _made(self)
+        env, params, space, *_ = _made(self)
         observation, state = getattr(env, "reset_env", env.reset)(typed_key(key), params)
-        # Python numbers would change their types at the first step.
-        return jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.result_type(leaf)), state), _stored(space, observation)
+        return jax.tree.map(_plain, state), _stored(space, observation)
 
     def step(self, state: PyTree, action: Int[Array, ""], key: UInt32[Array, "2"]) -> tuple[PyTree, DeviceStep]:
-        env, params, space, _ = _made(self)
+        env, params, space, _, keys = _made(self)
+        state = jax.tree.map(lambda leaf, is_key: typed_key(leaf) if is_key else leaf, state, keys)
         given = getattr(env, "step_env", env.step)(typed_key(key), state, action, params)
         observation, following, reward, done, _ = given
-        # A loop needs the same types at every step.
-        following = jax.tree.map(lambda new, old: jnp.asarray(new, old.dtype), following, state)
         done = jnp.asarray(done, bool)
         truncated = done & ~_ended(env, params, following, done)
+        # A loop needs the same types at every step.
+        following = jax.tree.map(lambda new, old: jnp.asarray(_plain(new), _plain(old).dtype), following, state)
         reward = jnp.asarray(reward, jnp.float32).reshape(())
         return following, DeviceStep(_stored(space, observation), reward, done & ~truncated, truncated)
 
 
+class _Made(NamedTuple):
+    env: Any
+    params: Any
+    space: spaces.Space
+    actions: int
+    keys: PyTree  # the tree of its state: whether each leaf is a typed key of JAX
+
+
+def _plain(leaf: Any) -> Array:
+    """A leaf of a state as numbers: a checkpoint keeps no typed key, and Python numbers would change their types."""
+    if _is_key(leaf):
+        return jax.random.key_data(leaf)
+    return jnp.asarray(leaf, jnp.result_type(leaf))
+
+
+def _is_key(leaf: Any) -> bool:
+    return jnp.issubdtype(getattr(leaf, "dtype", None), jax.dtypes.prng_key)
+
+
 def _ended(env: Any, params: Any, state: Any, done: Bool[Array, ""]) -> Bool[Array, ""]:
     """Whether the task is over, whatever the clock says."""
-    if not (hasattr(params, "max_steps_in_episode") and hasattr(params, "replace") and hasattr(env, "is_terminal")):
+    clocks = {name: _NEVER for name in CLOCKS if hasattr(params, name)}
+    if not (clocks and hasattr(params, "replace") and hasattr(env, "is_terminal")):
         return done
-    return jnp.asarray(env.is_terminal(state, params.replace(max_steps_in_episode=_NEVER)), bool)
+    return jnp.asarray(env.is_terminal(state, params.replace(**clocks)), bool)
 
 
 def register_gymnax_style(prefix: str, make: Make, names: Callable[[], list[str]] = list) -> None:
@@ -95,8 +121,8 @@ def _frozen(value: Any) -> Any:
 
 
 @lru_cache(maxsize=32)
-def _made(env: GymnaxStyle) -> tuple[Any, Any, spaces.Space, int]:
-    """The environment, its params, what it shows, and how many actions it has: nothing that a dataclass could hold."""
+def _made(env: GymnaxStyle) -> _Made:
+    """What was made of a name and arguments: nothing that a dataclass could hold."""
     with jax.ensure_compile_time_eval():  # outside any trace, or a tracer would stay in what the library keeps
         made, params = _MAKERS[env.family](env.name, dict(env.arguments))
         actions = getattr(made.action_space(params), "n", None)
@@ -106,8 +132,9 @@ def _made(env: GymnaxStyle) -> tuple[Any, Any, spaces.Space, int]:
                 f"number; wrap it so that it offers some"
             )
         key = typed_key(jnp.zeros(2, jnp.uint32))
-        shown = jax.eval_shape(lambda: getattr(made, "reset_env", made.reset)(key, params)[0])
-    return made, params, _space(made.observation_space(params), shown), int(actions)
+        shown, state = jax.eval_shape(lambda: getattr(made, "reset_env", made.reset)(key, params))
+    space = _space(made.observation_space(params), shown)
+    return _Made(made, params, space, int(actions), jax.tree.map(_is_key, state))
 
 
 def _space(space: Any, shown: Any) -> spaces.Space:
@@ -123,7 +150,17 @@ def _space(space: Any, shown: Any) -> spaces.Space:
         raise SpaceError(f"an observation of {space} is {shown}; expected arrays")
     dtype = str(shown.dtype)
     narrowed = {"float16": "float32", "bfloat16": "float32", "float64": "float32", "int64": "int32", "uint32": "int32"}
-    return spaces.Box(tuple(shown.shape), narrowed.get(dtype, dtype))
+    return spaces.Box(tuple(shown.shape), narrowed.get(dtype, dtype), *_bounds(space, shown.shape))
+
+
+def _bounds(space: Any, shape: tuple[int, ...]) -> list[np.ndarray | None]:
+    """The lowest and the highest number of a Box; None for one that is not said, or not for this shape."""
+    bounds: list[np.ndarray | None] = []
+    for name in ("low", "high"):
+        bound = np.asarray(getattr(space, name, np.nan), np.float64)
+        fits = bound.size == 1 or bound.shape == shape
+        bounds.append(np.broadcast_to(bound.reshape(() if bound.size == 1 else shape), shape) if fits else None)
+    return [None if bound is None or np.isnan(bound).any() else bound for bound in bounds]
 
 
 def _stored(space: spaces.Space, observation: PyTree) -> PyTree:
@@ -152,19 +189,38 @@ def _gymnax(name: str, about: dict[str, Any]) -> tuple[Any, Any]:
     return _with_params(gymnax.make(name), about, f"gymnax:{name}")
 
 
+def _craftax(name: str, about: dict[str, Any]) -> tuple[Any, Any]:
+    if name not in CRAFTAX:
+        raise UnknownName(f"craftax has no environment {name!r}; {hint(name, CRAFTAX)}")
+    made = _library("craftax.craftax_env", "", name).make_craftax_env_from_name(name, auto_reset=False)
+    return _with_params((made, made.default_params), about, f"craftax:{name}")
+
+
 def _library(module: str, extra: str, name: str) -> Any:
+    package = module.partition(".")[0]
     try:
         return import_module(module)
     except ImportError as error:
-        raise SpecError(f"{module}:{name} needs the package {module} ({error}); {install(extra)}") from error
+        way_out = install(extra) if extra else f"install it beside Engram: uv pip install {package}"
+        raise SpecError(f"{package}:{name} needs the package {package} ({error}); {way_out}") from error
+
+
+def _installed(package: str) -> bool:
+    """Which a list without JAX may ask, while a module of JAX may not be looked for."""
+    try:
+        version(package)
+    except PackageNotFoundError:
+        return False
+    return True
 
 
 def _gymnax_names() -> list[str]:
-    try:
-        version("gymnax")  # which a list without JAX may ask, while a module of JAX may not be looked for
-    except PackageNotFoundError:
-        return []
-    return list(import_module("gymnax").registered_envs)
+    return list(import_module("gymnax").registered_envs) if _installed("gymnax") else []
+
+
+def _craftax_names() -> list[str]:
+    return list(CRAFTAX) if _installed("craftax") else []
 
 
 register_gymnax_style("gymnax", _gymnax, _gymnax_names)
+register_gymnax_style("craftax", _craftax, _craftax_names)
