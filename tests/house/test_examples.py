@@ -2,7 +2,9 @@
 
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 import pytest
@@ -27,26 +29,42 @@ def run(blocks: list[str], name: str) -> dict:
     return space
 
 
-SLOW = ("README.md",)  # the article's example plays 250 episodes
-RUNNING = [
-    pytest.param(page, marks=pytest.mark.slow) if page.name in SLOW else page
-    for page in PAGES
-    if page.name not in ELSEWHERE and python_blocks(page)
-]
+def is_slow(block: str) -> bool:
+    """Whether it is the article's example, which plays 250 episodes."""
+    return "epochs=250" in block
 
 
-@pytest.mark.parametrize("page", RUNNING, ids=lambda page: page.name)
-def test_the_python_of_a_page_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def running() -> Iterator[Any]:
+    """The blocks of each page; a slow one apart, as a page of its own."""
+    for page in PAGES:
+        blocks = [] if page.name in ELSEWHERE else python_blocks(page)
+        if quick := [block for block in blocks if not is_slow(block)]:
+            yield pytest.param(quick, page.name, id=page.name)
+        for block in filter(is_slow, blocks):
+            yield pytest.param([block], page.name, id=f"{page.name}, slow", marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize(("blocks", "name"), list(running()))
+def test_the_python_of_a_page_runs(blocks: list[str], name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     mpl.use("Agg")
-    run(python_blocks(page), page.name)
+    run(blocks, name)
 
 
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda notebook: notebook.name)
 def test_the_cells_of_a_notebook_run(notebook: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
+    mpl.use("Agg")
     cells = json.loads(notebook.read_text())["cells"]
-    run(["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"], notebook.name)
+    space = run(["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"], notebook.name)
+    if notebook.name == "memory.ipynb":  # its text says so
+        assert space["with_memory"].mean > 0.8
+        assert abs(space["without_memory"].mean) < 0.4
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda notebook: notebook.name)
+def test_a_page_of_the_site_leads_to_a_notebook(notebook: Path):
+    assert any(f"](notebooks/{notebook.name})" in page.read_text() for page in (ROOT / "docs").glob("*.md"))
 
 
 def test_a_block_that_fails_is_seen():
