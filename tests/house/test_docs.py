@@ -10,15 +10,20 @@ import tomllib
 from collections.abc import Iterator
 from importlib import import_module
 from importlib.util import find_spec
-from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
+import tyro
+from tyro.conf import FlagCreatePairsOff
 
-from engram import registry
+from engram import recipes, registry, spaces, specs
 from engram.agents.presets import PRESETS
 from engram.agents.spec import AgentSpec
-from engram.cli.flags import COMMANDS, split_settings
+from engram.cli.environments import check_environment
+from engram.cli.flags import COMMANDS, LISTS, List, New, Show, environment_argument, split_settings
+from engram.cli.new import TRY
+from engram.envs.device import about_of
 from engram.errors import EngramError
 from engram.specs import type_of
 
@@ -27,6 +32,8 @@ PACKAGE = ROOT / "src" / "engram"
 ARCHITECTURE = ROOT / "docs" / "architecture.md"
 PAGES = (*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md")), ROOT / "benchmarks" / "README.md")
 HISTORY = ("CHANGELOG.md",)  # names what is gone
+# What a reader follows; results and architecture record commands as they were given.
+GUIDES = [page for page in PAGES if page.parent.name == "docs" and page.stem not in ("results", "architecture")]
 # What a user's run holds, or a user's own files, which are not in the repository.
 ELSEWHERE = {
     "run.json",
@@ -127,12 +134,14 @@ def fault(path: str, value: str) -> str | None:
 
 
 def wrong_settings(text: str) -> list[str]:
-    """Settings in backticks that do not exist: `path=value`, or `path` with a dot, of a part of an agent."""
+    """Settings in backticks that do not exist: `path=value`, or `path` with a dot, of a part of an agent; also several
+    with spaces or commas between them, and those with the double underscores of Python's keywords.
+    """
     first = {field.name for field in dataclasses.fields(AgentSpec)}
     found = []
-    for span in spans(text):
-        match = re.fullmatch(r"([a-z_]+(?:\.[a-z_]+)*)(=\S*)?", span)
-        if match is None or re.search(rf"\.{ENDINGS}$", span):
+    for word in (word.replace("__", ".") for span in spans(text) for word in several(span)):
+        match = re.fullmatch(r"([a-z_]+(?:\.[a-z_]+)*)(=\S*)?", word)
+        if match is None or re.search(rf"\.{ENDINGS}$", word):
             continue
         path, value = match[1], (match[2] or "")[1:]
         if path.split(".")[0] in first and ("." in path or match[2]) and (problem := fault(path, value)):
@@ -140,30 +149,73 @@ def wrong_settings(text: str) -> list[str]:
     return found
 
 
-def commands(text: str) -> list[list[str]]:
-    """The words of each `engram ...` in a fenced block, from the command on."""
-    lines = [line.partition("#")[0] for block in blocks(text) for line in block.splitlines()]
-    return [shlex.split(line.split("engram ", 1)[1]) for line in lines if re.search(r"(?:^|/|run )engram \w", line)]
+def several(span: str) -> list[str]:
+    """The settings of a span that holds nothing else; else the span."""
+    words = re.split(r",?\s+", span)
+    return words if all(re.fullmatch(r"[a-z_.]+=[^\s()]+", word) for word in words) else [span]
+
+
+def command_lines(text: str) -> Iterator[tuple[str, bool]]:
+    """What calls `engram`, and whether it is whole: lines of fenced blocks, without what is said about them; and what
+    stands between backticks, without placeholders such as ENV, which may be a command's beginning.
+    """
+    for line in (line.partition(" #")[0] for block in blocks(text) for line in block.splitlines()):
+        yield line, True
+    for span in spans(text):
+        if not re.search(r"(?:^|[ =])[A-Z]+(?:$|[ @])|\.\.\.|\|", span):
+            yield span, False
+
+
+def commands(text: str) -> list[tuple[bool, list[str]]]:
+    """The words of each `engram ...`, from the command on, and whether they are all."""
+    found = [(line, whole) for line, whole in command_lines(text) if re.search(r"(?:^|/|run )engram \w", line)]
+    return [(whole, shlex.split(line.split("engram ", 1)[1])) for line, whole in found]
 
 
 def wrong_commands(text: str) -> list[str]:
-    """What is wrong with the commands of fenced blocks: their flags, settings and presets."""
+    """What is wrong with the commands of a page: their flags, and the names of all kinds that stand in them."""
     found = []
-    for command, *words in commands(text):
+    for whole, (command, *words) in commands(text):
         if command not in COMMANDS:
             found.append(f"engram {command} is no command")
             continue
         try:
             rest, settings = split_settings(command, words)
+            config = (FlagCreatePairsOff,)
+            chosen = tyro.cli(COMMANDS[command], args=rest, config=config, console_outputs=False)
+            check_named(chosen)
         except EngramError as error:
             found.append(str(error))
             continue
-        imported = [word for flag, word in pairwise(words) if flag == "--import"]
+        except SystemExit:
+            found += [f"{shlex.join(['engram', command, *words])} cannot be read"] if whole else []
+            continue
+        imported = getattr(chosen, "imports", ())
         own = {path: "" for path, value in settings.items() if value.replace("-", "_") in imported}
         found += [problem for path, value in (settings | own).items() if (problem := fault(path, value))]
-        preset = rest[rest.index("--preset") + 1] if "--preset" in rest else "auto"
-        found += [] if preset in PRESETS else [f"{preset} is no preset"]
     return found
+
+
+def check_named(chosen: Any) -> None:
+    """Raises for a preset, a recipe, an environment, an argument of one, a list or a role that does not exist."""
+    env, preset = getattr(chosen, "env", None), getattr(chosen, "preset", None)
+    if isinstance(chosen, Show) and preset == "env":
+        env, preset = chosen.id, None
+    for name in (env, getattr(chosen, "evaluate_env", None)):
+        if name is not None:
+            check_environment(name)
+    if preset is not None and preset not in PRESETS:
+        raise EngramError(f"{preset} is no preset")
+    if getattr(chosen, "recipe", None):
+        recipes.find(env, chosen.recipe)
+    about = env and about_of(env)
+    for name, _ in map(environment_argument, getattr(chosen, "env_args", ())):
+        if about and ":" not in env and name not in about.defaults:
+            raise EngramError(f"{env} has no argument {name}")
+    if isinstance(chosen, List) and chosen.what not in LISTS:
+        raise EngramError(f"engram list has no {chosen.what}")
+    if isinstance(chosen, New) and chosen.role not in TRY:
+        raise EngramError(f"engram new has no {chosen.role}")
 
 
 # -- the pages -------------------------------------------------------------------------------------------------------
@@ -177,6 +229,33 @@ def test_a_page_names_only_what_exists(page: Path):
     if page.name not in HISTORY:
         faults += wrong_settings(text) + wrong_commands(text)
     assert not faults, "\n".join(faults)
+
+
+@pytest.mark.parametrize("page", GUIDES, ids=lambda page: page.name)
+def test_commands_of_the_guides_run_in_a_clone(page: Path):
+    """As index.md says: `uv run`, or the environment's own program."""
+    lines = [line for block in blocks(page.read_text()) for line in block.splitlines()]
+    bare = [line for line in lines if re.match(r"(?:engram|pytest) \w", line)]
+    assert not bare
+
+
+@pytest.mark.parametrize(
+    ("page", "row"),
+    [
+        ("from-stable-baselines3.md", r"`target_update_interval=(\d+)`"),
+        ("from-cleanrl.md", r"`--target-network-frequency (\d+)`"),
+    ],
+)
+@pytest.mark.parametrize("preset", ["auto", "dqn"])
+def test_the_target_network_of_others_is_copied_as_often_here(page: str, row: str, preset: str):
+    """Others count environment steps, and `target.every` counts updates."""
+    text = (ROOT / "docs" / page).read_text()
+    found = re.search(rf"^\| {row} \| `([^`]+)` with `([^`]+)` \|$", text, flags=re.M)
+    assert found is not None
+    words = re.split(r",?\s+", f"{found[2]} {found[3]}".replace("__", "."))
+    made = PRESETS[preset][0](spaces.Box((4,)), 50_000)
+    spec = specs.override_all(made, dict(word.split("=") for word in words))
+    assert (spec.target.every * spec.learn_every, spec.target.rate, spec.updates) == (int(found[1]), 1.0, 1)
 
 
 def tree(text: str) -> set[str]:
@@ -272,10 +351,25 @@ def test_a_missing_function_is_found():
         ("draw.candidates=4", []),
         ("bootstrap=", []),
         ("returns.n_step", []),
+        ("working=gru replay.windows=16", ["there is no setting replay.windows"]),
+        ("replay__start=1, replay__stop=2", ["there is no setting replay.stop"]),
     ],
 )
 def test_a_wrong_setting_is_found(span: str, said: list[str]):
     assert wrong_settings(f"Set `{span}`.") == said
+
+
+@pytest.mark.parametrize(
+    ("span", "said"),
+    [
+        ("uv run engram list environment", ["engram list has no environment"]),
+        ("engram show PRESET --env ID", []),
+        ("engram evaluate RUN --forget", []),
+        ("engram list envs", []),
+    ],
+)
+def test_a_wrong_command_between_backticks_is_found(span: str, said: list[str]):
+    assert wrong_commands(f"Type `{span}`.") == said
 
 
 @pytest.mark.parametrize(
@@ -288,6 +382,16 @@ def test_a_wrong_setting_is_found(span: str, said: list[str]):
         ("engram learn CartPole-v1", "engram learn is no command"),
         ("engram train CartPole-v1 --import log_cosh loss=log-cosh loss.width=2", ""),
         ("engram train CartPole-v1 --import log_cosh loss=other", "loss=other is no kind"),
+        ("engram train CartPol-v1", "no environment is called 'CartPol-v1'"),
+        ("engram train CartPole-v1 --evaluate-env CartPol-v1", "no environment is called 'CartPol-v1'"),
+        ("engram show env engram/TMaze-v0", "no environment is called 'engram/TMaze-v0'"),
+        ("engram show dqm --env CartPole-v1", "dqm is no preset"),
+        ("engram train minatar-freeway --recipe bets", "no recipe for 'minatar-freeway' is called 'bets'"),
+        ("engram train engram/PassiveTMaze-v0 --env-arg len=5", "engram/PassiveTMaze-v0 has no argument len"),
+        ("engram train CartPole-v1 --steps many", "engram train CartPole-v1 --steps many cannot be read"),
+        ("engram evaluate", "engram evaluate cannot be read"),
+        ("engram list env", "engram list has no env"),
+        ("engram new encode mine", "engram new has no encode"),
     ],
 )
 def test_a_wrong_command_is_found(line: str, said: str):
