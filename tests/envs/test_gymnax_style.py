@@ -1,5 +1,6 @@
 """Environments with the interface of gymnax join by their prefix, and are found as sound as Engram's own."""
 
+import sys
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -185,6 +186,15 @@ def test_an_agent_learns_and_is_evaluated_in_it():
         trainer.learn(120)
         assert max(trainer.evaluate(4).lengths) <= 8
         assert np.isfinite(trainer.evaluate(4, env_args={"goal": 2}).mean)
+
+
+def test_an_environment_that_gymnax_cannot_make_is_named(monkeypatch: pytest.MonkeyPatch):
+    def make(name: str) -> Any:
+        raise OSError("no network")
+
+    monkeypatch.setitem(sys.modules, "gymnax", Of(registered_envs=["MNISTBandit-bsuite"], make=make))
+    with pytest.raises(SpecError, match="gymnax cannot make MNISTBandit-bsuite: OSError: no network"):
+        make_device("gymnax:MNISTBandit-bsuite")
 
 
 def test_its_names_are_listed_and_wrong_ones_refused():

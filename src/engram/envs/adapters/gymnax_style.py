@@ -26,7 +26,7 @@ from jaxtyping import Array, Bool, Int, PyTree, UInt32
 
 from engram import spaces
 from engram.envs.device import DeviceStep, register_family, typed_key
-from engram.errors import SpaceError, SpecError, UnknownName, hint, install
+from engram.errors import SpaceError, SpecError, UnknownName, hint, install, told
 
 Make = Callable[[str, dict[str, Any]], tuple[Any, Any]]  # name and arguments -> environment and params
 CLOCKS = ("max_steps_in_episode", "max_timesteps")  # what gymnax and Craftax call the time limit among their parameters
@@ -88,7 +88,7 @@ def _plain(leaf: Any) -> Array:
 
 
 def _is_key(leaf: Any) -> bool:
-    return jnp.issubdtype(getattr(leaf, "dtype", None), jax.dtypes.prng_key)
+    return hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
 def _ended(env: Any, params: Any, state: Any, done: Bool[Array, ""]) -> Bool[Array, ""]:
@@ -150,17 +150,16 @@ def _space(space: Any, shown: Any) -> spaces.Space:
         raise SpaceError(f"an observation of {space} is {shown}; expected arrays")
     dtype = str(shown.dtype)
     narrowed = {"float16": "float32", "bfloat16": "float32", "float64": "float32", "int64": "int32", "uint32": "int32"}
-    return spaces.Box(tuple(shown.shape), narrowed.get(dtype, dtype), *_bounds(space, shown.shape))
+    low, high = (_bound(space, name, shown.shape) for name in ("low", "high"))
+    return spaces.Box(tuple(shown.shape), narrowed.get(dtype, dtype), low, high)
 
 
-def _bounds(space: Any, shape: tuple[int, ...]) -> list[np.ndarray | None]:
-    """The lowest and the highest number of a Box; None for one that is not said, or not for this shape."""
-    bounds: list[np.ndarray | None] = []
-    for name in ("low", "high"):
-        bound = np.asarray(getattr(space, name, np.nan), np.float64)
-        fits = bound.size == 1 or bound.shape == shape
-        bounds.append(np.broadcast_to(bound.reshape(() if bound.size == 1 else shape), shape) if fits else None)
-    return [None if bound is None or np.isnan(bound).any() else bound for bound in bounds]
+def _bound(space: Any, name: str, shape: tuple[int, ...]) -> np.ndarray | None:
+    """The `low` or `high` of a Box; None where it is not said, or not for this shape."""
+    bound = np.asarray(getattr(space, name, np.nan), np.float64)
+    if np.isnan(bound).any() or not (bound.size == 1 or bound.shape == shape):
+        return None
+    return np.broadcast_to(bound.reshape(() if bound.size == 1 else shape), shape)
 
 
 def _stored(space: spaces.Space, observation: PyTree) -> PyTree:
@@ -186,7 +185,11 @@ def _gymnax(name: str, about: dict[str, Any]) -> tuple[Any, Any]:
     gymnax = _library("gymnax", "gymnax", name)
     if name not in gymnax.registered_envs:
         raise UnknownName(f"gymnax has no environment {name!r}; {hint(name, gymnax.registered_envs)}")
-    return _with_params(gymnax.make(name), about, f"gymnax:{name}")
+    try:
+        made = gymnax.make(name)
+    except Exception as error:  # MNISTBandit downloads its digits
+        raise SpecError(f"gymnax cannot make {name}: {told(error)}; mend that, or take another") from error
+    return _with_params(made, about, f"gymnax:{name}")
 
 
 def _craftax(name: str, about: dict[str, Any]) -> tuple[Any, Any]:
