@@ -17,6 +17,7 @@ import pytest
 import tyro
 from tyro.conf import FlagCreatePairsOff
 
+import engram
 from engram import recipes, registry, spaces, specs
 from engram.agents.presets import PRESETS
 from engram.agents.spec import AgentSpec
@@ -317,6 +318,15 @@ def test_benchmarks_import_only_what_the_package_has():
 def test_a_missing_import_is_found():
     source = "from engram.agents.policy import look, peek\nfrom engram import spaces\nfrom engram.gone import x\n"
     assert missing_imports(source) == ["engram.agents.policy.peek", "engram.gone.x"]
+
+
+def test_every_public_name_is_on_the_page_of_the_api():
+    """By its home, as a member of its module, or, as the one error, by name."""
+    page = (ROOT / "docs" / "api.md").read_text()
+    listed = set(re.findall(r"^::: engram\.(\S+)", page, flags=re.M)) | {"errors.EngramError"}
+    for module, members in re.findall(r"^::: engram\.(\S+)\n    options:\n      members: \[(.*)\]", page, flags=re.M):
+        listed |= {f"{module}.{name}" for name in members.split(", ")}
+    assert [name for name, home in engram._HOMES.items() if f"{home}.{name}" not in listed] == []
 
 
 def test_the_glossary_is_sorted():
