@@ -131,8 +131,13 @@ class Decision(eqx.Module):
 
     @property
     def preference(self) -> Float[Array, "*batch actions"]:
-        """Q of the actions that are allowed, minus infinity for the others: what acting and bootstraps choose by."""
-        return self.q if self.allowed is None else jnp.where(self.allowed, self.q, -jnp.inf)
+        """Q of the actions that are allowed, minus infinity for the others: what acting and bootstraps choose by.
+
+        Where none is allowed, as after a termination, all count: a discount of 0 times minus infinity is no number.
+        """
+        if self.allowed is None:
+            return self.q
+        return jnp.where(self.allowed | ~self.allowed.any(-1, keepdims=True), self.q, -jnp.inf)
 
 
 Metrics = dict[str, Float[Array, "*seeds"]]  # what one update reports by name, each a scalar averaged over the batch

@@ -25,7 +25,7 @@ from engram.exploration.noise import ParameterNoiseSpec
 from engram.external.episodic import EpisodicSpec
 from engram.heads.head import scalar
 from engram.registry import register
-from engram.types import TimeStep
+from engram.types import Decision, Returns, TimeStep
 from engram.working.gated import GRUSpec
 
 KEY = jax.random.PRNGKey(0)
@@ -205,3 +205,12 @@ def test_nbytes_are_those_of_the_arrays_of_a_new_agent(kind: str):
     expected = {name: sum(leaf.nbytes for leaf in jax.tree.leaves(part)) for name, part in held.items()}
     assert one.nbytes() == expected
     assert (expected["external memory"] > 0) == (kind == "recalling")
+
+
+def test_where_nothing_is_allowed_every_action_counts():
+    """As after a termination: minus infinity times a discount of 0 would be no number."""
+    q = jnp.array([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]])
+    allowed = jnp.array([[True, False, True], [False, False, False]])
+    returns = Returns(q[..., None], jnp.zeros((2, 3, 1)), jnp.zeros((2, 0, 3)))
+    decision = Decision(None, None, returns, allowed)  # type: ignore[arg-type]
+    np.testing.assert_array_equal(decision.preference, [[1.0, -np.inf, 3.0], [4.0, 5.0, 6.0]])

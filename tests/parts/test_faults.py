@@ -152,8 +152,8 @@ class Draw:
     def init(self, rows: int, lanes: int) -> Any:
         return {"seen": jnp.zeros(lanes, jnp.float16 if self.fault == "stored" else jnp.float32)}
 
-    def grown(self, state: Any, before: Any, after: Any) -> Any:
-        return {"seen": after.cursor if self.fault == "grown" else state["seen"]}
+    def grown(self, state: Any, growth: Any) -> Any:
+        return {"seen": growth.after.cursor if self.fault == "grown" else state["seen"]}
 
     def draw(self, state: Any, ring: Any, reach: Any, bits: Any, embed: Any) -> Any:
         before, after = reach.before, reach.after
@@ -167,16 +167,17 @@ class Draw:
         weight = weight[:3] if self.fault == "weights" else weight
         return (SimpleNamespace if self.fault == "type" else Drawn)(row=row, lane=lane, importance=weight)
 
-    def learned(self, state: Any, drawn: Any, error: Any) -> Any:
+    def learned(self, state: Any, drawn: Any, surprise: Any, keep: Any) -> Any:
         if self.fault == "learned":
-            return {"seen": error}
-        return {"seen": state["seen"] + (self.fault == "infinite")}
+            return {"seen": surprise.error}
+        return {"seen": state["seen"] + (self.fault == "infinite") * keep + (self.fault == "refused")}
 
 
 @pytest.mark.parametrize(
     ("fault", "sentence"),
     [
         ("words", "`words` is None; expected how many random words one example takes"),
+        ("refused", "`learned` changed the state although `keep` is False"),
         ("stored", "'seen' of `init` is float16; expected an array of bool, int32, float32, uint32"),
         ("grown", r"`grown` made .*float32\[3\].* of `init` .*int32\[3\].*; keep structure, shapes and types"),
         ("learned", r"`learned` made .*float32\[3\].* of `init` .*float32\[16\].*; keep structure, shapes and types"),

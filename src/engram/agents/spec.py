@@ -13,6 +13,7 @@ from engram.heads.q import QSpec
 from engram.losses.bootstrap import PlainSpec
 from engram.losses.regression import HuberSpec
 from engram.registry import name_of
+from engram.replay.draw import Reach
 from engram.replay.uniform import UniformSpec
 from engram.specs import part, setting, spec
 from engram.working.memory import NoMemorySpec
@@ -176,6 +177,11 @@ class AgentSpec:
     def rows(self) -> int:
         """Rows of replay that one example needs: its window, and the rows that its last target bootstraps from."""
         return self.replay.window + self.n_step
+
+    @property
+    def reach(self) -> Reach:
+        """What an example needs around the row it starts at."""
+        return Reach(after=self.rows - 1, before=self.rows_before)
 
     @property
     def rows_before(self) -> int:
