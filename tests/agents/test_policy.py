@@ -25,7 +25,7 @@ from engram.exploration.noise import ParameterNoiseSpec
 from engram.external.episodic import EpisodicSpec
 from engram.heads.head import scalar
 from engram.registry import register
-from engram.types import Decision, Returns, TimeStep
+from engram.types import Decision, Encoding, MemoryRead, Returns, TimeStep
 from engram.working.gated import GRUSpec
 
 KEY = jax.random.PRNGKey(0)
@@ -212,5 +212,8 @@ def test_where_nothing_is_allowed_every_action_counts():
     q = jnp.array([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]])
     allowed = jnp.array([[True, False, True], [False, False, False]])
     returns = Returns(q[..., None], jnp.zeros((2, 3, 1)), jnp.zeros((2, 0, 3)))
-    decision = Decision(None, None, returns, allowed)  # type: ignore[arg-type]
+    encoding = Encoding(jnp.zeros((2, 1)), jnp.zeros((2, 0, 0)))
+    nothing = jnp.zeros((2, 0, 1, 0))
+    read = MemoryRead(jnp.zeros((2, 1)), nothing, nothing.astype(jnp.int32))
+    decision = Decision(encoding, read, returns, allowed)
     np.testing.assert_array_equal(decision.preference, [[1.0, -np.inf, 3.0], [4.0, 5.0, 6.0]])

@@ -54,6 +54,7 @@ class Head(eqx.Module):
         ("bits", "other random words give the same returns; read the 1 words of `bits`, or take 0"),
         ("shape", r"atoms have shape \(2, 1\) and logits \(2, 1\); expected both to be \[actions atoms\], with 3"),
         ("attention", "a head's attention is negative or does not sum to 1; use nn.attention.attend"),
+        ("logits", "the target has logits or levels, which a prediction has; leave them out, as `target` does"),
         ("finite", "atoms are float32 or not finite; expected finite float32 numbers"),
         ("forbidden", "what a forbidden action offers changes the worth of an allowed one; hide its features"),
         ("gradient", "no gradient reaches 'linear.weight'; use it, or remove it, or name it in `unreached`"),
@@ -221,6 +222,8 @@ class Bootstrap:
             atoms, shares = jax.lax.stop_gradient((atoms, shares))
         if self.fault == "shape":
             return Distribution._make((atoms[None], shares[None], None, None))
+        if self.fault == "logits":
+            return next_one._replace(atoms=atoms, probabilities=shares)
         return (SimpleNamespace if self.fault == "kind" else Distribution)(atoms=atoms, probabilities=shares)
 
 
@@ -230,6 +233,7 @@ class Bootstrap:
         ("asks", "`asks` is 'everything'; expected one of nothing, memory, successors"),
         ("kind", "the target is a SimpleNamespace; expected a Distribution"),
         ("shape", r"the target has atoms of shape \(1, 1\) and probabilities \(1, 1\); expected both to be \[atoms\]"),
+        ("logits", "the target has logits or levels, which a prediction has; leave them out, as `target` does"),
         ("finite", "atoms are float32 or not finite; hide what is forbidden before a sum"),
         ("sum", "probabilities of the target are negative or do not sum to 1"),
         ("end", "after a termination, where the discount is 0, the target is not the reward; see `target`"),
