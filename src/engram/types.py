@@ -1,6 +1,6 @@
 """The values that flow through an agent. Leading axes depend on context: [envs], [time envs], [batch]."""
 
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import equinox as eqx
 import jax
@@ -47,6 +47,10 @@ class MemoryRead(eqx.Module):
     entries: Int[Array, "*batch heads actions entries"]  # working memory: the step of the episode; -1 for nothing
     q: Float[Array, "*batch actions"] | None = None  # an external memory's: what the entries say
     confidence: Float[Array, "*batch actions"] | None = None  # how much that is worth, 0 (nothing) to 1
+
+
+# What a head predicts of a return: one number, probabilities of atoms that are fixed, or quantiles.
+Kind = Literal["number", "fixed", "quantiles"]
 
 
 class Distribution(NamedTuple):

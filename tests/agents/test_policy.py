@@ -38,6 +38,7 @@ class ToldSpec:
     """A head that gives back the two words it was given, as the Q of two actions."""
 
     reads_offered = False
+    predicts = "number"
 
     def build(self, width, actions, key, offered=0):
         return ToldHead()

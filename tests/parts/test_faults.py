@@ -54,7 +54,6 @@ class Head(eqx.Module):
         ("bits", "other random words give the same returns; read the 1 words of `bits`, or take 0"),
         ("shape", r"atoms have shape \(2, 1\) and logits \(2, 1\); expected both to be \[actions atoms\], with 3"),
         ("attention", "a head's attention is negative or does not sum to 1; use nn.attention.attend"),
-        ("logits", "the target has logits or levels, which a prediction has; leave them out, as `target` does"),
         ("finite", "atoms are float32 or not finite; expected finite float32 numbers"),
         ("forbidden", "what a forbidden action offers changes the worth of an allowed one; hide its features"),
         ("gradient", "no gradient reaches 'linear.weight'; use it, or remove it, or name it in `unreached`"),
@@ -76,8 +75,14 @@ LOOK = jax.jit(lambda head, given: jax.vmap(head)(*given))
 
 
 def test_a_spec_that_says_its_head_reads_no_features_is_not_given_any():
-    spec = SimpleNamespace(reads_offered=False)
+    spec = SimpleNamespace(reads_offered=False, predicts="number")
     with pytest.raises(ContractFault, match="the spec's `reads_offered` is False; expected True"):
+        testing.check_head(Head(Linear(5, 3, key=KEY), "none"), 5, 3, spec=spec, offered=2)
+
+
+def test_a_spec_says_what_its_head_predicts():
+    spec = SimpleNamespace(reads_offered=True, predicts="numbers")
+    with pytest.raises(ContractFault, match="the spec's `predicts` is 'numbers'; expected one of number, fixed, quan"):
         testing.check_head(Head(Linear(5, 3, key=KEY), "none"), 5, 3, spec=spec, offered=2)
 
 
@@ -256,6 +261,10 @@ class Loss:
 
     fault: str
 
+    @property
+    def fits(self) -> Any:
+        return "number" if self.fault == "fits" else ("number",)
+
     def __call__(self, predicted: Any, target: Any) -> Any:
         mean = target.mean if self.fault == "constant" else jax.lax.stop_gradient(target.mean)
         error = predicted.mean - mean
@@ -273,6 +282,7 @@ class Loss:
 @pytest.mark.parametrize(
     ("fault", "sentence"),
     [
+        ("fits", "`fits` is 'number'; expected a tuple of what a head may predict, with 'number' in it"),
         ("negative", "the loss is negative or not finite; expected a distance, at least 0"),
         ("overflows", "the loss is negative or not finite; expected a distance, at least 0"),
         ("shape", r"the loss is float32\[1\]; expected a float32 scalar of one example"),

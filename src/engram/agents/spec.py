@@ -16,10 +16,20 @@ from engram.registry import name_of
 from engram.replay.draw import Reach
 from engram.replay.uniform import UniformSpec
 from engram.specs import part, setting, spec
+from engram.types import Kind
 from engram.working.memory import NoMemorySpec
 
 # Optional columns of an external memory's entries: what fresh keys are computed from, and what `successors` reads.
 OBSERVATION, SUCCESSOR = frozenset({"observation"}), frozenset({"reward", "discount", "successor"})
+
+TOLD: dict[Kind, str] = {
+    "number": "one number for each action", "fixed": "probabilities of fixed returns", "quantiles": "quantiles",
+}  # fmt: skip
+WAYS: dict[Kind, str] = {
+    "number": "set head.returns=scalar",
+    "fixed": "set head.returns=categorical",
+    "quantiles": "set head.returns=quantile or implicit",
+}
 
 
 @spec
@@ -222,6 +232,12 @@ class AgentSpec:
                 f"reward_clip=0, or leave reward.normalize out"
             )
         self._check_external()
+        if self.head.predicts not in self.loss.fits:
+            loss, head = name_of("loss", type(self.loss)), name_of("head", type(self.head))
+            raise SpecError(
+                f"loss={loss} compares {TOLD[self.loss.fits[0]]}, but head={head} predicts "
+                f"{TOLD[self.head.predicts]}; {WAYS[self.loss.fits[0]]}, or another loss"
+            )
         if self.draw.compares and self.has_memory:
             raise SpecError(
                 f"draw={name_of('draw', type(self.draw))} compares single observations, but a working memory learns "
