@@ -35,6 +35,7 @@ from engram.heads.q import DuelingSpec
 from engram.losses.bootstrap import FromMemorySpec
 from engram.losses.distributional import CrossEntropySpec  # noqa: F401, registered
 from engram.losses.regression import SquaredSpec
+from engram.replay.prioritized import PrioritizedSpec  # noqa: F401, registered
 from engram.replay.similar import SimilarSpec  # noqa: F401, registered
 from engram.working.fast_weights import FastWeightsSpec  # noqa: F401, registered
 from engram.working.gated import GRUSpec, LRUSpec, LSTMSpec

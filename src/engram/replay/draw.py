@@ -46,6 +46,7 @@ class Drawn(NamedTuple):
     row: Int[Array, "batch"]  # row numbers, as the ring counts them
     lane: Int[Array, "batch"]
     importance: Float[Array, "batch"] | None = None  # weight of each example's loss; None where all weigh the same
+    note: PyTree = None  # whatever `learned` is to be given back
 
 
 class Surprise(NamedTuple):
