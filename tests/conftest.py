@@ -29,8 +29,9 @@ hypothesis.settings.register_profile("ci", deadline=None, derandomize=True, prin
 def pytest_configure(config: pytest.Config) -> None:
     """Choose how properties are tested, and keep compiled programs beside pytest's cache: a second run finds them."""
     hypothesis.settings.load_profile("ci" if in_ci() else "engram")
-    # Programs of tests run briefly: what thorough compilation would gain is a fraction of what it takes.
-    os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+    # Programs of tests run briefly: what thorough compilation would gain is a fraction of what it takes. The older way
+    # of writing fused loops takes a third less time to compile, and runs a little slower.
+    os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false")
     cache = getattr(config, "cache", None)
     if cache is None:  # -p no:cacheprovider
         return

@@ -1,6 +1,6 @@
 """The values that flow through an agent. Leading axes depend on context: [envs], [time envs], [batch]."""
 
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import equinox as eqx
 import jax
@@ -47,6 +47,10 @@ class MemoryRead(eqx.Module):
     entries: Int[Array, "*batch heads actions entries"]  # working memory: the step of the episode; -1 for nothing
     q: Float[Array, "*batch actions"] | None = None  # an external memory's: what the entries say
     confidence: Float[Array, "*batch actions"] | None = None  # how much that is worth, 0 (nothing) to 1
+
+
+# What a head predicts of a return: one number, probabilities of atoms that are fixed, or quantiles.
+Kind = Literal["number", "fixed", "quantiles"]
 
 
 class Distribution(NamedTuple):
@@ -131,8 +135,13 @@ class Decision(eqx.Module):
 
     @property
     def preference(self) -> Float[Array, "*batch actions"]:
-        """Q of the actions that are allowed, minus infinity for the others: what acting and bootstraps choose by."""
-        return self.q if self.allowed is None else jnp.where(self.allowed, self.q, -jnp.inf)
+        """Q of the actions that are allowed, minus infinity for the others: what acting and bootstraps choose by.
+
+        Where none is allowed, as after a termination, all count: a discount of 0 times minus infinity is no number.
+        """
+        if self.allowed is None:
+            return self.q
+        return jnp.where(self.allowed | ~self.allowed.any(-1, keepdims=True), self.q, -jnp.inf)
 
 
 Metrics = dict[str, Float[Array, "*seeds"]]  # what one update reports by name, each a scalar averaged over the batch

@@ -25,7 +25,7 @@ from engram.exploration.noise import ParameterNoiseSpec
 from engram.external.episodic import EpisodicSpec
 from engram.heads.head import scalar
 from engram.registry import register
-from engram.types import TimeStep
+from engram.types import Decision, Encoding, MemoryRead, Returns, TimeStep
 from engram.working.gated import GRUSpec
 
 KEY = jax.random.PRNGKey(0)
@@ -38,6 +38,7 @@ class ToldSpec:
     """A head that gives back the two words it was given, as the Q of two actions."""
 
     reads_offered = False
+    predicts = "number"
 
     def build(self, width, actions, key, offered=0):
         return ToldHead()
@@ -205,3 +206,15 @@ def test_nbytes_are_those_of_the_arrays_of_a_new_agent(kind: str):
     expected = {name: sum(leaf.nbytes for leaf in jax.tree.leaves(part)) for name, part in held.items()}
     assert one.nbytes() == expected
     assert (expected["external memory"] > 0) == (kind == "recalling")
+
+
+def test_where_nothing_is_allowed_every_action_counts():
+    """As after a termination: minus infinity times a discount of 0 would be no number."""
+    q = jnp.array([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]])
+    allowed = jnp.array([[True, False, True], [False, False, False]])
+    returns = Returns(q[..., None], jnp.zeros((2, 3, 1)), jnp.zeros((2, 0, 3)))
+    encoding = Encoding(jnp.zeros((2, 1)), jnp.zeros((2, 0, 0)))
+    nothing = jnp.zeros((2, 0, 1, 0))
+    read = MemoryRead(jnp.zeros((2, 1)), nothing, nothing.astype(jnp.int32))
+    decision = Decision(encoding, read, returns, allowed)
+    np.testing.assert_array_equal(decision.preference, [[1.0, -np.inf, 3.0], [4.0, 5.0, 6.0]])

@@ -391,6 +391,8 @@ score = jax.jit(examples.score_transition, static_argnums=0)
 class Distance:
     """The target itself, since the prediction is 0 here."""
 
+    fits = ("number",)
+
     def __call__(self, predicted, target):
         return target.mean - predicted.mean
 

@@ -11,7 +11,9 @@ import pytest
 from engram import registry, specs
 from engram.errors import SpaceError, SpecError
 from engram.heads.attention import AttentionSpec
-from engram.heads.q import DuelingSpec, QSpec, scalar
+from engram.heads.head import scalar
+from engram.heads.q import DuelingSpec, QSpec
+from engram.heads.returns import QuantileSpec
 from engram.nn.attention import attend
 
 KEY = jax.random.PRNGKey(0)
@@ -165,7 +167,7 @@ def test_where_every_action_is_forbidden_all_stays_finite():
 
 @pytest.mark.parametrize("name", [field.name for field in dataclasses.fields(AttentionSpec)])
 def test_every_setting_of_the_attention_head_changes_something(name):
-    value = {"action_width": 8, "heads": 2, "hidden": 16, "uniform": True}[name]
+    value = {"action_width": 8, "heads": 2, "hidden": 16, "uniform": True, "returns": QuantileSpec(quantiles=3)}[name]
     q = [run(built(spec), STATE).q for spec in (AttentionSpec(), AttentionSpec(**{name: value}))]
     assert not np.allclose(*q)
 

@@ -12,6 +12,7 @@ ROOT = Path(__file__).parents[2]
 RESULTS = "docs/results.md: "  # followed by words of one line
 PRESET = "preset "
 BREAKOUT, CARTPOLE = RESULTS + "**MinAtar Breakout**", RESULTS + "| CartPole-v1 | 50,000 |"
+DISTRIBUTIONS = "tests/agents/test_agent.py::test_distributions_and_priorities_learn_the_true_value"
 PROBE = (
     "tests/working/test_remembering.py::"
     "test_a_bit_shown_5_steps_before_it_is_asked_for_is_told_and_guessed_with_an_emptied_memory"
@@ -59,6 +60,7 @@ SHOWN = {
     "draw": {
         "uniform": CARTPOLE,
         "similar": "tests/replay/test_draw.py::test_similar_rows_are_learned_from",
+        "prioritized": "tests/replay/test_prioritized.py::test_an_agent_draws_what_surprises_it",
     },
     "bootstrap": {
         "plain": CARTPOLE,
@@ -69,6 +71,15 @@ SHOWN = {
     "loss": {
         "huber": CARTPOLE,
         "squared": PRESET + "dqn",
+        "cross-entropy": DISTRIBUTIONS,
+        "hl-gauss": DISTRIBUTIONS,
+        "quantile-huber": DISTRIBUTIONS,
+    },
+    "returns": {
+        "scalar": CARTPOLE,
+        "categorical": DISTRIBUTIONS,
+        "quantile": DISTRIBUTIONS,
+        "implicit": DISTRIBUTIONS,
     },
 }
 KINDS = [(role, kind) for role, shown in SHOWN.items() for kind in shown]

@@ -75,8 +75,14 @@ LOOK = jax.jit(lambda head, given: jax.vmap(head)(*given))
 
 
 def test_a_spec_that_says_its_head_reads_no_features_is_not_given_any():
-    spec = SimpleNamespace(reads_offered=False)
+    spec = SimpleNamespace(reads_offered=False, predicts="number")
     with pytest.raises(ContractFault, match="the spec's `reads_offered` is False; expected True"):
+        testing.check_head(Head(Linear(5, 3, key=KEY), "none"), 5, 3, spec=spec, offered=2)
+
+
+def test_a_spec_says_what_its_head_predicts():
+    spec = SimpleNamespace(reads_offered=True, predicts="numbers")
+    with pytest.raises(ContractFault, match="the spec's `predicts` is 'numbers'; expected one of number, fixed, quan"):
         testing.check_head(Head(Linear(5, 3, key=KEY), "none"), 5, 3, spec=spec, offered=2)
 
 
@@ -152,8 +158,8 @@ class Draw:
     def init(self, rows: int, lanes: int) -> Any:
         return {"seen": jnp.zeros(lanes, jnp.float16 if self.fault == "stored" else jnp.float32)}
 
-    def grown(self, state: Any, before: Any, after: Any) -> Any:
-        return {"seen": after.cursor if self.fault == "grown" else state["seen"]}
+    def grown(self, state: Any, growth: Any) -> Any:
+        return {"seen": growth.after.cursor if self.fault == "grown" else state["seen"]}
 
     def draw(self, state: Any, ring: Any, reach: Any, bits: Any, embed: Any) -> Any:
         before, after = reach.before, reach.after
@@ -167,16 +173,17 @@ class Draw:
         weight = weight[:3] if self.fault == "weights" else weight
         return (SimpleNamespace if self.fault == "type" else Drawn)(row=row, lane=lane, importance=weight)
 
-    def learned(self, state: Any, drawn: Any, error: Any) -> Any:
+    def learned(self, state: Any, drawn: Any, surprise: Any, keep: Any) -> Any:
         if self.fault == "learned":
-            return {"seen": error}
-        return {"seen": state["seen"] + (self.fault == "infinite")}
+            return {"seen": surprise.error}
+        return {"seen": state["seen"] + (self.fault == "infinite") * keep + (self.fault == "refused")}
 
 
 @pytest.mark.parametrize(
     ("fault", "sentence"),
     [
         ("words", "`words` is None; expected how many random words one example takes"),
+        ("refused", "`learned` changed the state although `keep` is False"),
         ("stored", "'seen' of `init` is float16; expected an array of bool, int32, float32, uint32"),
         ("grown", r"`grown` made .*float32\[3\].* of `init` .*int32\[3\].*; keep structure, shapes and types"),
         ("learned", r"`learned` made .*float32\[3\].* of `init` .*float32\[16\].*; keep structure, shapes and types"),
@@ -220,6 +227,8 @@ class Bootstrap:
             atoms, shares = jax.lax.stop_gradient((atoms, shares))
         if self.fault == "shape":
             return Distribution._make((atoms[None], shares[None], None, None))
+        if self.fault == "logits":
+            return next_one._replace(atoms=atoms, probabilities=shares)
         return (SimpleNamespace if self.fault == "kind" else Distribution)(atoms=atoms, probabilities=shares)
 
 
@@ -229,6 +238,7 @@ class Bootstrap:
         ("asks", "`asks` is 'everything'; expected one of nothing, memory, successors"),
         ("kind", "the target is a SimpleNamespace; expected a Distribution"),
         ("shape", r"the target has atoms of shape \(1, 1\) and probabilities \(1, 1\); expected both to be \[atoms\]"),
+        ("logits", "the target has logits or levels, which a prediction has; leave them out, as `target` does"),
         ("finite", "atoms are float32 or not finite; hide what is forbidden before a sum"),
         ("sum", "probabilities of the target are negative or do not sum to 1"),
         ("end", "after a termination, where the discount is 0, the target is not the reward; see `target`"),
@@ -251,6 +261,10 @@ class Loss:
 
     fault: str
 
+    @property
+    def fits(self) -> Any:
+        return "number" if self.fault == "fits" else ("number",)
+
     def __call__(self, predicted: Any, target: Any) -> Any:
         mean = target.mean if self.fault == "constant" else jax.lax.stop_gradient(target.mean)
         error = predicted.mean - mean
@@ -268,6 +282,7 @@ class Loss:
 @pytest.mark.parametrize(
     ("fault", "sentence"),
     [
+        ("fits", "`fits` is 'number'; expected a tuple of what a head may predict, with 'number' in it"),
         ("negative", "the loss is negative or not finite; expected a distance, at least 0"),
         ("overflows", "the loss is negative or not finite; expected a distance, at least 0"),
         ("shape", r"the loss is float32\[1\]; expected a float32 scalar of one example"),

@@ -1,7 +1,6 @@
 """Every part of Engram's own keeps the contract that a user's part is held to."""
 
 from dataclasses import replace
-from typing import Any
 
 import jax
 import pytest
@@ -12,8 +11,6 @@ from engram.agents.q_learning import QLearner
 from engram.specs import override_all
 
 KEY = jax.random.PRNGKey(0)
-# The kinds of returns that a loss is for, where that is not a number.
-RETURNS: dict[str, Any] = {}
 
 
 def kinds(role: str) -> list[str]:
@@ -27,6 +24,14 @@ def test_a_head_keeps_its_contract(name: str):
     testing.check_head(spec.build(5, 3, KEY), 5, 3, spec=spec)
     if spec.reads_offered:
         testing.check_head(spec.build(5, 3, KEY, offered=2), 5, 3, spec=spec, offered=2)
+
+
+@pytest.mark.parametrize("returns", kinds("returns"))
+@pytest.mark.parametrize("name", ["q", "dueling", "attention"])
+def test_every_kind_of_returns_goes_with_every_head(name: str, returns: str):
+    spec = registry.find("head", name)(returns=registry.find("returns", returns)())
+    assert spec.predicts == spec.returns.predicts
+    testing.check_head(spec.build(5, 3, KEY), 5, 3, spec=spec)
 
 
 @pytest.mark.parametrize("name", kinds("exploration"))
@@ -54,7 +59,9 @@ def test_mellowmax_keeps_the_contract():
 
 @pytest.mark.parametrize("name", kinds("loss"))
 def test_a_loss_keeps_its_contract(name: str):
-    testing.check_loss(registry.find("loss", name)(), RETURNS.get(name, "number"))
+    spec = registry.find("loss", name)()
+    for kind in spec.fits:
+        testing.check_loss(spec, kind)
 
 
 MASKED = spaces.Dict((("action_mask", spaces.Box((3,), "bool")), ("seen", spaces.Box((4,)))))

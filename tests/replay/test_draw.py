@@ -43,7 +43,8 @@ class PrioritiesSpec:
     def init(self, rows, lanes):
         return jnp.zeros((rows, lanes))
 
-    def grown(self, state, before, after):
+    def grown(self, state, growth):
+        before, after = growth.before, growth.after
         age = after.cursor - 1 - jnp.arange(after.capacity)[:, None]  # of the row that place 0 would hold
         number = after.cursor - 1 - age % after.capacity  # the newest row of each place
         return jnp.where((number >= before.cursor) & (number >= 0), NEW, state)
@@ -52,8 +53,9 @@ class PrioritiesSpec:
         row, lane = sampling.uniform_rows(ring, bits[:, 0], reach.after, reach.before)
         return Drawn(row, lane, jnp.full(len(bits), self.weight) if self.weight else None)
 
-    def learned(self, state, drawn, error):
-        return state.at[drawn.row % state.shape[0], drawn.lane].set(error)
+    def learned(self, state, drawn, surprise, keep):
+        place = jnp.where(keep, drawn.row % state.shape[0], state.shape[0])
+        return state.at[place, drawn.lane].set(surprise.error, mode="drop")
 
 
 def agent(weight: float = 0.5, **changes: Any) -> QLearner:
@@ -158,10 +160,12 @@ def test_an_update_that_is_not_finite_leaves_what_drawing_keeps_as_it_was():
 def test_the_surprise_of_a_window_is_mostly_its_greatest_error():
     """0.9 * 4 + 0.1 * (1 + 4) / 2: the row of weight 0 counts for nothing; and a window that teaches nothing is 0."""
     error, weight = jnp.array([[1.0, 4.0, 9.0], [5.0, 5.0, 5.0]]), jnp.array([[1.0, 1.0, 0.0], [0.0, 0.0, 0.0]])
-    scored = examples.Scored(error, error, error, weight)
-    np.testing.assert_allclose(examples.surprise(scored), [0.9 * 4 + 0.1 * 2.5, 0.0], rtol=1e-6)
-    alone = examples.Scored(*[jnp.array([3.0, 2.0])] * 3, jnp.array([1.0, 0.0]))
-    np.testing.assert_array_equal(examples.surprise(alone), [3.0, 0.0])
+    scored = examples.Scored(error, 2 * error, error, error, weight)
+    surprise = examples.surprise(scored)
+    np.testing.assert_allclose(surprise.error, [0.9 * 4 + 0.1 * 2.5, 0.0], rtol=1e-6)
+    np.testing.assert_allclose(surprise.loss, 2 * surprise.error, rtol=1e-6)
+    alone = examples.Scored(*[jnp.array([3.0, 2.0])] * 4, jnp.array([1.0, 0.0]))
+    np.testing.assert_array_equal(examples.surprise(alone).error, [3.0, 0.0])
 
 
 @pytest.mark.parametrize("draw", [SimilarSpec(candidates=8), SimilarSpec(candidates=2)], ids=str)

@@ -27,6 +27,25 @@ REPEATS = {
     "tests/run/test_resume.py::test_a_state_without_one_of_its_fields_is_refused_*numpy]": "[memory]",
     "tests/run/test_resume.py::test_a_device_run_with_stops_is_the_run_without[[]memory]": "[two environments, ...]",
     "tests/runners/test_runners.py::test_both_runners_make_the_same_number_of_updates[[]4-*]": "[8-*]",
+    "tests/runners/test_runners.py::test_both_runners_make_the_same_number_of_updates[[]1-*": "[8-*]",
+    "tests/runners/test_runners.py::test_a_step_that_an_environment_breaks_*[[]compiled-[13]]": (
+        "[compiled-2], [numpy-*]"
+    ),
+    "tests/working/test_slots.py::test_all_sizes_keep_the_contract[[]numbers[12]]": "[numbers0]",
+    "tests/run/test_planning.py::test_a_run_made_longer_in_one_process_*[[]engram/CartPole-v1]": "[CartPole-v1]",
+    "tests/envs/test_host_faults.py::test_what_hangs_or_ends_before_the_workers_start*__init__]": "[*-reset]",
+    "tests/run/test_resume.py::test_a_host_run_with_stops_is_the_run_without[[]numpy, replayed]": (
+        "[numpy, replayed, four of them]"
+    ),
+    "tests/run/test_resume.py::test_a_host_run_with_stops_is_the_run_without[[]numpy, exact, two of them]": (
+        "[numpy, exact], [numpy, replayed, four of them]"
+    ),
+    "tests/envs/test_steady.py::test_drifting_dtypes_learn_and_are_evaluated[[]32 bits-{'[sf]*": (
+        "[32 bits-{}], [32 bits-{'pays': ...}], and [64 bits-*]"
+    ),
+    "tests/external/test_external.py::test_every_eviction_keeps_the_contract_with_offered_actions[[]least-*": (
+        "[oldest], [merge]; without offered actions all"
+    ),
     "tests/external/test_external.py::test_every_kind_that_takes_features_keeps_the_contract_with_*chunked]": (
         "[episodic]"
     ),

@@ -20,7 +20,7 @@ from engram.agents.statistics import Scales, as_learned
 from engram.losses.bootstrap import Following, Similar
 from engram.losses.returns import NStep, discounts, n_step
 from engram.replay import sampling
-from engram.replay.draw import Drawn, Reach, Replay
+from engram.replay.draw import Drawn, Replay, Surprise
 from engram.replay.ring import Ring
 from engram.types import Decision, Distribution
 
@@ -59,6 +59,7 @@ class Scored(NamedTuple):
     """One prediction beside its target. Leading axes [batch] or [batch, window]."""
 
     loss: Float[Array, "*batch"]
+    own: Float[Array, "*batch"]  # of the loss, the part of the return against its target
     q: Float[Array, "*batch"]  # of the action taken, in units of return
     error: Float[Array, "*batch"]  # absolute difference to the target, in units of return
     weight: Float[Array, "*batch"]
@@ -94,8 +95,7 @@ def draw(
     """The rows of a batch, and the examples that start at them; leaves have a leading axis [batch]."""
     ring, first, last = replay.ring, spec.draw.words, spec.draw.words + _placing(spec)
     embed = partial(_embedded, spec, network, ring)
-    reach = Reach(after=spec.rows - 1, before=spec.rows_before)
-    drawn = spec.draw.draw(replay.drawing, ring, reach, bits[:, :first], embed)
+    drawn = spec.draw.draw(replay.drawing, ring, spec.reach, bits[:, :first], embed)
     passes = bits[:, last:]
     if not spec.has_memory:
         cut = partial(transition, spec, ring, scales=network.scales)
@@ -138,12 +138,16 @@ def mean_q(scored: Scored) -> Float[Array, ""]:
     return (scored.weight * scored.q).sum() / jnp.maximum(scored.weight.sum(), 1.0)
 
 
-def surprise(scored: Scored) -> Float[Array, "batch"]:
-    """How wrong each example was: its absolute error; of a window 0.9 of the greatest and 0.1 of the mean."""
-    error = scored.weight * scored.error
-    if error.ndim == 1:
-        return error
-    return 0.9 * error.max(1) + 0.1 * error.sum(1) / jnp.maximum(scored.weight.sum(1), 1.0)
+def surprise(scored: Scored) -> Surprise:
+    """How wrong each example was; of a window 0.9 of the greatest and 0.1 of the mean over the rows of its loss."""
+
+    def one(each: Float[Array, "*batch"]) -> Float[Array, "batch"]:
+        each = scored.weight * each
+        if each.ndim == 1:
+            return each
+        return 0.9 * each.max(1) + 0.1 * each.sum(1) / jnp.maximum(scored.weight.sum(1), 1.0)
+
+    return Surprise(one(scored.error), jax.lax.stop_gradient(one(scored.own)))
 
 
 # -- transitions -----------------------------------------------------------------------------------------------------
@@ -254,9 +258,10 @@ def score(
     target = spec.bootstrap(start.step, following)
     own = decision.returns.of(start.action)
     predicted = decision.returned(start.action) if spec.recall.train_through_memory else own
-    loss = spec.loss(predicted, target) + _imitation(spec, decision, own, start.action)
+    loss = spec.loss(predicted, target)
     error = jnp.abs(target.mean - predicted.mean)
-    return Scored(loss, predicted.mean, jax.lax.stop_gradient(error), start.weight)
+    every = loss + _imitation(spec, decision, own, start.action)
+    return Scored(every, loss, predicted.mean, jax.lax.stop_gradient(error), start.weight)
 
 
 def _similar(spec: AgentSpec, nets: Nets, told: Decision, action: Int[Array, ""]) -> Similar | None:

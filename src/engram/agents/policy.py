@@ -20,11 +20,9 @@ from engram import spaces
 from engram.agents.network import Network, Previous
 from engram.agents.recall.keys import Query
 from engram.agents.recall.reading import consult
-from engram.agents.recall.state import RecallState
-from engram.agents.recall.state import init as remember_nothing
+from engram.agents.recall.state import RecallState, emptied
 from engram.agents.spec import AgentSpec
 from engram.agents.statistics import as_learned
-from engram.bits import hashed
 from engram.types import Decision
 
 
@@ -39,10 +37,8 @@ class Mind(eqx.Module):
 def forgetful(spec: AgentSpec, mind: Mind) -> Mind:
     """A negative control: the working memory is emptied before every step, and nothing is in the external one."""
     network = mind.network.forgetful()
-    if mind.recall is None:
-        return replace(mind, network=network)
-    nothing = remember_nothing(spec, network.space, network.actions, 1, network, jax.random.PRNGKey(0))
-    return replace(mind, network=network, recall=replace(mind.recall, store=nothing.store))
+    recall = None if mind.recall is None else emptied(spec, mind.recall, network)
+    return replace(mind, network=network, recall=recall)
 
 
 class PolicyState(eqx.Module):
@@ -139,8 +135,7 @@ def draws(spec: AgentSpec) -> int:
 
 def still(network: Network, envs: int) -> UInt32[Array, "envs words"]:
     """Bits for looks that are to be repeatable, the same at every step: what a greedy policy is played with."""
-    words = hashed(jnp.zeros(2, jnp.uint32), network.words)
-    return jnp.broadcast_to(words, (envs, network.words))
+    return jnp.broadcast_to(network.still, (envs, network.words))
 
 
 def push(frames: PyTree, observation: PyTree, is_first: Bool[Array, "envs"], unknown: bool = False) -> PyTree:

@@ -33,7 +33,9 @@ from engram.external.product_key import ProductKeySpec  # noqa: F401, registered
 from engram.heads.attention import AttentionSpec
 from engram.heads.q import DuelingSpec
 from engram.losses.bootstrap import FromMemorySpec
+from engram.losses.distributional import CrossEntropySpec  # noqa: F401, registered
 from engram.losses.regression import SquaredSpec
+from engram.replay.prioritized import PrioritizedSpec  # noqa: F401, registered
 from engram.replay.similar import SimilarSpec  # noqa: F401, registered
 from engram.working.fast_weights import FastWeightsSpec  # noqa: F401, registered
 from engram.working.gated import GRUSpec, LRUSpec, LSTMSpec

@@ -32,7 +32,7 @@ from engram.bits import LAST, TURN, counted, held_back, next_words, whole
 from engram.errors import SpecError
 from engram.precision import all_in_32_bits
 from engram.replay import ring
-from engram.replay.draw import Replay
+from engram.replay.draw import Growth, Replay
 from engram.replay.ring import Ring
 from engram.types import Key, Metrics, TimeStep
 
@@ -220,7 +220,8 @@ class QLearner:
         rows, keep = self._rows(experience)
         before = ring.renumbered(old.ring)
         grown = ring.write(before, rows, keep)
-        replay = Replay(grown, self.spec.draw.grown(old.drawing, before, grown))
+        growth = Growth(before, grown, self.spec.reach, len(keep))
+        replay = Replay(grown, self.spec.draw.grown(old.drawing, growth))
         learner = self._counted(state.learner, rows, keep, experience)
         return dataclasses.replace(state, learner=learner, replay=replay, recall=self._remembered(state, experience))
 
@@ -313,7 +314,7 @@ class QLearner:
         fault = jnp.where(finite | (learner.fault >= 0), learner.fault, updates)
         optimizer = accept(optimizer, learner.optimizer)
         new = LearnerState(params, target, optimizer, key, updates, fault, learner.statistics)
-        learned = accept(chosen.draw.learned(drawing, drawn, examples.surprise(scored)), drawing)
+        learned = chosen.draw.learned(drawing, drawn, examples.surprise(scored), finite)
         return new, learned, {"loss": loss, "q_mean": examples.mean_q(scored)}
 
     @property

@@ -13,12 +13,23 @@ from engram.heads.q import QSpec
 from engram.losses.bootstrap import PlainSpec
 from engram.losses.regression import HuberSpec
 from engram.registry import name_of
+from engram.replay.draw import Reach
 from engram.replay.uniform import UniformSpec
 from engram.specs import part, setting, spec
+from engram.types import Kind
 from engram.working.memory import NoMemorySpec
 
 # Optional columns of an external memory's entries: what fresh keys are computed from, and what `successors` reads.
 OBSERVATION, SUCCESSOR = frozenset({"observation"}), frozenset({"reward", "discount", "successor"})
+
+TOLD: dict[Kind, str] = {
+    "number": "one number for each action", "fixed": "probabilities of fixed returns", "quantiles": "quantiles",
+}  # fmt: skip
+WAYS: dict[Kind, str] = {
+    "number": "set head.returns=scalar",
+    "fixed": "set head.returns=categorical",
+    "quantiles": "set head.returns=quantile or implicit",
+}
 
 
 @spec
@@ -178,6 +189,11 @@ class AgentSpec:
         return self.replay.window + self.n_step
 
     @property
+    def reach(self) -> Reach:
+        """What an example needs around the row it starts at."""
+        return Reach(after=self.rows - 1, before=self.rows_before)
+
+    @property
     def rows_before(self) -> int:
         """Rows before an example that it needs as well: stacked frames, and the previous action and reward."""
         previous = self.observation.previous_action or self.observation.previous_reward
@@ -216,6 +232,12 @@ class AgentSpec:
                 f"reward_clip=0, or leave reward.normalize out"
             )
         self._check_external()
+        if self.head.predicts not in self.loss.fits:
+            loss, head = name_of("loss", type(self.loss)), name_of("head", type(self.head))
+            raise SpecError(
+                f"loss={loss} compares {TOLD[self.loss.fits[0]]}, but head={head} predicts "
+                f"{TOLD[self.head.predicts]}; {WAYS[self.loss.fits[0]]}, or another loss"
+            )
         if self.draw.compares and self.has_memory:
             raise SpecError(
                 f"draw={name_of('draw', type(self.draw))} compares single observations, but a working memory learns "

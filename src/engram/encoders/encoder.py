@@ -41,6 +41,9 @@ class EncoderSpec(Protocol):
     | (none)     | each for itself        | after the numbers, on the last axis | of each number |
     | `channels` | an image               | channels of their own, last | of each channel |
     | `rows`     | a set, such as entities | features of their own | of each feature, of rows that are there |
+
+    A row of a set is there where one of its features is not 0; where the spec has an attribute `presence` of 0 or
+    more, where the feature of that number is above 0.
     """
 
     def build(self, space: spaces.Space, stack: int, key: Key) -> Encoder:

@@ -1,17 +1,19 @@
 """A head that attends over actions: it compares what the state asks for with what each action is."""
 
+from typing import Any
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, UInt32
 
 from engram.errors import SpaceError
-from engram.heads.head import scalar
+from engram.heads.returns import ScalarSpec, ToReturns
 from engram.nn.attention import MultiHeadAttention, check_heads
 from engram.nn.layers import MLP, Linear
 from engram.registry import register
-from engram.specs import setting, spec
-from engram.types import Key, Returns
+from engram.specs import part, setting, spec
+from engram.types import Key, Kind, Returns
 
 
 @register("head", "attention")
@@ -26,14 +28,20 @@ class AttentionSpec:
     heads: int = setting(4, "attention heads; they must divide action_width", low=1)
     hidden: int = setting(128, "units of the layer that joins the state and what it read of the actions", low=1)
     uniform: bool = setting(False, "control: all allowed actions weigh the same")
+    returns: Any = part("returns", ScalarSpec(), "what is predicted of the return")
 
     reads_offered = True
+
+    @property
+    def predicts(self) -> Kind:
+        return self.returns.predicts
 
     def check(self) -> None:
         check_heads(self.heads, self.action_width, ("head.heads", "head.action_width"))
 
     def build(self, width: int, actions: int, key: Key, offered: int = 0) -> "AttentionHead":
-        return AttentionHead(width, actions, offered, self, key=key)
+        returns = self.returns.build(width, jax.random.fold_in(key, 1))
+        return AttentionHead(width, actions, offered, self, returns, key=key)
 
 
 class AttentionHead(eqx.Module):
@@ -54,11 +62,10 @@ class AttentionHead(eqx.Module):
     embed: tuple[MLP, Linear] | None
     attention: MultiHeadAttention
     joint: MLP
-    output: Linear  # v, then u
+    output: Linear  # v, then u; of each number that `returns` takes for an action
+    returns: ToReturns
 
-    words = 0
-
-    def __init__(self, width: int, actions: int, offered: int, chosen: AttentionSpec, *, key: Key):
+    def __init__(self, width: int, actions: int, offered: int, chosen: AttentionSpec, returns: ToReturns, *, key: Key):
         """`width` of the state's embedding; `offered` features of each action, 0 for a fixed set."""
         table_key, embed_key, attention_key, joint_key, output_key = jax.random.split(key, 5)
         length = chosen.action_width
@@ -71,7 +78,12 @@ class AttentionHead(eqx.Module):
             width, length, length, chosen.heads, uniform=chosen.uniform, key=attention_key
         )
         self.joint = MLP(width + length, (chosen.hidden,), key=joint_key)
-        self.output = Linear(chosen.hidden, 1 + length, key=output_key)
+        self.output = Linear(chosen.hidden, returns.numbers * (1 + length), key=output_key)
+        self.returns = returns
+
+    @property
+    def words(self) -> int:
+        return self.returns.words
 
     def __call__(
         self,
@@ -85,10 +97,15 @@ class AttentionHead(eqx.Module):
         Raises SpaceError where features are given to a head for a fixed set, or not given to one that needs them.
         """
         actions = self._embedded(offered, allowed)
-        context, weights = self.attention(embedding[None], actions, allowed)
-        joint = self.output(self.joint(jnp.concatenate([embedding, context[0]])))
-        q = joint[0] + actions @ (joint[1:] * actions.shape[1] ** -0.5)
-        return scalar(q, weights[:, 0])
+
+        def rows(seen: Array) -> tuple[Array, Array]:
+            context, weights = self.attention(seen[None], actions, allowed)
+            joint = self.output(self.joint(jnp.concatenate([seen, context[0]])))
+            joint = joint.reshape(self.returns.numbers, -1)
+            numbers = joint[:, 0] + actions @ (joint[:, 1:] * actions.shape[1] ** -0.5).T
+            return numbers, weights[:, 0]
+
+        return self.returns(rows, embedding, bits)
 
     def _embedded(
         self, offered: Float[Array, "actions features"] | None, allowed: Bool[Array, "actions"] | None

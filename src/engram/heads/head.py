@@ -6,6 +6,7 @@ A spec says what was chosen and builds a module; the module is called once for e
     @spec
     class MySpec:
         reads_offered = False
+        predicts = "number"
 
         def build(self, width, actions, key, offered=0): ...
 
@@ -17,13 +18,14 @@ from typing import Protocol
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, UInt32
 
-from engram.types import Key, Returns
+from engram.types import Key, Kind, Returns
 
 
 class HeadSpec(Protocol):
     """What was chosen about a head."""
 
     reads_offered: bool  # whether it can tell actions apart by the features that an observation offers of each
+    predicts: Kind  # what it gives of a return: a number, probabilities of fixed atoms, or quantiles
 
     def build(self, width: int, actions: int, key: Key, offered: int = 0) -> "Head":
         """A head for embeddings of `width` numbers. `offered`: features of each action, 0 for a fixed set."""

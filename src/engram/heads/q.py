@@ -1,14 +1,17 @@
-"""`q` and `dueling`: the heads of DQN. One number for each action."""
+"""`q` and `dueling`: the heads of DQN."""
+
+from typing import Any
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, UInt32
 
-from engram.heads.head import scalar
+from engram.heads.returns import ScalarSpec, ToReturns
 from engram.nn.layers import MLP, Linear
 from engram.registry import register
-from engram.specs import setting, spec
-from engram.types import Key, Returns
+from engram.specs import part, setting, spec
+from engram.types import Key, Kind, Returns
 
 
 @register("head", "q")
@@ -16,18 +19,28 @@ from engram.types import Key, Returns
 class QSpec:
     """One linear layer gives Q of every action."""
 
+    returns: Any = part("returns", ScalarSpec(), "what is predicted of the return")
+
     reads_offered = False
 
+    @property
+    def predicts(self) -> Kind:
+        return self.returns.predicts
+
     def build(self, width: int, actions: int, key: Key, offered: int = 0) -> "QHead":
-        return QHead(Linear(width, actions, key=key))
+        returns = self.returns.build(width, jax.random.fold_in(key, 1))
+        return QHead(Linear(width, actions * returns.numbers, key=key), returns)
 
 
 class QHead(eqx.Module):
     """Q(s, .) = W embedding + b."""
 
     linear: Linear
+    returns: ToReturns
 
-    words = 0
+    @property
+    def words(self) -> int:
+        return self.returns.words
 
     def __call__(
         self,
@@ -36,7 +49,11 @@ class QHead(eqx.Module):
         allowed: Bool[Array, "actions"] | None = None,
         bits: UInt32[Array, "words"] | None = None,
     ) -> Returns:
-        return scalar(self.linear(embedding))
+        def rows(seen: Array) -> tuple[Array, Array]:
+            numbers = self.linear(seen).reshape(-1, self.returns.numbers)
+            return numbers, jnp.zeros((0, len(numbers)))
+
+        return self.returns(rows, embedding, bits)
 
 
 @register("head", "dueling")
@@ -45,30 +62,40 @@ class DuelingSpec:
     """A value and an advantage for every action, from two streams."""
 
     width: int = setting(0, "units of a hidden layer in each stream; 0 for none", low=0)
+    returns: Any = part("returns", ScalarSpec(), "what is predicted of the return")
 
     reads_offered = False
 
+    @property
+    def predicts(self) -> Kind:
+        return self.returns.predicts
+
     def build(self, width: int, actions: int, key: Key, offered: int = 0) -> "DuelingHead":
-        return DuelingHead(width, self.width, actions, key=key)
+        returns = self.returns.build(width, jax.random.fold_in(key, 1))
+        return DuelingHead(width, self.width, actions, returns, key=key)
 
 
 class DuelingHead(eqx.Module):
-    """Q(s, a) = V(s) + A(s, a) - mean_a A(s, a).
+    """Q(s, a) = V(s) + A(s, a) - mean_a A(s, a), for each of the numbers that `returns` makes a distribution of.
 
     Subtracting the mean makes V and A identifiable. Source: Wang et al. 2016 (arXiv 1511.06581), eq. 9.
     """
 
     value: tuple[MLP, Linear]
     advantage: tuple[MLP, Linear]
+    returns: ToReturns
 
-    words = 0
-
-    def __init__(self, width: int, hidden: int, actions: int, *, key: Key):
+    def __init__(self, width: int, hidden: int, actions: int, returns: ToReturns, *, key: Key):
         keys = jax.random.split(key, 4)
         widths = (hidden,) if hidden else ()
         last = hidden or width
-        self.value = MLP(width, widths, key=keys[0]), Linear(last, 1, key=keys[1])
-        self.advantage = MLP(width, widths, key=keys[2]), Linear(last, actions, key=keys[3])
+        self.returns = returns
+        self.value = MLP(width, widths, key=keys[0]), Linear(last, returns.numbers, key=keys[1])
+        self.advantage = MLP(width, widths, key=keys[2]), Linear(last, actions * returns.numbers, key=keys[3])
+
+    @property
+    def words(self) -> int:
+        return self.returns.words
 
     def __call__(
         self,
@@ -78,5 +105,10 @@ class DuelingHead(eqx.Module):
         bits: UInt32[Array, "words"] | None = None,
     ) -> Returns:
         (value_hidden, value), (advantage_hidden, advantage) = self.value, self.advantage
-        gains = advantage(advantage_hidden(embedding))
-        return scalar(value(value_hidden(embedding)) + gains - gains.mean())
+
+        def rows(seen: Array) -> tuple[Array, Array]:
+            gains = advantage(advantage_hidden(seen)).reshape(-1, self.returns.numbers)
+            numbers = value(value_hidden(seen)) + gains - gains.mean(0)
+            return numbers, jnp.zeros((0, len(numbers)))
+
+        return self.returns(rows, embedding, bits)

@@ -95,6 +95,8 @@ def weighted(following: Returns, selector: Float[Array, "actions"], temperature:
 def mellowmax(q: Float[Array, "actions"], selector: Float[Array, "actions"], temperature: float) -> Distribution:
     """temperature * log of the mean of exp(Q / temperature) over the allowed actions: always a non-expansion.
 
+    Of a distribution it takes the means, so the target is one number.
+
     Source: Asadi & Littman 2017 (arXiv 1612.05628), eq. 1, whose omega is 1 / temperature.
     """
     allowed = ~jnp.isneginf(selector)
@@ -109,7 +111,7 @@ def mellowmax(q: Float[Array, "actions"], selector: Float[Array, "actions"], tem
 def target(step: NStep, following: Distribution) -> Distribution:
     """r + gamma * Z': the n-step target, a constant for the gradient."""
     atoms = step.reward + step.discount * following.atoms
-    return jax.lax.stop_gradient(following._replace(atoms=atoms))
+    return jax.lax.stop_gradient(Distribution(atoms, following.probabilities))
 
 
 def from_successors(similar: Similar, plain: Distribution) -> Distribution:
@@ -160,7 +162,9 @@ class ActionsSpec:
     temperature: float = setting(
         0.1, "of the softmax over Q, in units of return: near 0 greedy, high the mean", above=0
     )
-    mellow: bool = setting(False, "mellowmax instead of the weighted sum: a contraction at any temperature")
+    mellow: bool = setting(
+        False, "mellowmax of the mean returns instead of the weighted sum: a contraction at any temperature"
+    )
 
     asks = "nothing"
 

@@ -8,6 +8,8 @@ from engram.registry import register
 from engram.specs import setting, spec
 from engram.types import Distribution
 
+ANY = ("number", "fixed", "quantiles")  # means can be compared whatever they are the means of
+
 
 def squared(prediction: Float[Array, ""], target: Float[Array, ""]) -> Float[Array, ""]:
     """u^2 / 2 with u = target - prediction, in squared units of return."""
@@ -33,6 +35,8 @@ def huber(prediction: Float[Array, ""], target: Float[Array, ""], width: float =
 class SquaredSpec:
     """The squared error; Adam with it nearly doubles DQN's published Atari score (Dopamine's DQN study)."""
 
+    fits = ANY
+
     def __call__(self, predicted: Distribution, target: Distribution) -> Float[Array, ""]:
         return squared(predicted.mean, jax.lax.stop_gradient(target.mean))
 
@@ -43,6 +47,8 @@ class HuberSpec:
     """The Huber error."""
 
     width: float = setting(1.0, "half-width of the quadratic zone, in units of return", above=0)
+
+    fits = ANY
 
     def __call__(self, predicted: Distribution, target: Distribution) -> Float[Array, ""]:
         return huber(predicted.mean, jax.lax.stop_gradient(target.mean), self.width)

@@ -7,9 +7,9 @@
         def words(self): return 1
 
         def init(self, rows, lanes): return None
-        def grown(self, state, before, after): return state
+        def grown(self, state, growth): return state
         def draw(self, state, ring, reach, bits, embed): ...
-        def learned(self, state, drawn, error): return state
+        def learned(self, state, drawn, surprise, keep): return state
 
 The ring stays append-only; what a draw keeps about its rows is a tree of arrays beside it, in every checkpoint.
 `engram.testing.check_draw` holds a draw of your own to this page.
@@ -19,7 +19,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
 import equinox as eqx
-from jaxtyping import Array, Float, Int, PyTree, UInt32
+from jaxtyping import Array, Bool, Float, Int, PyTree, UInt32
 
 from engram.replay.ring import Ring
 
@@ -31,12 +31,33 @@ class Reach(NamedTuple):
     before: int  # rows that precede it: the frames of a stack, the previous action
 
 
+class Growth(NamedTuple):
+    """What writing rows changed: row numbers before.cursor to after.cursor of each lane are new."""
+
+    before: Ring
+    after: Ring
+    reach: Reach
+    rows: int  # new rows of a lane, at most
+
+
 class Drawn(NamedTuple):
     """The rows that examples start at. Leading axis [batch]."""
 
     row: Int[Array, "batch"]  # row numbers, as the ring counts them
     lane: Int[Array, "batch"]
     importance: Float[Array, "batch"] | None = None  # weight of each example's loss; None where all weigh the same
+    note: PyTree = None  # whatever `learned` is to be given back
+
+
+class Surprise(NamedTuple):
+    """How wrong the example of each drawn row was, before the update.
+
+    Of a window it is 0.9 of the greatest and 0.1 of the mean over its rows (Kapturowski et al. 2019, section 2.3),
+    wherever the window was moved to: it is what drawing that row brings.
+    """
+
+    error: Float[Array, "batch"]  # absolute TD error: the distance of the means, in units of return
+    loss: Float[Array, "batch"]  # of the predicted return against its target; for distributions more than the error
 
 
 Embed = Callable[[Int[Array, ""], Int[Array, ""]], Float[Array, "embedding"]]  # of the observation at a row and lane
@@ -59,8 +80,8 @@ class DrawSpec(Protocol):
         """What is kept about an empty ring of `rows` rows for each lane: a tree of arrays, or None."""
         ...
 
-    def grown(self, state: PyTree, before: Ring, after: Ring) -> PyTree:
-        """The state after rows were written: row numbers before.cursor to after.cursor of each lane are new.
+    def grown(self, state: PyTree, growth: Growth) -> PyTree:
+        """The state after rows were written.
 
         Keep places (row % capacity), not row numbers: those of a lane begin anew once in 2^29 rows.
         """
@@ -70,10 +91,10 @@ class DrawSpec(Protocol):
         """The rows of a batch. Only rows that `sampling.startable` allows may be drawn."""
         ...
 
-    def learned(self, state: PyTree, drawn: Drawn, error: Float[Array, "batch"]) -> PyTree:
-        """The state after an update; `error` is the absolute TD error of each example, in units of return.
+    def learned(self, state: PyTree, drawn: Drawn, surprise: Surprise, keep: Bool[Array, ""]) -> PyTree:
+        """The state after an update; where not `keep` the update was refused, and the state stays as it is.
 
-        Of a window it is 0.9 of the greatest and 0.1 of the mean over its rows (Kapturowski et al. 2019, section 2.3).
+        A batch may hold a row twice. Write past the end where not `keep`: selecting between two states copies them.
         """
         ...
 

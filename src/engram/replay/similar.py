@@ -2,11 +2,11 @@
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, PyTree, UInt32
+from jaxtyping import Array, Bool, Int, PyTree, UInt32
 
 from engram.registry import register
 from engram.replay import sampling
-from engram.replay.draw import Drawn, Embed, Reach
+from engram.replay.draw import Drawn, Embed, Growth, Reach, Surprise
 from engram.replay.ring import Ring
 from engram.specs import setting, spec
 
@@ -31,7 +31,7 @@ class SimilarSpec:
     def init(self, rows: int, lanes: int) -> PyTree:
         return None
 
-    def grown(self, state: PyTree, before: Ring, after: Ring) -> PyTree:
+    def grown(self, state: PyTree, growth: Growth) -> PyTree:
         return state
 
     def draw(self, state: PyTree, ring: Ring, reach: Reach, bits: UInt32[Array, "batch words"], embed: Embed) -> Drawn:
@@ -39,7 +39,7 @@ class SimilarSpec:
         kept = most_similar(ring, row, lane, len(bits), embed)
         return Drawn(row[kept], lane[kept])
 
-    def learned(self, state: PyTree, drawn: Drawn, error: Float[Array, "batch"]) -> PyTree:
+    def learned(self, state: PyTree, drawn: Drawn, surprise: Surprise, keep: Bool[Array, ""]) -> PyTree:
         return state
 
 

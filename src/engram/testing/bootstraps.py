@@ -66,6 +66,8 @@ def _check_case(spec: Any, given: tuple[NStep, Following], tolerance: float) -> 
     alone = spec(*jax.tree.map(lambda leaf: leaf[0], given))
     if not isinstance(alone, Distribution):
         raise ContractFault(f"the target is a {type(alone).__name__}; expected a Distribution")
+    if alone.logits is not None or alone.levels is not None:
+        raise ContractFault("the target has logits or levels, which a prediction has; leave them out, as `target` does")
     if alone.atoms.ndim != 1 or alone.probabilities.shape != alone.atoms.shape:
         raise ContractFault(
             f"the target has atoms of shape {alone.atoms.shape} and probabilities {alone.probabilities.shape}; "

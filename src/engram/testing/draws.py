@@ -11,7 +11,7 @@ from jaxtyping import Array, PyTree
 from engram import spaces
 from engram.replay import ring as rings
 from engram.replay import sampling
-from engram.replay.draw import Reach
+from engram.replay.draw import Growth, Reach, Surprise
 from engram.replay.ring import Ring
 from engram.testing.contracts import STORED, ContractFault, compare, form
 from engram.trees import named
@@ -41,8 +41,8 @@ def check_draw(spec: Any, *, seed: int = 0) -> None:
     """Hold a draw to its contract, on rings whose lanes differ in length, wrapped and not, with windows and stacks.
 
     Checked: `words` and `compares`; what is kept is arrays that can be stored, and keeps structure, shapes and types;
-    only startable rows are drawn, not always the same; importance is finite and not negative; all of it also compiled,
-    in a scan of updates, and after errors of 0.
+    only startable rows are drawn, not always the same; importance is finite and not negative; a refused update
+    leaves no trace; all of it also compiled, in a scan of updates, and after errors of 0.
 
     Raises: ContractFault with the first thing that is wrong.
     """
@@ -60,39 +60,42 @@ def check_draw(spec: Any, *, seed: int = 0) -> None:
 
 
 def _check_case(spec: Any, empty: PyTree, case: Case, key: Array) -> None:
-    state, ring = _filled(spec, empty, case.blocks)
+    state, ring = _filled(spec, empty, case)
     bits = jax.random.bits(key, (BATCH, spec.words), jnp.uint32)
     draw = partial(_drawn, spec, case.reach)
     alone, compiled = draw(state, ring, bits), jax.jit(draw)(state, ring, bits)
     _check_drawn(alone, ring, case)
     compare(alone, compiled, f"in {case.name} a compiled draw gives other rows or weights", 1e-5)
 
-    def update(state: PyTree, given: tuple[Array, Array]) -> tuple[PyTree, Any]:
+    def update(state: PyTree, given: tuple[Array, Array, Array]) -> tuple[PyTree, Any]:
         drawn = draw(state, ring, given[0])
-        return spec.learned(state, drawn, given[1]), drawn
+        return spec.learned(state, drawn, Surprise(given[1], given[1]), given[2]), drawn
 
-    after = jax.eval_shape(update, state, (bits, jnp.zeros(BATCH)))[0]
+    after = jax.eval_shape(update, state, (bits, jnp.zeros(BATCH), jnp.bool_(True)))[0]
     _same_form("learned", empty, after)
+    refused = jax.jit(update)(state, (bits, jnp.ones(BATCH), jnp.bool_(False)))[0]
+    compare(state, refused, f"in {case.name} `learned` changed the state although `keep` is False", 0)
     count = 12
     many = jax.random.bits(key, (count, BATCH, spec.words), jnp.uint32)
     errors = jnp.abs(jax.random.normal(key, (count, BATCH))).at[-4:].set(0.0).at[2, 0].set(1e6)
-    _, drawn = jax.jit(lambda state, given: jax.lax.scan(update, state, given))(state, (many, errors))
+    given = many, errors, jnp.arange(count) != 5
+    _, drawn = jax.jit(lambda state, given: jax.lax.scan(update, state, given))(state, given)
     for number in range(count):
         _check_drawn(jax.tree.map(lambda leaf, at=number: leaf[at], drawn), ring, case)
     if len({*zip(np.ravel(drawn.row).tolist(), np.ravel(drawn.lane).tolist(), strict=True)}) == 1 and spec.words:
         raise ContractFault(f"in {case.name} one row was drawn {count * BATCH} times; use the random words")
 
 
-def _filled(spec: Any, empty: PyTree, blocks: int) -> tuple[PyTree, Ring]:
+def _filled(spec: Any, empty: PyTree, case: Case) -> tuple[PyTree, Ring]:
     """A ring whose lanes grew by different numbers of rows, and what the draw kept about it."""
     ring, state = rings.empty(spaces.Box((2,)), ROWS, LANES), empty
-    for block in range(blocks):
-        state, ring = GROW(spec, state, ring, jnp.int32(block))
+    for block in range(case.blocks):
+        state, ring = GROW(spec, case.reach, state, ring, jnp.int32(block))
         _same_form("grown", empty, state)
     return state, ring
 
 
-def _grown(spec: Any, state: PyTree, ring: Ring, block: Array) -> tuple[PyTree, Ring]:
+def _grown(spec: Any, reach: Reach, state: PyTree, ring: Ring, block: Array) -> tuple[PyTree, Ring]:
     """One block more: of lane 0 every row, of lane 1 the first ones, of lane 2 a single row now and then."""
     shape = (BLOCK, LANES)
     place = jnp.arange(BLOCK * LANES, dtype=jnp.float32).reshape(shape)
@@ -106,10 +109,10 @@ def _grown(spec: Any, state: PyTree, ring: Ring, block: Array) -> tuple[PyTree, 
     time = jnp.arange(BLOCK)[:, None]
     keep = jnp.concatenate([time >= 0, time < 3, (time == 1) & (block % 2 == 0)], axis=1)
     after = rings.write(ring, row, keep)
-    return spec.grown(state, ring, after), after
+    return spec.grown(state, Growth(ring, after, reach, BLOCK)), after
 
 
-GROW = jax.jit(_grown, static_argnums=0)
+GROW = jax.jit(_grown, static_argnums=(0, 1))
 
 
 def _drawn(spec: Any, reach: Reach, state: PyTree, ring: Ring, bits: Array) -> Any:

@@ -1,6 +1,6 @@
 """The contract of heads as a function: `check_head`."""
 
-from typing import Any
+from typing import Any, get_args
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Array
 
 from engram.testing.contracts import ContractFault, as_part, check_slopes, compare
+from engram.types import Kind
 
 LOOKS = 6  # embeddings that a head is tried with
 LOOK = jax.jit(lambda head, given: jax.vmap(head)(*given))
@@ -31,7 +32,7 @@ def check_head(
     gives the same; what a forbidden action offers does not matter; gradients are finite and reach every leaf.
 
     Args:
-      spec: what the head was built by. Its `reads_offered` is then checked too.
+      spec: what the head was built by. Its `reads_offered` and `predicts` are then checked too.
       offered: features of each action, 0 for a fixed set.
       tolerance: how far a compiled batch may be from a single call, relative to 1 + the value.
       unreached: names (or their ends) of leaves that need no gradient, such as those of a control that ignores them.
@@ -43,6 +44,9 @@ def check_head(
         reads = getattr(spec, "reads_offered", None)
         if not isinstance(reads, bool) or (offered and not reads):
             raise ContractFault(f"the spec's `reads_offered` is {reads!r}; expected {bool(offered)}")
+        predicts = getattr(spec, "predicts", None)
+        if predicts not in get_args(Kind):
+            raise ContractFault(f"the spec's `predicts` is {predicts!r}; expected one of {', '.join(get_args(Kind))}")
     words = getattr(head, "words", None)
     if type(words) is not int or words < 0:
         raise ContractFault(f"`words` is {words!r}; expected how many random words a call takes, 0 for none")

@@ -1,6 +1,6 @@
 """The contract of losses as a function: `check_loss`."""
 
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -8,9 +8,8 @@ import numpy as np
 from jaxtyping import Array
 
 from engram.testing.contracts import ContractFault, compare
-from engram.types import Distribution
+from engram.types import Distribution, Kind
 
-Kind = Literal["number", "fixed", "quantiles"]
 CASES = 16  # pairs of a prediction and its target
 CALL = jax.jit(lambda spec, predicted, target: jax.vmap(spec)(predicted, target), static_argnums=0)
 ATOMS, LIMIT = 11, 3.0  # of a distribution: how many, and the greatest that is fixed
@@ -19,9 +18,9 @@ ATOMS, LIMIT = 11, 3.0  # of a distribution: how many, and the greatest that is 
 def check_loss(spec: Any, returns: Kind = "number", *, seed: int = 0, tolerance: float = 1e-4) -> None:
     """Hold a loss to its contract, on random predictions and targets.
 
-    Checked: it is a finite float32 scalar of at least 0, also where the target is a distribution or far away; it is 0
-    where a prediction is certain and right; a compiled batch gives the same; a finite gradient reaches the prediction,
-    towards the target, and none the target.
+    Checked: `fits`; it is a finite float32 scalar of at least 0, also where the target is a distribution or far away;
+    it is 0 where a prediction is certain and right; a compiled batch gives the same; a finite gradient reaches the
+    prediction, towards the target, and none the target.
 
     Args:
       returns: what the head predicts that the loss is for: a number, probabilities of fixed atoms, or quantiles.
@@ -29,6 +28,9 @@ def check_loss(spec: Any, returns: Kind = "number", *, seed: int = 0, tolerance:
 
     Raises: ContractFault with the first thing that is wrong.
     """
+    fits = getattr(spec, "fits", None)
+    if not isinstance(fits, tuple) or returns not in fits:
+        raise ContractFault(f"`fits` is {fits!r}; expected a tuple of what a head may predict, with {returns!r} in it")
     keys = jax.random.split(jax.random.PRNGKey(seed), 5)
     free = _predicted(returns, keys[0])
     number = jax.random.uniform(keys[1], (CASES, 1), minval=-LIMIT, maxval=LIMIT)

@@ -21,7 +21,8 @@ class MineDrawSpec:
     def init(self, rows, lanes):
         return {"priority": jnp.zeros((lanes, rows)), "greatest": jnp.ones(())}
 
-    def grown(self, state, before, after):
+    def grown(self, state, growth):
+        before, after = growth.before, growth.after
         place = jnp.arange(after.capacity)
         age = (after.cursor[:, None] - 1 - place) % after.capacity  # rows since this place was written
         new = age < (after.cursor - before.cursor)[:, None]
@@ -39,9 +40,10 @@ class MineDrawSpec:
         weight = (chance[found] * (chance > 0).sum() / sums[-1]) ** -self.correction
         return Drawn(number.reshape(-1)[found], found // ring.capacity, weight / weight.max())
 
-    def learned(self, state, drawn, error):
-        place = drawn.row % state["priority"].shape[1]
+    def learned(self, state, drawn, surprise, keep):
+        capacity, error = state["priority"].shape[1], surprise.error
+        place = jnp.where(keep, drawn.row % capacity, capacity)  # past the end where the update was refused
         return {
-            "priority": state["priority"].at[drawn.lane, place].set(error),
-            "greatest": jnp.maximum(state["greatest"], error.max()),
+            "priority": state["priority"].at[drawn.lane, place].set(error, mode="drop"),
+            "greatest": jnp.where(keep, jnp.maximum(state["greatest"], error.max()), state["greatest"]),
         }

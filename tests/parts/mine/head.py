@@ -15,6 +15,7 @@ class MineHeadSpec:
     noise: float = setting(0.1, "width of the noise, in units of return", low=0)
 
     reads_offered = False
+    predicts = "number"
 
     def build(self, width, actions, key, offered=0):
         return MineHead(eqx.nn.MLP(width, 2 * actions, 8, 1, key=key), self.noise)

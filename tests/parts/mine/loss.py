@@ -11,6 +11,8 @@ from engram import register, spec
 class MineLossSpec:
     """log cosh of the error, averaged over the predicted atoms."""
 
+    fits = ("number",)
+
     def __call__(self, predicted, target):
         error = predicted.atoms - jax.lax.stop_gradient(target.mean)
         return (predicted.probabilities * (jnp.logaddexp(error, -error) - jnp.log(2.0))).sum()

@@ -44,7 +44,7 @@ def similar(state: RecallState, target: Network, read: Any, action: Int[Array, "
     weights = (read.weights[:, action] / read.weights.shape[0]).reshape(-1)  # each head has chosen entries of its own
     ids = read.entries[:, action].reshape(-1)
     entries = target.external.fetch(state.store, ids)
-    decide = jax.vmap(partial(target, bits=jnp.zeros(target.words, jnp.uint32)))
+    decide = jax.vmap(partial(target, bits=target.still))
     # A place that holds nothing has no successor: what the network makes of its zeros may be minus infinity.
     value = jnp.where(ids >= 0, decide(entries.successor).preference.max(-1), 0.0)
     reward = in_network(target.scales, entries.reward)

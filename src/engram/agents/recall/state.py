@@ -1,5 +1,6 @@
 """What an agent with an external memory keeps beside its replay."""
 
+from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
 
@@ -70,8 +71,7 @@ def init(spec: AgentSpec, space: spaces.Space, actions: int, envs: int, params: 
     projection = None
     if spec.recall.keys == "frozen":
         projection = jax.random.normal(key, (flat(params, one).shape[0], width)) / width**0.5
-    examples = {"observation": one, "reward": jnp.zeros(()), "discount": jnp.zeros(()), "successor": one}
-    columns = {name: example for name, example in examples.items() if name in spec.kept_columns}
+    columns = _columns(spec, one)
     none = partial(jnp.zeros, envs, jnp.int32)
     return RecallState(
         store=params.external.init(columns),
@@ -86,6 +86,18 @@ def init(spec: AgentSpec, space: spaces.Space, actions: int, envs: int, params: 
         fault=jnp.full(3, -1, jnp.int32),
         projection=projection,
     )
+
+
+def _columns(spec: AgentSpec, frames: PyTree) -> dict[str, PyTree]:
+    """An example of each optional column that entries keep."""
+    examples = {"observation": frames, "reward": jnp.zeros(()), "discount": jnp.zeros(()), "successor": frames}
+    return {name: example for name, example in examples.items() if name in spec.kept_columns}
+
+
+def emptied(spec: AgentSpec, state: RecallState, network: Network) -> RecallState:
+    """The state with nothing in its store."""
+    one = jax.tree.map(jnp.asarray, spaces.zeros(network.space, (spec.observation.stack,)))
+    return replace(state, store=network.external.init(_columns(spec, one)))
 
 
 def _empty_line(spec: AgentSpec, envs: int, width: int, offered: int, frames: PyTree) -> Line:
