@@ -1,7 +1,7 @@
 """The course of one call of `learn`: from where the run is to its goal, with all that is due on the way.
 
 What is due at a step (an evaluation, a line of metrics) and was left undone, because a stop came first, is due still
-when the run is taken up again. `Progress` remembers how far each of them is, and every checkpoint holds it.
+when the run is taken up again. `Milestones` remembers how far each of them is, and every checkpoint holds it.
 """
 
 import time
@@ -13,7 +13,7 @@ from typing import Any
 from engram.play.evaluation import Evaluation
 from engram.play.evaluator import Stop
 from engram.run.evaluating import Evaluating, numbers
-from engram.run.keeper import Progress
+from engram.run.keeper import Milestones
 from engram.run.metrics import RunLog
 from engram.run.plan import RunPlan
 from engram.runners.common import Runner
@@ -33,7 +33,7 @@ class Course:
 
     plan: RunPlan
     runner: Runner
-    progress: Progress
+    progress: Milestones
     evaluating: Evaluating
     log: RunLog | None
     tell: Callable[..., None]

@@ -28,7 +28,7 @@ from engram.run.claim import check_free, claim, withdraw
 from engram.run.course import Course
 from engram.run.divergence import DivergenceWatch
 from engram.run.evaluating import Evaluating
-from engram.run.keeper import Keeper, Progress
+from engram.run.keeper import Keeper, Milestones
 from engram.run.loggers import EVENTS, Logger, Loggers, check_loggers, loggers_for
 from engram.run.machine import keep_freed_memory, use_cache
 from engram.run.making import check_trust, make_agent, make_environment, make_runner, notes_at_start
@@ -87,7 +87,7 @@ class Trainer:
         self._shown = callbacks_of(progress, writes=self.folder is not None)
         self._open = ExitStack()
         self._runner: Runner | None = None
-        self._progress = Progress()
+        self._progress = Milestones()
         self._source: Source | None = None
         self._stopping = self._callback_failed = False
         self._failed_saves = 0
