@@ -8,7 +8,7 @@ import pytest
 
 import engram
 from engram.checkpoint.store import CheckpointStore
-from engram.errors import WriteFailed
+from engram.errors import SpecError, WriteFailed
 from engram.run.plan import holds_run
 
 SMALL: dict[str, Any] = {"encoder__widths": (8,), "replay__capacity": 400, "replay__start": 60}
@@ -80,3 +80,25 @@ def test_a_disk_that_is_full_for_a_while_costs_saves_and_no_steps(tmp_path: Path
     train(tmp_path / "run", hand)
     assert hand.saved[-1] == engram.info(tmp_path / "run")["step"] == 200
     assert sum("training goes on; failure" in text for text in hand.notes) == 2
+
+
+@pytest.mark.parametrize("name", ["checkpoints/model.pt", "metrics.jsonl", "metrics.csv", "learning-curve.png"])
+def test_a_folder_with_files_that_a_run_would_write_over_is_refused(tmp_path: Path, name: str):
+    mine = tmp_path / name
+    mine.parent.mkdir(exist_ok=True)
+    mine.write_text("mine")
+    said = f"^{tmp_path} holds no run but '{name.partition('/')[0]}', which a run would write over; choose another fold"
+    with pytest.raises(SpecError, match=said):
+        engram.Trainer("CartPole-v1", "dqn", run=tmp_path, **SMALL)
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == [mine]
+    assert mine.read_text() == "mine"
+
+
+def test_files_that_come_while_a_trainer_is_made_are_neither_written_over_nor_removed(tmp_path: Path):
+    with engram.Trainer("CartPole-v1", "dqn", run=tmp_path, **SMALL) as trainer:
+        (tmp_path / "checkpoints").mkdir()
+        (tmp_path / "checkpoints" / "model.pt").write_text("mine")
+        with pytest.raises(SpecError, match="holds no run but 'checkpoints'"):
+            trainer.learn(10)
+    assert (tmp_path / "checkpoints" / "model.pt").read_text() == "mine"
+    assert not holds_run(tmp_path)

@@ -194,12 +194,12 @@ def train(chosen: Train, settings: Mapping[str, str]) -> None:
         check_words(chosen.env, given, settings)
     given["overrides"] = dict(settings)
     first_of_all = not Path("runs").exists()
-    if run is not None and not runs.holds_run(run):
-        undo_when_left(run, [path for path in (run, *run.parents) if not path.exists()])
     folder = run or _new_folder(chosen.env, given)
     try:
         several = _runs(chosen.env, folder, given)
         for place, arguments in several:
+            if not runs.holds_run(place):
+                undo_when_left(place, [path for path in (place, *place.parents) if not path.exists()])
             try:
                 _learn(chosen.env, place, arguments)
             except EngramError as problem:
