@@ -34,10 +34,10 @@ from engram.run.machine import keep_freed_memory, use_cache
 from engram.run.making import check_trust, make_agent, make_environment, make_runner, notes_at_start
 from engram.run.metrics import RunLog
 from engram.run.plan import RunPlan, info
-from engram.run.planning import longer, new_plan, resumed
+from engram.run.planning import check_unchanged, longer, new_plan, resumed
 from engram.run.prefill import fill_replay
 from engram.run.progress import callbacks_of, title_of
-from engram.run.settings import FREE, Given, check, check_names, takes_settings
+from engram.run.settings import FREE, Given, check, takes_settings
 from engram.run.stop import StopRequest
 from engram.run.stored import load
 from engram.run.warm import Source, begin_from, env_of, source_given
@@ -131,25 +131,11 @@ class Trainer:
 
     def _resume(self, env: Environment | None) -> None:
         """The run in `folder` from its newest verified checkpoint, as it was planned."""
-        chosen, changes = self._given.run, self._given.agent
+        chosen = self._given.run
         if self.folder is None:
             raise SpecError("resume=True needs the run to go on with; pass run=FOLDER (--run DIR)")
         plan = RunPlan.read(self.folder)
-        check_names(plan.agent, changes)
-        if changes:
-            raise SpecError(
-                f"{next(iter(changes))!r} cannot be changed in a resumed run; start a new one that begins with what "
-                f"this one learned: engram train ENV --from {self.folder} (start_from), and the setting"
-            )
-        for name, value in chosen.items():
-            if name not in FREE and getattr(plan, name) != value:
-                raise SpecError(
-                    f"{self.folder} was started with {name} = {getattr(plan, name)!r}, not {value!r}; leave it out"
-                )
-        if isinstance(env, str) and plan.env is not None and env != plan.env:
-            raise SpecError(f"{self.folder} is a run of {plan.env!r}, not of {env!r}; leave the environment out")
-        if env is None and plan.env is None:
-            raise SpecError(f"{self.folder} was started with an environment object; pass the same one again")
+        check_unchanged(plan, self._given, env, self.folder)
         check_trust(plan, self._given, named=env is not None)
         self._env = env if env is not None else plan.env
         self.plan = resumed(plan, {name: value for name, value in chosen.items() if name in FREE})
