@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from engram.errors import Warned
 from engram.play.evaluation import Evaluation
 from engram.play.evaluator import Stop
 from engram.run.evaluating import Evaluating, numbers
@@ -114,7 +115,7 @@ class Course:
             self.log.write(metrics)
         self.tell("on_metrics", metrics)
         if said := self.look(metrics):
-            self.tell("on_note", said)
+            self.tell("on_note", Warned(said))
 
 
 def _next(step: int, every: int) -> int:

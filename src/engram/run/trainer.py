@@ -19,7 +19,7 @@ from engram import specs
 from engram.checkpoint.files import RunLock
 from engram.checkpoint.store import Saved
 from engram.envs.device import is_device
-from engram.errors import CheckpointError, EngramError, EnvironmentFault, Interrupted, SpecError, WriteFailed
+from engram.errors import CheckpointError, EngramError, EnvironmentFault, Interrupted, SpecError, Warned, WriteFailed
 from engram.play.evaluation import Evaluation
 from engram.play.trained import Environment, TrainedAgent
 from engram.run import keeper as keeping
@@ -151,8 +151,8 @@ class Trainer:
         if self.plan.evaluate_env != plan.evaluate_env:  # returns of two environments do not compare
             self._progress.best_step = self._progress.best_return = None
         self._runner, self._saved_step = runner, runner.steps
-        for sentence in (*passed_over, *getattr(self._environment, "notes", ())):
-            self._tell("on_note", sentence)
+        for sentence in (*map(Warned, passed_over), *getattr(self._environment, "notes", ())):
+            self.note(sentence)
         if self.plan != plan:  # its total may be a new one
             self.plan.write(self.folder)
 
@@ -257,6 +257,10 @@ class Trainer:
         """Tells the callbacks a sentence for people."""
         self._tell("on_note", text)
 
+    def warn(self, text: str) -> None:
+        """Tells the callbacks that something is wrong, which the run goes on in spite of."""
+        self.note(Warned(text))
+
     def _plan_ahead(self, steps: int) -> None:
         """The plan before `steps` more: the first call may set it, and later ones may make it longer."""
         if self._runner is None and "steps" not in self._given.run:
@@ -276,7 +280,7 @@ class Trainer:
         if self.folder is None:
             return None
         track, also = self.plan.track or EVENTS in self.plan.log, Loggers(self._loggers, self.note)
-        return files.enter_context(RunLog(self.folder, self.steps, track=track, tell=self.note, also=also))
+        return files.enter_context(RunLog(self.folder, self.steps, track=track, tell=self.warn, also=also))
 
     def _run(self, runner: Runner, goal: int, asked: StopRequest, log: RunLog | None) -> None:
         saves = (None, None) if self.folder is None else (self._try_to_save, self._save_best)
@@ -311,7 +315,7 @@ class Trainer:
         try:
             self.save()
         except EngramError as failure:
-            self.note(f"the state before the fault could not be saved: {failure}")
+            self.warn(f"the state before the fault could not be saved: {failure}")
 
     # -- saving --------------------------------------------------------------------------------------------
 
@@ -334,7 +338,7 @@ class Trainer:
             self._failed_saves = 0
         except WriteFailed as failure:
             self._failed_saves += 1
-            self._tell("on_note", f"{failure} (training goes on; failure {self._failed_saves} of {FAILED_SAVES})")
+            self.warn(f"{failure} (training goes on; failure {self._failed_saves} of {FAILED_SAVES})")
             if self._failed_saves == FAILED_SAVES:
                 raise
 
@@ -342,7 +346,7 @@ class Trainer:
         try:
             self._keeper.save_best(self.runner, self._progress)
         except WriteFailed as failure:
-            self.note(f"{failure} (training goes on)")
+            self.warn(f"{failure} (training goes on)")
 
     def state_digest(self) -> str:
         """SHA-256 over every leaf of the state, replay and environment included."""
