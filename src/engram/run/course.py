@@ -29,7 +29,8 @@ class Course:
       log: where lines of metrics go; None without a run directory.
       tell: an event of `Callback` and its arguments. stop: whether to end now.
       look: what is to be said of a line of metrics, such as that learning diverges.
-      save: writes a checkpoint if it can, and save_best the best one; None without a run directory.
+      save: writes a checkpoint if it can, and save_best the best one, and says whether it could; None without a run
+        directory.
     """
 
     plan: RunPlan
@@ -40,7 +41,7 @@ class Course:
     tell: Callable[..., None]
     stop: Stop
     save: Callable[[], None] | None
-    save_best: Callable[[], None] | None
+    save_best: Callable[[], bool] | None
     look: Callable[[dict[str, Any]], str | None]
 
     def run(self, goal: int) -> None:
@@ -102,9 +103,10 @@ class Course:
         """Keeps the best agent so far (of equals the newest), and tells the callbacks."""
         progress = self.progress
         if progress.best_return is None or evaluation.mean >= progress.best_return:
-            progress.best_step, progress.best_return = self.runner.steps, evaluation.mean
-            if self.save_best is not None:
-                self.save_best()
+            before = progress.best_step, progress.best_return
+            progress.best_step, progress.best_return = self.runner.steps, evaluation.mean  # the checkpoint tells them
+            if self.save_best is not None and not self.save_best():
+                progress.best_step, progress.best_return = before  # what is kept: a later one may be better than that
         self.tell("on_evaluate", evaluation)
 
     def _report(self, found: dict[str, Any], speed: float) -> None:

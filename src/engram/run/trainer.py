@@ -7,7 +7,7 @@ trainer.evaluate(episodes=20).mean
 
 import weakref
 from collections.abc import Iterable, Mapping
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
@@ -175,14 +175,12 @@ class Trainer:
             runner.start()
             if self.folder is not None:
                 self._lock = claim(self.folder, self.plan, self._open)
-            for sentence in notes_at_start(self.plan, self.agent, self._environment, self.on_device):
-                self.note(sentence)
-            if self._no_cache:
-                self.note(self._no_cache)
             self._runner = runner
-            if self.folder is not None:
-                self._save_first()
-            self._source = None  # its arrays have been taken
+            try:
+                self._tell_and_save_first()
+            except BaseException:
+                self._withdraw()
+                raise
         return self._runner
 
     # -- learning ------------------------------------------------------------------------------------------
@@ -213,8 +211,7 @@ class Trainer:
         reason = "error"
         with StopRequest() as asked, ExitStack() as files:
             try:
-                log = self._open_log(files)
-                self._run(runner, goal, asked, log)
+                self._run(runner, goal, asked, files)
                 reason = "interrupted" if asked() else "stopped" if self._stopping else "done"
             except BaseException as problem:
                 self._save_what_is_sound(problem, begins)
@@ -282,9 +279,11 @@ class Trainer:
         track, also = self.plan.track or EVENTS in self.plan.log, Loggers(self._loggers, self.note)
         return files.enter_context(RunLog(self.folder, self.steps, track=track, tell=self.warn, also=also))
 
-    def _run(self, runner: Runner, goal: int, asked: StopRequest, log: RunLog | None) -> None:
+    def _run(self, runner: Runner, goal: int, asked: StopRequest, files: ExitStack) -> None:
         saves = (None, None) if self.folder is None else (self._try_to_save, self._save_best)
-        self._tell("on_start")
+        self._tell("on_start")  # first: who refuses the run finds nothing of it with loggers
+        self._source = None  # its arrays have been taken
+        log = self._open_log(files)
 
         def stop() -> bool:
             return self._stopping or asked()
@@ -305,8 +304,7 @@ class Trainer:
         if self.folder is None:
             return
         if begins and self.steps == 0 and isinstance(problem, SpecError):
-            self._runner = self._saved_step = None
-            withdraw(self.folder)
+            self._withdraw()
             return
         # On the device, learning went on after the fault of an environment.
         sound = self._callback_failed or (isinstance(problem, EnvironmentFault) and not self.on_device)
@@ -342,11 +340,13 @@ class Trainer:
             if self._failed_saves == FAILED_SAVES:
                 raise
 
-    def _save_best(self) -> None:
+    def _save_best(self) -> bool:
         try:
             self._keeper.save_best(self.runner, self._progress)
         except WriteFailed as failure:
             self.warn(f"{failure} (training goes on)")
+            return False
+        return True
 
     def state_digest(self) -> str:
         """SHA-256 over every leaf of the state, replay and environment included."""
@@ -357,17 +357,25 @@ class Trainer:
         assert self.folder is not None
         return Keeper(self.folder, self.plan.digest())
 
-    def _save_first(self) -> None:
-        """Step 0, from where on there is something to resume. Without room the folder is free again."""
-        assert self.folder is not None
-        try:
+    def _tell_and_save_first(self) -> None:
+        """What is said before a run begins, and step 0, from where on there is something to resume."""
+        for sentence in notes_at_start(self.plan, self.agent, self._environment, self.on_device):
+            self.note(sentence)
+        if self._no_cache:
+            self.note(self._no_cache)
+        if self.folder is not None:
             self.save()
-        except WriteFailed:
-            self._runner = None
-            withdraw(self.folder)
-            if self._lock is not None:
-                self._lock.release()
-            raise
+
+    def _withdraw(self) -> None:
+        """As if the run had not begun: the folder is free, and `learn` may begin it anew, also with another plan."""
+        self._runner = self._saved_step = None
+        vars(self).pop("_keeper", None)  # it knows the plan
+        if self.folder is not None and self._lock is not None:
+            with suppress(WriteFailed):
+                self._lock.check()  # what is at its path now may be another's
+                withdraw(self.folder)
+            self._lock.release()
+            self._lock = None
 
     # -- using ---------------------------------------------------------------------------------------------
 
