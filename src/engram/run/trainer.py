@@ -40,7 +40,7 @@ from engram.run.progress import callbacks_of, title_of
 from engram.run.settings import FREE, Given, check, takes_settings
 from engram.run.stop import StopRequest
 from engram.run.stored import load
-from engram.run.warm import Source, begin_from, env_of, source_given
+from engram.run.warm import Source, begin_from, source_given, task_of
 from engram.runners.common import Runner
 from engram.spaces import same
 
@@ -113,7 +113,7 @@ class Trainer:
         """A new run: environments first, because the agent's shape follows from them."""
         self._source = source_given(self._given)
         if env is None and self._source is not None:
-            env = env_of(self._source)
+            env, self._given = task_of(self._source.plan, self._source.name, self._given)
         if env is None:
             raise SpecError("no environment was given; name one, such as 'CartPole-v1' (`engram list envs` shows more)")
         check_free(self.folder)
