@@ -67,6 +67,10 @@ class WriteFailed(EngramError):
     exit_code = EXIT_INPUT_OUTPUT
 
 
+class Warned(str):
+    """A note that something is wrong, which a run goes on in spite of. Other notes are for information."""
+
+
 def install(extra: str) -> str:
     """How to add an extra, from a clone. (The name `engram` on the public index is another project's.)"""
     return f"in Engram's folder type: uv sync --extra {extra} (or: pip install '.[{extra}]')"

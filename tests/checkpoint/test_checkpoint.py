@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 from support.checkpoint_model import Ring, Unsynced, loaded_rows
 
-from engram.checkpoint.files import Disk, RunLock, parse_tensors
+from engram.checkpoint.disk import Disk
+from engram.checkpoint.files import RunLock, parse_tensors
 from engram.checkpoint.store import CheckpointStore, Limits, ReplayLog, SaveFailed, state_digest
 from engram.errors import CheckpointError, RunLocked, WriteFailed
 

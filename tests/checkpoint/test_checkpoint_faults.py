@@ -27,7 +27,8 @@ from support.checkpoint_model import (
     reseal,
 )
 
-from engram.checkpoint.files import Disk, parse_tensors
+from engram.checkpoint.disk import Disk
+from engram.checkpoint.files import parse_tensors
 from engram.checkpoint.store import CheckpointStore, Limits, SaveFailed
 from engram.errors import CheckpointError
 

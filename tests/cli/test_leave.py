@@ -59,23 +59,27 @@ def test_no_try_of_twenty_goes_on_running(seconds, tmp_path):
 
 
 SCRIPT = """
-import os, signal, sys, threading, time
+import json, os, signal, sys, threading, time
 from pathlib import Path
 from engram.cli.leave import kept, undo_when_left, watch
 watch()
 new, old = Path("new/deep"), Path("old")
 undo_when_left(new, [new, new.parent])
 undo_when_left(old, [])
-new.mkdir(parents=True), (new / "run.json").touch(), (old / "run.json").touch(), (old / "checkpoints").mkdir()
+{first}
+for folder in (new, old):
+    folder.mkdir(parents=True, exist_ok=True), (folder / "lock").write_text(json.dumps(dict(pid=os.getpid())))
+    (folder / "run.json").touch(), (folder / "checkpoints").mkdir(exist_ok=True)
 {more}
 """
+CTRL_C = "os.kill(os.getpid(), signal.SIGINT); time.sleep(9)"
 
 
-def run(more: str, folder: Path) -> tuple[int, str]:
-    (folder / "old").mkdir()
+def run(more: str, folder: Path, first: str = "") -> tuple[int, str]:
+    (folder / "old").mkdir(exist_ok=True)
     (folder / "old" / "mine.txt").touch()
     done = subprocess.run(
-        [sys.executable, "-c", SCRIPT.format(more=more)],
+        [sys.executable, "-c", SCRIPT.format(first=first, more=more)],
         cwd=folder,
         capture_output=True,
         text=True,
@@ -86,18 +90,36 @@ def run(more: str, folder: Path) -> tuple[int, str]:
 
 
 def test_what_was_half_made_is_removed_and_nothing_else(tmp_path):
-    assert run("os.kill(os.getpid(), signal.SIGINT); time.sleep(9)", tmp_path) == (130, f"{NOTHING}\n")
+    assert run(CTRL_C, tmp_path) == (130, f"{NOTHING}\n")
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["mine.txt", "old"]
 
 
+def test_what_was_there_before_is_kept_whatever_it_is_called(tmp_path):
+    (tmp_path / "old/checkpoints").mkdir(parents=True)
+    mine = [tmp_path / "old" / name for name in ("checkpoints/model.pt", "metrics.jsonl", "lock")]
+    for path in mine:
+        path.touch()
+    assert run(CTRL_C, tmp_path) == (130, f"{NOTHING}\n")
+    assert all(path.exists() for path in mine)
+    assert not (tmp_path / "old/run.json").exists()
+
+
+def test_before_the_folder_is_locked_nothing_in_it_is_removed(tmp_path):
+    """Somebody else puts files there while the program starts."""
+    first = "new.mkdir(parents=True), (new / 'checkpoints').mkdir(), (old / 'run.json').touch(); " + CTRL_C
+    assert run("", tmp_path, first) == (130, f"{NOTHING}\n")
+    assert (tmp_path / "new/deep/checkpoints").exists()
+    assert (tmp_path / "old/run.json").exists()
+
+
 def test_what_is_whole_is_kept(tmp_path):
-    assert run("kept(); os.kill(os.getpid(), signal.SIGINT); time.sleep(9)", tmp_path)[0] == 130
+    assert run(f"kept(); {CTRL_C}", tmp_path)[0] == 130
     assert (tmp_path / "new/deep/run.json").exists()
     assert (tmp_path / "old/run.json").exists()
 
 
 def test_a_folder_that_another_process_has_taken_is_kept(tmp_path):
-    more = "(old / 'lock').write_text('{\"pid\": 1}'); os.kill(os.getpid(), signal.SIGINT); time.sleep(9)"
+    more = "(old / 'lock').write_text('{\"pid\": 1}'); " + CTRL_C
     assert run(more, tmp_path)[0] == 130
     assert (tmp_path / "old/run.json").exists()
     assert not (tmp_path / "new").exists()

@@ -2,14 +2,16 @@
 
 import json
 import math
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from engram.checkpoint.disk import bytes_in
 from engram.cli.commands import main
-from engram.cli.runs import RUN_FILE, runs_in, spread
+from engram.cli.runs import LARGEST, RUN_FILE, runs_in, spread
 from engram.run import plan
 from engram.run.curve import plot_curve, together
 from engram.run.intervals import interval
@@ -68,7 +70,7 @@ def test_info_of_a_real_run_loads_no_jax_and_agrees_with_all_of_it(capsys, tmp_p
     assert "seeds 0 to 1" in lines[2]
     facts = plan.info(tmp_path / "r")
     assert ["state_digest", facts["state_digest"]] in [line.split() for line in lines]
-    assert plan.RUN_FILE == RUN_FILE
+    assert (plan.RUN_FILE, plan.LARGEST) == (RUN_FILE, LARGEST)
 
 
 def test_a_folder_of_runs_and_of_seeds_is_listed(capsys, tmp_path, monkeypatch):
@@ -91,13 +93,64 @@ def test_a_folder_of_runs_and_of_seeds_is_listed(capsys, tmp_path, monkeypatch):
     assert said(capsys, "info", "runs/a")[-1] == lines[5]
 
 
-@pytest.mark.parametrize("content", ["{", "[]", '{"env": "X"}', '{"seed": "x"}'])
+WHOLE = {"env": "X", "preset": "dqn", "seed": 0, "seeds": 1, "steps": 1, "envs": 1}
+
+
+@pytest.mark.parametrize("content", [
+    "{", "[]", '{"env": "X"}', '{"seed": "x"}', json.dumps(WHOLE | {"agent": {}}), json.dumps(WHOLE | {"agent": [1]}),
+    json.dumps(WHOLE | {"agent": {role: {} for role in AGENT}}), json.dumps(WHOLE | {"agent": {}, "seeds": 1 << 70}),
+    '{"env": "X", "env": "Y"}', '{"steps": NaN}', "[" * 100_000, " " * ((8 << 20) + 1),
+], ids=range(12))  # fmt: skip
 def test_a_damaged_plan_is_one_sentence(capsys, tmp_path, content):
     (tmp_path / RUN_FILE).write_text(content)
     assert main(["info", str(tmp_path)]) == 66
     err = capsys.readouterr().err
     assert err.startswith(f"engram: {tmp_path / RUN_FILE} is damaged: ")
     assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize("name", [RUN_FILE, "metrics.jsonl"])
+def test_a_link_or_a_pipe_in_the_place_of_a_file_is_neither_followed_nor_waited_for(capsys, tmp_path, name):
+    run = made(tmp_path / "r", [1.0])
+    (run / name).rename(tmp_path / "elsewhere")
+    (run / name).symlink_to(tmp_path / "elsewhere")
+    assert main(["info", str(run)]) == 66
+    assert f"{run / name} cannot be read" in capsys.readouterr().err
+    (run / name).unlink()
+    os.mkfifo(run / name)
+    writer = os.open(run / name, os.O_RDWR)  # who reads waits for what it writes
+    assert main(["info", str(run)]) == 66
+    os.close(writer)
+    said = capsys.readouterr().err
+    assert f"{run / name} cannot be read" in said
+    assert "plain file" in said
+
+
+def test_what_is_no_number_in_a_log_is_no_value(capsys, tmp_path):
+    run = made(tmp_path / "r", [5.0, "x", {"y": 1}, 10**400, [[1.0]]], evaluation_return="much", seconds="long")
+    lines = said(capsys, "info", str(run))
+    assert lines[0] == "return       no episode ended yet, mean of the last 100 training episodes"
+    assert lines[1] == "evaluation   no episode ended yet, greedy"
+    plot_curve(run)
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write('{"step": ' + "[" * 100_000 + "\n")
+    assert said(capsys, "info", str(run)) == lines[:-2] + said(capsys, "info", str(run))[-2:]
+
+
+def test_files_that_go_while_they_are_counted_count_nothing(capsys, tmp_path, monkeypatch):
+    run = made(tmp_path / "r", [5.0])
+    (run / "link").symlink_to(run / "nowhere")
+    monkeypatch.setattr(os, "walk", lambda top: [(str(top), [], ["gone", "link", RUN_FILE])])
+    assert bytes_in(run) == (run / RUN_FILE).stat().st_size
+    assert said(capsys, "info", str(run))[4].endswith("kB on disk")
+
+
+def test_a_group_is_summed_up_by_evaluations_only_if_every_seed_has_one(capsys, tmp_path):
+    made(tmp_path / "seed0", [10.0], seed=0, evaluation_return=100.0)
+    made(tmp_path / "seed1", [20.0], seed=1)
+    assert "return of the last 100 training episodes 15 [" in said(capsys, "info", str(tmp_path))[-1]
+    made(tmp_path / "seed1", [20.0], seed=1, evaluation_return=200.0)
+    assert "greedy return 150 [" in said(capsys, "info", str(tmp_path))[-1]
 
 
 def test_a_folder_without_runs_says_so(capsys, tmp_path):

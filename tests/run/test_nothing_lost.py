@@ -8,7 +8,9 @@ import pytest
 
 import engram
 from engram.checkpoint.store import CheckpointStore
-from engram.errors import WriteFailed
+from engram.errors import SpecError, WriteFailed
+from engram.play.evaluation import Evaluation
+from engram.run.evaluating import Evaluating
 from engram.run.plan import holds_run
 
 SMALL: dict[str, Any] = {"encoder__widths": (8,), "replay__capacity": 400, "replay__start": 60}
@@ -80,3 +82,91 @@ def test_a_disk_that_is_full_for_a_while_costs_saves_and_no_steps(tmp_path: Path
     train(tmp_path / "run", hand)
     assert hand.saved[-1] == engram.info(tmp_path / "run")["step"] == 200
     assert sum("training goes on; failure" in text for text in hand.notes) == 2
+
+
+@pytest.mark.parametrize("name", ["checkpoints/model.pt", "metrics.jsonl", "metrics.csv", "learning-curve.png"])
+def test_a_folder_with_files_that_a_run_would_write_over_is_refused(tmp_path: Path, name: str):
+    mine = tmp_path / name
+    mine.parent.mkdir(exist_ok=True)
+    mine.write_text("mine")
+    said = f"^{tmp_path} holds no run but '{name.partition('/')[0]}', which a run would write over; choose another fold"
+    with pytest.raises(SpecError, match=said):
+        engram.Trainer("CartPole-v1", "dqn", run=tmp_path, **SMALL)
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == [mine]
+    assert mine.read_text() == "mine"
+
+
+def test_files_that_come_while_a_trainer_is_made_are_neither_written_over_nor_removed(tmp_path: Path):
+    with engram.Trainer("CartPole-v1", "dqn", run=tmp_path, **SMALL) as trainer:
+        (tmp_path / "checkpoints").mkdir()
+        (tmp_path / "checkpoints" / "model.pt").write_text("mine")
+        with pytest.raises(SpecError, match="holds no run but 'checkpoints'"):
+            trainer.learn(10)
+    assert (tmp_path / "checkpoints" / "model.pt").read_text() == "mine"
+    assert not holds_run(tmp_path)
+
+
+class Refuses:
+    """A callback that does not let a run begin, in either of two ways."""
+
+    def __init__(self, *, noted: bool):
+        self.noted = noted
+
+    def on_start(self, trainer: Any) -> None:
+        raise SpecError("not so")
+
+    def on_note(self, trainer: Any, text: str) -> None:
+        if self.noted:
+            raise SpecError("not so")
+
+
+@pytest.mark.parametrize("noted", [False, True])
+def test_a_start_that_was_refused_leaves_nothing_and_can_be_made_again(tmp_path: Path, old: Path, noted: bool):
+    run, how = tmp_path / "run", {"start_from": str(old), "preset": "dqn", **SMALL}
+    with engram.Trainer("CartPole-v1", run=run, log="csv", callbacks=[Refuses(noted=noted)], **how) as trainer:
+        with pytest.raises(SpecError, match="not so"):
+            trainer.learn(70)
+        assert [path.name for path in run.iterdir()] == ["lock"]
+        with engram.Trainer("CartPole-v1", run=run, **how) as other:  # the lock is free
+            assert other.runner.steps == 0
+            other._withdraw()
+        trainer.callbacks = ()
+        if noted:
+            assert trainer.runner.steps == 0
+            return
+        trainer.learn(90)  # another plan than at first
+    assert engram.info(run, verify=True)["problems"] == []
+    with engram.Trainer("CartPole-v1", run=tmp_path / "like", **how) as like:
+        like.learn(90)
+    assert engram.info(run)["state_digest"] == engram.info(tmp_path / "like")["state_digest"]
+
+
+@pytest.fixture(scope="module")
+def old(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run to begin from."""
+    folder = tmp_path_factory.mktemp("runs") / "old"
+    with engram.Trainer("CartPole-v1", "dqn", run=folder, steps=20, **SMALL) as trainer:
+        assert trainer.runner.steps == 0
+    return folder
+
+
+def test_the_best_checkpoint_that_a_full_disk_refused_is_not_taken_for_the_best(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    """Of four evaluations the second is the greatest, and cannot be saved; the third is the best that can."""
+    means, room = iter([1.0, 9.0, 5.0, 2.0]), CheckpointStore._has_room
+    monkeypatch.setattr(Evaluating, "play", lambda *_: Evaluation.of([[next(means)]], [1], 0))
+    full = {"now": False}
+
+    def has_room(store: CheckpointStore, needed: int) -> bool:
+        return not (full["now"] and store.folder.name == "best") and room(store, needed)
+
+    monkeypatch.setattr(CheckpointStore, "_has_room", has_room)
+    hand = Hand(step40=lambda: full.update(now=True), step60=lambda: full.update(now=False))
+    options = {"steps": 80, "save_every": 50, "log_every": 20, "evaluate_every": 20, "callbacks": [hand], **SMALL}
+    with engram.Trainer("CartPole-v1", "dqn", run=tmp_path, **options) as trainer:
+        trainer.learn()
+    assert engram.info(tmp_path)["best"] == {"step": 60, "return": 5.0}
+    assert engram.load(tmp_path, at="best").step == 60
+    warned = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert [text.partition(" to ")[0] for text in warned] == ["the checkpoint of step 40 could not be written"]

@@ -12,9 +12,12 @@ from types import SimpleNamespace
 import pytest
 
 from engram import Trainer
+from engram.errors import EngramError, Warned
 from engram.run import display as displays
 from engram.run.display import Display, as_html, in_notebook, is_terminal
-from engram.run.progress import Compiling, Progress, watched
+from engram.run.divergence import DivergenceWatch
+from engram.run.evaluating import Evaluating
+from engram.run.progress import Compiling, Notes, Progress, watched
 
 METRICS = {"step": 500, "total": 1000, "episodes": 9, "return_mean": 21.5, "steps_per_second": 100.0, "seconds": 5.0}
 
@@ -178,6 +181,28 @@ def test_progress_is_shown_if_asked_for_and_the_notes_go_to_logging(capsys, capl
     assert any("rows of replay" in text for text in said)
     assert "done at step 200" in said
     assert all(record.levelno == logging.INFO for record in caplog.records if record.name == "engram")
+
+
+def test_what_is_wrong_is_a_warning_which_a_plain_script_shows(monkeypatch, caplog):
+    def no(*_):
+        raise EngramError("no room to play")
+
+    monkeypatch.setattr(Evaluating, "_made", no)
+    monkeypatch.setattr(DivergenceWatch, "look", lambda *_: "learning diverges: it does")
+    with Trainer("engram/CartPole-v1", "dqn", evaluate_every=200, **{**SHORT, "log_every": 200}) as trainer:
+        trainer.learn()
+    assert [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING] == [
+        "the run goes on without this evaluation: no room to play", "learning diverges: it does",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("set_up", [False, True])
+def test_a_warning_that_a_display_shows_is_repeated_only_by_a_logging_that_was_set_up(monkeypatch, caplog, set_up):
+    monkeypatch.setattr(logging.getLogger("engram"), "hasHandlers", lambda: set_up)
+    for shown, times in (([], 1), ([Progress()], set_up)):
+        caplog.clear()
+        Notes().on_note(SimpleNamespace(_shown=(), callbacks=shown), Warned("the disk is full"))
+        assert caplog.messages == ["the disk is full"] * times
 
 
 def test_compiling_is_said_once_for_each_trainer():

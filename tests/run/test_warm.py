@@ -11,7 +11,7 @@ import pytest
 import engram
 from engram.checkpoint.store import CheckpointStore
 from engram.cli.commands import main
-from engram.errors import CheckpointError, SpecError
+from engram.errors import CheckpointError, SpecError, Untrusted
 from engram.run.plan import RunPlan
 from engram.run.trainer import Trainer
 
@@ -141,6 +141,32 @@ def test_another_run_names_no_module_to_import(tmp_path: Path):
     Trainer("CartPole-v1", start_from=str(tmp_path)).close()
 
 
+@pytest.fixture(scope="module")
+def pendulum(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run in an environment that is made in a way of its own."""
+    folder = tmp_path_factory.mktemp("runs") / "pendulum"
+    task: dict[str, Any] = {"action_bins": 3, "max_episode_steps": 50, "env_args": {"g": 5.0, "render_mode": "a.b"}}
+    with Trainer("Pendulum-v1", run=folder, **task, **SMALL) as trainer:
+        assert trainer.runner.steps == 0
+    return folder
+
+
+@pytest.mark.filterwarnings("ignore:.*render_mode")
+def test_in_the_environment_of_the_other_run_the_task_is_the_same_but_for_what_is_given(pendulum: Path):
+    def task(**given: Any) -> tuple[Any, ...]:
+        with Trainer(start_from=str(pendulum), **given) as trainer:
+            plan = trainer.plan
+        return plan.env, plan.action_bins, plan.max_episode_steps, plan.env_args
+
+    assert task(trust=True) == ("Pendulum-v1", 3, 50, {"g": 5.0, "render_mode": "a.b"})
+    plain = {"env_args": {"render_mode": None}}
+    assert task(**plain) == ("Pendulum-v1", 3, 50, {"g": 5.0, "render_mode": None})
+    assert task(**plain, max_episode_steps=9) == ("Pendulum-v1", 3, 9, {"g": 5.0, "render_mode": None})
+    assert task(env="Pendulum-v1", action_bins=3) == ("Pendulum-v1", 3, None, {}), "a task that is named is its own"
+    with pytest.raises(Untrusted, match="give 'Pendulum-v1' the argument 'render_mode' with the text 'a.b'"):
+        task()
+
+
 def test_what_to_take_needs_a_run_to_take_it_from():
     with pytest.raises(SpecError, match=r"start_with says what to take from another run; name it with start_from"):
         Trainer("CartPole-v1", start_with="replay")
@@ -155,3 +181,29 @@ def test_the_command_line_begins_from_a_run(old: Path, tmp_path: Path, capsys: p
     assert engram.info(tmp_path / "new")["step"] == 70
     assert main(["train", "CartPole-v1", "--start-with", "replay"]) == 2
     assert "name it with start_from (--from)" in capsys.readouterr().err
+
+
+def test_the_command_line_needs_no_environment_to_begin_from_a_run(
+    old: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.chdir(tmp_path)
+    words = ["train", "--from", str(old), "--steps", "10"]
+    assert main([*words, "--seeds", "2"]) == 0
+    assert [RunPlan.read(tmp_path / f"runs/CartPole-v1-auto-seeds0-1/seed{seed}").env for seed in (0, 1)] == [
+        "CartPole-v1"
+    ] * 2
+    assert main(["train", "--from", "nowhere"]) == 66
+    assert "nowhere holds no run" in capsys.readouterr().err
+
+
+def test_settings_are_those_of_the_agent_of_the_other_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """A setting that no agent of the preset `auto` has."""
+    agent: dict[str, Any] = {**SMALL, "external": "episodic"}
+    with Trainer("CartPole-v1", run=tmp_path / "a", **agent) as trainer:
+        assert trainer.runner.steps == 0
+    words = ["train", "CartPole-v1", "--from", str(tmp_path / "a"), "--steps", "10", "--run", str(tmp_path / "b")]
+    assert main([*words, "external.neighbours=5"]) == 0
+    assert RunPlan.read(tmp_path / "b").agent.external.neighbours == 5  # type: ignore[attr-defined]
+    assert main([*words[:-1], str(tmp_path / "c"), "external.neighbour=5"]) == 2
+    assert "did you mean 'external.neighbours'?" in capsys.readouterr().err
+    assert not (tmp_path / "c").exists()

@@ -22,7 +22,7 @@ from engram.bits import next_words
 from engram.encoders.vector import VectorSpec
 from engram.envs.device import make_device
 from engram.envs.host.make import make_host
-from engram.run.keeper import Keeper, Progress, digest
+from engram.run.keeper import Keeper, Milestones, digest
 from engram.runners.collector import Collector, unpack
 from engram.runners.common import Flat, Tally
 from engram.runners.device import DeviceRunner
@@ -269,8 +269,8 @@ def test_an_agent_without_ring_or_recall_runs_and_resumes_exactly(tmp_path: Path
         whole.advance(240, never)
         first.start()
         first.advance(100, never)
-        Keeper(tmp_path, "plan").save(first, Progress())
-        assert Keeper(tmp_path, "plan").restore(second) == (Progress(), [])
+        Keeper(tmp_path, "plan").save(first, Milestones())
+        assert Keeper(tmp_path, "plan").restore(second) == (Milestones(), [])
         assert second.steps == first.steps < 240
         assert digest(second) == digest(first)
         second.advance(240, never)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from engram.checkpoint.files import Disk
+from engram.checkpoint.disk import Disk
 from engram.checkpoint.store import Loaded, ReplayLog
 
 Row = tuple[tuple[int, int], float, bool]

@@ -1,30 +1,28 @@
-"""Files that can be trusted: a small file-system seam, checked tensor files, strict JSON, and the lock of a run.
+"""Files that can be trusted: checked tensor files, forms of JSON, and the lock of a run.
 
-Files are read as bytes from a stranger. Sizes are bounded before memory is taken. A malformed file raises
+Files are read as bytes from a stranger (`disk.py`). Sizes are bounded before memory is taken. A malformed file raises
 `CheckpointError` and no other exception. Nothing is unpickled, and no link is followed.
 
 Tensor files are in the safetensors format: eight bytes of header length, a JSON header, then the raw little-endian
 arrays. Engram writes the format itself, as a stream, because arrays may be larger than free memory.
 """
 
-import errno
 import fcntl
 import hashlib
 import json
 import math
 import os
 import re
-import shutil
-import stat
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
+from engram.checkpoint.disk import FileSystem, strict_json
 from engram.errors import CheckpointError, RunLocked, WriteFailed, unwritten
 
 HEADER_BYTES = 8 << 20  # the largest tensor-file header that is read
@@ -48,122 +46,6 @@ DTYPES = {
     "float64": "F64",
 }
 _DTYPE_OF_CODE = {code: name for name, code in DTYPES.items()}
-
-
-class FileSystem(Protocol):
-    """The file operations a checkpoint needs. All raise `OSError`. A handle is an open file."""
-
-    def make_folder(self, path: Path) -> None:
-        """Create a folder and its parents, if they are missing; readable by the owner only."""
-        ...
-
-    def listdir(self, path: Path) -> dict[str, str]:
-        """Each name in a folder with its kind: "file", "folder" or "other" (links among them)."""
-        ...
-
-    def create(self, path: Path) -> int:
-        """A handle on a new empty file; it is an error if the name exists."""
-        ...
-
-    def write(self, handle: int, data: bytes | memoryview) -> None:
-        """Append all of `data`."""
-        ...
-
-    def fsync(self, handle: int) -> None:
-        """Return once the file's contents would outlive a power cut."""
-        ...
-
-    def open(self, path: Path) -> int:
-        """A handle for reading a plain file; links, pipes and devices are refused."""
-        ...
-
-    def size(self, handle: int) -> int:
-        """Length in bytes."""
-        ...
-
-    def read(self, handle: int, offset: int, count: int) -> bytes:
-        """`count` bytes from `offset`, fewer at the end of the file."""
-        ...
-
-    def close(self, handle: int) -> None: ...
-
-    def fsync_folder(self, path: Path) -> None:
-        """Return once the folder's list of names would outlive a power cut."""
-        ...
-
-    def rename(self, old: Path, new: Path) -> None: ...
-
-    def unlink(self, path: Path) -> None: ...
-
-    def rmdir(self, path: Path) -> None: ...
-
-    def free(self, path: Path) -> int:
-        """Bytes that may still be written beside `path`."""
-        ...
-
-
-class Disk:
-    """The real file system."""
-
-    def make_folder(self, path: Path) -> None:
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
-
-    def listdir(self, path: Path) -> dict[str, str]:
-        kinds = {}
-        with os.scandir(path) as entries:
-            for entry in entries:
-                plain = "file" if entry.is_file(follow_symlinks=False) else "other"
-                kinds[entry.name] = "folder" if entry.is_dir(follow_symlinks=False) else plain
-        return kinds
-
-    def create(self, path: Path) -> int:
-        return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
-
-    def write(self, handle: int, data: bytes | memoryview) -> None:
-        rest = memoryview(data)
-        while len(rest):
-            rest = rest[os.write(handle, rest) :]
-
-    def fsync(self, handle: int) -> None:
-        os.fsync(handle)
-
-    def open(self, path: Path) -> int:
-        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)  # non-blocking: a pipe must not hang us
-        if not stat.S_ISREG(os.fstat(handle).st_mode):
-            os.close(handle)
-            raise OSError(errno.EINVAL, "not a plain file", str(path))
-        return handle
-
-    def size(self, handle: int) -> int:
-        return os.fstat(handle).st_size
-
-    def read(self, handle: int, offset: int, count: int) -> bytes:
-        data = os.pread(handle, count, offset)
-        while len(data) < count and (more := os.pread(handle, count - len(data), offset + len(data))):
-            data += more
-        return data
-
-    def close(self, handle: int) -> None:
-        os.close(handle)
-
-    def fsync_folder(self, path: Path) -> None:
-        handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
-
-    def rename(self, old: Path, new: Path) -> None:
-        os.rename(old, new)
-
-    def unlink(self, path: Path) -> None:
-        os.unlink(path)
-
-    def rmdir(self, path: Path) -> None:
-        os.rmdir(path)
-
-    def free(self, path: Path) -> int:
-        return shutil.disk_usage(path).free
 
 
 @dataclass(frozen=True)
@@ -190,18 +72,6 @@ def write_file(fs: FileSystem, path: Path, chunks: Iterable[bytes | memoryview])
     return Sealed(path.name, total, digest.hexdigest())
 
 
-def read_small(fs: FileSystem, path: Path, limit: int) -> bytes:
-    """A whole file of at most `limit` bytes."""
-    handle = fs.open(path)
-    try:
-        size = fs.size(handle)
-        if size > limit:
-            raise CheckpointError(f"{path.name} has {size} bytes, more than the {limit} that are allowed")
-        return fs.read(handle, 0, size)
-    finally:
-        fs.close(handle)
-
-
 def check_seal(fs: FileSystem, handle: int, sealed: Sealed) -> None:
     """Refuse an open file whose length or SHA-256 is not what its manifest says. Holds `CHUNK_BYTES` at most."""
     if (size := fs.size(handle)) != sealed.bytes:
@@ -211,31 +81,6 @@ def check_seal(fs: FileSystem, handle: int, sealed: Sealed) -> None:
         digest.update(fs.read(handle, offset, min(CHUNK_BYTES, size - offset)))
     if digest.hexdigest() != sealed.sha256:
         raise CheckpointError(f"{sealed.file} is damaged: its SHA-256 is not the one in its manifest")
-
-
-def strict_json(text: bytes, what: str) -> Any:
-    """JSON as the standard has it: UTF-8, no repeated key, no NaN or infinity, no endless nesting."""
-    try:
-        return json.loads(text.decode("utf-8"), object_pairs_hook=_unique, parse_float=_finite, parse_constant=_refuse)
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{what} is not strict JSON: {error}") from None
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    known = dict(pairs)
-    if len(known) != len(pairs):
-        raise ValueError("an object names one key twice")
-    return known
-
-
-def _finite(number: str) -> float:
-    if not math.isfinite(value := float(number)):
-        raise ValueError("a number is too large")
-    return value
-
-
-def _refuse(constant: str) -> float:
-    raise ValueError(f"{constant} is no JSON number")
 
 
 def fields(value: Any, what: str, **kinds: type | tuple[type, ...]) -> list[Any]:

@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from engram.checkpoint.files import MAX_NATURAL, Layout, Sealed, fields, natural, strict_json, usable_name
+from engram.checkpoint.disk import strict_json
+from engram.checkpoint.files import MAX_NATURAL, Layout, Sealed, fields, natural, usable_name
 from engram.errors import CheckpointError
 
 FORMAT_VERSION = 1

@@ -15,9 +15,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from engram.checkpoint.disk import FileSystem
 from engram.checkpoint.files import (
     MAX_NATURAL,
-    FileSystem,
     Layout,
     Sealed,
     Tensor,

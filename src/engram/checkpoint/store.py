@@ -27,15 +27,13 @@ from typing import Any
 
 import numpy as np
 
+from engram.checkpoint.disk import Disk, FileSystem, read_small
 from engram.checkpoint.files import (
-    Disk,
-    FileSystem,
     Layout,
     array_chunks,
     check_seal,
     from_bytes,
     parse_tensors,
-    read_small,
     write_file,
 )
 from engram.checkpoint.manifest import (

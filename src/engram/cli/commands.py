@@ -194,12 +194,13 @@ def train(chosen: Train, settings: Mapping[str, str]) -> None:
         check_words(chosen.env, given, settings)
     given["overrides"] = dict(settings)
     first_of_all = not Path("runs").exists()
-    if run is not None and not runs.holds_run(run):
-        undo_when_left(run, [path for path in (run, *run.parents) if not path.exists()])
-    folder = run or _new_folder(chosen.env, given)
+    env = _env_of_source(given) if chosen.env is None and not given.get("resume") else chosen.env
+    folder = run or _new_folder(env, given)
     try:
-        several = _runs(chosen.env, folder, given)
+        several = _runs(env, folder, given)
         for place, arguments in several:
+            if not runs.holds_run(place):
+                undo_when_left(place, [path for path in (place, *place.parents) if not path.exists()])
             try:
                 _learn(chosen.env, place, arguments)
             except EngramError as problem:
@@ -224,7 +225,7 @@ def _runs(env: str | None, folder: Path, given: dict[str, Any]) -> list[tuple[Pa
     Those learn one after another, in `folder`/seed0, seed1, ... When such a group is resumed, a seed that had not
     begun begins.
     """
-    if env is None:
+    if env is None:  # it is resumed
         return [(place, given) for place in _runs_of(folder)]
     if given.get("seeds", 1) == 1:
         return [(folder, given)]
@@ -287,8 +288,17 @@ def _check_start(env: str | None, run: Path | None, given: Mapping[str, Any]) ->
         if run is None:
             raise SpecError("--resume needs the run to go on with; add --run DIR")
         _existing(run)
-    elif env is None:
+    elif env is None and "start_from" not in given:
         raise SpecError("engram train needs an environment, such as CartPole-v1; `engram list envs` shows the names")
+
+
+def _env_of_source(given: Mapping[str, Any]) -> str | None:
+    """The environment of the run to begin from; the trainer looks at its arguments, and at whether it is trusted."""
+    from engram.run.plan import RunPlan
+    from engram.run.warm import folder_of
+
+    folder, _ = folder_of(given["start_from"], given.get("seed", 0))
+    return RunPlan.read(folder).env
 
 
 def _new_folder(env: str | None, given: Mapping[str, Any]) -> Path:

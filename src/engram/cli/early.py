@@ -28,13 +28,14 @@ SPACES: tuple[dict[str, Any], ...] = (
 def check_words(env: str, given: Mapping[str, Any], settings: Mapping[str, str]) -> None:
     """Raises for an environment, a preset, a recipe or a setting that cannot be meant, whatever is observed.
 
-    What passes may still be refused when the run begins, which knows the observation.
+    What passes may still be refused when the run begins, which knows the observation, and the agent of another run
+    that it begins from.
     """
     check_environment(env)
     run, agent = dict(given), dict(settings)
     if "recipe" in run:
         run, agent = with_recipe(run, agent, env)
-    if agent or "preset" in run:
+    if "preset" in run or (agent and "start_from" not in run):
         without_jax(lambda: _check_settings(run.get("preset", "auto"), run.get("steps"), agent))
 
 

@@ -95,7 +95,9 @@ class Train:
     Settings of the agent follow as path=value (replay.capacity=50000); `engram show PRESET` lists them.
     """
 
-    env: Annotated[Positional[str | None], arg(metavar="ENV", help_behavior_hint="(not needed with --resume)")] = None
+    env: Annotated[
+        Positional[str | None], arg(metavar="ENV", help_behavior_hint="(not needed with --resume or --from)")
+    ] = None
     """What to learn: a Gymnasium id or one from `engram list envs`."""
     imports: Imports = ()
 

@@ -18,7 +18,8 @@ if TYPE_CHECKING:  # the first moment counts: what watching itself does not need
 
 EXIT_INTERRUPTED = 130
 PATIENCE = 0.5  # seconds that the main thread has to end the process itself
-LOCK, MADE = "lock", ("run.json", "checkpoints", "metrics.jsonl", "lock")  # in the directory of a run
+LOCK = "lock"  # in the directory of a run
+MADE = (".run.json.*.part", "run.json", "checkpoints", LOCK)  # there, before `kept`: patterns, the lock last
 _UNDO: list[Callable[[], None]] = []
 
 
@@ -40,33 +41,38 @@ def watch() -> None:
 
 
 def undo_when_left(folder: "Path", new: "Sequence[Path]") -> None:
-    """A run that begins in `folder` is removed if the process is left before `kept`.
+    """What a run that begins in `folder` made there is removed if the process is left before `kept`.
 
-    So are the folders of `new` (itself and its parents, innermost first), unless others use them by now.
+    What is there already, at this call, is the user's and stays. So does everything while this process has not locked
+    the folder: it made nothing then. The folders of `new` (itself and its parents, innermost first) go if they are
+    empty by now.
     """
 
     import shutil
 
+    def made() -> "list[Path]":
+        return [path for name in MADE for path in folder.glob(name)]
+
+    before = set(made())
+
     def undo() -> None:
-        if not _is_ours(folder / LOCK):
-            return
-        for path in [folder] if folder in new else [folder / name for name in MADE]:
-            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-        for parent in new[1:]:
-            parent.rmdir()
+        for path in made() if _is_ours(folder / LOCK) else ():
+            if path not in before:
+                shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        for path in new:
+            with suppress(FileNotFoundError):
+                path.rmdir()
 
     _UNDO.append(undo)
 
 
 def _is_ours(lock: "Path") -> bool:
-    """Whether no other process has taken the folder."""
+    """Whether this process has taken the folder; it takes none without a lock."""
     import json
 
     try:
         return json.loads(lock.read_bytes())["pid"] == os.getpid()
-    except FileNotFoundError:
-        return True
-    except (ValueError, LookupError, TypeError):
+    except (FileNotFoundError, ValueError, LookupError, TypeError):
         return False
 
 
@@ -76,7 +82,7 @@ def kept() -> None:
 
 
 def _leave(number: int = signal.SIGINT, frame: Any = None) -> None:  # noqa: ARG001
-    for undo in _UNDO:
+    for undo in reversed(_UNDO):  # seeds before the folder that holds them
         with suppress(OSError):
             undo()
     with suppress(OSError):

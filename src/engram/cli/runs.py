@@ -1,18 +1,21 @@
 """What came of runs: `engram info`, and the last line of `engram train --seeds`. No JAX is loaded for it."""
 
-import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
 
+from engram.checkpoint.disk import Disk, bytes_in, read_small, strict_json
 from engram.errors import CheckpointError
 from engram.run.display import clean
 from engram.run.intervals import interval
 from engram.run.machine import amount
-from engram.run.metrics import read_metrics
+from engram.run.metrics import number, read_metrics
 
-RUN_FILE = "run.json"
+RUN_FILE, LARGEST = "run.json", 8 << 20  # those of run/plan.py, which imports JAX
+LISTED = 20  # seeds of a run that are named one by one
+COUNTS, ROLES = ("seed", "seeds", "steps", "envs"), ("encoder", "working", "external", "head")
 
 
 class Outcome(NamedTuple):
@@ -21,7 +24,7 @@ class Outcome(NamedTuple):
     folder: Path
     env: str
     preset: str
-    seeds: list[int]
+    seeds: range
     step: int
     steps: int
     returns: list[float | None]  # of each seed: the mean of the last 100 training episodes
@@ -62,33 +65,47 @@ def outcome(folder: Path) -> Outcome:
         return next((row[name] for row in reversed(rows) if row.get(name) is not None), None)
 
     evaluated = newest("evaluation_return")
-    seeds = list(range(plan["seed"], plan["seed"] + plan["seeds"]))
+    seeds = range(plan["seed"], plan["seed"] + plan["seeds"])
     return Outcome(
         folder, str(plan["env"]), plan["preset"], seeds, newest("step") or 0, plan["steps"],
         _of_each(newest("return_mean"), len(seeds)), [] if evaluated is None else _of_each(evaluated, len(seeds)),
-        newest("seconds") or 0.0, rows,
+        number(newest("seconds")) or 0.0, rows,
     )  # fmt: skip
 
 
 def _plan(folder: Path) -> dict[str, Any]:
+    """What is told of run.json, of its form. Raises CheckpointError. It may be a stranger's: see `RunPlan.read`."""
     path = folder / RUN_FILE
     try:
-        plan = json.loads(path.read_bytes())
-        whole = {name: plan[name] for name in ("env", "preset", "seed", "seeds", "steps", "envs", "agent")}
-        if not all(isinstance(whole[name], int) for name in ("seed", "seeds", "steps", "envs")):
-            raise TypeError("a count is no whole number")
-        return whole
+        plan = strict_json(read_small(Disk(), path, LARGEST), RUN_FILE)
     except FileNotFoundError:
         way_out = "start one with: engram train ENV"
         raise CheckpointError(f"{folder} holds no run ({RUN_FILE} is missing); {way_out}") from None
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read ({error}); restore it from a copy") from None
-    except (ValueError, LookupError, TypeError) as error:
+    except CheckpointError as error:
         raise CheckpointError(f"{path} is damaged: {error}; restore it from a copy") from None
+    if wrong := _wrong(plan):
+        raise CheckpointError(f"{path} is damaged: {wrong}; restore it from a copy")
+    return plan
+
+
+def _wrong(plan: Any) -> str | None:
+    """What is wrong with the form of a plan; None where it can be told."""
+    if not isinstance(plan, dict):
+        return "it is no object"
+    if lacking := [name for name in ("env", "preset", *COUNTS, "agent") if name not in plan]:
+        return f"it was found without {lacking[0]!r}"
+    if wrong := [name for name in COUNTS if type(plan[name]) is not int or not 0 <= plan[name] < 1 << 62]:
+        return f"{wrong[0]!r} is no whole number from 0 to 2^62-1"
+    agent = plan["agent"]
+    parts = [agent.get(role) if isinstance(agent, dict) else None for role in ROLES]
+    kinds = [part.get("kind") if isinstance(part, dict) else None for part in parts]
+    return None if all(isinstance(kind, str) for kind in kinds) else "its agent names no part for each role"
 
 
 def _of_each(value: Any, seeds: int) -> list[float | None]:
-    return list(value) if isinstance(value, list) else [value] * seeds
+    return [number(one) for one in value] if isinstance(value, list) else [number(value)] * seeds
 
 
 # -- in words --------------------------------------------------------------------------------------------------------
@@ -97,25 +114,29 @@ def _of_each(value: Any, seeds: int) -> list[float | None]:
 def facts(folder: Path) -> list[tuple[str, str]]:
     """A run in a few lines, returns first."""
     found, plan = outcome(folder), _plan(folder)
-    agent = plan["agent"]
-    parts = (f"{role} {agent[role]['kind']}" for role in ("encoder", "working", "external", "head"))
+    parts = (f"{role} {plan['agent'][role]['kind']}" for role in ROLES)
     seeds = f"seed {found.seeds[0]}" if len(found.seeds) == 1 else f"seeds {found.seeds[0]} to {found.seeds[-1]}"
     speed = f", {found.step * len(found.seeds) / found.seconds:,.0f} steps/s" if found.seconds else ""
     lines = [("return", f"{spread(found.returns)}, mean of the last 100 training episodes{_best(found)}")]
     if found.evaluated:
         lines.append(("evaluation", f"{spread(found.evaluated)}, greedy"))
-    # step-000005000, or step-000005000.2 where the step was saved again
-    named = {path.name[5:].partition(".")[0] for path in (folder / "checkpoints").glob("step-*")}
-    saved = sorted(int(name) for name in named if name.isdigit())
-    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    saved = ", ".join(f"{step:,}" for step in _saved(folder)) or "none"
     return [
         *lines,
         ("step", f"{found.step:,} of {found.steps:,}, in {duration(found.seconds)}{speed}"),
         ("environment", f"{found.env}, {plan['envs']} at a time, {seeds}"),
         ("agent", f"{found.preset}: {', '.join(parts)}"),
-        ("checkpoints", f"{', '.join(f'{step:,}' for step in saved) or 'none'}; {amount(size)} on disk"),
+        ("checkpoints", f"{saved}; {amount(bytes_in(folder))} on disk"),
         ("more", f"engram info {folder} --all tells every setting and the digest of the state"),
     ]
+
+
+def _saved(folder: Path) -> list[int]:
+    """The steps of the checkpoints by their names: step-000005000, or step-000005000.2 where it was saved again."""
+    path = folder / "checkpoints"
+    names = [] if path.is_symlink() else [one.name for one in path.glob("step-*")]
+    found = (re.fullmatch(r"step-(\d+)(\.\d+)?", name, re.ASCII) for name in names)
+    return sorted({int(one[1]) for one in found if one})
 
 
 def _best(found: Outcome) -> str:
@@ -136,7 +157,7 @@ def lines_of(folders: Sequence[Path]) -> list[str]:
     rows = [("run", "environment, agent", "seeds", "step", "return", "evaluation")]
     rows += [
         (
-            str(one.folder), f"{one.env}, {one.preset}", ", ".join(map(str, one.seeds)), f"{one.step:,}/{one.steps:,}",
+            str(one.folder), f"{one.env}, {one.preset}", _listed(one.seeds), f"{one.step:,}/{one.steps:,}",
             spread(one.returns), spread(one.evaluated) if one.evaluated else "-",
         )
         for one in found
@@ -147,14 +168,20 @@ def lines_of(folders: Sequence[Path]) -> list[str]:
     return lines + [summary(group, [one for one in found if one.folder.parent == group]) for group in sorted(groups)]
 
 
+def _listed(seeds: range) -> str:
+    """The seeds of a run; of very many the first and the last."""
+    return ", ".join(map(str, seeds)) if len(seeds) <= LISTED else f"{seeds[0]} to {seeds[-1]}"
+
+
 def summary(name: Path, found: Sequence[Outcome]) -> str:
     """Several seeds in one line: their mean return, with a 95 % interval of it."""
-    returns = [value for one in found for value in (one.evaluated or one.returns)]
-    what = "greedy return" if all(one.evaluated for one in found) else "return of the last 100 training episodes"
-    seeds = [seed for one in found for seed in one.seeds]
+    greedy = all(one.evaluated for one in found)  # else those that were evaluated do not compare with the others
+    returns = [value for one in found for value in (one.evaluated if greedy else one.returns)]
+    what = "greedy return" if greedy else "return of the last 100 training episodes"
+    seeds = sum(len(one.seeds) for one in found)
     done = {one.step for one in found}
     steps = f"{min(done):,}" if len(done) == 1 else f"{min(done):,} to {max(done):,}"
-    return f"{name}: {len(seeds)} seeds, {steps} steps, {what} {spread(returns)}"
+    return f"{name}: {seeds} seeds, {steps} steps, {what} {spread(returns)}"
 
 
 def spread(values: Sequence[float | None]) -> str:

@@ -44,7 +44,7 @@ class Callback(Protocol):
         """A checkpoint is on the disk."""
 
     def on_note(self, trainer: Any, text: str) -> bool | None:
-        """A sentence for people."""
+        """A sentence for people; an `engram.errors.Warned` where something is wrong."""
 
     def on_stop(self, trainer: Any, reason: str) -> bool | None:
         """`learn` ends: `done`, `stopped`, `interrupted` (by a signal) or `error`."""
@@ -166,7 +166,7 @@ class Evaluate:
         try:
             evaluation = trainer.evaluate(**self.given)
         except EngramError as problem:
-            trainer.note(f"the run goes on without this evaluation: {problem}")
+            trainer.warn(f"the run goes on without this evaluation: {problem}")
             return
         self.found.append((metrics["step"], evaluation))
         where = self.given.get("env") or self.given.get("env_args") or "the environment of training"

@@ -1,7 +1,7 @@
 """The course of one call of `learn`: from where the run is to its goal, with all that is due on the way.
 
 What is due at a step (an evaluation, a line of metrics) and was left undone, because a stop came first, is due still
-when the run is taken up again. `Progress` remembers how far each of them is, and every checkpoint holds it.
+when the run is taken up again. `Milestones` remembers how far each of them is, and every checkpoint holds it.
 """
 
 import time
@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from engram.errors import Warned
 from engram.play.evaluation import Evaluation
 from engram.play.evaluator import Stop
 from engram.run.evaluating import Evaluating, numbers
-from engram.run.keeper import Progress
+from engram.run.keeper import Milestones
 from engram.run.metrics import RunLog
 from engram.run.plan import RunPlan
 from engram.runners.common import Runner
@@ -28,18 +29,19 @@ class Course:
       log: where lines of metrics go; None without a run directory.
       tell: an event of `Callback` and its arguments. stop: whether to end now.
       look: what is to be said of a line of metrics, such as that learning diverges.
-      save: writes a checkpoint if it can, and save_best the best one; None without a run directory.
+      save: writes a checkpoint if it can, and save_best the best one, and says whether it could; None without a run
+        directory.
     """
 
     plan: RunPlan
     runner: Runner
-    progress: Progress
+    progress: Milestones
     evaluating: Evaluating
     log: RunLog | None
     tell: Callable[..., None]
     stop: Stop
     save: Callable[[], None] | None
-    save_best: Callable[[], None] | None
+    save_best: Callable[[], bool] | None
     look: Callable[[dict[str, Any]], str | None]
 
     def run(self, goal: int) -> None:
@@ -101,9 +103,10 @@ class Course:
         """Keeps the best agent so far (of equals the newest), and tells the callbacks."""
         progress = self.progress
         if progress.best_return is None or evaluation.mean >= progress.best_return:
-            progress.best_step, progress.best_return = self.runner.steps, evaluation.mean
-            if self.save_best is not None:
-                self.save_best()
+            before = progress.best_step, progress.best_return
+            progress.best_step, progress.best_return = self.runner.steps, evaluation.mean  # the checkpoint tells them
+            if self.save_best is not None and not self.save_best():
+                progress.best_step, progress.best_return = before  # what is kept: a later one may be better than that
         self.tell("on_evaluate", evaluation)
 
     def _report(self, found: dict[str, Any], speed: float) -> None:
@@ -114,7 +117,7 @@ class Course:
             self.log.write(metrics)
         self.tell("on_metrics", metrics)
         if said := self.look(metrics):
-            self.tell("on_note", said)
+            self.tell("on_note", Warned(said))
 
 
 def _next(step: int, every: int) -> int:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from engram.run.intervals import interval
-from engram.run.metrics import read_metrics, replace_file
+from engram.run.metrics import number, read_metrics, replace_file
 
 CURVE_FILE = "learning-curve.png"
 
@@ -87,7 +87,8 @@ def _write_picture(figure: Any, path: Path) -> None:
 def _seeds(row: Mapping[str, Any], name: str) -> list[float]:
     """The metric of each seed, NaN where it is unknown; one entry where seeds are not told apart."""
     value = row.get(name)
-    return [math.nan if item is None else float(item) for item in (value if isinstance(value, list) else [value])]
+    known = [number(item) for item in (value if isinstance(value, list) else [value])]
+    return [math.nan if item is None else item for item in known]
 
 
 def _draw(axes: Any, steps: list[int], points: list[list[float]], colour: str, label: str) -> None:

@@ -16,7 +16,7 @@ from engram.envs.device import is_device, make_device
 from engram.envs.host import own
 from engram.envs.host.make import HostEnvs, make_host
 from engram.envs.limit import limited
-from engram.errors import EngramError, SpaceError
+from engram.errors import EngramError, SpaceError, Warned
 from engram.play.evaluation import Evaluation, evaluation_seed
 from engram.play.evaluator import DeviceEvaluator, Evaluator, HostEvaluator, Stop
 from engram.play.trained import Environment
@@ -77,7 +77,7 @@ class Evaluating:
     def _say(self, note: Callable[[str], None], sentence: str) -> None:
         if sentence not in self._told:
             self._told.add(sentence)
-            note(sentence)
+            note(Warned(sentence))
 
     def _made(self, plan: RunPlan) -> Evaluator:
         wanted = plan.evaluate_env, plan.evaluate_episodes, plan.evaluate_every

@@ -25,8 +25,8 @@ At = str | int  # NEWEST, BEST, or a step
 
 
 @dataclass
-class Progress:
-    """What a run knows of its course, beside the state of its runner. No digest counts it."""
+class Milestones:
+    """How far a run is with what it does on its way, beside the state of its runner. No digest counts it."""
 
     seconds: float = 0.0  # of training
     logged: int = 0  # the step of the last line of metrics
@@ -52,20 +52,20 @@ class Keeper:
         # one before stays until the next, for readers that are at it.
         self._best = CheckpointStore(run / FOLDER / BEST_FOLDER, keep=2)
 
-    def save(self, runner: Runner, progress: Progress) -> Saved:
+    def save(self, runner: Runner, progress: Milestones) -> Saved:
         """Everything that changes."""
         captured = runner.capture()
         return self._store.save(runner.steps, captured.arrays, self._meta(captured, progress), _log(captured))
 
-    def save_best(self, runner: Runner, progress: Progress) -> Saved:
+    def save_best(self, runner: Runner, progress: Milestones) -> Saved:
         """Everything but the rows of the replay, as the best checkpoint so far."""
         captured = runner.capture()
         return self._best.save(runner.steps, captured.arrays, self._meta(captured, progress))
 
-    def _meta(self, captured: Captured, progress: Progress) -> dict:
+    def _meta(self, captured: Captured, progress: Milestones) -> dict:
         return {"state": captured.meta, "plan": self._plan, "progress": asdict(progress)}
 
-    def restore(self, runner: Runner, new_episodes: bool = False) -> tuple[Progress, list[str]]:
+    def restore(self, runner: Runner, new_episodes: bool = False) -> tuple[Milestones, list[str]]:
         """Puts the newest verified state into `runner`; the progress, and a sentence for each newer checkpoint that
         had to be passed over. `new_episodes`: see `Runner.restore`.
 
@@ -74,7 +74,7 @@ class Keeper:
         loaded = self.load(NEWEST)
         try:
             runner.restore(loaded.arrays, loaded.meta["state"], partial(fill, loaded), new_episodes)
-            return Progress(**loaded.meta["progress"]), loaded.passed_over
+            return Milestones(**loaded.meta["progress"]), loaded.passed_over
         except EngramError:
             raise
         except (KeyError, TypeError, ValueError) as error:

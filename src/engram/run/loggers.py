@@ -22,7 +22,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from engram.errors import EngramError, SpecError, UnknownName, hint, install
+from engram.errors import EngramError, SpecError, UnknownName, Warned, hint, install
 
 LOG = logging.getLogger("engram")
 CSV_FILE, SENT_FILE = "metrics.csv", "loggers.json"
@@ -137,7 +137,8 @@ class Loggers:
             except Exception as error:
                 self._loggers.remove(logger)
                 text = " ".join(str(error).split())
-                self._tell(f"{type(logger).__name__} failed ({type(error).__name__}: {text}); the run goes on without")
+                said = f"{type(logger).__name__} failed ({type(error).__name__}: {text}); the run goes on without"
+                self._tell(Warned(said))
                 LOG.debug("a logger failed", exc_info=True)
 
 

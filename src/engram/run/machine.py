@@ -138,12 +138,6 @@ def _concerns_us(record: logging.LogRecord) -> bool:
     text = record.getMessage()
     return not ("may be present on this machine" in text and "Falling back to cpu" in " ".join(text.split()))
 
-    if jax.config.values["jax_compilation_cache_dir"] is None:
-        jax.config.update("jax_compilation_cache_dir", str(cache_folder()))
-        # Small programs too: a run consists of a few that take a second each to compile.
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-        jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
-
 
 # Lowering a program to XLA, and XLA's own work or the look into its cache. Tracing, which nests, is not counted.
 _COMPILING = ("/jax/core/compile/jaxpr_to_mlir_module_duration", "/jax/core/compile/backend_compile_duration")

@@ -10,7 +10,7 @@ from engram.envs.device import is_device, make_device
 from engram.envs.host.build import check_unasked
 from engram.envs.host.make import make_host
 from engram.envs.limit import limited
-from engram.errors import SpecError
+from engram.errors import SpecError, Warned
 from engram.run.machine import amount, check_fits
 from engram.run.plan import RunPlan
 from engram.run.settings import Given
@@ -79,7 +79,7 @@ def notes_at_start(plan: RunPlan, agent: QLearner, environment: Any, on_device: 
     sizes = "; ".join(f"{name}: {amount(size)} a seed" for name, size in agent.nbytes().items() if size)
     yield f"{plan.agent.replay.capacity:,} rows of replay; {sizes}"
     if plan.steps <= plan.agent.replay.start:
-        yield f"replay.start={plan.agent.replay.start} is not reached: nothing will be learned"
+        yield Warned(f"replay.start={plan.agent.replay.start} is not reached: nothing will be learned")
     if not on_device:
         yield f"{environment.description}; state at a checkpoint: {environment.level}"
         yield from environment.notes

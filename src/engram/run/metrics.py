@@ -4,10 +4,12 @@
 events and the picture are made from it and hold nothing more.
 """
 
+import errno
 import json
 import math
 import os
 import secrets
+import stat
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from engram.run.loggers import Loggers
 
 METRICS_FILE = "metrics.jsonl"
+LARGEST = 1e300  # of a number that is shown: sums of such are floats still
 EVENTS_FOLDER = "tensorboard"
 
 
@@ -205,6 +208,12 @@ def plain(value: Any) -> Any:
     return value
 
 
+def number(value: Any) -> float | None:
+    """A number out of a log that somebody may have changed; None for anything else, and for what no float holds."""
+    known = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < LARGEST
+    return float(value) if known else None
+
+
 def replace_file(path: Path, content: bytes) -> None:
     """Write `content` to `path` so that a reader, or a kill, finds the old file or the new one and nothing between.
 
@@ -231,7 +240,9 @@ def _content(path: Path) -> bytes:
         handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except FileNotFoundError:
         return b""
-    with open(handle, "rb") as file:
+    with open(handle, "rb") as file:  # which refuses a folder
+        if not stat.S_ISREG(os.fstat(handle).st_mode):
+            raise OSError(errno.EEXIST, "it is no plain file")
         return file.read()
 
 
@@ -252,11 +263,11 @@ def _rows(content: bytes) -> list[dict[str, Any]]:
     rows = []
     for line in content.split(b"\n"):
         try:
-            row = json.loads(line)
-        except ValueError:
+            row = plain(json.loads(line))
+        except (ValueError, RecursionError):
             continue
         if isinstance(row, dict) and isinstance(row.get("step"), int):
-            rows.append(plain(row))
+            rows.append(row)
     return rows
 
 

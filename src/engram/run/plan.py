@@ -3,14 +3,13 @@
 import dataclasses
 import hashlib
 import json
-import stat
 from pathlib import Path
 from typing import Any
 
 from engram import spaces, specs
 from engram.agents.spec import AgentSpec
 from engram.bits import LAST
-from engram.checkpoint.files import Disk, read_small, strict_json
+from engram.checkpoint.disk import Disk, bytes_in, read_small, strict_json
 from engram.checkpoint.store import TRIES, CheckpointStore, Loaded, state_digest
 from engram.errors import CheckpointError, EngramError, SpecError, WriteFailed, told, unwritten
 from engram.registry import UnknownPart
@@ -169,7 +168,7 @@ def info(run: str | Path, verify: bool = False) -> dict[str, Any]:
         "state_digest": state,
         "passed_over": loaded.passed_over,
         "best": {"step": loaded.meta["progress"]["best_step"], "return": loaded.meta["progress"]["best_return"]},
-        "bytes": sum(map(_size, folder.rglob("*"))),
+        "bytes": bytes_in(folder),
         "agent": specs.to_json(plan.agent),
     }
     return facts | ({"problems": [*store.verify(), *_verify_best(folder)]} if verify else {})
@@ -192,12 +191,3 @@ def _newest(store: CheckpointStore) -> tuple[Loaded, str]:
         except (KeyError, TypeError) as error:
             raise CheckpointError(f"the checkpoint holds no state of a run ({told(error)})") from None
     raise CheckpointError(f"{store.folder} is written to faster than it can be read; try again when the run has ended")
-
-
-def _size(path: Path) -> int:
-    """Bytes of a plain file; 0 for anything else, and for what is gone since it was listed."""
-    try:
-        found = path.lstat()
-    except OSError:
-        return 0
-    return found.st_size if stat.S_ISREG(found.st_mode) else 0

@@ -19,15 +19,17 @@ the replay, of networks) and the start of learning stay as they were first plann
 
 from dataclasses import replace
 from functools import partial, reduce
+from pathlib import Path
 from typing import Any
 
 from engram import specs
 from engram.agents.presets import default_steps, fitted, kind_of, preset
 from engram.agents.q_learning import QLearner
 from engram.agents.spec import AgentSpec
+from engram.errors import SpecError
 from engram.run.machine import SHARE, available
 from engram.run.plan import OF_AGENT, RunPlan
-from engram.run.settings import Given, check_names
+from engram.run.settings import FREE, Given, check_names
 from engram.spaces import Space
 
 # Lines, checkpoints and evaluations of a whole run, and the most steps between two of them, unless told otherwise.
@@ -95,6 +97,25 @@ def resumed(plan: RunPlan, changes: dict[str, Any]) -> RunPlan:
     """The plan of a resumed run with these settings of the run; schedules follow a new total."""
     plan = replace(plan, follows=tuple(name for name in plan.follows if name not in changes), **changes)
     return replanned(plan, plan.steps, plan.steps) if "steps" in changes else plan
+
+
+def check_unchanged(plan: RunPlan, given: Given, env: Any, folder: Path) -> None:
+    """Raises SpecError where a run in `folder` was given another environment to be resumed in, or none where it needs
+    one, or settings that a resumed run keeps.
+    """
+    check_names(plan.agent, given.agent)
+    if given.agent:
+        raise SpecError(
+            f"{next(iter(given.agent))!r} cannot be changed in a resumed run; start a new one that begins with what "
+            f"this one learned: engram train ENV --from {folder} (start_from), and the setting"
+        )
+    for name, value in given.run.items():
+        if name not in FREE and getattr(plan, name) != value:
+            raise SpecError(f"{folder} was started with {name} = {getattr(plan, name)!r}, not {value!r}; leave it out")
+    if isinstance(env, str) and plan.env is not None and env != plan.env:
+        raise SpecError(f"{folder} is a run of {plan.env!r}, not of {env!r}; leave the environment out")
+    if env is None and plan.env is None:
+        raise SpecError(f"{folder} was started with an environment object; pass the same one again")
 
 
 def replanned(plan: RunPlan, steps: int, horizon: int) -> RunPlan:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from typing import Any
 
+from engram.errors import Warned
 from engram.run.curve import plot_curve
 from engram.run.display import Display, clean, in_notebook, is_terminal
 from engram.run.machine import told_of_compiling
@@ -67,7 +68,9 @@ class Progress:
 
 
 class Notes:
-    """Writes to Python's `logging`, under the name `engram`: notes as INFO, saves and metrics as DEBUG."""
+    """Writes to Python's `logging`, under the name `engram`: notes as INFO, saves and metrics as DEBUG, and as WARNING
+    what is wrong, which a plain script shows.
+    """
 
     def on_start(self, trainer: Any) -> None:
         """What runs."""
@@ -82,8 +85,12 @@ class Notes:
         LOG.debug("saved step %d id %s", saved.step, saved.id)
 
     def on_note(self, trainer: Any, text: str) -> None:
-        """A sentence for people."""
-        LOG.info("%s", clean(text))
+        """A sentence for people. `logging` that nobody has set up does not repeat what a display shows."""
+        wrong = isinstance(text, Warned)
+        displays = (one for one in (*trainer._shown, *trainer.callbacks) if isinstance(one, Progress))
+        if wrong and not LOG.hasHandlers() and any(displays):
+            return
+        LOG.log(logging.WARNING if wrong else logging.INFO, "%s", clean(text))
 
     def on_stop(self, trainer: Any, reason: str) -> None:
         """Where it ended, and why."""
@@ -100,7 +107,7 @@ class Curve:
         try:
             plot_curve(trainer.folder, title=title_of(trainer.plan))
         except OSError as problem:
-            trainer._tell("on_note", f"the learning curve was not drawn: {problem}")
+            trainer.warn(f"the learning curve was not drawn: {problem}")
 
 
 class Compiling:

@@ -119,8 +119,8 @@ class Session:
         "then goes on, but not exactly as it would have", about=Flag(),
     )  # fmt: skip
     trust: bool = setting(
-        False, "when resuming, import the module and hand on the paths that the files of the run name, which may run "
-        "code of whoever made them", about=Flag(),
+        False, "import the module and hand on the paths that the files of the run to resume, or to begin from, name, "
+        "which may run code of whoever made them", about=Flag(),
     )  # fmt: skip
     worker_timeout: float = setting(
         60.0, "how long the process of an environment may take for one answer", above=0, about=Flag("SECONDS")

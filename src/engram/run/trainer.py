@@ -7,7 +7,7 @@ trainer.evaluate(episodes=20).mean
 
 import weakref
 from collections.abc import Iterable, Mapping
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
@@ -19,7 +19,7 @@ from engram import specs
 from engram.checkpoint.files import RunLock
 from engram.checkpoint.store import Saved
 from engram.envs.device import is_device
-from engram.errors import CheckpointError, EngramError, EnvironmentFault, Interrupted, SpecError, WriteFailed
+from engram.errors import CheckpointError, EngramError, EnvironmentFault, Interrupted, SpecError, Warned, WriteFailed
 from engram.play.evaluation import Evaluation
 from engram.play.trained import Environment, TrainedAgent
 from engram.run import keeper as keeping
@@ -28,19 +28,19 @@ from engram.run.claim import check_free, claim, withdraw
 from engram.run.course import Course
 from engram.run.divergence import DivergenceWatch
 from engram.run.evaluating import Evaluating
-from engram.run.keeper import Keeper, Progress
+from engram.run.keeper import Keeper, Milestones
 from engram.run.loggers import EVENTS, Logger, Loggers, check_loggers, loggers_for
 from engram.run.machine import keep_freed_memory, use_cache
 from engram.run.making import check_trust, make_agent, make_environment, make_runner, notes_at_start
 from engram.run.metrics import RunLog
 from engram.run.plan import RunPlan, info
-from engram.run.planning import longer, new_plan, resumed
+from engram.run.planning import check_unchanged, longer, new_plan, resumed
 from engram.run.prefill import fill_replay
 from engram.run.progress import callbacks_of, title_of
-from engram.run.settings import FREE, Given, check, check_names, takes_settings
+from engram.run.settings import FREE, Given, check, takes_settings
 from engram.run.stop import StopRequest
 from engram.run.stored import load
-from engram.run.warm import Source, begin_from, env_of, source_given
+from engram.run.warm import Source, begin_from, source_given, task_of
 from engram.runners.common import Runner
 from engram.spaces import same
 
@@ -87,7 +87,7 @@ class Trainer:
         self._shown = callbacks_of(progress, writes=self.folder is not None)
         self._open = ExitStack()
         self._runner: Runner | None = None
-        self._progress = Progress()
+        self._progress = Milestones()
         self._source: Source | None = None
         self._stopping = self._callback_failed = False
         self._failed_saves = 0
@@ -113,7 +113,7 @@ class Trainer:
         """A new run: environments first, because the agent's shape follows from them."""
         self._source = source_given(self._given)
         if env is None and self._source is not None:
-            env = env_of(self._source)
+            env, self._given = task_of(self._source.plan, self._source.name, self._given)
         if env is None:
             raise SpecError("no environment was given; name one, such as 'CartPole-v1' (`engram list envs` shows more)")
         check_free(self.folder)
@@ -131,25 +131,11 @@ class Trainer:
 
     def _resume(self, env: Environment | None) -> None:
         """The run in `folder` from its newest verified checkpoint, as it was planned."""
-        chosen, changes = self._given.run, self._given.agent
+        chosen = self._given.run
         if self.folder is None:
             raise SpecError("resume=True needs the run to go on with; pass run=FOLDER (--run DIR)")
         plan = RunPlan.read(self.folder)
-        check_names(plan.agent, changes)
-        if changes:
-            raise SpecError(
-                f"{next(iter(changes))!r} cannot be changed in a resumed run; start a new one that begins with what "
-                f"this one learned: engram train ENV --from {self.folder} (start_from), and the setting"
-            )
-        for name, value in chosen.items():
-            if name not in FREE and getattr(plan, name) != value:
-                raise SpecError(
-                    f"{self.folder} was started with {name} = {getattr(plan, name)!r}, not {value!r}; leave it out"
-                )
-        if isinstance(env, str) and plan.env is not None and env != plan.env:
-            raise SpecError(f"{self.folder} is a run of {plan.env!r}, not of {env!r}; leave the environment out")
-        if env is None and plan.env is None:
-            raise SpecError(f"{self.folder} was started with an environment object; pass the same one again")
+        check_unchanged(plan, self._given, env, self.folder)
         check_trust(plan, self._given, named=env is not None)
         self._env = env if env is not None else plan.env
         self.plan = resumed(plan, {name: value for name, value in chosen.items() if name in FREE})
@@ -165,8 +151,8 @@ class Trainer:
         if self.plan.evaluate_env != plan.evaluate_env:  # returns of two environments do not compare
             self._progress.best_step = self._progress.best_return = None
         self._runner, self._saved_step = runner, runner.steps
-        for sentence in (*passed_over, *getattr(self._environment, "notes", ())):
-            self._tell("on_note", sentence)
+        for sentence in (*map(Warned, passed_over), *getattr(self._environment, "notes", ())):
+            self.note(sentence)
         if self.plan != plan:  # its total may be a new one
             self.plan.write(self.folder)
 
@@ -189,14 +175,12 @@ class Trainer:
             runner.start()
             if self.folder is not None:
                 self._lock = claim(self.folder, self.plan, self._open)
-            for sentence in notes_at_start(self.plan, self.agent, self._environment, self.on_device):
-                self.note(sentence)
-            if self._no_cache:
-                self.note(self._no_cache)
             self._runner = runner
-            if self.folder is not None:
-                self._save_first()
-            self._source = None  # its arrays have been taken
+            try:
+                self._tell_and_save_first()
+            except BaseException:
+                self._withdraw()
+                raise
         return self._runner
 
     # -- learning ------------------------------------------------------------------------------------------
@@ -227,8 +211,7 @@ class Trainer:
         reason = "error"
         with StopRequest() as asked, ExitStack() as files:
             try:
-                log = self._open_log(files)
-                self._run(runner, goal, asked, log)
+                self._run(runner, goal, asked, files)
                 reason = "interrupted" if asked() else "stopped" if self._stopping else "done"
             except BaseException as problem:
                 self._save_what_is_sound(problem, begins)
@@ -271,6 +254,10 @@ class Trainer:
         """Tells the callbacks a sentence for people."""
         self._tell("on_note", text)
 
+    def warn(self, text: str) -> None:
+        """Tells the callbacks that something is wrong, which the run goes on in spite of."""
+        self.note(Warned(text))
+
     def _plan_ahead(self, steps: int) -> None:
         """The plan before `steps` more: the first call may set it, and later ones may make it longer."""
         if self._runner is None and "steps" not in self._given.run:
@@ -290,11 +277,13 @@ class Trainer:
         if self.folder is None:
             return None
         track, also = self.plan.track or EVENTS in self.plan.log, Loggers(self._loggers, self.note)
-        return files.enter_context(RunLog(self.folder, self.steps, track=track, tell=self.note, also=also))
+        return files.enter_context(RunLog(self.folder, self.steps, track=track, tell=self.warn, also=also))
 
-    def _run(self, runner: Runner, goal: int, asked: StopRequest, log: RunLog | None) -> None:
+    def _run(self, runner: Runner, goal: int, asked: StopRequest, files: ExitStack) -> None:
         saves = (None, None) if self.folder is None else (self._try_to_save, self._save_best)
-        self._tell("on_start")
+        self._tell("on_start")  # first: who refuses the run finds nothing of it with loggers
+        self._source = None  # its arrays have been taken
+        log = self._open_log(files)
 
         def stop() -> bool:
             return self._stopping or asked()
@@ -315,8 +304,7 @@ class Trainer:
         if self.folder is None:
             return
         if begins and self.steps == 0 and isinstance(problem, SpecError):
-            self._runner = self._saved_step = None
-            withdraw(self.folder)
+            self._withdraw()
             return
         # On the device, learning went on after the fault of an environment.
         sound = self._callback_failed or (isinstance(problem, EnvironmentFault) and not self.on_device)
@@ -325,7 +313,7 @@ class Trainer:
         try:
             self.save()
         except EngramError as failure:
-            self.note(f"the state before the fault could not be saved: {failure}")
+            self.warn(f"the state before the fault could not be saved: {failure}")
 
     # -- saving --------------------------------------------------------------------------------------------
 
@@ -348,15 +336,17 @@ class Trainer:
             self._failed_saves = 0
         except WriteFailed as failure:
             self._failed_saves += 1
-            self._tell("on_note", f"{failure} (training goes on; failure {self._failed_saves} of {FAILED_SAVES})")
+            self.warn(f"{failure} (training goes on; failure {self._failed_saves} of {FAILED_SAVES})")
             if self._failed_saves == FAILED_SAVES:
                 raise
 
-    def _save_best(self) -> None:
+    def _save_best(self) -> bool:
         try:
             self._keeper.save_best(self.runner, self._progress)
         except WriteFailed as failure:
-            self.note(f"{failure} (training goes on)")
+            self.warn(f"{failure} (training goes on)")
+            return False
+        return True
 
     def state_digest(self) -> str:
         """SHA-256 over every leaf of the state, replay and environment included."""
@@ -367,17 +357,25 @@ class Trainer:
         assert self.folder is not None
         return Keeper(self.folder, self.plan.digest())
 
-    def _save_first(self) -> None:
-        """Step 0, from where on there is something to resume. Without room the folder is free again."""
-        assert self.folder is not None
-        try:
+    def _tell_and_save_first(self) -> None:
+        """What is said before a run begins, and step 0, from where on there is something to resume."""
+        for sentence in notes_at_start(self.plan, self.agent, self._environment, self.on_device):
+            self.note(sentence)
+        if self._no_cache:
+            self.note(self._no_cache)
+        if self.folder is not None:
             self.save()
-        except WriteFailed:
-            self._runner = None
-            withdraw(self.folder)
-            if self._lock is not None:
-                self._lock.release()
-            raise
+
+    def _withdraw(self) -> None:
+        """As if the run had not begun: the folder is free, and `learn` may begin it anew, also with another plan."""
+        self._runner = self._saved_step = None
+        vars(self).pop("_keeper", None)  # it knows the plan
+        if self.folder is not None and self._lock is not None:
+            with suppress(WriteFailed):
+                self._lock.check()  # what is at its path now may be another's
+                withdraw(self.folder)
+            self._lock.release()
+            self._lock = None
 
     # -- using ---------------------------------------------------------------------------------------------
 

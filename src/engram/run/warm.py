@@ -12,6 +12,8 @@ from typing import NamedTuple
 import numpy as np
 
 from engram.checkpoint.store import Loaded
+from engram.envs.device import is_device
+from engram.envs.host.build import check_unasked
 from engram.errors import CheckpointError, SpecError
 from engram.run.keeper import BEST, NEWEST, At, Keeper, fill
 from engram.run.plan import RunPlan, holds_run
@@ -20,6 +22,7 @@ from engram.runners.common import Runner
 
 WEIGHTS, REPLAY, MEMORY = "agent.learner.", "agent.replay.", "agent.recall."  # beginnings of names in a checkpoint
 TAKEN = ("params.", "target.")  # of the learner's state
+TASK = ("action_bins", "max_episode_steps")  # what an environment is made with, beside `env_args`
 
 
 class Source(NamedTuple):
@@ -48,25 +51,44 @@ def source_of(text: str, seed: int = 0) -> Source:
 
     Raises CheckpointError if there is none.
     """
+    folder, at = folder_of(text, seed)
+    plan = RunPlan.read(folder)
+    loaded = Keeper(folder, plan.digest()).load(parse_at(at))
+    return Source(f"{folder}@{loaded.step}", plan, loaded)
+
+
+def folder_of(text: str, seed: int = 0) -> tuple[Path, str]:
+    """The directory of the run that `source_of` reads, and which checkpoint in words."""
     run, mark, at = text.rpartition("@")
     if not mark or Path(text).is_dir():
         run, at = text, NEWEST
     folder = Path(run)
     if not holds_run(folder) and holds_run(folder / f"seed{seed}"):
         folder = folder / f"seed{seed}"
-    plan = RunPlan.read(folder)
-    loaded = Keeper(folder, plan.digest()).load(parse_at(at))
-    return Source(f"{folder}@{loaded.step}", plan, loaded)
+    return folder, at
 
 
-def env_of(source: Source) -> str | None:
-    """The environment of the run to begin from. Its files may be a stranger's, so they alone import no module."""
-    env = source.plan.env
-    if env is not None and ":" in env:
+def task_of(plan: RunPlan, name: str, given: Given) -> tuple[str, Given]:
+    """The environment of the run to begin from, which `name` tells, and what was given with its way of making it.
+
+    That is `TASK`, where nothing was given. Files of a run may be a stranger's. So without `trust` they alone import no
+    module and hand on no text that could be code.
+
+    Raises SpecError and Untrusted.
+    """
+    env, trust = plan.env, given.session.trust
+    if env is None:
+        raise SpecError(f"{name} learned in an environment object; pass the environment to learn in")
+    if ":" in env and not trust:
         raise SpecError(
-            f"{source.name} learned in {env!r}, for which a module would be imported; name that environment yourself"
+            f"{name} learned in {env!r}, for which a module would be imported; name that environment yourself"
         )
-    return env
+    arguments = given.run.get("env_args", {})
+    learned = {argument: value for argument, value in plan.env_args.items() if argument not in arguments}
+    if not trust and not is_device(env):
+        check_unasked(env, learned)
+    task = {setting: value for setting in TASK if (value := getattr(plan, setting)) is not None}
+    return env, given._replace(run={**task, **given.run, "env_args": {**learned, **arguments}})
 
 
 def source_given(given: Given) -> Source | None:
