@@ -19,7 +19,8 @@ from engram.run.settings import Given
 from engram.runners.common import Runner
 
 WEIGHTS, REPLAY, MEMORY = "agent.learner.", "agent.replay.", "agent.recall."  # beginnings of names in a checkpoint
-TAKEN = ("params.", "target.")  # of the learner's state
+# Of the learner's state: its weights, and the statistics by which they see. Running returns belong to old episodes.
+TAKEN = ("params.", "target.", "statistics.scales.")
 
 
 class Source(NamedTuple):
@@ -82,7 +83,7 @@ def begin_from(source: Source, runner: Runner, what: str, seeds: int) -> None:
     """Puts what was learned into a runner that has not begun.
 
     Args:
-      what: `weights`, or also the `replay`, the external `memory`, or `all`.
+      what: `weights` (and the statistics by which they see), or also the `replay`, the external `memory`, or `all`.
       seeds: agents that learn side by side; each takes the weights of the source's agent of its own place.
 
     Raises CheckpointError in a sentence for what does not fit.
