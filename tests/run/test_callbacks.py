@@ -206,6 +206,22 @@ def test_evaluate_plays_elsewhere_while_training():
     assert all(found.lengths == [4, 4] for _, found in short.found)
 
 
+def test_a_stop_is_obeyed_within_it():
+    class Stopping(Walk):
+        """Asks for a stop in the fifth step of an evaluation."""
+
+        def step(self, action):
+            if self.steps == 4:
+                trainer.stop()
+            return super().step(action)
+
+    heard = Listener()
+    elsewhere = engram.Evaluate(every=20, episodes=1, env=lambda: Stopping(3_000))
+    with Trainer(Walk, callbacks=[elsewhere, heard], **SMALL, **{**EVALUATED, "evaluate_every": 0}) as trainer:
+        assert trainer.learn().steps == 20
+    assert (elsewhere.found, heard.of("on_stop")) == ([], ["stopped"])
+
+
 class Drawn(Walk):
     """Shows a picture whose brightness is the number of steps of its episode."""
 
