@@ -71,6 +71,7 @@ class Episodes:
       history: its actions, kept only at level `replayed`, where it (and the time to restore) grows with the episode.
       torn: whether its last step or reset failed or reached nobody, so that only its boundary can be saved.
       numbers: those in the `info` with which the last episode ended.
+      cut: whether `limit` alone ended the last episode.
       observation: the arrays of what it showed last; perhaps its own, so to be copied before the next step.
     """
 
@@ -115,6 +116,7 @@ class Episodes:
         self.history: list[int] = []
         self.torn = False
         self.numbers: dict[str, float] = {}
+        self.cut = False
         self.observation: list[Any] = []
         self.tried: list[str] = []
 
@@ -185,6 +187,7 @@ class Episodes:
         done = terminated or truncated or self.elapsed >= self._limit
         if done:
             self.numbers = numbers_of(info)
+            self.cut = not (terminated or truncated)
         return self.observation, reward, terminated, done
 
     def allowed(self, action: int) -> int:
