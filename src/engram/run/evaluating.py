@@ -93,13 +93,14 @@ class Evaluating:
         env, arguments = self._env, dict(plan.env_args)
         if plan.evaluate_env is not None and plan.evaluate_env != plan.env:
             env, arguments = plan.evaluate_env, {}
+        name = f"evaluate_env = {env}"
         if isinstance(env, str) and is_device(env):
-            made = _checked(env, limited(make_device(env, **arguments), plan.max_episode_steps), plan)
+            made = checked(name, limited(make_device(env, **arguments), plan.max_episode_steps), plan)
             return DeviceEvaluator(plan.agent, made, seed, episodes, limit)
         arguments.pop("life_loss", None)  # whole games are played
         envs = host_to_play(env, arguments, plan, seed, min(episodes, AT_ONCE), limit)
         try:
-            return HostEvaluator(make_agent(plan), plan.agent, _checked(env, envs, plan), episodes, limit)
+            return HostEvaluator(make_agent(plan), plan.agent, checked(name, envs, plan), episodes, limit)
         except SpaceError:
             envs.close()
             raise
@@ -119,11 +120,11 @@ def host_to_play(
     return envs
 
 
-def _checked(name: Any, made: Any, plan: RunPlan) -> Any:
+def checked(name: str, made: Any, plan: RunPlan) -> Any:
     """The environment, if what it shows and takes is what the agent learns from."""
     if not same(made.observation_space, plan.space) or made.actions != plan.actions:
         raise SpaceError(
-            f"evaluate_env = {name} has {made.observation_space} and {made.actions} actions, but the agent learns from "
+            f"{name} has {made.observation_space} and {made.actions} actions, but the agent learns from "
             f"{plan.space} and {plan.actions} actions; choose an environment that has these"
         )
     return made
