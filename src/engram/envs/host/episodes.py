@@ -311,16 +311,19 @@ class Episodes:
     def _raised(self, call: str, error: BaseException) -> BaseException:
         """What is to be raised instead: a fault that names the call, also for an exit; a Ctrl-C as it is."""
         self.torn = True
-        if not is_fault(error):
-            return error
-        ends = isinstance(error, SystemExit | KeyboardInterrupt | GeneratorExit)
-        way_out = "report a problem by an ordinary exception" if ends else "mend the environment"
-        return self._fault(f"{call} raised {told(error)}; {way_out}")
+        return self._fault(raised(call, error)) if is_fault(error) else error
 
     def _fault(self, problem: str) -> EnvironmentFault:
         self.torn = True
         where = f"step {self.elapsed}" if self.elapsed else "step 0 (reset)"
         return EnvironmentFault(f"environment {self.index}, episode {self.episode}, {where}: {problem}")
+
+
+def raised(call: str, error: BaseException) -> str:
+    """What an environment raised in a call, and the way out, also for an exit."""
+    ends = isinstance(error, SystemExit | KeyboardInterrupt | GeneratorExit)
+    way_out = "report a problem by an ordinary exception" if ends else "mend the environment"
+    return f"{call} raised {told(error)}; {way_out}"
 
 
 def numbers_of(info: Any) -> dict[str, float]:
