@@ -100,3 +100,15 @@ def test_the_first_step_after_it_acts_with_what_it_told(agent: dict[str, Any]):
         (scale,) = trainer.runner.acting.network.scales.observation
         assert float(scale.count.max()) == 31
         assert trainer.learn().steps == 120
+
+
+@pytest.mark.parametrize("env", ["CartPole-v1", "engram/CartPole-v1"])
+def test_missing_numbers_are_taken_where_the_agent_takes_them(env: str):
+    gaps = episode(3, True)
+    gaps[0][1, 2] = np.nan
+    with Trainer(env, observation__missing="mask", **SMALL) as trainer:
+        trainer.prefill([gaps])
+        seen = np.asarray(ring_of(trainer).rows.observation).reshape(-1, trainer.plan.envs, 4)
+        np.testing.assert_array_equal(seen[:4, 0], gaps[0])
+    with Trainer(env, **SMALL) as trainer, pytest.raises(EngramError, match=r"observation\.missing=mask"):
+        trainer.prefill([gaps])
