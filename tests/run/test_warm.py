@@ -88,6 +88,15 @@ def test_the_replay_is_taken_if_asked_for(old: Path, tmp_path: Path):
     assert not (tmp_path / "b").exists()
 
 
+def test_a_best_checkpoint_has_no_replay_to_take_and_that_is_said(tmp_path: Path):
+    with Trainer("CartPole-v1", run=tmp_path / "a", steps=70, evaluate_every=70, **SMALL) as trainer:
+        trainer.learn()
+    for what in ("replay", "all"):
+        with pytest.raises(CheckpointError, match=rf"start_with = '{what}' was given, but .*a@70 is a best"):
+            Trainer(start_from=f"{tmp_path / 'a'}@best", start_with=what)
+    Trainer(start_from=f"{tmp_path / 'a'}@best").close()
+
+
 def test_weights_go_from_the_host_to_every_seed_of_the_device_and_back(old: Path, tmp_path: Path):
     with Trainer("engram/CartPole-v1", run=tmp_path / "a", start_from=str(old), seeds=2) as trainer:
         assert trainer.runner.steps == 0

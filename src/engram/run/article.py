@@ -85,15 +85,15 @@ class AttentionDQN:
         seen = replace(chosen.observation, missing=missing, normalize=normalize)
         self.spec = replace(chosen, observation=seen)
         self._begin(space)
-        check_fits({"external memory": self._agent.nbytes()["external memory"]})
         self._acting: tuple[dict[str, np.ndarray], dict[str, Any]] | None = None  # what acting changed, once trained
         self._steps = 0
 
     def _begin(self, space: spaces.Box) -> None:
         """A new agent for states of this space; its parameters depend on the seed alone."""
         self.space = space
-        self._agent = QLearner(self.spec, space, self.action_size)
-        self._state = compiled_init(self._agent)(jax.random.PRNGKey(self.seed))
+        self._agent = agent = QLearner(self.spec, space, self.action_size)
+        check_fits({"external memory": agent.nbytes()["external memory"]})
+        self._state = compiled_init(agent)(jax.random.PRNGKey(self.seed))
 
     def __repr__(self) -> str:
         return (
