@@ -132,6 +132,7 @@ def test_an_episode_is_truncated_at_the_limit(asynchronous: bool):
     try:
         steps = play(envs, 7)
         assert [bool(step.done.all()) for step in steps] == [False, False, True, False, False, True, False]
+        assert [step.cut for step in steps] == [(0, 1) if step.done.any() else () for step in steps]
         assert not any(step.terminated.any() for step in steps)
         np.testing.assert_array_equal(steps[2].final_observation[:, 1], [3, 3])
         np.testing.assert_array_equal(steps[2].observation[:, 1], [0, 0])

@@ -1,6 +1,6 @@
 """What a runner sees of host environments, and the loop over those that live in this process."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple, Protocol
 
@@ -34,7 +34,7 @@ class HostStep(NamedTuple):
     final_observation: PyTree  # [envs, ...] the ended episode's last observation where done, anything elsewhere
     numbers: Mapping[int, Mapping[str, float]] = MappingProxyType({})  # in an ended episode's last `info`, by index
     idle: np.ndarray | None = None  # bool [envs]; None where every step was one
-    cut: Sequence[int] = ()  # where max_episode_steps alone ended an episode; told by environments in this process
+    cut: tuple[int, ...] = ()  # where max_episode_steps alone ended an episode; ready vectors do not tell
 
 
 class HostEnvs(Protocol):
@@ -153,7 +153,7 @@ class LocalEnvs:
                 column[index] = array
         observation = self._observer.tree(columns)
         final = self._finals(columns, finals) if finals else observation
-        return HostStep(observation, reward, terminated, done, final, numbers, cut=cut)
+        return HostStep(observation, reward, terminated, done, final, numbers, cut=tuple(cut))
 
     def capture(self) -> capturing.Snapshot:
         """See HostEnvs."""

@@ -36,6 +36,7 @@ from engram.spaces import MASK, Box
 
 Level = Literal["exact", "replayed", "boundary"]
 PROBE_SEED = 1_234_567
+CUT = "engram_cut"  # under which a worker tells that the limit alone ended an episode
 NUMBERS = "engram_numbers"  # under which a worker tells the numbers of an ended episode's last `info`
 _LARGEST_REWARD = float(np.finfo(np.float32).max)
 _LONGEST_TRACE = 20_000  # characters
@@ -378,7 +379,9 @@ class WorkerEnvironment(gymnasium.Env):
         episodes = self._built()
         try:
             arrays, reward, terminated, done = episodes.step(int(action))
-            info = {NUMBERS: json.dumps(episodes.numbers)} if done and episodes.numbers else {}
+            info: dict[str, Any] = {NUMBERS: json.dumps(episodes.numbers)} if done and episodes.numbers else {}
+            if done and episodes.cut:
+                info[CUT] = True
             return episodes.observer.tree(arrays), reward, terminated, done, info
         except BaseException as error:
             return episodes.observer.tree(self._blank), 0.0, False, False, fault_of(error)
