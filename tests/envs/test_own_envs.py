@@ -1,13 +1,15 @@
 """Whose an environment is: who plays in an object, how another like it is made, and ready vector environments."""
 
 import re
+import sys
+from contextlib import closing
 from functools import partial
 from typing import Any
 
 import gymnasium
 import numpy as np
 import pytest
-from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 from support.bad_envs import LENGTH, Aliased, Unseeded, Walk
 
 from engram.envs.host import own
@@ -130,6 +132,7 @@ def test_an_episode_is_truncated_at_the_limit(asynchronous: bool):
     try:
         steps = play(envs, 7)
         assert [bool(step.done.all()) for step in steps] == [False, False, True, False, False, True, False]
+        assert [step.cut for step in steps] == [(0, 1) if step.done.any() else () for step in steps]
         assert not any(step.terminated.any() for step in steps)
         np.testing.assert_array_equal(steps[2].final_observation[:, 1], [3, 3])
         np.testing.assert_array_equal(steps[2].observation[:, 1], [0, 0])
@@ -196,11 +199,11 @@ def test_what_cannot_be_repeated_is_called_so(kind: type, envs: int, level: str,
 # Ready vector environments.
 
 
-def vector(mode: AutoresetMode, envs: int = 2) -> SyncVectorEnv:
+def vector(mode: AutoresetMode, envs: int = 2, kind: type[Walk] = Walk) -> SyncVectorEnv:
     class Whole(SyncVectorEnv):  # not to be taken apart
         pass
 
-    return Whole([Walk] * envs, autoreset_mode=mode)
+    return Whole([kind] * envs, autoreset_mode=mode)
 
 
 def test_a_sync_vector_is_taken_apart_and_exact():
@@ -277,6 +280,64 @@ def silent() -> SyncVectorEnv:
 def test_what_a_vector_cannot_be_is_one_sentence(env: Any, arguments: dict[str, Any], said: str):
     with pytest.raises(SpecError, match=said):
         make_host(env, seed=0, **arguments)
+
+
+class Exiting(Walk):
+    """Ends the process in its third step, or in its second reset."""
+
+    at = ""
+
+    def reset(self, **given):
+        if self.at == "reset" and self.given_seed >= 0:
+            sys.exit(0)
+        return super().reset(**given)
+
+    def step(self, action):
+        if self.at == "step" and self.steps == 2:
+            sys.exit(0)
+        return super().step(action)
+
+
+@pytest.mark.parametrize("at", ["step", "reset"])
+def test_an_exit_in_a_vector_is_a_fault(monkeypatch: pytest.MonkeyPatch, at: str):
+    monkeypatch.setattr(Exiting, "at", at)
+    envs = make_host(vector(AutoresetMode.DISABLED, kind=Exiting), seed=0)
+    with pytest.raises(EnvironmentFault, match=f"{at} raised SystemExit: 0; report a problem by an ordinary exception"):
+        play(envs, LENGTH + 1)
+
+
+class Judged(Walk):
+    """Tells at every step how far it is, and at its end whether that was well."""
+
+    def step(self, action):
+        *rest, _ = super().step(action)
+        ends = {"is_success": self.given_seed % 2 == 0} if self.steps == self.length else {}
+        return *rest, {"far": float(self.steps), "text": "no number", **ends}
+
+
+@pytest.mark.parametrize("mode", list(AutoresetMode))
+def test_numbers_of_ended_episodes_are_told(mode: AutoresetMode):
+    envs = make_host(vector(mode, kind=Judged), seed=5)
+    envs.reset()
+    steps = [envs.step(np.zeros(2, int)) for _ in range(LENGTH)]
+    assert [dict(step.numbers) for step in steps[:-1]] == [{}] * (LENGTH - 1)
+    success = [episode_seed(5, index, 0) % 2 == 0 for index in range(2)]
+    assert steps[-1].numbers == {index: {"far": LENGTH, "is_success": success[index]} for index in range(2)}
+
+
+class Masked(Walk):
+    def action_masks(self):
+        return [True, False]
+
+
+@pytest.mark.parametrize("made", [SyncVectorEnv, AsyncVectorEnv])
+def test_masks_by_a_method_in_a_vector_are_refused_and_not_ignored(made: Any):
+    class Whole(made):
+        pass
+
+    whole = Whole([Masked, Masked], autoreset_mode=AutoresetMode.SAME_STEP)
+    with closing(whole), pytest.raises(SpecError, match=r"action_masks\(\) of a vector .*name the env.* give envs=2"):
+        make_host(whole, seed=0)
 
 
 # Spaces of a run.

@@ -14,8 +14,9 @@ from support.bad_envs import Walk
 import engram
 from engram import AttentionDQN, ReplayBuffer, specs, train
 from engram.envs.host import own
+from engram.envs.host.make import make_host
 from engram.errors import EnvironmentFault, Interrupted, SpaceError, SpecError
-from engram.run.article import STEPS
+from engram.run.article import STEPS, fit_to
 from engram.spaces import Box
 
 
@@ -93,6 +94,25 @@ def test_the_agent_is_the_preset_in_the_sizes_that_were_given():
     assert model.spec == changed
     small = AttentionDQN(4, 2, 8, capacity=20)
     assert (small.spec.external.capacity, small.spec.external.neighbours) == (20, 10)
+
+
+class Large(Counted):
+    """The same with states of up to 1,000."""
+
+    observation_space = gymnasium.spaces.Box(0, 1_000, (2,), np.float32)
+
+
+def test_states_are_scaled_by_the_bounds_that_the_first_training_takes():
+    model = AttentionDQN(2, 2, 16)
+    small = model(np.array([0.5, 0.9]))
+    fit_to(make_host(Large, seed=0), model)
+    assert model.space == Box((2,), "float32", 0, 1_000)
+    np.testing.assert_allclose(model(np.array([500.0, 900.0])), small, rtol=1e-5)
+    with engram.Trainer(Large, "attention-dqn") as trainer:
+        assert trainer.plan.space == model.space, "as the preset has it"
+    model._acting = {}, {}
+    fit_to(make_host(Counted, seed=0), model)
+    assert model.space == Box((2,), "float32", 0, 1_000), "an agent that learned keeps its own"
 
 
 def test_numbers_are_taken_as_people_give_them():

@@ -206,6 +206,22 @@ def test_evaluate_plays_elsewhere_while_training():
     assert all(found.lengths == [4, 4] for _, found in short.found)
 
 
+def test_a_stop_is_obeyed_within_it():
+    class Stopping(Walk):
+        """Asks for a stop in the fifth step of an evaluation."""
+
+        def step(self, action):
+            if self.steps == 4:
+                trainer.stop()
+            return super().step(action)
+
+    heard = Listener()
+    elsewhere = engram.Evaluate(every=20, episodes=1, env=lambda: Stopping(3_000))
+    with Trainer(Walk, callbacks=[elsewhere, heard], **SMALL, **{**EVALUATED, "evaluate_every": 0}) as trainer:
+        assert trainer.learn().steps == 20
+    assert (elsewhere.found, heard.of("on_stop")) == ([], ["stopped"])
+
+
 class Drawn(Walk):
     """Shows a picture whose brightness is the number of steps of its episode."""
 
@@ -252,6 +268,77 @@ def test_one_greedy_episode_is_filmed_at_every_second_evaluation_and_at_the_end(
     trainer = Trainer(Drawn, callbacks=[engram.RecordVideo(env=Drawn)], **given)
     with trainer, pytest.raises(SpecError, match="RecordVideo has no folder for its films"):
         trainer.learn()
+
+
+class Gappy(Drawn):
+    """Lacks a number from time to time, and has no end of its own."""
+
+    def __init__(self):
+        super().__init__(10**9)
+
+    def show(self):
+        shown = super().show()
+        shown[0] = np.nan if self.steps % 2 else shown[0]
+        return shown
+
+
+def test_missing_observations_and_limits_are_as_in_training(tmp_path: Path, films: dict):
+    given = {**SMALL, "steps": 70, "evaluate_every": 60, "observation__missing": "mask", "max_episode_steps": 6}
+    video = engram.RecordVideo(tmp_path, env=Gappy)
+    with Trainer(Gappy, callbacks=[video], **given) as trainer:
+        trainer.learn()
+        trainer.learn(10)
+    names = [f"step-0000000{step}-episode-0.mp4" for step in (60, 70, 80)]
+    assert films == {name: [0, 1, 2, 3, 4, 5, 6] for name in names}
+    assert [path.name for path in video.films] == names
+
+
+def test_a_stop_ends_a_film_and_leaves_none(tmp_path: Path, films: dict):
+    class Stopping(Gappy):
+        """Asks for a stop in the fifth step of a film."""
+
+        def render(self):
+            if self.steps == 4:
+                trainer.stop()
+            return super().render()
+
+    heard, video = Listener(), engram.RecordVideo(tmp_path, env=Stopping)
+    given = {**SMALL, "steps": 70, "evaluate_every": 60, "observation__missing": "mask"}
+    with Trainer(Drawn, callbacks=[video, heard], **given) as trainer:
+        assert trainer.learn().steps == 60
+    assert (films, video.films, heard.of("on_stop")) == ({}, [], ["stopped"])
+
+
+class Blind(Drawn):
+    render_mode = None
+
+
+class Larger(Drawn):
+    def __init__(self):
+        super().__init__()
+        self.observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (3,), np.float32)
+
+
+class Broken(Drawn):
+    def __init__(self):
+        raise OSError("no display")
+
+
+@pytest.mark.parametrize(
+    ("env", "said"),
+    [
+        (Blind, "RecordVideo cannot film: .* render_mode"),
+        (Larger, "RecordVideo cannot film: the environment to film has .* but the agent learns from"),
+        (Broken, "RecordVideo cannot film: .*no display"),
+    ],
+)
+def test_what_cannot_be_filmed_is_refused_before_training(tmp_path: Path, films: dict, env: Any, said: str):
+    trainer = Trainer(Drawn, run=tmp_path / "run", callbacks=[engram.RecordVideo(tmp_path, env=env)], **SMALL)
+    with trainer, pytest.raises(SpecError, match=said):
+        trainer.learn(10)
+    assert trainer.steps == 0
+    with pytest.raises(engram.EngramError):
+        engram.info(tmp_path / "run")
 
 
 def test_films_need_moviepy_and_say_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

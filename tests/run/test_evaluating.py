@@ -3,14 +3,17 @@
 import json
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import gymnasium
 import numpy as np
 import pytest
+from gymnasium.wrappers import TimeLimit
 from support.bad_envs import Walk
 
 import engram
+import engram.run.evaluating
 import engram.run.trainer
 from engram.agents.policy import Mind
 from engram.checkpoint.store import CheckpointStore
@@ -229,6 +232,65 @@ def test_an_episode_without_an_end_is_cut_off_and_that_is_said(tmp_path: Path):
     assert read_metrics(tmp_path)[-1]["evaluation_return"] == 1_000
     said = [text for text in notes.heard if "had not ended after 1,000 steps and was cut off there" in text]
     assert len(said) == 1
+
+
+class Growing(Endless):
+    """Pays the number of the step in its episode."""
+
+    def reset(self, *, seed=None, options=None):
+        self.number = 0
+        return super().reset()
+
+    def step(self, action):
+        self.number += 1
+        return np.zeros(2, np.float32), float(self.number), False, False, {}
+
+
+@pytest.mark.parametrize("agent", [SMALL, MEMORY], ids=["numpy", "compiled"])
+def test_after_a_cut_another_episode_begins(monkeypatch: pytest.MonkeyPatch, agent: dict[str, Any]):
+    """Two of five environments play twice. Before, the second time went on within the first episode."""
+    monkeypatch.setattr(engram.run.evaluating, "SHORTEST", 50)
+    found: list[Any] = []
+    heard = SimpleNamespace(on_evaluate=lambda _, evaluation: found.append(evaluation))
+    with Trainer(Growing, callbacks=[heard], **agent, **{**EVALUATED, "steps": 40, "evaluate_episodes": 7}) as trainer:
+        trainer.learn()
+    assert [(one.returns, one.cut) for one in found] == [([50 * 51 / 2] * 7, 7)]
+
+
+def test_an_end_of_its_own_at_the_limit_is_no_cut():
+    notes, found = Notes(), []
+    heard = SimpleNamespace(on_evaluate=lambda _, evaluation: found.append(evaluation))
+    given = {**EVALUATED, "steps": 40, "evaluate_episodes": 1}
+    with Trainer(lambda: TimeLimit(Endless(), 1_000), callbacks=[notes, heard], **SMALL, **given) as trainer:
+        trainer.learn()
+    assert [(one.lengths, one.cut) for one in found] == [([1_000], 0)]
+    assert not [text for text in notes.heard if "cut off" in text]
+
+
+def test_a_cut_on_the_device_is_told():
+    found: list[Any] = []
+    heard = SimpleNamespace(on_evaluate=lambda _, evaluation: found.append(evaluation.cut))
+    given = {**EVALUATED, "steps": 40, "evaluate_env": "engram/CartPole-v1"}
+    with Trainer("engram/CartPole-v1", callbacks=[heard], **SMALL, **given) as trainer:
+        evaluator = trainer._evaluating._made(trainer.plan)
+        evaluator._limit = 5  # type: ignore[attr-defined]
+        trainer.learn()
+    assert found == [3]
+
+
+def test_an_environment_of_other_bounds_is_one_to_evaluate_in():
+    """As for `evaluate` and for resuming: an agent scales by its own."""
+
+    class Wider(Endless):
+        observation_space = gymnasium.spaces.Box(-5, 5, (2,), np.float32)
+
+    gymnasium.register("EngramTest/Wider-v0", Wider, max_episode_steps=5)
+    given = {**EVALUATED, "steps": 40, "evaluate_env": "EngramTest/Wider-v0"}
+    found: list[Any] = []
+    heard = SimpleNamespace(on_evaluate=lambda _, evaluation: found.append(evaluation.lengths))
+    with Trainer(Endless, callbacks=[heard], **SMALL, **given) as trainer:
+        trainer.learn()
+    assert found == [[5] * 3]
 
 
 def test_a_stop_is_obeyed_within_an_evaluation():

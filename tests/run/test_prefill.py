@@ -82,3 +82,33 @@ def test_an_agent_that_writes_while_it_acts_takes_none():
     trainer = Trainer("CartPole-v1", external="episodic", external__neighbours=5, **SMALL)
     with trainer, pytest.raises(EngramError, match="prefill is for agents whose rows hold nothing but experience"):
         trainer.prefill([episode(3, True)])
+
+
+@pytest.mark.parametrize(
+    "agent",
+    [
+        dict(preset="drqn", encoder__widths=(8,), working__hidden_size=8, replay__capacity=300, replay__batch_size=4,
+             replay__start=60, replay__window=4, observation__normalize=True),
+        SMALL | dict(observation__normalize=True, reward__normalize=True),
+    ],
+    ids=["compiled", "numpy"],
+)  # fmt: skip
+def test_the_first_step_after_it_acts_with_what_it_told(agent: dict[str, Any]):
+    """The compiled call that stores gives the buffers of the mind away, and counts statistics."""
+    with Trainer("CartPole-v1", steps=120, evaluate_every=0, **agent) as trainer:
+        trainer.prefill([episode(30, True)])
+        (scale,) = trainer.runner.acting.network.scales.observation
+        assert float(scale.count.max()) == 31
+        assert trainer.learn().steps == 120
+
+
+@pytest.mark.parametrize("env", ["CartPole-v1", "engram/CartPole-v1"])
+def test_missing_numbers_are_taken_where_the_agent_takes_them(env: str):
+    gaps = episode(3, True)
+    gaps[0][1, 2] = np.nan
+    with Trainer(env, observation__missing="mask", **SMALL) as trainer:
+        trainer.prefill([gaps])
+        seen = np.asarray(ring_of(trainer).rows.observation).reshape(-1, trainer.plan.envs, 4)
+        np.testing.assert_array_equal(seen[:4, 0], gaps[0])
+    with Trainer(env, **SMALL) as trainer, pytest.raises(EngramError, match=r"observation\.missing=mask"):
+        trainer.prefill([gaps])

@@ -5,10 +5,12 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import engram
+from engram.agents.policy import Seen, begin, look, still
 from engram.checkpoint.store import CheckpointStore
 from engram.cli.commands import main
 from engram.errors import CheckpointError, SpecError, Untrusted
@@ -84,6 +86,15 @@ def test_the_replay_is_taken_if_asked_for(old: Path, tmp_path: Path):
     ):
         trainer.learn(10)
     assert not (tmp_path / "b").exists()
+
+
+def test_a_best_checkpoint_has_no_replay_to_take_and_that_is_said(tmp_path: Path):
+    with Trainer("CartPole-v1", run=tmp_path / "a", steps=70, evaluate_every=70, **SMALL) as trainer:
+        trainer.learn()
+    for what in ("replay", "all"):
+        with pytest.raises(CheckpointError, match=rf"start_with = '{what}' was given, but .*a@70 is a best"):
+            Trainer(start_from=f"{tmp_path / 'a'}@best", start_with=what)
+    Trainer(start_from=f"{tmp_path / 'a'}@best").close()
 
 
 def test_weights_go_from_the_host_to_every_seed_of_the_device_and_back(old: Path, tmp_path: Path):
@@ -207,3 +218,48 @@ def test_settings_are_those_of_the_agent_of_the_other_run(tmp_path: Path, capsys
     assert main([*words[:-1], str(tmp_path / "c"), "external.neighbour=5"]) == 2
     assert "did you mean 'external.neighbours'?" in capsys.readouterr().err
     assert not (tmp_path / "c").exists()
+
+
+NORMALIZED = {"observation__normalize": True, "reward__normalize": True}
+
+
+@pytest.fixture(scope="module")
+def normalized(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of an agent that scales what it sees and is paid."""
+    folder = tmp_path_factory.mktemp("runs") / "normalized"
+    with Trainer("CartPole-v1", run=folder, steps=120, evaluate_every=0, **SMALL, **NORMALIZED) as trainer:
+        trainer.learn()
+    return folder
+
+
+@pytest.mark.parametrize("env", ["CartPole-v1", "engram/CartPole-v1"])
+def test_weights_come_with_the_statistics_by_which_they_see(normalized: Path, env: str):
+    states = np.random.default_rng(0).normal(1.0, 3.0, (20, 4)).astype(np.float32)
+    with engram.load(normalized) as there, Trainer(env, start_from=str(normalized), start_with="replay") as trainer:
+        seen = [_q(agent, states) for agent in (there, trainer.trained())]
+        np.testing.assert_array_equal(*seen)
+
+
+def _q(agent: Any, states: np.ndarray) -> np.ndarray:
+    mind, spec = agent.minds[0], agent.plan.agent
+    seen = Seen(jnp.asarray(states), jnp.ones(len(states), bool), jnp.zeros(len(states)))
+    looked = look(spec, mind, begin(spec, mind.network, len(states)), seen, still(mind.network, len(states)))
+    return np.asarray(looked.decision.q)
+
+
+def test_statistics_that_only_one_of_both_has_are_one_sentence(normalized: Path):
+    with (
+        Trainer("CartPole-v1", start_from=str(normalized), observation__normalize=False) as trainer,
+        pytest.raises(CheckpointError, match=r"statistics\.scales\.observation.* nothing here"),
+    ):
+        trainer.learn(10)
+
+
+def test_what_was_taken_plays_before_the_first_step(old: Path, tmp_path: Path):
+    with engram.load(old) as there, Trainer("CartPole-v1", run=tmp_path / "new", start_from=str(old)) as trainer:
+        assert trainer.evaluate(3).returns == there.evaluate(3).returns
+        states = np.random.default_rng(0).normal(size=(50, 4)).astype(np.float32)
+        np.testing.assert_array_equal(trainer.predict(states)[0], there.predict(states)[0])
+        assert not (tmp_path / "new").exists(), "the run has not begun"
+        trainer.learn(70)
+    assert trainer.plan.start_from == f"{old}@120"

@@ -22,13 +22,14 @@ from engram.agents.policy import Look, Mind, PolicyState, Seen, greedy, look, se
 from engram.agents.spec import AgentSpec
 from engram.bits import next_words
 from engram.envs.device import DeviceEnv, where_done
-from engram.envs.host.make import HostEnvs
+from engram.envs.host.make import HostEnvs, HostStep
 from engram.errors import Interrupted, SpecError
 from engram.precision import all_in_32_bits, in_32_bits
 from engram.runners.common import PROGRAMS
 
 Keep = Callable[[Seen, Look], PyTree]
 Stop = Callable[[], bool]
+Choose = Callable[[PyTree, np.ndarray, np.ndarray], np.ndarray]  # observation, is_first, reward of the step before
 
 # Steps of an evaluated episode, unless a limit is given: half an hour of an Atari game, the longest limit of the field.
 LONGEST = 27_000
@@ -151,6 +152,47 @@ def explore_program(spec: AgentSpec) -> Callable[..., Any]:
     return jax.jit(run)
 
 
+class _Looking:
+    """Chooses greedily through the agent's own compiled policy."""
+
+    def __init__(self, player: Policy, envs: int, keep: Keep | None):
+        self._player, self._keep, self._state = player, keep, player.begin(envs)
+
+    def __call__(self, observation: PyTree, is_first: np.ndarray, reward: np.ndarray) -> tuple[np.ndarray, PyTree]:
+        seen = seen_on_host(observation, is_first, reward)
+        self._state, action, found = self._player.look(self._state, seen, self._keep)
+        return action, found
+
+
+class _Shares:
+    """Counts the episodes of environments, each of which plays its share: so short ones count no more."""
+
+    def __init__(self, episodes: int, envs: int, limit: int):
+        self._shares = np.array([episodes // envs + (index < episodes % envs) for index in range(envs)])
+        self._finished: list[list[tuple[float, int]]] = [[] for _ in range(envs)]
+        self._returns, self._lengths, self._limit = np.zeros(envs), np.zeros(envs, int), limit
+        self.running, self.cut = self._shares > 0, 0
+
+    def add(self, step: HostStep, idle: np.ndarray) -> np.ndarray:
+        """One step of every environment; where an episode is over."""
+        self._returns += step.reward
+        self._lengths += ~idle
+        late = self._lengths >= self._limit
+        over = step.done | late
+        for env in np.flatnonzero(over):
+            by_itself = step.terminated[env] or (step.done[env] and env not in step.cut)
+            self.cut += bool(late[env] and self.running[env] and not by_itself)
+            self._finished[env].append((float(self._returns[env]), int(self._lengths[env])))
+            self._returns[env] = self._lengths[env] = 0
+            self.running = np.array([len(done) for done in self._finished]) < self._shares
+        return over
+
+    def played(self, kept: PyTree, counted: np.ndarray | None) -> Played:
+        """The episodes that count."""
+        counting = [one for done, share in zip(self._finished, self._shares, strict=True) for one in done[:share]]
+        return Played([total for total, _ in counting], [length for _, length in counting], kept, counted, self.cut)
+
+
 def play_host(
     mind: Mind,
     spec: AgentSpec,
@@ -159,39 +201,35 @@ def play_host(
     keep: Keep | None = None,
     limit: int = LONGEST,
     stop: Stop = never,
+    choose: Choose | None = None,
 ) -> Played:
     """Greedy episodes. Each environment plays its share, so that short ones count no more.
 
     Environments that were made with `max_episode_steps=limit` begin a new episode where one is cut; others go on.
+    `choose` gives the actions [envs] in place of the compiled policy; nothing can be kept then.
     """
-    shares = np.array([episodes // envs.envs + (index < episodes % envs.envs) for index in range(envs.envs)])
-    finished: list[list[tuple[float, int]]] = [[] for _ in shares]
-    returns, lengths = np.zeros(envs.envs), np.zeros(envs.envs, int)
-    player = Policy(mind, spec)
-    state, reward = player.begin(envs.envs), np.zeros(envs.envs, np.float32)
+    if keep is not None and choose is not None:
+        raise SpecError("keep was given with choose, which shows nothing to keep; leave one of them out")
+    shares, reward = _Shares(episodes, envs.envs, limit), np.zeros(envs.envs, np.float32)
+    looking = None if choose else _Looking(Policy(mind, spec), envs.envs, keep)
     observation, is_first = envs.reset(), np.ones(envs.envs, bool)
-    kept, counted, cut = [], [], 0
-    while (running := np.array([len(done) for done in finished]) < shares).any():
-        state, action, found = player.look(state, seen_on_host(observation, is_first, reward), keep)
-        if keep is not None:
-            kept.append(jax.tree.map(np.asarray, found))
-            counted.append(running)
+    kept, counted, none = [], [], np.zeros(envs.envs, bool)
+    while shares.running.any():
+        if looking is None:
+            action = choose(observation, is_first, reward)  # type: ignore[misc]
+        else:
+            action, found = looking(observation, is_first, reward)
+            if keep is not None:
+                kept.append(jax.tree.map(np.asarray, found))
+                counted.append(shares.running)
         if stop():
             raise Interrupted("the evaluation was stopped before its end; nothing of it was kept")
         step = envs.step(action)
-        idle = np.zeros(envs.envs, bool) if step.idle is None else step.idle
-        returns += step.reward
-        lengths += ~idle
-        over = step.done | (lengths >= limit)
-        for env in np.flatnonzero(over):
-            cut += bool(lengths[env] >= limit and not step.terminated[env] and len(finished[env]) < shares[env])
-            finished[env].append((float(returns[env]), int(lengths[env])))
-            returns[env] = lengths[env] = 0
-        observation, is_first, reward = step.observation, step.done | idle, step.reward
-    played = [one for done, share in zip(finished, shares, strict=True) for one in done[:share]]
+        idle = none if step.idle is None else step.idle
+        over = shares.add(step, idle)
+        observation, is_first, reward = step.observation, over | idle, step.reward
     rows = jax.tree.map(lambda *leaves: np.stack(leaves), *kept) if kept else None
-    returned, took = [value for value, _ in played], [length for _, length in played]
-    return Played(returned, took, rows, np.array(counted) if kept else None, cut)
+    return shares.played(rows, np.array(counted) if kept else None)
 
 
 class Playing(NamedTuple):

@@ -55,6 +55,9 @@ class AttentionDQN:
       seed: of the parameters, of exploration and of the environment's episodes.
       missing, normalize: as the settings `observation.missing` and `observation.normalize`.
 
+    Numbers are scaled by the bounds of the environment, as everywhere in Engram. The first `train` takes them over; a
+    call before it sees numbers as they are.
+
     `memory` is the external memory: what was met so far, which `train` writes and every call may read.
 
     Raises SpecError for numbers that make no sense.
@@ -77,15 +80,20 @@ class AttentionDQN:
         capacity = specs.whole("capacity", capacity, self.action_size)
         use_cache()
         keep_freed_memory()
-        self.space = spaces.Box((self.state_size,))
-        chosen = _spec(self.space, self.action_size, self.hidden_size, capacity)
+        space = spaces.Box((self.state_size,))
+        chosen = _spec(space, self.action_size, self.hidden_size, capacity)
         seen = replace(chosen.observation, missing=missing, normalize=normalize)
         self.spec = replace(chosen, observation=seen)
-        self._agent = agent = QLearner(self.spec, self.space, self.action_size)
-        check_fits({"external memory": agent.nbytes()["external memory"]})
-        self._state = compiled_init(agent)(jax.random.PRNGKey(self.seed))
+        self._begin(space)
         self._acting: tuple[dict[str, np.ndarray], dict[str, Any]] | None = None  # what acting changed, once trained
         self._steps = 0
+
+    def _begin(self, space: spaces.Box) -> None:
+        """A new agent for states of this space; its parameters depend on the seed alone."""
+        self.space = space
+        self._agent = agent = QLearner(self.spec, space, self.action_size)
+        check_fits({"external memory": agent.nbytes()["external memory"]})
+        self._state = compiled_init(agent)(jax.random.PRNGKey(self.seed))
 
     def __repr__(self) -> str:
         return (
@@ -151,7 +159,7 @@ def train(
     envs = make_host(env, seed=model.seed + model._steps)
     with ExitStack() as opened:
         opened.callback(envs.leave if isinstance(env, gymnasium.Env) else envs.close)
-        _check_sizes(envs, model)
+        fit_to(envs, model)
         runner = _runner(envs, model, replay_buffer, batch_size)
         runner.start()
         returns, stopped = _play(runner, epochs, longest)
@@ -224,12 +232,15 @@ def _copy(state: PyTree) -> PyTree:
     return jax.tree.map(jnp.copy, state)
 
 
-def _check_sizes(envs: HostEnvs, model: AttentionDQN) -> None:
+def fit_to(envs: HostEnvs, model: AttentionDQN) -> None:
+    """A model that has learned nothing yet takes the bounds of the environment. SpaceError for one of other sizes."""
     if not spaces.same(envs.observation_space, model.space) or envs.actions != model.action_size:
         raise SpaceError(
             f"the environment has states {envs.observation_space} and {envs.actions} actions, the model was made "
             f"for {model.space} and {model.action_size}; make it with those sizes"
         )
+    if model._acting is None and envs.observation_space != model.space:
+        model._begin(envs.observation_space)  # type: ignore[arg-type]
 
 
 @partial(jax.jit, static_argnums=0)

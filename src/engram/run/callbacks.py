@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 from engram.checkpoint.store import Saved
-from engram.errors import EngramError, SpecError
+from engram.errors import EngramError, Interrupted, SpecError
 from engram.play.evaluation import Evaluation
 
 
@@ -144,7 +144,7 @@ class Evaluate:
       every: environment steps between two evaluations. They fall on lines of metrics (`log_every`).
       episodes, seed, env, env_args, forget: as `Trainer.evaluate` takes them.
 
-    `found` holds (step, Evaluation) of each.
+    `found` holds (step, Evaluation) of each. One that a stop cut short counts for nothing.
     """
 
     def __init__(self, every: int, episodes: int = 5, **given: Any):
@@ -164,7 +164,9 @@ class Evaluate:
             return
         self._next = (metrics["step"] // self.every + 1) * self.every
         try:
-            evaluation = trainer.evaluate(**self.given)
+            evaluation = trainer.trained().evaluate(**self.given, stop=trainer.asked_to_stop)
+        except Interrupted:
+            return
         except EngramError as problem:
             trainer.warn(f"the run goes on without this evaluation: {problem}")
             return

@@ -5,7 +5,7 @@ the same, bit for bit. An evaluation that a stop cut short counts for nothing, a
 resumed.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import gymnasium
@@ -22,6 +22,7 @@ from engram.play.evaluator import DeviceEvaluator, Evaluator, HostEvaluator, Sto
 from engram.play.trained import Environment
 from engram.run.making import make_agent
 from engram.run.plan import RunPlan
+from engram.spaces import same
 
 AT_ONCE = 5  # environments that play side by side on the host
 SHORTEST, SHARE = 1_000, 5  # an episode may take a fifth of the steps between two evaluations, but at least 1,000
@@ -92,32 +93,38 @@ class Evaluating:
         env, arguments = self._env, dict(plan.env_args)
         if plan.evaluate_env is not None and plan.evaluate_env != plan.env:
             env, arguments = plan.evaluate_env, {}
+        name = f"evaluate_env = {env}"
         if isinstance(env, str) and is_device(env):
-            made = _checked(env, limited(make_device(env, **arguments), plan.max_episode_steps), plan)
+            made = checked(name, limited(make_device(env, **arguments), plan.max_episode_steps), plan)
             return DeviceEvaluator(plan.agent, made, seed, episodes, limit)
         arguments.pop("life_loss", None)  # whole games are played
-        envs = self._host(env, arguments, plan, seed, min(episodes, AT_ONCE))
+        envs = host_to_play(env, arguments, plan, seed, min(episodes, AT_ONCE), limit)
         try:
-            return HostEvaluator(make_agent(plan), plan.agent, _checked(env, envs, plan), episodes, limit)
+            return HostEvaluator(make_agent(plan), plan.agent, checked(name, envs, plan), episodes, limit)
         except SpaceError:
             envs.close()
             raise
 
-    def _host(self, env: Environment, arguments: dict[str, Any], plan: RunPlan, seed: int, count: int) -> HostEnvs:
-        if isinstance(env, gymnasium.Env | VectorEnv):
-            env = own.another(env)  # training is in it
-        about: dict[str, Any] = {"action_bins": plan.action_bins, "env_args": arguments, "to_play": True}
-        envs = make_host(env, seed=seed, envs=count, max_episode_steps=plan.max_episode_steps, **about)
-        if plan.agent.observation.missing == "mask":
-            envs.accept_missing()
-        return envs
+
+def host_to_play(
+    env: Environment, arguments: Mapping[str, Any], plan: RunPlan, seed: int, count: int, limit: int
+) -> HostEnvs:
+    """Host environments like those of training, to play in; no episode takes more than `limit` steps."""
+    if isinstance(env, gymnasium.Env | VectorEnv):
+        env = own.another(env)  # training is in it
+    about: dict[str, Any] = {"action_bins": plan.action_bins, "env_args": dict(arguments), "to_play": True}
+    longest = min(limit, plan.max_episode_steps or limit)
+    envs = make_host(env, seed=seed, envs=count, max_episode_steps=longest, **about)
+    if plan.agent.observation.missing == "mask":
+        envs.accept_missing()
+    return envs
 
 
-def _checked(name: Any, made: Any, plan: RunPlan) -> Any:
+def checked(name: str, made: Any, plan: RunPlan) -> Any:
     """The environment, if what it shows and takes is what the agent learns from."""
-    if (made.observation_space, made.actions) != (plan.space, plan.actions):
+    if not same(made.observation_space, plan.space) or made.actions != plan.actions:
         raise SpaceError(
-            f"evaluate_env = {name} has {made.observation_space} and {made.actions} actions, but the agent learns from "
+            f"{name} has {made.observation_space} and {made.actions} actions, but the agent learns from "
             f"{plan.space} and {plan.actions} actions; choose an environment that has these"
         )
     return made

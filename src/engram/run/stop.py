@@ -3,7 +3,10 @@
 import os
 import signal
 import threading
+from pathlib import Path
 from types import FrameType, TracebackType
+
+from engram.errors import Interrupted
 
 WATCHED = (signal.SIGINT, signal.SIGTERM)
 
@@ -37,3 +40,14 @@ class StopRequest:
         if self.received is not None:
             os._exit(128 + number)
         self.received = number
+
+
+def interrupted(steps: int, folder: Path | None) -> Interrupted:
+    """What `learn` raises after a signal: where it stopped, and how to go on.
+
+    >>> str(interrupted(30, None))
+    'stopped at step 30 (nothing is kept without a run directory)'
+    """
+    if folder is None:
+        return Interrupted(f"stopped at step {steps:,} (nothing is kept without a run directory)")
+    return Interrupted(f"stopped at step {steps:,} after saving; go on with: engram train --run {folder} --resume")

@@ -19,8 +19,9 @@ from engram import specs
 from engram.checkpoint.files import RunLock
 from engram.checkpoint.store import Saved
 from engram.envs.device import is_device
-from engram.errors import CheckpointError, EngramError, EnvironmentFault, Interrupted, SpecError, Warned, WriteFailed
+from engram.errors import CheckpointError, EngramError, EnvironmentFault, SpecError, Warned, WriteFailed
 from engram.play.evaluation import Evaluation
+from engram.play.playing import Stop, never
 from engram.play.trained import Environment, TrainedAgent
 from engram.run import keeper as keeping
 from engram.run.callbacks import hears
@@ -38,7 +39,7 @@ from engram.run.planning import check_unchanged, longer, new_plan, resumed
 from engram.run.prefill import fill_replay
 from engram.run.progress import callbacks_of, title_of
 from engram.run.settings import FREE, Given, check, takes_settings
-from engram.run.stop import StopRequest
+from engram.run.stop import StopRequest, interrupted
 from engram.run.stored import load
 from engram.run.warm import Source, begin_from, source_given, task_of
 from engram.runners.common import Runner
@@ -90,6 +91,7 @@ class Trainer:
         self._progress = Milestones()
         self._source: Source | None = None
         self._stopping = self._callback_failed = False
+        self._asked: Stop = never  # by a signal
         self._failed_saves = 0
         self._saved_step: int | None = None
         self._lock: RunLock | None = None
@@ -158,7 +160,10 @@ class Trainer:
 
     def _make_runner(self) -> Runner:
         self.agent = make_agent(self.plan)
-        return make_runner(self.plan, self.agent, self._environment, self.on_device)
+        runner = make_runner(self.plan, self.agent, self._environment, self.on_device)
+        if self._source is not None:
+            begin_from(self._source, runner, self.plan.start_with, self.plan.seeds)
+        return runner
 
     @property
     def on_device(self) -> bool:
@@ -170,8 +175,6 @@ class Trainer:
         """What drives the agent, made at the first use."""
         if self._runner is None:
             runner = self._make_runner()
-            if self._source is not None:
-                begin_from(self._source, runner, self.plan.start_with, self.plan.seeds)
             runner.start()
             if self.folder is not None:
                 self._lock = claim(self.folder, self.plan, self._open)
@@ -220,12 +223,7 @@ class Trainer:
                 runner.ended = None
                 self._tell("on_stop", reason)
         if asked():
-            where = (
-                f"after saving; go on with: engram train --run {self.folder} --resume"
-                if self.folder
-                else "(nothing is kept without a run directory)"
-            )
-            raise Interrupted(f"stopped at step {self.steps:,} {where}")
+            raise interrupted(self.steps, self.folder)
         return self
 
     def prefill(self, episodes: Iterable[Any]) -> "Trainer":
@@ -249,6 +247,10 @@ class Trainer:
         `learn` then returns as if it were done; called again, it goes on.
         """
         self._stopping = True
+
+    def asked_to_stop(self) -> bool:
+        """Whether `learn` was asked to end: by a signal, a callback, or `stop`."""
+        return self._stopping or self._asked()
 
     def note(self, text: str) -> None:
         """Tells the callbacks a sentence for people."""
@@ -281,13 +283,10 @@ class Trainer:
 
     def _run(self, runner: Runner, goal: int, asked: StopRequest, files: ExitStack) -> None:
         saves = (None, None) if self.folder is None else (self._try_to_save, self._save_best)
+        self._asked, stop = asked, self.asked_to_stop
         self._tell("on_start")  # first: who refuses the run finds nothing of it with loggers
         self._source = None  # its arrays have been taken
         log = self._open_log(files)
-
-        def stop() -> bool:
-            return self._stopping or asked()
-
         look = self._divergence.look
         course = Course(self.plan, runner, self._progress, self._evaluating, log, self._tell, stop, *saves, look)
         course.run(goal)

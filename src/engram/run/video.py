@@ -1,19 +1,22 @@
 """Films of the agent while it learns, by Gymnasium's own recorder."""
 
 import warnings
-from contextlib import closing
+from collections.abc import Callable
+from contextlib import ExitStack, closing
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import gymnasium
 
+from engram.agents.policy import Mind
 from engram.envs.device import is_device
 from engram.envs.host.build import builder_of
-from engram.envs.host.make import make_host
-from engram.errors import SpecError
+from engram.errors import EngramError, Interrupted, SpecError
 from engram.play.evaluation import Evaluation, evaluation_seed
-from engram.play.playing import play_host
+from engram.play.playing import LONGEST, Stop, play_host
+from engram.run.evaluating import checked, host_to_play
+from engram.run.plan import RunPlan
 
 ENDING = "-episode-0.mp4"  # what Gymnasium's recorder adds to a name
 
@@ -29,6 +32,8 @@ class RecordVideo:
       env: a function that makes an environment with `render_mode="rgb_array"`; without, that of the run's id.
       every: film every so many evaluations.
 
+    An episode that has not ended after 27,000 steps is cut off there. What a stop cuts short leaves no film.
+
     Raises SpecError, before training, for what cannot be filmed.
     """
 
@@ -38,10 +43,11 @@ class RecordVideo:
         self.folder, self.env, self.every = None if folder is None else Path(folder), env, every
         self.films: list[Path] = []
         self._seen = 0
+        self._camera: _Camera | None = None  # while `learn` runs
 
     def on_start(self, trainer: Any) -> None:
-        """Refuses what cannot be filmed."""
-        self._make(trainer)
+        """Makes the environment and its recorder. Raises SpecError for what cannot be filmed."""
+        make = self._make(trainer)
         if self.folder is None and trainer.folder is None:
             raise SpecError("RecordVideo has no folder for its films; give RecordVideo(folder), or a run directory")
         try:
@@ -50,6 +56,10 @@ class RecordVideo:
             raise SpecError(
                 "RecordVideo needs the package moviepy, which is not installed; type: pip install moviepy"
             ) from None
+        try:
+            self._camera = _Camera(make, trainer.plan, self._path(trainer).parent)
+        except EngramError as problem:
+            raise SpecError(f"RecordVideo cannot film: {problem}") from problem
 
     def on_evaluate(self, trainer: Any, evaluation: Evaluation) -> None:
         """Films, where it is time."""
@@ -59,30 +69,23 @@ class RecordVideo:
 
     def on_stop(self, trainer: Any, reason: str) -> None:
         """Films the agent as it is at the end, unless that was done."""
-        if reason == "done" and self._path(trainer) not in self.films:
-            self._film(trainer)
+        if self._camera is None:
+            return
+        with closing(self._camera):
+            if reason == "done" and self._path(trainer) not in self.films:
+                self._film(trainer)
+        self._camera = None
 
     def _film(self, trainer: Any) -> None:
-        path, recorders = self._path(trainer), []
-        begins: list[bool] = []
-
-        def filmed() -> gymnasium.Env:
-            with warnings.catch_warnings():
-                warnings.filterwarnings("ignore", ".*Overwriting existing videos")  # each film has a name of its own
-                recorder = gymnasium.wrappers.RecordVideo(
-                    self._make(trainer)(), str(path.parent), lambda _: bool(begins and begins.pop()),
-                    name_prefix=path.name.removesuffix(ENDING), disable_logger=True,
-                )  # fmt: skip
-            recorders.append(recorder)
-            return recorder
-
-        plan, mind = trainer.plan, trainer.runner.minds()[0]
-        seed = evaluation_seed(plan.seed, while_training=True)
-        with closing(make_host(filmed, seed=seed, envs=1, action_bins=plan.action_bins)) as envs:
-            # Only now: making an environment tries it out first.
-            begins.append(True)
-            recorders[-1].episode_id = -1
-            play_host(mind, plan.agent, envs, 1)
+        path = self._path(trainer)
+        assert self._camera is not None  # made in `on_start`
+        try:
+            self._camera.film(trainer.runner.minds()[0], path, trainer.asked_to_stop)
+        except Interrupted:
+            return
+        except EngramError as problem:
+            trainer.note(f"the run goes on without this film: {problem}")
+            return
         self.films.append(path)
 
     def _path(self, trainer: Any) -> Path:
@@ -100,3 +103,45 @@ class RecordVideo:
             raise SpecError(f"{name} runs on the device and draws no pictures; give RecordVideo(env=FUNCTION)")
         arguments = {key: value for key, value in trainer.plan.env_args.items() if key != "life_loss"}
         return builder_of(name, arguments | {"render_mode": "rgb_array"})
+
+
+class _Camera:
+    """An environment like that of training with Gymnasium's recorder around it, in which an agent plays for a film."""
+
+    def __init__(self, make: Callable[[], gymnasium.Env], plan: RunPlan, folder: Path):
+        self._plan, self._begins = plan, False
+        recorders: list[gymnasium.wrappers.RecordVideo] = []
+
+        def filmed() -> gymnasium.Env:
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", ".*Overwriting existing videos")  # each film has a name of its own
+                recorders.append(gymnasium.wrappers.RecordVideo(make(), str(folder), self._due, disable_logger=True))
+            return recorders[-1]
+
+        seed = evaluation_seed(plan.seed, while_training=True)
+        with ExitStack() as opened:
+            self._envs = opened.enter_context(closing(host_to_play(filmed, {}, plan, seed, 1, LONGEST)))
+            checked("the environment to film", self._envs, plan)
+            opened.pop_all()
+        self._recorder = recorders[-1]
+
+    def _due(self, _: int) -> bool:
+        """Whether the episode that begins is filmed: the first of a play, and none that only tries the environment."""
+        begins, self._begins = self._begins, False
+        return begins
+
+    def film(self, mind: Mind, path: Path, stop: Stop) -> None:
+        """One greedy episode. Raises Interrupted after a stop, and EngramError where it cannot be played: no film."""
+        recorder = self._recorder
+        recorder.name_prefix, recorder.episode_id, self._begins = path.name.removesuffix(ENDING), -1, True
+        try:
+            play_host(mind, self._plan.agent, self._envs, 1, limit=LONGEST, stop=stop)
+        except EngramError:
+            recorder.recorded_frames, recorder.recording = [], False
+            raise
+        if recorder.recording:  # no episode began after it
+            recorder.stop_recording()
+
+    def close(self) -> None:
+        """Lets go of the environment."""
+        self._envs.close()

@@ -21,8 +21,10 @@ from engram.run.settings import Given
 from engram.runners.common import Runner
 
 WEIGHTS, REPLAY, MEMORY = "agent.learner.", "agent.replay.", "agent.recall."  # beginnings of names in a checkpoint
-TAKEN = ("params.", "target.")  # of the learner's state
 TASK = ("action_bins", "max_episode_steps")  # what an environment is made with, beside `env_args`
+WITH_REPLAY = ("replay", "all")  # values of start_with
+# Of the learner's state: its weights, and the statistics by which they see. Running returns belong to old episodes.
+TAKEN = ("params.", "target.", "statistics.scales.")
 
 
 class Source(NamedTuple):
@@ -92,9 +94,16 @@ def task_of(plan: RunPlan, name: str, given: Given) -> tuple[str, Given]:
 
 
 def source_given(given: Given) -> Source | None:
-    """The run to begin from, if one was named."""
+    """The run to begin from, if one was named. CheckpointError for a replay that its checkpoint does not hold."""
     if "start_from" in given.run:
-        return source_of(given.run["start_from"], given.run.get("seed", 0))
+        source, what = source_of(given.run["start_from"], given.run.get("seed", 0)), given.run.get("start_with")
+        if what in WITH_REPLAY and source.loaded.cursors is None:
+            folder = source.name.rpartition("@")[0]
+            raise CheckpointError(
+                f"start_with = {what!r} was given, but {source.name} is a best checkpoint, which holds no replay; "
+                f"begin from the newest one (--from {folder}), or take less from this one (start_with)"
+            )
+        return source
     if "start_with" in given.run:
         raise SpecError("start_with says what to take from another run; name it with start_from (--from)")
     return None
@@ -104,13 +113,13 @@ def begin_from(source: Source, runner: Runner, what: str, seeds: int) -> None:
     """Puts what was learned into a runner that has not begun.
 
     Args:
-      what: `weights`, or also the `replay`, the external `memory`, or `all`.
+      what: `weights` (and the statistics by which they see), or also the `replay`, the external `memory`, or `all`.
       seeds: agents that learn side by side; each takes the weights of the source's agent of its own place.
 
     Raises CheckpointError in a sentence for what does not fit.
     """
     prefixes = [WEIGHTS + name for name in TAKEN]
-    prefixes += [REPLAY] * (what in ("replay", "all")) + [MEMORY] * (what in ("memory", "all"))
+    prefixes += [REPLAY] * (what in WITH_REPLAY) + [MEMORY] * (what in ("memory", "all"))
     own = runner.capture().arrays
     needed = {name: array for name, array in own.items() if name.startswith(tuple(prefixes))}
     if what in ("memory", "all") and not any(name.startswith(MEMORY) for name in needed):
@@ -119,7 +128,7 @@ def begin_from(source: Source, runner: Runner, what: str, seeds: int) -> None:
     taken = _for_seeds(taken, _has_seeds(source.loaded.arrays), _has_seeds(own), seeds)
     _check_fits(source.name, taken, needed)
     try:
-        runner.adopt(taken, partial(fill, source.loaded) if what in ("replay", "all") else None)
+        runner.adopt(taken, partial(fill, source.loaded) if what in WITH_REPLAY else None)
     except CheckpointError as problem:
         raise CheckpointError(
             f"the replay of {source.name} does not fit this run ({problem}); begin without its replay"

@@ -68,14 +68,34 @@ def choose_actor(agent: Agent, mind: Mind, state: PyTree, seed: int) -> Actor:
     return NumpyActor(agent, plain, mind, program, seed)
 
 
-def acting_program(agent: Agent, plain: PlainPolicy, mind: Mind) -> NumpyProgram | None:
+def acting_program(agent: Agent, plain: PlainPolicy, mind: Mind, envs: int | None = None) -> NumpyProgram | None:
     """The agent's preference as a NumPy program: frames [envs, stack, ...] -> [envs, actions].
 
-    None for a large network, and for one with operations that NumpyProgram does not know.
+    None for a large network, and for one with operations that NumpyProgram does not know. `envs`: the agent's own if
+    None.
     """
     if sum(leaf.size for leaf in jax.tree.leaves(mind)) > SMALL:
         return None
-    return numpy_program(plain.preference, mind, spaces.zeros(agent.space, (agent.envs, plain.stack)))
+    return numpy_program(plain.preference, mind, spaces.zeros(agent.space, (envs or agent.envs, plain.stack)))
+
+
+class Frames:
+    """The newest frames of every environment, as a NumPy program takes them: [envs, stack, ...]."""
+
+    def __init__(self, agent: Agent, plain: PlainPolicy, envs: int):
+        self.now: np.ndarray = spaces.zeros(agent.space, (envs, plain.stack))
+        self._blank = spaces.blank(self.now.dtype, plain.unknown)
+
+    def push(self, observation: np.ndarray, is_first: np.ndarray) -> np.ndarray:
+        """With one more observation [envs, ...]; an episode begins with blank ones before it."""
+        if self.now.shape[1] == 1:
+            self.now = observation[:, None]
+            return self.now
+        frames = np.roll(self.now, -1, axis=1)
+        frames[is_first] = self._blank
+        frames[:, -1] = observation
+        self.now = frames
+        return frames
 
 
 class NumpyActor:
@@ -84,8 +104,8 @@ class NumpyActor:
     def __init__(self, agent: Agent, plain: PlainPolicy, mind: Mind, program: NumpyProgram, seed: int):
         self._plain, self._actions, self._envs = plain, agent.actions, agent.envs
         self._random = np.random.default_rng([seed, 0xAC70])
-        self._frames = spaces.zeros(agent.space, (agent.envs, plain.stack))
-        self._before = self._frames
+        self._frames = Frames(agent, plain, agent.envs)
+        self._before = self._frames.now
         self._program = program
         self.load(jax.tree.leaves(mind))
 
@@ -106,8 +126,8 @@ class NumpyActor:
         return self._choose(observation, is_first, steps), None
 
     def _choose(self, observation: np.ndarray, is_first: np.ndarray, steps: int) -> np.ndarray:
-        self._before = self._frames
-        frames = self._push(observation, is_first)
+        self._before = self._frames.now
+        frames = self._frames.push(observation, is_first)
         chance = self._plain.chance(steps)
         self._chances.append(chance)
         explore, other = self._draw(chance)
@@ -126,7 +146,7 @@ class NumpyActor:
 
     def undo(self) -> None:
         *earlier, _ = self._chances
-        self._frames, self._random.bit_generator.state = self._before, self._drawn_from
+        self._frames.now, self._random.bit_generator.state = self._before, self._drawn_from
         for chance in earlier:
             self._draw(chance)
         self._chances = earlier
@@ -134,22 +154,11 @@ class NumpyActor:
     def noted(self) -> PyTree:
         return None
 
-    def _push(self, observation: np.ndarray, is_first: np.ndarray) -> np.ndarray:
-        frames = self._frames
-        if frames.shape[1] == 1:
-            self._frames = observation[:, None]
-            return self._frames
-        frames = np.roll(frames, -1, axis=1)
-        frames[is_first] = spaces.blank(frames.dtype, self._plain.unknown)
-        frames[:, -1] = observation
-        self._frames = frames
-        return frames
-
     def capture(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-        return {"frames": np.array(self._frames)}, {"random": self._random.bit_generator.state}
+        return {"frames": np.array(self._frames.now)}, {"random": self._random.bit_generator.state}
 
     def restore(self, arrays: dict[str, np.ndarray], meta: dict[str, Any]) -> None:
-        self._frames = self._before = arrays["frames"]
+        self._frames.now = self._before = arrays["frames"]
         self._random.bit_generator.state = meta["random"]
         self._begin()
 

@@ -171,6 +171,17 @@ class Runner(Protocol):
         ...
 
 
+def overlaid(
+    own: Mapping[str, np.ndarray],
+    ring: Ring | None,
+    given: Mapping[str, np.ndarray],
+    rows: Callable[[Ring], Ring] | None,
+) -> tuple[dict[str, np.ndarray], Callable[[Ring], Ring]]:
+    """What `Runner.adopt` restores: own leaves with given ones in their places, and the own ring without `rows`."""
+    kept = (lambda _: ring) if rows is None else rows
+    return {name: given.get(name, array) for name, array in own.items()}, kept  # type: ignore[return-value]
+
+
 def summary(returns: np.ndarray, lengths: np.ndarray) -> dict[str, Any]:
     """Mean, least and greatest return and mean length of the newest episodes; None before the first ends."""
     if not len(returns):

@@ -27,7 +27,7 @@ from engram.errors import EnvironmentFault, LearningFault, told
 from engram.nn.observation import known, mask_of
 from engram.precision import all_in_32_bits
 from engram.replay.ring import Ring
-from engram.runners.common import PROGRAMS, RECENT, Captured, Ended, Tally, repeat, summary
+from engram.runners.common import PROGRAMS, RECENT, Captured, Ended, Tally, overlaid, repeat, summary
 from engram.trees import copied, restored
 from engram.types import Key, TimeStep
 
@@ -377,8 +377,8 @@ class DeviceRunner:
     def adopt(self, arrays: Mapping[str, np.ndarray], rows: Callable[[Ring], Ring] | None) -> None:
         """See Runner."""
         own = self.capture()
-        arrays = own.arrays | {name: arrays[name] for name in arrays if name in own.arrays}
-        self.restore(arrays, own.meta, (lambda _: own.rows) if rows is None else rows)  # type: ignore[arg-type]
+        held, fill = overlaid(own.arrays, own.rows, arrays, rows)
+        self.restore(held, own.meta, fill)
 
     def observe(self, experience: Experience) -> None:
         """See Runner."""

@@ -128,6 +128,7 @@ class HostRunner:
     def observe(self, experience: Experience) -> None:
         """See Runner."""
         self.learner.observe(experience)
+        self._act_with(self.learner.mind_leaves)  # the leaves before were given away
 
     def finish(self, stopped: bool) -> str | None:
         """See Runner, and HostEnvs.level."""

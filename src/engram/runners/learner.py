@@ -19,7 +19,7 @@ from engram.errors import LearningFault
 from engram.precision import all_in_32_bits, in_32_bits
 from engram.replay.ring import Ring
 from engram.runners.collector import Block, unpack
-from engram.runners.common import PROGRAMS, Flat, Tally
+from engram.runners.common import PROGRAMS, Flat, Tally, overlaid
 from engram.trees import copied, restored
 
 Progress = tuple[AgentState, Tally]  # changed by each cycle of a compiled block
@@ -125,9 +125,7 @@ class Learner:
 
     def adopt(self, arrays: Mapping[str, np.ndarray], rows: Callable[[Ring], Ring] | None) -> None:
         """See `Runner.adopt`."""
-        own, ring = self.capture()
-        kept = (lambda _: ring) if rows is None else rows
-        self.restore(own | {name: arrays[name] for name in arrays if name in own}, kept)  # type: ignore[arg-type]
+        self.restore(*overlaid(*self.capture(), arrays, rows))
 
     def observe(self, experience: Experience) -> None:
         """See `Runner.observe`."""

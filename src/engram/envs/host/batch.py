@@ -34,6 +34,7 @@ class HostStep(NamedTuple):
     final_observation: PyTree  # [envs, ...] the ended episode's last observation where done, anything elsewhere
     numbers: Mapping[int, Mapping[str, float]] = MappingProxyType({})  # in an ended episode's last `info`, by index
     idle: np.ndarray | None = None  # bool [envs]; None where every step was one
+    cut: tuple[int, ...] = ()  # where max_episode_steps alone ended an episode; ready vectors do not tell
 
 
 class HostEnvs(Protocol):
@@ -132,6 +133,7 @@ class LocalEnvs:
         columns = [np.empty(shape, dtype) for shape, dtype in self._shapes]
         finals: list[tuple[int, list[Any]]] = []
         numbers: dict[int, dict[str, float]] = {}
+        cut: list[int] = []
         for index, (episodes, action) in enumerate(zip(self._episodes, actions.tolist(), strict=True)):
             try:
                 arrays, reward[index], terminated[index], ended = episodes.step(action)
@@ -140,6 +142,8 @@ class LocalEnvs:
                     finals.append((index, [np.array(array) for array in arrays]))  # the reset may use its buffer
                     if episodes.numbers:
                         numbers[index] = episodes.numbers
+                    if episodes.cut:
+                        cut.append(index)
                     arrays = episodes.begin()
             except BaseException:
                 for moved in self._episodes[:index]:  # nobody will see what they did in this step
@@ -149,7 +153,7 @@ class LocalEnvs:
                 column[index] = array
         observation = self._observer.tree(columns)
         final = self._finals(columns, finals) if finals else observation
-        return HostStep(observation, reward, terminated, done, final, numbers)
+        return HostStep(observation, reward, terminated, done, final, numbers, cut=tuple(cut))
 
     def capture(self) -> capturing.Snapshot:
         """See HostEnvs."""

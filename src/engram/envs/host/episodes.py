@@ -36,6 +36,7 @@ from engram.spaces import MASK, Box
 
 Level = Literal["exact", "replayed", "boundary"]
 PROBE_SEED = 1_234_567
+CUT = "engram_cut"  # under which a worker tells that the limit alone ended an episode
 NUMBERS = "engram_numbers"  # under which a worker tells the numbers of an ended episode's last `info`
 _LARGEST_REWARD = float(np.finfo(np.float32).max)
 _LONGEST_TRACE = 20_000  # characters
@@ -71,6 +72,7 @@ class Episodes:
       history: its actions, kept only at level `replayed`, where it (and the time to restore) grows with the episode.
       torn: whether its last step or reset failed or reached nobody, so that only its boundary can be saved.
       numbers: those in the `info` with which the last episode ended.
+      cut: whether `limit` alone ended the last episode.
       observation: the arrays of what it showed last; perhaps its own, so to be copied before the next step.
     """
 
@@ -115,6 +117,7 @@ class Episodes:
         self.history: list[int] = []
         self.torn = False
         self.numbers: dict[str, float] = {}
+        self.cut = False
         self.observation: list[Any] = []
         self.tried: list[str] = []
 
@@ -185,6 +188,7 @@ class Episodes:
         done = terminated or truncated or self.elapsed >= self._limit
         if done:
             self.numbers = numbers_of(info)
+            self.cut = not (terminated or truncated)
         return self.observation, reward, terminated, done
 
     def allowed(self, action: int) -> int:
@@ -308,16 +312,19 @@ class Episodes:
     def _raised(self, call: str, error: BaseException) -> BaseException:
         """What is to be raised instead: a fault that names the call, also for an exit; a Ctrl-C as it is."""
         self.torn = True
-        if not is_fault(error):
-            return error
-        ends = isinstance(error, SystemExit | KeyboardInterrupt | GeneratorExit)
-        way_out = "report a problem by an ordinary exception" if ends else "mend the environment"
-        return self._fault(f"{call} raised {told(error)}; {way_out}")
+        return self._fault(raised(call, error)) if is_fault(error) else error
 
     def _fault(self, problem: str) -> EnvironmentFault:
         self.torn = True
         where = f"step {self.elapsed}" if self.elapsed else "step 0 (reset)"
         return EnvironmentFault(f"environment {self.index}, episode {self.episode}, {where}: {problem}")
+
+
+def raised(call: str, error: BaseException) -> str:
+    """What an environment raised in a call, and the way out, also for an exit."""
+    ends = isinstance(error, SystemExit | KeyboardInterrupt | GeneratorExit)
+    way_out = "report a problem by an ordinary exception" if ends else "mend the environment"
+    return f"{call} raised {told(error)}; {way_out}"
 
 
 def numbers_of(info: Any) -> dict[str, float]:
@@ -372,7 +379,9 @@ class WorkerEnvironment(gymnasium.Env):
         episodes = self._built()
         try:
             arrays, reward, terminated, done = episodes.step(int(action))
-            info = {NUMBERS: json.dumps(episodes.numbers)} if done and episodes.numbers else {}
+            info: dict[str, Any] = {NUMBERS: json.dumps(episodes.numbers)} if done and episodes.numbers else {}
+            if done and episodes.cut:
+                info[CUT] = True
             return episodes.observer.tree(arrays), reward, terminated, done, info
         except BaseException as error:
             return episodes.observer.tree(self._blank), 0.0, False, False, fault_of(error)

@@ -11,10 +11,12 @@ seeds of Engram's, and a resumed run begins new episodes.
 | `DISABLED`     | Engram resets what ended, with a seed for each episode                                |
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
-from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
+from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 from gymnasium.vector.utils import iterate
 from jaxtyping import PyTree
 
@@ -22,9 +24,10 @@ from engram.envs.host import capture as capturing
 from engram.envs.host import own
 from engram.envs.host.actions import joint_actions
 from engram.envs.host.batch import HostStep, join_snapshots, split_snapshots, stack
-from engram.envs.host.episodes import Level, episode_seed
+from engram.envs.host.episodes import Level, episode_seed, numbers_of, raised
+from engram.envs.host.masks import METHOD
 from engram.envs.host.spaces import Observer, Translator
-from engram.errors import EnvironmentFault, SpaceError, SpecError
+from engram.errors import EnvironmentFault, SpaceError, SpecError, is_fault
 from engram.spaces import MASK, offered_features
 
 
@@ -46,6 +49,14 @@ def autoreset_mode(vector: VectorEnv) -> AutoresetMode:
         ) from None
 
 
+def _asks_masks(vector: VectorEnv) -> bool:
+    """Whether the vector or an environment in it says by a method which actions are allowed."""
+    inner = vector.unwrapped
+    if isinstance(inner, SyncVectorEnv | AsyncVectorEnv):
+        return any(inner.call("has_wrapper_attr", METHOD))
+    return hasattr(inner, METHOD)
+
+
 class VectorEnvs:
     """A vector environment as it is; see `HostEnvs`."""
 
@@ -62,6 +73,11 @@ class VectorEnvs:
         offered_features(self.observation_space, self.actions)
         if observer.mask is not None and observer.parts[observer.mask].shape != (self.actions,):
             raise SpaceError(f"the observation's part {MASK!r} needs one flag for each of {self.actions} actions")
+        if observer.mask is None and _asks_masks(vector):
+            raise SpecError(
+                f"{METHOD}() of a vector environment is not read; put the mask into a Dict observation, or name the "
+                f"environment and give envs={vector.num_envs} (--envs {vector.num_envs})"
+            )
         self.envs, self._seed = vector.num_envs, seed
         self._shapes = [((self.envs, *part.shape), part.dtype) for part in observer.parts]
         self.description = f"{vector} (resets: {self._mode.name})"
@@ -87,22 +103,21 @@ class VectorEnvs:
         """See HostEnvs."""
         idle = self._ended.copy()
         self._elapsed += ~idle
-        try:
+        with self._named("step"):
             observation, reward, terminated, truncated, info = self.env.step(self._table[np.asarray(actions)])
-        except Exception as error:
-            raise self._fault(0, f"step raised {type(error).__name__}: {error}; mend the environment") from error
         columns = self._columns(observation, info)
         reward = self._numbers("reward", reward, "biuf").astype(np.float32)
         terminated = self._numbers("terminated", terminated, "b")
         done = terminated | self._numbers("truncated", truncated, "b")
-        final = columns
+        final, numbers = columns, {}
         self._ended = done.copy() if self._mode is AutoresetMode.NEXT_STEP else np.zeros_like(done)
         if done.any():
+            numbers = self._numbers_in(info, done)
             columns, final = self._after_ends(columns, info, done)
         self._elapsed[done] = 0
         return HostStep(
             self._observer.tree(columns), reward, terminated, done, self._observer.tree(final),
-            idle=idle if idle.any() else None,
+            numbers, idle=idle if idle.any() else None,
         )  # fmt: skip
 
     def _after_ends(
@@ -113,7 +128,8 @@ class VectorEnvs:
         if self._mode is AutoresetMode.NEXT_STEP:
             return columns, columns
         if self._mode is AutoresetMode.DISABLED:
-            begun, _ = self.env.reset(seed=self._seeds(), options={"reset_mask": done.copy()})
+            with self._named("reset"):
+                begun, _ = self.env.reset(seed=self._seeds(), options={"reset_mask": done.copy()})
             return self._columns(begun, {}), columns
         final = [column.copy() for column in columns]
         for index in np.flatnonzero(done):
@@ -124,13 +140,41 @@ class VectorEnvs:
                 column[index] = array
         return columns, final
 
+    def _numbers_in(self, info: Any, done: np.ndarray) -> dict[int, dict[str, float]]:
+        """Those that the environments told at the ends of their episodes, by index."""
+        if isinstance(info, dict) and self._mode is AutoresetMode.SAME_STEP:  # the rest tells of the next episode
+            info = info.get("final_info")
+        if not isinstance(info, dict):
+            return {}
+        rows = {name: values for name, values in info.items() if isinstance(values, np.ndarray) and values.ndim == 1}
+        everywhere = np.ones(self.envs, np.bool_)
+        found = {
+            int(index): numbers_of(
+                {
+                    name: values[index]
+                    for name, values in rows.items()
+                    if name[:1] != "_" and len(values) == self.envs and rows.get(f"_{name}", everywhere)[index]
+                }
+            )
+            for index in np.flatnonzero(done)
+        }
+        return {index: numbers for index, numbers in found.items() if numbers}
+
+    @contextmanager
+    def _named(self, call: str) -> Iterator[None]:
+        """Names what a call raises, also an exit; a Ctrl-C stays one."""
+        try:
+            yield
+        except BaseException as error:
+            if not is_fault(error):
+                raise
+            raise self._fault(0, raised(call, error)) from error
+
     def _begin(self, episode: np.ndarray) -> PyTree:
         self._episode, self._elapsed = episode, np.zeros(self.envs, np.int64)
         self._ended = np.zeros(self.envs, np.bool_)
-        try:
+        with self._named("reset"):
             observation, info = self.env.reset(seed=self._seeds())
-        except Exception as error:
-            raise self._fault(0, f"reset raised {type(error).__name__}: {error}; mend the environment") from error
         return self._observer.tree(self._columns(observation, info))
 
     def _seeds(self) -> list[int]:

@@ -28,7 +28,7 @@ import engram.errors
 from engram.envs.host import capture as capturing
 from engram.envs.host.batch import HostStep, check_alike, join_snapshots, split_snapshots, stack, weakest
 from engram.envs.host.build import EpisodesMaker
-from engram.envs.host.episodes import NUMBERS, Episodes, Level, WorkerEnvironment
+from engram.envs.host.episodes import CUT, NUMBERS, Episodes, Level, WorkerEnvironment
 from engram.envs.host.looking import Looked, LookingEnvironment
 from engram.envs.host.spaces import Observer, Translator
 from engram.errors import EngramError, EnvironmentFault, SpecError, told
@@ -101,7 +101,9 @@ class AsyncEnvs:
         done = terminated | truncated
         self._episode += done
         final = self._finals(observation, infos["final_obs"], done) if done.any() else observation
-        return HostStep(observation, reward.astype(np.float32), terminated, done, final, _numbers(infos))
+        return HostStep(
+            observation, reward.astype(np.float32), terminated, done, final, _numbers(infos), cut=_cut(infos)
+        )
 
     def capture(self) -> capturing.Snapshot:
         """See HostEnvs."""
@@ -197,6 +199,12 @@ def _numbers(infos: dict[str, Any]) -> dict[int, dict[str, float]]:
     """The numbers that environments told at the end of an episode, by their index."""
     told = infos.get("final_info", {}).get(NUMBERS, ())
     return {index: json.loads(text) for index, text in enumerate(told) if text}
+
+
+def _cut(infos: dict[str, Any]) -> tuple[int, ...]:
+    """The indices of environments whose limit alone ended an episode."""
+    told = infos.get("final_info", {}).get(CUT)
+    return () if told is None else tuple(np.flatnonzero(told).tolist())
 
 
 def looked_at(maker: EpisodesMaker, timeout: float) -> Looked:
