@@ -125,14 +125,24 @@ def test_floats_for_categories_are_one_sentence():
         steady(Categories(), "it")
 
 
-@pytest.mark.parametrize(("env", "preset"), [("CartPole-v1", "nec"), ("engram/RepeatPrevious-v0", "dtqn")])
+@pytest.mark.parametrize(
+    ("env", "preset"), [("CartPole-v1", "nec"), ("engram/RepeatPrevious-v0", "dtqn"), ("engram/CartPole-v1", "dqn")]
+)
 def test_sixty_four_bits_change_nothing(env: str, preset: str):
     """The same returns and the same parameters as in a process of 32 bits."""
 
+    class Watch:
+        def on_evaluate(self, trainer: Any, evaluation: Any) -> None:
+            seen.append(evaluation.returns)
+
+    seen: list[Any] = []
+
     def found() -> Any:
-        with Trainer(env, preset, steps=80, replay__start=64, learn_every=4) as trainer:
+        seen.clear()
+        rhythm: dict[str, Any] = {"learn_every": 4, "evaluate_every": 80, "evaluate_episodes": 1}
+        with Trainer(env, preset, steps=80, replay__start=64, callbacks=[Watch()], **rhythm) as trainer:
             trainer.learn()
-            return trainer.state_digest(), trainer.evaluate(1).returns
+            return trainer.state_digest(), trainer.evaluate(1).returns, list(seen)
 
     with jax.enable_x64(True):
         wide = found()

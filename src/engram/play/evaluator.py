@@ -23,6 +23,7 @@ from engram.envs.host.make import HostEnvs
 from engram.errors import Interrupted
 from engram.play.evaluation import Evaluation
 from engram.play.playing import Choose, Stop, device_programs, play_host
+from engram.precision import all_in_32_bits
 from engram.runners.acting import Frames, acting_program
 from engram.runners.numpy_program import NumpyProgram
 
@@ -44,6 +45,7 @@ class Evaluator(Protocol):
         ...
 
 
+@all_in_32_bits
 class HostEvaluator:
     """On the host; in NumPy for a small network, as when acting.
 
@@ -88,6 +90,7 @@ class HostEvaluator:
         self._envs.close()
 
 
+@all_in_32_bits
 class DeviceEvaluator:
     """On the device: all episodes side by side, in compiled calls of at most half a second."""
 
