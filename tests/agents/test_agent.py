@@ -31,6 +31,7 @@ from engram.errors import SpecError
 from engram.exploration.greedy import EpsilonGreedySpec
 from engram.heads.q import DuelingSpec, QSpec
 from engram.heads.returns import CategoricalSpec, ImplicitSpec, QuantileSpec
+from engram.losses.bootstrap import MunchausenSpec
 from engram.losses.distributional import CrossEntropySpec, HLGaussSpec, QuantileHuberSpec
 from engram.losses.regression import SquaredSpec
 from engram.replay import ring, sampling
@@ -115,6 +116,17 @@ def test_distributions_and_priorities_learn_the_true_value(probe, kind):
     """Their mean; a classification ends a little wider of it than a regression."""
     q, values = learned(probe, replace(SMALL, **DISTRIBUTIONS[kind]))
     np.testing.assert_allclose(q, values, atol=max(0.05, 0.05 * np.abs(values).max()))
+
+
+def test_munchausen_learns_its_own_fixed_point():
+    """Two actions worth 1 and -1, once: Q = r + 0.5 T log softmax(Q / T), bounded below; solved by iteration."""
+    bootstrap = MunchausenSpec(scale=0.5, temperature=1.0, floor=-5.0)
+    q, values = learned("TwoActions", replace(SMALL, bootstrap=bootstrap, loss=SquaredSpec()))
+    for found, reward in zip(q, values, strict=True):
+        fixed = reward.copy()
+        for _ in range(200):
+            fixed = reward + 0.5 * (fixed - np.log(np.exp(fixed).sum()))
+        np.testing.assert_allclose(found, fixed, atol=0.06)
 
 
 def test_a_stack_of_two_learns_the_chain():

@@ -9,7 +9,8 @@ import pytest
 from gymnasium import spaces as gym_spaces
 
 from engram import spaces, specs
-from engram.agents.presets import PRESETS, assumptions, fitted, kind_of, preset
+from engram.agents.fitting import fitted
+from engram.agents.presets import PRESETS, assumptions, kind_of, preset
 from engram.agents.q_learning import QLearner
 from engram.agents.spec import AgentSpec
 from engram.envs.host.make import make_host

@@ -67,6 +67,7 @@ SHOWN = {
         "memory": RESULTS + "| memory (reading 1) |",
         "actions": RESULTS + "| actions, temperature 0.1 (reading 2) |",
         "successors": RESULTS + "| successors (reading 3) |",
+        "munchausen": "tests/agents/test_agent.py::test_munchausen_learns_its_own_fixed_point",
     },
     "loss": {
         "huber": CARTPOLE,

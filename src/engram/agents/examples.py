@@ -17,7 +17,7 @@ from engram.agents.recall import reading
 from engram.agents.recall.state import RecallState
 from engram.agents.spec import AgentSpec
 from engram.agents.statistics import Scales, as_learned
-from engram.losses.bootstrap import Following, Similar
+from engram.losses.bootstrap import Following, Here, Similar
 from engram.losses.returns import NStep, discounts, n_step
 from engram.replay import sampling
 from engram.replay.draw import Drawn, Replay, Surprise
@@ -177,6 +177,9 @@ def score_transition(spec: AgentSpec, nets: Nets, example: Transition) -> Scored
     lagged = nets.target(example.following, lag)
     online = nets.params(example.following, ahead) if needs_online(spec) else lagged
     following = look_ahead(spec, nets, example.following, online, lagged)
+    if spec.bootstrap.asks == "here":
+        preference = nets.target(example.observation, lag).preference
+        following = following._replace(here=Here(preference, example.start.action))
     return score(spec, nets, example.observation, nets.params(example.observation, now), example.start, following)
 
 
@@ -228,6 +231,9 @@ def score_window(spec: AgentSpec, nets: Nets, example: Window) -> Scored:
     number = jnp.arange(spec.replay.window)
     following = jax.tree.map(lambda leaf: leaf[number + example.start.step.offset], following)
     frames, decision = jax.tree.map(lambda leaf: leaf[: spec.replay.window], (example.frames, online))
+    if spec.bootstrap.asks == "here":
+        preference = lagged.preference[: spec.replay.window]
+        following = following._replace(here=Here(preference, example.start.action))
     return jax.vmap(partial(score, spec, nets))(frames, decision, example.start, following)
 
 

@@ -19,7 +19,6 @@ from engram import spaces
 from engram.agents.sight import Sight, sight_of
 from engram.agents.spec import AgentSpec
 from engram.agents.statistics import Scales
-from engram.bits import hashed
 from engram.errors import SpecError
 from engram.nn.observation import mask_of, offered_of
 from engram.nn.welcome import built
@@ -62,8 +61,8 @@ class Network(eqx.Module):
 
     @property
     def still(self) -> UInt32[Array, "words"]:
-        """Words for looks that are to be repeatable: not zeros, which would be the same draw for every word."""
-        return hashed(jnp.zeros(2, jnp.uint32), self.words)
+        """Words for looks that are to be repeatable: the middle of each draw, which is no noise, and even levels."""
+        return jnp.full(self.words, 1 << 31, jnp.uint32)
 
     def __call__(self, frames: PyTree, bits: UInt32[Array, "words"]) -> Decision:
         """The decision of a network without working memory. Leaves of `frames` have a leading axis [stack]."""

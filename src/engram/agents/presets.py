@@ -3,11 +3,12 @@
 A number from a paper has its source on its line. All other numbers were chosen by our own runs (docs/results.md).
 """
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 from engram import registry, spaces
+from engram.agents import value
 from engram.agents.spec import (
     AgentSpec,
     ObservationSpec,
@@ -33,9 +34,7 @@ from engram.external.product_key import ProductKeySpec  # noqa: F401, registered
 from engram.heads.attention import AttentionSpec
 from engram.heads.q import DuelingSpec
 from engram.losses.bootstrap import FromMemorySpec
-from engram.losses.distributional import CrossEntropySpec  # noqa: F401, registered
 from engram.losses.regression import SquaredSpec
-from engram.replay.prioritized import PrioritizedSpec  # noqa: F401, registered
 from engram.replay.similar import SimilarSpec  # noqa: F401, registered
 from engram.working.fast_weights import FastWeightsSpec  # noqa: F401, registered
 from engram.working.gated import GRUSpec, LRUSpec, LSTMSpec
@@ -212,6 +211,42 @@ def _by_kind(kind: str, space: spaces.Space, steps: int) -> AgentSpec:
     )
 
 
+# -- successors of DQN -------------------------------------------------------------------------------------
+
+
+def per_dqn(space: spaces.Space, steps: int) -> AgentSpec:
+    """Double DQN that draws by priority (Schaul et al. 2016, arXiv 1511.05952); its step size is a quarter."""
+    chosen = double_dqn(space, steps)
+    optimizer = replace(chosen.optimizer, learning_rate=chosen.optimizer.learning_rate / 4)  # section 4
+    return value.prioritized(replace(chosen, optimizer=optimizer), steps)
+
+
+def c51(space: spaces.Space, steps: int) -> AgentSpec:
+    """C51 (Bellemare et al. 2017, arXiv 1707.06887): probabilities of fixed returns."""
+    return value.categorical(dqn(space, steps), kind_of(space))
+
+
+def qr_dqn(space: spaces.Space, steps: int) -> AgentSpec:
+    """QR-DQN (Dabney et al. 2018, arXiv 1710.10044): quantiles at fixed levels."""
+    return value.quantile(dqn(space, steps))
+
+
+def iqn(space: spaces.Space, steps: int) -> AgentSpec:
+    """IQN (Dabney et al. 2018, arXiv 1806.06923): quantiles at levels that are drawn."""
+    return value.implicit(dqn(space, steps))
+
+
+def m_dqn(space: spaces.Space, steps: int) -> AgentSpec:
+    """Munchausen DQN (Vieillard et al. 2020, arXiv 2007.14430)."""
+    return value.munchausen(dqn(space, steps))
+
+
+def rainbow(space: spaces.Space, steps: int) -> AgentSpec:
+    """Rainbow (Hessel et al. 2018, arXiv 1710.02298), over the network of `dqn`."""
+    kind = kind_of(space)
+    return value.rainbow(dqn(space, steps), steps, kind, {"pixels": 512, "grid": 128}.get(kind, 64))
+
+
 # -- with a working memory ---------------------------------------------------------------------------------
 
 
@@ -349,6 +384,17 @@ def attention_dqn(space: spaces.Space, steps: int) -> AgentSpec:
     )
 
 
+def rainbow_memory(space: spaces.Space, steps: int) -> AgentSpec:
+    """Rainbow with the external memory of `attention-dqn` and its bootstrap."""
+    chosen = rainbow(space, steps)
+    return replace(
+        chosen,
+        external=EpisodicSpec(neighbours=25),
+        recall=RecallSpec(n_step=20, refresh=32),
+        bootstrap=FromMemorySpec(),
+    )
+
+
 def _rewards(chosen: AgentSpec, wanted: int) -> int:
     """Rewards in a target: at most so many that each of eight environments has a whole window before learning."""
     return max(1, min(wanted, chosen.replay.start // 8 - 1))
@@ -360,6 +406,13 @@ PRESETS: dict[str, tuple[Callable[[spaces.Space, int], AgentSpec], str]] = {
     "dqn": (dqn, "deep Q-network (Mnih et al. 2015)"),
     "double-dqn": (double_dqn, "the online network picks the next action (van Hasselt et al. 2016)"),
     "dueling-dqn": (dueling_dqn, "separate value and advantage (Wang et al. 2016), with double"),
+    "per-dqn": (per_dqn, "double DQN that draws by priority (Schaul et al. 2016)"),
+    "c51": (c51, "probabilities of fixed returns (Bellemare et al. 2017)"),
+    "qr-dqn": (qr_dqn, "quantiles of the return (Dabney et al. 2018)"),
+    "iqn": (iqn, "quantiles at levels that are drawn (Dabney et al. 2018)"),
+    "m-dqn": (m_dqn, "a soft target and a reward for what was likely (Vieillard et al. 2020)"),
+    "rainbow": (rainbow, "double, dueling, noisy, distributional, prioritized, 3 steps (Hessel et al. 2018)"),
+    "rainbow-memory": (rainbow_memory, "rainbow, with the external memory of attention-dqn and its target"),
     "drqn": (drqn, "an LSTM as working memory (Hausknecht & Stone 2015)"),
     "r2d2": (r2d2, "an LSTM with burn-in, n-step targets, previous action and reward (Kapturowski et al. 2019)"),
     "dtqn": (dtqn, "a causal transformer over the last 50 steps (Esslinger et al. 2022)"),
@@ -380,33 +433,3 @@ def preset(name: str, space: spaces.Space, steps: int | None = None, reward_clip
         raise UnknownName(f"no preset is called {name!r}; {hint(name, PRESETS)}")
     made = PRESETS[name][0](space, steps or default_steps(space))
     return replace(made, reward_clip=reward_clip) if reward_clip else made
-
-
-def fitted(spec: AgentSpec, given: Collection[str], steps: int, envs: int) -> AgentSpec:
-    """The spec with the numbers that its preset chose fitted to a run of `steps` steps in `envs` environments.
-
-    Settings by the paths in `given` stay. So a number that nobody typed never is the reason of a refusal.
-    """
-    replay, free = spec.replay, {path: path not in given for path in FITTED}
-    every, burn_in, n_step = spec.learn_every, replay.burn_in, spec.n_step
-    if free["learn_every"] and every % envs and envs % every:
-        every = max(1, round(every / envs)) * envs
-    if free["replay.burn_in"] and burn_in >= replay.window:
-        burn_in = replay.window // 3  # as R2D2's 40 of 120
-    beside = spec.rows_before + 2 * max(1, every // envs) + 1  # rows that a lane holds beside those of an example
-    if free["n_step"] and not free["replay.start"]:
-        n_step = min(n_step, replay.start // envs - replay.window)
-    if free["n_step"] and not free["replay.capacity"]:
-        n_step = min(n_step, replay.capacity // envs - replay.window - beside)
-    n_step = max(1, n_step)
-    capacity, start, needed = replay.capacity, replay.start, envs * (replay.window + n_step)
-    if free["replay.capacity"]:
-        capacity = max(capacity, needed + envs * beside)
-    if free["replay.start"]:
-        start = min(start, steps // 10) if start >= steps else start
-        start = max(start, needed)
-    replay = replace(replay, burn_in=burn_in, capacity=capacity, start=start)
-    return replace(spec, learn_every=every, n_step=n_step, replay=replay)
-
-
-FITTED = ("learn_every", "n_step", "replay.burn_in", "replay.capacity", "replay.start")

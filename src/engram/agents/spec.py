@@ -254,7 +254,7 @@ class AgentSpec:
         recall, asks = self.recall, self.bootstrap.asks
         kind = f"external={name_of('external', type(self.external))}"
         asked = {
-            f"bootstrap={name_of('bootstrap', type(self.bootstrap))}": asks != "nothing",
+            f"bootstrap={name_of('bootstrap', type(self.bootstrap))}": asks in ("memory", "successors"),
             f"recall.imitation_weight = {recall.imitation_weight}": recall.imitation_weight > 0,
             f"recall.refresh = {recall.refresh}": recall.refresh > 0,
             "recall.train_through_memory = true": recall.train_through_memory,

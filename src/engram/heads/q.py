@@ -9,9 +9,13 @@ from jaxtyping import Array, Bool, Float, UInt32
 
 from engram.heads.returns import ScalarSpec, ToReturns
 from engram.nn.layers import MLP, Linear
+from engram.nn.noisy import NoisyLinear, NoisyMLP, dealt
 from engram.registry import register
 from engram.specs import part, setting, spec
 from engram.types import Key, Kind, Returns
+
+NOISE = "noisy layers (Fortunato et al. 2018): the noise of a weight at the start, 0.5 in the source; 0 for none"
+Stream = tuple[MLP | NoisyMLP, Linear | NoisyLinear]
 
 
 @register("head", "q")
@@ -19,6 +23,7 @@ from engram.types import Key, Kind, Returns
 class QSpec:
     """One linear layer gives Q of every action."""
 
+    noise: float = setting(0.0, NOISE, low=0)
     returns: Any = part("returns", ScalarSpec(), "what is predicted of the return")
 
     reads_offered = False
@@ -29,18 +34,18 @@ class QSpec:
 
     def build(self, width: int, actions: int, key: Key, offered: int = 0) -> "QHead":
         returns = self.returns.build(width, jax.random.fold_in(key, 1))
-        return QHead(Linear(width, actions * returns.numbers, key=key), returns)
+        return QHead(_linear(width, actions * returns.numbers, self.noise, key), returns)
 
 
 class QHead(eqx.Module):
     """Q(s, .) = W embedding + b."""
 
-    linear: Linear
+    linear: Linear | NoisyLinear
     returns: ToReturns
 
     @property
     def words(self) -> int:
-        return self.returns.words
+        return self.returns.words + self.linear.words
 
     def __call__(
         self,
@@ -49,11 +54,13 @@ class QHead(eqx.Module):
         allowed: Bool[Array, "actions"] | None = None,
         bits: UInt32[Array, "words"] | None = None,
     ) -> Returns:
+        drawn, noise = dealt(bits, [self.returns.words, self.linear.words])
+
         def rows(seen: Array) -> tuple[Array, Array]:
-            numbers = self.linear(seen).reshape(-1, self.returns.numbers)
+            numbers = self.linear(seen, noise).reshape(-1, self.returns.numbers)
             return numbers, jnp.zeros((0, len(numbers)))
 
-        return self.returns(rows, embedding, bits)
+        return self.returns(rows, embedding, drawn)
 
 
 @register("head", "dueling")
@@ -62,6 +69,7 @@ class DuelingSpec:
     """A value and an advantage for every action, from two streams."""
 
     width: int = setting(0, "units of a hidden layer in each stream; 0 for none", low=0)
+    noise: float = setting(0.0, NOISE, low=0)
     returns: Any = part("returns", ScalarSpec(), "what is predicted of the return")
 
     reads_offered = False
@@ -72,7 +80,7 @@ class DuelingSpec:
 
     def build(self, width: int, actions: int, key: Key, offered: int = 0) -> "DuelingHead":
         returns = self.returns.build(width, jax.random.fold_in(key, 1))
-        return DuelingHead(width, self.width, actions, returns, key=key)
+        return DuelingHead(width, self.width, actions, returns, noise=self.noise, key=key)
 
 
 class DuelingHead(eqx.Module):
@@ -81,21 +89,23 @@ class DuelingHead(eqx.Module):
     Subtracting the mean makes V and A identifiable. Source: Wang et al. 2016 (arXiv 1511.06581), eq. 9.
     """
 
-    value: tuple[MLP, Linear]
-    advantage: tuple[MLP, Linear]
+    value: Stream
+    advantage: Stream
     returns: ToReturns
 
-    def __init__(self, width: int, hidden: int, actions: int, returns: ToReturns, *, key: Key):
+    def __init__(self, width: int, hidden: int, actions: int, returns: ToReturns, *, noise: float = 0.0, key: Key):
         keys = jax.random.split(key, 4)
-        widths = (hidden,) if hidden else ()
-        last = hidden or width
         self.returns = returns
-        self.value = MLP(width, widths, key=keys[0]), Linear(last, returns.numbers, key=keys[1])
-        self.advantage = MLP(width, widths, key=keys[2]), Linear(last, actions * returns.numbers, key=keys[3])
+        self.value = _stream(width, hidden, returns.numbers, noise, keys[:2])
+        self.advantage = _stream(width, hidden, actions * returns.numbers, noise, keys[2:])
 
     @property
     def words(self) -> int:
-        return self.returns.words
+        return sum(self._words)
+
+    @property
+    def _words(self) -> list[int]:
+        return [self.returns.words, *(layer.words for layer in (*self.value, *self.advantage))]
 
     def __call__(
         self,
@@ -105,10 +115,21 @@ class DuelingHead(eqx.Module):
         bits: UInt32[Array, "words"] | None = None,
     ) -> Returns:
         (value_hidden, value), (advantage_hidden, advantage) = self.value, self.advantage
+        drawn, *noise = dealt(bits, self._words)
 
         def rows(seen: Array) -> tuple[Array, Array]:
-            gains = advantage(advantage_hidden(seen)).reshape(-1, self.returns.numbers)
-            numbers = value(value_hidden(seen)) + gains - gains.mean(0)
+            gains = advantage(advantage_hidden(seen, noise[2]), noise[3]).reshape(-1, self.returns.numbers)
+            numbers = value(value_hidden(seen, noise[0]), noise[1]) + gains - gains.mean(0)
             return numbers, jnp.zeros((0, len(numbers)))
 
-        return self.returns(rows, embedding, bits)
+        return self.returns(rows, embedding, drawn)
+
+
+def _linear(inputs: int, outputs: int, noise: float, key: Key) -> Linear | NoisyLinear:
+    return NoisyLinear(inputs, outputs, noise, key=key) if noise else Linear(inputs, outputs, key=key)
+
+
+def _stream(width: int, hidden: int, outputs: int, noise: float, keys: Array) -> Stream:
+    widths = (hidden,) if hidden else ()
+    first = NoisyMLP(width, widths, noise, key=keys[0]) if noise else MLP(width, widths, key=keys[0])
+    return first, _linear(hidden or width, outputs, noise, keys[1])

@@ -17,7 +17,7 @@ from typing import Literal, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from engram.losses.returns import NStep
 from engram.registry import register
@@ -35,6 +35,13 @@ class Similar(NamedTuple):
     confidence: Float[Array, ""]  # how near the nearest is, 0 to 1
 
 
+class Here(NamedTuple):
+    """What the target network says of the present observation."""
+
+    preference: Float[Array, "actions"]  # its Q; minus infinity where an action is forbidden
+    action: Int[Array, ""]  # the one that was taken
+
+
 class Following(NamedTuple):
     """What is known of the observation to bootstrap from, and what a kind asked for besides."""
 
@@ -43,12 +50,14 @@ class Following(NamedTuple):
     memory: Float[Array, "actions"] | None = None  # what an external memory says, if asked
     share: Float[Array, "actions"] | None = None  # its share in the estimate, 0 to 1: 0 where it knows nothing
     similar: Similar | None = None  # of the present observation and action, if asked
+    here: Here | None = None  # if asked
 
 
 class BootstrapSpec(Protocol):
     """What was chosen about a bootstrap; it has no learned weights, so the spec itself is called."""
 
-    asks: Literal["nothing", "memory", "successors"]  # what it needs of an external memory
+    # What it needs besides: of an external memory, or of the present observation.
+    asks: Literal["nothing", "memory", "successors", "here"]
 
     def __call__(self, step: NStep, following: Following) -> Distribution:
         """The target of one action, a constant for the gradient; `vmap` is outside."""
@@ -103,6 +112,14 @@ def mellowmax(q: Float[Array, "actions"], selector: Float[Array, "actions"], tem
     scores = jnp.where(allowed, q, -jnp.inf) / temperature
     value = temperature * (jax.nn.logsumexp(scores) - jnp.log(allowed.sum()))
     return Distribution(value[None], jnp.ones(1))
+
+
+def soft(following: Returns, selector: Float[Array, "actions"], temperature: float) -> Distribution:
+    """sum_a' pi(a') [Z(s', a') - temperature log pi(a')] with pi = softmax(selector / temperature), as one mixture."""
+    logs = jax.nn.log_softmax(selector / temperature)
+    entropy = temperature * jnp.where(jnp.isneginf(logs), 0, logs)
+    atoms = following.atoms - entropy[:, None]
+    return Distribution(atoms.reshape(-1), (jnp.exp(logs)[:, None] * following.probabilities).reshape(-1))
 
 
 # -- targets ---------------------------------------------------------------------------------------------------------
@@ -189,3 +206,27 @@ class SuccessorsSpec:
         if following.similar is None:
             raise ValueError("this bootstrap asks for successors; give `following.similar`")
         return from_successors(following.similar, target(step, double(following.returns, following.selector)))
+
+
+@register("bootstrap", "munchausen")
+@spec
+class MunchausenSpec:
+    """Softmax over the next actions, and a reward for the action that was likely: by its logarithm, bounded below.
+
+    Of an n-step target the first reward alone gets it. The source takes the target network for both policies, which is
+    `double=false`. Source: Vieillard et al. 2020 (arXiv 2007.14430), eq. 1 and section 3.
+    """
+
+    scale: float = setting(0.9, "of the logarithm of the action's probability", low=0, high=1)
+    temperature: float = setting(0.03, "of both policies, in units of return", above=0)
+    floor: float = setting(-1.0, "the least that is added to a reward, before the scale", high=0)
+
+    asks = "here"
+
+    def __call__(self, step: NStep, following: Following) -> Distribution:
+        if following.here is None:
+            raise ValueError("this bootstrap asks for the present observation; give `following.here`")
+        preference, action = following.here
+        logs = self.temperature * jax.nn.log_softmax(preference / self.temperature)[action]
+        reward = step.reward + self.scale * logs.clip(self.floor, 0)
+        return target(step._replace(reward=reward), soft(following.returns, following.selector, self.temperature))

@@ -1,6 +1,7 @@
 """Plain layers. Each sees one example; batch with `vmap`, which turns their products into matrix products."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -20,12 +21,14 @@ class Linear(eqx.Module):
     weight: Float[Array, "outputs inputs"]
     bias: Float[Array, "outputs"]
 
+    words = 0
+
     def __init__(self, inputs: int, outputs: int, *, key: Key):
         bound = inputs**-0.5
         drawn = jax.random.uniform(key, (outputs, inputs + 1), minval=-bound, maxval=bound)
         self.weight, self.bias = drawn[:, :-1], drawn[:, -1]
 
-    def __call__(self, x: Float[Array, "inputs"]) -> Float[Array, "outputs"]:
+    def __call__(self, x: Float[Array, "inputs"], bits: Any = None) -> Float[Array, "outputs"]:
         return self.weight @ x + self.bias
 
 
@@ -51,13 +54,15 @@ class MLP(eqx.Module):
     layers: tuple[Linear, ...]
     norm: bool = eqx.field(static=True)
 
+    words = 0
+
     def __init__(self, inputs: int, widths: Sequence[int], *, norm: bool = False, key: Key):
         sizes = (inputs, *widths)
         keys = jax.random.split(key, max(len(widths), 1))
         self.layers = tuple(Linear(sizes[i], sizes[i + 1], key=keys[i]) for i in range(len(widths)))
         self.norm = norm
 
-    def __call__(self, x: Float[Array, "inputs"]) -> Float[Array, "outputs"]:
+    def __call__(self, x: Float[Array, "inputs"], bits: Any = None) -> Float[Array, "outputs"]:
         for layer in self.layers:
             x = layer(x)
             x = jax.nn.relu(normalised(x) if self.norm else x)

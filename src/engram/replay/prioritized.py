@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, UInt32
 
-from engram.bits import uniform
+from engram.bits import held_back, uniform
 from engram.errors import SpecError
 from engram.registry import register
 from engram.replay.draw import Drawn, Embed, Growth, Reach, Surprise
@@ -32,7 +32,7 @@ class Priorities(NamedTuple):
 
     sums: tuple[Float[Array, "_"], ...]  # from the top level to the rows: of priority^exponent below each node
     highest: Float[Array, ""]  # the greatest priority so far, which new rows begin with
-    updates: Int[Array, ""]  # until the correction has reached its end
+    updates: Int[Array, ""]  # so far
 
 
 @register("draw", "prioritized")
@@ -100,14 +100,14 @@ class PrioritizedSpec:
         place = jnp.where(keep, drawn.note, PAST)
         leaves = state.sums[-1].at[place].set(0.0, mode="drop").at[place].max(self._power(priority), mode="drop")
         highest = jnp.where(keep, jnp.maximum(state.highest, priority.max()), state.highest)
-        updates = jnp.minimum(state.updates + keep, self.correction_updates)
+        updates = held_back(state.updates, 1) + keep
         return Priorities(_summed(state.sums, leaves, place), highest, updates)
 
     def _power(self, priority: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
         return priority**self.exponent
 
     def _beta(self, state: Priorities) -> Float[Array, ""]:
-        done = state.updates / self.correction_updates
+        done = jnp.minimum(state.updates / self.correction_updates, 1.0)
         return self.correction + (self.final_correction - self.correction) * done
 
 

@@ -23,7 +23,8 @@ from pathlib import Path
 from typing import Any
 
 from engram import specs
-from engram.agents.presets import default_steps, fitted, kind_of, preset
+from engram.agents.fitting import fitted
+from engram.agents.presets import default_steps, kind_of, preset
 from engram.agents.q_learning import QLearner
 from engram.agents.spec import AgentSpec
 from engram.errors import SpecError
@@ -38,7 +39,8 @@ SAVE_POINTS, SAVE_AT_LEAST = 10, 50_000
 EVALUATION_POINTS, TRIAL = 10, 1_000  # a run shorter than TRIAL is not evaluated unless that is asked for
 GROUP = 8  # moments of learning in one call, for small networks on the host
 
-SCHEDULES = ("exploration.steps", "optimizer.decay_steps")  # settings of an agent that presets scale to the horizon
+# Settings of an agent that presets scale to the horizon.
+SCHEDULES = ("exploration.steps", "optimizer.decay_steps", "draw.correction_updates")
 RHYTHM = ("log_every", "save_every", "evaluate_every")
 
 

@@ -7,13 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from engram.losses.bootstrap import Following, Similar
+from engram.losses.bootstrap import Following, Here, Similar
 from engram.losses.returns import NStep
 from engram.testing.contracts import ContractFault, compare
 from engram.trees import named
 from engram.types import Distribution, Returns
 
-ASKS = ("nothing", "memory", "successors")
+ASKS = ("nothing", "memory", "successors", "here")
 CASES = 8  # random steps, and what is known of the observation after each
 ENTRIES = 4
 CALL = jax.jit(lambda spec, step, following: jax.vmap(spec)(step, following), static_argnums=0)
@@ -24,7 +24,7 @@ def check_bootstrap(spec: Any, actions: int = 3, *, seed: int = 0, tolerance: fl
 
     Checked: `asks`; the target has as many probabilities as atoms, which sum to 1, and is finite, also where a memory
     knows nothing; a compiled batch gives the same; what a forbidden action is worth does not matter; after a
-    termination the target is the reward, unless similar successors say otherwise; no gradient reaches it.
+    termination the target is the reward, unless successors or the present say otherwise; no gradient reaches it.
 
     Args:
       tolerance: how far a compiled batch may be from a single call, relative to 1 + the value.
@@ -58,8 +58,11 @@ def _given(spec: Any, actions: int, atoms: int, known: bool, key: Array) -> tupl
         weights = jax.nn.softmax(normal(ENTRIES)) * known
         near = jax.random.uniform(next(keys), (CASES,)) * known
         similar = Similar(weights, normal(ENTRIES), jnp.full((CASES, ENTRIES), 0.9), normal(ENTRIES), near)
+    here = None
+    if spec.asks == "here":
+        here = Here(normal(actions), jnp.zeros(CASES, jnp.int32))
     step = NStep(normal(), 0.9 * (jnp.arange(CASES) % 2), jnp.ones(CASES, jnp.int32))
-    return step, Following(returns, selector, memory, share, similar)
+    return step, Following(returns, selector, memory, share, similar, here)
 
 
 def _check_case(spec: Any, given: tuple[NStep, Following], tolerance: float) -> None:
@@ -90,6 +93,8 @@ def _check_case(spec: Any, given: tuple[NStep, Following], tolerance: float) -> 
 def _check_end(step: NStep, following: Following, target: Any) -> None:
     if following.similar is not None and np.any(following.similar.confidence):
         return  # what followed similar steps counts as well
+    if following.here is not None:
+        return  # so does what the present says
     ended = np.asarray(step.discount) == 0
     atoms, reward = np.asarray(target.atoms)[ended], np.asarray(step.reward)[ended]
     reached = np.asarray(target.probabilities)[ended] > 0

@@ -1,0 +1,64 @@
+"""From DQN to Rainbow: what each of its successors changes in an agent, one function for one change.
+
+Each keeps the rest of the agent, so they compose in any order and go with every encoder and memory.
+"""
+
+from dataclasses import replace
+
+from engram.agents.spec import AgentSpec
+from engram.exploration.greedy import EpsilonGreedySpec
+from engram.heads.q import DuelingSpec
+from engram.heads.returns import CategoricalSpec, ImplicitSpec, QuantileSpec
+from engram.losses.bootstrap import MunchausenSpec
+from engram.losses.distributional import CrossEntropySpec, QuantileHuberSpec
+from engram.replay.prioritized import PrioritizedSpec
+
+# The range of returns of C51 by the kind of an observation: 10 for games whose rewards are clipped (Bellemare et al.
+# 2017, section 5); what discounted tasks of control with rewards of 1 a step reach; an observation says no more.
+RANGES = {"pixels": (10.0, 51), "grid": (20.0, 51)}
+WIDE = (100.0, 101)
+
+
+def prioritized(chosen: AgentSpec, steps: int, by_loss: bool = False) -> AgentSpec:
+    """Rows by their surprise (Schaul et al. 2016): alpha and beta of its proportional variant, beta 1 at the end."""
+    updates = max(1, steps * chosen.updates // chosen.learn_every)
+    draw = PrioritizedSpec(exponent=0.6, correction=0.4, correction_updates=updates, by="loss" if by_loss else "error")
+    return replace(chosen, draw=draw)
+
+
+def categorical(chosen: AgentSpec, kind: str) -> AgentSpec:
+    """Probabilities of fixed returns (C51, Bellemare et al. 2017)."""
+    limit, atoms = RANGES.get(kind, WIDE)
+    returns = CategoricalSpec(atoms=atoms, low=-limit, high=limit)
+    return replace(chosen, head=replace(chosen.head, returns=returns), loss=CrossEntropySpec())
+
+
+def quantile(chosen: AgentSpec) -> AgentSpec:
+    """Quantiles at fixed levels (QR-DQN, Dabney et al. 2018). Departure: 51 of them, where the paper has 200."""
+    return replace(chosen, head=replace(chosen.head, returns=QuantileSpec(quantiles=51)), loss=QuantileHuberSpec())
+
+
+def implicit(chosen: AgentSpec) -> AgentSpec:
+    """Quantiles at drawn levels (IQN, Dabney et al. 2018). Departure: 16 stratified ones for every look."""
+    return replace(chosen, head=replace(chosen.head, returns=ImplicitSpec(samples=16)), loss=QuantileHuberSpec())
+
+
+def munchausen(chosen: AgentSpec) -> AgentSpec:
+    """A soft target, and a reward for what was likely (Vieillard et al. 2020): its numbers."""
+    return replace(chosen, bootstrap=MunchausenSpec(scale=0.9, temperature=0.03, floor=-1.0), double=False)
+
+
+def noisy(chosen: AgentSpec, width: int) -> AgentSpec:
+    """Dueling streams of noisy layers, which explore in place of epsilon (Fortunato et al. 2018)."""
+    head = DuelingSpec(width=width, noise=0.5)
+    return replace(chosen, head=head, exploration=EpsilonGreedySpec(start=0.0, end=0.0, steps=1))
+
+
+def rainbow(chosen: AgentSpec, steps: int, kind: str, width: int) -> AgentSpec:
+    """Double, dueling, noisy, distributional, prioritized, three steps (Hessel et al. 2018, arXiv 1710.02298).
+
+    Departures: the rest of the agent (network, replay, step size) is that of `chosen`; surprise is the cross-entropy,
+    not the divergence that differs from it by the target's entropy.
+    """
+    chosen = categorical(noisy(replace(chosen, double=True, n_step=3), width), kind)
+    return prioritized(chosen, steps, by_loss=True)
