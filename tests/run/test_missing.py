@@ -151,8 +151,8 @@ def test_numpy_acts_as_the_compiled_network_does():
         np.testing.assert_allclose(
             actor._program(frames), trainer.agent._preference(mind, frames), rtol=1e-4, atol=1e-5
         )
-        actor._push(frames[:, -1], np.ones(1, bool))
-        assert np.isnan(actor._frames[0, :-1]).all(), "before the episode nothing is known"
+        shown = actor._frames.push(frames[:, -1], np.ones(1, bool))
+        assert np.isnan(shown[0, :-1]).all(), "before the episode nothing is known"
 
 
 def test_a_device_run_of_several_seeds_resumes_exactly(tmp_path):
