@@ -533,7 +533,11 @@ WITH_MEMORY = (*MEMORY, "replay.align", "replay.stored_carry")
 # An external memory, which other settings are about.
 EXTERNAL = {"external": "episodic"}
 # What a part can only be used with.
-ONLY_WITH = {"graph": {"recall.n_step": 1}}
+ATOMS: dict[str, Any] = {"head.returns": "categorical"}
+ONLY_WITH = {
+    "graph": {"recall.n_step": 1}, "cross-entropy": ATOMS, "hl-gauss": ATOMS,
+    "quantile-huber": {"head.returns": "quantile"},
+}  # fmt: skip
 # Settings that are read where another one has this value.
 READ_WHERE = {"recall.frozen_width": {"recall.keys": "frozen"}, "external.heads": {"external.kernel": "multi-head"}}
 OTHERS = {"working.max_radius": 0.95, "encoder.presence": 0}  # where twice or half of the value is not legal
@@ -571,6 +575,11 @@ def every_setting() -> Iterator[Any]:
                 if path.startswith(f"{role}."):
                     where = specs.override_all(spec, READ_WHERE.get(path, {}))
                     yield pytest.param(where, space, path, id=f"{role}={kind} {path}")
+    for kind in registry.names("returns"):
+        spec = sized(specs.override(BASE, "head.returns", kind))
+        for path, *_ in specs.describe(spec):
+            if path.startswith("head.returns."):
+                yield pytest.param(spec, VECTOR, path, id=f"head.returns={kind} {path}")
 
 
 def changed(spec: AgentSpec, path: str) -> AgentSpec:
@@ -584,7 +593,8 @@ def changed(spec: AgentSpec, path: str) -> AgentSpec:
     if path in OTHERS:
         other = OTHERS[path]
     elif kind.startswith("one of "):
-        other = next(choice for choice in ("gru", "none") if choice != value)
+        choices = ("quantile", "scalar") if path == "head.returns" else ("gru", "none")
+        other = next(choice for choice in choices if choice != value)
     elif isinstance(value, bool):
         other = not value
     elif isinstance(value, str):
