@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from engram import spaces
 from engram.agents import examples
 from engram.agents.agent import AgentState, Experience
+from engram.agents.network import build
 from engram.agents.policy import Seen, push
 from engram.agents.q_learning import QLearner
 from engram.agents.spec import (
@@ -368,3 +369,49 @@ def test_every_row_that_can_be_drawn_gives_the_target_of_a_plain_loop(kinds, n, 
         np.testing.assert_allclose(made.start.step.discount, factor, rtol=1e-5)
         if factor:
             np.testing.assert_array_equal(made.following[:, 0], following)
+
+
+# -- resets and decay ------------------------------------------------------------------------------------------
+
+
+def test_a_reset_makes_the_head_fresh_and_half_of_the_encoder_and_keeps_the_replay():
+    optimizer = OptimizerSpec(learning_rate=0.01, final_fraction=0.5, decay_steps=1_000, reset_every=3)
+    one = agent(optimizer=optimizer, learn_every=1)
+    state = one.init(KEY)
+    row = TimeStep(
+        jnp.ones((60, 1, 2)), jnp.zeros((60, 1), bool), jnp.zeros((60, 1), jnp.int32), jnp.ones((60, 1)),
+        jnp.zeros((60, 1), bool),
+    )  # fmt: skip
+    state = compiled(one).observe(state, Experience(row, row.terminated, row.observation, ~row.terminated, None))
+    for _ in range(2):
+        state, _ = compiled(one).learn(state)
+    plain = replace(one, spec=replace(one.spec, optimizer=replace(optimizer, reset_every=0)))
+    reset, without = (compiled(each).learn(state)[0].learner for each in (one, plain))
+    key = jax.random.fold_in(reset.key, 0x5EED)
+    fresh = build(one.spec, one.space, one.actions, key)
+    np.testing.assert_array_equal(reset.params.head.linear.weight, fresh.head.linear.weight)
+    for found, old, new in zip(*map(jax.tree.leaves, (reset.params.encoder, without.params.encoder, fresh.encoder)),
+                               strict=True):  # fmt: skip
+        np.testing.assert_allclose(found, 0.5 * old + 0.5 * new, rtol=1e-4, atol=1e-6)
+    for found, expected in zip(*map(jax.tree.leaves, (reset.target, reset.params)), strict=True):
+        np.testing.assert_array_equal(found, expected)
+    counts = [int(leaf) for leaf in jax.tree.leaves(reset.optimizer) if leaf.ndim == 0]
+    assert sorted(counts) == [0, 3], "of Adam, and of the step size, which goes on falling"
+    assert int(reset.updates) == 3
+
+
+def test_weight_decay_takes_a_share_of_every_weight():
+    """Decoupled from the gradient: AdamW moves a weight further by step size x decay x weight."""
+    found = []
+    for decay in (0.0, 0.1):
+        one = agent(optimizer=OptimizerSpec(learning_rate=0.01, weight_decay=decay), learn_every=1)
+        state = one.init(KEY)
+        row = TimeStep(
+            jnp.ones((60, 1, 2)), jnp.zeros((60, 1), bool), jnp.zeros((60, 1), jnp.int32), jnp.ones((60, 1)),
+            jnp.zeros((60, 1), bool),
+        )  # fmt: skip
+        state = compiled(one).observe(state, Experience(row, row.terminated, row.observation, ~row.terminated, None))
+        found.append((state.learner.params, compiled(one).learn(state)[0].learner.params))
+    (before, plain), (_, decayed) = found
+    for old, one, other in zip(*map(jax.tree.leaves, (before, plain, decayed)), strict=True):
+        np.testing.assert_allclose(one - other, 0.01 * 0.1 * old, rtol=2e-3, atol=1e-7)

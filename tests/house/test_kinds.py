@@ -34,6 +34,7 @@ SHOWN = {
         "vector": CARTPOLE,
         "grid": BREAKOUT,
         "pixels": PRESET + "dqn",
+        "impala": "tests/encoders/test_impala.py::test_the_published_network_has_as_many_weights",
         "entities": RESULTS + "**Driving**",
         "spatial": "tests/encoders/test_encoders.py::test_what_is_where_can_be_told_from_the_embedding",
         "relational": "tests/encoders/test_encoders.py::test_what_a_cell_received_is_the_mean_over_all_cells",

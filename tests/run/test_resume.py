@@ -38,6 +38,8 @@ AGENT = dict(
     preset="dqn", encoder__widths=(16,), replay__capacity=300, replay__start=60, replay__batch_size=16,
     target__every=6, exploration__end=0.1, exploration__steps=200, n_step=2,
 )  # fmt: skip
+# Priorities, noise, a distribution: whatever an agent keeps besides.
+RAINBOW = {"preset": "rainbow", "head__width": 8, "head__returns__atoms": 11}
 CLOCK = {"seconds", "steps_per_second"}
 
 
@@ -100,6 +102,7 @@ HOST = {
     "numpy, exact": ("CartPole-v1", NumpyActor, "exact", {}),
     "numpy, exact, two of them": ("CartPole-v1", NumpyActor, "exact", {"envs": 2, "group": 3, "observation__stack": 2}),
     "compiled, exact": ("Taxi-v4", CompiledActor, "exact", {}),
+    "rainbow": ("CartPole-v1", CompiledActor, "exact", RAINBOW),
     "numpy, replayed": (Walk, NumpyActor, "replayed", {"group": 1}),
     "numpy, replayed, four of them": (Walk, NumpyActor, "replayed", {"envs": 4, "head": "dueling"}),
 }
@@ -173,6 +176,7 @@ SEVERAL = "two environments, three seeds"
 DEVICE = {
     "one": ("engram/CartPole-v1", {}),
     SEVERAL: ("engram/CartPole-v1", {"envs": 2, "seeds": 3, "observation__stack": 2}),
+    "rainbow": ("engram/CartPole-v1", {"envs": 2, "seeds": 3, **RAINBOW}),
     "memory": ("engram/CartPole-v1", {
         "envs": 2, "seeds": 3, "working": "lru", "working__hidden_size": 8, "working__state": 4, "replay__window": 6,
         "replay__stored_carry": True, "observation__previous_action": True, "observation__previous_reward": True,
@@ -300,6 +304,7 @@ NEEDED = {
     "compiled": (Wander, GREEDY, 89, CompiledActor, "actor."),
     "device": (DEVICE[SEVERAL][0], {**AGENT, **SHORT, **DEVICE[SEVERAL][1]}, 92, None, ""),
     "memory": (Wander, REMEMBERING, 89, CompiledActor, ("actor.", "reward", "block.noted")),
+    "rainbow": (Wander, {**GREEDY, **RAINBOW}, 89, CompiledActor, ("agent.replay.drawing", "agent.learner.params.head")),
 }
 # What makes no difference to a run: `engram info` tells the level; restoring reads that of each environment.
 TOLD = {"env.levels.0 left out", "env.levels.0 changed"}

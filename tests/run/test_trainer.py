@@ -513,11 +513,11 @@ class Noise:
 
 VECTOR = spaces.Box((3,))
 SPACES = {
-    **dict.fromkeys(("pixels", "spatial", "relational"), spaces.Box((36, 36), "uint8")),
+    **dict.fromkeys(("pixels", "spatial", "relational", "impala"), spaces.Box((36, 36), "uint8")),
     "grid": spaces.Box((5, 5, 1), "uint8"), "entities": spaces.Box((3, 4)), "tokens": spaces.MultiDiscrete((5, 5, 5)),
 }  # fmt: skip
 SIZES = {
-    "encoder.widths": (8,), "encoder.width": 8, "head.width": 4, "replay.capacity": 60, "replay.batch_size": 8,
+    "encoder.widths": (8,), "encoder.width": 8, "encoder.channels": (4, 4), "head.width": 4, "replay.capacity": 60, "replay.batch_size": 8,
     "replay.start": 20, "optimizer.clip_norm": 0.1, "optimizer.epsilon": 1e-3, "exploration.steps": 50,
     "optimizer.learning_rate": 0.02, "target.every": 10, "target.rate": 0.5,  # so that the target lags behind
     "working.hidden_size": 8, "working.window": 4, "working.chunk": 3, "working.inner": 8, "encoder.token_width": 8,
@@ -539,7 +539,8 @@ ONLY_WITH = {
     "quantile-huber": {"head.returns": "quantile"},
 }  # fmt: skip
 # Settings that are read where another one has this value.
-READ_WHERE = {"recall.frozen_width": {"recall.keys": "frozen"}, "external.heads": {"external.kernel": "multi-head"}}
+RESET = {"optimizer.reset_every": 10}
+READ_WHERE = {"optimizer.reset_encoder": RESET, "optimizer.reset_rest": RESET, "recall.frozen_width": {"recall.keys": "frozen"}, "external.heads": {"external.kernel": "multi-head"}}
 OTHERS = {"working.max_radius": 0.95, "encoder.presence": 0}  # where twice or half of the value is not legal
 STEPS = 100
 
@@ -559,7 +560,9 @@ def every_setting() -> Iterator[Any]:
     parts = {path: value for path, _, value, _ in specs.describe(BASE) if path in registry.roles()}
     for path, *_ in specs.describe(BASE):
         if path not in parts:
-            spec = specs.override_all(BASE, MEMORY) if path in WITH_MEMORY else BASE
+            spec = specs.override_all(BASE, MEMORY | READ_WHERE.get(path, {})) if path in WITH_MEMORY else BASE
+            if path.startswith("optimizer."):
+                spec = specs.override_all(BASE, READ_WHERE.get(path, {}))
             if path.startswith("recall."):
                 spec = sized(specs.override_all(BASE, EXTERNAL | READ_WHERE.get(path, {})))
             yield pytest.param(spec, VECTOR, path, id=path)

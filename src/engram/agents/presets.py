@@ -19,6 +19,7 @@ from engram.agents.spec import (
 )
 from engram.encoders.entities import EntitiesSpec, is_set
 from engram.encoders.features import FeaturesSpec  # noqa: F401, registered
+from engram.encoders.impala import ImpalaSpec  # noqa: F401, registered
 from engram.encoders.pixels import GridSpec, PixelsSpec, image_shape
 from engram.encoders.spatial import SpatialSpec
 from engram.encoders.tokens import TokensSpec

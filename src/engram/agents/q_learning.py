@@ -6,6 +6,7 @@ It implements the protocol of `agents/agent.py`. DQN, DRQN, R2D2, NEC and the re
 
 import dataclasses
 import math
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -139,9 +140,10 @@ class QLearner:
         updates = min(max(1, chosen.decay_steps * self.spec.updates // self.spec.learn_every), LAST)
         rate = optax.linear_schedule(chosen.learning_rate, chosen.learning_rate * chosen.final_fraction, updates)
         clip = optax.clip_by_global_norm(chosen.clip_norm) if chosen.clip_norm else optax.identity()
-        return optax.chain(
-            clip, optax.adam(rate if chosen.final_fraction < 1 else chosen.learning_rate, eps=chosen.epsilon)
-        )
+        step = rate if chosen.final_fraction < 1 else chosen.learning_rate
+        if chosen.weight_decay:
+            return optax.chain(clip, optax.adamw(step, eps=chosen.epsilon, weight_decay=chosen.weight_decay))
+        return optax.chain(clip, optax.adam(step, eps=chosen.epsilon))
 
     # -- beginning ---------------------------------------------------------------------------------------------------
 
@@ -314,13 +316,40 @@ class QLearner:
         fault = jnp.where(finite | (learner.fault >= 0), learner.fault, updates)
         optimizer = accept(optimizer, learner.optimizer)
         new = LearnerState(params, target, optimizer, key, updates, fault, learner.statistics)
+        if chosen.optimizer.reset_every:
+            new = jax.lax.cond(updates % chosen.optimizer.reset_every == 0, self._reset, lambda same: same, new)
         learned = chosen.draw.learned(drawing, drawn, examples.surprise(scored), finite)
         return new, learned, {"loss": loss, "q_mean": examples.mean_q(scored)}
 
+    def _reset(self, learner: LearnerState) -> LearnerState:
+        """Shrink and perturb: weights drawn to fresh ones, by the share of their part; Adam and target begin anew."""
+        import optax
+
+        chosen = self.spec.optimizer
+        fresh = build(self.spec, self.space, self.actions, jax.random.fold_in(learner.key, 0x5EED))
+
+        def mixed(share: float, old: PyTree, new: PyTree) -> PyTree:
+            return jax.tree.map(lambda old, new: (1 - share) * old + share * new, old, new)
+
+        params = mixed(chosen.reset_rest, learner.params, fresh)
+        encoder = mixed(chosen.reset_encoder, learner.params.encoder, fresh.encoder)
+        params = dataclasses.replace(params, encoder=encoder)
+        target = jax.tree.map(jnp.copy, params)
+        optimizer = self.optimizer.init(params)  # type: ignore[arg-type]
+        # The step size goes on falling; Adam's own count begins anew with its averages.
+        def falls(state: Any) -> bool:
+            return isinstance(state, optax.ScaleByScheduleState)
+
+        optimizer = jax.tree.map(
+            lambda old, new: old if falls(new) else new, learner.optimizer, optimizer, is_leaf=falls
+        )
+        return dataclasses.replace(learner, params=params, target=target, optimizer=optimizer)
+
     @property
     def _turn(self) -> int:
-        """Updates after which their number begins anew: a multiple of those between two changes of the target."""
-        return self.spec.target.every * max(1, TURN // self.spec.target.every)
+        """Updates after which their number begins anew: a multiple of those between changes of the target, and resets."""
+        together = math.lcm(self.spec.target.every, self.spec.optimizer.reset_every or 1)
+        return together * max(1, TURN // together)
 
     def _number(self, update: int, step: int) -> int:
         """The number of an update, over all turns, at a global step."""

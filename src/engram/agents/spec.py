@@ -71,13 +71,23 @@ class ReplaySpec:
 
 @spec
 class OptimizerSpec:
-    """Adam (Kingma & Ba 2015)."""
+    """Adam (Kingma & Ba 2015).
+
+    Resets (shrink and perturb, Ash & Adams 2020; D'Oro et al. 2023) let an agent that learns often forget what it
+    settled on: parts of the network become fresh, the replay stays. Adam's averages and the target begin anew.
+    """
 
     learning_rate: float = setting(1e-3, "step size at the start", above=0)
     final_fraction: float = setting(1.0, "the step size falls linearly to this fraction of itself", low=0, high=1)
     decay_steps: int = setting(1, "environment steps, from the first update on, over which it falls", low=1)
     epsilon: float = setting(1e-8, "Adam's epsilon", above=0)
     clip_norm: float = setting(10.0, "largest global norm of a gradient; 0 for no limit", low=0)
+    weight_decay: float = setting(0.0, "AdamW (Loshchilov & Hutter 2019): share of a weight lost per step size", low=0)
+    reset_every: int = setting(
+        0, "updates from one reset to the next: weights are drawn to fresh ones; 0 for never", low=0
+    )
+    reset_encoder: float = setting(0.5, "share of fresh weights that a reset gives the encoder", low=0, high=1)
+    reset_rest: float = setting(1.0, "share of fresh weights that a reset gives the rest of the network", low=0, high=1)
 
 
 @spec

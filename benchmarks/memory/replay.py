@@ -1,0 +1,179 @@
+"""Drawing from a replay of a million rows: by priority beside uniformly, and beside the bare gather of the same rows.
+
+    python -m benchmarks.memory.replay                           about 2 minutes
+    python -m benchmarks.memory.replay --rows 100000 --lanes 4
+
+Each cell is one compiled scan, so that no time of a call is in it: its state goes from one step to the next and is
+never copied, as in the compiled loop of the device and in the block of the host. Microseconds a step, the median of
+`--repeats` scans; cells take turns.
+
+| cell      | one step                                                                  |
+|-----------|---------------------------------------------------------------------------|
+| gather    | the rows of a batch at places that are known: observation, action, reward |
+| draw      | which rows, and the gather of them                                        |
+| update    | the priorities of a batch set anew                                        |
+| add       | a block of 4 rows in each lane written, and what the draw keeps of them   |
+"""
+
+import argparse
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from statistics import median
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from benchmarks.record import Record, add_flags
+from engram import spaces
+from engram.bits import next_words
+from engram.replay import ring as rings
+from engram.replay.draw import Drawn, Growth, Reach, Surprise
+from engram.replay.prioritized import PrioritizedSpec
+from engram.replay.sampling import rows_from, stacked
+from engram.replay.uniform import UniformSpec
+from engram.types import TimeStep
+
+REACH, BLOCK, WIDTH = Reach(1, 0), 4, 4
+DRAWS: dict[str, Any] = {"uniform": UniformSpec(), "prioritized": PrioritizedSpec()}
+
+
+def filled(spec: Any, rows: int, lanes: int) -> tuple[Any, Any]:
+    """A full ring, and what the draw keeps of it, with priorities that differ."""
+    shape = (rows, lanes)
+    row = TimeStep(
+        jnp.ones((*shape, WIDTH)), jnp.zeros(shape, bool), jnp.zeros(shape, jnp.int32), jnp.ones(shape),
+        jnp.zeros(shape, bool),
+    )  # fmt: skip
+    before = rings.empty(spaces.Box((WIDTH,)), rows, lanes)
+    ring = rings.Ring(row, jnp.full(lanes, rows, jnp.int32))
+    state = spec.grown(spec.init(rows, lanes), Growth(before, ring, REACH, rows))
+    if state is None:
+        return ring, None
+    place = jnp.arange(rows * lanes)
+    error = jnp.asarray(np.random.default_rng(0).exponential(size=rows * lanes), jnp.float32)
+    keep = place % rows < rows - REACH.after
+    drawn = Drawn(place, place, None, jnp.where(keep, place, 1 << 30))
+    return ring, spec.learned(state, drawn, Surprise(error, error), jnp.bool_(True))
+
+
+def gathered(ring: Any, drawn: Drawn) -> Any:
+    """What an update reads of a batch: two rows of each lane, and two observations. A sum, so that nothing is left out."""
+
+    def one(row: Any, lane: Any) -> Any:
+        found = rows_from(ring, row, lane, 2)
+        seen = stacked(ring, row, lane, 1).sum() + stacked(ring, row + 1, lane, 1).sum()
+        return seen + found.reward.sum() + found.action.sum() + found.terminated.sum() + found.is_first.sum()
+
+    return jax.vmap(one)(drawn.row, drawn.lane).sum()
+
+
+def no_embedding(row: Any, lane: Any) -> Any:
+    raise AssertionError("nothing is compared")
+
+
+def steps(spec: Any, ring: Any, batch: int) -> dict[str, tuple[Any, Callable]]:
+    """By cell: what a scan begins with, and one step of it."""
+    rows, lanes = ring.capacity, ring.envs
+
+    def draw(state: Any, bits: Any) -> Drawn:
+        return spec.draw(state, ring, REACH, bits.reshape(batch, spec.words), no_embedding)
+
+    def drawing(state: Any, key: Any) -> tuple[Any, Any]:
+        key, bits = next_words(key, batch * spec.words)
+        drawn = draw(state, bits)
+        weight = 0.0 if drawn.importance is None else drawn.importance.sum()
+        return key, gathered(ring, drawn) + weight
+
+    def gathering(state: Any, key: Any) -> tuple[Any, Any]:
+        key, bits = next_words(key, batch)
+        row = (bits % jnp.uint32(rows - 1)).astype(jnp.int32)
+        return key, gathered(ring, Drawn(row, row % lanes))
+
+    def updating(state: Any, carry: Any) -> tuple[Any, Any]:
+        key, state = carry
+        key, bits = next_words(key, batch)
+        place = (bits % jnp.uint32(rows * lanes - lanes)).astype(jnp.int32)
+        error = place.astype(jnp.float32) / rows
+        drawn = Drawn(place % rows, place // rows, None, place)
+        return (key, spec.learned(state, drawn, Surprise(error, error), jnp.bool_(True))), error[0]
+
+    return {"gather": (None, gathering), "draw": (None, drawing), "update": (True, updating)}
+
+
+def adding(spec: Any) -> Callable:
+    """One block of rows more."""
+
+    def step(carry: Any) -> Any:
+        ring, state = carry
+        shape = (BLOCK, ring.envs)
+        row = TimeStep(
+            jnp.ones((*shape, WIDTH)), jnp.zeros(shape, bool), jnp.zeros(shape, jnp.int32), jnp.ones(shape),
+            jnp.zeros(shape, bool),
+        )  # fmt: skip
+        after = rings.write(ring, row, jnp.ones(shape, bool))
+        return after, spec.grown(state, Growth(ring, after, REACH, BLOCK))
+
+    return step
+
+
+def timed(program: Callable, *given: Any) -> float:
+    began = time.perf_counter()
+    jax.block_until_ready(program(*given))
+    return time.perf_counter() - began
+
+
+def measure(rows: int, lanes: int, batches: list[int], count: int, repeats: int) -> dict[str, float]:
+    """Microseconds a step by cell."""
+    programs: dict[str, tuple[Callable, tuple]] = {}
+    key = jax.random.PRNGKey(0)
+    for name, spec in DRAWS.items():
+        ring, state = filled(spec, rows, lanes)
+        for batch in batches:
+            for cell, (changes, step) in steps(spec, ring, batch).items():
+                if (cell == "gather" and name != "uniform") or (cell == "update" and state is None):
+                    continue
+
+                def scan(state: Any, key: Any, step: Callable = step, changes: Any = changes) -> Any:
+                    begins = (key, state) if changes else key
+                    end, out = jax.lax.scan(lambda carry, _: step(state, carry), begins, None, length=count)
+                    return end[0] if changes else end, out.sum()
+
+                programs[f"{cell} {batch}" + ("" if cell == "gather" else f", {name}")] = jax.jit(scan), (state, key)
+
+        def add(ring: Any, state: Any, spec: Any = spec) -> Any:
+            end = jax.lax.fori_loop(0, count, lambda _, carry: adding(spec)(carry), (ring, state))
+            return end[0].cursor, jax.tree.map(jnp.sum, end[1])
+
+        programs[f"add {BLOCK} x {lanes}, {name}"] = jax.jit(partial(add)), (ring, state)
+    for program, given in programs.values():
+        jax.block_until_ready(program(*given))
+    found: dict[str, list[float]] = {name: [] for name in programs}
+    for _ in range(repeats):
+        for name, (program, given) in programs.items():
+            found[name].append(timed(program, *given))
+    return {name: 1e6 * median(seconds) / count for name, seconds in found.items()}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=int, default=1_000_000, help="over all lanes")
+    parser.add_argument("--lanes", type=int, default=1)
+    parser.add_argument("--steps", type=int, default=2_000, help="of one scan")
+    parser.add_argument("--repeats", type=int, default=5)
+    add_flags(parser, "replay")
+    options = parser.parse_args()
+    record = Record(options, {"rows": options.rows, "lanes": options.lanes})
+    found = measure(options.rows // options.lanes, options.lanes, [32, 256], options.steps, options.repeats)
+    record.put(f"{options.rows} rows, {options.lanes} lanes", found)
+    print("| step | us |\n|---|---|")
+    for name, micros in found.items():
+        print(f"| {name} | {micros:.1f} |")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,79 @@
+"""Every preset of value learning with every memory that fits it finds the true values of a probe.
+
+One of each row and column runs always; the others are slow tests.
+"""
+
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+from engram import specs
+from engram.agents.presets import preset
+from engram.agents.q_learning import QLearner
+from engram.envs.device import make_device
+from engram.errors import SpecError
+from engram.play.playing import play_device
+from engram.runners.device import DeviceRunner
+
+STEPS = 5_000
+SIZES: dict[str, Any] = {
+    "encoder.widths": (16,), "replay.capacity": 1_000, "replay.batch_size": 16, "replay.start": 200, "discount": 0.9,
+    "optimizer.learning_rate": 5e-3, "optimizer.final_fraction": 0.02, "optimizer.decay_steps": STEPS,
+    "exploration.steps": 1_000, "target.every": 20, "target.rate": 1.0, "n_step": 2, "learn_every": 4,
+}  # fmt: skip
+# Atoms that hold the returns of the probe, which are within 0..1.
+ATOMS: dict[str, Any] = {"head.returns.low": -0.5, "head.returns.high": 1.5, "head.returns.atoms": 21}
+SMALLER: dict[str, Any] = {
+    "c51": ATOMS, "rainbow": ATOMS | {"head.width": 16, "exploration.start": 0.0},
+    "rainbow-memory": ATOMS | {"head.width": 16, "exploration.start": 0.0}, "qr-dqn": {"head.returns.quantiles": 8},
+    "iqn": {"head.returns.samples": 8, "head.returns.cosines": 16},
+    # A soft target is not the value of the probe unless it is nearly hard and pays nothing.
+    "m-dqn": {"bootstrap.scale": 0.0, "bootstrap.temperature": 1e-3},
+}  # fmt: skip
+WINDOW = {"replay.window": 6, "replay.capacity": 1_200}
+MEMORIES: dict[str, dict[str, Any]] = {
+    "none": {},
+    "gru": {"working": "gru", "working.hidden_size": 16, **WINDOW},
+    "lru": {"working": "lru", "working.hidden_size": 16, "working.state": 8, **WINDOW},
+    "history": {"working": "history", "working.hidden_size": 16, "working.window": 6, "working.inner": 16, **WINDOW},
+    "episodic": {"external": "episodic", "external.capacity": 200, "recall.n_step": 5},
+}
+PRESETS = ("double-dqn", "per-dqn", "c51", "qr-dqn", "iqn", "m-dqn", "rainbow", "rainbow-memory")
+ALWAYS = {("per-dqn", "gru"), ("rainbow", "episodic"), ("qr-dqn", "history"), ("rainbow-memory", "none")}
+
+
+def agent(name: str, memory: str, space: Any) -> Any:
+    made = preset(name, space, STEPS)
+    chosen = SIZES | SMALLER.get(name, {}) | MEMORIES[memory]
+    if name == "rainbow-memory":
+        chosen |= {"external.capacity": 200, "recall.n_step": 5}
+    return specs.override_all(made, chosen)
+
+
+@pytest.mark.parametrize(
+    ("name", "memory"),
+    [
+        pytest.param(name, memory, marks=() if (name, memory) in ALWAYS else pytest.mark.slow)
+        for name in PRESETS
+        for memory in MEMORIES
+        if not (name == "rainbow-memory" and memory != "none")
+    ],
+)
+def test_it_finds_the_values_of_the_chain(name: str, memory: str):
+    """0.9^(steps to go), along one greedy episode: what the network itself says, without the external memory."""
+    env = make_device("engram/Chain-v0")
+    spec = agent(name, memory, env.observation_space)
+    runner = DeviceRunner(QLearner(spec, env.observation_space, env.actions), env, [0])
+    runner.advance(STEPS, lambda: False)
+    runner.report()
+    keep = lambda seen, looked: looked.decision.returns.q  # noqa: E731
+    played = play_device(env, runner.minds()[0], jax.random.PRNGKey(1), spec=spec, episodes=1, keep=keep, steps=5)
+    np.testing.assert_allclose(np.asarray(played.kept)[:, 0, 0], 0.9 ** np.arange(4, -1, -1), atol=0.08)
+
+
+def test_a_memory_that_does_not_fit_is_refused_in_a_sentence():
+    space = make_device("engram/Chain-v0").observation_space
+    with pytest.raises(SpecError, match=r"recall.refresh = 32 looks at single observations again, which tell nothing"):
+        agent("rainbow-memory", "gru", space)

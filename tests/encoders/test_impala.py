@@ -1,0 +1,72 @@
+"""The residual network of IMPALA: its pieces against plain Python."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from engram import spaces, testing
+from engram.encoders.impala import ImpalaSpec, adaptive, padded, pooled
+from engram.errors import SpaceError
+
+KEY = jax.random.PRNGKey(0)
+RANDOM = np.random.default_rng(0)
+
+
+@pytest.mark.parametrize("shape", [(4, 4), (5, 7), (1, 2)])
+def test_pooling_is_the_greatest_of_nine_every_second_pixel(shape):
+    x = RANDOM.normal(size=(*shape, 2)).astype(np.float32)
+    rows, columns = shape
+    expected = np.array(
+        [
+            [x[max(i - 1, 0) : i + 2, max(j - 1, 0) : j + 2].max((0, 1)) for j in range(0, columns, 2)]
+            for i in range(0, rows, 2)
+        ]
+    )
+    np.testing.assert_array_equal(pooled(jnp.array(x)), expected)
+
+
+@pytest.mark.parametrize("shape", [(11, 11), (6, 9), (4, 3)])
+def test_adaptive_pooling_covers_every_pixel(shape):
+    """As PyTorch's: cell k of an axis is from floor(k n / 6) to ceil((k + 1) n / 6)."""
+    x = RANDOM.normal(size=(*shape, 1)).astype(np.float32)
+    found = np.asarray(adaptive(jnp.array(x), 6))
+    assert found.shape == (min(shape[0], 6), min(shape[1], 6), 1)
+    assert found.max() == x.max()
+    if shape == (11, 11):
+        assert found[0, 0, 0] == x[:2, :2].max()
+        assert found[5, 2, 0] == x[9:, 3:6].max()
+
+
+def test_a_block_with_padding_keeps_the_size():
+    assert padded(jnp.ones((4, 5, 3))).shape == (6, 7, 3)
+    assert float(padded(jnp.ones((1, 1, 1))).sum()) == 1
+
+
+@pytest.mark.parametrize(
+    ("space", "chosen"),
+    [
+        (spaces.Box((36, 36, 3), "uint8"), ImpalaSpec(channels=(4, 4), width=8)),
+        (spaces.Box((10, 10, 4), "bool"), ImpalaSpec(channels=(4,), width=8, scale=2, pool=False)),
+    ],
+    ids=["image", "board"],
+)
+def test_it_keeps_the_contract_of_encoders(space, chosen):
+    encoder = chosen.build(space, 2, KEY)
+    testing.check_encoder(encoder, space, stack=2)
+    side = 6 if chosen.pool else 5
+    assert encoder.dense.weight.shape == (8, side * side * 4 * chosen.scale)
+
+
+def test_the_published_network_has_as_many_weights():
+    """84 x 84 x 4, channels 16, 32, 32: 11 x 11 before the pooling, 6 x 6 x 32 after it."""
+    encoder = ImpalaSpec().build(spaces.Box((84, 84), "uint8"), 4, KEY)
+    assert encoder.dense.weight.shape == (512, 6 * 6 * 32)
+    convolutions = sum(leaf.size for leaf in jax.tree.leaves(encoder.blocks))
+    expected = sum(9 * a * b + b + 4 * (9 * b * b + b) for a, b in ((4, 16), (16, 32), (32, 32)))
+    assert convolutions == expected
+
+
+def test_an_image_that_is_too_small_is_one_sentence():
+    with pytest.raises(SpaceError, match="a 5 x 5 image is too small for 3 blocks that halve it; give fewer enc"):
+        ImpalaSpec().build(spaces.Box((5, 5, 1), "uint8"), 1, KEY)
