@@ -107,7 +107,7 @@ def fake_trainer(request, monkeypatch, tmp_path):
     monkeypatch.setattr(
         "engram.cli.commands.plot_curve", lambda folder, title, **_: Path(folder, f"{title}.png").touch()
     )
-    monkeypatch.setattr("engram.cli.commands.check_words", lambda *_: None)  # X is no environment
+    monkeypatch.setattr("engram.cli.early.check_words", lambda *_: None)  # X is no environment
     monkeypatch.setattr(FakeTrainer, "made", {})
     monkeypatch.setattr(FakeTrainer, "all_made", [])
     monkeypatch.setattr(FakeTrainer, "problem", None)

@@ -304,7 +304,13 @@ NEEDED = {
     "compiled": (Wander, GREEDY, 89, CompiledActor, "actor."),
     "device": (DEVICE[SEVERAL][0], {**AGENT, **SHORT, **DEVICE[SEVERAL][1]}, 92, None, ""),
     "memory": (Wander, REMEMBERING, 89, CompiledActor, ("actor.", "reward", "block.noted")),
-    "rainbow": (Wander, {**GREEDY, **RAINBOW}, 89, CompiledActor, ("agent.replay.drawing", "agent.learner.params.head")),
+    "rainbow": (
+        Wander,
+        {**GREEDY, **RAINBOW},
+        89,
+        CompiledActor,
+        ("agent.replay.drawing", "agent.learner.params.head"),
+    ),
 }
 # What makes no difference to a run: `engram info` tells the level; restoring reads that of each environment.
 TOLD = {"env.levels.0 left out", "env.levels.0 changed"}

@@ -540,7 +540,12 @@ ONLY_WITH = {
 }  # fmt: skip
 # Settings that are read where another one has this value.
 RESET = {"optimizer.reset_every": 10}
-READ_WHERE = {"optimizer.reset_encoder": RESET, "optimizer.reset_rest": RESET, "recall.frozen_width": {"recall.keys": "frozen"}, "external.heads": {"external.kernel": "multi-head"}}
+READ_WHERE = {
+    "optimizer.reset_encoder": RESET,
+    "optimizer.reset_rest": RESET,
+    "recall.frozen_width": {"recall.keys": "frozen"},
+    "external.heads": {"external.kernel": "multi-head"},
+}
 OTHERS = {"working.max_radius": 0.95, "encoder.presence": 0}  # where twice or half of the value is not legal
 STEPS = 100
 

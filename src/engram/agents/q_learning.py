@@ -6,7 +6,6 @@ It implements the protocol of `agents/agent.py`. DQN, DRQN, R2D2, NEC and the re
 
 import dataclasses
 import math
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -336,6 +335,7 @@ class QLearner:
         params = dataclasses.replace(params, encoder=encoder)
         target = jax.tree.map(jnp.copy, params)
         optimizer = self.optimizer.init(params)  # type: ignore[arg-type]
+
         # The step size goes on falling; Adam's own count begins anew with its averages.
         def falls(state: Any) -> bool:
             return isinstance(state, optax.ScaleByScheduleState)
@@ -347,7 +347,7 @@ class QLearner:
 
     @property
     def _turn(self) -> int:
-        """Updates after which their number begins anew: a multiple of those between changes of the target, and resets."""
+        """Updates after which their number begins anew: a multiple of those between changes of the target, or resets."""
         together = math.lcm(self.spec.target.every, self.spec.optimizer.reset_every or 1)
         return together * max(1, TURN // together)
 

@@ -20,9 +20,6 @@ from typing import Any
 import tyro
 from tyro.conf import FlagCreatePairsOff
 
-from engram.cli import runs
-from engram.cli.blank import without_jax
-from engram.cli.early import check_words
 from engram.cli.flags import (
     COMMANDS,
     Command,
@@ -36,7 +33,6 @@ from engram.cli.flags import (
     split_settings,
 )
 from engram.cli.leave import EXIT_INTERRUPTED, kept, undo_when_left
-from engram.cli.new import TRY, new_part
 from engram.cli.parts import import_parts, search_here
 from engram.cli.reports import report
 from engram.errors import (
@@ -52,10 +48,7 @@ from engram.errors import (
     told,
     unwritten,
 )
-from engram.run.curve import CURVE_FILE, plot_curve
 from engram.run.display import clean
-from engram.run.metrics import METRICS_FILE
-from engram.run.progress import Progress
 
 EXIT_BROKEN_PIPE = 141  # whoever read the output went away
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
@@ -181,6 +174,9 @@ def _silence() -> int:
 
 def train(chosen: Train, settings: Mapping[str, str]) -> None:
     """`engram train`: only what was given on the command line is passed on, so that a resumed run keeps the rest."""
+    from engram.cli import runs
+    from engram.cli.early import check_words
+
     given: dict[str, Any] = {
         field.name: getattr(chosen, field.name)
         for field in dataclasses.fields(chosen)
@@ -225,6 +221,8 @@ def _runs(env: str | None, folder: Path, given: dict[str, Any]) -> list[tuple[Pa
     Those learn one after another, in `folder`/seed0, seed1, ... When such a group is resumed, a seed that had not
     begun begins.
     """
+    from engram.cli import runs
+
     if env is None:  # it is resumed
         return [(place, given) for place in _runs_of(folder)]
     if given.get("seeds", 1) == 1:
@@ -254,6 +252,9 @@ class _Kept:
 
 def _learn(env: str | None, folder: Path, arguments: dict[str, Any]) -> None:
     """One run from where it is to its end, with its learning curve drawn however it ends."""
+    from engram.cli import runs
+    from engram.run.curve import CURVE_FILE
+    from engram.run.progress import Progress
     from engram.run.trainer import Trainer
 
     progress = Progress()
@@ -269,6 +270,9 @@ def _learn(env: str | None, folder: Path, arguments: dict[str, Any]) -> None:
 
 def _conclude(folder: Path, places: list[Path]) -> None:
     """Several seeds end in one picture and one line."""
+    from engram.cli import runs
+    from engram.run.curve import CURVE_FILE
+
     _draw(folder, f"{folder.name}, {len(places)} seeds", places)
     found = [runs.outcome(place) for place in places]
     print(clean(f"done: {runs.summary(folder, found)}"))
@@ -276,6 +280,8 @@ def _conclude(folder: Path, places: list[Path]) -> None:
 
 
 def _draw(folder: Path, title: str, places: Sequence[Path] = ()) -> None:
+    from engram.run.curve import plot_curve
+
     try:
         plot_curve(folder, title=title, runs=places)
     except OSError as problem:  # a picture is no reason to call the run a failure, or to hide why it failed
@@ -324,6 +330,8 @@ def _new_folder(env: str | None, given: Mapping[str, Any]) -> Path:
 
 def _existing(folder: Path) -> Path:
     """`folder`, or a CheckpointError with the nearest run directory beside it or under runs/."""
+    from engram.run.metrics import METRICS_FILE
+
     if folder.is_dir():
         return folder
     known = [str(path.parent) for beside in {folder.parent, Path("runs")} for path in beside.glob(f"*/{METRICS_FILE}")]
@@ -334,6 +342,8 @@ def _existing(folder: Path) -> Path:
 
 def _runs_of(folder: Path) -> list[Path]:
     """The run directory itself, or those in it that `--seeds` of a host environment made, by seed."""
+    from engram.cli import runs
+
     seeds = [path for path in folder.glob("seed*") if path.name[4:].isdigit() and runs.holds_run(path)]
     if runs.holds_run(folder) or not seeds:
         return [folder]
@@ -381,6 +391,9 @@ def evaluate(chosen: Evaluate) -> None:
 
 def info(chosen: Info) -> None:
     """`engram info`. Raises CheckpointError, after the report, if --verify found something wrong."""
+    from engram.cli import runs
+    from engram.cli.blank import without_jax
+
     _existing(chosen.run)
     folders = [chosen.run] if runs.holds_run(chosen.run) else runs.runs_in(chosen.run) or [chosen.run]
     if not (chosen.json or chosen.all or chosen.verify):
@@ -409,6 +422,8 @@ def info(chosen: Info) -> None:
 
 def new(chosen: New) -> None:
     """`engram new`: the two files, and what to do with them."""
+    from engram.cli.new import TRY, new_part
+
     part, test = new_part(chosen.role, chosen.name, Path())
     print(f"{part} is a part that works; change it. Check it with: pytest {test}")
     print(f"Train with it: engram train {TRY[chosen.role].format(name=chosen.name)}")

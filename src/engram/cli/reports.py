@@ -8,11 +8,12 @@ from contextlib import contextmanager, redirect_stdout
 from typing import Any
 
 from engram.run.display import clean
-from engram.run.metrics import plain
 
 
 def report(work: Callable[[], Mapping[str, Any]], as_json: bool) -> dict[str, Any]:
     """Do the work and print what it found: as one JSON object alone on standard output, or as a table."""
+    from engram.run.metrics import plain
+
     if as_json:
         with _stdout_to_stderr():
             found = plain(work())
