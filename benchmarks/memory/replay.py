@@ -61,7 +61,7 @@ def filled(spec: Any, rows: int, lanes: int) -> tuple[Any, Any]:
 
 
 def gathered(ring: Any, drawn: Drawn) -> Any:
-    """What an update reads of a batch: two rows of each lane, and two observations. A sum, so that nothing is left out."""
+    """What an update reads of a batch: two rows and two observations. A sum, so that nothing is left out."""
 
     def one(row: Any, lane: Any) -> Any:
         found = rows_from(ring, row, lane, 2)
@@ -71,7 +71,7 @@ def gathered(ring: Any, drawn: Drawn) -> Any:
     return jax.vmap(one)(drawn.row, drawn.lane).sum()
 
 
-def no_embedding(row: Any, lane: Any) -> Any:
+def no_embedding(*_: Any) -> Any:
     raise AssertionError("nothing is compared")
 
 
@@ -88,7 +88,7 @@ def steps(spec: Any, ring: Any, batch: int) -> dict[str, tuple[Any, Callable]]:
         weight = 0.0 if drawn.importance is None else drawn.importance.sum()
         return key, gathered(ring, drawn) + weight
 
-    def gathering(state: Any, key: Any) -> tuple[Any, Any]:
+    def gathering(_: Any, key: Any) -> tuple[Any, Any]:
         key, bits = next_words(key, batch)
         row = (bits % jnp.uint32(rows - 1)).astype(jnp.int32)
         return key, gathered(ring, Drawn(row, row % lanes))

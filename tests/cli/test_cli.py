@@ -23,6 +23,7 @@ from engram.cli.flags import COMMANDS, environment_argument, flags_of, split_set
 from engram.envs.device import make_device
 from engram.errors import EngramError, LearningFault, SpecError, UnknownName
 from engram.play.evaluation import Evaluation
+from engram.run.curve import plot_curve
 from engram.run.metrics import RunLog, read_metrics
 
 whole_program = pytest.mark.usefixtures("real_trainer")
@@ -104,9 +105,7 @@ def fake_trainer(request, monkeypatch, tmp_path):
     monkeypatch.setattr("engram.run.plan.info", lambda run, verify=False: {
         "env": "X-v0", "steps": 30000, "verified": verify, "checkpoints": [{"step": 30, "id": "3fa9"}], "seeds": [0, 1],
     })  # fmt: skip
-    monkeypatch.setattr(
-        "engram.cli.commands.plot_curve", lambda folder, title, **_: Path(folder, f"{title}.png").touch()
-    )
+    monkeypatch.setattr("engram.run.curve.plot_curve", lambda folder, title, **_: Path(folder, f"{title}.png").touch())
     monkeypatch.setattr("engram.cli.early.check_words", lambda *_: None)  # X is no environment
     monkeypatch.setattr(FakeTrainer, "made", {})
     monkeypatch.setattr(FakeTrainer, "all_made", [])
@@ -130,8 +129,6 @@ def test_the_curve_shows_evaluations_beside_training(monkeypatch):
         log.write({"step": 10, "return_mean": [1.0, 3.0], "loss": None})
         log.write({"step": 15, "evaluation_return": [5.0, 7.0]})
         log.write({"step": 20, "return_mean": [2.0, 4.0], "loss": 1.0, "evaluation_return": [4.0, 8.0]})
-    from engram.run.curve import plot_curve
-
     plot_curve("r")
     drawn = {line.get_label(): line.get_xydata().tolist() for line in figures[0].axes[0].get_lines()}
     assert drawn["training: mean of the last 100 episodes"] == [[10, 2], [20, 3]]

@@ -517,7 +517,8 @@ SPACES = {
     "grid": spaces.Box((5, 5, 1), "uint8"), "entities": spaces.Box((3, 4)), "tokens": spaces.MultiDiscrete((5, 5, 5)),
 }  # fmt: skip
 SIZES = {
-    "encoder.widths": (8,), "encoder.width": 8, "encoder.channels": (4, 4), "head.width": 4, "replay.capacity": 60, "replay.batch_size": 8,
+    "encoder.channels": (4, 4),
+    "encoder.widths": (8,), "encoder.width": 8, "head.width": 4, "replay.capacity": 60, "replay.batch_size": 8,
     "replay.start": 20, "optimizer.clip_norm": 0.1, "optimizer.epsilon": 1e-3, "exploration.steps": 50,
     "optimizer.learning_rate": 0.02, "target.every": 10, "target.rate": 0.5,  # so that the target lags behind
     "working.hidden_size": 8, "working.window": 4, "working.chunk": 3, "working.inner": 8, "encoder.token_width": 8,

@@ -347,7 +347,7 @@ class QLearner:
 
     @property
     def _turn(self) -> int:
-        """Updates after which their number begins anew: a multiple of those between changes of the target, or resets."""
+        """Updates after which their number begins anew: a multiple of those from one target, or reset, to the next."""
         together = math.lcm(self.spec.target.every, self.spec.optimizer.reset_every or 1)
         return together * max(1, TURN // together)
 
