@@ -210,16 +210,12 @@ class AgentSpec:
         return max(self.observation.stack - 1, int(previous))
 
     def check(self) -> None:
+        self._check_memory()
         replay, observation = self.replay, self.observation
         if replay.burn_in >= replay.window and replay.burn_in:
             raise SpecError(
                 f"replay.burn_in = {replay.burn_in} leaves nothing to learn from in replay.window = {replay.window} "
                 f"rows; lower the one or raise the other"
-            )
-        if self.has_memory and replay.window < 2:
-            raise SpecError(
-                f"a working memory learns from windows, but replay.window = {replay.window}; "
-                f"set replay.window=64, or as many steps as are to be remembered"
             )
         if not self.has_memory and (replay.window > 1 or observation.previous_action or observation.previous_reward):
             raise SpecError(
@@ -227,27 +223,13 @@ class AgentSpec:
                 f"previous_reward = {observation.previous_reward} are for a working memory; choose one, such as "
                 f"working=gru, or leave them out"
             )
-        if replay.stored_carry and not self.has_memory:
-            raise SpecError(
-                "replay.stored_carry = true keeps what a working memory carries, and there is none; choose one, such "
-                "as working=gru"
-            )
-        if self.forget and not self.has_memory:
-            raise SpecError(
-                "forget = true empties a working memory, and there is none; choose one, such as working=gru"
-            )
         if self.reward.normalize and self.reward_clip:
             raise SpecError(
                 f"reward.normalize = true and reward_clip = {self.reward_clip} both bound rewards; set "
                 f"reward_clip=0, or leave reward.normalize out"
             )
         self._check_external()
-        if self.head.predicts not in self.loss.fits:
-            loss, head = name_of("loss", type(self.loss)), name_of("head", type(self.head))
-            raise SpecError(
-                f"loss={loss} compares {TOLD[self.loss.fits[0]]}, but head={head} predicts "
-                f"{TOLD[self.head.predicts]}; {WAYS[self.loss.fits[0]]}, or another loss"
-            )
+        self._check_loss()
         if self.draw.compares and self.has_memory:
             raise SpecError(
                 f"draw={name_of('draw', type(self.draw))} compares single observations, but a working memory learns "
@@ -257,6 +239,32 @@ class AgentSpec:
             raise SpecError(
                 f"replay.capacity = {replay.capacity} cannot hold one window of {replay.window} rows with n_step = "
                 f"{self.n_step} and observation.stack = {observation.stack}; raise the capacity"
+            )
+
+    def _check_memory(self) -> None:
+        """What is about a working memory needs one, which needs windows."""
+        if self.has_memory and self.replay.window < 2:
+            raise SpecError(
+                f"a working memory learns from windows, but replay.window = {self.replay.window}; "
+                f"set replay.window=64, or as many steps as are to be remembered"
+            )
+        if self.replay.stored_carry and not self.has_memory:
+            raise SpecError(
+                "replay.stored_carry = true keeps what a working memory carries, and there is none; choose one, such "
+                "as working=gru"
+            )
+        if self.forget and not self.has_memory:
+            raise SpecError(
+                "forget = true empties a working memory, and there is none; choose one, such as working=gru"
+            )
+
+    def _check_loss(self) -> None:
+        """A loss compares what the head predicts."""
+        if self.head.predicts not in self.loss.fits:
+            loss, head = name_of("loss", type(self.loss)), name_of("head", type(self.head))
+            raise SpecError(
+                f"loss={loss} compares {TOLD[self.loss.fits[0]]}, but head={head} predicts "
+                f"{TOLD[self.head.predicts]}; {WAYS[self.loss.fits[0]]}, or another loss"
             )
 
     def _check_external(self) -> None:

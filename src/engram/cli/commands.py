@@ -174,7 +174,6 @@ def _silence() -> int:
 
 def train(chosen: Train, settings: Mapping[str, str]) -> None:
     """`engram train`: only what was given on the command line is passed on, so that a resumed run keeps the rest."""
-    from engram.cli import runs
     from engram.cli.early import check_words
 
     given: dict[str, Any] = {
@@ -193,26 +192,30 @@ def train(chosen: Train, settings: Mapping[str, str]) -> None:
     env = _env_of_source(given) if chosen.env is None and not given.get("resume") else chosen.env
     folder = run or _new_folder(env, given)
     try:
-        several = _runs(env, folder, given)
-        for place, arguments in several:
-            if not runs.holds_run(place):
-                undo_when_left(place, [path for path in (place, *place.parents) if not path.exists()])
-            try:
-                _learn(chosen.env, place, arguments)
-            except EngramError as problem:
-                if len(several) > 1 and problem.exit_code == EXIT_RESUME_ME:
-                    print(
-                        f"engram: to go on with every seed, add --run {folder} --resume to the command", file=sys.stderr
-                    )
-                raise
-        if len(several) > 1:
-            _conclude(folder, [place for place, _ in several])
+        _learn_all(chosen.env, folder, _runs(env, folder, given))
     finally:
         if run is None:
             with suppress(OSError):  # unless it holds something, or was moved meanwhile
                 folder.rmdir()  # nothing came of it: the name is free again
                 if first_of_all:
                     Path("runs").rmdir()
+
+
+def _learn_all(env: str | None, folder: Path, several: list[tuple[Path, dict[str, Any]]]) -> None:
+    """One run after another; several end in one picture and one line."""
+    from engram.cli import runs
+
+    for place, arguments in several:
+        if not runs.holds_run(place):
+            undo_when_left(place, [path for path in (place, *place.parents) if not path.exists()])
+        try:
+            _learn(env, place, arguments)
+        except EngramError as problem:
+            if len(several) > 1 and problem.exit_code == EXIT_RESUME_ME:
+                print(f"engram: to go on with every seed, add --run {folder} --resume to the command", file=sys.stderr)
+            raise
+    if len(several) > 1:
+        _conclude(folder, [place for place, _ in several])
 
 
 def _runs(env: str | None, folder: Path, given: dict[str, Any]) -> list[tuple[Path, dict[str, Any]]]:

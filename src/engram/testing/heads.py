@@ -41,12 +41,7 @@ def check_head(
     """
     head = as_part(head)
     if spec is not None:
-        reads = getattr(spec, "reads_offered", None)
-        if not isinstance(reads, bool) or (offered and not reads):
-            raise ContractFault(f"the spec's `reads_offered` is {reads!r}; expected {bool(offered)}")
-        predicts = getattr(spec, "predicts", None)
-        if predicts not in get_args(Kind):
-            raise ContractFault(f"the spec's `predicts` is {predicts!r}; expected one of {', '.join(get_args(Kind))}")
+        _check_spec(spec, offered)
     words = getattr(head, "words", None)
     if type(words) is not int or words < 0:
         raise ContractFault(f"`words` is {words!r}; expected how many random words a call takes, 0 for none")
@@ -67,6 +62,15 @@ def check_head(
     if offered:
         _check_forbidden(head, given, tolerance)
     _check_gradient(head, given, unreached)
+
+
+def _check_spec(spec: Any, offered: int) -> None:
+    reads = getattr(spec, "reads_offered", None)
+    if not isinstance(reads, bool) or (offered and not reads):
+        raise ContractFault(f"the spec's `reads_offered` is {reads!r}; expected {bool(offered)}")
+    predicts = getattr(spec, "predicts", None)
+    if predicts not in get_args(Kind):
+        raise ContractFault(f"the spec's `predicts` is {predicts!r}; expected one of {', '.join(get_args(Kind))}")
 
 
 def _check_returns(found: Any, actions: int) -> None:

@@ -76,17 +76,12 @@ def make_host(
     if isinstance(env, gymnasium.Env | VectorEnv):
         _check_alone(env, envs, asynchronous)
     builder = replace(builder_of(env, env_args or {}), apart=to_play)
-    builders = [builder] * envs
-    if not (isinstance(env, str) or asynchronous):
-        first = builder.made()
-        builders = [replace(builder, make=partial(_once, [first])), *builders[1:]]
-        if isinstance(first, VectorEnv):
-            if not to_play:  # where another number will do
-                _check_alone(first, envs, asynchronous)
-            parts = separate(first)
-            if parts is None:
-                return _make_vector(first, seed, action_bins, max_episode_steps, to_play)
-            builders = [replace(builder, make=partial(_once, [part])) for part in parts]
+    first: Any = None if isinstance(env, str) or asynchronous else builder.made()
+    if isinstance(first, VectorEnv) and not to_play:  # where another number will do
+        _check_alone(first, envs, asynchronous)
+    builders = _builders(builder, first, envs)
+    if builders is None:
+        return _make_vector(first, seed, action_bins, max_episode_steps, to_play)
     about = {"limit": max_episode_steps, "alone": asynchronous or len(builders) == 1}
     about |= {"level": "boundary"} if to_play else {}
     makers = [
@@ -95,6 +90,17 @@ def make_host(
     if asynchronous:
         return _make_asynchronous(builder, makers, worker_timeout)
     return LocalEnvs(list(makers), builder.description, fewer=to_play)
+
+
+def _builders(builder: Builder, first: Any, envs: int) -> list[Builder] | None:
+    """One for each environment, of which `first` may have been made; None for a vector that is stepped as a whole."""
+    if first is None:
+        return [builder] * envs
+    parts = separate(first) if isinstance(first, VectorEnv) else [first]
+    if parts is None:
+        return None
+    made = [replace(builder, make=partial(_once, [part])) for part in parts]
+    return made if isinstance(first, VectorEnv) else [*made, *[builder] * (envs - 1)]
 
 
 def _once(given: list[Any]) -> Any:
