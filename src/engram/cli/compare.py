@@ -23,6 +23,7 @@ def compare(chosen: Compare) -> None:
         "reference": _by_environment("--reference", chosen.reference, _reference),
         "test_env": chosen.test_env,
         "test_env_args": dict(map(environment_argument, chosen.test_env_arg)),
+        "trust": chosen.trust,
     }
     given |= {name: value for name in ("episodes", "seed") if (value := getattr(chosen, name)) is not None}
 

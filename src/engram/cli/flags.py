@@ -165,6 +165,8 @@ class Compare:
     """An argument for making that environment; without --test-env it changes one of training."""
     episodes: Annotated[int | None, _whole(1, "N"), _note("(default: 20)")] = None
     """How many episodes each seed then plays in each."""
+    trust: Annotated[bool, _note("")] = False
+    """Let these environments be made by the module that the run's files name, which may run code of whoever made it."""
     seed: Annotated[int | None, _whole(0, "S"), _note("(default: 0)")] = None
     """The seed of the bootstrap: the same seed, the same intervals."""
     plot: Annotated[Path | None, arg(metavar="FILE"), _note("(default: none)")] = None

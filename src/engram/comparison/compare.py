@@ -12,11 +12,11 @@ import numpy as np
 from engram.comparison import learning
 from engram.comparison import statistics as stats
 from engram.comparison.runs import Found, Group, find
-from engram.comparison.statistics import Array, Scores
+from engram.comparison.statistics import Array, Scores, Value
 from engram.errors import EngramError, SpecError, UnknownName, hint
 from engram.run.metrics import plain
 
-AGGREGATES: dict[str, Callable[[Scores], Array]] = {"iqm": stats.iqm, "mean": stats.mean, "median": stats.median}
+AGGREGATES: dict[str, Callable[[Scores], Value]] = {"iqm": stats.iqm, "mean": stats.mean, "median": stats.median}
 SHARES = (50, 90)  # per cent of the reference whose steps are told
 THRESHOLDS = 51  # of a performance profile
 SEEDS_ENOUGH = 10  # fewer make the bootstrap's intervals too narrow
@@ -34,9 +34,9 @@ class Comparison:
       table: a dict for each group on each environment. `env`, `agent`, `seeds`, `steps`, `runs` (folders). Of three
         scores of a seed, `final` (the last return), `area` (the mean return under the curve) and `converged` (the mean
         of the last tenth): `final_iqm`, `final_iqm_low`, `final_iqm_high`, and so for mean and median. `spread` and
-        `spread_over_seeds` of the last tenth. `steps_to_50`, `steps_to_90`: the median over seeds, None where half of
-        them never got there; `reached_50`, `reached_90`: how many seeds did. With a test environment `train_return`,
-        `test_return`, `gap_mean`, `gap_mean_low`, `gap_mean_high`.
+        `spread_over_seeds` of the last tenth. `steps_to_50`, `steps_to_90`: the median over seeds, infinite where
+        half of them never got there; `reached_50`, `reached_90`: how many seeds did. With a test environment
+        `train_return`, `test_return`, `gap_mean`, `gap_mean_low`, `gap_mean_high`.
       pairs: for every two groups of an environment, the `probability` that a run of `agent` ends higher than one of
         `other`, with `low` and `high`.
       profiles: for each environment `thresholds`, and for each of its groups `share`, `low`, `high` at each of them.
@@ -94,7 +94,7 @@ class Comparison:
 
         return "\n".join(lines(self))
 
-    def interval(self, statistic: Callable[[Scores], Array], scores: Scores) -> tuple[Array, Array]:
+    def interval(self, statistic: Callable[[Scores], Value], scores: Scores) -> tuple[Value, Value]:
         """The bootstrap's interval by a generator of its own, so that it depends on no other group."""
         return stats.bootstrap(statistic, scores, np.random.default_rng(self.seed), self.resamples)
 
@@ -106,7 +106,7 @@ class Comparison:
         start = float(np.mean([curve.values[0] for group in groups for curve in group.curves]))
         best = max(groups, key=lambda group: float(stats.iqm([_finals(group)])))
         reference = float(given) if given is not None else float(stats.iqm([_finals(best)]))
-        of = "given" if given is not None else best.agent
+        of = None if given is not None else best.agent
         if reference <= start:
             self.notes.append(f"no step of {env} is told: its reference {reference:.4g} is not above its start")
         levels = {str(share): start + share / 100 * (reference - start) for share in SHARES}
@@ -196,7 +196,8 @@ class Comparison:
                 flat = np.concatenate([scores for (there, _), scores in finals.items() if there == env])
                 pair = float(flat.min()), float(flat.max())
             else:
-                pair = _of(normalize, env)  # type: ignore[arg-type] (no text is left)
+                given = _of(normalize, env)
+                pair = None if given is None else (float(given[0]), float(given[1]))
             if pair is None:
                 self.left_out.append(f"{env} is not averaged: it has no LOW,HIGH; add --normalize '{env}=LOW,HIGH'")
             elif pair[0] == pair[1]:
@@ -262,6 +263,7 @@ def compare(
     test_env: str | None = None,
     test_env_args: Mapping[str, Any] | None = None,
     episodes: int = 20,
+    trust: bool = False,
     seed: int = 0,
     resamples: int = stats.RESAMPLES,
 ) -> Comparison:
@@ -278,7 +280,7 @@ def compare(
         name, or "minmax", the extremes of all groups. Without it environments are not averaged.
       test_env: an environment to play in beside that of training, with `test_env_args` for its constructor; these
         alone change arguments of that of training. It is what loads JAX.
-      episodes: how many each seed plays in each of the two.
+      episodes: how many each seed plays in each of the two. trust: as for `engram.load`.
       seed: of the bootstrap. resamples: of the bootstrap.
 
     Raises: CheckpointError for a path without a run, SpecError where nothing is left to compare.
@@ -293,7 +295,7 @@ def compare(
     found = find([Path(path) for path in paths])
     comparison = Comparison(found, reference, normalize, seed, resamples)
     if test_env is not None or test_env_args:
-        _generalise(comparison, test_env, test_env_args, episodes)
+        _generalise(comparison, episodes, trust, {"env": test_env, "env_args": test_env_args or None})
     return comparison
 
 
@@ -304,7 +306,7 @@ def _check_reference(reference: Reference) -> None:
             raise SpecError(f"reference is {value!r}; give a number, or a number for each environment by name")
 
 
-def _generalise(comparison: Comparison, env: str | None, env_args: Any, episodes: int) -> None:
+def _generalise(comparison: Comparison, episodes: int, trust: bool, elsewhere: Mapping[str, Any]) -> None:
     """Adds to the table what each seed's agent plays in its own environment, and in another."""
     from engram.run.stored import load
 
@@ -314,8 +316,8 @@ def _generalise(comparison: Comparison, env: str | None, env_args: Any, episodes
         for folder in dict.fromkeys(curve.folder for curve in group.curves):
             seeds = [curve.seed for curve in group.curves if curve.folder == folder]
             try:
-                with load(folder) as agent:
-                    there = agent.evaluate(episodes, env=env, env_args=env_args).per_seed
+                with load(folder, trust=trust) as agent:
+                    there = agent.evaluate(episodes, **elsewhere).per_seed
                     here = agent.evaluate(episodes).per_seed
                     first = agent.plan.seed
             except EngramError as error:

@@ -39,11 +39,11 @@ def steps_to(curve: Curve, level: float, until: float) -> float:
 
 
 def last_tenth(curve: Curve, until: float) -> tuple[float, float]:
-    """Mean and standard deviation (of the population) of the returns logged in the last tenth of the steps.
+    """Mean and standard deviation (of the population) of the returns logged from 90 % of the steps on.
 
     Where none was logged there, the last return and 0.
     """
-    values = curve.values[(curve.steps > 0.9 * until) & (curve.steps <= until)]
+    values = curve.values[(10 * curve.steps >= 9 * until) & (curve.steps <= until)]
     return (float(values.mean()), float(values.std())) if len(values) else (final(curve, until), 0.0)
 
 

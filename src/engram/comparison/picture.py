@@ -17,6 +17,7 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 STROKES = ("-", "--", ":")
 POINTS = 100  # of a curve
 LONGEST = 40  # characters of a name
+LARGEST = 60_000  # dots in height, of the 65,536 that a picture can have
 
 
 def plot(comparison: "Comparison", path: Path) -> Path:
@@ -35,7 +36,8 @@ def draw(comparison: "Comparison") -> Any:
 
     envs, over = list(comparison.metrics), comparison.over_tasks
     rows = len(envs) + bool(over)
-    figure = Figure(figsize=(13, 3.6 * rows), dpi=110, layout="constrained")
+    height = 3.6 * rows
+    figure = Figure(figsize=(13, height), dpi=min(110, LARGEST / height), layout="constrained")
     FigureCanvasAgg(figure)
     grid = figure.subplots(rows, 3, squeeze=False, width_ratios=(1.6, 1, 1))
     agents = list(dict.fromkeys(group.agent for group in comparison.groups))
@@ -77,7 +79,7 @@ def _curves(axes: Any, comparison: "Comparison", env: str, styles: dict[str, Any
     tidy(axes)
 
 
-def _band(comparison: "Comparison", scores: stats.Array) -> tuple[stats.Array, stats.Array]:
+def _band(comparison: "Comparison", scores: stats.Array) -> tuple[stats.Value, stats.Value]:
     """The interval at each point: the same seeds are drawn for the whole curve."""
     return comparison.interval(lambda drawn: stats.iqm([drawn[0].swapaxes(-1, -2)]), [scores.T])
 

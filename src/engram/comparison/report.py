@@ -15,7 +15,8 @@ HEAD = ("agent", "seeds", "final, IQM", "last tenth", "area, IQM", "to 50 %", "t
 OVER_HEAD = ("agent", "IQM", "mean", "median")
 MEANING = (
     "final: return at the last step; last tenth: mean and deviation over its time; area: mean return under the "
-    "curve; to 50 %: steps, median over seeds; [ ]: 95 % interval, stratified bootstrap over seeds"
+    "curve; to 50 %: steps, median over seeds, (4/5): so many seeds got there; [ ]: 95 % interval, stratified "
+    "bootstrap over seeds"
 )
 
 
@@ -42,7 +43,7 @@ def titles(comparison: "Comparison") -> dict[str, str]:
 def levels(comparison: "Comparison", env: str) -> str:
     """From where to where 50 and 90 % are counted."""
     found = comparison.levels[env]
-    reference = "as given" if found["of"] == "given" else f"the final IQM of {found['of']}"
+    reference = "as given" if found["of"] is None else f"the final IQM of {found['of']}"
     return (
         f"50 and 90 % of the way from {amount(found['start'])}, where the curves begin on average, to "
         f"{amount(found['reference'])}, {reference}"
@@ -82,7 +83,7 @@ def below(comparison: "Comparison", env: str) -> list[str]:
 
 def closing(comparison: "Comparison") -> list[str]:
     """What is said at the end."""
-    notes = [MEANING, *comparison.notes, f"{comparison.resamples:,} resamples, --seed {comparison.seed}"]
+    notes = [MEANING, *comparison.notes, f"{comparison.resamples:,} resamples by seed {comparison.seed}"]
     return [*(f"left out: {sentence}" for sentence in comparison.left_out), *notes]
 
 
@@ -100,7 +101,8 @@ def lines(comparison: "Comparison") -> list[str]:
 
 def over_title(comparison: "Comparison") -> str:
     """The heading of the table over environments."""
-    return f"{len((comparison.over_tasks or {})['scales'])} environments, final return normalised"
+    count = len((comparison.over_tasks or {})["scales"])
+    return f"{count} environment{'s' * (count > 1)}, final return normalised"
 
 
 def over_below(comparison: "Comparison") -> list[str]:
@@ -119,7 +121,9 @@ def show(comparison: "Comparison", console: Any) -> None:
             console.print(Text(clean(sentence), style=style))
 
     for env, title in titles(comparison).items():
-        console.print(_table(title, HEAD, [cells(row) for row in comparison.table if row["env"] == env]))
+        rows = [cells(row) for row in comparison.table if row["env"] == env]
+        short = [[*row[:-2], "\n".join(row[-2:])] for row in rows]  # both numbers of steps in one column
+        console.print(_table(title, (*HEAD[:-2], ", ".join(HEAD[-2:])), short))
         say([*below(comparison, env), ""])
     if comparison.over_tasks:
         rows = [over_cells(row) for row in comparison.over_tasks["table"]]
@@ -133,7 +137,7 @@ def _table(title: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> "T
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title=Text(clean(title)), title_justify="left", box=None, padding=(0, 2, 0, 0), header_style="bold")
+    table = Table(title=Text(clean(title)), title_justify="left", box=None, padding=(0, 1, 0, 0), header_style="bold")
     for place, name in enumerate(head):
         table.add_column(name.replace(", ", "\n"), justify="right" if place else "left", overflow="fold")
     for row in rows:
@@ -153,7 +157,7 @@ def _estimate(row: Mapping[str, Any], name: str) -> str:
 def _steps(row: Mapping[str, Any], share: str) -> str:
     """The median of the steps; where not every seed got there, how many did."""
     count, steps = row[f"reached_{share}"], row[f"steps_to_{share}"]
-    few = "" if count == row["seeds"] else f" [{count} of {row['seeds']}]"
+    few = "" if count == row["seeds"] else f" ({count}/{row['seeds']})"
     return ("-" if math.isinf(steps) else f"{steps:,.0f}") + few
 
 

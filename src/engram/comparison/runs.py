@@ -15,6 +15,7 @@ from engram.run.metrics import number, read_metrics
 
 GREEDY, TRAINING = "evaluation_return", "return_mean"
 FEWEST = 2  # seeds of a group: fewer have no interval
+LAST, LARGEST = 1 << 53, 1e100  # a step and a return beyond them are nobody's: squares and sums are floats still
 NOTHING_YET = "has logged no return yet; train it on with --resume and more --steps"
 # Beside the agent's own settings, what a run's course depends on. They are in a group's digest.
 COURSE = ("envs", "action_bins", "start_from", "start_with")
@@ -34,10 +35,10 @@ class Logged(NamedTuple):
 
     @property
     def interval(self) -> float:
-        """Environment steps between two lines of the log."""
-        chosen = number(self.plan.get("log_every"))
+        """Environment steps between two lines of the log; at most a tenth of all."""
         steps = [row["step"] for row in self.rows]
-        return chosen if chosen else float(np.median(np.diff(steps))) if len(steps) > 1 else 0.0
+        chosen = number(self.plan.get("log_every")) or (float(np.median(np.diff(steps))) if len(steps) > 1 else 0.0)
+        return min(chosen, self.steps / 10)
 
     @property
     def env(self) -> str:
@@ -70,13 +71,14 @@ class Logged(NamedTuple):
 
     def curves(self, metric: str) -> list[Curve]:
         """The curve of each seed; it has no points where the metric is unknown."""
-        lists = [(row["step"], row[metric]) for row in self.rows if row.get(metric) is not None]
-        points = [(step, value if isinstance(value, list) else [value]) for step, value in lists]
-        seeds = max((len(values) for _, values in points), default=1)
+        told = [(row["step"], row[metric]) for row in self.rows if row.get(metric) is not None]
+        told = [(step, value if isinstance(value, list) else [value]) for step, value in told]
+        seeds = max((len(values) for _, values in told), default=1)
         found = []
         for seed in range(min(seeds, self.plan["seeds"])):
-            own = [(step, number(values[seed])) for step, values in points if seed < len(values)]
-            known = np.array([point for point in own if point[1] is not None], float).reshape(-1, 2)
+            own = [(step, number(values[seed])) for step, values in told if seed < len(values)]
+            points = [(step, value) for step, value in own if value is not None and abs(value) < LARGEST]
+            known = np.array(points, float).reshape(-1, 2)
             found.append(Curve(self.folder, self.plan["seed"] + seed, known[:, 0], known[:, 1]))
         return found
 
@@ -142,7 +144,8 @@ def _read(paths: Sequence[Path], left: list[str]) -> Iterator[Logged]:
             continue
         seen.add(folder.resolve())
         try:
-            run = Logged(folder, plan_of(folder), read_metrics(folder))
+            rows = [row for row in read_metrics(folder) if 0 < row["step"] < LAST]
+            run = Logged(folder, plan_of(folder), rows)
         except CheckpointError as error:
             left.append(str(error))
             continue
@@ -153,12 +156,17 @@ def _read(paths: Sequence[Path], left: list[str]) -> Iterator[Logged]:
 
 
 def _of_one_length(runs: list[Logged], left: list[str]) -> tuple[int, list[Logged]]:
-    """The number of steps that most runs of an environment have, and those runs; of equally many, the longer ones."""
+    """The number of steps that most seeds of an environment have, and the runs that have it within one interval of
+    their log; of equally many the longer ones.
+    """
 
     def like(steps: int) -> list[Logged]:
         return [run for run in runs if abs(run.steps - steps) <= run.interval]
 
-    until = max(sorted({run.steps for run in runs}), key=lambda steps: (sum(_weight(like(steps))), steps))
+    def support(steps: int) -> tuple[int, int, int]:
+        return _seeds(like(steps)), _seeds([run for run in runs if run.steps == steps]), steps
+
+    until = max({run.steps for run in runs}, key=support)
     kept = like(until)
     for run in runs:
         if abs(run.steps - until) > run.interval:
@@ -167,8 +175,8 @@ def _of_one_length(runs: list[Logged], left: list[str]) -> tuple[int, list[Logge
     return until, kept
 
 
-def _weight(runs: list[Logged]) -> Iterator[int]:
-    return (min(run.plan["seeds"], 1 << 20) for run in runs)
+def _seeds(runs: list[Logged]) -> int:
+    return sum(run.plan["seeds"] for run in runs)
 
 
 def _metrics(tasks: Mapping[str, list[Logged]]) -> tuple[dict[str, str], list[str]]:
@@ -208,9 +216,7 @@ def _grouped(
         group = found.setdefault(names[run.folder], {})
         for curve in run.curves(metric):
             if not len(curve.steps):
-                left.append(
-                    f"seed {curve.seed} of {run.folder} has logged no return yet; train it on with --resume and more --steps"
-                )
+                left.append(f"seed {curve.seed} of {run.folder} {NOTHING_YET}")
             elif curve.seed in group:
                 first = group[curve.seed].folder
                 left.append(f"{run.folder} repeats seed {curve.seed} of {first}; leave one out, or take another --seed")
@@ -243,7 +249,7 @@ def _labels(runs: Sequence[Logged]) -> dict[Path, str]:
 
 
 def _label(run: Logged, paths: Sequence[str]) -> str:
-    told = {path: run.settings.get(path) for path in paths}
+    told = {path: run.settings[path] for path in paths if path in run.settings}
     words = [f"{path}={_word(value)}" for path, value in told.items()]
     return " ".join([run.name, *words]) if len(words) <= 2 else f"{run.name} #{_digest(told)}"
 

@@ -6,17 +6,19 @@ Tasks may have different numbers of runs. Axes before the last are kept, so that
 """
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-Array = NDArray[np.float64]
+Array = NDArray[Any]
 Scores = Sequence[Array]
+Value = Any  # an array, or a number where no axis is left
 LEVEL = 0.95  # of every interval
 RESAMPLES = 2000
 
 
-def iqm(scores: Scores) -> Array:
+def iqm(scores: Scores) -> Value:
     """The interquartile mean: of the n scores of all runs and tasks, the mean without the floor(n / 4) least and the
     floor(n / 4) greatest. It is the 25 % trimmed mean of the pooled scores (section 4.3 of the paper).
     """
@@ -25,12 +27,12 @@ def iqm(scores: Scores) -> Array:
     return pooled[..., count // 4 : count - count // 4].mean(-1)
 
 
-def mean(scores: Scores) -> Array:
+def mean(scores: Scores) -> Value:
     """The mean over tasks of the mean over runs: (1 / M) sum_m (1 / N_m) sum_n x_mn."""
     return np.mean([task.mean(-1) for task in scores], axis=0)
 
 
-def median(scores: Scores) -> Array:
+def median(scores: Scores) -> Value:
     """The median over tasks of the mean over runs; of a single task the median over its runs."""
     if len(scores) == 1:
         return np.median(scores[0], axis=-1)
@@ -62,8 +64,8 @@ def _wins(ours: Array, theirs: Array) -> Array:
 
 
 def bootstrap(
-    statistic: Callable[[Scores], Array], scores: Scores, generator: np.random.Generator, resamples: int = RESAMPLES
-) -> tuple[Array, Array]:
+    statistic: Callable[[Scores], Value], scores: Scores, generator: np.random.Generator, resamples: int = RESAMPLES
+) -> tuple[Value, Value]:
     """The stratified bootstrap's 95 % interval of a statistic: the 2.5 and the 97.5 percentile over resamples, in each
     of which every task's runs are drawn anew from that task's own, with replacement (section 4.1 of the paper).
 
@@ -85,7 +87,7 @@ def improvement_interval(
     return float(low), float(high)
 
 
-def _draws(runs: int, generator: np.random.Generator, resamples: int) -> NDArray[np.int64]:
+def _draws(runs: int, generator: np.random.Generator, resamples: int) -> Array:
     return generator.integers(runs, size=(resamples, runs))
 
 
@@ -95,6 +97,6 @@ def _weights(runs: int, generator: np.random.Generator, resamples: int) -> Array
     return np.bincount(drawn.ravel(), minlength=resamples * runs).reshape(resamples, runs) / runs
 
 
-def _ends(values: Array) -> tuple[Array, Array]:
+def _ends(values: Array) -> tuple[Value, Value]:
     low, high = np.percentile(values, [50 * (1 - LEVEL), 50 * (1 + LEVEL)], axis=0)
     return low, high
