@@ -107,8 +107,6 @@ class Comparison:
         best = max(groups, key=lambda group: float(stats.iqm([_finals(group)])))
         reference = float(given) if given is not None else float(stats.iqm([_finals(best)]))
         of = None if given is not None else best.agent
-        if reference <= start:
-            self.notes.append(f"no step of {env} is told: its reference {reference:.4g} is not above its start")
         levels = {str(share): start + share / 100 * (reference - start) for share in SHARES}
         return {"start": start, "reference": reference, "of": of, "levels": levels}
 

@@ -43,6 +43,11 @@ def titles(comparison: "Comparison") -> dict[str, str]:
 def levels(comparison: "Comparison", env: str) -> str:
     """From where to where 50 and 90 % are counted."""
     found = comparison.levels[env]
+    if found["reference"] <= found["start"]:
+        return (
+            f"no steps to 50 and 90 % are told: the reference {amount(found['reference'])} is not above "
+            f"{amount(found['start'])}, where the curves begin on average"
+        )
     reference = "as given" if found["of"] is None else f"the final IQM of {found['of']}"
     return (
         f"50 and 90 % of the way from {amount(found['start'])}, where the curves begin on average, to "
@@ -141,7 +146,8 @@ def _table(title: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> "T
     for place, name in enumerate(head):
         table.add_column(name.replace(", ", "\n"), justify="right" if place else "left", overflow="fold")
     for row in rows:
-        table.add_row(*(Text(clean(cell).replace(" [", "\n[").replace(" ±", "\n±")) for cell in row))
+        lines = ([clean(line) for line in cell.split("\n")] for cell in row)
+        table.add_row(*(Text("\n".join(each).replace(" [", "\n[").replace(" ±", "\n±")) for each in lines))
     return table
 
 
