@@ -84,6 +84,12 @@ def test_intervals_hold_the_true_mean_in_95_of_100_cases():
     assert 0.93 <= covered(1000, 40, 4, 400, seed=0) <= 0.97
 
 
+def test_ten_seeds_suffice_for_the_interval_of_the_iqm():
+    generator = np.random.default_rng(0)
+    ends = [bootstrap(iqm, [generator.normal(size=10)], generator, 400) for _ in range(2000)]
+    assert 0.93 <= np.mean([low <= 0 <= high for low, high in ends]) <= 0.97
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("runs", "tasks"), [(50, 1), (50, 5), (100, 3)])
 def test_intervals_hold_the_true_mean_in_95_of_100_cases_for_many_trials(runs: int, tasks: int):

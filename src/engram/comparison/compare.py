@@ -284,9 +284,7 @@ def compare(
     Raises: CheckpointError for a path without a run, SpecError where nothing is left to compare.
     """
     paths = [runs] if isinstance(runs, str | Path) else list(runs)
-    for name, value, least in (("seed", seed, 0), ("resamples", resamples, 1), ("episodes", episodes, 1)):
-        if type(value) is not int or value < least:
-            raise SpecError(f"{name} is {value!r}; give a whole number, at least {least}")
+    _check_whole(seed=(seed, 0), resamples=(resamples, 1), episodes=(episodes, 1))
     if not paths:
         raise SpecError("no run was given; give run directories, or a folder of runs")
     _check_reference(reference)
@@ -295,6 +293,12 @@ def compare(
     if test_env is not None or test_env_args:
         _generalise(comparison, episodes, trust, {"env": test_env, "env_args": test_env_args or None})
     return comparison
+
+
+def _check_whole(**given: tuple[Any, int]) -> None:
+    for name, (value, least) in given.items():
+        if type(value) is not int or value < least:
+            raise SpecError(f"{name} is {value!r}; give a whole number, at least {least}")
 
 
 def _check_reference(reference: Reference) -> None:
