@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from engram.agents.presets import preset
     from engram.agents.spec import AgentSpec
+    from engram.comparison.compare import Comparison, compare
     from engram.envs.adapters.gymnax_style import register_gymnax_style
     from engram.envs.device import check_device_env, register_device
     from engram.envs.host.make import register_exact
@@ -37,6 +38,7 @@ __all__ = [
     "AgentSpec",
     "AttentionDQN",
     "Callback",
+    "Comparison",
     "CsvLogger",
     "Decision",
     "Distribution",
@@ -64,6 +66,7 @@ __all__ = [
     "WandbLogger",
     "check_device_env",
     "check_env",
+    "compare",
     "info",
     "load",
     "part",
@@ -82,6 +85,7 @@ _HOMES = {
     "AgentSpec": "agents.spec",
     "AttentionDQN": "run.article",
     "Callback": "run.callbacks",
+    "Comparison": "comparison.compare",
     "CsvLogger": "run.loggers",
     "Decision": "types",
     "Distribution": "types",
@@ -109,6 +113,7 @@ _HOMES = {
     "WandbLogger": "run.loggers",
     "check_device_env": "envs.device",
     "check_env": "testing.environments",
+    "compare": "comparison.compare",
     "info": "run.trainer",
     "load": "run.trainer",
     "part": "specs",

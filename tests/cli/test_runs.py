@@ -11,9 +11,10 @@ import pytest
 
 from engram.checkpoint.disk import bytes_in
 from engram.cli.commands import main
-from engram.cli.runs import LARGEST, RUN_FILE, runs_in, spread
+from engram.cli.runs import spread
 from engram.run import plan
 from engram.run.curve import plot_curve, together
+from engram.run.folders import LARGEST, RUN_FILE, runs_in
 from engram.run.intervals import interval
 from engram.run.metrics import RunLog
 from engram.run.trainer import Trainer

@@ -1,4 +1,4 @@
-"""The command `engram`: train, evaluate, info, show, list, new.
+"""The command `engram`: train, evaluate, info, compare, show, list, new.
 
 What can be typed is in flags.py; here is what it does. Nothing heavy is imported until a command needs it, so that
 help answers at once.
@@ -23,6 +23,7 @@ from tyro.conf import FlagCreatePairsOff
 from engram.cli.flags import (
     COMMANDS,
     Command,
+    Compare,
     Evaluate,
     Info,
     List,
@@ -128,6 +129,12 @@ def _run(words: list[str]) -> int:
         from engram.cli import names
 
         names.show(chosen, settings) if isinstance(chosen, Show) else names.list_names(chosen)
+    elif isinstance(chosen, Compare):
+        from engram.cli.compare import compare
+
+        for folder in chosen.runs:
+            _existing(folder)
+        compare(chosen)
     else:
         {Evaluate: evaluate, Info: info, New: new}[type(chosen)](chosen)
     return 0
@@ -203,10 +210,10 @@ def train(chosen: Train, settings: Mapping[str, str]) -> None:
 
 def _learn_all(env: str | None, folder: Path, several: list[tuple[Path, dict[str, Any]]]) -> None:
     """One run after another; several end in one picture and one line."""
-    from engram.cli import runs
+    from engram.run.folders import holds_run
 
     for place, arguments in several:
-        if not runs.holds_run(place):
+        if not holds_run(place):
             undo_when_left(place, [path for path in (place, *place.parents) if not path.exists()])
         try:
             _learn(env, place, arguments)
@@ -224,7 +231,8 @@ def _runs(env: str | None, folder: Path, given: dict[str, Any]) -> list[tuple[Pa
     Those learn one after another, in `folder`/seed0, seed1, ... When such a group is resumed, a seed that had not
     begun begins.
     """
-    from engram.cli import runs
+
+    from engram.run.folders import holds_run
 
     if env is None:  # it is resumed
         return [(place, given) for place in _runs_of(folder)]
@@ -238,7 +246,7 @@ def _runs(env: str | None, folder: Path, given: dict[str, Any]) -> list[tuple[Pa
     for seed in range(given.get("seed", 0), given.get("seed", 0) + given["seeds"]):
         place = folder / f"seed{seed}"
         arguments = {name: value for name, value in given.items() if name != "seeds"} | {"seed": seed}
-        if resume and runs.holds_run(place):
+        if resume and holds_run(place):
             arguments |= {"overrides": {}}  # they are part of the run; the trainer refuses to change them
         elif resume:
             del arguments["resume"]
@@ -345,10 +353,10 @@ def _existing(folder: Path) -> Path:
 
 def _runs_of(folder: Path) -> list[Path]:
     """The run directory itself, or those in it that `--seeds` of a host environment made, by seed."""
-    from engram.cli import runs
+    from engram.run.folders import holds_run
 
-    seeds = [path for path in folder.glob("seed*") if path.name[4:].isdigit() and runs.holds_run(path)]
-    if runs.holds_run(folder) or not seeds:
+    seeds = [path for path in folder.glob("seed*") if path.name[4:].isdigit() and holds_run(path)]
+    if holds_run(folder) or not seeds:
         return [folder]
     return sorted(seeds, key=lambda path: int(path.name[4:]))
 
@@ -396,9 +404,10 @@ def info(chosen: Info) -> None:
     """`engram info`. Raises CheckpointError, after the report, if --verify found something wrong."""
     from engram.cli import runs
     from engram.cli.blank import without_jax
+    from engram.run.folders import holds_run, runs_in
 
     _existing(chosen.run)
-    folders = [chosen.run] if runs.holds_run(chosen.run) else runs.runs_in(chosen.run) or [chosen.run]
+    folders = [chosen.run] if holds_run(chosen.run) else runs_in(chosen.run) or [chosen.run]
     if not (chosen.json or chosen.all or chosen.verify):
         if folders == [chosen.run]:
             runs.print_rows(runs.facts(chosen.run))

@@ -145,6 +145,40 @@ class Info:
 
 
 @dataclasses.dataclass(frozen=True)
+class Compare:
+    """Compare runs by their logs: learning speed, convergence and final level, with intervals over seeds.
+
+    Runs that differ in nothing but their seed are a group. Runs that cannot be compared are named and left out.
+    """
+
+    runs: Annotated[Positional[tuple[Path, ...]], arg(metavar="RUN ...", help_behavior_hint="")]
+    """Run directories, or folders of runs or of seeds."""
+    reference: Annotated[
+        UseAppendAction[tuple[str, ...]], arg(metavar="[ENV=]RETURN"), _note("(default: the best)")
+    ] = ()
+    """The return whose 50 and 90 % are to be reached; by default the final level of the best group."""
+    normalize: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="minmax|[ENV=]LOW,HIGH")] = ()
+    """Average over environments, where 0 is LOW and 1 is HIGH, or the extremes of all groups (minmax)."""
+    test_env: Annotated[str | None, arg(metavar="ID"), _note("(default: none)")] = None
+    """Also play greedily in the environment of training and in this one, and tell the gap."""
+    test_env_arg: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="NAME=VALUE")] = ()
+    """An argument for making that environment; without --test-env it changes one of training."""
+    episodes: Annotated[int | None, _whole(1, "N"), _note("(default: 20)")] = None
+    """How many episodes each seed then plays in each."""
+    trust: Annotated[bool, _note("")] = False
+    """Let these environments be made by the module that the run's files name, which may run code of whoever made it."""
+    seed: Annotated[int | None, _whole(0, "S"), _note("(default: 0)")] = None
+    """The seed of the bootstrap: the same seed, the same intervals."""
+    plot: Annotated[Path | None, arg(metavar="FILE"), _note("(default: none)")] = None
+    """Write a picture with curves and intervals, as PNG."""
+    html: Annotated[Path | None, arg(metavar="FILE"), _note("(default: none)")] = None
+    """Write one page with tables and the picture."""
+    imports: Imports = ()
+    json: Annotated[bool, _note("")] = False
+    """Print one JSON object and nothing else to standard output."""
+
+
+@dataclasses.dataclass(frozen=True)
 class Show:
     """Print every setting of a preset as path=value, as `engram train` takes them; or what an environment is.
 
@@ -191,13 +225,14 @@ class New:
 
 
 COMMANDS: dict[str, type] = {
-    "train": Train, "evaluate": Evaluate, "info": Info, "show": Show, "list": List, "new": New,
+    "train": Train, "evaluate": Evaluate, "info": Info, "compare": Compare, "show": Show, "list": List, "new": New,
 }  # fmt: skip
 TAKE_SETTINGS = ("train", "show")
 Command = (
     Annotated[Train, subcommand("train")]
     | Annotated[Evaluate, subcommand("evaluate")]
     | Annotated[Info, subcommand("info")]
+    | Annotated[Compare, subcommand("compare")]
     | Annotated[Show, subcommand("show")]
     | Annotated[List, subcommand("list")]
     | Annotated[New, subcommand("new")]

@@ -6,16 +6,14 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
 
-from engram.checkpoint.disk import Disk, bytes_in, read_small, strict_json
-from engram.errors import CheckpointError
+from engram.checkpoint.disk import bytes_in
 from engram.run.display import clean
+from engram.run.folders import ROLES, of_each, plan_of
 from engram.run.intervals import interval
 from engram.run.machine import amount
 from engram.run.metrics import number, read_metrics
 
-RUN_FILE, LARGEST = "run.json", 8 << 20  # those of run/plan.py, which imports JAX
 LISTED = 20  # seeds of a run that are named one by one
-COUNTS, ROLES = ("seed", "seeds", "steps", "envs"), ("encoder", "working", "external", "head")
 
 
 class Outcome(NamedTuple):
@@ -33,33 +31,9 @@ class Outcome(NamedTuple):
     rows: list[dict[str, Any]]
 
 
-def holds_run(folder: Path) -> bool:
-    """Whether `folder` is a run directory."""
-    return (folder / RUN_FILE).is_file()
-
-
-def runs_in(folder: Path) -> list[Path]:
-    """The run directories in a folder, and in folders of it that are groups of seeds; seed2 comes before seed10."""
-
-    def inside(path: Path) -> list[Path]:
-        folders = [one for one in path.iterdir() if one.is_dir() and not one.name.startswith(".")]
-        return sorted(folders, key=_order)
-
-    found: list[Path] = []
-    for path in inside(folder):
-        found += [path] if holds_run(path) else filter(holds_run, inside(path))
-    return found
-
-
-def _order(path: Path) -> tuple[str, int, str]:
-    """By name, and numbers at the end of a name by size."""
-    stem = path.name.rstrip("0123456789")
-    return stem, int(path.name[len(stem) :] or 0), path.name
-
-
 def outcome(folder: Path) -> Outcome:
     """Read from run.json and the log, without the state. Raises CheckpointError where they are none."""
-    plan, rows = _plan(folder), read_metrics(folder)
+    plan, rows = plan_of(folder), read_metrics(folder)
 
     def newest(name: str) -> Any:
         return next((row[name] for row in reversed(rows) if row.get(name) is not None), None)
@@ -68,44 +42,9 @@ def outcome(folder: Path) -> Outcome:
     seeds = range(plan["seed"], plan["seed"] + plan["seeds"])
     return Outcome(
         folder, str(plan["env"]), plan["preset"], seeds, newest("step") or 0, plan["steps"],
-        _of_each(newest("return_mean"), len(seeds)), [] if evaluated is None else _of_each(evaluated, len(seeds)),
+        of_each(newest("return_mean"), len(seeds)), [] if evaluated is None else of_each(evaluated, len(seeds)),
         number(newest("seconds")) or 0.0, rows,
     )  # fmt: skip
-
-
-def _plan(folder: Path) -> dict[str, Any]:
-    """What is told of run.json, of its form. Raises CheckpointError. It may be a stranger's: see `RunPlan.read`."""
-    path = folder / RUN_FILE
-    try:
-        plan = strict_json(read_small(Disk(), path, LARGEST), RUN_FILE)
-    except FileNotFoundError:
-        way_out = "start one with: engram train ENV"
-        raise CheckpointError(f"{folder} holds no run ({RUN_FILE} is missing); {way_out}") from None
-    except OSError as error:
-        raise CheckpointError(f"{path} cannot be read ({error}); restore it from a copy") from None
-    except CheckpointError as error:
-        raise CheckpointError(f"{path} is damaged: {error}; restore it from a copy") from None
-    if wrong := _wrong(plan):
-        raise CheckpointError(f"{path} is damaged: {wrong}; restore it from a copy")
-    return plan
-
-
-def _wrong(plan: Any) -> str | None:
-    """What is wrong with the form of a plan; None where it can be told."""
-    if not isinstance(plan, dict):
-        return "it is no object"
-    if lacking := [name for name in ("env", "preset", *COUNTS, "agent") if name not in plan]:
-        return f"it was found without {lacking[0]!r}"
-    if wrong := [name for name in COUNTS if type(plan[name]) is not int or not 0 <= plan[name] < 1 << 62]:
-        return f"{wrong[0]!r} is no whole number from 0 to 2^62-1"
-    agent = plan["agent"]
-    parts = [agent.get(role) if isinstance(agent, dict) else None for role in ROLES]
-    kinds = [part.get("kind") if isinstance(part, dict) else None for part in parts]
-    return None if all(isinstance(kind, str) for kind in kinds) else "its agent names no part for each role"
-
-
-def _of_each(value: Any, seeds: int) -> list[float | None]:
-    return [number(one) for one in value] if isinstance(value, list) else [number(value)] * seeds
 
 
 # -- in words --------------------------------------------------------------------------------------------------------
@@ -113,7 +52,7 @@ def _of_each(value: Any, seeds: int) -> list[float | None]:
 
 def facts(folder: Path) -> list[tuple[str, str]]:
     """A run in a few lines, returns first."""
-    found, plan = outcome(folder), _plan(folder)
+    found, plan = outcome(folder), plan_of(folder)
     parts = (f"{role} {plan['agent'][role]['kind']}" for role in ROLES)
     seeds = f"seed {found.seeds[0]}" if len(found.seeds) == 1 else f"seeds {found.seeds[0]} to {found.seeds[-1]}"
     speed = f", {found.step * len(found.seeds) / found.seconds:,.0f} steps/s" if found.seconds else ""
@@ -141,7 +80,7 @@ def _saved(folder: Path) -> list[int]:
 
 def _best(found: Outcome) -> str:
     """The best mean return of the run, and when, if that is not the last."""
-    means = [(mean_of(_of_each(row.get("return_mean"), 1)), row["step"]) for row in found.rows]
+    means = [(mean_of(of_each(row.get("return_mean"), 1)), row["step"]) for row in found.rows]
     known = [(value, step) for value, step in means if value is not None]
     if not known:
         return ""

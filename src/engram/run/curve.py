@@ -40,18 +40,14 @@ def plot_curve(
     FigureCanvasAgg(figure)
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     name = title or Path(folder).resolve().name
-    # A dollar sign in an environment's name is not mathematics.
-    upper.set_title(f"{name}, {steps[-1] if steps else 0:,} steps".replace("$", r"\$"), fontsize=11)
+    upper.set_title(plain_text(f"{name}, {steps[-1] if steps else 0:,} steps"), fontsize=11)
     _draw(upper, steps, [_seeds(row, "return_mean") for row in rows], _BLUE, "training: mean of the last 100 episodes")
     _draw_evaluations(upper, evaluated)
     _draw(lower, steps, [_seeds(row, "loss") for row in rows], _ORANGE, "mean of seeds")
     upper.set_ylabel("episode return [reward]" + ("" if evaluated else ",\nmean of the last 100 episodes"))
     lower.set_ylabel("training loss\n[mean per update]")
-    lower.set_xlabel("environment steps")
-    lower.set_xlim(0, 1.03 * max([1, *steps]))
-    lower.xaxis.get_major_locator().set_params(integer=True)
-    lower.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
-    _write_picture(figure, path)
+    along_steps(lower, max([1, *steps]))
+    write_picture(figure, path)
     return path
 
 
@@ -76,12 +72,32 @@ def _at(rows: Sequence[Mapping[str, Any]], step: int) -> Mapping[str, Any]:
     return next(row for row in reversed(rows) if row["step"] <= step) if inside else {}
 
 
-def _write_picture(figure: Any, path: Path) -> None:
+def write_picture(figure: Any, path: Path) -> None:
+    """Into `path` as a PNG, whole or not at all. Raises OSError."""
     from io import BytesIO
 
     picture = BytesIO()
     figure.savefig(picture, format="png")
     replace_file(path, picture.getvalue())
+
+
+def plain_text(text: str) -> str:
+    """What matplotlib writes as it is: a dollar sign in an environment's name is not mathematics."""
+    return text.replace("$", r"\$")
+
+
+def along_steps(axes: Any, last: float) -> None:
+    """The axis of environment steps."""
+    axes.set_xlabel("environment steps")
+    axes.set_xlim(0, 1.03 * last)
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+
+
+def tidy(axes: Any) -> None:
+    """A faint grid, and no frame above and on the right."""
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
 
 
 def _seeds(row: Mapping[str, Any], name: str) -> list[float]:
@@ -110,8 +126,7 @@ def _draw(axes: Any, steps: list[int], points: list[list[float]], colour: str, l
     if all(map(math.isnan, mean)):
         axes.text(0.5, 0.5, "no value logged yet", ha="center", va="center", transform=axes.transAxes)
         axes.set_yticks([])
-    axes.grid(alpha=0.25)
-    axes.spines[["top", "right"]].set_visible(False)
+    tidy(axes)
 
 
 def _draw_evaluations(axes: Any, rows: list[dict[str, Any]]) -> None:
