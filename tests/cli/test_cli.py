@@ -124,7 +124,7 @@ def real_trainer():
 def test_the_curve_shows_evaluations_beside_training(monkeypatch):
     """Of seeds the mean; a line with nothing but an evaluation leaves no hole in the curve of training."""
     figures: list[Any] = []
-    monkeypatch.setattr("engram.run.curve._write_picture", lambda figure, path: figures.append(figure))
+    monkeypatch.setattr("engram.run.curve.write_picture", lambda figure, path: figures.append(figure))
     with RunLog(Path("r"), None) as log:
         log.write({"step": 10, "return_mean": [1.0, 3.0], "loss": None})
         log.write({"step": 15, "evaluation_return": [5.0, 7.0]})
