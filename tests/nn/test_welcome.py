@@ -62,6 +62,7 @@ WITHIN = {
     "grid": Box((10, 10, 4), "bool"),
     "pixels": Box((84, 84), "uint8"),
     "spatial": Box((84, 84), "uint8"),
+    "impala": Box((84, 84), "uint8"),
     "relational": Box((84, 84), "uint8"),
     "entities": Dict((("entities", Box((5, 7))), ("mask", Box((5,), "bool")))),
     "tokens": Text(8, 20),
