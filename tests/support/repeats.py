@@ -26,6 +26,9 @@ REPEATS = {
     "tests/envs/test_memory_envs.py::test_every_task_keeps_the_contract*arguments18]": "arguments17",
     "tests/run/test_resume.py::test_a_state_without_one_of_its_fields_is_refused_*numpy]": "[memory]",
     "tests/run/test_resume.py::test_a_device_run_with_stops_is_the_run_without[[]memory]": "[two environments, ...]",
+    "tests/run/test_resume.py::test_a_device_run_with_stops_is_the_run_without[[]rainbow]": (
+        "test_a_host_run_with_stops_..._[rainbow], test_a_state_without_one_of_its_fields_...[rainbow]"
+    ),
     "tests/runners/test_runners.py::test_both_runners_make_the_same_number_of_updates[[]4-*]": "[8-*]",
     "tests/runners/test_runners.py::test_both_runners_make_the_same_number_of_updates[[]1-*": "[8-*]",
     "tests/runners/test_runners.py::test_a_step_that_an_environment_breaks_*[[]compiled-[13]]": (
