@@ -140,7 +140,9 @@ def measure(rows: int, lanes: int, batches: list[int], count: int, repeats: int)
                 def scan(state: Any, key: Any, step: Callable = step, changes: Any = changes) -> Any:
                     begins = (key, state) if changes else key
                     end, out = jax.lax.scan(lambda carry, _: step(state, carry), begins, None, length=count)
-                    return end[0] if changes else end, out.sum()
+                    # Of what changes, a number is read at the end, or nothing of it would be computed.
+                    read = jax.tree.map(lambda leaf: leaf.reshape(-1)[0], end[1]) if changes else None
+                    return end[0] if changes else end, out.sum(), read
 
                 programs[f"{cell} {batch}" + ("" if cell == "gather" else f", {name}")] = jax.jit(scan), (state, key)
 
