@@ -377,12 +377,7 @@ def test_every_row_that_can_be_drawn_gives_the_target_of_a_plain_loop(kinds, n, 
 def test_a_reset_makes_the_head_fresh_and_half_of_the_encoder_and_keeps_the_replay():
     optimizer = OptimizerSpec(learning_rate=0.01, final_fraction=0.5, decay_steps=1_000, reset_every=3)
     one = agent(optimizer=optimizer, learn_every=1)
-    state = one.init(KEY)
-    row = TimeStep(
-        jnp.ones((60, 1, 2)), jnp.zeros((60, 1), bool), jnp.zeros((60, 1), jnp.int32), jnp.ones((60, 1)),
-        jnp.zeros((60, 1), bool),
-    )  # fmt: skip
-    state = compiled(one).observe(state, Experience(row, row.terminated, row.observation, ~row.terminated, None))
+    state = filled(one)
     for _ in range(2):
         state, _ = compiled(one).learn(state)
     plain = replace(one, spec=replace(one.spec, optimizer=replace(optimizer, reset_every=0)))
@@ -405,12 +400,7 @@ def test_weight_decay_takes_a_share_of_every_weight():
     found = []
     for decay in (0.0, 0.1):
         one = agent(optimizer=OptimizerSpec(learning_rate=0.01, weight_decay=decay), learn_every=1)
-        state = one.init(KEY)
-        row = TimeStep(
-            jnp.ones((60, 1, 2)), jnp.zeros((60, 1), bool), jnp.zeros((60, 1), jnp.int32), jnp.ones((60, 1)),
-            jnp.zeros((60, 1), bool),
-        )  # fmt: skip
-        state = compiled(one).observe(state, Experience(row, row.terminated, row.observation, ~row.terminated, None))
+        state = filled(one)
         found.append((state.learner.params, compiled(one).learn(state)[0].learner.params))
     (before, plain), (_, decayed) = found
     for old, one, other in zip(*map(jax.tree.leaves, (before, plain, decayed)), strict=True):

@@ -376,22 +376,20 @@ def attention_dqn(space: spaces.Space, steps: int) -> AgentSpec:
 
     Encoders attend as in `auto`: to images, boards, rows of entities and texts.
     """
-    chosen = auto(space, steps)
-    return replace(
-        chosen,
-        external=EpisodicSpec(neighbours=25),
-        recall=RecallSpec(n_step=20, refresh=0 if chosen.has_memory else 32),
-        bootstrap=FromMemorySpec(),
-    )
+    return _recalling(auto(space, steps))
 
 
 def rainbow_memory(space: spaces.Space, steps: int) -> AgentSpec:
     """Rainbow with the external memory of `attention-dqn` and its bootstrap."""
-    chosen = rainbow(space, steps)
+    return _recalling(rainbow(space, steps))
+
+
+def _recalling(chosen: AgentSpec) -> AgentSpec:
+    """The agent with attention over stored experience in Q and in its target."""
     return replace(
         chosen,
         external=EpisodicSpec(neighbours=25),
-        recall=RecallSpec(n_step=20, refresh=32),
+        recall=RecallSpec(n_step=20, refresh=0 if chosen.has_memory else 32),
         bootstrap=FromMemorySpec(),
     )
 

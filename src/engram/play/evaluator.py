@@ -8,7 +8,6 @@ An episode that has not ended after `limit` steps is cut off there. Its return c
 without an end can be evaluated too.
 """
 
-import time
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -22,13 +21,10 @@ from engram.envs.device import DeviceEnv
 from engram.envs.host.make import HostEnvs
 from engram.errors import Interrupted
 from engram.play.evaluation import Evaluation
-from engram.play.playing import Choose, Stop, device_programs, play_host
+from engram.play.playing import Choose, Stop, device_programs, play_device, play_host
 from engram.precision import all_in_32_bits
 from engram.runners.acting import Frames, acting_program
 from engram.runners.numpy_program import NumpyProgram
-
-NO_LIMIT = np.iinfo(np.int32).max  # steps of an episode: what is cut off is counted here
-CALL_SECONDS = 0.5  # what one compiled call should take: the longest that a stop has to wait
 
 
 class Evaluator(Protocol):
@@ -95,33 +91,22 @@ class DeviceEvaluator:
     """On the device: all episodes side by side, in compiled calls of at most half a second."""
 
     def __init__(self, spec: AgentSpec, env: DeviceEnv, seed: int, episodes: int, limit: int):
-        self._limit = limit
-        self._programs = device_programs(env, spec, episodes, None, None)  # held while this lives
+        self._env, self._spec, self._episodes, self._limit = env, spec, episodes, limit
         self._key = jax.random.PRNGKey(seed)
-        self._steps = 64  # in the next compiled call
+        self._programs = device_programs(env, spec, episodes, None, None)  # held while this lives
         self.cut = 0
 
     def play(self, minds: Sequence[Mind], stop: Stop) -> Evaluation | None:
         """See Evaluator."""
         self.cut = 0
-        returns, lengths = [], []
-        for mind in minds:
-            playing, played, running = self._programs.begin(mind, self._key), 0, True
-            while played < self._limit and running:
-                if stop():
-                    return None
-                began = time.perf_counter()
-                steps = min(self._steps, self._limit - played)
-                played += steps
-                playing, goes_on = self._programs.advance(mind, playing, NO_LIMIT, played)
-                running = bool(goes_on)  # waits for the call
-                # How the episodes are cut into calls changes nothing in them, so the clock may decide.
-                speed = steps / (time.perf_counter() - began)
-                self._steps = max(1, min(2 * self._steps, int(CALL_SECONDS * speed)))
-            self.cut += int(np.asarray(playing.running).sum())
-            returns.append(np.asarray(playing.returns).tolist())
-            lengths += np.asarray(playing.lengths).tolist()
-        return Evaluation.of(returns, lengths, self.cut)
+        about: dict[str, Any] = {"spec": self._spec, "episodes": self._episodes, "limit": self._limit, "stop": stop}
+        try:
+            played = [play_device(self._env, mind, self._key, programs=self._programs, **about) for mind in minds]
+        except Interrupted:
+            return None
+        self.cut = sum(one.cut for one in played)
+        lengths = [length for one in played for length in np.asarray(one.lengths).tolist()]
+        return Evaluation.of([np.asarray(one.returns).tolist() for one in played], lengths, self.cut)
 
     def close(self) -> None:
         """Nothing to let go of."""

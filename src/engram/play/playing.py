@@ -258,14 +258,16 @@ def play_device(
     steps: int | None = None,
     limit: int = LONGEST,
     stop: Stop = never,
+    programs: "DevicePrograms | None" = None,
 ) -> Played:
     """Greedy episodes, all played side by side until the longest ends, or for `steps` steps.
 
     What is kept needs room, so `keep` needs `steps`: episodes that have not ended by then are cut off there.
+    `programs`: those of `device_programs` for the same arguments, of whoever keeps them.
     """
     if keep is not None and steps is None:
         raise SpecError("steps = None was given with `keep`; expected how many steps to keep")
-    programs = device_programs(env, spec, episodes, keep, steps)
+    programs = programs or device_programs(env, spec, episodes, keep, steps)
     now = programs.begin(mind, key)
     if steps is not None:
         end, (kept, running) = programs.record(mind, now, limit)
