@@ -19,9 +19,11 @@ from engram.agents.policy import Seen, push
 from engram.agents.q_learning import QLearner
 from engram.agents.spec import (
     AgentSpec,
+    AnnealSpec,
     ObservationSpec,
     OptimizerSpec,
     ReplaySpec,
+    RewardSpec,
     TargetSpec,
 )
 from engram.checkpoint import lanes
@@ -35,6 +37,7 @@ from engram.heads.returns import CategoricalSpec, ImplicitSpec, QuantileSpec
 from engram.losses.bootstrap import MunchausenSpec
 from engram.losses.distributional import CrossEntropySpec, HLGaussSpec, QuantileHuberSpec
 from engram.losses.regression import SquaredSpec
+from engram.losses.returns import squashed
 from engram.replay import ring, sampling
 from engram.replay.prioritized import PrioritizedSpec
 from engram.runners.device import DeviceRunner
@@ -104,6 +107,7 @@ DISTRIBUTIONS = {
     "quantile": {"head": DuelingSpec(returns=QuantileSpec(quantiles=8)), "loss": QuantileHuberSpec()},
     "implicit": {"head": QSpec(returns=ImplicitSpec(samples=8, cosines=16)), "loss": QuantileHuberSpec()},
     "prioritized": {"draw": PrioritizedSpec(correction_updates=1_000)},
+    "annealed": {"anneal": AnnealSpec(updates=500, n_step=4, discount=0.5), "n_step": 2},
     "prioritized by the loss": {
         "head": QSpec(returns=CategoricalSpec(atoms=21, low=-2, high=2)), "loss": CrossEntropySpec(), "n_step": 2,
         "draw": PrioritizedSpec(by="loss", correction_updates=1_000),
@@ -117,6 +121,29 @@ def test_distributions_and_priorities_learn_the_true_value(probe, kind):
     """Their mean; a classification ends a little wider of it than a regression."""
     q, values = learned(probe, replace(SMALL, **DISTRIBUTIONS[kind]))
     np.testing.assert_allclose(q, values, atol=max(0.05, 0.05 * np.abs(values).max()))
+
+
+@pytest.mark.parametrize("head", [QSpec(), QSpec(returns=QuantileSpec(quantiles=4))], ids=["scalar", "quantile"])
+def test_rescaled_returns_are_learned_as_their_roots(head):
+    """OneDelay pays its return a step later: each Q is h of what it is worth, and the discount acts on the return."""
+    loss = SquaredSpec() if head == QSpec() else QuantileHuberSpec()
+    rescaled = replace(SMALL, head=head, loss=loss, reward=RewardSpec(rescale=True))
+    q, values = learned("Chain", rescaled)
+    np.testing.assert_allclose(q, squashed(jnp.asarray(values)), atol=0.03)
+
+
+def test_the_annealing_counts_updates_stops_at_its_end_and_begins_anew_with_a_reset():
+    one = agent(
+        anneal=AnnealSpec(updates=3), optimizer=replace(SMALL.optimizer, reset_every=6),
+        replay=replace(SMALL.replay, start=12),
+    )  # fmt: skip
+    steps = experience([[False]] * 12, [[True]] * 12)
+    state = compiled(one).observe(one.init(KEY), steps)
+    counts = []
+    for _ in range(8):
+        state = compiled(one).learn(state)[0]
+        counts.append(int(state.learner.annealed))
+    assert counts == [1, 2, 3, 3, 3, 0, 1, 2]
 
 
 def test_munchausen_learns_its_own_fixed_point():

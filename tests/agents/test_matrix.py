@@ -29,6 +29,10 @@ SMALLER: dict[str, Any] = {
     "c51": ATOMS, "rainbow": ATOMS | {"head.width": 16, "exploration.start": 0.0},
     "rainbow-memory": ATOMS | {"head.width": 16, "exploration.start": 0.0}, "qr-dqn": {"head.returns.quantiles": 8},
     "iqn": {"head.returns.samples": 8, "head.returns.cosines": 16},
+    "btr": {
+        "head.returns.samples": 8, "head.returns.cosines": 16, "head.width": 16, "bootstrap.scale": 0.0,
+        "bootstrap.temperature": 1e-3,
+    },
     # A soft target is not the value of the probe unless it is nearly hard and pays nothing.
     "m-dqn": {"bootstrap.scale": 0.0, "bootstrap.temperature": 1e-3},
 }  # fmt: skip
@@ -40,7 +44,7 @@ MEMORIES: dict[str, dict[str, Any]] = {
     "history": {"working": "history", "working.hidden_size": 16, "working.window": 6, "working.inner": 16, **WINDOW},
     "episodic": {"external": "episodic", "external.capacity": 200, "recall.n_step": 5},
 }
-PRESETS = ("double-dqn", "per-dqn", "c51", "qr-dqn", "iqn", "m-dqn", "rainbow", "rainbow-memory")
+PRESETS = ("double-dqn", "per-dqn", "c51", "qr-dqn", "iqn", "m-dqn", "btr", "rainbow", "rainbow-memory")
 ALWAYS = {("per-dqn", "gru"), ("rainbow-memory", "none"), ("qr-dqn", "history")}
 
 

@@ -15,7 +15,7 @@ from engram.agents.presets import PRESETS  # noqa: F401, registers the parts
 from engram.agents.q_learning import QLearner
 from engram.agents.recall.reading import consult
 from engram.agents.spec import AgentSpec
-from engram.agents.statistics import Scales, as_learned, in_network, in_reward
+from engram.agents.statistics import Scales, as_learned, beyond, in_network, in_reward
 from engram.errors import SpecError
 from engram.nn.running import Running
 from engram.testing.agents import check_agent
@@ -58,11 +58,48 @@ def test_the_discounted_return_by_hand():
     np.testing.assert_allclose(state.learner.statistics.scales.reward.variance, np.var([1, 1.5, 1.75, 8]), rtol=1e-6)
 
 
+FIXED = {"head__returns": "categorical", "loss": "cross-entropy"}
+
+
+def test_returns_that_fixed_atoms_cannot_hold_are_said():
+    """Rewards of 8, 8, 8 at a discount of 1/2 come to 8, 12, 14; a row that is not kept does not count."""
+    one = agent(**FIXED, head__returns__low=-1.0, head__returns__high=13.0)
+    state = one.observe(one.init(jax.random.PRNGKey(0)), steps([8, 8, 99], first=[1, 0, 0], keep=[1, 1, 0]))
+    assert state.learner.statistics.extremes.tolist() == [0.0, 12.0]
+    assert "warning" not in one.report(state, 2)
+    state = one.observe(state, steps([8.0], first=[0]))
+    assert one.report(state, 3)["warning"].startswith("returns up to 14 lie outside of [-1, 13]")
+    worst = one.observe(state, steps([-90.0], first=[1]))
+    assert one.report(worst, 4)["warning"].startswith("returns up to -90 lie")
+    clipped = agent(**FIXED, head__returns__low=-1.0, head__returns__high=13.0, reward_clip=1.0)
+    state = clipped.observe(clipped.init(jax.random.PRNGKey(0)), steps([8, 8, 8], first=[1, 0, 0]))
+    assert state.learner.statistics.extremes.tolist() == [0.0, 1.75]
+
+
+def test_rescaled_returns_are_held_to_the_limits_as_they_are_learned():
+    one = agent(**FIXED, head__returns__low=-4.0, head__returns__high=4.0, reward__rescale=True)
+    [state] = [one.observe(one.init(jax.random.PRNGKey(0)), steps([8, 8, 8], first=[1, 0, 0]))]
+    assert beyond(one.spec, state.learner.statistics) is None  # sqrt(15) - 1 is below 4
+    state = one.observe(state, steps([80.0], first=[1]))
+    told = beyond(one.spec, state.learner.statistics)
+    assert told is not None
+    assert told.startswith("returns up to 80 (8.08 as rescaled) lie outside of [-4, 4]")
+
+
+def test_several_seeds_are_held_to_the_limits_together():
+    one = agent(**FIXED, head__returns__low=-1.0, head__returns__high=1.0)
+    met = statistics.Statistics(Scales(None, None), jnp.zeros((2, 1)), jnp.array([[-1.0, 1.0], [0.0, 3.0]]))
+    assert "up to 3 lie" in (beyond(one.spec, met) or "")
+
+
 def test_rewards_are_divided_by_the_deviation_of_the_return():
     scales = Scales(None, Running(jnp.float32(9), jnp.float32(0), jnp.float32(5), jnp.float32(16)))
     spec = specs.override(AgentSpec(), "reward.normalize", True)
     np.testing.assert_allclose(as_learned(spec, scales, jnp.array([8.0, -2.0, 1e6])), [2.0, -0.5, 10.0], rtol=1e-6)
-    np.testing.assert_allclose(in_reward(scales, in_network(scales, jnp.array([3.0]))), [3.0], rtol=1e-6)
+    np.testing.assert_allclose(in_network(spec, scales, jnp.array([3.0])), [0.75], rtol=1e-6)
+    for each in (spec, specs.override(spec, "reward.rescale", True)):
+        back = in_reward(each, scales, in_network(each, scales, jnp.array([3.0])))
+        np.testing.assert_allclose(back, [3.0], rtol=1e-6)
     assert as_learned(AgentSpec(), None, jnp.array([8.0])).tolist() == [8.0]
 
 

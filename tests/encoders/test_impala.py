@@ -1,5 +1,6 @@
 """The residual network of IMPALA: its pieces against plain Python."""
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -70,3 +71,18 @@ def test_the_published_network_has_as_many_weights():
 def test_an_image_that_is_too_small_is_one_sentence():
     with pytest.raises(SpaceError, match="a 5 x 5 image is too small for 3 blocks that halve it; give fewer enc"):
         ImpalaSpec().build(spaces.Box((5, 5, 1), "uint8"), 1, KEY)
+
+
+def test_with_the_spectral_norm_a_residual_filter_stretches_nothing_by_more_than_one():
+    """Scaling the residual filters then changes nothing but what their biases add, which are 0 at first."""
+    space = spaces.Box((8, 8, 1), "uint8")
+    encoder = ImpalaSpec(channels=(4,), width=8, spectral_norm=True).build(space, 1, KEY)
+    image = jnp.asarray(RANDOM.integers(0, 255, (1, 8, 8, 1)), jnp.uint8)
+
+    def scaled(times: float):
+        def residuals(each):
+            return [conv.weight for pair in each.blocks[0].residual for conv in pair]
+
+        return eqx.tree_at(residuals, encoder, [times * weight for weight in residuals(encoder)])
+
+    np.testing.assert_allclose(encoder(image).embedding, scaled(7.0)(image).embedding, rtol=1e-4, atol=1e-5)

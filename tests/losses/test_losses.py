@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engram.losses import bootstrap, regression
-from engram.losses.returns import NStep, discounts, n_step
+from engram.losses.returns import NStep, annealed, discounts, n_step, squashed, stretched
 from engram.nn.layers import normalised
 from engram.types import Distribution, Returns
 
@@ -95,6 +95,49 @@ def test_n_step_equals_a_plain_loop(data):
     np.testing.assert_allclose(step.reward, expected, rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(step.discount, discount, rtol=1e-6)
     assert int(step.offset) == offset
+
+
+@given(st.data())
+@settings(max_examples=30)
+def test_fewer_rewards_that_count_are_a_smaller_n(data):
+    """In one program n can change: the first `count` of n rows give what `count` rows give alone."""
+    n = 5
+    count = data.draw(st.integers(1, n))
+    terminated, first = (np.array(data.draw(st.lists(st.booleans(), min_size=n, max_size=n))) for _ in range(2))
+    terminated, first, reward = jnp.asarray(terminated), jnp.asarray(first), jnp.arange(1.0, n + 1)
+    powers = discounts(0.5, n)
+    some = jitted_n_step(reward, terminated, first, powers, jnp.int32(count))
+    alone = n_step(reward[:count], terminated[:count], first[:count], powers[: count + 1])
+    np.testing.assert_allclose([some.reward, some.discount], [alone.reward, alone.discount], rtol=1e-6)
+    assert some.offset == alone.offset
+
+
+def test_n_and_the_discount_move_by_equal_factors():
+    """From 8 and 1 - 1/10 to 2 and 1 - 1/1000: half of the way is 4 and 1 - 1/100."""
+    for done, n, gamma in ((0, 8, 0.9), (0.5, 4, 0.99), (1, 2, 0.999)):
+        count, powers = annealed(jnp.float32(done), (8, 0.9), (2, 0.999))
+        assert int(count) == n
+        np.testing.assert_allclose(powers, gamma ** np.arange(9), rtol=1e-5)
+
+
+def test_a_discount_of_one_can_be_moved_to():
+    _, powers = annealed(jnp.ones(()), (1, 0.9), (1, 1.0))
+    np.testing.assert_allclose(powers, [1, 1], atol=1e-6)
+
+
+SIZES = np.array([0.0, 1e-6, 1e-3, 0.5, 1.0, 3.0, 1e3, 1e6, -1e-3, -3.0, -1e5])
+
+
+def test_squashed_returns_are_the_formula_of_the_paper_in_64_bits():
+    formula = np.sign(SIZES) * (np.sqrt(np.abs(SIZES) + 1) - 1) + 1e-3 * SIZES
+    np.testing.assert_allclose(squashed(jnp.float32(SIZES)), formula, rtol=1e-6)
+    np.testing.assert_allclose(squashed(jnp.float32(3)), 1.003, rtol=1e-6)  # sqrt(4) - 1 + 0.003
+
+
+def test_stretching_undoes_squashing_to_the_last_digits():
+    formula = np.sign(SIZES) * (np.sqrt(np.abs(SIZES) + 1) - 1) + 1e-3 * SIZES
+    np.testing.assert_allclose(stretched(jnp.float32(formula)), SIZES, rtol=2e-6)
+    assert jax.grad(squashed)(0.0) == np.float32(0.501), "the slope at 0 is finite"
 
 
 def test_greedy_takes_the_highest_mean():

@@ -73,3 +73,11 @@ def test_a_run_whose_step_size_is_far_too_large_says_so_or_ends(tmp_path: Path, 
         except LearningFault as said:
             assert "learning has diverged" in str(said)
     assert engram.info(tmp_path / "run", verify=True)["problems"] == []
+
+
+def test_a_warning_of_the_agent_is_said_once_however_its_numbers_change():
+    watch = DivergenceWatch()
+    assert watch.look({"warning": "returns up to 12 lie outside"}) == "returns up to 12 lie outside"
+    assert watch.look({"warning": "returns up to 13 lie outside"}) is None
+    assert watch.look({"warning": "another thing"}) == "another thing"
+    assert watch.look({}) is None

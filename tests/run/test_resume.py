@@ -39,7 +39,9 @@ AGENT = dict(
     target__every=6, exploration__end=0.1, exploration__steps=200, n_step=2,
 )  # fmt: skip
 # Priorities, noise, a distribution: whatever an agent keeps besides.
-RAINBOW = {"preset": "rainbow", "head__width": 8, "head__returns__atoms": 11}
+RAINBOW = {
+    "preset": "rainbow", "head__width": 8, "head__returns__atoms": 11, "anneal__updates": 100, "reward__rescale": True,
+}  # fmt: skip
 CLOCK = {"seconds", "steps_per_second"}
 
 

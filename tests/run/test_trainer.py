@@ -517,7 +517,7 @@ SPACES = {
     "grid": spaces.Box((5, 5, 1), "uint8"), "entities": spaces.Box((3, 4)), "tokens": spaces.MultiDiscrete((5, 5, 5)),
 }  # fmt: skip
 SIZES = {
-    "encoder.channels": (4, 4),
+    "encoder.channels": (4, 4), "anneal.n_step": 4,
     "encoder.widths": (8,), "encoder.width": 8, "head.width": 4, "replay.capacity": 60, "replay.batch_size": 8,
     "replay.start": 20, "optimizer.clip_norm": 0.1, "optimizer.epsilon": 1e-3, "exploration.steps": 50,
     "optimizer.learning_rate": 0.02, "target.every": 10, "target.rate": 0.5,  # so that the target lags behind
@@ -544,6 +544,8 @@ RESET = {"optimizer.reset_every": 10}
 READ_WHERE = {
     "optimizer.reset_encoder": RESET,
     "optimizer.reset_rest": RESET,
+    "anneal.n_step": {"anneal.updates": 50},
+    "anneal.discount": {"anneal.updates": 50},
     "recall.frozen_width": {"recall.keys": "frozen"},
     "external.heads": {"external.kernel": "multi-head"},
 }
@@ -567,7 +569,7 @@ def every_setting() -> Iterator[Any]:
     for path, *_ in specs.describe(BASE):
         if path not in parts:
             spec = specs.override_all(BASE, MEMORY | READ_WHERE.get(path, {})) if path in WITH_MEMORY else BASE
-            if path.startswith("optimizer."):
+            if path.startswith(("optimizer.", "anneal.")):
                 spec = specs.override_all(BASE, READ_WHERE.get(path, {}))
             if path.startswith("recall."):
                 spec = sized(specs.override_all(BASE, EXTERNAL | READ_WHERE.get(path, {})))

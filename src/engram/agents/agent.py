@@ -171,7 +171,10 @@ class Agent(Protocol):
         ...
 
     def report(self, state: AgentState, step: int) -> dict[str, Any]:
-        """What a line of metrics says of the state at a global step; what differs between seeds is a list."""
+        """What a line of metrics says of the state at a global step; what differs between seeds is a list.
+
+        A sentence called `warning` is also told to the user, once.
+        """
         ...
 
     def nbytes(self) -> dict[str, int]:

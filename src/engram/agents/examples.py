@@ -8,6 +8,7 @@ unrolled: every row after the burn-in is a start, and bootstraps from a later ro
 from functools import partial
 from typing import Any, NamedTuple
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PyTree, UInt32
@@ -18,7 +19,7 @@ from engram.agents.recall.state import RecallState
 from engram.agents.spec import AgentSpec
 from engram.agents.statistics import Scales, as_learned
 from engram.losses.bootstrap import Following, Here, Similar
-from engram.losses.returns import NStep, discounts, n_step
+from engram.losses.returns import NStep, annealed, discounts, n_step, squashed, stretched
 from engram.replay import sampling
 from engram.replay.draw import Drawn, Replay, Surprise
 from engram.replay.ring import Ring
@@ -61,8 +62,15 @@ class Scored(NamedTuple):
     loss: Float[Array, "*batch"]
     own: Float[Array, "*batch"]  # of the loss, the part of the return against its target
     q: Float[Array, "*batch"]  # of the action taken, in units of return
-    error: Float[Array, "*batch"]  # absolute difference to the target, in units of return
+    error: Float[Array, "*batch"]  # absolute difference to the target, as the network predicts it
     weight: Float[Array, "*batch"]
+
+
+class Horizon(NamedTuple):
+    """How far a target looks."""
+
+    powers: Float[Array, "n_1"]  # gamma^0 to gamma^n, n being the most rewards in a target
+    count: Int[Array, ""] | None = None  # rewards that count now; None for all
 
 
 class Nets(NamedTuple):
@@ -89,22 +97,39 @@ def _looks(spec: AgentSpec) -> int:
     return 2 * spec.rows if spec.has_memory else LOOKS
 
 
+def horizon(spec: AgentSpec, updates: Int[Array, ""] | None) -> Horizon:
+    """How far targets look after so many updates of the annealing; None without one."""
+    if updates is None:
+        return Horizon(discounts(spec.discount, spec.n_step))
+    first, last = (spec.anneal.n_step, spec.anneal.discount), (spec.n_step, spec.discount)
+    count, powers = annealed(updates / spec.anneal.updates, first, last)
+    return Horizon(powers, count)
+
+
 def draw(
-    spec: AgentSpec, network: Network, replay: Replay, bits: UInt32[Array, "batch words"]
+    spec: AgentSpec,
+    network: Network,
+    replay: Replay,
+    bits: UInt32[Array, "batch words"],
+    updates: Int[Array, ""] | None = None,
 ) -> tuple[Drawn, Transition | Window]:
-    """The rows of a batch, and the examples that start at them; leaves have a leading axis [batch]."""
+    """The rows of a batch, and the examples that start at them; leaves have a leading axis [batch].
+
+    `updates`: of the annealing so far; None without one.
+    """
+    far = horizon(spec, updates)
     ring, first, last = replay.ring, spec.draw.words, spec.draw.words + _placing(spec)
     embed = partial(_embedded, spec, network, ring)
     drawn = spec.draw.draw(replay.drawing, ring, spec.reach, bits[:, :first], embed)
     passes = bits[:, last:]
     if not spec.has_memory:
-        cut = partial(transition, spec, ring, scales=network.scales)
+        cut = partial(transition, spec, ring, scales=network.scales, far=far)
         return drawn, jax.vmap(cut)(drawn.row, drawn.lane, passes)
     row = drawn.row
     if spec.replay.align:
         begin = partial(sampling.back_to_start, ring, reach=spec.replay.window - 1, before=spec.rows_before)
         row = jax.vmap(begin)(row, drawn.lane, bits[:, first])
-    return drawn, jax.vmap(partial(window, spec, ring, scales=network.scales))(row, drawn.lane, passes)
+    return drawn, jax.vmap(partial(window, spec, ring, scales=network.scales, far=far))(row, drawn.lane, passes)
 
 
 def _embedded(
@@ -160,11 +185,13 @@ def transition(
     lane: Int[Array, ""],
     bits: UInt32[Array, "words"],
     scales: Scales | None = None,
+    far: Horizon | None = None,
 ) -> Transition:
     """The n-step transition that starts at one row of the replay."""
+    far = far or horizon(spec, None)
     rows = sampling.rows_from(ring, row, lane, spec.rows)
     reward = as_learned(spec, scales, rows.reward[:-1])
-    step = n_step(reward, rows.terminated[:-1], rows.is_first[1:], discounts(spec.discount, spec.n_step))
+    step = n_step(reward, rows.terminated[:-1], rows.is_first[1:], far.powers, far.count)
     observe = partial(sampling.stacked, ring, lane=lane, stack=spec.observation.stack, unknown=spec.may_be_blank)
     weight = 1.0 - rows.is_first[1].astype(jnp.float32)
     start = Start(rows.action[0], step, weight)
@@ -193,14 +220,16 @@ def window(
     lane: Int[Array, ""],
     bits: UInt32[Array, "words"],
     scales: Scales | None = None,
+    far: Horizon | None = None,
 ) -> Window:
     """The window that begins at one row of the replay, with n-step targets for each of its first `window` rows."""
-    size, n = spec.replay.window, spec.n_step
+    far = far or horizon(spec, None)
+    size, n = spec.replay.window, spec.most_steps
     before = sampling.rows_from(ring, row - 1, lane, spec.rows)
     rows = sampling.rows_from(ring, row, lane, spec.rows)
     starts = jnp.arange(size)[:, None] + jnp.arange(n)
     reward = as_learned(spec, scales, rows.reward)
-    returns = jax.vmap(partial(n_step, powers=discounts(spec.discount, n)))
+    returns = jax.vmap(partial(n_step, powers=far.powers, count=far.count))
     step = returns(reward[starts], rows.terminated[starts], rows.is_first[starts + 1])
     begun = jnp.cumsum(rows.is_first[:size]) > 0  # the carry is as it was when acting, however early that is
     learned = begun | (jnp.arange(size) >= spec.replay.burn_in)
@@ -261,13 +290,41 @@ def score(
     if spec.asks_when_learning and nets.recall is not None:
         decision = reading.consult(spec, nets.recall, nets.params, nets.target, frames, decision)[1]
     following = following._replace(similar=_similar(spec, nets, decision, start.action))
-    target = spec.bootstrap(start.step, following)
+    target = bootstrapped(spec, start.step, following)
     own = decision.returns.of(start.action)
     predicted = decision.returned(start.action) if spec.recall.train_through_memory else own
     loss = spec.loss(predicted, target)
     error = jnp.abs(target.mean - predicted.mean)
     every = loss + _imitation(spec, decision, own, start.action)
-    return Scored(every, loss, predicted.mean, jax.lax.stop_gradient(error), start.weight)
+    q = stretched(predicted.mean) if spec.reward.rescale else predicted.mean
+    return Scored(every, loss, q, jax.lax.stop_gradient(error), start.weight)
+
+
+def bootstrapped(spec: AgentSpec, step: NStep, following: Following) -> Distribution:
+    """The target, as the network predicts it: h(r + gamma h^-1(Z')) where returns are rescaled by h.
+
+    Source: Kapturowski et al. 2019, section 2.3.
+    """
+    if not spec.reward.rescale:
+        return spec.bootstrap(step, following)
+    returns = eqx.tree_at(lambda each: each.atoms, following.returns, stretched(following.returns.atoms))
+    similar, here = following.similar, following.here
+    plain = Following(
+        returns,
+        _stretched_preference(following.selector),
+        None if following.memory is None else stretched(following.memory),
+        following.share,
+        None if similar is None else similar._replace(value=stretched(similar.value)),
+        None if here is None else here._replace(preference=_stretched_preference(here.preference)),
+    )
+    target = spec.bootstrap(step, plain)
+    return target._replace(atoms=squashed(target.atoms))
+
+
+def _stretched_preference(preference: Float[Array, "actions"]) -> Float[Array, "actions"]:
+    """Forbidden actions stay at minus infinity."""
+    forbidden = jnp.isneginf(preference)
+    return jnp.where(forbidden, preference, stretched(jnp.where(forbidden, 0.0, preference)))
 
 
 def _similar(spec: AgentSpec, nets: Nets, told: Decision, action: Int[Array, ""]) -> Similar | None:

@@ -15,6 +15,7 @@ from engram.agents.spec import (
     OptimizerSpec,
     RecallSpec,
     ReplaySpec,
+    RewardSpec,
     TargetSpec,
 )
 from engram.encoders.entities import EntitiesSpec, is_set
@@ -36,12 +37,14 @@ from engram.heads.attention import AttentionSpec
 from engram.heads.q import DuelingSpec
 from engram.losses.bootstrap import FromMemorySpec
 from engram.losses.regression import SquaredSpec
+from engram.replay.prioritized import PrioritizedSpec
 from engram.replay.similar import SimilarSpec  # noqa: F401, registered
 from engram.working.fast_weights import FastWeightsSpec  # noqa: F401, registered
 from engram.working.gated import GRUSpec, LRUSpec, LSTMSpec
 from engram.working.history import HistorySpec
 from engram.working.slots import SlotsSpec  # noqa: F401, registered
 
+WIDTHS = {"pixels": 512, "grid": 128}  # units of a stream of a head, as of the encoder before it
 IMAGE = 36  # the smallest side that the Nature CNN's three convolutions leave something of
 
 
@@ -171,7 +174,7 @@ def double_dqn(space: spaces.Space, steps: int) -> AgentSpec:
 
 def dueling_dqn(space: spaces.Space, steps: int) -> AgentSpec:
     """Double DQN with a value and an advantage stream (Wang et al. 2016)."""
-    width = {"pixels": 512, "grid": 128}.get(kind_of(space), 0)
+    width = WIDTHS.get(kind_of(space), 0)
     return replace(double_dqn(space, steps), head=DuelingSpec(width=width))
 
 
@@ -242,10 +245,16 @@ def m_dqn(space: spaces.Space, steps: int) -> AgentSpec:
     return value.munchausen(dqn(space, steps))
 
 
+def btr(space: spaces.Space, steps: int) -> AgentSpec:
+    """Beyond the Rainbow (Clark et al. 2024, arXiv 2411.03820), which is made for images."""
+    kind = kind_of(space)
+    return value.btr(dqn(space, steps), steps, kind, WIDTHS.get(kind, 64))
+
+
 def rainbow(space: spaces.Space, steps: int) -> AgentSpec:
     """Rainbow (Hessel et al. 2018, arXiv 1710.02298), over the network of `dqn`."""
     kind = kind_of(space)
-    return value.rainbow(dqn(space, steps), steps, kind, {"pixels": 512, "grid": 128}.get(kind, 64))
+    return value.rainbow(dqn(space, steps), steps, kind, WIDTHS.get(kind, 64))
 
 
 # -- with a working memory ---------------------------------------------------------------------------------
@@ -282,8 +291,8 @@ def drqn(space: spaces.Space, steps: int) -> AgentSpec:
 def r2d2(space: spaces.Space, steps: int) -> AgentSpec:
     """R2D2 (Kapturowski et al. 2019): an LSTM that also sees the previous action and reward, burn-in, n-step targets.
 
-    Departures: windows are drawn uniformly, not by priority; returns are not rescaled; the gradient also flows through
-    the burn-in.
+    Windows are drawn by priority and returns are rescaled. Departures: the gradient also flows through the burn-in;
+    the network is Double DQN's in one process, with a soft target.
     """
     width = 512 if kind_of(space) == "pixels" else 128  # 512 in the paper, for images
     memory = LSTMSpec(hidden_size=width)
@@ -294,6 +303,8 @@ def r2d2(space: spaces.Space, steps: int) -> AgentSpec:
         replay=replace(chosen.replay, burn_in=40, stored_carry=True, align=False),  # section 3
         n_step=5,  # table 2 of the paper, as is the discount
         discount=0.997,
+        reward=RewardSpec(rescale=True),  # section 2.3
+        draw=PrioritizedSpec(exponent=0.9, correction=0.6, final_correction=0.6),  # table 2: both exponents
     )
 
 
@@ -411,9 +422,10 @@ PRESETS: dict[str, tuple[Callable[[spaces.Space, int], AgentSpec], str]] = {
     "iqn": (iqn, "quantiles at levels that are drawn (Dabney et al. 2018)"),
     "m-dqn": (m_dqn, "a soft target and a reward for what was likely (Vieillard et al. 2020)"),
     "rainbow": (rainbow, "double, dueling, noisy, distributional, prioritized, 3 steps (Hessel et al. 2018)"),
+    "btr": (btr, "beyond the Rainbow: drawn quantiles, a soft target, a residual network (Clark et al. 2024)"),
     "rainbow-memory": (rainbow_memory, "rainbow, with the external memory of attention-dqn and its target"),
     "drqn": (drqn, "an LSTM as working memory (Hausknecht & Stone 2015)"),
-    "r2d2": (r2d2, "an LSTM with burn-in, n-step targets, previous action and reward (Kapturowski et al. 2019)"),
+    "r2d2": (r2d2, "an LSTM with burn-in, windows by priority, rescaled returns (Kapturowski et al. 2019)"),
     "dtqn": (dtqn, "a causal transformer over the last 50 steps (Esslinger et al. 2022)"),
     "nec": (nec, "neural episodic control (Pritzel et al. 2017)"),
     "mfec": (mfec, "model-free episodic control (Blundell et al. 2016)"),

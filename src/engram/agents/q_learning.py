@@ -21,6 +21,7 @@ from engram import spaces
 from engram.agents import examples, statistics
 from engram.agents.agent import Acted, AgentState, Experience, PlainPolicy, Rhythm, shape_of
 from engram.agents.network import Network, Previous, build
+from engram.agents.optimizing import accepted, begun_anew, follow, mixed, optimizer_of
 from engram.agents.policy import Mind, PolicyState, Seen, begin, decide, draws, explore, look, still
 from engram.agents.recall import line, reading
 from engram.agents.recall import state as recalls
@@ -28,7 +29,7 @@ from engram.agents.recall.drift import refresh
 from engram.agents.recall.state import Record
 from engram.agents.spec import AgentSpec
 from engram.agents.statistics import Scales, Statistics
-from engram.bits import LAST, TURN, counted, held_back, next_words, whole
+from engram.bits import TURN, counted, held_back, next_words, whole
 from engram.errors import SpecError
 from engram.precision import all_in_32_bits
 from engram.replay import ring
@@ -57,7 +58,8 @@ class LearnerState(eqx.Module):
     key: Key
     updates: Int[Array, ""]  # gradient steps so far
     fault: Int[Array, "*seeds"]  # number of the first update that was not finite, or -1
-    statistics: Statistics | None = None  # of what was met, where observations or rewards are normalised
+    statistics: Statistics | None = None  # of what was met, where anything is normalised or has limits
+    annealed: Int[Array, ""] | None = None  # updates of the annealing of n and the discount so far; None without one
 
     @property
     def scales(self) -> Scales | None:
@@ -133,16 +135,7 @@ class QLearner:
     @property
     def optimizer(self) -> "optax.GradientTransformation":
         """Clipped Adam with its schedule, as a pure value."""
-        import optax  # a fifth of a second, which who only evaluates need not wait
-
-        chosen = self.spec.optimizer
-        updates = min(max(1, chosen.decay_steps * self.spec.updates // self.spec.learn_every), LAST)
-        rate = optax.linear_schedule(chosen.learning_rate, chosen.learning_rate * chosen.final_fraction, updates)
-        clip = optax.clip_by_global_norm(chosen.clip_norm) if chosen.clip_norm else optax.identity()
-        step = rate if chosen.final_fraction < 1 else chosen.learning_rate
-        if chosen.weight_decay:
-            return optax.chain(clip, optax.adamw(step, eps=chosen.epsilon, weight_decay=chosen.weight_decay))
-        return optax.chain(clip, optax.adam(step, eps=chosen.epsilon))
+        return optimizer_of(self.spec)
 
     # -- beginning ---------------------------------------------------------------------------------------------------
 
@@ -154,7 +147,8 @@ class QLearner:
         target = jax.tree.map(jnp.copy, params)  # buffers of its own: a runner may donate them
         optimizer = self.optimizer.init(params)  # type: ignore[arg-type]
         met = statistics.begin(self.spec, params.sight, self.envs)
-        learner = LearnerState(params, target, optimizer, keys[2], jnp.int32(0), jnp.int32(-1), met)
+        counts = jnp.int32(0), jnp.int32(-1), met, self._not_annealed
+        learner = LearnerState(params, target, optimizer, keys[2], *counts)
         replay = self._empty(self._stored(params.working.init()))
         recall = None
         if self.spec.has_external:
@@ -297,7 +291,7 @@ class QLearner:
         key, bits = next_words(learner.key, words * chosen.replay.batch_size)
         network, lagging = (each.seeing(learner.scales) for each in (learner.params, learner.target))
         drawn, batch = examples.draw(
-            chosen, network, Replay(rows, drawing), bits.reshape(words, chosen.replay.batch_size).T
+            chosen, network, Replay(rows, drawing), bits.reshape(words, chosen.replay.batch_size).T, learner.annealed
         )
 
         def loss_of(params: Network) -> tuple[Array, examples.Scored]:
@@ -307,43 +301,33 @@ class QLearner:
         (loss, scored), gradient = jax.value_and_grad(loss_of, has_aux=True)(learner.params)
         finite = jnp.isfinite(loss) & jnp.isfinite(optax.tree.norm(gradient))
         changes, optimizer = self.optimizer.update(gradient, learner.optimizer, learner.params)  # type: ignore[arg-type]
-        # A bad update must leave no trace; selecting here is free, it fuses with Adam's own arithmetic.
-        accept = partial(jax.tree.map, partial(jnp.where, finite))
-        params = accept(optax.apply_updates(learner.params, changes), learner.params)  # type: ignore[arg-type]
+        params = accepted(finite, optax.apply_updates(learner.params, changes), learner.params)  # type: ignore[arg-type]
+        optimizer = accepted(finite, optimizer, learner.optimizer)
         updates = counted(learner.updates, 1, self._turn)
-        target = self._follow(learner.target, params, updates)
+        target = follow(chosen.target, learner.target, params, updates)
         fault = jnp.where(finite | (learner.fault >= 0), learner.fault, updates)
-        optimizer = accept(optimizer, learner.optimizer)
-        new = LearnerState(params, target, optimizer, key, updates, fault, learner.statistics)
+        annealed = None if learner.annealed is None else jnp.minimum(learner.annealed + 1, chosen.anneal.updates)
+        new = LearnerState(params, target, optimizer, key, updates, fault, learner.statistics, annealed)
         if chosen.optimizer.reset_every:
             new = jax.lax.cond(updates % chosen.optimizer.reset_every == 0, self._reset, lambda same: same, new)
         learned = chosen.draw.learned(drawing, drawn, examples.surprise(scored), finite)
         return new, learned, {"loss": loss, "q_mean": examples.mean_q(scored)}
 
     def _reset(self, learner: LearnerState) -> LearnerState:
-        """Shrink and perturb: weights drawn to fresh ones, by the share of their part; Adam and target begin anew."""
-        import optax
-
-        chosen = self.spec.optimizer
+        """Shrink and perturb. Adam, the target and what is annealed begin anew; replay and statistics stay."""
         fresh = build(self.spec, self.space, self.actions, jax.random.fold_in(learner.key, 0x5EED))
-
-        def mixed(share: float, old: PyTree, new: PyTree) -> PyTree:
-            return jax.tree.map(lambda old, new: (1 - share) * old + share * new, old, new)
-
-        params = mixed(chosen.reset_rest, learner.params, fresh)
-        encoder = mixed(chosen.reset_encoder, learner.params.encoder, fresh.encoder)
-        params = dataclasses.replace(params, encoder=encoder)
-        target = jax.tree.map(jnp.copy, params)
-        optimizer = self.optimizer.init(params)  # type: ignore[arg-type]
-
-        # The step size goes on falling; Adam's own count begins anew with its averages.
-        def falls(state: Any) -> bool:
-            return isinstance(state, optax.ScaleByScheduleState)
-
-        optimizer = jax.tree.map(
-            lambda old, new: old if falls(new) else new, learner.optimizer, optimizer, is_leaf=falls
+        params = mixed(self.spec.optimizer, learner.params, fresh)
+        return dataclasses.replace(
+            learner,
+            params=params,
+            target=jax.tree.map(jnp.copy, params),
+            optimizer=begun_anew(self.optimizer, learner.optimizer, params),
+            annealed=self._not_annealed,
         )
-        return dataclasses.replace(learner, params=params, target=target, optimizer=optimizer)
+
+    @property
+    def _not_annealed(self) -> Int[Array, ""] | None:
+        return jnp.int32(0) if self.spec.anneal.updates else None
 
     @property
     def _turn(self) -> int:
@@ -355,20 +339,6 @@ class QLearner:
         """The number of an update, over all turns, at a global step."""
         moments = max(0, (step - self.rhythm.first) // (self.rhythm.acts * self.envs) + 1)
         return whole(update, moments * self.updates, self._turn)
-
-    def _follow(self, target: Network, params: Network, updates: Int[Array, ""]) -> Network:
-        """The target network after this update."""
-        rate, every = self.spec.target.rate, self.spec.target.every
-
-        def move(target: Network, params: Network) -> Network:
-            if rate == 1.0:
-                return params
-            return jax.tree.map(lambda old, new: old + rate * (new - old), target, params)
-
-        if every == 1:
-            return move(target, params)
-        # A branch, not a selection: most updates then leave megabytes of target where they are.
-        return jax.lax.cond(updates % every == 0, move, lambda target, params: target, target, params)
 
     # -- what a runner asks ------------------------------------------------------------------------------------------
 
@@ -395,12 +365,14 @@ class QLearner:
         return not_remembered(refused, first, step, seeds[seed] if len(seeds) > 1 else None) if refused else None
 
     def report(self, state: AgentState, step: int) -> dict[str, Any]:
-        """Exploration, the external memory, and the number of updates."""
+        """Exploration, the external memory, the number of updates, and returns that the head cannot predict."""
         learner: LearnerState = state.learner
+        warning = statistics.beyond(self.spec, learner.statistics)
         return {
             **self.spec.exploration.report(step),
             **reading.report(self.spec, state.recall),
             "updates": self._number(int(learner.updates), step),
+            **({} if warning is None else {"warning": warning}),
         }
 
     def nbytes(self) -> dict[str, int]:

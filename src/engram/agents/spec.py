@@ -47,11 +47,28 @@ class ObservationSpec:
 
 @spec
 class RewardSpec:
-    """How rewards are learned from."""
+    """How rewards and the returns made of them are learned."""
 
     normalize: bool = setting(
         False, "rewards are divided by the running deviation of the discounted return, which the agent keeps"
     )
+    rescale: bool = setting(
+        False, "returns are learned as sign(x) (sqrt(|x| + 1) - 1) + 0.001 x (R2D2), so that large ones are nearer"
+    )
+
+
+@spec
+class AnnealSpec:
+    """n and the discount at first, from which they move to `n_step` and `discount`; after a reset they begin anew.
+
+    Far-sighted targets of few rewards are exact but learned slowly. Near-sighted ones of many rewards are a start.
+
+    Source: Schwarzer et al. 2023 (arXiv 2305.19452): the receding update horizon and the increasing discount of BBF.
+    """
+
+    updates: int = setting(0, "updates that it takes; 0 for none", low=0)
+    n_step: int = setting(10, "rewards in a target at first", low=1)
+    discount: float = setting(0.97, "gamma at first", low=0, high=1)
 
 
 @spec
@@ -148,6 +165,7 @@ class AgentSpec:
     double: bool = setting(False, "the online network picks the next action, the target network says what it is worth")
     n_step: int = setting(1, "rewards in a target before the bootstrap", low=1)
     discount: float = setting(0.99, "gamma", low=0, high=1)
+    anneal: AnnealSpec = setting(AnnealSpec(), "another n and discount at first")
     reward: RewardSpec = setting(RewardSpec(), "how rewards are learned from")
     reward_clip: float = setting(0.0, "rewards are learned from within +- this; 0 for as they are", low=0)
     learn_every: int = setting(4, "environment steps from one moment of learning to the next", low=1)
@@ -173,7 +191,17 @@ class AgentSpec:
     @property
     def keeps_statistics(self) -> bool:
         """Whether the agent keeps running statistics of what it meets."""
-        return self.observation.normalize or self.reward.normalize
+        return self.observation.normalize or self.reward.normalize or self.limits is not None
+
+    @property
+    def limits(self) -> tuple[float, float] | None:
+        """The least and the greatest return that the head can predict, as it is learned; None without limits."""
+        return self.head.limits if self.head.predicts == "fixed" else None
+
+    @property
+    def most_steps(self) -> int:
+        """The largest number of rewards in a target."""
+        return max(self.n_step, self.anneal.n_step if self.anneal.updates else 1)
 
     @property
     def keys_of_target(self) -> bool:
@@ -196,7 +224,7 @@ class AgentSpec:
     @property
     def rows(self) -> int:
         """Rows of replay that one example needs: its window, and the rows that its last target bootstraps from."""
-        return self.replay.window + self.n_step
+        return self.replay.window + self.most_steps
 
     @property
     def reach(self) -> Reach:
@@ -238,7 +266,7 @@ class AgentSpec:
         if replay.capacity <= self.rows + self.rows_before:
             raise SpecError(
                 f"replay.capacity = {replay.capacity} cannot hold one window of {replay.window} rows with n_step = "
-                f"{self.n_step} and observation.stack = {observation.stack}; raise the capacity"
+                f"{self.most_steps} and observation.stack = {observation.stack}; raise the capacity"
             )
 
     def _check_memory(self) -> None:

@@ -4,17 +4,19 @@ They change in one place, `updated`, which `observe` calls. They apply in two: `
 `as_learned` for rewards. So acting, learning, evaluating and predicting all see through the same ones.
 """
 
+from dataclasses import replace
 from typing import NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from engram import spaces
 from engram.agents.sight import Sight
 from engram.agents.spec import AgentSpec
-from engram.losses.returns import clipped
+from engram.losses.returns import clipped, squashed, stretched
 from engram.nn.running import BOUND, Running
 from engram.types import TimeStep
 
@@ -33,6 +35,7 @@ class Statistics(eqx.Module):
 
     scales: Scales
     returns: Float[Array, "*seeds envs"] | None  # discounted sum of each running episode's rewards so far
+    extremes: Float[Array, "*seeds two"] | None = None  # the least and the greatest of them, where heads have limits
 
 
 def begin(spec: AgentSpec, sight: Sight | None, envs: int) -> Statistics | None:
@@ -40,8 +43,9 @@ def begin(spec: AgentSpec, sight: Sight | None, envs: int) -> Statistics | None:
     if not spec.keeps_statistics:
         return None
     seen = sight.empty() if sight is not None and spec.observation.normalize else None
-    scaled = spec.reward.normalize
-    return Statistics(Scales(seen, Running.empty() if scaled else None), jnp.zeros(envs) if scaled else None)
+    scaled, limited = spec.reward.normalize, spec.limits is not None
+    returns = jnp.zeros(envs) if scaled or limited else None
+    return Statistics(Scales(seen, Running.empty() if scaled else None), returns, jnp.zeros(2) if limited else None)
 
 
 def updated(
@@ -59,13 +63,17 @@ def updated(
     if old is None:
         return None
     (row, written), (step, kept) = rows, steps
-    seen, reward, returns = old.scales.observation, old.scales.reward, old.returns
+    seen, reward, returns, extremes = old.scales.observation, old.scales.reward, old.returns, old.extremes
     if seen is not None and sight is not None:
         seen = sight.counted(seen, spaces.seen_of(space, row.observation), written)
-    if reward is not None and returns is not None:
+    if returns is not None:
+        step = replace(step, reward=clipped(step.reward, spec.reward_clip))
         returns, found = _discounted(spec.discount, returns, step, kept)
-        reward = reward.updated(found, kept)
-    return Statistics(Scales(seen, reward), returns)
+        reward = None if reward is None else reward.updated(found, kept)
+        if extremes is not None:
+            met = jnp.where(kept, found, 0.0)
+            extremes = jnp.stack([jnp.minimum(extremes[0], met.min()), jnp.maximum(extremes[1], met.max())])
+    return Statistics(Scales(seen, reward), returns, extremes)
 
 
 def _discounted(
@@ -100,13 +108,45 @@ def unit(scales: Scales | None) -> Float[Array, ""] | None:
     return None if scales is None or scales.reward is None else jax.lax.rsqrt(scales.reward.variance + EPSILON)
 
 
-def in_reward(scales: Scales | None, value: Float[Array, "*rows"]) -> Float[Array, "*rows"]:
-    """A return as the network says it, in units of reward: these do not change with the statistics."""
+def unscaled(scales: Scales | None, value: Float[Array, "*rows"]) -> Float[Array, "*rows"]:
+    """A reward, or a sum of them, in the environment's units: these do not change with the statistics."""
     factor = unit(scales)
     return value if factor is None else value / factor
 
 
-def in_network(scales: Scales | None, value: Float[Array, "*rows"]) -> Float[Array, "*rows"]:
-    """The inverse of `in_reward`."""
+def scaled(scales: Scales | None, value: Float[Array, "*rows"]) -> Float[Array, "*rows"]:
+    """The inverse of `unscaled`."""
     factor = unit(scales)
     return value if factor is None else value * factor
+
+
+def in_reward(spec: AgentSpec, scales: Scales | None, value: Float[Array, "*rows"]) -> Float[Array, "*rows"]:
+    """A return as the network says it, in units of reward."""
+    return unscaled(scales, stretched(value) if spec.reward.rescale else value)
+
+
+def in_network(spec: AgentSpec, scales: Scales | None, value: Float[Array, "*rows"]) -> Float[Array, "*rows"]:
+    """The inverse of `in_reward`."""
+    value = scaled(scales, value)
+    return squashed(value) if spec.reward.rescale else value
+
+
+def beyond(spec: AgentSpec, statistics: Statistics | None) -> str | None:
+    """A sentence where discounted sums of rewards lie outside of the returns that the head can predict; or None.
+
+    Of rewards that are normalised nothing is said: their size changes. `statistics` may have a leading axis [seeds].
+    """
+    if spec.limits is None or spec.reward.normalize or statistics is None or statistics.extremes is None:
+        return None
+    extremes = np.asarray(statistics.extremes, np.float64).reshape(-1, 2)
+    found = np.array([extremes[:, 0].min(), extremes[:, 1].max()])
+    low, high = spec.limits
+    told = np.asarray(squashed(jnp.asarray(found, jnp.float32))) if spec.reward.rescale else found
+    if low <= told[0] and told[1] <= high:
+        return None
+    worst = found[0] if low > told[0] and low - told[0] >= told[1] - high else found[1]
+    rescaled = f" ({told[list(found).index(worst)]:.4g} as rescaled)" if spec.reward.rescale else ""
+    return (
+        f"returns up to {worst:.4g}{rescaled} lie outside of [{low:g}, {high:g}] and are learned as the nearest end; "
+        f"start again with head.returns.low and head.returns.high around them, or with a preset of quantiles (iqn)"
+    )

@@ -14,6 +14,7 @@ from engram.errors import SpaceError
 from engram.nn.convolution import Convolution
 from engram.nn.layers import Linear
 from engram.nn.observation import scaled
+from engram.nn.spectral import spectrally_normalised
 from engram.registry import register
 from engram.specs import setting, spec
 from engram.types import Encoding, Key
@@ -30,6 +31,7 @@ class ImpalaSpec:
     scale: int = setting(1, "times the channels; 2 in BTR", low=1)
     pool: bool = setting(True, "the last image is pooled to 6 x 6 where it is larger, as in BTR")
     width: int = setting(512, "units of the layer after the convolutions", low=1)
+    spectral_norm: bool = setting(False, "residual convolutions stretch no input by more than one, as in BTR")
 
     layout = "channels"
 
@@ -42,8 +44,10 @@ class Block(eqx.Module):
 
     first: Convolution
     residual: tuple[tuple[Convolution, Convolution], ...]
+    spectral: bool = eqx.field(static=True)
 
-    def __init__(self, channels: int, out: int, *, key: Key):
+    def __init__(self, channels: int, out: int, spectral: bool = False, *, key: Key):
+        self.spectral = spectral
         keys = jax.random.split(key, 5)
         self.first = Convolution(channels, out, 3, 1, key=keys[0])
         pairs = ((keys[1], keys[2]), (keys[3], keys[4]))
@@ -54,6 +58,8 @@ class Block(eqx.Module):
     def __call__(self, x: Float[Array, "rows columns channels"]) -> Float[Array, "halfrows halfcolumns out"]:
         x = pooled(self.first(padded(x)))
         for one, two in self.residual:
+            if self.spectral:
+                one, two = (eqx.tree_at(lambda c: c.weight, c, spectrally_normalised(c.weight)) for c in (one, two))
             x = x + two(padded(jax.nn.relu(one(padded(jax.nn.relu(x))))))
         return x
 
@@ -62,7 +68,7 @@ class ImpalaEncoder(eqx.Module):
     """Blocks, a ReLU, pooling to 6 x 6, and one ReLU layer. Stacked frames become channels.
 
     Sources: Espeholt et al. 2018 (arXiv 1802.01561), figure 3; Clark et al. 2024 (arXiv 2411.03820) for the pooling
-    before the dense layer. Departure of BTR's: no spectral norm.
+    before the dense layer, and for the spectral norm.
     """
 
     blocks: tuple[Block, ...]
@@ -81,7 +87,7 @@ class ImpalaEncoder(eqx.Module):
             )
         blocks, inputs = [], channels * stack
         for out, block_key in zip(chosen.channels, keys[1:], strict=True):
-            blocks.append(Block(inputs, out * chosen.scale, key=block_key))
+            blocks.append(Block(inputs, out * chosen.scale, chosen.spectral_norm, key=block_key))
             rows, columns, inputs = -(-rows // 2), -(-columns // 2), out * chosen.scale
         rows, columns = (min(side, POOL) if chosen.pool else side for side in (rows, columns))
         self.blocks, self.pool = tuple(blocks), chosen.pool

@@ -36,6 +36,10 @@ class AttentionSpec:
     def predicts(self) -> Kind:
         return self.returns.predicts
 
+    @property
+    def limits(self) -> tuple[float, float] | None:
+        return self.returns.limits
+
     def check(self) -> None:
         check_heads(self.heads, self.action_width, ("head.heads", "head.action_width"))
 

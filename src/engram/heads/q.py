@@ -32,6 +32,10 @@ class QSpec:
     def predicts(self) -> Kind:
         return self.returns.predicts
 
+    @property
+    def limits(self) -> tuple[float, float] | None:
+        return self.returns.limits
+
     def build(self, width: int, actions: int, key: Key, offered: int = 0) -> "QHead":
         returns = self.returns.build(width, jax.random.fold_in(key, 1))
         return QHead(_linear(width, actions * returns.numbers, self.noise, key), returns)
@@ -77,6 +81,10 @@ class DuelingSpec:
     @property
     def predicts(self) -> Kind:
         return self.returns.predicts
+
+    @property
+    def limits(self) -> tuple[float, float] | None:
+        return self.returns.limits
 
     def build(self, width: int, actions: int, key: Key, offered: int = 0) -> "DuelingHead":
         returns = self.returns.build(width, jax.random.fold_in(key, 1))

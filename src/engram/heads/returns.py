@@ -6,7 +6,8 @@ with every head.
     @register("returns", "mine")
     @spec
     class MySpec:
-        predicts = "fixed"
+        predicts = "quantiles"
+        limits = None
 
         def build(self, width, key): ...
 """
@@ -34,6 +35,7 @@ class ReturnsSpec(Protocol):
     """What was chosen about the distribution of returns."""
 
     predicts: Kind  # what a loss must be able to compare
+    limits: tuple[float, float] | None  # the least and the greatest return that it can tell; None without limits
 
     def build(self, width: int, key: Key) -> "ToReturns":
         """The module for embeddings of `width` numbers."""
@@ -60,6 +62,7 @@ class ScalarSpec:
     """The mean return: one atom."""
 
     predicts = "number"
+    limits = None
 
     def build(self, width: int, key: Key) -> "Scalar":
         return Scalar()
@@ -89,6 +92,10 @@ class CategoricalSpec:
     high: float = setting(10.0, "the greatest of them")
 
     predicts = "fixed"
+
+    @property
+    def limits(self) -> tuple[float, float]:
+        return self.low, self.high
 
     def check(self) -> None:
         if self.low >= self.high:
@@ -130,6 +137,7 @@ class QuantileSpec:
     quantiles: int = setting(51, "levels, the middles of as many equal parts of 0..1", low=1)
 
     predicts = "quantiles"
+    limits = None
 
     def build(self, width: int, key: Key) -> "Quantile":
         return Quantile(self.quantiles)
@@ -160,6 +168,7 @@ class ImplicitSpec:
     cosines: int = setting(64, "cosines that a level is embedded by", low=1)
 
     predicts = "quantiles"
+    limits = None
 
     def build(self, width: int, key: Key) -> "Implicit":
         return Implicit(self.samples, Linear(self.cosines, width, key=key))

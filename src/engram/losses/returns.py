@@ -21,6 +21,7 @@ def n_step(
     terminated: Bool[Array, "n *lanes"],
     next_is_first: Bool[Array, "n *lanes"],
     powers: Float[Array, "n_1"],
+    count: Int[Array, ""] | None = None,
 ) -> NStep:
     """The n-step return of the first of n successive rows, in each lane.
 
@@ -33,6 +34,7 @@ def n_step(
       reward, terminated: of rows 0..n-1. Row 0 is not a final row.
       next_is_first: whether rows 1..n open an episode; row k is final iff next_is_first[k].
       powers: gamma^0 to gamma^n; see `discounts`.
+      count: rewards that count, 1..n; None for all of them. So n may change within one program.
 
     Source: Sutton & Barto 2018, eq. 7.1; Pardo et al. 2018 (arXiv 1712.00378) for time limits.
     """
@@ -41,6 +43,8 @@ def n_step(
     # A row counts while no earlier row of the window ended the episode and it is not the final row itself.
     ended_before = jnp.cumsum(jnp.concatenate([jnp.zeros_like(final[:1]), terminated[:-1]]) | final, axis=0) > 0
     inside = ~ended_before
+    if count is not None:
+        inside = inside & (jnp.arange(len(reward)) < count).reshape(over_lanes)
     offset = inside.sum(0)
     ends = (inside & terminated).any(0)
     known = jnp.where(inside, powers[:-1].reshape(over_lanes) * reward, 0.0).sum(0)
@@ -55,6 +59,53 @@ def discounts(discount: float, n: int) -> Float[Array, "n_1"]:
     """gamma^0 to gamma^n in float32, as constants: a program that computes them rounds as it happens to be fused."""
     with jax.ensure_compile_time_eval():
         return jax.lax.pow(np.full(n + 1, discount, np.float32), np.arange(n + 1, dtype=np.int32))
+
+
+def annealed(
+    done: Float[Array, ""], first: tuple[int, float], last: tuple[int, float]
+) -> tuple[Int[Array, ""], Float[Array, "n_1"]]:
+    """n, and gamma^0 to gamma^N with N the larger n, when a share `done` of the way from first to last is covered.
+
+    n and 1 - gamma change by the same factor with every update. Arguments `first` and `last` are (n, gamma).
+
+    Source: Schwarzer et al. 2023 (arXiv 2305.19452), section 3: n from 10 to 3, gamma from 0.97 to 0.997.
+    """
+    (n_first, gamma_first), (n_last, gamma_last) = first, last
+    # Logarithms of constants, taken in 64 bits; a gamma of 1 stands for one that float32 cannot tell from it.
+    ratio = np.float32(np.log(n_last / n_first))
+    missing = np.float32(max(1 - gamma_first, 2.0**-25))
+    factor = np.float32(np.log(max(1 - gamma_last, 2.0**-25) / max(1 - gamma_first, 2.0**-25)))
+    n = jnp.round(n_first * jnp.exp(ratio * done)).astype(jnp.int32)
+    gamma = 1 - missing * jnp.exp(factor * done)
+    powers = [jnp.ones(())]
+    for _ in range(max(n_first, n_last)):
+        powers.append(powers[-1] * gamma)
+    return n, jnp.stack(powers)
+
+
+SQUASH = 1e-3  # epsilon of `squashed`: how much of a return stays linear
+
+
+def squashed(returns: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """h(x) = sign(x) (sqrt(|x| + 1) - 1) + epsilon x, which brings returns of any size near to each other.
+
+    Written as a quotient, since the difference loses what is small.
+
+    Source: Pohlen et al. 2018 (arXiv 1805.11593), proposition A.2; Kapturowski et al. 2019, section 2.3.
+    """
+    return returns / (jnp.sqrt(jnp.abs(returns) + 1) + 1) + SQUASH * returns
+
+
+def stretched(value: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """The inverse of `squashed`: sign(x) (((sqrt(1 + 4 e (|x| + 1 + e)) - 1) / (2 e))^2 - 1), e for epsilon.
+
+    With s for the root, the bracket less 1 is exactly |x| (2 - 4 e / (s + 1 + 2 e)) / (s + 1). As the source writes
+    it, float32 loses all but four digits.
+    """
+    size = jnp.abs(value)
+    root = jnp.sqrt(1 + 4 * SQUASH * (size + 1 + SQUASH))
+    less = size * (2 - 4 * SQUASH / (root + 1 + 2 * SQUASH)) / (root + 1)
+    return jnp.sign(value) * less * (less + 2)
 
 
 def clipped(reward: Float[Array, "*rows"], bound: float) -> Float[Array, "*rows"]:

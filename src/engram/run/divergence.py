@@ -7,6 +7,7 @@ from engram.errors import LearningFault
 
 FAR = 100.0  # times the largest return: no value of a bounded reward is so large
 HOPELESS = 1e6  # times the largest return: half of the powers of ten that float32 has are used up
+FIRST_WORDS = 12  # letters by which two warnings are told apart
 WAY_OUT = (
     "lower optimizer.learning_rate or optimizer.clip_norm, set reward_clip, or let the target network follow more "
     "slowly (target.rate, target.every), and start again"
@@ -27,12 +28,23 @@ class DivergenceWatch:
         self._scale: float | None = None
         self._losses: list[float] = []
         self._said = False
+        self._warned: set[str] = set()
 
     def look(self, metrics: Mapping[str, Any]) -> str | None:
-        """A sentence at the first line that shows divergence, then None.
+        """A sentence at the first line that shows divergence or brings another warning of the agent, then None.
 
         Raises: LearningFault where there is no way back: what is saved later would be worth nothing.
         """
+        return self._diverges(metrics) or self._warning(metrics.get("warning"))
+
+    def _warning(self, told: Any) -> str | None:
+        """What the agent warns of, once for each of its first words: the numbers in it go on changing."""
+        if not isinstance(told, str) or (kind := told[:FIRST_WORDS]) in self._warned:
+            return None
+        self._warned.add(kind)
+        return told
+
+    def _diverges(self, metrics: Mapping[str, Any]) -> str | None:
         returns = [abs(value) for name in ("return_min", "return_max") for value in _numbers(metrics.get(name))]
         if returns:
             self._scale = max([self._scale or 1.0, *returns])

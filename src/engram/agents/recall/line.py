@@ -21,7 +21,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree, UInt32
 from engram.agents.recall.keys import Query, history
 from engram.agents.recall.state import Line, RecallState, Record, Waiting
 from engram.agents.spec import AgentSpec
-from engram.agents.statistics import Scales, as_learned, in_reward
+from engram.agents.statistics import Scales, as_learned, in_reward, unscaled
 from engram.bits import fingerprint
 from engram.external.memory import Entries
 from engram.losses.returns import n_step
@@ -49,10 +49,10 @@ def note(
         features=jnp.zeros(0) if query.offered is None else query.offered[action],
         hash=fingerprint(_whatever_its_nan(spec, frames)),
         action=action,
-        network=in_reward(scales, decision.returns.q[action]),
-        memory=in_reward(scales, read.q[action]),
+        network=in_reward(spec, scales, decision.returns.q[action]),
+        memory=in_reward(spec, scales, read.q[action]),
         known=read.confidence[action] > 0,
-        best=in_reward(scales, decision.preference.max()),
+        best=in_reward(spec, scales, decision.preference.max()),
         frames=frames if spec.kept_columns else None,
     )
     weights = read.weights[:, action] / max(read.weights.shape[0], 1)
@@ -93,7 +93,7 @@ def remember(
     store = external.write(store, entries, due)
     refused = store.refused > state.store.refused
     here = jnp.stack([envs, state.episode, state.moment], axis=1)
-    reward = in_reward(scales, as_learned(spec, scales, row.reward))
+    reward = unscaled(scales, as_learned(spec, scales, row.reward))
     newest = Line(now, reward, row.terminated, done, here)
     return dataclasses.replace(
         state,

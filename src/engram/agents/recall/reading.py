@@ -13,7 +13,7 @@ from engram.agents.network import Network
 from engram.agents.recall.keys import Query, query_of
 from engram.agents.recall.state import RecallState
 from engram.agents.spec import AgentSpec
-from engram.agents.statistics import in_network
+from engram.agents.statistics import in_network, scaled
 from engram.losses.bootstrap import Similar
 from engram.types import Decision
 
@@ -24,7 +24,7 @@ def consult(
     """The query for one stacked observation, and the decision with what the memory says of it and its share."""
     query = query_of(spec, state.projection, network, target, frames, decision.working.vector)
     read = network.external.read(state.store, query.key, query.offered)
-    read = dataclasses.replace(read, q=in_network(network.scales, read.q))
+    read = dataclasses.replace(read, q=in_network(spec, network.scales, read.q))
     certain = read.confidence if spec.recall.confidence == "near" else (read.confidence > 0).astype(jnp.float32)
     share = jax.lax.stop_gradient(spec.recall.max_memory_weight * trust(spec, state) * certain)
     return query, dataclasses.replace(decision, external=read, share=share)
@@ -47,7 +47,7 @@ def similar(state: RecallState, target: Network, read: Any, action: Int[Array, "
     decide = jax.vmap(partial(target, bits=target.still))
     # A place that holds nothing has no successor: what the network makes of its zeros may be minus infinity.
     value = jnp.where(ids >= 0, decide(entries.successor).preference.max(-1), 0.0)
-    reward = in_network(target.scales, entries.reward)
+    reward = scaled(target.scales, entries.reward)
     return Similar(weights, reward, entries.discount, value, read.confidence[action])
 
 
