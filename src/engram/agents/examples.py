@@ -70,7 +70,7 @@ class Horizon(NamedTuple):
     """How far a target looks."""
 
     powers: Float[Array, "n_1"]  # gamma^0 to gamma^n, n being the most rewards in a target
-    count: Int[Array, ""] | None = None  # rewards that count now; None for all
+    rewards: Int[Array, ""] | None = None  # that count now; None for all
 
 
 class Nets(NamedTuple):
@@ -102,8 +102,8 @@ def horizon(spec: AgentSpec, updates: Int[Array, ""] | None) -> Horizon:
     if updates is None:
         return Horizon(discounts(spec.discount, spec.n_step))
     first, last = (spec.anneal.n_step, spec.anneal.discount), (spec.n_step, spec.discount)
-    count, powers = annealed(updates / spec.anneal.updates, first, last)
-    return Horizon(powers, count)
+    rewards, powers = annealed(updates / spec.anneal.updates, first, last)
+    return Horizon(powers, rewards)
 
 
 def draw(
@@ -191,7 +191,7 @@ def transition(
     far = far or horizon(spec, None)
     rows = sampling.rows_from(ring, row, lane, spec.rows)
     reward = as_learned(spec, scales, rows.reward[:-1])
-    step = n_step(reward, rows.terminated[:-1], rows.is_first[1:], far.powers, far.count)
+    step = n_step(reward, rows.terminated[:-1], rows.is_first[1:], far.powers, far.rewards)
     observe = partial(sampling.stacked, ring, lane=lane, stack=spec.observation.stack, unknown=spec.may_be_blank)
     weight = 1.0 - rows.is_first[1].astype(jnp.float32)
     start = Start(rows.action[0], step, weight)
@@ -229,7 +229,7 @@ def window(
     rows = sampling.rows_from(ring, row, lane, spec.rows)
     starts = jnp.arange(size)[:, None] + jnp.arange(n)
     reward = as_learned(spec, scales, rows.reward)
-    returns = jax.vmap(partial(n_step, powers=far.powers, count=far.count))
+    returns = jax.vmap(partial(n_step, powers=far.powers, count=far.rewards))
     step = returns(reward[starts], rows.terminated[starts], rows.is_first[starts + 1])
     begun = jnp.cumsum(rows.is_first[:size]) > 0  # the carry is as it was when acting, however early that is
     learned = begun | (jnp.arange(size) >= spec.replay.burn_in)
