@@ -2,6 +2,7 @@
 
     python -m benchmarks.memory.replay                           about 2 minutes
     python -m benchmarks.memory.replay --rows 100000 --lanes 4
+    python -m benchmarks.memory.replay --peers cpprb,flashbax,sb3      in the same run; minutes once to install them
 
 Each cell is one compiled scan, so that no time of a call is in it: its state goes from one step to the next and is
 never copied, as in the compiled loop of the device and in the block of the host. Microseconds a step, the median of
@@ -16,6 +17,8 @@ never copied, as in the compiled loop of the device and in the block of the host
 """
 
 import argparse
+import json
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -27,7 +30,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.record import Record, add_flags
+from benchmarks.peers.environments import interpreter
+from benchmarks.record import HERE, WORK, Record, add_flags
 from engram import spaces
 from engram.bits import next_words
 from engram.replay import ring as rings
@@ -37,6 +41,8 @@ from engram.replay.sampling import rows_from, stacked
 from engram.replay.uniform import UniformSpec
 from engram.types import TimeStep
 
+PEER = HERE / "peers" / "replay_run.py"
+ENVIRONMENTS = {"cpprb": "replay", "flashbax": "replay", "sb3": "sb3"}
 REACH, BLOCK, WIDTH = Reach(1, 0), 4, 4
 DRAWS: dict[str, Any] = {"uniform": UniformSpec(), "prioritized": PrioritizedSpec()}
 
@@ -166,15 +172,27 @@ def main() -> int:
     parser.add_argument("--lanes", type=int, default=1)
     parser.add_argument("--steps", type=int, default=2_000, help="of one scan")
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--peers", default="", help="other libraries with commas between them")
     add_flags(parser, "replay")
     options = parser.parse_args()
     record = Record(options, {"rows": options.rows, "lanes": options.lanes})
     found = measure(options.rows // options.lanes, options.lanes, [32, 256], options.steps, options.repeats)
     record.put(f"{options.rows} rows, {options.lanes} lanes", found)
-    print("| step | us |\n|---|---|")
+    show("engram", found)
+    for kind in filter(None, options.peers.split(",")):
+        python = interpreter(ENVIRONMENTS[kind], WORK)
+        words = [python, PEER, "--kind", kind, "--rows", options.rows, "--steps", options.steps]
+        result = subprocess.run([str(word) for word in words], capture_output=True, text=True, check=True)
+        theirs = json.loads(result.stdout.splitlines()[-1])
+        record.put(f"{kind}, {options.rows} rows", theirs)
+        show(kind, theirs)
+    return 0
+
+
+def show(title: str, found: dict[str, float]) -> None:
+    print(f"| {title} | us |\n|---|---|")
     for name, micros in found.items():
         print(f"| {name} | {micros:.1f} |")
-    return 0
 
 
 if __name__ == "__main__":
