@@ -68,8 +68,7 @@ def check_external(
     store = memory.init()
     for block in given.blocks:
         store = WRITE(memory, store, block, jnp.ones(rows, bool))
-    ids, weights = jnp.array([-1, -1], jnp.int32), jnp.ones(2)
-    compare(store, TOUCH(memory, store, ids, weights), "touching -1, which stands for nothing, left a trace", 0)
+    _check_touch(memory, store)
     _check_strays(memory, store, given)
     _check_reads(memory, store, given)
     _check_gradient(memory, store, given.queries[-1], given.features, unreached)
@@ -142,6 +141,11 @@ def _check_empty(memory: ExternalMemory, given: Given) -> None:
     _check_read(read, given.actions)
     if np.any(read.weights) or np.any(read.q) or np.any(read.confidence):
         raise ContractFault("an empty memory reads something; weights, q and confidence are 0 where nothing is known")
+
+
+def _check_touch(memory: ExternalMemory, store: Any) -> None:
+    ids, weights = jnp.array([-1, -1], jnp.int32), jnp.ones(2)
+    compare(store, TOUCH(memory, store, ids, weights), "touching -1, which stands for nothing, left a trace", 0)
 
 
 def _check_strays(memory: ExternalMemory, store: Any, given: Given) -> None:

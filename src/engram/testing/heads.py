@@ -42,16 +42,8 @@ def check_head(
     head = as_part(head)
     if spec is not None:
         _check_spec(spec, offered)
-    words = getattr(head, "words", None)
-    if type(words) is not int or words < 0:
-        raise ContractFault(f"`words` is {words!r}; expected how many random words a call takes, 0 for none")
-    keys = jax.random.split(jax.random.PRNGKey(seed), 4)
-    given = (
-        jax.random.normal(keys[0], (LOOKS, width)),
-        jax.random.normal(keys[1], (LOOKS, actions, offered)) if offered else None,
-        jax.random.bernoulli(keys[2], 0.5, (LOOKS, actions)).at[:, 0].set(True),
-        jax.random.bits(keys[3], (LOOKS, words), jnp.uint32),
-    )
+    words = _checked_words(head)
+    given = _random_looks(jax.random.PRNGKey(seed), width, actions, offered, words)
     first = jax.tree.map(lambda leaf: leaf[0], given)
     found = head(*first)
     _check_returns(found, actions)
@@ -71,6 +63,24 @@ def _check_spec(spec: Any, offered: int) -> None:
     predicts = getattr(spec, "predicts", None)
     if predicts not in get_args(Kind):
         raise ContractFault(f"the spec's `predicts` is {predicts!r}; expected one of {', '.join(get_args(Kind))}")
+
+
+def _checked_words(head: Any) -> int:
+    words = getattr(head, "words", None)
+    if type(words) is not int or words < 0:
+        raise ContractFault(f"`words` is {words!r}; expected how many random words a call takes, 0 for none")
+    return words
+
+
+def _random_looks(key: Array, width: int, actions: int, offered: int, words: int) -> tuple:
+    """What a head is called with, with a leading axis of LOOKS."""
+    keys = jax.random.split(key, 4)
+    return (
+        jax.random.normal(keys[0], (LOOKS, width)),
+        jax.random.normal(keys[1], (LOOKS, actions, offered)) if offered else None,
+        jax.random.bernoulli(keys[2], 0.5, (LOOKS, actions)).at[:, 0].set(True),
+        jax.random.bits(keys[3], (LOOKS, words), jnp.uint32),
+    )
 
 
 def _check_returns(found: Any, actions: int) -> None:
