@@ -152,9 +152,9 @@ def sight_of(spec: AgentSpec, space: spaces.Space) -> Sight | None:
         raise SpecError(
             f"{type(spec.encoder).__name__}.layout is {spec.encoder.layout!r}; expected {', '.join(get_args(Layout))}"
         )
-    sight = Sight(spec.encoder, spaces.seen(space), chosen.missing == "mask", chosen.normalize)
+    sight = Sight(spec.encoder, spaces.seen(space), spec.takes_missing, chosen.normalize)
     if not sight.numbers:
-        asked = "observation.missing = mask" if chosen.missing == "mask" else "observation.normalize = true"
+        asked = "observation.missing = mask" if spec.takes_missing else "observation.normalize = true"
         raise SpaceError(f"{asked} is for numbers of type float32, but the observation is {space}; leave it out")
     return sight
 

@@ -227,11 +227,6 @@ class TrainedAgent:
     def _on_device(self) -> bool:
         return isinstance(self._env, str) and is_device(self._env)
 
-    @property
-    def _missing(self) -> bool:
-        """Whether a NaN is a missing number."""
-        return self.plan.agent.observation.missing == "mask"
-
     @cached_property
     def _policy(self) -> Policy:
         return Policy(self.minds[0], self.plan.agent)
@@ -240,7 +235,8 @@ class TrainedAgent:
     def _translator(self) -> Translator | Stored:
         """Converts observations and actions; made from what the run knows of them, so without any environment."""
         shown = self.plan.shown
-        return Stored(self.plan.space, self._missing) if shown is None else Translator.from_json(shown, self._missing)
+        missing = self.plan.agent.takes_missing
+        return Stored(self.plan.space, missing) if shown is None else Translator.from_json(shown, missing)
 
     def _make(self, seed: int, envs: int, limit: int) -> tuple[HostEnvs, bool]:
         """Environments to play in, and whether they were given, so that they must be left open."""
@@ -265,7 +261,7 @@ class TrainedAgent:
         env_args = {name: value for name, value in self._env_args.items() if name != "life_loss"}
         about: dict[str, Any] = {"action_bins": self.plan.action_bins, "env_args": env_args, "to_play": True}
         made = make_host(env, seed=seed, envs=1 if given else envs, max_episode_steps=limit, **about)
-        if self._missing:
+        if self.plan.agent.takes_missing:
             made.accept_missing()
         return made, given
 
