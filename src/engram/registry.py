@@ -1,8 +1,8 @@
 """One shelf per role (encoder, head, ...), filled by a decorator above each part's spec.
 
-A spec names its parts by these names, so a run's JSON never holds an import path, and loading one imports no module
-that it names. Parts of other packages are found through entry points of the group `engram.parts`: each names a module
-that registers parts, and is imported when a name is not found or names are listed.
+A spec names its parts by these names. So a run's JSON never holds an import path, and loading it imports no module that
+it names. Parts of other packages are found through entry points of the group `engram.parts`. Each names a module that
+registers parts. It is imported when a name is not found, and when names are listed.
 """
 
 import warnings

@@ -93,8 +93,8 @@ class Episodic(eqx.Module):
     The k best entries of each action are chosen without a gradient; only their k scores are computed with one.
 
     Confidence is max_i h / (d_i^2 + h) over the entries read, with h = `half_confidence_distance` and d_i the distance
-    of entry i from the query: 1 at an exact match, a half where d_i^2 = h, whatever the kernel. Learned projections do
-    not change it: distances are those of the embedding.
+    of entry i from the query. It is 1 at an exact match and a half where d_i^2 = h, whatever the kernel. Learned
+    projections do not change it: distances are those of the embedding.
     """
 
     projections: tuple[Float[Array, "heads size width"], Float[Array, "heads size width"]] | tuple[()]  # query, key

@@ -32,10 +32,16 @@ LEARN = jax.jit(lambda agent, state: agent.learn(state), static_argnums=0)
 def check_agent(agent: Any, *, seed: int = 0) -> None:
     """Hold an agent to its contract, in a random environment of its space, for two moments of learning.
 
-    Checked: every member of the protocol is there; the agent is a hashable value; `init`, `act`, `observe` and `learn`
-    keep structure, shapes and types, give the same for the same key, compiled or not, and change only their own parts
-    of the state; the mind is leaves of the state; actions are allowed ones; padding leaves no trace; what a runner
-    asks is told in the forms that it needs. Give it an agent that begins to learn early, or it takes long.
+    Checked:
+
+    - every member of the protocol is there, and the agent is a hashable value;
+    - `init`, `act`, `observe` and `learn` keep structure, shapes and types;
+    - they give the same for the same key, compiled or not;
+    - they change only their own parts of the state, of which the mind is leaves;
+    - actions are allowed ones, and padding leaves no trace;
+    - answers to a runner's questions have the form that it needs.
+
+    Give it an agent that begins to learn early, or it takes long.
 
     Raises: ContractFault with the first thing that is wrong.
     """

@@ -24,9 +24,13 @@ def check_encoder(
 ) -> None:
     """Hold an encoder, built for observations of `space` of which `stack` come together, to its contract.
 
-    Checked: every leaf is a learned float32 array, or can be a constant; `width` is the length of the embedding, which
-    is finite and float32; attention is [heads parts], and a head's weights sum to 1 or 0; a compiled batch gives the
-    same; gradients are finite and reach every leaf.
+    Checked:
+
+    - every leaf is a learned float32 array, or can be a constant;
+    - the embedding is `width` finite float32 numbers;
+    - attention is [heads parts], and a head's weights sum to 1 or 0;
+    - a compiled batch gives the same;
+    - gradients are finite and reach every leaf.
 
     Args:
       spec: what the encoder was built by. Its `layout` and `presence` are then checked too.

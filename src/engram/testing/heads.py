@@ -27,9 +27,14 @@ def check_head(
 ) -> None:
     """Hold a head to its contract, on random embeddings of `width` numbers and with actions allowed at random.
 
-    Checked: every leaf is a learned float32 array, or can be a constant; `words` is a number of random words, which
-    make a difference; atoms, logits, levels and attention have the forms of `Returns` and are finite; a compiled batch
-    gives the same; what a forbidden action offers does not matter; gradients are finite and reach every leaf.
+    Checked:
+
+    - every leaf is a learned float32 array, or can be a constant;
+    - `words` is a number of random words, and they make a difference;
+    - atoms, logits, levels and attention have the forms of `Returns` and are finite;
+    - a compiled batch gives the same;
+    - the features of a forbidden action do not matter;
+    - gradients are finite and reach every leaf.
 
     Args:
       spec: what the head was built by. Its `reads_offered` and `predicts` are then checked too.
@@ -44,13 +49,8 @@ def check_head(
         _check_spec(spec, offered)
     words = _checked_words(head)
     given = _random_looks(jax.random.PRNGKey(seed), width, actions, offered, words)
-    first = jax.tree.map(lambda leaf: leaf[0], given)
-    found = head(*first)
-    _check_returns(found, actions)
-    _check_returns(head(first[0], first[1], None, jnp.zeros(words, jnp.uint32)), actions)
-    together = jax.tree.map(lambda leaf: leaf[0], LOOK(head, given))
-    compare(found, together, "a compiled batch gives otherwise than one call", tolerance)
-    _check_bits(head, first, words)
+    _check_one(head, given, actions, tolerance)
+    _check_bits(head, jax.tree.map(lambda leaf: leaf[0], given), words)
     if offered:
         _check_forbidden(head, given, tolerance)
     _check_gradient(head, given, unreached)
@@ -81,6 +81,16 @@ def _random_looks(key: Array, width: int, actions: int, offered: int, words: int
         jax.random.bernoulli(keys[2], 0.5, (LOOKS, actions)).at[:, 0].set(True),
         jax.random.bits(keys[3], (LOOKS, words), jnp.uint32),
     )
+
+
+def _check_one(head: Any, given: tuple, actions: int, tolerance: float) -> None:
+    """The first look: by itself, with all actions allowed and bits of 0, and in a compiled batch."""
+    embedding, features, allowed, bits = jax.tree.map(lambda leaf: leaf[0], given)
+    found = head(embedding, features, allowed, bits)
+    _check_returns(found, actions)
+    _check_returns(head(embedding, features, None, jnp.zeros_like(bits)), actions)
+    together = jax.tree.map(lambda leaf: leaf[0], LOOK(head, given))
+    compare(found, together, "a compiled batch gives otherwise than one call", tolerance)
 
 
 def _check_returns(found: Any, actions: int) -> None:

@@ -133,9 +133,9 @@ def dense(
 ) -> State:
     """All states of state_t = transition(state_{t-1}[0] @ weight, inputs_t, state_{t-1}).
 
-    The products of the inputs with their own weights come in ready, from one matrix product over the window. The
-    gradient of `weight` is one as well, that of `products` below: added up row by row, as automatic differentiation
-    would, it costs as much memory traffic per row as there are weights.
+    `inputs` already holds the products with their own weights, from one matrix product over the window. The gradient of
+    `weight` is one matrix product as well, by way of `products` below. Automatic differentiation would add it up row by
+    row, and so read and write all weights at every row.
     """
     fixed = jax.lax.stop_gradient(weight)
     states = _dense(transition, *jax.lax.stop_gradient((weight, inputs, is_first, initial)))

@@ -340,8 +340,8 @@ def numbers_of(info: Any) -> dict[str, float]:
 class WorkerEnvironment(gymnasium.Env):
     """`Episodes` behind Gymnasium's own interface, for the worker processes of AsyncVectorEnv.
 
-    It is sent to the worker empty and is built there by `build`, so that a worker's start is a handshake, and a slow
-    or failing constructor is answered like any other call. Faults are returned (under `fault`), not raised: an
+    It is sent to the worker empty and is built there by `build`. A worker's start is thus a handshake, and a slow or
+    failing constructor is handled like any other call. Faults are returned (under `fault`), not raised: an
     exception class that the main process cannot unpickle would leave it waiting for ever.
     """
 
