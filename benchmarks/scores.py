@@ -1,39 +1,21 @@
 """What a handful of scores, one for each seed, says: mean, interquartile mean, and how sure they are; and of shares."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
+
+from engram.comparison.statistics import Scores, bootstrap, iqm, mean
 
 RESAMPLES = 10_000
 
 
-def mean(scores: np.ndarray) -> np.ndarray:
-    """Over the last axis."""
-    return scores.mean(-1)
-
-
-def iqm(scores: np.ndarray) -> np.ndarray:
-    """Interquartile mean over the last axis: the mean without the lowest and the highest quarter.
-
-    A quarter of n scores is n // 4 of them, as in the definition of Agarwal et al. 2021 (arXiv 2108.13264).
-
-    >>> float(iqm(np.array([-90.0, 1.0, 3.0, 50.0])))
-    2.0
-    """
-    cut = scores.shape[-1] // 4
-    return np.sort(scores, axis=-1)[..., cut : scores.shape[-1] - cut].mean(-1)
-
-
-def interval(scores: Sequence[float], statistic: Callable[[np.ndarray], np.ndarray]) -> list[float] | None:
+def interval(scores: Sequence[float], statistic: Callable[[Scores], Any]) -> list[float] | None:
     """95 % percentile bootstrap of `statistic` over seeds: 10,000 resamples with replacement, always the same ones.
 
     None for a single score, of which nothing can be said.
     """
-    values = np.asarray(scores, float)
-    if values.size < 2:
-        return None
-    drawn = np.random.default_rng(0).integers(values.size, size=(RESAMPLES, values.size))
-    return [float(bound) for bound in np.percentile(statistic(values[drawn]), (2.5, 97.5))]
+    return _interval(statistic, scores)
 
 
 def difference(first: Sequence[float], second: Sequence[float]) -> list[float] | None:
@@ -41,11 +23,14 @@ def difference(first: Sequence[float], second: Sequence[float]) -> list[float] |
 
     None where either is a single score.
     """
-    if min(len(first), len(second)) < 2:
+    return _interval(lambda groups: groups[0].mean(-1) - groups[1].mean(-1), first, second)
+
+
+def _interval(statistic: Callable[[Scores], Any], *groups: Sequence[float]) -> list[float] | None:
+    values = [np.asarray(group, float) for group in groups]
+    if min(map(len, values)) < 2:
         return None
-    rng = np.random.default_rng(0)
-    one, other = (mean(rng.choice(scores, (RESAMPLES, len(scores)))) for scores in (first, second))
-    return [float(bound) for bound in np.percentile(one - other, (2.5, 97.5))]
+    return [float(bound) for bound in bootstrap(statistic, values, np.random.default_rng(0), RESAMPLES)]
 
 
 def wilson(successes: int, trials: int) -> list[float]:
@@ -64,9 +49,9 @@ def summary(scores: Sequence[float]) -> dict[str, object]:
     values = np.asarray(scores, float)
     return {
         "seeds": values.size,
-        "mean": float(mean(values)),
+        "mean": float(mean([values])),
         "mean_interval_95": interval(scores, mean),
-        "iqm": float(iqm(values)),
+        "iqm": float(iqm([values])),
         "iqm_interval_95": interval(scores, iqm),
         "least": float(values.min()),
         "greatest": float(values.max()),

@@ -1,8 +1,8 @@
 """Randomness, and counters of 32 bits. Randomness: one threefry call per step, from a key that erases itself.
 
 `split` followed by several draws costs a hundred microseconds on a CPU, more than a small update. Every step
-therefore draws all the bits it needs at once; the first two words become the next key, so no key is used twice
-and earlier draws cannot be recomputed from a later state. The scheme is the same under `vmap`, and threefry is
+therefore draws all its bits at once. The first two words become the next key, so no key is used twice, and earlier
+draws cannot be recomputed from a later state. The scheme is the same under `vmap`, and threefry is
 stable across versions.
 """
 

@@ -1,13 +1,13 @@
 """One shelf per role (encoder, head, ...), filled by a decorator above each part's spec.
 
-A spec names its parts by these names, so a run's JSON never holds an import path, and loading one imports no module
-that it names. Parts of other packages are found through entry points of the group `engram.parts`: each names a module
-that registers parts, and is imported when a name is not found or names are listed.
+A spec names its parts by these names. So a run's JSON never holds an import path, and loading it imports no module that
+it names. Parts of other packages are found through entry points of the group `engram.parts`. Each names a module that
+registers parts. It is imported when a name is not found, and when names are listed.
 """
 
 import warnings
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
 from engram.errors import UnknownName, hint, is_fault, told
@@ -16,6 +16,7 @@ Spec = TypeVar("Spec", bound=type)
 
 GROUP = "engram.parts"  # of entry points
 _SHELVES: dict[str, dict[str, type]] = {}
+_ABILITIES: dict[str, dict[str, Any]] = {}  # by role: what a spec declares, and the default of one that does not
 _FORMER: WeakKeyDictionary[type, str] = WeakKeyDictionary()  # classes that were defined again, which agents still use
 _IMPORTED: set[str] = set()  # `GROUP` once its entry points were imported: looking for them takes milliseconds
 
@@ -46,9 +47,26 @@ def register(role: str, name: str) -> Callable[[Spec], Spec]:
         if name in shelf:
             _FORMER[shelf[name]] = name
         shelf[name] = spec
+        _complete(role, spec)
         return spec
 
     return put
+
+
+def declare(role: str, **abilities: Any) -> None:
+    """Abilities that a spec of this role may declare as class attributes, with the value for one that does not.
+
+    Whoever asks for an ability then finds it in every registered spec, whether registered before or after.
+    """
+    _ABILITIES[role] = abilities
+    for spec in _SHELVES.get(role, {}).values():
+        _complete(role, spec)
+
+
+def _complete(role: str, spec: type) -> None:
+    for name, default in _ABILITIES.get(role, {}).items():
+        if not hasattr(spec, name):
+            setattr(spec, name, default)
 
 
 def is_again(new: type, old: type) -> bool:

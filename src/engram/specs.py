@@ -252,6 +252,11 @@ def whole(name: str, value: Any, low: int) -> int:
     return number
 
 
+def whole_if_given(name: str, value: Any, low: int) -> int | None:
+    """`whole` of a number that may be left out, which None stands for."""
+    return None if value is None else whole(name, value, low)
+
+
 def plain(value: Any) -> Any:
     """NumPy's numbers, texts and arrays, of any library that has `tolist`, as Python's; inside of containers too."""
     if isinstance(value, dict):

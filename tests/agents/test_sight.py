@@ -2,13 +2,14 @@
 
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from engram import spaces
+from engram import registry, spaces
 from engram.agents.network import build
 from engram.agents.sight import Sight, sight_of
 from engram.agents.spec import AgentSpec, ObservationSpec
@@ -17,7 +18,9 @@ from engram.encoders.features import FeaturesSpec
 from engram.encoders.pixels import GridSpec, PixelsSpec
 from engram.encoders.spatial import RelationalSpec, SpatialSpec
 from engram.encoders.vector import VectorSpec
-from engram.errors import SpaceError
+from engram.errors import SpaceError, SpecError
+from engram.registry import register
+from engram.specs import spec
 from engram.testing.encoders import observations
 
 NAN = float("nan")
@@ -148,3 +151,54 @@ def test_where_no_number_is_a_float_the_setting_is_refused(observation):
 def test_off_there_is_no_sight():
     assert sight_of(AgentSpec(), spaces.Box((4,))) is None
     assert partial(build, AgentSpec(), spaces.Box((4,)), 2)(jax.random.PRNGKey(0)).sight is None
+
+
+# -- what a spec declares --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def shelves():
+    """Parts that a test registers are forgotten."""
+    before = registry.snapshot()
+    yield
+    registry.restore(before)
+
+
+def declaring(**declared: Any) -> Any:
+    """An encoder's spec of a user, with these class attributes."""
+
+    def build(self, space: spaces.Space, stack: int, key: jax.Array) -> Any:
+        raise AssertionError("what it declares is asked for without building it")
+
+    return register("encoder", "mine-declaring")(spec(type("Mine", (), declared | {"build": build})))()
+
+
+@pytest.mark.usefixtures("shelves")
+def test_an_encoder_that_declares_nothing_sees_each_number_for_itself():
+    seen = sight(declaring(), spaces.Box((2, 3)), MASK)
+    assert seen.shown == spaces.Box((2, 6))
+    assert sight(declaring(layout="channels"), spaces.Box((2, 3)), MASK).shown == spaces.Box((2, 3, 2))
+
+
+@pytest.mark.usefixtures("shelves")
+def test_rows_of_a_users_own_may_leave_presence_out():
+    rows = jnp.array([[[1.0, NAN], [2.0, NAN], [0.0, 0.0]]])  # the first is the agent's own, and always there
+    shown = sight(declaring(layout="rows"), spaces.Box((3, 2)), MASK)(None, rows)
+    assert shown["mask"].tolist() == [[True, True, False]]
+    shown = sight(declaring(layout="rows", presence=1), spaces.Box((3, 2)), MASK)(None, rows)
+    assert shown["mask"].tolist() == [[True, False, False]]
+
+
+@pytest.mark.usefixtures("shelves")
+def test_a_layout_that_there_is_not_is_refused():
+    with pytest.raises(SpecError, match=r"Mine.layout is 'channel'; expected numbers, channels, rows"):
+        sight(declaring(layout="channel"), spaces.Box((2,)), MASK)
+
+
+@pytest.mark.usefixtures("shelves")
+def test_a_spec_that_was_registered_first_gets_the_default_too():
+    early = register("test-role", "early")(type("Early", (), {}))
+    own = register("test-role", "own")(type("Own", (), {"ability": 3}))
+    registry.declare("test-role", ability=1)
+    late = register("test-role", "late")(type("Late", (), {}))
+    assert (early.ability, own.ability, late.ability) == (1, 3, 1)

@@ -63,3 +63,17 @@ def test_a_fault_is_named(fault: str, sentence: str):
 
 def test_a_sound_one_of_the_same_kind_passes():
     check_encoder(Broken(Linear(4, 3, key=jax.random.PRNGKey(0)), jnp.ones(3), "none"), spaces.Box((4,)))
+
+
+@pytest.mark.parametrize(
+    ("declared", "sentence"),
+    [
+        ({"layout": "channel", "presence": -1}, "`layout` is 'channel'; expected one of numbers, channels, rows"),
+        ({"layout": "rows", "presence": "id"}, "`presence` is 'id'; expected the index of a feature, or -1"),
+        ({}, "the spec is not registered"),
+    ],
+)
+def test_what_a_spec_declares_is_checked(declared: dict[str, Any], sentence: str):
+    encoder = VectorSpec(widths=(8,)).build(spaces.Box((4,)), 1, jax.random.PRNGKey(0))
+    with pytest.raises(ContractFault, match=sentence):
+        check_encoder(encoder, spaces.Box((4,)), spec=SimpleNamespace(**declared))

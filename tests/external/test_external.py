@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 import engram.agents.presets  # noqa: F401, registers every kind
 from engram import registry, specs
 from engram.errors import SpaceError, SpecError
-from engram.external.episodic import Episodic, EpisodicSpec, leave_one_out
+from engram.external.episodic import Episodic, EpisodicSpec
 from engram.external.eviction import EVICTIONS
 from engram.external.memory import Entries, NoExternal, NoExternalSpec
 from engram.external.store import WAYS, find
@@ -196,23 +196,20 @@ def test_what_is_not_finite_is_refused_and_counted():
     assert int(written(memory, block(keys, [0] * 4, [1.0] * 4), keep=[False] * 4).refused) == 0
 
 
-def test_leaving_one_out_is_reading_without_it():
+@pytest.mark.parametrize("kernel", ["inverse-distance", "dot", "scaled-dot"])
+def test_a_weight_tells_what_its_entry_changes(kernel: str):
+    """Q without entry i is q + w_i (q - v_i) / (1 - w_i), as read from a memory into which i was never written."""
+    memory = made(kernel=kernel, capacity=16, neighbours=8)
     generator = np.random.default_rng(0)
-    weights = generator.dirichlet(np.ones(6), size=20)
-    weights[0] = [1 - 5e-6, *[1e-6] * 5]  # where 1 - w would keep few digits
-    values = generator.normal(size=(20, 6))
-    found = leave_one_out(jnp.asarray(weights, jnp.float32), jnp.asarray(values, jnp.float32))
-    q = (weights * values).sum(1, keepdims=True)
-    for left_out in range(6):
-        rest = np.delete(weights, left_out, 1)
-        without = (rest * np.delete(values, left_out, 1)).sum(1) / rest.sum(1)
-        np.testing.assert_allclose(found[:, left_out], without - q[:, 0], atol=1e-5)
-    np.testing.assert_allclose(found, weights * (q - values) / (1 - weights), atol=1e-5)
-
-
-def test_leaving_out_all_that_is_read_takes_q_with_it_and_what_weighs_nothing_changes_nothing():
-    found = leave_one_out(jnp.array([1.0, 0]), jnp.array([3.0, 9]))
-    np.testing.assert_array_equal(found, [-3, 0])
+    keys, values = generator.normal(size=(5, 2)), generator.normal(size=5)
+    read = READ(memory, written(memory, block(keys, [0] * 5, values)), QUERY)
+    q, order = read.q[0], read.entries[0, 0, :5]
+    weights = np.empty(5)
+    weights[order] = read.weights[0, 0, :5]
+    for left_out in range(5):
+        store = written(memory, block(keys, [0] * 5, values), keep=np.arange(5) != left_out)
+        expected = q + weights[left_out] * (q - values[left_out]) / (1 - weights[left_out])
+        np.testing.assert_allclose(READ(memory, store, QUERY).q[0], expected, atol=1e-5)
 
 
 # -- settings --------------------------------------------------------------------------------------------------

@@ -211,6 +211,13 @@ def test_runners_and_playing_know_no_kind_of_agent():
     ]
 
 
+def test_one_module_of_a_run_knows_which_kind_of_agent_it_has():
+    """Beside it the article's names, which are those of one agent."""
+    graph = package_graph()
+    knowing = [name for name, targets in graph.items() if "engram.agents.q_learning" in targets]
+    assert [name for name in knowing if unit(name) != "agents"] == ["engram.run.article", "engram.run.making"]
+
+
 def test_runners_take_no_part_of_a_tree_by_its_place():
     for path in (PACKAGE / "runners").glob("*.py"):
         assert "[-3:]" not in path.read_text(), label(path)

@@ -318,6 +318,8 @@ class Learner(QLearner):
 
     def act(self, mind: Any, actor: Any, seen: Any) -> Any:
         acted = super().act(mind, actor, seen)
+        if self.fault_of == "acted":
+            return tuple(acted)
         if self.fault_of == "action":
             return acted._replace(action=acted.action + 7)
         return acted._replace(actor=replace(acted.actor, steps=acted.actor.steps * 1.0)) if self.fault_of == "actor" \
@@ -344,6 +346,7 @@ class Learner(QLearner):
             r"the rhythm is Rhythm\(acts=0, first=40, lag=1\); expected a Rhythm with acts >= 1, first >= 0 and lag",
         ),
         ("mind", "the mind's 'network.encoder.mlp.layers.0.weight' is no leaf of the state; take the state's own"),
+        ("acted", "`act` gave a tuple without 'actor'; expected an Acted"),
         ("action", r"`act` gave actions \[.*\]; expected allowed ones of 3"),
         ("padding", "padding, where `keep` is False, left a trace: '.*' is .* apart"),
         ("metrics", r"`learn` reports \['loss', 'more', 'q_mean'\], and `metrics` says \['loss', 'q_mean'\]"),

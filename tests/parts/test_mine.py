@@ -57,7 +57,7 @@ def test_every_role_of_an_agent_has_a_part_here():
 
 
 CHECKS = {
-    "encoder": lambda one: testing.check_encoder(one.build(spaces.Box((4,)), 2, KEY), spaces.Box((4,)), 2),
+    "encoder": lambda one: testing.check_encoder(one.build(spaces.Box((4,)), 2, KEY), spaces.Box((4,)), 2, spec=one),
     "working": lambda one: testing.check_working(one.build(5, KEY), 5),
     "external": lambda one: testing.check_external(one.build(6, 3, 0, KEY), 6, 3, spec=one),
     "head": lambda one: testing.check_head(one.build(5, 3, KEY), 5, 3, spec=one),

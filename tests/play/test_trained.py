@@ -237,7 +237,7 @@ def test_how_evaluation_is_cut_into_calls_changes_nothing(monkeypatch: pytest.Mo
     with make_trainer("engram/CartPole-v1") as trainer:
         trainer.learn(70)
         whole = trainer.evaluate(4)
-        monkeypatch.setattr(playing, "CALL_SECONDS", 0.0)
+        monkeypatch.setattr("engram.runners.common.CALL_SECONDS", 0.0)
         assert trainer.evaluate(4) == whole
 
 

@@ -156,16 +156,15 @@ def test_weights_undo_the_bias():
     assert float(weight.max()) == 1.0
 
 
-def test_the_correction_rises_with_the_updates_that_were_kept():
-    spec = PrioritizedSpec(correction=0.5, correction_updates=4)
+@pytest.mark.parametrize(("end", "betas"), [(1.0, [0.5, 0.625, 0.75, 0.875, 1.0]), (0.5, [0.5] * 5)])
+def test_the_correction_reaches_its_end_with_the_updates_that_were_kept(end: float, betas: list[float]):
+    spec = PrioritizedSpec(correction=0.5, final_correction=end, correction_updates=4)
     state, ring = filled(spec)
     drawn = draw(spec, REACHES[0], state, ring, jax.random.bits(KEY, (BATCH, spec.words), jnp.uint32))
     surprise = Surprise(jnp.ones(BATCH), jnp.ones(BATCH))
-    betas = []
     for number in range(8):
-        betas.append(float(spec._beta(state)))
+        assert float(spec._beta(state)) == betas[(number + 1) // 2]
         state = learn(spec, state, drawn, surprise, jnp.bool_(number % 2 == 0))
-    assert betas == [0.5, 0.625, 0.625, 0.75, 0.75, 0.875, 0.875, 1.0]
     assert int(state.updates) == 4
 
 

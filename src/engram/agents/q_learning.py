@@ -120,7 +120,7 @@ class QLearner:
     @property
     def missing(self) -> bool:
         """A NaN is a missing number where `observation.missing=mask`."""
-        return self.spec.observation.missing == "mask"
+        return self.spec.takes_missing
 
     @property
     def branches(self) -> bool:

@@ -11,7 +11,7 @@ flags lie follows from `layout` of the encoder's spec (`encoders/encoder.py`).
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 import jax
 import jax.numpy as jnp
@@ -19,9 +19,10 @@ from jaxtyping import Array, Bool, Float, PyTree
 
 from engram import spaces
 from engram.agents.spec import AgentSpec
+from engram.encoders.encoder import EncoderSpec, Layout
 from engram.encoders.entities import MASK, ROWS, entity_shape, known_rows
 from engram.encoders.pixels import channels_first
-from engram.errors import SpaceError
+from engram.errors import SpaceError, SpecError
 from engram.nn.observation import filled, scaled
 from engram.nn.running import Running
 
@@ -30,7 +31,7 @@ from engram.nn.running import Running
 class Sight:
     """How the numbers of `space` reach an encoder, of which the spec is given. Static under jit."""
 
-    encoder: Any
+    encoder: EncoderSpec
     space: spaces.Space
     missing: bool  # flags go with the numbers
     normalize: bool
@@ -116,7 +117,7 @@ class Sight:
             return None
         rows, mask = (observation[ROWS], observation[MASK]) if isinstance(observation, dict) else (observation, None)
         mask = None if mask is None else filled(mask)
-        return known_rows(filled(rows), mask, getattr(self.encoder, "presence", -1))
+        return known_rows(filled(rows), mask, self.encoder.presence)
 
     def _present(self, value: Float[Array, "*values"], known: Array | None) -> Bool[Array, "*values"]:
         present = ~jnp.isnan(value)
@@ -131,28 +132,29 @@ class Sight:
         return isinstance(leaf, spaces.Box) and leaf.dtype == "float32" and not flags
 
     @property
-    def _layout(self) -> str:
-        return getattr(self.encoder, "layout", "numbers")
-
-    @property
     def _are_rows(self) -> bool:
-        return self._layout == "rows"
+        return self.encoder.layout == "rows"
 
     def _is_image(self, leaf: spaces.Leaf) -> bool:
-        return self._layout == "channels" and len(leaf.shape) in (2, 3)
+        return self.encoder.layout == "channels" and len(leaf.shape) in (2, 3)
 
 
 def sight_of(spec: AgentSpec, space: spaces.Space) -> Sight | None:
     """How an agent sees observations of `space`; None where its encoder is given them as they are.
 
-    Raises SpaceError where nothing can be missing or normalised, because no part is of type float32.
+    Raises SpaceError where nothing can be missing or normalised, because no part is of type float32. SpecError where
+    the encoder declares a layout that there is not.
     """
     chosen = spec.observation
     if not spec.may_be_blank:
         return None
-    sight = Sight(spec.encoder, spaces.seen(space), chosen.missing == "mask", chosen.normalize)
+    if spec.encoder.layout not in get_args(Layout):
+        raise SpecError(
+            f"{type(spec.encoder).__name__}.layout is {spec.encoder.layout!r}; expected {', '.join(get_args(Layout))}"
+        )
+    sight = Sight(spec.encoder, spaces.seen(space), spec.takes_missing, chosen.normalize)
     if not sight.numbers:
-        asked = "observation.missing = mask" if chosen.missing == "mask" else "observation.normalize = true"
+        asked = "observation.missing = mask" if spec.takes_missing else "observation.normalize = true"
         raise SpaceError(f"{asked} is for numbers of type float32, but the observation is {space}; leave it out")
     return sight
 

@@ -184,9 +184,14 @@ class AgentSpec:
         return self.external.present
 
     @property
+    def takes_missing(self) -> bool:
+        """Whether a NaN in an observation is a number that is missing, and else a fault of the environment."""
+        return self.observation.missing == "mask"
+
+    @property
     def may_be_blank(self) -> bool:
         """Whether the network sees a NaN as nothing known: a missing number, or a frame from before the episode."""
-        return self.observation.missing == "mask" or self.observation.normalize
+        return self.takes_missing or self.observation.normalize
 
     @property
     def keeps_statistics(self) -> bool:

@@ -14,8 +14,9 @@ from engram.losses.bootstrap import MunchausenSpec
 from engram.losses.distributional import CrossEntropySpec, QuantileHuberSpec
 from engram.replay.prioritized import PrioritizedSpec
 
-# The range of returns of C51 by the kind of an observation: 10 for games whose rewards are clipped (Bellemare et al.
-# 2017, section 5); what discounted tasks of control with rewards of 1 a step reach; an observation says no more.
+# The range of returns of C51 and its atoms, by the kind of an observation. Games whose rewards are clipped have 10
+# (Bellemare et al. 2017, section 5). The wide one is what control tasks with rewards of 1 a step reach with discount
+# 0.99.
 RANGES = {"pixels": (10.0, 51), "grid": (20.0, 51)}
 WIDE = (100.0, 101)
 

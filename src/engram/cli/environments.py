@@ -1,8 +1,8 @@
 """What each environment is, in a line and at length, without JAX and, for a list, without Gymnasium.
 
-Device environments tell it themselves, in their docstrings. The ids and arguments of Gymnasium's own environments and
-of the extras stand in `environments.json`, for the version of each package that it names; where another version is
-installed, the packages are asked, which takes seconds. `python -m engram.cli.environments` writes the file anew.
+Device environments say it in their docstrings. The ids and arguments of Gymnasium's own environments and of the extras
+stand in `environments.json`, with the version of each package. If another version is installed, the package itself is
+asked, which takes seconds. `python -m engram.cli.environments` writes the file anew.
 """
 
 import inspect

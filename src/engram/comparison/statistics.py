@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 Array = NDArray[Any]
 Scores = Sequence[Array]
 Value = Any  # an array, or a number where no axis is left
-LEVEL = 0.95  # of every interval
+TAILS = (2.5, 97.5)  # percentiles at the ends of every interval
 RESAMPLES = 2000
 
 
@@ -98,5 +98,5 @@ def _weights(runs: int, generator: np.random.Generator, resamples: int) -> Array
 
 
 def _ends(values: Array) -> tuple[Value, Value]:
-    low, high = np.percentile(values, [50 * (1 - LEVEL), 50 * (1 + LEVEL)], axis=0)
+    low, high = np.percentile(values, TAILS, axis=0)
     return low, high

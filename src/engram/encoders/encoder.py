@@ -4,14 +4,18 @@ An encoder has no state: what it gives depends on its parameters and on the obse
 it for one example at a time and batch it with `vmap`.
 
 Your own joins with `@register("encoder", "name")` above a spec whose `build(space, stack, key)` makes it.
+`engram.testing.check_encoder` holds it to this page.
 """
 
-from typing import Protocol
+from typing import Literal, Protocol
 
 from jaxtyping import PyTree
 
 from engram import spaces
+from engram.registry import declare
 from engram.types import Encoding, Key
+
+Layout = Literal["numbers", "channels", "rows"]
 
 
 class Encoder(Protocol):
@@ -33,18 +37,29 @@ class Encoder(Protocol):
 class EncoderSpec(Protocol):
     """The settings of an encoder: a frozen value, made by `@spec`.
 
-    A spec may say what its numbers are by a class attribute `layout`, which flags of missing numbers and statistics of
-    normalised ones follow:
+    A spec may declare what its numbers are by a class attribute `layout`. Flags of missing numbers and statistics of
+    normalised ones follow it:
 
     | layout     | numbers are            | flags                | statistics           |
     |------------|------------------------|----------------------|----------------------|
-    | (none)     | each for itself        | after the numbers, on the last axis | of each number |
+    | `numbers` (default) | each for itself | after the numbers, on the last axis | of each number |
     | `channels` | an image               | channels of their own, last | of each channel |
     | `rows`     | a set, such as entities | features of their own | of each feature, of rows that are there |
 
-    A row of a set is there where one of its features is not 0; where the spec has an attribute `presence` of 0 or
-    more, where the feature of that number is above 0.
+    With `rows`, a spec may also declare `presence`, the index of the feature that is above 0 in every row that is
+    there. With -1, the default, a row is there where one of its features is not 0. The first row, the agent's own,
+    always is.
     """
+
+    @property
+    def layout(self) -> Layout:
+        """How its numbers lie."""
+        ...
+
+    @property
+    def presence(self) -> int:
+        """The feature that tells which rows are there; -1 for none."""
+        ...
 
     def build(self, space: spaces.Space, stack: int, key: Key) -> Encoder:
         """An encoder for `stack` frames of `space`, its parameters drawn with `key`.
@@ -52,3 +67,6 @@ class EncoderSpec(Protocol):
         Raises SpaceError, naming another encoder, where this one cannot read the space.
         """
         ...
+
+
+declare("encoder", layout="numbers", presence=-1)

@@ -207,8 +207,8 @@ def is_device(id: str) -> bool:
 def make_device(id: str, **env_args: Any) -> DeviceEnv:
     """The environment registered as `id`.
 
-    UnknownName, with the nearest id, if there is none; SpecError for an argument that it does not have, of a wrong type
-    or value, or for an extra that is not installed.
+    Raises UnknownName, with the nearest id, if there is none. SpecError for an argument that it does not have, for a
+    wrong type or value, and for an extra that is not installed.
     """
     if not is_device(id):
         raise UnknownName(f"no device environment is called {id!r}; {hint(id, _CATALOGUE)}")
@@ -268,11 +268,17 @@ def at_least(env: Any, name: str, smallest: int) -> None:
 def check_device_env(env: DeviceEnv, *, steps: int = 200, seed: int = 0, missing: bool = False) -> None:
     """EnvironmentFault, naming what is broken, unless `env` keeps the contract of `DeviceEnv`.
 
-    Looks at: being static; shapes, dtypes and structure of observations, rewards, flags and states; numbers being
-    finite and categories in range over `steps` (2 or more) random actions in 4 environments, started again after each
-    end; equal results for equal keys, and for one plain call and a jitted batch (floats to 1e-5: fusing rounds anew).
+    Checked:
 
-    missing: whether numbers that are seen may be NaN, which agents with `observation.missing=mask` take.
+    - the environment is static;
+    - observations, rewards, flags and states keep shapes, dtypes and structure;
+    - numbers are finite and categories in range, over `steps` random actions in 4 environments;
+    - equal keys give equal results;
+    - a plain call and a jitted batch agree (floats to 1e-5, because fused operations round differently).
+
+    Args:
+      steps: 2 or more.
+      missing: whether numbers that are seen may be NaN, which agents with `observation.missing=mask` take.
     """
     name = type(env).__name__
     _check_static(env, name)

@@ -18,13 +18,12 @@ class ParameterNoiseSpec:
 
         argmax_a Q(s, a) + scale * e_a . f(s),     e_a drawn anew for each episode, each entry -1 or 1
 
-    f has length 1: one half is what the encoder gave, one half what the memory gave, each scaled to the same length. So
-    the noise has the same standard deviation, `scale`, at every step, and is alike in steps that look alike: an episode
-    tries one thing consistently, where a random action at each step would hardly ever get anywhere. That matters most
-    where one wrong step spoils an episode, as in a long corridor.
+    f has length 1: one half is the encoder's output, one half the memory's, each scaled to the same length. So the
+    noise has the same standard deviation, `scale`, at every step. Steps with similar embeddings get similar noise, so
+    an episode explores consistently. That matters most where one wrong step spoils an episode, as in a long corridor.
 
-    With `random_opening`, an episode may begin with a few random actions before it settles on its noise. Noise that is
-    alike wherever things look alike never does one thing first and another from then on.
+    With `random_opening`, an episode may begin with a few random actions before its noise decides. Consistent noise
+    alone never does one thing first and another in the same situation later.
 
     Sources: Plappert et al. 2018 (arXiv 1706.01905), here for a linear layer beside the head and without adapting the
     scale; Osband et al. 2016 (arXiv 1402.0635) for values that are randomised by episode.

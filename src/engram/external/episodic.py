@@ -93,8 +93,8 @@ class Episodic(eqx.Module):
     The k best entries of each action are chosen without a gradient; only their k scores are computed with one.
 
     Confidence is max_i h / (d_i^2 + h) over the entries read, with h = `half_confidence_distance` and d_i the distance
-    of entry i from the query: 1 at an exact match, a half where d_i^2 = h, whatever the kernel. Learned projections do
-    not change it: distances are those of the embedding.
+    of entry i from the query. It is 1 at an exact match and a half where d_i^2 = h, whatever the kernel. Learned
+    projections do not change it: distances are those of the embedding.
     """
 
     projections: tuple[Float[Array, "heads size width"], Float[Array, "heads size width"]] | tuple[()]  # query, key
@@ -245,17 +245,3 @@ def _partners(store: Store, table: Int[Array, "*ids"], place: Int[Array, "*ids"]
     fits = store.live[table[..., None], drawn] & (drawn != place[..., None])
     first = jnp.take_along_axis(drawn, fits.argmax(-1)[..., None], -1)[..., 0]
     return jnp.where(fits.any(-1), first, place)
-
-
-def leave_one_out(weights: Float[Array, "*rows k"], values: Float[Array, "*rows k"]) -> Float[Array, "*rows k"]:
-    """By how much q = sum_j w_j v_j would change if entry i had not been read: q without i, minus q.
-
-    Equal to w_i (q - v_i) / (1 - w_i): above 0 where the entry held q down. Computed from the sums over the others, so
-    that a weight close to 1 costs no digits. The place of the entry is not filled by the next nearest one. An entry
-    that is all there is takes q with it: the change is -q; one of weight 0 changes nothing.
-    """
-    others = ~jnp.eye(weights.shape[-1], dtype=bool)
-    left = jnp.where(others, weights[..., None, :], 0).sum(-1)
-    read = jnp.where(others, (weights * values)[..., None, :], 0).sum(-1)
-    without = jnp.where(left > 0, read / jnp.where(left > 0, left, 1), 0)
-    return jnp.where(weights > 0, without - (weights * values).sum(-1, keepdims=True), 0)

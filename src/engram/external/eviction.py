@@ -24,11 +24,11 @@ EVICTIONS: tuple[str, ...] = get_args(Eviction)
 
 
 def worth(store: Store, eviction: str) -> Float[Array, "tables places"]:
-    """What an entry has to be kept for: the table gives up the least of it. -infinity where a place is free.
+    """The worth of each entry: a full table gives up the least one. -infinity where a place is free.
 
-    `least-attended` divides the attention received, and 1 more, by the age and one more capacity: an entry counts from
-    the start as one that got its equal share of one capacity's worth of reads, so a newcomer is given time, and what
-    was popular once does not stay for ever. (The bare sum would give up each newcomer at the next write.)
+    `least-attended` is (attention received + 1) / (age + capacity). A new entry thus counts as if `capacity` reads had
+    given it their equal share. It has time to be read, and an entry that is no longer read loses its place. With the
+    bare sum of attention, each new entry would be given up at the next write.
     """
     if eviction == "least-read":
         # Relative to now: float32 holds 2^24 writes exactly, and rounds only the ages beyond.

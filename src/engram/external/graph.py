@@ -253,9 +253,9 @@ def propagate(store: GraphStore, sweeps: int) -> GraphStore:
         Q(node, a) = reward + discount * max_a' Q(next, a')     over the known actions a' of the next node,
         Q(node, a) = base                                       where there is no such node.
 
-    It starts from scratch, with what the worst reward for ever would come to, so that nothing that was once hoped for
-    goes on in circles. After n sweeps values are exact wherever the best walk to an end, or to the edge of what is
-    known, has no more than n transitions; walks that are best without end are approached, by `discount` each sweep.
+    It starts anew from the value of the worst reward for ever, so that no former estimate can keep itself alive in a
+    circle. After n sweeps a value is exact if the best walk to an end, or to an unknown node, has at most n
+    transitions. The error of a best walk without end shrinks by `discount` with each sweep.
     """
     place, found = lookup(store, store.following.reshape(-1, 2))
     place, found = place.reshape(store.known.shape), found.reshape(store.known.shape)
@@ -290,8 +290,8 @@ def propagate(store: GraphStore, sweeps: int) -> GraphStore:
 def lookup(store: GraphStore, hashes: UInt32[Array, "asked 2"]) -> tuple[Int[Array, "asked"], Bool[Array, "asked"]]:
     """The place of the node with each hash, and whether there is one.
 
-    By bisection of the sorted hashes: for as many questions as there are edges that is much less than comparing each
-    with each, and, unlike a table of hashes, it has nothing to be kept up to date.
+    The sorted hashes are bisected. With one question for each edge, this costs much less than comparing all pairs.
+    Unlike a table of hashes, it needs nothing that is kept up to date.
     """
     size = store.hash.shape[0]
     live = store.written >= 0

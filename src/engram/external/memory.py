@@ -48,9 +48,9 @@ class Store(Protocol):
 class Entries(eqx.Module):
     """A block of experience. Every leaf has a leading axis [block].
 
-    `write` is given one: columns that the kind does not store may be left None, and cost nothing. `fetch` gives one
-    back: an optional column that the store does not keep is None, another column that the kind does not store is zeros,
-    and an origin that it does not store is -1.
+    `write` takes one. Columns that the kind does not store may be None, and cost nothing. `fetch` gives one back. An
+    optional column that the store does not keep is then None. Any other that the kind does not store is zeros, an
+    origin -1.
     """
 
     key: Float[Array, "block embedding"]  # of the observation, as it was when acting
@@ -124,8 +124,8 @@ class ExternalMemory(Protocol):
     def write(self, store: Any, entries: Entries, keep: Bool[Array, "block"]) -> Store:
         """The store with the entries of the block that `keep` marks.
 
-        An entry whose hash and action the store holds already overwrites that one's key and moves its value; every
-        other one takes a free place, or the place that the eviction gives up. Two entries of a block with the same
+        Where the store holds the entry's hash and action already, its key is overwritten and its value moved. Any other
+        entry takes a free place, or the place that the eviction gives up. Two entries of a block with the same
         observation and action count as one after the other.
         """
         ...

@@ -56,8 +56,8 @@ class AttentionHead(eqx.Module):
         u, v     two linear maps of relu(P [s, context] + b)
         Q(s, a)  v + u . e_a / sqrt(length of e_a)
 
-    The map of an offered action is the same for every place in the list: Q follows an action wherever it stands, and
-    actions that were never seen have a Q as well. Forbidden actions have weight 0, and their features no influence on
+    An offered action is mapped alike at every place in the list. So Q follows an action wherever it stands, and an
+    action that was never seen has a Q as well. Forbidden actions have weight 0, and their features no influence on
     the others. The bilinear form over features is that of He et al. 2016 (arXiv 1511.04636), eq. 1; the context, which
     lets an action's Q depend on its rivals, is ours.
     """

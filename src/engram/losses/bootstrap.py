@@ -196,8 +196,8 @@ class ActionsSpec:
 class SuccessorsSpec:
     """Reading 3: what followed similar situations and actions, by attention; plain where none is known.
 
-    Each experience is then an entry of its own, so as many should be read as chance has outcomes, and an eviction that
-    does not keep what was read (`oldest`), or the same few speak for ever.
+    Each experience is then an entry of its own. Read at least as many entries as a step has outcomes. Use
+    `external.eviction=oldest`: an eviction that spares entries which were read keeps the same few for ever.
     """
 
     asks = "successors"

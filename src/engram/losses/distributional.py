@@ -1,5 +1,7 @@
 """Losses between distributions: cross-entropy over fixed atoms, and the regression of quantiles."""
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -67,8 +69,7 @@ class CrossEntropySpec:
     fits = ("fixed",)
 
     def __call__(self, predicted: Distribution, target: Distribution) -> Float[Array, ""]:
-        atoms, logits = _fixed(predicted)
-        return cross_entropy(jax.lax.stop_gradient(projected(target, atoms)), logits)
+        return _fitted(predicted, lambda atoms: projected(target, atoms))
 
 
 @register("loss", "hl-gauss")
@@ -81,8 +82,7 @@ class HLGaussSpec:
     fits = ("fixed",)
 
     def __call__(self, predicted: Distribution, target: Distribution) -> Float[Array, ""]:
-        atoms, logits = _fixed(predicted)
-        return cross_entropy(jax.lax.stop_gradient(smoothed(target.mean, atoms, self.width)), logits)
+        return _fitted(predicted, lambda atoms: smoothed(target.mean, atoms, self.width))
 
 
 @register("loss", "quantile-huber")
@@ -98,8 +98,9 @@ class QuantileHuberSpec:
         return quantile_huber(predicted, jax.lax.stop_gradient(target), self.width)
 
 
-def _fixed(predicted: Distribution) -> tuple[Float[Array, "atoms"], Float[Array, "atoms"]]:
-    """Atoms as constants, and their logits."""
+def _fitted(predicted: Distribution, share: Callable[[Float[Array, "atoms"]], Array]) -> Float[Array, ""]:
+    """Cross-entropy of fixed atoms with the target's `share` of each; neither atoms nor target have a gradient."""
     if predicted.logits is None:
         raise ValueError("this loss is for fixed atoms; give `logits`, as head.returns=categorical does")
-    return jax.lax.stop_gradient(predicted.atoms), predicted.logits
+    atoms = jax.lax.stop_gradient(predicted.atoms)
+    return cross_entropy(jax.lax.stop_gradient(share(atoms)), predicted.logits)

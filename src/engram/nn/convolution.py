@@ -1,8 +1,8 @@
 """Convolution as one matrix product, so that it costs the same inside `lax.scan` as outside.
 
-On CPU, XLA has a fast path for convolutions that a loop body does not reach: measured, the training step of a
-small image network is about ten times slower inside `lax.scan` than as a call of its own. A matrix product has
-no such cliff, and slices (with their transposes, which are pads) are all that is needed around it.
+On CPU, XLA has a fast path for convolutions that a loop body does not reach. The training step of a small image
+network was measured to be ten times slower inside `lax.scan` than as a call of its own. A matrix product is equally
+fast in both. Around it, only slices are needed, and pads, which are their transposes.
 """
 
 from math import ceil
@@ -14,9 +14,9 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from engram.errors import SpaceError, SpecError
 
-# A filter's horizontal bands can be applied apart and their results added: patches are then smaller by the number of
-# bands, but `rows + taps - 1` rows of products are computed for `rows` rows of results. Measured with gradients at
-# batch 64, this pays for the first two layers of the Nature network (1.05 and 1.11 times the products), not at 1.25.
+# A filter's horizontal bands can be applied apart and their results added. Patches are then smaller by the number of
+# bands, but `rows` rows of results take `rows + taps - 1` rows of products. Measured with gradients at batch 64, this
+# pays for the first two layers of the Nature network (1.05 and 1.11 times the products), and not at 1.25.
 MOST_PRODUCTS_PER_RESULT = 1.2
 
 
@@ -28,14 +28,14 @@ class Convolution(eqx.Module):
     Batched by `jax.vmap` outside, it is one product of two matrices over all patches of the batch. Rows and
     columns at the far edges that no whole filter reaches are not read.
 
-    The output channel is the first axis of `weight`, because the product that gives the weight's gradient is
-    then the fast one of two orientations (up to three times, XLA on CPU).
+    The output channel is the first axis of `weight`. The product that gives the weight's gradient then has the
+    faster of two orientations (up to three times, XLA on CPU).
 
     Weights start uniform in ±sqrt(6 / (size * size * channels)) (He et al. 2015, arXiv 1502.01852, the uniform
     form of eq. 10), which keeps the mean square of a signal through ReLUs; biases start at 0.
 
-    A filter whose size is not a multiple of the stride is computed as the next larger one that is, with zeros:
-    equally exact for finite images, with up to (multiple / size)^2 times the work.
+    A filter whose size is no multiple of the stride is filled up with zeros to the next one. The result is exact for
+    finite images. The work is up to (multiple / size)^2 times as much.
     """
 
     weight: Float[Array, "out size size channels"]

@@ -25,7 +25,7 @@ from engram.envs.device import DeviceEnv, where_done
 from engram.envs.host.make import HostEnvs, HostStep
 from engram.errors import Interrupted, SpecError
 from engram.precision import all_in_32_bits, in_32_bits
-from engram.runners.common import PROGRAMS
+from engram.runners.common import PROGRAMS, next_size
 
 Keep = Callable[[Seen, Look], PyTree]
 Stop = Callable[[], bool]
@@ -33,7 +33,6 @@ Choose = Callable[[PyTree, np.ndarray, np.ndarray], np.ndarray]  # observation, 
 
 # Steps of an evaluated episode, unless a limit is given: half an hour of an Atari game, the longest limit of the field.
 LONGEST = 27_000
-CALL_SECONDS = 0.5  # what one compiled call on the device should take: the longest that Ctrl-C has to wait
 
 
 def never() -> bool:
@@ -278,8 +277,8 @@ def play_device(
             raise Interrupted("the evaluation was stopped before its end; nothing of it was kept")
         began, until = time.perf_counter(), until + chunk
         now, running = programs.advance(mind, now, limit, until)
-        running = bool(running)  # waits for the call; how steps are cut into calls changes nothing
-        chunk = max(1, min(4 * chunk, int(CALL_SECONDS * chunk / (time.perf_counter() - began))))
+        running = bool(running)  # waits for the call
+        chunk = next_size(chunk, chunk, time.perf_counter() - began, growth=4)
     return Played(now.returns, now.lengths, None, cut=int(now.cut.sum()))
 
 

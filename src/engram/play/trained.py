@@ -25,7 +25,7 @@ from engram.play.evaluation import Evaluation, evaluation_seed
 from engram.play.observations import Stored
 from engram.play.playing import LONGEST, Played, Policy, Stop, never, play_device, play_host
 from engram.spaces import Space, same
-from engram.specs import Number, whole
+from engram.specs import Number, whole, whole_if_given
 
 Environment = Given
 NOTES = logging.getLogger("engram")
@@ -130,34 +130,35 @@ class TrainedAgent:
         if env is None and _is_environment(episodes):
             env, episodes = episodes, 20
         episodes, seed = whole("episodes", episodes, 1), whole("seed", seed, 0)
-        if max_episode_steps is not None:
-            max_episode_steps = whole("max_episode_steps", max_episode_steps, 1)
-        if forget and not (self.plan.agent.has_memory or self.plan.agent.has_external):
-            raise SpecError("forget empties a memory, and this agent has none; leave it out")
+        max_episode_steps = whole_if_given("max_episode_steps", max_episode_steps, 1)
         if env is not None or env_args is not None:
-            there = TrainedAgent(
-                self.plan,
-                self.minds,
-                env if env is not None else self._env if self._named else None,
-                env_args=env_args,
-                trust=self._trust,
-                of_training=self._of_training and env is None,
-            )
+            there = self._elsewhere(env, env_args)
             return there.evaluate(episodes, seed, forget, max_episode_steps=max_episode_steps, stop=stop)
-        minds = [forgetful(self.plan.agent, mind) for mind in self.minds] if forget else self.minds
+        minds = self._forgetful() if forget else self.minds
         chosen = max_episode_steps or self.plan.max_episode_steps
         played = self._played(minds, evaluation_seed(seed), episodes, chosen, stop)
         lengths = [length for one in played for length in np.asarray(one.lengths).tolist()]
         cut = sum(one.cut for one in played)
         if cut and chosen is None:
-            NOTES.warning(
-                "%d of %d episodes had not ended after %s steps and were cut off there; give another limit with "
-                "max_episode_steps=N (--max-episode-steps N)",
-                cut,
-                len(lengths),
-                f"{LONGEST:,}",
-            )
+            _warn_of_cuts(cut, len(lengths))
         return Evaluation.of([np.asarray(one.returns).tolist() for one in played], lengths, cut)
+
+    def _forgetful(self) -> list[Mind]:
+        """What decides with an empty memory. SpecError for an agent without any."""
+        if not (self.plan.agent.has_memory or self.plan.agent.has_external):
+            raise SpecError("forget empties a memory, and this agent has none; leave it out")
+        return [forgetful(self.plan.agent, mind) for mind in self.minds]
+
+    def _elsewhere(self, env: Environment | None, env_args: Mapping[str, Any] | None) -> "TrainedAgent":
+        """The same agent for another environment, or for that of training with other arguments."""
+        return TrainedAgent(
+            self.plan,
+            self.minds,
+            env if env is not None else self._env if self._named else None,
+            env_args=env_args,
+            trust=self._trust,
+            of_training=self._of_training and env is None,
+        )
 
     def _played(self, minds: list[Mind], key: int, episodes: int, chosen: int | None, stop: Stop) -> list[Played]:
         """The episodes of each mind."""
@@ -226,11 +227,6 @@ class TrainedAgent:
     def _on_device(self) -> bool:
         return isinstance(self._env, str) and is_device(self._env)
 
-    @property
-    def _missing(self) -> bool:
-        """Whether a NaN is a missing number."""
-        return self.plan.agent.observation.missing == "mask"
-
     @cached_property
     def _policy(self) -> Policy:
         return Policy(self.minds[0], self.plan.agent)
@@ -239,7 +235,8 @@ class TrainedAgent:
     def _translator(self) -> Translator | Stored:
         """Converts observations and actions; made from what the run knows of them, so without any environment."""
         shown = self.plan.shown
-        return Stored(self.plan.space, self._missing) if shown is None else Translator.from_json(shown, self._missing)
+        missing = self.plan.agent.takes_missing
+        return Stored(self.plan.space, missing) if shown is None else Translator.from_json(shown, missing)
 
     def _make(self, seed: int, envs: int, limit: int) -> tuple[HostEnvs, bool]:
         """Environments to play in, and whether they were given, so that they must be left open."""
@@ -264,7 +261,7 @@ class TrainedAgent:
         env_args = {name: value for name, value in self._env_args.items() if name != "life_loss"}
         about: dict[str, Any] = {"action_bins": self.plan.action_bins, "env_args": env_args, "to_play": True}
         made = make_host(env, seed=seed, envs=1 if given else envs, max_episode_steps=limit, **about)
-        if self._missing:
+        if self.plan.agent.takes_missing:
             made.accept_missing()
         return made, given
 
@@ -281,6 +278,16 @@ class TrainedAgent:
 def _is_environment(value: Any) -> bool:
     """Whether what was given for a number of episodes is an environment."""
     return isinstance(value, str | gymnasium.Env | VectorEnv) or callable(value)
+
+
+def _warn_of_cuts(cut: int, episodes: int) -> None:
+    NOTES.warning(
+        "%d of %d episodes had not ended after %s steps and were cut off there; give another limit with "
+        "max_episode_steps=N (--max-episode-steps N)",
+        cut,
+        episodes,
+        f"{LONGEST:,}",
+    )
 
 
 def _importable(function: Any) -> bool:

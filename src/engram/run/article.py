@@ -163,10 +163,7 @@ def train(
         runner = _runner(envs, model, replay_buffer, batch_size)
         runner.start()
         returns, stopped = _play(runner, epochs, longest)
-        runner.learner.check(runner.steps)
-        model._acting, model._steps = runner.collector.actor.capture(), runner.steps
-        model._state = replace(runner.state(), actor=model._state.actor)
-        replay_buffer._replay = model._state.replay
+        _take_over(runner, model, replay_buffer)
     if stopped:
         raise Interrupted(
             f"stopped after {len(returns)} of {epochs} episodes; model and buffer hold what was learned, and another "
@@ -195,6 +192,14 @@ def _play(runner: HostRunner, epochs: int, longest: int) -> tuple[list[float], b
                 mean = sum(returns[-50:]) / 50
                 LOG.info("episode %d of %d: mean return of the last 50 is %.1f", len(returns), epochs, mean)
         return returns, stop()
+
+
+def _take_over(runner: HostRunner, model: AttentionDQN, replay_buffer: ReplayBuffer) -> None:
+    """Model and buffer hold what the runner learned. EngramError where learning failed."""
+    runner.learner.check(runner.steps)
+    model._acting, model._steps = runner.collector.actor.capture(), runner.steps
+    model._state = replace(runner.state(), actor=model._state.actor)
+    replay_buffer._replay = model._state.replay
 
 
 def _spec(space: spaces.Box, actions: int, hidden_size: int, capacity: int) -> AgentSpec:

@@ -26,12 +26,13 @@ class Callback(Protocol):
         """`learn` begins."""
 
     def on_episode(self, trainer: Any, episode: Mapping[str, Any]) -> bool | None:
-        """An episode of training ended: its `return` (undiscounted, as paid), its `length` in steps, the `step` of the
-        run and the `seed` of the agent; and under `info` the numbers in the environment's last `info`, such as
-        `is_success`.
+        """An episode of training ended.
 
-        On the device it is told within half a second, `info` is empty, and of more than 100 episodes in that time the
-        newest 100 are told.
+        `episode` has its `return` (undiscounted, as paid), its `length` in steps, the `step` of the run, the `seed` of
+        the agent, and `info`: the numbers in the environment's last `info`, such as `is_success`.
+
+        On the device, the call comes within half a second and `info` is empty. Of more than 100 episodes in that time,
+        only the newest 100 are reported.
         """
 
     def on_metrics(self, trainer: Any, metrics: Mapping[str, Any]) -> bool | None:

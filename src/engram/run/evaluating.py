@@ -115,7 +115,7 @@ def host_to_play(
     about: dict[str, Any] = {"action_bins": plan.action_bins, "env_args": dict(arguments), "to_play": True}
     longest = min(limit, plan.max_episode_steps or limit)
     envs = make_host(env, seed=seed, envs=count, max_episode_steps=longest, **about)
-    if plan.agent.observation.missing == "mask":
+    if plan.agent.takes_missing:
         envs.accept_missing()
     return envs
 

@@ -100,8 +100,8 @@ def cache_folder() -> Path | None:
 def use_cache() -> str | None:
     """Turns JAX's persistent compilation cache on, unless the user already chose one. A sentence where it cannot.
 
-    Programs that are kept are run again, so they are kept only where this user may write, and nowhere else: not in a
-    folder for temporary files, where others could put some.
+    Kept programs are run again. So they are kept only in a folder of this user, and never in one for temporary files,
+    where others could put some.
     """
     import jax
 

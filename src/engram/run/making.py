@@ -4,8 +4,10 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, closing
 from typing import Any
 
+from engram.agents.agent import Agent
 from engram.agents.presets import assumptions, reasons
 from engram.agents.q_learning import QLearner
+from engram.agents.spec import AgentSpec
 from engram.envs.device import is_device, make_device
 from engram.envs.host.build import check_unasked
 from engram.envs.host.make import make_host
@@ -17,6 +19,7 @@ from engram.run.settings import Given
 from engram.runners.common import Runner
 from engram.runners.device import DeviceRunner
 from engram.runners.host import HostRunner
+from engram.spaces import Space
 
 # Settings that making environments takes.
 MAKING = ("seed", "envs", "asynchronous", "action_bins", "env_args", "max_episode_steps")
@@ -38,12 +41,17 @@ def make_environment(env: Any, run: Mapping[str, Any], worker_timeout: float, op
     return opened.enter_context(closing(make_host(env, **given)))
 
 
-def make_agent(plan: RunPlan) -> QLearner:
+def make_agent(plan: RunPlan) -> Agent:
     """The agent of a plan."""
-    return QLearner(plan.agent, plan.space, plan.actions, plan.envs)
+    return agent_of(plan.agent, plan.space, plan.actions, plan.envs)
 
 
-def make_runner(plan: RunPlan, agent: QLearner, environment: Any, device: bool) -> Runner:
+def agent_of(spec: AgentSpec, space: Space, actions: int, envs: int) -> Agent:
+    """The agent that a spec describes: the one place that knows which kind of agent a run has."""
+    return QLearner(spec, space, actions, envs)
+
+
+def make_runner(plan: RunPlan, agent: Agent, environment: Any, device: bool) -> Runner:
     """What drives the agent, once its memory was checked for. Raises SpecError where it does not suffice."""
     # The host acts with a copy of the external memory while the other is written.
     copies = {"external memory": 1 if device else 2}
@@ -72,13 +80,13 @@ def check_trust(plan: RunPlan, given: Given, named: bool) -> None:
         check_unasked(other, {})
 
 
-def notes_at_start(plan: RunPlan, agent: QLearner, environment: Any, on_device: bool) -> Iterator[str]:
+def notes_at_start(plan: RunPlan, agent: Agent, environment: Any, on_device: bool) -> Iterator[str]:
     """What is said before a run begins: what was chosen and why, how large it is, what a checkpoint holds."""
     yield f"{plan.preset}: {reasons(plan.agent, plan.space)}; {plan.actions} actions"
     yield from assumptions(plan.agent, plan.space)
     sizes = "; ".join(f"{name}: {amount(size)} a seed" for name, size in agent.nbytes().items() if size)
     yield f"{plan.agent.replay.capacity:,} rows of replay; {sizes}"
-    if plan.steps <= plan.agent.replay.start:
+    if plan.steps <= agent.rhythm.first:
         yield Warned(f"replay.start={plan.agent.replay.start} is not reached: nothing will be learned")
     if not on_device:
         yield f"{environment.description}; state at a checkpoint: {environment.level}"

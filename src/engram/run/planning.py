@@ -25,10 +25,10 @@ from typing import Any
 from engram import specs
 from engram.agents.fitting import fitted
 from engram.agents.presets import default_steps, kind_of, preset
-from engram.agents.q_learning import QLearner
 from engram.agents.spec import AgentSpec
 from engram.errors import SpecError
 from engram.run.machine import SHARE, available
+from engram.run.making import agent_of
 from engram.run.plan import OF_AGENT, RunPlan
 from engram.run.settings import FREE, Given, check_names
 from engram.spaces import Space
@@ -81,8 +81,8 @@ def within_memory(agent: AgentSpec, given: Given, made: Any) -> AgentSpec:
     """The agent with as many rows of replay as this machine holds, where nobody said how many."""
     if "replay.capacity" in given.agent or (free := available()) is None:
         return agent
-    learner = QLearner(agent, made.observation_space, made.actions, given.run.get("envs", 1))
-    size = given.run.get("seeds", 1) * learner.nbytes()["replay"]
+    sizes = agent_of(agent, made.observation_space, made.actions, given.run.get("envs", 1)).nbytes()
+    size = given.run.get("seeds", 1) * sizes["replay"]
     if size <= SHARE * free:
         return agent
     return specs.override(agent, "replay.capacity", int(agent.replay.capacity * free / 2 / size))

@@ -52,7 +52,7 @@ def fill_replay(runner: Runner, plan: RunPlan, environment: Any, device: bool, e
     Raises EngramError for an agent or an episode that cannot be taken.
     """
     _check_takes(plan.agent)
-    translator = Stored(plan.space, plan.agent.observation.missing == "mask") if device else environment.translator
+    translator = Stored(plan.space, plan.agent.takes_missing) if device else environment.translator
     checked = [converted(episode, translator, plan.actions) for episode in episodes]
     size = max(1, min(CHUNK, plan.agent.replay.capacity // plan.envs // 2))
     for experience in chunks(checked, size, plan.envs):

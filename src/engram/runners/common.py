@@ -18,6 +18,7 @@ T = TypeVar("T")
 # and policies hold their own.
 PROGRAMS = 2
 RECENT = 100  # episodes that `return_mean` averages over
+CALL_SECONDS = 0.5  # what one compiled call on the device should take: the longest that a stop has to wait
 
 
 class Tally(NamedTuple):
@@ -63,6 +64,15 @@ class Flat(NamedTuple):
     def value(self) -> Any:
         """The tree again."""
         return jax.tree.unflatten(self.tree, self.leaves)
+
+
+def next_size(size: int, done: int, seconds: float, growth: int) -> int:
+    """How much the next compiled call does, at least 1, so that it takes CALL_SECONDS.
+
+    The call before did `done` in so many seconds. No call does more than `growth` times `size`, which that one could
+    have done. How a loop is cut into calls changes nothing in it, so the clock may decide.
+    """
+    return max(1, min(growth * size, int(CALL_SECONDS * done / seconds)))
 
 
 def repeat(function: Callable[[T], T], value: T, times: int) -> T:

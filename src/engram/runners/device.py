@@ -27,7 +27,7 @@ from engram.errors import EnvironmentFault, LearningFault, told
 from engram.nn.observation import known, mask_of
 from engram.precision import all_in_32_bits
 from engram.replay.ring import Ring
-from engram.runners.common import PROGRAMS, RECENT, Captured, Ended, Tally, overlaid, repeat, summary
+from engram.runners.common import PROGRAMS, RECENT, Captured, Ended, Tally, next_size, overlaid, repeat, summary
 from engram.trees import copied, restored
 from engram.types import Key, TimeStep
 
@@ -225,7 +225,6 @@ FIELDS = (
     "a reward that is not finite",
     "an action_mask that forbids every action",
 )
-CALL_SECONDS = 0.5  # what one compiled call should take: the longest that a stop has to wait
 
 
 @contextmanager
@@ -296,9 +295,7 @@ class DeviceRunner:
             self._run, self._tally = jax.block_until_ready(changed)
             self._steps += cycles * each
             left -= cycles
-            # How a run is cut into calls changes nothing in it, so the clock may decide.
-            speed = cycles / (time.perf_counter() - began)
-            self._cycles = max(1, min(2 * self._cycles, int(CALL_SECONDS * speed)))
+            self._cycles = next_size(self._cycles, cycles, time.perf_counter() - began, growth=2)
             if self._ended is not None:
                 self._ended += self._new_episodes()
 

@@ -32,10 +32,16 @@ LEARN = jax.jit(lambda agent, state: agent.learn(state), static_argnums=0)
 def check_agent(agent: Any, *, seed: int = 0) -> None:
     """Hold an agent to its contract, in a random environment of its space, for two moments of learning.
 
-    Checked: every member of the protocol is there; the agent is a hashable value; `init`, `act`, `observe` and `learn`
-    keep structure, shapes and types, give the same for the same key, compiled or not, and change only their own parts
-    of the state; the mind is leaves of the state; actions are allowed ones; padding leaves no trace; what a runner
-    asks is told in the forms that it needs. Give it an agent that begins to learn early, or it takes long.
+    Checked:
+
+    - every member of the protocol is there, and the agent is a hashable value;
+    - `init`, `act`, `observe` and `learn` keep structure, shapes and types;
+    - they give the same for the same key, compiled or not;
+    - they change only their own parts of the state, of which the mind is leaves;
+    - actions are allowed ones, and padding leaves no trace;
+    - answers to a runner's questions have the form that it needs.
+
+    Give it an agent that begins to learn early, or it takes long.
 
     Raises: ContractFault with the first thing that is wrong.
     """
@@ -54,24 +60,27 @@ def check_agent(agent: Any, *, seed: int = 0) -> None:
 
 
 def _check_members(agent: Any) -> None:
-    for name in MEMBERS:
-        if not hasattr(agent, name):
-            raise ContractFault(f"the agent has no {name!r}; expected {', '.join(MEMBERS)}: see agents/agent.py")
+    if lacking := _lacks(agent, MEMBERS):
+        raise ContractFault(f"the agent has no {lacking[0]!r}; expected {', '.join(MEMBERS)}: see agents/agent.py")
     try:
         hash(agent)
     except TypeError as error:
         raise ContractFault("the agent cannot be hashed; make it a frozen dataclass of specs and numbers") from error
     rhythm = agent.rhythm
-    if not isinstance(rhythm, Rhythm) or rhythm.acts < 1 or rhythm.first < 0 or rhythm.lag not in (0, 1):
+    if _lacks(rhythm, Rhythm._fields) or rhythm.acts < 1 or rhythm.first < 0 or rhythm.lag not in (0, 1):
         raise ContractFault(f"the rhythm is {rhythm!r}; expected a Rhythm with acts >= 1, first >= 0 and lag 0 or 1")
     if not isinstance(agent.metrics, tuple) or not all(isinstance(name, str) for name in agent.metrics):
         raise ContractFault(f"`metrics` is {agent.metrics!r}; expected a tuple of names")
 
 
+def _lacks(value: Any, names: tuple[str, ...]) -> list[str]:
+    """Those of the names that a value has no attribute of."""
+    return [name for name in names if not hasattr(value, name)]
+
+
 def _check_init(agent: Any, state: Any, seed: int) -> None:
-    for part in ("actor", "learner", "replay", "recall"):
-        if not hasattr(state, part):
-            raise ContractFault(f"the state has no {part!r}; expected an AgentState")
+    if lacking := _lacks(state, ("actor", "learner", "replay", "recall")):
+        raise ContractFault(f"the state has no {lacking[0]!r}; expected an AgentState")
     for name, leaf in named(state).items():
         if not isinstance(leaf, jax.Array):
             raise ContractFault(f"the state's {name!r} is a {type(leaf).__name__}; expected an array")
@@ -131,8 +140,8 @@ def _seen(agent: Any, random: np.random.Generator) -> PyTree:
 
 
 def _check_acted(agent: Any, mind: PyTree, actor: PyTree, seen: Seen, acted: Any) -> None:
-    if not isinstance(acted, Acted):
-        raise ContractFault(f"`act` gave a {type(acted).__name__}; expected an Acted")
+    if lacking := _lacks(acted, Acted._fields):
+        raise ContractFault(f"`act` gave a {type(acted).__name__} without {lacking[0]!r}; expected an Acted")
     _same_form("act", actor, acted.actor, "the actor")
     action = np.asarray(acted.action)
     if action.shape != (agent.envs,) or action.dtype != np.int32:

@@ -22,9 +22,14 @@ CALL = jax.jit(lambda spec, step, following: jax.vmap(spec)(step, following), st
 def check_bootstrap(spec: Any, actions: int = 3, *, seed: int = 0, tolerance: float = 1e-4) -> None:
     """Hold a bootstrap to its contract, on random returns of `actions` actions, as numbers and as distributions.
 
-    Checked: `asks`; the target has as many probabilities as atoms, which sum to 1, and is finite, also where a memory
-    knows nothing; a compiled batch gives the same; what a forbidden action is worth does not matter; after a
-    termination the target is the reward, unless successors or the present say otherwise; no gradient reaches it.
+    Checked:
+
+    - `asks` is one of those there are;
+    - the target has a probability for each atom, they sum to 1, and it is finite, also where a memory knows nothing;
+    - a compiled batch gives the same;
+    - the value of a forbidden action does not matter;
+    - after a termination the target is the reward, unless it reads successors or the present;
+    - no gradient reaches the target.
 
     Args:
       tolerance: how far a compiled batch may be from a single call, relative to 1 + the value.

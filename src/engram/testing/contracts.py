@@ -41,10 +41,15 @@ def check_working(
 ) -> None:
     """Hold a working memory to its contract, on `rows` random inputs of `inputs` numbers each.
 
-    Checked: every leaf is a learned float32 array, or can be a constant; carries are storable and keep their shapes;
-    `unroll`, compiled and batched, equals `scan_steps`, from an empty and from a used carry, with episodes that begin
-    anywhere; nothing from before `is_first` is left; not even unused in the carry; reads have the shapes, weights and
-    entries that MemoryRead promises; gradients are finite and reach every leaf.
+    Checked:
+
+    - every leaf is a learned float32 array, or can be a constant;
+    - carries can be stored and keep their shapes;
+    - `unroll`, compiled and batched, equals `scan_steps`, from an empty and from a used carry, with episodes that begin
+      anywhere;
+    - nothing from before `is_first` is left in the carry, used or not;
+    - reads have the shapes, weights and entries that MemoryRead promises;
+    - gradients are finite and reach every leaf.
 
     Args:
       tolerance: how far two ways of computing the same may be apart, relative to 1 + the value: sums are taken in

@@ -40,9 +40,13 @@ CASES = (
 def check_draw(spec: Any, *, seed: int = 0) -> None:
     """Hold a draw to its contract, on rings whose lanes differ in length, wrapped and not, with windows and stacks.
 
-    Checked: `words` and `compares`; what is kept is arrays that can be stored, and keeps structure, shapes and types;
-    only startable rows are drawn, not always the same; importance is finite and not negative; a refused update
-    leaves no trace; all of it also compiled, in a scan of updates, and after errors of 0.
+    Checked, also compiled, in a scan of updates, and after errors of 0:
+
+    - `words` and `compares` are declared;
+    - the state is arrays that can be stored, and keeps structure, shapes and types;
+    - only startable rows are drawn, and not always the same;
+    - importance is finite and not negative;
+    - a refused update leaves no trace.
 
     Raises: ContractFault with the first thing that is wrong.
     """

@@ -1,6 +1,6 @@
 """The contract of encoders as a function: `check_encoder`."""
 
-from typing import Any
+from typing import Any, get_args
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import PyTree
 
 from engram import spaces
+from engram.encoders.encoder import Layout
 from engram.testing.contracts import ContractFault, as_part, check_slopes
 
 
@@ -16,23 +17,31 @@ def check_encoder(
     space: spaces.Space,
     stack: int = 1,
     *,
+    spec: Any = None,
     seed: int = 0,
     tolerance: float = 1e-4,
     unreached: tuple[str, ...] = (),
 ) -> None:
     """Hold an encoder, built for observations of `space` of which `stack` come together, to its contract.
 
-    Checked: every leaf is a learned float32 array, or can be a constant; `width` is the length of the embedding, which
-    is finite and float32; attention is [heads parts], and a head's weights sum to 1 or 0; a compiled batch gives the
-    same; gradients are finite and reach every leaf.
+    Checked:
+
+    - every leaf is a learned float32 array, or can be a constant;
+    - the embedding is `width` finite float32 numbers;
+    - attention is [heads parts], and a head's weights sum to 1 or 0;
+    - a compiled batch gives the same;
+    - gradients are finite and reach every leaf.
 
     Args:
+      spec: what the encoder was built by. Its `layout` and `presence` are then checked too.
       tolerance: how far a compiled batch may be from a single observation, relative to 1 + the value.
       unreached: names (or their ends) of leaves that need no gradient.
 
     Raises: ContractFault with the first thing that is wrong.
     """
     encoder = as_part(encoder)
+    if spec is not None:
+        _check_spec(spec)
     batch = observations(space, (8, stack), np.random.default_rng(seed))
     single = jax.tree.map(lambda leaf: leaf[0], batch)
     _check_encoding(encoder, encoder(single))
@@ -42,6 +51,15 @@ def check_encoder(
         if one.shape != first.shape or not np.allclose(one, first, rtol=tolerance, atol=tolerance):
             raise ContractFault(f"{name!r} of a compiled batch differs from that of one observation")
     _check_gradient(encoder, batch, unreached)
+
+
+def _check_spec(spec: Any) -> None:
+    if not hasattr(spec, "layout"):
+        raise ContractFault('the spec is not registered; put @register("encoder", "name") above its class')
+    if spec.layout not in get_args(Layout):
+        raise ContractFault(f"the spec's `layout` is {spec.layout!r}; expected one of {', '.join(get_args(Layout))}")
+    if type(spec.presence) is not int or spec.presence < -1:
+        raise ContractFault(f"the spec's `presence` is {spec.presence!r}; expected the index of a feature, or -1")
 
 
 def _check_encoding(encoder: Any, found: Any) -> None:

@@ -20,9 +20,13 @@ UNLIKELY = 5.0  # standard errors that a share may be from its chance
 def check_exploration(spec: Any, actions: int = 4, *, seed: int = 0) -> None:
     """Hold an exploration to its contract, on random decisions between `actions` actions.
 
-    Checked, at steps from 0 to beyond `settled`: the action is an allowed one, an int32 scalar, and the same in a
-    compiled batch; `chance` is None or a probability, and then that of a uniformly random action; `report` is numbers;
-    nothing changes after `settled`; `kept` gives the bits of an episode, and is there for kinds `by_episode`.
+    Checked, at steps from 0 to beyond `settled`:
+
+    - the action is an allowed one, an int32 scalar, and the same in a compiled batch;
+    - `chance` is None, or the probability of a uniformly random action;
+    - `report` is numbers;
+    - nothing changes after `settled`;
+    - kinds `by_episode` have `kept`, which gives the bits of an episode.
 
     Raises: ContractFault with the first thing that is wrong.
     """

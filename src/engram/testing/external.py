@@ -49,9 +49,14 @@ def check_external(
 ) -> None:
     """Hold an external memory to its contract, on blocks of `rows` random entries with keys of `embedding` numbers.
 
-    Checked: the forms of leaves, stores and reads; that nothing is known at first; that what is not kept leaves no
-    trace, and what is not finite does not come back; that compiled, batched and single reads agree; gradients; that
-    what was written is read at its key, and that `fetch` gives it back.
+    Checked:
+
+    - leaves, stores and reads have their forms;
+    - an empty memory knows nothing;
+    - entries that are not kept leave no trace, and numbers that are not finite do not come back;
+    - compiled, batched and single reads agree;
+    - gradients are finite, reach every leaf, and do not reach the store;
+    - an entry is read at its key, and `fetch` gives it back.
 
     Args:
       spec: what the memory was built by. Its abilities are then checked too; None leaves them unchecked.
@@ -65,14 +70,7 @@ def check_external(
     given = _given(embedding, actions, offered, rows, seed, tolerance)
     _check_store(memory, memory.init(), given.blocks[0], actions)
     _check_empty(memory, given)
-    store = memory.init()
-    for block in given.blocks:
-        store = WRITE(memory, store, block, jnp.ones(rows, bool))
-    ids, weights = jnp.array([-1, -1], jnp.int32), jnp.ones(2)
-    compare(store, TOUCH(memory, store, ids, weights), "touching -1, which stands for nothing, left a trace", 0)
-    _check_strays(memory, store, given)
-    _check_reads(memory, store, given)
-    _check_gradient(memory, store, given.queries[-1], given.features, unreached)
+    _check_filled(memory, given, unreached)
     _check_fetched(memory, given, {})
     if spec is not None:
         _check_abilities(spec, memory, given)
@@ -142,6 +140,18 @@ def _check_empty(memory: ExternalMemory, given: Given) -> None:
     _check_read(read, given.actions)
     if np.any(read.weights) or np.any(read.q) or np.any(read.confidence):
         raise ContractFault("an empty memory reads something; weights, q and confidence are 0 where nothing is known")
+
+
+def _check_filled(memory: ExternalMemory, given: Given, unreached: tuple[str, ...]) -> None:
+    """A store that holds every block: what leaves no trace in it, its reads, and their gradients."""
+    store = memory.init()
+    for block in given.blocks:
+        store = WRITE(memory, store, block, jnp.ones(given.rows, bool))
+    ids, weights = jnp.array([-1, -1], jnp.int32), jnp.ones(2)
+    compare(store, TOUCH(memory, store, ids, weights), "touching -1, which stands for nothing, left a trace", 0)
+    _check_strays(memory, store, given)
+    _check_reads(memory, store, given)
+    _check_gradient(memory, store, given.queries[-1], given.features, unreached)
 
 
 def _check_strays(memory: ExternalMemory, store: Any, given: Given) -> None:

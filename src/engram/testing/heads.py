@@ -27,9 +27,14 @@ def check_head(
 ) -> None:
     """Hold a head to its contract, on random embeddings of `width` numbers and with actions allowed at random.
 
-    Checked: every leaf is a learned float32 array, or can be a constant; `words` is a number of random words, which
-    make a difference; atoms, logits, levels and attention have the forms of `Returns` and are finite; a compiled batch
-    gives the same; what a forbidden action offers does not matter; gradients are finite and reach every leaf.
+    Checked:
+
+    - every leaf is a learned float32 array, or can be a constant;
+    - `words` is a number of random words, and they make a difference;
+    - atoms, logits, levels and attention have the forms of `Returns` and are finite;
+    - a compiled batch gives the same;
+    - the features of a forbidden action do not matter;
+    - gradients are finite and reach every leaf.
 
     Args:
       spec: what the head was built by. Its `reads_offered` and `predicts` are then checked too.
@@ -42,23 +47,10 @@ def check_head(
     head = as_part(head)
     if spec is not None:
         _check_spec(spec, offered)
-    words = getattr(head, "words", None)
-    if type(words) is not int or words < 0:
-        raise ContractFault(f"`words` is {words!r}; expected how many random words a call takes, 0 for none")
-    keys = jax.random.split(jax.random.PRNGKey(seed), 4)
-    given = (
-        jax.random.normal(keys[0], (LOOKS, width)),
-        jax.random.normal(keys[1], (LOOKS, actions, offered)) if offered else None,
-        jax.random.bernoulli(keys[2], 0.5, (LOOKS, actions)).at[:, 0].set(True),
-        jax.random.bits(keys[3], (LOOKS, words), jnp.uint32),
-    )
-    first = jax.tree.map(lambda leaf: leaf[0], given)
-    found = head(*first)
-    _check_returns(found, actions)
-    _check_returns(head(first[0], first[1], None, jnp.zeros(words, jnp.uint32)), actions)
-    together = jax.tree.map(lambda leaf: leaf[0], LOOK(head, given))
-    compare(found, together, "a compiled batch gives otherwise than one call", tolerance)
-    _check_bits(head, first, words)
+    words = _checked_words(head)
+    given = _random_looks(jax.random.PRNGKey(seed), width, actions, offered, words)
+    _check_one(head, given, actions, tolerance)
+    _check_bits(head, jax.tree.map(lambda leaf: leaf[0], given), words)
     if offered:
         _check_forbidden(head, given, tolerance)
     _check_gradient(head, given, unreached)
@@ -71,6 +63,34 @@ def _check_spec(spec: Any, offered: int) -> None:
     predicts = getattr(spec, "predicts", None)
     if predicts not in get_args(Kind):
         raise ContractFault(f"the spec's `predicts` is {predicts!r}; expected one of {', '.join(get_args(Kind))}")
+
+
+def _checked_words(head: Any) -> int:
+    words = getattr(head, "words", None)
+    if type(words) is not int or words < 0:
+        raise ContractFault(f"`words` is {words!r}; expected how many random words a call takes, 0 for none")
+    return words
+
+
+def _random_looks(key: Array, width: int, actions: int, offered: int, words: int) -> tuple:
+    """What a head is called with, with a leading axis of LOOKS."""
+    keys = jax.random.split(key, 4)
+    return (
+        jax.random.normal(keys[0], (LOOKS, width)),
+        jax.random.normal(keys[1], (LOOKS, actions, offered)) if offered else None,
+        jax.random.bernoulli(keys[2], 0.5, (LOOKS, actions)).at[:, 0].set(True),
+        jax.random.bits(keys[3], (LOOKS, words), jnp.uint32),
+    )
+
+
+def _check_one(head: Any, given: tuple, actions: int, tolerance: float) -> None:
+    """The first look: by itself, with all actions allowed and bits of 0, and in a compiled batch."""
+    embedding, features, allowed, bits = jax.tree.map(lambda leaf: leaf[0], given)
+    found = head(embedding, features, allowed, bits)
+    _check_returns(found, actions)
+    _check_returns(head(embedding, features, None, jnp.zeros_like(bits)), actions)
+    together = jax.tree.map(lambda leaf: leaf[0], LOOK(head, given))
+    compare(found, together, "a compiled batch gives otherwise than one call", tolerance)
 
 
 def _check_returns(found: Any, actions: int) -> None:

@@ -18,9 +18,13 @@ ATOMS, LIMIT = 11, 3.0  # of a distribution: how many, and the greatest that is 
 def check_loss(spec: Any, returns: Kind = "number", *, seed: int = 0, tolerance: float = 1e-4) -> None:
     """Hold a loss to its contract, on random predictions and targets.
 
-    Checked: `fits`; it is a finite float32 scalar of at least 0, also where the target is a distribution or far away;
-    it is 0 where a prediction is certain and right; a compiled batch gives the same; a finite gradient reaches the
-    prediction, towards the target, and none the target.
+    Checked:
+
+    - `fits` names kinds of predictions;
+    - the loss is a finite float32 scalar of at least 0, also where the target is a distribution or far away;
+    - it is 0 where a prediction is certain and right;
+    - a compiled batch gives the same;
+    - a finite gradient leads the prediction towards the target, and none reaches the target.
 
     Args:
       returns: what the head predicts that the loss is for: a number, probabilities of fixed atoms, or quantiles.

@@ -1,7 +1,7 @@
 """Working memories that write matrices: linear attention and the delta rule (`fast-weights`).
 
-Each layer has a matrix per head, written with a key and a value and read with a query, as attention is, but of a size
-that does not grow with time.
+Each layer has a matrix for each head. As in attention, it is written with a key and a value and read with a query. Its
+size does not grow with time.
 """
 
 import math

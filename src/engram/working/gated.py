@@ -1,7 +1,7 @@
 """Recurrent working memories in code of our own: `gru`, `lstm`, `mingru` and `lru`.
 
-Own, because training them is bound by how they are computed: matrix products over the whole window instead of one per
-row, and no matrix per row in the backward pass (recurrences.py).
+They are our own for speed. They take matrix products over the whole window instead of one per row, and the backward
+pass makes no matrix per row (recurrences.py).
 """
 
 import math

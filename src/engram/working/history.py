@@ -1,11 +1,11 @@
 """`history`: a causal transformer over the last steps of the episode.
 
-It keeps the keys and values of the newest `window` rows, oldest first, for each layer. A window of rows is computed in
-blocks as long as that: a block sees itself and the `window` rows before it, so cost grows linearly with the length of
-what is learned from, not with its square.
+It keeps the keys and values of the newest `window` rows, oldest first, for each layer. Learning unrolls it in blocks of
+`window` rows, each of which sees itself and the `window` rows before it. So cost grows linearly with the number of rows
+that are learned from, not with its square.
 
-A query attends to its own row and the `window` - 1 before it, so with several layers what is read may stem from
-layers x (`window` - 1) steps ago.
+A query attends to its own row and the `window` - 1 before it. With several layers, a read can reach back
+layers x (`window` - 1) steps.
 """
 
 from functools import partial
@@ -161,8 +161,8 @@ class HistoryCarry(NamedTuple):
 class History(eqx.Module):
     """[a memory,] a linear layer [and a clock], blocks, then normalised.
 
-    The read has the weights of every layer's heads, the last layer's last, over the steps of the window in the order
-    of time; `entries` are their numbers in the episode, counted from 0.
+    The read has the weights of every layer's heads, the last layer's last. They are over the steps of the window in the
+    order of time. `entries` are the numbers of these steps in the episode, from 0.
     """
 
     over: WorkingMemory

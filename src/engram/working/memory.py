@@ -1,8 +1,8 @@
 """What every working memory is: `init`, `step`, `unroll`; and the memory that remembers nothing.
 
-A working memory lives for one episode of one environment, and gradients flow through what it writes. It is called
-with one input at a time when acting (`step`) and with a window of them when learning (`unroll`), which gives the
-same numbers: `check_working` in engram.testing holds any memory to that.
+A working memory lives for one episode of one environment, and gradients flow through what it writes. Acting calls
+`step` with one input at a time, learning calls `unroll` with a window of them. Both give the same numbers:
+`engram.testing.check_working` holds any memory to that.
 
 Your own joins with `@register("working", "name")` above a spec whose `build(inputs, key)` makes it.
 """

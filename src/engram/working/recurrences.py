@@ -133,9 +133,9 @@ def dense(
 ) -> State:
     """All states of state_t = transition(state_{t-1}[0] @ weight, inputs_t, state_{t-1}).
 
-    The products of the inputs with their own weights come in ready, from one matrix product over the window. The
-    gradient of `weight` is one as well, that of `products` below: added up row by row, as automatic differentiation
-    would, it costs as much memory traffic per row as there are weights.
+    `inputs` already holds the products with their own weights, from one matrix product over the window. The gradient of
+    `weight` is one matrix product as well, by way of `products` below. Automatic differentiation would add it up row by
+    row, and so read and write all weights at every row.
     """
     fixed = jax.lax.stop_gradient(weight)
     states = _dense(transition, *jax.lax.stop_gradient((weight, inputs, is_first, initial)))
@@ -230,11 +230,7 @@ def fast_weights(
     ones = jnp.ones(keys.shape[:2])
     rows = (queries, keys, values, ones if rate is None else rate, 0.0 * ones if log_decay is None else log_decay)
 
-    @jax.checkpoint
-    def block(state: Array, given: tuple[Any, ...]) -> tuple[Array, Array]:
-        one: Any = partial(_block, delta=rate is not None)
-        return jax.vmap(one, in_axes=(0, 1, 1, 1, 1, 1, None), out_axes=(0, 1))(state, *given)
-
+    block = jax.checkpoint(partial(_heads, delta=rate is not None))
     if chunk == time:
         return block(initial, (*rows, is_first))
     # Rows that fill the last chunk up write nothing: their keys are 0, and their decay is 1.
@@ -246,6 +242,12 @@ def fast_weights(
 def _chunks(x: Array, chunk: int) -> Array:
     missing = -x.shape[0] % chunk
     return jnp.pad(x, [(0, missing)] + [(0, 0)] * (x.ndim - 1)).reshape(-1, chunk, *x.shape[1:])
+
+
+def _heads(state: Float[Array, "heads values keys"], given: tuple[Array, ...], *, delta: bool) -> tuple[Array, Array]:
+    """One chunk of every head."""
+    one: Any = partial(_block, delta=delta)
+    return jax.vmap(one, in_axes=(0, 1, 1, 1, 1, 1, None), out_axes=(0, 1))(state, *given)
 
 
 def _block(

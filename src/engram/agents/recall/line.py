@@ -2,7 +2,7 @@
 
 The return of an action is its next n rewards and the estimate of what follows, so it is known n steps later. Each
 environment's newest n actions wait in a line. At every step the one that is n steps old is labelled and written, with
-the key that it had when it was taken: a block of at most `envs` entries a step.
+the key that it had when it was taken. So each step writes a block of at most `envs` entries.
 
 Where an episode was cut off (by a time limit, or because another one was begun), nothing is known of what would have
 followed its last action. The returns of those before it then end at the observation which that action answered, and

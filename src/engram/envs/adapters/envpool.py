@@ -1,7 +1,7 @@
 """One environment of envpool (C++), as Gymnasium environments are used: `envpool/HighwayFast-v0`, any other of its ids.
 
-envpool seeds an environment when it is made and at no other time, so each reset makes a new one: 0.5 ms for the
-driving tasks, more for a game or a simulator with assets. So an episode depends on its own seed alone, as everywhere.
+envpool seeds an environment only when it is made, so each reset makes a new one. That takes 0.5 ms for the driving
+tasks, and more for a game or a simulator with assets. An episode thus depends on its own seed alone, as everywhere.
 
 **Some tasks have one episode only.** In envpool 1.2.5 the driving tasks Highway, HighwayFast and Merge differ from seed
 to seed. Intersection, Roundabout, Exit, TwoWay, UTurn, LaneKeeping and Racetrack play the same episode whatever their

@@ -1,8 +1,8 @@
 """The five MinAtar games, played by pgx (extra `board`).
 
-Defaults are those of pgx 2.6 and its port of MinAtar v1: the smaller action set of each game, the previous action
-repeated with probability 0.1, difficulty ramping on. pgx keeps the terminal observation, resets nothing by itself, and
-only ever reports `terminated`; a time limit is added here.
+Defaults are those of pgx 2.6 and its port of MinAtar v1. Each game has its smaller action set, repeats the previous
+action with probability 0.1, and grows more difficult with time. pgx keeps the terminal observation and resets nothing
+by itself. It only ever reports `terminated`; a time limit is added here.
 
 pgx itself is Apache-2.0, but its MinAtar modules descend from MinAtar and are GPL-3.0: they are imported, never copied.
 """

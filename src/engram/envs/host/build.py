@@ -108,9 +108,9 @@ def ids() -> list[str]:
 def check_unasked(env: str, env_args: Mapping[str, Any], named: bool = False) -> None:
     """Refuses an environment that only the files of a run name, where making it would run code that they choose.
 
-    Code is chosen by a module in the id that is not imported yet, and by text in the arguments that could be a module,
-    a file or an address: some environments import what an argument names. Ids that are known here, and other
-    arguments, are fine. `named`: whether the user has named the id too, which asks for its module.
+    An id chooses code if it names a module that is not imported yet. An argument may, if its text could be a module, a
+    file or an address, because some environments import what an argument names. Known ids and other arguments are
+    accepted. `named`: whether the user has named the id too, which asks for its module.
 
     Raises: Untrusted, which says what would be imported or opened, and how to allow it.
     """

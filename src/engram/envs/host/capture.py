@@ -5,9 +5,9 @@ Three levels, decided once for each environment when it is made:
 - `exact`: every layer of the environment (wrappers included) is of a class whose changing attributes are registered.
   They and the random generator's state are saved and put back into a fresh instance.
 - `replayed`: the class is not known, but a probe found it deterministic. The episode's seed and its actions are
-  saved; restoring resets and plays them again, in time proportional to the episode's length, and then demands that
-  the observation's SHA-256 and the sum of rewards are those saved. Memory and saved states grow with the episode (4
-  bytes an action), so register classes with very long episodes.
+  saved. Restoring resets and plays them again, in time proportional to the episode's length. The observation's SHA-256
+  and the sum of rewards must then equal those saved. Memory and saved states grow with the episode (4 bytes an
+  action), so register classes with very long episodes.
 - `boundary`: neither. Restoring begins the environment's next episode; the rest of the interrupted one is lost.
   An environment is also saved so after a fault, whatever its level.
 

@@ -91,25 +91,14 @@ class Episodes:
         self.index = index
         self.seed = seed
         self.level: Level = "boundary"
-        try:
-            self.observer = Observer(env.observation_space)
-            self.action_table = joint_actions(env.action_space, action_bins)
-        except AttributeError as error:
-            raise SpaceError(
-                f"{env} lacks a space ({error}); a Gymnasium environment sets self.observation_space and "
-                f"self.action_space in its __init__"
-            ) from error
+        self.observer, self.action_table = _spaces_of(env, action_bins)
         self.actions = len(self.action_table)
-        space = env.observation_space
-        if isinstance(space, gymnasium.spaces.Dict) and MASK in space.spaces:
-            self._check_mask_space(space.spaces[MASK])
-            masked = ""
-        found = find_masks(env, PROBE_SEED, self.action_table[0].copy()) if masked is None else Found(masked)
+        found = self._source_of_masks(masked)
         self.masked: Source = found.source
         self.remark = found.remark
         self.looked = found.resets, found.steps
         if self.masked:
-            self.observer = Observer(_with_mask(space, self.actions))
+            self.observer = Observer(_with_mask(env.observation_space, self.actions))
         self._mask = self.observer.mask
         self.episode = -1
         self.elapsed = 0
@@ -274,6 +263,14 @@ class Episodes:
             raise self._fault(f"{field} {problem}")
         return mask
 
+    def _source_of_masks(self, given: Source | None) -> Found:
+        """Where it says which actions are allowed: in the observation, as given, or else found by trying."""
+        space = self.env.observation_space
+        if isinstance(space, gymnasium.spaces.Dict) and MASK in space.spaces:
+            self._check_mask_space(space.spaces[MASK])
+            return Found("")
+        return find_masks(self.env, PROBE_SEED, self.action_table[0].copy()) if given is None else Found(given)
+
     def _check_mask_space(self, given: gymnasium.Space) -> None:
         part = self.observer.parts[self.observer.mask] if self.observer.mask is not None else None
         if part is None or not isinstance(part.stored, Box) or part.shape != (self.actions,):
@@ -343,8 +340,8 @@ def numbers_of(info: Any) -> dict[str, float]:
 class WorkerEnvironment(gymnasium.Env):
     """`Episodes` behind Gymnasium's own interface, for the worker processes of AsyncVectorEnv.
 
-    It is sent to the worker empty and is built there by `build`, so that a worker's start is a handshake, and a slow
-    or failing constructor is answered like any other call. Faults are returned (under `fault`), not raised: an
+    It is sent to the worker empty and is built there by `build`. A worker's start is thus a handshake, and a slow or
+    failing constructor is handled like any other call. Faults are returned (under `fault`), not raised: an
     exception class that the main process cannot unpickle would leave it waiting for ever.
     """
 
@@ -430,6 +427,17 @@ def _form(value: Any) -> str:
         return f"a tuple of {len(value)}"
     text = repr(value)
     return f"{type(value).__name__} {text}" if len(text) <= 60 else f"a {type(value).__name__}"
+
+
+def _spaces_of(env: gymnasium.Env, action_bins: int | None) -> tuple[Observer, np.ndarray]:
+    """How its observations are read, and what each action is to it. SpaceError where it lacks a space."""
+    try:
+        return Observer(env.observation_space), joint_actions(env.action_space, action_bins)
+    except AttributeError as error:
+        raise SpaceError(
+            f"{env} lacks a space ({error}); a Gymnasium environment sets self.observation_space and "
+            f"self.action_space in its __init__"
+        ) from error
 
 
 def _with_mask(space: gymnasium.Space, actions: int) -> gymnasium.Space:

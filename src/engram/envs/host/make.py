@@ -31,7 +31,7 @@ from engram.envs.host.vector import VectorEnvs, separate
 from engram.envs.host.workers import AsyncEnvs, looked_at
 from engram.errors import SpecError
 from engram.spaces import offered_features
-from engram.specs import Number, whole
+from engram.specs import Number, whole, whole_if_given
 
 __all__ = ["HostEnvs", "HostStep", "convert_observation", "convert_space", "host_ids", "make_host", "register_exact"]
 
@@ -68,9 +68,8 @@ def make_host(
     Raises UnknownName, SpecError or SpaceError, in one sentence, before the first step.
     """
     envs, seed = whole("envs", envs, 1), whole("seed", seed, 0)
-    action_bins = None if action_bins is None else whole("action_bins", action_bins, 2)
-    if max_episode_steps is not None:
-        max_episode_steps = whole("max_episode_steps", max_episode_steps, 1)
+    action_bins = whole_if_given("action_bins", action_bins, 2)
+    max_episode_steps = whole_if_given("max_episode_steps", max_episode_steps, 1)
     if not worker_timeout > 0:
         raise SpecError(f"worker_timeout = {worker_timeout!r} was given; expected seconds, more than 0")
     if isinstance(env, gymnasium.Env | VectorEnv):

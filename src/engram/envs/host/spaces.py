@@ -24,9 +24,13 @@ from engram.spaces import MASK
 class Observer:
     """Checks and converts the observations of one Gymnasium space.
 
-    `source` is that space; `parts` lists the arrays of an observation in the order of `jax.tree.leaves` (dict keys
-    sorted); `structure` is the observation's tree with an index into `parts` at each leaf; `space` is Engram's own
-    space of what is stored; `mask` is the index of the part `action_mask` of the outermost Dict, or None.
+    Attributes:
+      source: that space.
+      parts: the arrays of an observation, in the order of `jax.tree.leaves` (dict keys sorted).
+      structure: the observation's tree, with an index into `parts` at each leaf.
+      space: Engram's own space of what is stored.
+      mask: the index of the part `action_mask` of the outermost Dict, or None.
+
     Raises SpaceError for a space that holds anything but numbers, categories and texts.
     """
 

@@ -1,8 +1,7 @@
 """Environments in processes of their own, through gymnasium.vector.AsyncVectorEnv.
 
-Workers are fresh processes (`spawn`): a fork of a process in which JAX runs its threads may stop for ever, and a fork
-server would die of the SIGTERM that the workers outlive. What a worker is sent (the environment's maker, actions,
-states) and sends back goes over Gymnasium's own pipes.
+Workers are fresh processes (`spawn`). A fork of a process with JAX's threads may hang for ever, and a fork server would
+die of a SIGTERM that the workers survive. Makers, actions, states and answers go over Gymnasium's own pipes.
 
 No call waits for ever. A worker that dies or answers too late is named in an EnvironmentFault, and the others are
 ended. SIGINT and SIGTERM leave workers running, so that the main process can still save. The main process ends them
