@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from engram import specs
 from engram.agents.presets import PRESETS, preset
+from engram.agents.spec import AgentSpec
 from engram.cli.commands import main
 from engram.cli.flags import COMMANDS, environment_argument, flags_of, split_settings
 from engram.envs.device import make_device
@@ -52,9 +53,9 @@ class FakeTrainer:
         if FakeTrainer.at_start:
             raise FakeTrainer.at_start
         self.run, self.callbacks = Path(run), callbacks
-        agent = SimpleNamespace(exploration=SimpleNamespace(report=lambda step: {"epsilon": 1.0}))
+        agent = AgentSpec()
         seeds = {"seed": given.get("seed", 0), "seeds": given.get("seeds", 1)}
-        self.plan = SimpleNamespace(env=env, preset="auto", agent=agent, steps=30, **seeds)
+        self.plan = SimpleNamespace(env=env, env_args={}, preset="auto", agent=agent, steps=30, **seeds)
         self.closed, self.steps = False, 0
 
     def __enter__(self):
@@ -225,7 +226,9 @@ def test_a_mistake_is_answered_by_one_sentence_with_the_way_out(capsys, words, s
         ("train X --steps 1.5", "'1.5' was given; write a whole number"),
         ("train X --seed -1", "'-1' was given; write a whole number"),
         ("train X --steps", "Missing value for argument '--steps'"),
-        ("train X Y", "Unrecognized options: Y"),
+        ("train X Y", "Unrecognized options: Y; a setting is written path=value, without spaces"),
+        ("train X learning_rate 0.1", "Unrecognized options: learning_rate, 0.1; a setting is written path=value"),
+        ("list", "Missing from engram list: envs|presets|parts|recipes"),
         ("list foo", "engram list has no 'foo'; known: envs, parts, presets, recipes"),
         ("evaluate", "RUN"),
     ],
@@ -235,7 +238,8 @@ def test_a_wrong_value_exits_with_2_and_says_which(capsys, words, part):
     out, err = capsys.readouterr()
     assert out == ""
     assert part in err
-    assert "Traceback" not in err
+    assert err.startswith("engram: ")
+    assert err.count("\n") == 1, "one sentence, no box"
 
 
 def test_the_nearest_run_is_named(capsys):

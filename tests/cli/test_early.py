@@ -159,7 +159,7 @@ def test_a_word_that_nothing_is_called_gets_a_way_out(capsys, words, sentence):
 def test_every_familiar_name_means_a_setting_and_is_none_itself():
     known = {*RUN, *SESSION}
     for space in SPACES:
-        for name in ("dqn", "drqn"):
+        for name in ("dqn", "drqn", "c51", "qr-dqn"):
             known |= {row[0] for row in specs.describe(preset(name, spaces.from_json(space)))}
     assert {way.path for way in FAMILIAR.values()} <= known
     assert not set(FAMILIAR) & {*RUN, *SESSION, *(path for path in known if "." not in path)}
@@ -189,7 +189,7 @@ def test_a_familiar_name_is_answered_with_ours_in_python_and_on_the_command_line
     assert capsys.readouterr().err == f"engram: {sentence}\n"
 
 
-@pytest.mark.parametrize("name", ["learning_rate", "batch_size", "train_freq", "exploration_fraction", "policy_kwargs"])
+@pytest.mark.parametrize("name", ["learning_rate", "batch_size", "train_freq", "policy_kwargs", "eval_freq"])
 def test_other_familiar_names_are_keywords_that_are_answered_too(name):
     with pytest.raises(SpecError, match=f"'{name}' is called '.*' here"):
         Trainer("engram/CartPole-v1", **{name: 1})

@@ -62,7 +62,9 @@ def test_a_part_of_a_module_in_this_folder_is_trained_evaluated_and_resumed(monk
     assert "no encoder is called 'my-encoder'" in (said := capsys.readouterr().err)
     assert said.endswith("(a part of your own: --import MODULE)\n")
     assert not Path("r").exists()
+    capsys.readouterr()
     assert main([*words, "--import", "mine"]) == 0
+    assert capsys.readouterr().out.endswith("; next: engram evaluate r --import mine\n"), "what it advises works"
     forget_mine(monkeypatch)
     sentence = (
         "r/run.json needs encoder=my-encoder, which is not known here; add --import MODULE with the module that "

@@ -361,3 +361,14 @@ def test_an_external_memory_is_emptied_too_when_an_agent_forgets():
         assert not np.array_equal(known.preference, known.returns.q)
         assert agent.evaluate(2, forget=True).episodes == 2
         assert int(agent.minds[0].recall.store.held) == held
+
+
+def test_an_environment_may_come_first_and_the_number_of_episodes_after_it(tmp_path):
+    with make_trainer(Walk, run=tmp_path / "r", steps=80) as trainer:
+        trainer.learn()
+        played = [trainer.evaluate(Walk, episodes=2), trainer.evaluate(Walk, 2), trainer.evaluate(2)]
+    agent = engram.load(tmp_path / "r", Walk)
+    played += [agent.evaluate(2, env=Walk), agent.evaluate(Walk, 2, env=None)]
+    assert len(agent.evaluate(Walk(), episodes=3).returns) == 3
+    assert {tuple(one.returns) for one in played} == {tuple(played[0].returns)}
+    assert len(played[0].returns) == 2

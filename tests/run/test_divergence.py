@@ -54,6 +54,27 @@ def test_where_there_is_no_way_back_the_run_ends(loss: float, value: float):
         DivergenceWatch().look(line(loss, value))
 
 
+def large(loss: float, value: float, updates: int = 500, total: float = 1e6) -> dict[str, Any]:
+    return {**line(loss, value, total), "return_mean": total, "length_mean": 10.0, "updates": updates}
+
+
+def test_rewards_that_q_does_not_reach_are_named_once_with_the_way_out():
+    watch = DivergenceWatch()
+    assert watch.look(large(2.7e5, 3.0, updates=20)) is None, "Q has had no time to move"
+    said = watch.look(large(2.7e5, 77.2))
+    assert said is not None
+    assert "a step earns about 1e+05, Q is 77.2 and the loss 2.7e+05; set reward.normalize=true" in said
+    assert watch.look(large(2.7e5, 80.0)) is None
+
+
+@pytest.mark.parametrize(
+    "fine", [large(2.7e5, 9e5), large(0.3, 2.0), large(5.0, 3.0, total=500.0), line(1e5, 3.0, 1e6)],
+    ids=["Q is there", "normalised", "small rewards", "no episode has ended"],
+)  # fmt: skip
+def test_rewards_are_not_called_too_large_without_a_reason(fine: dict[str, Any]):
+    assert DivergenceWatch().look(fine) is None
+
+
 @pytest.mark.parametrize(("env", "rate"), [("CartPole-v1", 1e4), ("CartPole-v1", 1e10), ("engram/CartPole-v1", 1e10)])
 def test_a_run_whose_step_size_is_far_too_large_says_so_or_ends(tmp_path: Path, env: str, rate: float):
     """What was saved is from before, and sound."""

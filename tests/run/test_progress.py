@@ -98,6 +98,15 @@ def test_the_panel_in_html_tells_what_the_plain_line_tells():
     assert all(word in text for word in words)
 
 
+def test_the_newest_evaluation_stands_beside_the_return_until_the_next():
+    display = Display(None, io.StringIO(), title="x")
+    display.update(METRICS)
+    assert "greedy" not in display.text()
+    display.update(METRICS | {"evaluation_return": [30.0, 50.0]})
+    display.update(METRICS | {"step": 600})
+    assert "return 21.5  greedy 40  episodes 9" in display.text()
+
+
 @pytest.mark.parametrize("sign", [("JPY_PARENT_PID", "7"), ("MPLBACKEND", "module://matplotlib_inline.backend_inline")])
 @pytest.mark.parametrize("hours", [0.05, 1, 100])
 def test_a_command_in_a_cell_stays_below_5_kb_however_long_the_run(monkeypatch, sign, hours):

@@ -11,8 +11,9 @@ import re
 import select
 import sys
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from contextlib import redirect_stderr, suppress
 from difflib import get_close_matches
+from io import StringIO
 from pathlib import Path
 from shlex import quote
 from typing import Any
@@ -31,6 +32,7 @@ from engram.cli.flags import (
     Show,
     Train,
     environment_argument,
+    in_a_sentence,
     split_settings,
 )
 from engram.cli.leave import EXIT_INTERRUPTED, kept, undo_when_left
@@ -114,12 +116,16 @@ def _run(words: list[str]) -> int:
         raise UnknownName(f"{command!r} is not a command of engram; {hint(command, COMMANDS)} (see engram --help)")
     else:
         words, settings = ["--help"], {}
+    complaint = StringIO()
     try:
         config = (FlagCreatePairsOff,)  # --resume without a --no-resume
         about = DESCRIPTION if form is Command else None
-        chosen: Any = tyro.cli(form, prog=name, description=about, args=words, config=config)
+        with redirect_stderr(complaint):
+            chosen: Any = tyro.cli(form, prog=name, description=about, args=words, config=config)
     except SystemExit as exit:  # after help or a complaint
-        return exit.code if isinstance(exit.code, int) else 0
+        if exit.code in (0, None):
+            return 0
+        raise SpecError(in_a_sentence(complaint.getvalue(), command)) from None
     if ":" in (getattr(chosen, "env", None) or "") or getattr(chosen, "trust", False):
         search_here()  # for the module of an environment
     import_parts(getattr(chosen, "imports", ()))
@@ -266,6 +272,7 @@ def _learn(env: str | None, folder: Path, arguments: dict[str, Any]) -> None:
     from engram.cli import runs
     from engram.run.curve import CURVE_FILE
     from engram.run.progress import Progress
+    from engram.run.stop import reopening
     from engram.run.trainer import Trainer
 
     progress = Progress()
@@ -276,7 +283,8 @@ def _learn(env: str | None, folder: Path, arguments: dict[str, Any]) -> None:
             progress.close()
         if trainer.plan.seeds > 1:
             progress.display.note(runs.summary(folder, [runs.outcome(folder)]))
-    progress.display.note(f"done: {folder} holds the run and {CURVE_FILE}; next: engram evaluate {quote(str(folder))}")
+    again = f"engram evaluate {quote(str(folder))}{reopening(trainer.plan)}"
+    progress.display.note(f"done: {folder} holds the run and {CURVE_FILE}; next: {again}")
 
 
 def _conclude(folder: Path, places: list[Path]) -> None:

@@ -10,6 +10,7 @@ import json
 import re
 from decimal import Decimal, InvalidOperation
 from functools import partial
+from itertools import dropwhile, takewhile
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_args, get_origin
 
@@ -298,6 +299,25 @@ def _flag_hint(command: str, name: str) -> str:
     if command in TAKE_SETTINGS and not told.startswith("did you mean"):
         return f"settings of the agent have no dashes, as in discount=0.99; flags are told by engram {command} --help"
     return f"{told} (see engram {command} --help)"
+
+
+def in_a_sentence(box: str, command: str) -> str:
+    """What tyro says in a box, as one sentence: the first paragraph, before the help of the flag.
+
+    >>> in_a_sentence("╭─ Value error ─╮\\n│ Error parsing │\\n│ --x: no │\\n│ ─────── │\\n│ --x X │\\n╰──╯", "train")
+    '--x: no (see engram train --help)'
+    """
+    _, *lines = [line.strip("│| \t") for line in box.splitlines() if line.strip()] or [""]  # without the title
+    after = dropwhile(_is_rule, lines)  # where no box can be drawn, the title is underlined
+    paragraph = takewhile(lambda line: not _is_rule(line), after)
+    text = " ".join(paragraph).removeprefix("Error parsing ")
+    if text.startswith("Unrecognized options") and command in TAKE_SETTINGS:
+        text += "; a setting is written path=value, without spaces, as in discount=0.99"
+    return f"{text.replace(' (required)', '')} (see engram {command} --help)"
+
+
+def _is_rule(line: str) -> bool:
+    return set(line) <= set("─-╰╯+ ")
 
 
 def environment_argument(text: str) -> tuple[str, Any]:

@@ -2,9 +2,9 @@
 
 import logging
 import sys
-from collections.abc import Mapping
-from functools import cached_property, partial
-from typing import Any, Protocol
+from collections.abc import Callable, Mapping
+from functools import cached_property, partial, wraps
+from typing import Any, Protocol, TypeVar
 
 import gymnasium
 import jax
@@ -57,7 +57,25 @@ class TrainedPlan(Protocol):
 
 
 AT_ONCE = 4  # environments that play side by side on the host
+F = TypeVar("F", bound=Callable[..., Any])
 _OWN = ("_policy", "_translator", "_random")  # what every copy makes anew
+
+
+def environment_first(evaluate: F) -> F:
+    """Lets a method that plays episodes take an environment in the first place, before their number too."""
+
+    @wraps(evaluate)
+    def takes_both(self: Any, *given: Any, **named: Any) -> Any:
+        if given and named.get("env") is None and _is_environment(given[0]):
+            given, named = given[1:], {**named, "env": given[0]}
+        return evaluate(self, *given, **named)
+
+    return takes_both  # type: ignore[return-value]
+
+
+def _is_environment(value: Any) -> bool:
+    """Whether what was given for a number of episodes is an environment."""
+    return isinstance(value, str | gymnasium.Env | VectorEnv) or callable(value)
 
 
 class TrainedAgent:
@@ -102,6 +120,7 @@ class TrainedAgent:
         where = plan.env or "an environment of your own"
         return f"TrainedAgent({where}, {plan.preset}, {seeds}: {plan.actions} actions)"
 
+    @environment_first
     def evaluate(
         self,
         episodes: Any = 20,
@@ -115,7 +134,8 @@ class TrainedAgent:
         """Plays whole episodes greedily, on seeds that no training uses, in an environment of its own.
 
         Args:
-          episodes: how many; with several seeds, each agent plays so many. An environment in this place is `env`.
+          episodes: how many; with several seeds, each agent plays so many. An environment may come before, as in
+            `evaluate(env, episodes=5)`: it is `env`.
           forget: a negative control: the working memory is emptied before every step, and nothing is in the external
             one, so what is lost is what the memory was worth.
           env: another environment than that of training, with `env_args` for its constructor; `env_args` alone change
@@ -127,8 +147,6 @@ class TrainedAgent:
 
         With `life_loss`, which ends training episodes at every lost life, whole games are played.
         """
-        if env is None and _is_environment(episodes):
-            env, episodes = episodes, 20
         episodes, seed = whole("episodes", episodes, 1), whole("seed", seed, 0)
         max_episode_steps = whole_if_given("max_episode_steps", max_episode_steps, 1)
         if env is not None or env_args is not None:
@@ -273,11 +291,6 @@ class TrainedAgent:
                 f"{self.plan.space} and {self.plan.actions} actions; choose an environment that has these"
             )
         return made
-
-
-def _is_environment(value: Any) -> bool:
-    """Whether what was given for a number of episodes is an environment."""
-    return isinstance(value, str | gymnasium.Env | VectorEnv) or callable(value)
 
 
 def _warn_of_cuts(cut: int, episodes: int) -> None:

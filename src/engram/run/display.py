@@ -63,6 +63,7 @@ class Display:
         self.stream: Any = sys.stdout if stream is None else stream
         self._interval, self._clock = interval, clock
         self._metrics: dict[str, Any] = {}
+        self._greedy: float | None = None  # the return of the newest evaluation; few lines of metrics hold one
         self._begun: tuple[float, float] | None = None  # the step, and seconds without compiling, of the last update
         self._pace: float | None = None  # steps a second, what compiling took left out
         self._compiled = 0.0  # seconds
@@ -130,6 +131,8 @@ class Display:
         """Show `metrics` (the trainer's names); absent ones and NaN are shown as unknown."""
         self._metrics = dict(metrics)
         self.total = self._metrics.get("total") or self.total
+        greedy = _number(self._metrics.get("evaluation_return"))
+        self._greedy = self._greedy if greedy is None else greedy
         self._updated = self._clock()
         self._measure()
         if self._live is not None:
@@ -178,6 +181,7 @@ class Display:
             ("step", f"{_text(step, ',.0f')}{f'/{total:,}' if total else ''}"),
             ("done", _text(self.share(), ".0%")),
             ("return", _text(_number(known.get("return_mean")), ".4g")),
+            *([] if self._greedy is None else [("greedy", _text(self._greedy, ".4g"))]),
             ("episodes", _text(_number(known.get("episodes")), ",.0f")),
             ("loss", _text(_number(known.get("loss")), ".4g")),
             ("Q", _text(_number(known.get("q_mean")), ".4g")),

@@ -1,4 +1,6 @@
-"""Divergence: Q or the loss grows far beyond what the returns of a run can explain. It is said while it happens."""
+"""Numbers that say why a run does not learn: Q or the loss grows far beyond what returns can explain, or rewards are so
+large that Q hardly moves towards them. It is said while it happens.
+"""
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,6 +10,8 @@ from engram.errors import LearningFault
 FAR = 100.0  # times the largest return: no value of a bounded reward is so large
 HOPELESS = 1e6  # times the largest return: half of the powers of ten that float32 has are used up
 FIRST_WORDS = 12  # letters by which two warnings are told apart
+LARGE = 100.0  # reward of a step from which Q, moved by about the step size of an update, may be far behind it
+EARLY = 200  # updates in which Q may be far from rewards
 WAY_OUT = (
     "lower optimizer.learning_rate or optimizer.clip_norm, set reward_clip, or let the target network follow more "
     "slowly (target.rate, target.every), and start again"
@@ -27,7 +31,7 @@ class DivergenceWatch:
     def __init__(self) -> None:
         self._scale: float | None = None
         self._losses: list[float] = []
-        self._said = False
+        self._said = self._said_scale = False
         self._warned: set[str] = set()
 
     def look(self, metrics: Mapping[str, Any]) -> str | None:
@@ -58,9 +62,25 @@ class DivergenceWatch:
         if value > HOPELESS * value_scale or loss > (HOPELESS * scale) ** 2:
             raise LearningFault(f"learning has diverged: {self._told(loss, value)}; {WAY_OUT}")
         if self._said or (value <= FAR * value_scale and loss <= (FAR * scale) ** 2):
-            return None
+            return self._too_large(metrics, loss, value)
         self._said = True
         return f"learning diverges: {self._told(loss, value)}; {WAY_OUT}"
+
+    def _too_large(self, metrics: Mapping[str, Any], loss: float, value: float) -> str | None:
+        """A sentence, once, where a step earns much more than Q has come to. Rewards that are normalised or clipped
+        have small losses, and pass.
+        """
+        totals, lengths = _numbers(metrics.get("return_mean")), _numbers(metrics.get("length_mean"))
+        each = [abs(total) / length for total, length in zip(totals, lengths, strict=False) if length]
+        of_step = max(each, default=0.0)
+        early = (metrics.get("updates") or 0) < EARLY
+        if self._said_scale or early or of_step < LARGE or value >= of_step or loss < of_step / 10:
+            return None
+        self._said_scale = True
+        return (
+            f"rewards are too large to be learned as they are: a step earns about {of_step:.3g}, Q is {value:.3g} "
+            f"and the loss {loss:.3g}; set reward.normalize=true, or divide them by {of_step:.0e}, and start again"
+        )
 
     def _of_loss(self, losses: list[float]) -> float | None:
         """The size of returns that the first losses speak for; None before there are enough of them."""

@@ -60,6 +60,14 @@ _OTHERS: dict[Way, tuple[str, ...]] = {
     Way("track", "true or false"): ("tensorboard_log", "tensorboard", "tb_log_name"),
     Way("save_every"): ("save_freq", "checkpoint_freq", "checkpoint_frequency"),
     Way("log_every"): ("log_interval", "logging_interval", "print_freq"),
+    Way("evaluate_every", "environment steps; 0 for none"): (
+        "eval_freq", "eval_frequency", "eval_interval", "eval_every",
+    ),
+    Way("evaluate_episodes"): ("n_eval_episodes", "eval_episodes", "num_eval_episodes"),
+    Way("evaluate_env"): ("eval_env",),
+    Way("max_episode_steps"): ("time_limit", "episode_length", "max_steps_per_episode"),
+    Way("head.returns.quantiles"): ("quantiles", "n_quantiles", "num_quantiles"),
+    Way("head.returns.atoms"): ("atoms", "n_atoms", "num_atoms"),
     Way("env_args"): ("env_kwargs", "env_config", "make_kwargs"),
 }  # fmt: skip
 FAMILIAR = {other: way for way, others in _OTHERS.items() for other in others}

@@ -22,7 +22,7 @@ from engram.envs.device import is_device
 from engram.errors import CheckpointError, EngramError, EnvironmentFault, SpecError, Warned, WriteFailed
 from engram.play.evaluation import Evaluation
 from engram.play.playing import Stop, never
-from engram.play.trained import Environment, TrainedAgent
+from engram.play.trained import Environment, TrainedAgent, environment_first
 from engram.run import keeper as keeping
 from engram.run.callbacks import hears
 from engram.run.claim import check_free, claim, withdraw
@@ -39,7 +39,7 @@ from engram.run.planning import check_unchanged, longer, new_plan, resumed
 from engram.run.prefill import fill_replay
 from engram.run.progress import callbacks_of, title_of
 from engram.run.settings import FREE, Given, check, takes_settings
-from engram.run.stop import StopRequest, interrupted
+from engram.run.stop import StopRequest, interrupted, reopening
 from engram.run.stored import load
 from engram.run.warm import Source, begin_from, source_given, task_of
 from engram.runners.common import Runner
@@ -223,7 +223,7 @@ class Trainer:
                 runner.ended = None
                 self._tell("on_stop", reason)
         if asked():
-            raise interrupted(self.steps, self.folder)
+            raise interrupted(self.steps, self.folder, reopening(self.plan), self.plan.env is not None)
         return self
 
     def prefill(self, episodes: Iterable[Any]) -> "Trainer":
@@ -383,6 +383,7 @@ class Trainer:
         runner = self._runner or self._make_runner()
         return TrainedAgent(self.plan, runner.minds(), self._env, trust=True, of_training=True)  # resuming has asked
 
+    @environment_first
     def evaluate(
         self,
         episodes: Any = 20,

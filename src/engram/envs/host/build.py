@@ -114,8 +114,8 @@ def check_unasked(env: str, env_args: Mapping[str, Any], named: bool = False) ->
 
     Raises: Untrusted, which says what would be imported or opened, and how to allow it.
     """
-    module, _, _ = env.rpartition(":")
-    if module and not named and module not in sys.modules and not any(family.owns(env) for family in FAMILIES):
+    module = _module_of(env)
+    if module and not named and module not in sys.modules:
         raise Untrusted(
             f"the files of this run name the environment {env!r}, which would import the module {module!r} and run its "
             f"code; if you trust them, add --trust (in Python: trust=True), or import {module} yourself before"
@@ -126,6 +126,16 @@ def check_unasked(env: str, env_args: Mapping[str, Any], named: bool = False) ->
                 f"the files of this run give {env!r} the argument {name!r} with the text {text[:80]!r}, "
                 f"which could name a module or a file; if you trust them, add --trust (in Python: trust=True)"
             )
+
+
+def needs_trust(env: str, env_args: Mapping[str, Any]) -> bool:
+    """Whether `check_unasked` refuses it in a process that has imported nothing yet."""
+    return bool(_module_of(env)) or any(_suspect(value) is not None for value in env_args.values())
+
+
+def _module_of(env: str) -> str:
+    """The module that an id names; empty where none has to be imported, or a family of Engram's takes the id."""
+    return "" if any(family.owns(env) for family in FAMILIES) else env.rpartition(":")[0]
 
 
 def _suspect(value: Any) -> str | None:

@@ -187,7 +187,7 @@ def _refuse_number(part: Part, array: np.ndarray, missing: bool) -> NoReturn:
     number = array[place]
     at = f" at {list(place)}" if place else ""
     offers = not missing and np.isnan(number) and part.may_be_missing
-    way_out = ", or observation.missing=mask where a number may be missing" if offers else ""
+    way_out = " (where one may be missing: a new run with observation.missing=mask)" if offers else ""
     raise EnvironmentFault(f"{part.field} holds {number}{at}, expected finite numbers that float32 can hold{way_out}")
 
 
