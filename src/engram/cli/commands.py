@@ -213,7 +213,9 @@ def _learn_all(env: str | None, folder: Path, several: list[tuple[Path, dict[str
     """One run after another; several end in one picture and one line."""
     from engram.run.folders import holds_run
 
+    home = Path.cwd()
     for place, arguments in several:
+        os.chdir(home)  # an environment may have gone elsewhere
         if not holds_run(place):
             undo_when_left(place, [path for path in (place, *place.parents) if not path.exists()])
         try:
@@ -222,6 +224,7 @@ def _learn_all(env: str | None, folder: Path, several: list[tuple[Path, dict[str
             if len(several) > 1 and problem.exit_code == EXIT_RESUME_ME:
                 print(f"engram: to go on with every seed, add --run {folder} --resume to the command", file=sys.stderr)
             raise
+    os.chdir(home)
     if len(several) > 1:
         _conclude(folder, [place for place, _ in several])
 
