@@ -56,8 +56,8 @@ EXIT_BROKEN_PIPE = 141  # whoever read the output went away
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 DESCRIPTION = (
-    "Deep Q-learning with attention and memory. "
-    "ENGRAM_DEBUG=1 or --traceback shows where a problem arose; --version prints the version."
+    "Deep Q-learning with attention and memory; --version prints the version.\n\n"
+    "ENGRAM_DEBUG=1 or --traceback shows where a problem arose."
 )
 
 

@@ -120,7 +120,7 @@ class Trainer:
             env, self._given = task_of(self._source.plan, self._source.name, self._given)
         if env is None:
             raise SpecError("no environment was given; name one, such as 'CartPole-v1' (`engram list envs` shows more)")
-        check_free(self.folder)
+        check_free(self._run_named)
         check_loggers([*self._given.run.get("log", ()), *[EVENTS] * self._given.run.get("track", False)])
         self._env = env
         self._environment = make_environment(env, self._given.run, self._given.session.worker_timeout, self._open)
