@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from engram import specs
 from engram.agents.presets import PRESETS, preset
 from engram.agents.spec import AgentSpec
-from engram.cli.commands import main
+from engram.cli.commands import DESCRIPTION, main
 from engram.cli.flags import COMMANDS, environment_argument, flags_of, split_settings
 from engram.envs.device import make_device
 from engram.errors import EngramError, LearningFault, SpecError, UnknownName
@@ -483,6 +483,12 @@ def test_list_names_presets_environments_and_parts(capsys):
 
 def engram(*words: str, **more) -> subprocess.CompletedProcess:
     return subprocess.run([sys.executable, "-m", "engram", *words], capture_output=True, text=True, **more)
+
+
+@pytest.mark.parametrize("text", [DESCRIPTION, *(command.__doc__ for command in COMMANDS.values())])
+def test_what_help_begins_with_fits_80_columns(text):
+    """There, tyro joins the lines of a paragraph and wraps none."""
+    assert max(len(" ".join(paragraph.split())) for paragraph in text.split("\n\n")) <= 80
 
 
 def test_help_and_mistakes_are_answered_without_loading_jax():

@@ -1,5 +1,6 @@
 """What came of a run or of several, told from their logs: returns first, and no JAX."""
 
+import io
 import json
 import math
 import os
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from engram.checkpoint.disk import bytes_in
+from engram.cli import runs
 from engram.cli.commands import main
 from engram.cli.runs import spread
 from engram.run import plan
@@ -95,6 +97,52 @@ def test_a_folder_of_runs_and_of_seeds_is_listed(capsys, tmp_path, monkeypatch):
 
 
 WHOLE = {"env": "X", "preset": "dqn", "seed": 0, "seeds": 1, "steps": 1, "envs": 1}
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def narrow(monkeypatch, *words: str) -> list[str]:
+    """What a command says in a terminal of 60 columns, as standard output and as standard error."""
+    for name in ("JPY_PARENT_PID", "MPLBACKEND"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "60")
+    terminal = Terminal()
+    with monkeypatch.context() as streams:
+        streams.setattr(sys, "stdout", terminal)
+        streams.setattr(sys, "stderr", terminal)
+        main([*words])
+    return terminal.getvalue().splitlines()
+
+
+@pytest.mark.parametrize("words", ["info runs/a", "info runs", "list presets", "show dqn", "list recipes", "train X"])
+def test_no_word_is_cut_at_the_edge_of_a_terminal(tmp_path, monkeypatch, words):
+    monkeypatch.chdir(tmp_path)
+    made(Path("runs/a-run-with-a-name-of-some-length"), [10.0, 480.0])
+    made(Path("runs/a"), [10.0, 480.0, 450.0], evaluation_return=30.0)
+    lines = narrow(monkeypatch, *words.split())
+    assert len(lines) > 1
+    assert max(map(len, lines)) <= 60
+
+
+def test_a_text_goes_on_below_itself_and_a_comment_stays_one(monkeypatch):
+    first, *rest = narrow(monkeypatch, "list", "presets", "rainbow-memory")
+    assert first.startswith("rainbow-memory  rainbow, with")
+    assert rest
+    assert all(line.startswith(" " * 16) and line[16] != " " for line in rest)
+    assert all("#" in line for line in narrow(monkeypatch, "show", "dqn"))
+
+
+def test_a_run_that_is_too_wide_for_a_terminal_stands_above_its_numbers(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = made(Path("runs/a-run-with-a-name-of-some-length"), [10.0])
+    assert [line.split("  ")[0] for line in runs.lines_of([folder], 200)] == ["run", str(folder)]
+    head, _, name, numbers = runs.lines_of([folder], 60)
+    assert (head, name) == ("run", str(folder))
+    assert numbers.startswith("  CartPole-v1, auto")
 
 
 @pytest.mark.parametrize("content", [

@@ -93,6 +93,19 @@ def test_without_a_home_compiled_programs_are_not_kept_and_that_is_said(monkeypa
         jax.config.update("jax_compilation_cache_dir", before)
 
 
+def test_the_fork_of_a_notebooks_command_is_not_warned_of_and_any_other_is():
+    """IPython's `!command` forks in the module `pty`, and becomes the command at once."""
+    import warnings
+
+    with warnings.catch_warnings(record=True) as heard:
+        warnings.simplefilter("always")
+        machine._quieten()
+        for module in ("pty", "multiprocessing.popen_fork"):
+            text = "os.fork() was called. os.fork() is incompatible with multithreaded code"
+            warnings.warn_explicit(text, RuntimeWarning, f"{module}.py", 1, module)
+    assert [one.filename for one in heard] == ["multiprocessing.popen_fork.py"]
+
+
 def test_hardware_that_is_not_used_is_not_warned_of(capsys):
     import logging
 

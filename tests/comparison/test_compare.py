@@ -287,6 +287,8 @@ def test_a_picture_and_a_page_are_written(tmp_path):
     assert 'src="data:image/png;base64,' in page
     assert not any(word in page for word in ("http:", "https:", "<script", "<link", "url(", "@import"))
     assert "_hidden $x$" in page
+    assert '<meta name="viewport"' in page, "else a telephone shows a page as wide as a desk's"
+    assert page.count('<div class="wide">') == page.count("<table>") + page.count("<img")
 
 
 def test_a_file_that_cannot_be_written_is_said(tmp_path):

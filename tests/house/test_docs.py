@@ -160,11 +160,25 @@ def command_lines(text: str) -> Iterator[tuple[str, bool]]:
     """What calls `engram`, and whether it is whole: lines of fenced blocks, without what is said about them; and what
     stands between backticks, without placeholders such as ENV, which may be a command's beginning.
     """
-    for line in (line.partition(" #")[0] for block in blocks(text) for line in block.splitlines()):
+    for line in (line.partition(" #")[0] for block in blocks(text) for line in joined(block)):
         yield line, True
     for span in spans(text):
         if not re.search(r"(?:^|[ =])[A-Z]+(?:$|[ @])|\.\.\.|\|", span):
             yield span, False
+
+
+def joined(block: str) -> list[str]:
+    """The lines of a block; one that ends in a backslash goes on in the next."""
+    return re.sub(r" \\\n\s*", " ", block).splitlines()
+
+
+WIDEST = 84  # columns of a fenced block on a page that is 1,280 pixels wide
+
+
+def wide_commands(text: str) -> list[str]:
+    """Commands in fenced blocks whose end a reader would have to scroll to."""
+    lines = [line for block in blocks(text) for line in block.splitlines()]
+    return [line for line in lines if len(line) > WIDEST and re.match(r"(?:uv run )?(?:engram|python) ", line)]
 
 
 def commands(text: str) -> list[tuple[bool, list[str]]]:
@@ -230,6 +244,19 @@ def test_a_page_names_only_what_exists(page: Path):
     if page.name not in HISTORY:
         faults += wrong_settings(text) + wrong_commands(text)
     assert not faults, "\n".join(faults)
+
+
+@pytest.mark.parametrize("page", GUIDES, ids=lambda page: page.name)
+def test_commands_of_the_guides_are_seen_whole(page: Path):
+    assert wide_commands(page.read_text()) == []
+
+
+def test_a_command_that_is_too_wide_is_found_and_one_in_two_lines_is_read_as_one():
+    command = f"uv run engram train CartPole-v1 --run {'x' * 60}"
+    assert wide_commands(f"```\n{command}\n```\n") == [command]
+    text = "```\nengram train CartPole-v1 \\\n    --steps 9\n```\n"
+    assert wide_commands(text) == []
+    assert commands(text) == [(True, ["train", "CartPole-v1", "--steps", "9"])]
 
 
 @pytest.mark.parametrize("page", GUIDES, ids=lambda page: page.name)

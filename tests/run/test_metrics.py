@@ -4,6 +4,7 @@ import io
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -376,6 +377,34 @@ def test_notes_fit_the_terminal_and_no_word_is_cut(monkeypatch, columns):
     lines = stream.getvalue().splitlines()
     assert max(map(len, lines)) <= columns
     assert " ".join(lines).split() == text.split()
+
+
+def test_a_command_that_ends_a_sentence_is_one_line_however_long(monkeypatch):
+    """Copied out of a terminal, a command in two lines would be two commands."""
+    monkeypatch.setenv("COLUMNS", "40")
+    monkeypatch.setenv("TERM", "xterm")
+    command = "engram train --run runs/CartPole-v1-auto-seed0-2 --resume"
+    told = f"stopped at step 900 after saving; go on with: {command}"
+    stream = Terminal()
+    Display(None, stream).note(told)
+    assert stream.getvalue().splitlines() == ["stopped at step 900 after saving; go on", "  with:", f"  {command}"]
+    with Display(None, stream) as display:
+        display.note(told)
+    assert stream.getvalue().replace("\r", "").count(f"\n  {command}\n") == 2
+
+
+@pytest.mark.parametrize("columns", [40, 80, 120])
+def test_the_echo_of_ctrl_c_has_room_beside_the_panel(monkeypatch, columns):
+    """A terminal writes ^C where the cursor is, after the panel: a line more would leave a piece of it behind."""
+    for name, value in {"TERM": "xterm", "COLUMNS": str(columns), "LINES": "40", "NO_COLOR": "1"}.items():
+        monkeypatch.setenv(name, value)
+    stream = Terminal()
+    with Display(50_000, stream, title="x") as display:
+        display.update(METRICS)
+    lines = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", stream.getvalue()).replace("\r", "\n").splitlines()
+    borders = [line for line in lines if line.startswith(("╭", "╰"))]
+    assert borders
+    assert {len(line) for line in borders} == {columns - 2}
 
 
 def test_small_memory_is_told_in_small_units():

@@ -1,13 +1,18 @@
 """What a disk does to a run: training goes on where nothing acknowledged is lost, and is told, once."""
 
+import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import gymnasium
 import pytest
+from support.bad_envs import Walk
 
 import engram
 from engram.checkpoint.store import CheckpointStore
+from engram.cli.commands import main
 from engram.errors import SpecError, WriteFailed
 from engram.play.evaluation import Evaluation
 from engram.run.evaluating import Evaluating
@@ -49,6 +54,47 @@ def test_a_folder_that_is_moved_and_comes_back_is_saved_to_again(tmp_path: Path)
     assert hand.saved[-1] == engram.info(run, verify=True)["step"] == 200
     assert engram.info(run, verify=True)["problems"] == []
     assert sum("is not the folder any more that this run began to write to" in text for text in hand.notes) == 2
+
+
+class Wanders(Walk):
+    """Goes to another working directory in its first step, as simulators do."""
+
+    def step(self, action: Any) -> Any:
+        Path("elsewhere").mkdir(exist_ok=True)
+        os.chdir("elsewhere")
+        return super().step(action)
+
+
+def test_an_environment_that_changes_the_working_directory_changes_no_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    hand = Hand()
+    with engram.Trainer(
+        Wanders, "dqn", seed=0, run="run", steps=90, save_every=40, callbacks=[hand], **SMALL
+    ) as trainer:
+        assert "run 'run'" in repr(trainer), "what was given is what is told"
+        trainer.learn()
+    assert hand.saved == [0, 40, 80, 90]
+    assert engram.info(tmp_path / "run", verify=True)["problems"] == []
+    assert (tmp_path / "run" / "learning-curve.png").exists()
+    assert not list((tmp_path / "elsewhere").glob("**/run*"))
+
+
+def test_a_command_of_several_seeds_begins_each_where_it_was_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    Path("wanderers.py").write_text(
+        "import gymnasium\nfrom run.test_nothing_lost import Wanders\ngymnasium.register('Wanders-v0', Wanders)\n"
+    )
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1]))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    words = "train wanderers:Wanders-v0 --preset dqn --steps 80 --seeds 2 --run all replay.start=60 encoder.widths=8"
+    try:
+        assert main(words.split()) == 0
+    finally:
+        gymnasium.registry.pop("Wanders-v0", None)
+        sys.modules.pop("wanderers", None)
+    assert sorted(path.name for path in (tmp_path / "all").iterdir()) == ["learning-curve.png", "seed0", "seed1"]
 
 
 def test_a_folder_that_is_gone_for_good_ends_the_run_with_its_name_and_nothing_in_its_place(tmp_path: Path):

@@ -107,6 +107,30 @@ def test_the_newest_evaluation_stands_beside_the_return_until_the_next():
     assert "return 21.5  greedy 40  episodes 9" in display.text()
 
 
+def test_the_panel_in_html_needs_no_width_and_leaves_nothing_to_the_styles_of_a_notebook():
+    """Lines of characters would wrap in a narrow cell, and a notebook puts the cells of a table to the right."""
+    shown = as_html(Display(1000, io.StringIO(), title="x"))
+    assert not re.search(r"<pre|[\u2500-\u257f]", shown)
+    assert shown.count("<td ") == shown.count("text-align:left") > 10
+
+
+def test_a_run_with_nothing_left_to_learn_shows_no_panel(monkeypatch):
+    """All that it could say is that nothing is known."""
+    monkeypatch.setenv("COLUMNS", "80")
+    exploration = SimpleNamespace(report=lambda step: {"epsilon": 0.1})
+    plan = SimpleNamespace(
+        env="X-v0", preset="auto", seed=0, seeds=1, steps=600, agent=SimpleNamespace(exploration=exploration)
+    )
+    for steps, panel in ((600, False), (500, True)):
+        stream = Terminal()
+        progress, trainer = Progress(Display(None, stream)), SimpleNamespace(plan=plan, steps=steps)
+        progress.on_note(trainer, "already at 600 of 600 steps")
+        progress.on_start(trainer)
+        progress.on_stop(trainer, "done")
+        assert ("nothing learned yet" in stream.getvalue()) is panel
+        assert stream.getvalue().startswith("already at 600 of 600 steps\n")
+
+
 @pytest.mark.parametrize("sign", [("JPY_PARENT_PID", "7"), ("MPLBACKEND", "module://matplotlib_inline.backend_inline")])
 @pytest.mark.parametrize("hours", [0.05, 1, 100])
 def test_a_command_in_a_cell_stays_below_5_kb_however_long_the_run(monkeypatch, sign, hours):

@@ -122,7 +122,7 @@ def test_callbacks_hear_what_happens(tmp_path: Path):
     ]
     notes = [text for _, text in events.of("note")]
     assert any("encoder vector" in text for text in notes)
-    assert any(text.startswith("300 rows of replay; replay: ") for text in notes)
+    assert any(text.startswith("300 rows of replay: ") for text in notes)
     assert any("CartPole" in text and "exact" in text for text in notes)
 
 

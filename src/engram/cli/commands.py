@@ -16,6 +16,7 @@ from difflib import get_close_matches
 from io import StringIO
 from pathlib import Path
 from shlex import quote
+from shutil import get_terminal_size
 from typing import Any
 
 import tyro
@@ -37,7 +38,7 @@ from engram.cli.flags import (
 )
 from engram.cli.leave import EXIT_INTERRUPTED, kept, undo_when_left
 from engram.cli.parts import import_parts, search_here
-from engram.cli.reports import report
+from engram.cli.reports import print_rows, report
 from engram.errors import (
     EXIT_DATA,
     EXIT_INPUT_OUTPUT,
@@ -51,14 +52,14 @@ from engram.errors import (
     told,
     unwritten,
 )
-from engram.run.display import clean
+from engram.run.display import clean, fitting, is_terminal
 
 EXIT_BROKEN_PIPE = 141  # whoever read the output went away
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 DESCRIPTION = (
-    "Deep Q-learning with attention and memory. "
-    "ENGRAM_DEBUG=1 or --traceback shows where a problem arose; --version prints the version."
+    "Deep Q-learning with attention and memory; --version prints the version.\n\n"
+    "ENGRAM_DEBUG=1 or --traceback shows where a problem arose."
 )
 
 
@@ -82,7 +83,7 @@ def main(argv: list[str] | None = None) -> int:
             raise
         sentence, code = explained
         with suppress(OSError, ValueError):  # nobody may be reading
-            print(f"engram: {clean(sentence)}", file=sys.stderr, flush=True)
+            print("\n".join(fitting(f"engram: {clean(sentence)}", sys.stderr)), file=sys.stderr, flush=True)
         return code
 
 
@@ -218,7 +219,9 @@ def _learn_all(env: str | None, folder: Path, several: list[tuple[Path, dict[str
     """One run after another; several end in one picture and one line."""
     from engram.run.folders import holds_run
 
+    home = Path.cwd()
     for place, arguments in several:
+        os.chdir(home)  # an environment may have gone elsewhere
         if not holds_run(place):
             undo_when_left(place, [path for path in (place, *place.parents) if not path.exists()])
         try:
@@ -227,6 +230,7 @@ def _learn_all(env: str | None, folder: Path, several: list[tuple[Path, dict[str
             if len(several) > 1 and problem.exit_code == EXIT_RESUME_ME:
                 print(f"engram: to go on with every seed, add --run {folder} --resume to the command", file=sys.stderr)
             raise
+    os.chdir(home)
     if len(several) > 1:
         _conclude(folder, [place for place, _ in several])
 
@@ -294,8 +298,11 @@ def _conclude(folder: Path, places: list[Path]) -> None:
 
     _draw(folder, f"{folder.name}, {len(places)} seeds", places)
     found = [runs.outcome(place) for place in places]
-    print(clean(f"done: {runs.summary(folder, found)}"))
-    print(clean(f"{folder / CURVE_FILE} shows them; next: engram info {quote(str(folder))}"))
+    for text in (
+        f"done: {runs.summary(folder, found)}",
+        f"{folder / CURVE_FILE} shows them; next: engram info {quote(str(folder))}",
+    ):
+        print(*fitting(clean(text), sys.stdout), sep="\n")
 
 
 def _draw(folder: Path, title: str, places: Sequence[Path] = ()) -> None:
@@ -418,9 +425,11 @@ def info(chosen: Info) -> None:
     folders = [chosen.run] if holds_run(chosen.run) else runs_in(chosen.run) or [chosen.run]
     if not (chosen.json or chosen.all or chosen.verify):
         if folders == [chosen.run]:
-            runs.print_rows(runs.facts(chosen.run))
+            print_rows(runs.facts(chosen.run))
         else:
-            print(*map(clean, runs.lines_of(folders)), sep="\n")
+            columns = get_terminal_size().columns if is_terminal(sys.stdout) else None
+            for line in map(clean, runs.lines_of(folders, columns)):
+                print(*fitting(line, sys.stdout), sep="\n")
         return
 
     import numpy  # noqa: F401, the digest computes with it, so it must be no blank

@@ -77,7 +77,7 @@ def environment_rows() -> list[tuple[str, str]]:
 def _joined(where: str, line: str, arguments: Mapping[str, Any]) -> str:
     told = [name if value == "" else f"{name}={_word(value)}" for name, value in arguments.items()]
     listed = ", ".join(told[:MOST] + ["..."] * (len(told) > MOST))
-    return f"{where}: {line}" + (f" [{listed}]" if listed else "")
+    return f"{where}:" + (f" {line}" if line else "") + (f" [{listed}]" if listed else "")
 
 
 def _word(value: Any) -> str:

@@ -93,7 +93,9 @@ def _flag(name: str, field: "dataclasses.Field[Any]") -> tuple[str, Any, Any]:
 class Train:
     """Train an agent, or go on with a run.
 
-    Settings of the agent follow as path=value (replay.capacity=50000); `engram show PRESET` lists them.
+    Settings of the agent follow as path=value, such as replay.capacity=50000.
+
+    `engram show PRESET` lists them.
     """
 
     env: Annotated[
@@ -147,9 +149,13 @@ class Info:
 
 @dataclasses.dataclass(frozen=True)
 class Compare:
-    """Compare runs by their logs: learning speed, convergence and final level, with intervals over seeds.
+    """Compare runs by their logs: learning speed, convergence and final level.
 
-    Runs that differ in nothing but their seed are a group. Runs that cannot be compared are named and left out.
+    Runs that differ in nothing but their seed are a group.
+
+    Every number has an interval over seeds.
+
+    Runs that cannot be compared are named and left out.
     """
 
     runs: Annotated[Positional[tuple[Path, ...]], arg(metavar="RUN ...", help_behavior_hint="")]
@@ -181,10 +187,11 @@ class Compare:
 
 @dataclasses.dataclass(frozen=True)
 class Show:
-    """Print every setting of a preset as path=value, as `engram train` takes them; or what an environment is.
+    """Print every setting of a preset as path=value; or what an environment is.
 
-    Settings that follow as path=value are applied first. `engram show env ID` tells an environment's observation,
-    actions and arguments.
+    Settings that follow as path=value are applied first.
+
+    `engram show env ID` tells the observation, actions and arguments.
     """
 
     preset: Annotated[Positional[str], arg(metavar="PRESET|env")]
@@ -217,7 +224,7 @@ class List:
 
 @dataclasses.dataclass(frozen=True)
 class New:
-    """Write a part of your own to begin with: NAME.py, which works, and test_NAME.py, which checks its contract."""
+    """Write a part of your own to begin with: NAME.py and its test, test_NAME.py."""
 
     role: Annotated[Positional[str], arg(metavar="|".join(TRY))]
     """What the part is."""

@@ -1,6 +1,7 @@
 """`engram list` and `engram show`: the names that can be used, and what they stand for. No JAX is loaded for them."""
 
-from collections.abc import Iterable, Mapping
+import sys
+from collections.abc import Mapping
 from difflib import get_close_matches
 from shlex import quote
 from typing import Any, NamedTuple
@@ -9,8 +10,9 @@ from engram import recipes
 from engram.cli.blank import without_jax
 from engram.cli.environments import about_environment, environment_rows, observed
 from engram.cli.flags import LISTS, List, Show, environment_argument
+from engram.cli.reports import print_rows
 from engram.errors import SpecError, UnknownName, hint
-from engram.run.display import clean
+from engram.run.display import clean, fitting
 
 # What people type for each list.
 WORDS = {
@@ -39,7 +41,7 @@ def list_names(chosen: List) -> None:
     if not kept:
         known = [row.name for row in rows]
         raise UnknownName(f"no line of `engram list {what}` holds {sought!r}; {_near(str(sought), known)}")
-    _print(kept)
+    print_rows(kept)
 
 
 def _meant(word: str) -> str:
@@ -101,13 +103,6 @@ def _first_sentence(text: str | None) -> str:
     return paragraph.partition(". ")[0].rstrip(".")
 
 
-def _print(rows: Iterable[Row]) -> None:
-    rows = list(rows)
-    width = max((len(row.name) for row in rows), default=0)
-    for row in rows:
-        print(clean(f"{row.name:{width}}  {row.text}".rstrip()))
-
-
 # -- show ------------------------------------------------------------------------------------------------------------
 
 
@@ -122,17 +117,17 @@ def show(chosen: Show, settings: Mapping[str, str]) -> None:
                 f"engram show env takes no settings, but {next(iter(settings))!r} was given; write --env-arg NAME=VALUE"
             )
         facts = [Row(*fact) for fact in about_environment(chosen.id, arguments, chosen.action_bins)]
-        _print(fact for fact in facts if fact.name)
-        print(*(clean(fact.text) for fact in facts if not fact.name), sep="\n")
+        print_rows([fact for fact in facts if fact.name])
+        for fact in facts:
+            if not fact.name:
+                print(*fitting(clean(fact.text), sys.stdout), sep="\n")
         return
     if chosen.id is not None:
         raise SpecError(f"{chosen.id!r} was given beside {chosen.preset!r}; for an environment: --env {chosen.id}")
     space = observed(chosen.env, arguments, chosen.action_bins)
     rows = without_jax(lambda: setting_lines(chosen.preset, space, chosen.steps, settings))
-    width = max(len(setting) for setting, _ in rows)
     print(clean(f"# {chosen.preset} for {chosen.env}"))
-    for setting, text in rows:
-        print(clean(f"{setting:{width}}  # {text}"))
+    print_rows(rows, "# ")
 
 
 def setting_lines(
@@ -147,4 +142,7 @@ def setting_lines(
     check_names(spec, settings)
     spec = specs.override_all(spec, settings)
     rows = specs.describe(spec)
-    return [(quote(f"{path}={specs.show(value)}"), f"{text} ({kind})") for path, kind, value, text in rows]
+    return [
+        (quote(f"{path}={specs.show(value)}"), f"{text} ({kind.replace('|', ', ')})")
+        for path, kind, value, text in rows
+    ]

@@ -3,11 +3,14 @@
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
+from shutil import get_terminal_size
 from typing import Any
 
-from engram.run.display import clean
+from engram.run.display import clean, fitting
+
+WIDEST = 0.6  # share of a terminal's columns that names may take before texts begin below them
 
 
 def report(work: Callable[[], Mapping[str, Any]], as_json: bool) -> dict[str, Any]:
@@ -20,11 +23,23 @@ def report(work: Callable[[], Mapping[str, Any]], as_json: bool) -> dict[str, An
         print(json.dumps(found, allow_nan=False))
         return found
     found = plain(work())
-    rows = list(_facts(found))
-    width = max((len(name) for name, _ in rows), default=0)
-    for name, text in rows:
-        print(clean(f"{name:{width}}  {text}"))
+    print_rows(list(_facts(found)))
     return found
+
+
+def print_rows(rows: Sequence[tuple[str, str]], sign: str = "") -> None:
+    """Names and texts, the texts below each other; a terminal gets lines that fit it.
+
+    Args:
+      rows: names and texts.
+      sign: begins each text, such as "# "; also where it goes on in the next line.
+    """
+    width = max((len(name) for name, _ in rows), default=0)
+    beside = width + 2 <= WIDEST * get_terminal_size().columns
+    margin = " " * (width + 2 if beside else 4) + sign
+    for name, text in rows:
+        line = clean(f"{name:{width}}  {sign}{text}".rstrip())
+        print(*fitting(line, sys.stdout, margin), sep="\n")
 
 
 def _facts(value: Any, path: str = "") -> Iterator[tuple[str, str]]:

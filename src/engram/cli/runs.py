@@ -7,7 +7,6 @@ from statistics import fmean
 from typing import Any, NamedTuple
 
 from engram.checkpoint.disk import bytes_in
-from engram.run.display import clean
 from engram.run.folders import ROLES, of_each, plan_of
 from engram.run.intervals import interval
 from engram.run.machine import amount
@@ -90,8 +89,13 @@ def _best(found: Outcome) -> str:
     return f"; best {value:.4g} at step {step:,}"
 
 
-def lines_of(folders: Sequence[Path]) -> list[str]:
-    """A table with a line for each run, and one for all of them where they differ in their seeds only."""
+def lines_of(folders: Sequence[Path], columns: int | None = None) -> list[str]:
+    """A table with a line for each run, and one for all of them where they differ in their seeds only.
+
+    Args:
+      folders: the runs.
+      columns: those of the terminal, None for any number. A run that needs more stands above its numbers.
+    """
     found = [outcome(folder) for folder in folders]
     rows = [("run", "environment, agent", "seeds", "step", "return", "evaluation")]
     rows += [
@@ -103,6 +107,8 @@ def lines_of(folders: Sequence[Path]) -> list[str]:
     ]  # fmt: skip
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["  ".join(f"{cell:{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    if columns is not None and max(map(len, lines)) > columns:
+        lines = [part for row, line in zip(rows, lines, strict=True) for part in (row[0], line[widths[0] :])]
     groups = {one.folder.parent for one in found if one.folder.name.startswith("seed")}
     return lines + [summary(group, [one for one in found if one.folder.parent == group]) for group in sorted(groups)]
 
@@ -144,10 +150,3 @@ def duration(seconds: float) -> str:
     """Hours, minutes and seconds."""
     minutes, rest = divmod(int(seconds), 60)
     return f"{minutes // 60}:{minutes % 60:02}:{rest:02}" if minutes >= 60 else f"{minutes}:{rest:02}"
-
-
-def print_rows(rows: Sequence[tuple[str, str]]) -> None:
-    """Names and texts, the texts below each other."""
-    width = max((len(name) for name, _ in rows), default=0)
-    for name, text in rows:
-        print(clean(f"{name:{width}}  {text}".rstrip()))

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 STYLE = (
     "body{font:16px/1.5 system-ui,sans-serif;max-width:72rem;margin:2rem auto;padding:0 1rem}"
     "table{border-collapse:collapse;margin:1rem 0}th,td{padding:.3rem .8rem;text-align:right;"
-    "border-bottom:1px solid #ddd}th:first-child,td:first-child{text-align:left}img{max-width:100%}"
-    "small{color:#555}"
+    "border-bottom:1px solid #ddd;white-space:nowrap}th:first-child,td:first-child{text-align:left}"
+    ".wide{overflow-x:auto}img{width:100%;min-width:44rem}small{color:#555}"  # a telephone scrolls these sideways
 )
 
 
@@ -38,7 +38,8 @@ def render(comparison: "Comparison") -> str:
     picture = BytesIO()
     draw(comparison).savefig(picture, format="png")
     image = base64.b64encode(picture.getvalue()).decode()
-    parts = ["<h1>Comparison of runs</h1>", f'<img alt="curves and intervals" src="data:image/png;base64,{image}">']
+    shown = f'<div class="wide"><img alt="curves and intervals" src="data:image/png;base64,{image}"></div>'
+    parts = ["<h1>Comparison of runs</h1>", shown]
     for env, title in report.titles(comparison).items():
         rows = [report.cells(row) for row in comparison.table if row["env"] == env]
         parts += [f"<h2>{_text(title)}</h2>", _table(report.HEAD, rows), _list(report.below(comparison, env))]
@@ -48,13 +49,14 @@ def render(comparison: "Comparison") -> str:
         parts.append(_list(report.over_below(comparison)))
     folders = [f"{row['agent']} on {row['env']}: {', '.join(row['runs'])}" for row in comparison.table]
     parts += ["<h2>Runs</h2>", _list(folders), "<h2>Notes</h2>", _list(report.closing(comparison))]
-    head = f'<meta charset="utf-8"><title>Comparison of runs</title><style>{STYLE}</style>'
+    seen = '<meta name="viewport" content="width=device-width, initial-scale=1">'
+    head = f'<meta charset="utf-8">{seen}<title>Comparison of runs</title><style>{STYLE}</style>'
     return f'<!doctype html>\n<html lang="en"><head>{head}</head><body>\n' + "\n".join(parts) + "\n</body></html>\n"
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines = [_row("th", head), *(_row("td", row) for row in rows)]
-    return "<table>" + "\n".join(lines) + "</table>"
+    return '<div class="wide"><table>' + "\n".join(lines) + "</table></div>"
 
 
 def _row(tag: str, texts: Sequence[str]) -> str:

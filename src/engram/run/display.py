@@ -10,6 +10,7 @@ import time
 import unicodedata
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from html import escape
 from importlib import import_module
 from shutil import get_terminal_size
 from textwrap import wrap
@@ -19,7 +20,13 @@ from typing import Any
 _UNSAFE = {"Cc", "Cf", "Cs", "Zl", "Zp"}  # control, formatting (text direction too), surrogates, line separators
 _WIDE = 70  # columns from which two facts stand side by side
 _LINES = 20  # plain lines of a whole run in a notebook's cell, which keeps all of them
-_HTML_WIDTH = 100  # columns of the panel in a notebook
+# The panel in a notebook: its box, and the cells of its table, which notebooks would else stripe and put to the right.
+_BOX = (
+    "max-width:44em;margin:6px 0;padding:4px 12px;border:1px solid rgba(128,128,128,.5);border-radius:4px;"
+    "font-family:monospace"
+)
+_CELL = "background:none;border:0;padding:2px 8px;text-align:left"
+_ECHO = 2  # columns beside the panel for the "^C" of Ctrl-C, which would else begin a line and shift the panel
 _LATEST = 0.5  # weight of the newest stretch in the pace that the time left is told by
 # What the panel says of a fact that is not known yet.
 _UNKNOWN = {"return": "no episode ended yet", "loss": "nothing learned yet", "Q": "nothing learned yet"}
@@ -158,13 +165,10 @@ class Display:
             from rich.text import Text
 
             console = self._live.console
-            lines = Text("\n".join(_wrapped(clean(text), console.width)))
-            self._safely(lambda: console.print(lines))
-        elif self.stream is not None and is_terminal(self.stream):
-            for line in _wrapped(clean(text), get_terminal_size().columns):
-                self._print(line)
+            lines = Text("\n".join(wrapped(clean(text), console.width)))
+            self._safely(lambda: console.print(lines, soft_wrap=True))
         else:
-            self._print(clean(text))
+            self._print("\n".join(fitting(clean(text), self.stream)))
 
     def facts(self) -> list[tuple[str, str]]:
         """What is shown, as (name, value) of plain text; unknown values are "-"."""
@@ -274,7 +278,7 @@ def _in_cell() -> bool:
 
 
 class _Cell:
-    """The panel as HTML in a notebook's cell, drawn by rich and replaced in place, at most twice a second."""
+    """The panel as HTML in a notebook's cell, replaced in place, at most twice a second."""
 
     console = None  # what else is written goes to the cell's text
 
@@ -302,20 +306,41 @@ class _Cell:
 
 
 def as_html(display: Display) -> str:
-    """The panel of a display as HTML, by rich's own export."""
-    from io import StringIO
+    """The panel of a display as a table of HTML, which fits a page of any width. Its styles stand in the elements."""
+    cells = [
+        f'<td style="{_CELL};opacity:.6">{escape(name)}</td><td style="{_CELL}">{escape(value)}</td>'
+        for name, value in display.panel()
+    ]
+    rows = "".join(f'<tr style="background:none">{"".join(cells[at : at + 2])}</tr>' for at in range(0, len(cells), 2))
+    done = f'<div style="width:{display.share() or 0.0:.1%};height:4px;background:#2a8a4a"></div>'
+    return (
+        f'<div style="{_BOX}"><div>{escape(clean(display.title) or "engram")}</div>'
+        f'<div style="margin:4px 0;background:rgba(128,128,128,.3)">{done}</div>'
+        f'<table style="width:100%;margin:0;border:0">{rows}</table></div>'
+    )
 
-    from rich.console import Console
 
-    console = Console(file=StringIO(), record=True, width=_HTML_WIDTH, force_jupyter=False, highlight=False)
-    console.print(_render(display, _HTML_WIDTH))
-    form = '<pre style="line-height:normal;font-family:Menlo,Consolas,monospace">{code}</pre>'
-    return console.export_html(inline_styles=True, code_format=form)
+def fitting(text: str, stream: Any, indent: int | str = 2) -> list[str]:
+    """The text in lines for `stream`: those of `wrapped` in a terminal, else one, as programs read it."""
+    return wrapped(text, get_terminal_size().columns, indent) if is_terminal(stream) else [text]
 
 
-def _wrapped(text: str, width: int) -> list[str]:
-    """The text in lines of at most `width`, cut between words; those after the first stand in a little."""
-    return wrap(text, max(width, 20), subsequent_indent="  ", break_long_words=False, break_on_hyphens=False) or [""]
+def wrapped(text: str, width: int, indent: int | str = 2) -> list[str]:
+    """The text in lines of at most `width`, cut between words; those after the first stand in by `indent`.
+
+    A command that ends a text is not cut: copied, it must be one line.
+
+    >>> wrapped("stopped at step 900; go on with: engram train --run a/b --resume", 40)
+    ['stopped at step 900; go on with:', '  engram train --run a/b --resume']
+    """
+    margin = indent if isinstance(indent, str) else " " * indent
+    if len(text) <= width:
+        return [text]
+    told, colon, command = text.rpartition(": engram ")
+    if colon:
+        return [*wrapped(f"{told}:", width, indent), f"{margin}engram {command}"]
+    width = max(width, len(margin) + 20)
+    return wrap(text, width, subsequent_indent=margin, break_long_words=False, break_on_hyphens=False) or [""]
 
 
 def _panel(display: Display) -> Any:
@@ -324,7 +349,7 @@ def _panel(display: Display) -> Any:
     from rich.live import Live
 
     console = Console(file=display.stream, highlight=False)  # heeds NO_COLOR, TERM and COLUMNS by itself
-    return Live(console=console, get_renderable=lambda: _render(display, console.width), refresh_per_second=4)
+    return Live(console=console, get_renderable=lambda: _render(display, console.width - _ECHO), refresh_per_second=4)
 
 
 def _render(display: Display, width: int) -> Any:
@@ -345,7 +370,7 @@ def _render(display: Display, width: int) -> Any:
     whole = Table.grid(expand=True)  # as a cell, the bar ends its line also where it is drawn in part
     whole.add_row(ProgressBar(total=1.0, completed=display.share() or 0.0))
     whole.add_row(table)
-    return Panel(whole, title=Text(clean(display.title) or "engram"), title_align="left")
+    return Panel(whole, title=Text(clean(display.title) or "engram"), title_align="left", width=width)
 
 
 def _number(value: Any) -> float | None:

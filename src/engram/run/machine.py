@@ -129,8 +129,12 @@ def _usable(folder: Path) -> bool:
 
 
 def _quieten() -> None:
-    """Leaves out what JAX tells that is no fault of a run: a cache without room, and hardware that it does not use."""
+    """Leaves out what JAX tells that is no fault of a run: a cache without room, and hardware that it does not use.
+
+    And the fork of a notebook's `!command`, which becomes that command at once. IPython forks in Python's module `pty`.
+    """
     warnings.filterwarnings("ignore", message="Error (reading|writing) persistent compilation cache entry")
+    warnings.filterwarnings("ignore", message=r"os\.fork\(\) was called", category=RuntimeWarning, module="pty$")
     logging.getLogger("jax._src.xla_bridge").addFilter(_concerns_us)
 
 

@@ -84,8 +84,9 @@ def notes_at_start(plan: RunPlan, agent: Agent, environment: Any, on_device: boo
     """What is said before a run begins: what was chosen and why, how large it is, what a checkpoint holds."""
     yield f"{plan.preset}: {reasons(plan.agent, plan.space)}; {plan.actions} actions"
     yield from assumptions(plan.agent, plan.space)
-    sizes = "; ".join(f"{name}: {amount(size)} a seed" for name, size in agent.nbytes().items() if size)
-    yield f"{plan.agent.replay.capacity:,} rows of replay; {sizes}"
+    each = " a seed" if plan.seeds > 1 else ""
+    sizes = "; ".join(f"{name}: {amount(size)}{each}" for name, size in agent.nbytes().items() if size)
+    yield f"{plan.agent.replay.capacity:,} rows of {sizes}"
     if plan.steps <= agent.rhythm.first:
         yield Warned(f"replay.start={plan.agent.replay.start} is not reached: nothing will be learned")
     if not on_device:

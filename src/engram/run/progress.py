@@ -35,7 +35,9 @@ class Progress:
         self._open = ExitStack()
 
     def on_start(self, trainer: Any) -> None:
-        """The panel appears."""
+        """The panel appears, unless nothing is left to learn: it would say that nothing is known."""
+        if trainer.steps >= trainer.plan.steps:
+            return
         explores = trainer.plan.agent.exploration.report(trainer.steps)
         self.display.title, self.display.explores = title_of(trainer.plan), tuple(explores)
         self._open.callback(told_of_compiling(self.display.compiled))

@@ -84,7 +84,9 @@ class Trainer:
         keep_freed_memory()
         self._given = Given.of({"preset": preset, **settings}, overrides, env)
         self.callbacks = tuple(callbacks)
-        self.folder = self._given.session.run
+        self._run_named = self._given.session.run
+        # An environment may change the working directory, in which a relative path would then be another.
+        self.folder = None if self._run_named is None else self._run_named.absolute()
         self._shown = callbacks_of(progress, writes=self.folder is not None)
         self._open = ExitStack()
         self._runner: Runner | None = None
@@ -118,7 +120,7 @@ class Trainer:
             env, self._given = task_of(self._source.plan, self._source.name, self._given)
         if env is None:
             raise SpecError("no environment was given; name one, such as 'CartPole-v1' (`engram list envs` shows more)")
-        check_free(self.folder)
+        check_free(self._run_named)
         check_loggers([*self._given.run.get("log", ()), *[EVENTS] * self._given.run.get("track", False)])
         self._env = env
         self._environment = make_environment(env, self._given.run, self._given.session.worker_timeout, self._open)
@@ -223,7 +225,7 @@ class Trainer:
                 runner.ended = None
                 self._tell("on_stop", reason)
         if asked():
-            raise interrupted(self.steps, self.folder, reopening(self.plan), self.plan.env is not None)
+            raise interrupted(self.steps, self._run_named, reopening(self.plan), self.plan.env is not None)
         return self
 
     def prefill(self, episodes: Iterable[Any]) -> "Trainer":
@@ -431,7 +433,7 @@ class Trainer:
         self.close()
 
     def __repr__(self) -> str:
-        plan, where = self.plan, f", run {str(self.folder)!r}" if self.folder else ""
+        plan, where = self.plan, f", run {str(self._run_named)!r}" if self._run_named else ""
         return f"Trainer({title_of(plan)}: step {self.steps:,} of {plan.steps:,}{where})"
 
     def _tell(self, event: str, *arguments: Any) -> None:

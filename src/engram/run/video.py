@@ -40,7 +40,7 @@ class RecordVideo:
     def __init__(self, folder: Path | str | None = None, env: Any = None, every: int = 1):
         if every < 1:
             raise SpecError(f"every = {every} was given; expected at least 1")
-        self.folder, self.env, self.every = None if folder is None else Path(folder), env, every
+        self.folder, self.env, self.every = None if folder is None else Path(folder).absolute(), env, every
         self.films: list[Path] = []
         self._seen = 0
         self._camera: _Camera | None = None  # while `learn` runs
