@@ -136,9 +136,9 @@ class Trainer:
     def _resume(self, env: Environment | None) -> None:
         """The run in `folder` from its newest verified checkpoint, as it was planned."""
         chosen = self._given.run
-        if self.folder is None:
+        if self.folder is None or self._run_named is None:
             raise SpecError("resume=True needs the run to go on with; pass run=FOLDER (--run DIR)")
-        plan = RunPlan.read(self.folder)
+        plan = RunPlan.read(self._run_named)
         check_unchanged(plan, self._given, env, self.folder)
         check_trust(plan, self._given, named=env is not None)
         self._env = env if env is not None else plan.env
