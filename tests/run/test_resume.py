@@ -311,7 +311,7 @@ NEEDED = {
         {**GREEDY, **RAINBOW},
         89,
         CompiledActor,
-        ("agent.replay.drawing", "agent.learner.params.head"),
+        ("agent.replay.drawing", "agent.learner.params.head", "agent.learner.annealed", "agent.learner.statistics"),
     ),
 }
 # What makes no difference to a run: `engram info` tells the level; restoring reads that of each environment.

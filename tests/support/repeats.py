@@ -57,6 +57,58 @@ REPEATS = {
     "tests/agents/test_statistics.py::test_an_agent_that_keeps_*successors]": "[windows], and values by hand",
     "tests/agents/test_statistics.py::test_an_agent_that_keeps_*keys]": "[windows], and values by hand",
     "tests/agents/test_statistics.py::test_an_agent_that_keeps_*target]": "[windows], and values by hand",
+    # Long tests of rare faults and of whole pages. What they hold is shown in a smaller form by the tests beside them.
+    "tests/run/test_resume.py::test_a_stopped_process_goes_on_in_another*": (
+        "tests/cli/test_cli.py::test_a_terminated_run_saves_and_exits_with_75, and the runs with stops in one process"
+    ),
+    "tests/run/test_resume.py::test_a_state_without_one_of_its_fields_is_refused_*rainbow]": (
+        "[device], [compiled], [memory]; test_a_host_run_with_stops_..._[rainbow]"
+    ),
+    "tests/run/test_resume.py::test_a_device_run_with_stops_is_the_run_without[[]one]": "[two environments, ...]",
+    "tests/agents/test_matrix.py::test_it_finds_the_values_of_the_chain[[]rainbow-memory-none]": (
+        "[qr-dqn-history], [per-dqn-gru]; tests/agents/test_agent.py: each of its parts on the same probe"
+    ),
+    "tests/envs/test_host_faults.py::test_an_environment_that_hangs_in_close_is_ended_all_the_same": (
+        "test_a_worker_that_hangs_is_named_and_ended"
+    ),
+    "tests/envs/test_host_faults.py::test_sigterm_to_the_group_leaves_the_workers_*[[]envs.close()]": "[pass]",
+    "tests/envs/test_host_faults.py::test_what_hangs_or_ends_before_the_workers_start*hang-*": "[exit-*], [*-__init__]",
+    "tests/envs/test_host_masks.py::test_workers_tell_masks_of_every_convention": (
+        "test_actions_on_offer_are_one_row_each, and every convention in one process"
+    ),
+    "tests/envs/test_host_envs.py::test_what_was_seen_outside_becomes_rows[[]fresh1]": "[fresh0]",
+    "tests/envs/test_steady.py::test_sixty_four_bits_change_nothing[[]CartPole-v1-nec]": "[engram/CartPole-v1-dqn]",
+    "tests/envs/test_intersection.py::test_episodes_end_as_often_in_each_way_as_in_highway_env*": (
+        "its dynamics, against the recording"
+    ),
+    "tests/envs/test_intersection.py::test_every_corner_has_as_much_traffic_as_its_opposite": (
+        "its dynamics, against the recording"
+    ),
+    "tests/envs/test_intersection.py::test_always_slower_never_arrives_and_is_hardly_ever_hit": (
+        "its dynamics, against the recording"
+    ),
+    "tests/house/test_examples.py::test_the_python_of_a_page_runs[[]callbacks.md]": "tests/run/test_callbacks.py",
+    "tests/house/test_examples.py::test_the_python_of_a_page_runs[[]compare.md]": "tests/comparison",
+    "tests/house/test_examples.py::test_the_python_of_a_page_runs[[]loggers.md]": "tests/run/test_loggers.py",
+    "tests/house/test_examples.py::test_the_python_of_a_page_runs[[]from-stable-baselines3.md]": (
+        "[README.md], [tutorial.md]"
+    ),
+    "tests/house/test_examples.py::test_the_cells_of_a_notebook_run[[]memory.ipynb]": "[first_agent.ipynb]",
+    "tests/run/test_article.py::test_after_a_task_without_an_end_the_environment_is_free": (
+        "test_the_sketch_of_the_article_runs_and_goes_on"
+    ),
+    "tests/run/test_missing.py::test_off_a_missing_number_is_refused_from_a_worker_too": (
+        "test_workers_meet_what_one_process_meets, and the refusal in one process"
+    ),
+    "tests/run/test_missing.py::test_they_are_said_of_workers_too_and_of_no_other_environment": (
+        "test_workers_meet_what_one_process_meets"
+    ),
+    "tests/run/test_missing.py::test_a_host_run_resumes_exactly_evaluates_and_predicts[[]stacks of two]": "[one]",
+    "tests/run/test_evaluating.py::test_training_is_the_same_with_and_without_evaluation[[]numpy]": "[compiled]",
+    "tests/agents/test_statistics.py::test_an_agent_that_keeps_*plain]": "[windows], and values by hand",
+    "tests/agents/test_statistics.py::test_an_agent_that_keeps_*stacked]": "[windows], and values by hand",
+    "tests/nn/test_noisy.py::test_a_noisy_head_keeps_its_contract_and_explores[[]dueling]": "[q], [implicit]",
+    "tests/cli/test_new.py::test_what_is_written_keeps_its_contract_and_trains[[]encoder]": "[external]",
     "tests/agents/test_windows.py::test_predict_step_by_step_is_the_network_unrolled": (
         "test_acting_step_by_step_and_unrolling_see_the_same"
     ),
