@@ -541,7 +541,10 @@ ONLY_WITH = {
 }  # fmt: skip
 # Settings that are read where another one has this value.
 RESET = {"optimizer.reset_every": 10}
+KEPT = {"demos.ratio": 0.25}
 READ_WHERE = {
+    "demos.margin_weight": KEPT,
+    "demos.margin": {**KEPT, "demos.margin_weight": 1.0},
     "optimizer.reset_encoder": RESET,
     "optimizer.reset_rest": RESET,
     "recall.frozen_width": {"recall.keys": "frozen"},
@@ -567,7 +570,7 @@ def every_setting() -> Iterator[Any]:
     for path, *_ in specs.describe(BASE):
         if path not in parts:
             spec = specs.override_all(BASE, MEMORY | READ_WHERE.get(path, {})) if path in WITH_MEMORY else BASE
-            if path.startswith("optimizer."):
+            if path.startswith(("optimizer.", "demos.")):
                 spec = specs.override_all(BASE, READ_WHERE.get(path, {}))
             if path.startswith("recall."):
                 spec = sized(specs.override_all(BASE, EXTERNAL | READ_WHERE.get(path, {})))
@@ -617,7 +620,7 @@ def changed(spec: AgentSpec, path: str) -> AgentSpec:
 
 def program(spec: AgentSpec, space: spaces.Leaf) -> str:
     """What is computed at the start and in one cycle of acting and learning, and on what."""
-    agent, env = QLearner(spec, space, Noise.actions), Noise(space)
+    agent, env = QLearner(spec, space, Noise.actions, demonstrations=20), Noise(space)
     try:
         start, run = jax.make_jaxpr(partial(device.init, agent, env), return_shape=True)(jax.random.PRNGKey(0))
     except SpaceError as refusal:  # of a convolution that does not fit this image

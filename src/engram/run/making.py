@@ -11,6 +11,7 @@ from engram.envs.host.build import check_unasked
 from engram.envs.host.make import make_host
 from engram.envs.limit import limited
 from engram.errors import SpecError, Warned
+from engram.run import demonstrations
 from engram.run.machine import amount, check_fits
 from engram.run.plan import RunPlan
 from engram.run.settings import Given
@@ -40,7 +41,7 @@ def make_environment(env: Any, run: Mapping[str, Any], worker_timeout: float, op
 
 def make_agent(plan: RunPlan) -> QLearner:
     """The agent of a plan."""
-    return QLearner(plan.agent, plan.space, plan.actions, plan.envs)
+    return QLearner(plan.agent, plan.space, plan.actions, plan.envs, plan.demonstration_rows)
 
 
 def make_runner(plan: RunPlan, agent: QLearner, environment: Any, device: bool) -> Runner:
@@ -83,5 +84,6 @@ def notes_at_start(plan: RunPlan, agent: QLearner, environment: Any, on_device: 
     if not on_device:
         yield f"{environment.description}; state at a checkpoint: {environment.level}"
         yield from environment.notes
+    yield from demonstrations.notes(plan)
     if plan.start_from is not None:
         yield f"begins with the {plan.start_with} of {plan.start_from}; exploration starts anew"
