@@ -1,7 +1,10 @@
 """A run that is given demonstrations: what it takes, that it goes on exactly, and what it refuses."""
 
+import sys
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import gymnasium
@@ -131,6 +134,37 @@ def test_agents_of_every_kind_learn_from_them(file: Path, env: str, agent: dict[
     with Trainer(env, demonstrations=file, steps=72, **KEPT, **agent) as trainer:
         assert trainer.learn().steps == 72
         assert np.isfinite(float(np.asarray(trainer.runner.report()["loss"] or 0.0)))
+
+
+class Data:
+    """As much of `minari.MinariDataset` as is asked for, with the fields of its `EpisodeData`."""
+
+    def iterate_episodes(self) -> Iterator[SimpleNamespace]:
+        given, start = arrays(), 0
+        for number, steps in enumerate(LENGTHS):
+            of = slice(start, start + steps)
+            seen = np.concatenate([given["observation"][of], given["final_observation"][[number]]])
+            fields = dict(actions="action", rewards="reward", terminations="terminated", truncations="truncated")
+            yield SimpleNamespace(observations=seen, **{name: given[own][of] for name, own in fields.items()})
+            start += steps
+
+
+def test_a_data_set_of_minari_is_read(monkeypatch: pytest.MonkeyPatch):
+    def load_dataset(name: str) -> Data:
+        if name != "cartpole/rule-v0":
+            raise FileNotFoundError(f"Dataset {name} not found locally")
+        return Data()
+
+    monkeypatch.setitem(sys.modules, "minari", SimpleNamespace(load_dataset=load_dataset))  # type: ignore[arg-type]
+    with Trainer("CartPole-v1", demonstrations="minari:cartpole/rule-v0", **KEPT) as trainer:
+        for number, start in enumerate((0, 4, 105)):
+            check(rows_of(trainer).given, 0, start, number)
+        assert trainer.plan.demonstrations == "minari:cartpole/rule-v0"
+    with pytest.raises(EngramError, match=r"minari:other cannot be read .*; fetch it with: minari download other"):
+        Trainer("CartPole-v1", demonstrations="minari:other", **KEPT)
+    monkeypatch.setitem(sys.modules, "minari", None)  # type: ignore[arg-type]
+    with pytest.raises(EngramError, match="minari:other needs the library minari; in Engram's folder type: uv sync"):
+        Trainer("CartPole-v1", demonstrations="minari:other", **KEPT)
 
 
 def test_parts_of_an_observation_are_named():
@@ -300,3 +334,42 @@ def test_rows_that_hold_what_acting_knew_take_none_among_them(file: Path, agent:
 def test_a_share_needs_demonstrations():
     with pytest.raises(SpecError, match="and none were given; name them with demonstrations="):
         Trainer("CartPole-v1", **KEPT)
+
+
+# -- what it is for --------------------------------------------------------------------------------------------------
+
+
+def climbs(path: Path, episodes: int) -> Path:
+    """Episodes of a rule that climbs the hill of MountainCar: push along with the motion."""
+    env = gymnasium.make("MountainCar-v0")
+    rows: dict[str, list[Any]] = {
+        name: [] for name in ("observation", "action", "reward", "terminated", "truncated", "final_observation")
+    }
+    for seed in range(episodes):
+        seen, _ = env.reset(seed=seed)
+        over = cut = False
+        while not (over or cut):
+            action = 2 if seen[1] >= 0 else 0
+            after, reward, over, cut, _ = env.step(action)
+            step = dict(observation=seen, action=action, reward=reward, terminated=over, truncated=cut)
+            for name, value in step.items():
+                rows[name].append(value)
+            seen = after
+        rows["final_observation"].append(seen)
+    np.savez(path, **rows)  # type: ignore[arg-type]
+    return path
+
+
+@pytest.mark.slow
+def test_with_demonstrations_a_hill_is_climbed_that_is_not_found_without(tmp_path: Path):
+    """Random actions do not meet the end of MountainCar in 3,000 steps; five seeds of five learn it with ten climbs."""
+    file = climbs(tmp_path / "climbs.npz", 10)
+    agent: dict[str, Any] = dict(
+        preset="dqn", steps=3_000, evaluate_every=0, replay__start=200, learn_every=2, observation__normalize=True
+    )
+    shown = dict(demonstrations=file, demos__ratio=0.5, demos__margin_weight=1.0)
+    for seed in range(5):
+        with Trainer("MountainCar-v0", seed=seed, **agent, **shown) as trainer:
+            assert trainer.learn().evaluate(20).mean > -160
+        with Trainer("MountainCar-v0", seed=seed, **agent) as trainer:
+            assert trainer.learn().evaluate(20).mean == -200

@@ -24,7 +24,8 @@ from support.bad_envs import Walk
 import engram
 import engram.run.machine
 from engram import registry, spaces, specs
-from engram.agents import presets
+from engram.agents import demos, presets
+from engram.agents.agent import Experience
 from engram.agents.q_learning import QLearner
 from engram.agents.spec import AgentSpec
 from engram.envs.device import DeviceStep
@@ -36,6 +37,7 @@ from engram.run.trainer import Trainer, load
 from engram.runners import device
 from engram.runners.common import Tally
 from engram.runners.device import DeviceRunner
+from engram.types import TimeStep
 
 AGENT = dict(
     preset="dqn", encoder__widths=(16,), replay__capacity=300, replay__start=60, replay__batch_size=16,
@@ -660,8 +662,18 @@ def test_every_setting_changes_the_program(unchecked_types, spec: AgentSpec, spa
     assert digest_of(changed(spec, path), space) != digest_of(spec, space) == repeated(spec, space)
 
 
+def demonstration(steps: int, space: spaces.Leaf) -> Experience:
+    """One episode of noise."""
+    seen = jax.random.normal(jax.random.PRNGKey(7), (steps, 1, *space.shape))
+    number = jnp.arange(steps)[:, None]
+    row = TimeStep(seen, number == 0, number % Noise.actions, 1.0 * number, jnp.zeros_like(number, bool))
+    return Experience(row, number == steps - 1, -seen, jnp.ones_like(number, bool), None)
+
+
 def trained_digest(spec: AgentSpec, space: spaces.Leaf) -> str:
-    runner = DeviceRunner(QLearner(spec, space, Noise.actions), Noise(space), [0])
+    runner = DeviceRunner(QLearner(spec, space, Noise.actions, demonstrations=20), Noise(space), [0])
+    if spec.demos.ratio:
+        runner.observe(demonstration(19, space), demos.keep)
     runner.advance(STEPS, lambda: False)
     return keeping.digest(runner)
 

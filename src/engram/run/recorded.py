@@ -204,7 +204,7 @@ def _nested(parts: Mapping[str, Any]) -> Any:
 def _of_minari(name: str) -> Iterator[Episode]:
     """The episodes of a data set that is on this machine."""
     try:
-        import minari
+        import minari  # pyright: ignore[reportMissingImports], of the extra `minari`
     except ImportError:
         raise SpecError(f"{MINARI}{name} needs the library minari; {install('minari')}") from None
     try:
