@@ -260,6 +260,8 @@ def test_it_is_told(file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert main(["train", *words, "--run", "a", "demos.ratio=0.25"]) == 0
     assert "108 rows of demonstrations from" in (said := capsys.readouterr().out)
     assert "kept for ever; 16 of 64 examples of each batch are drawn from them" in said
+    assert main(["evaluate", "a", "--episodes", "1"]) == 0
+    capsys.readouterr()
     assert main(["info", "a"]) == 0
     assert f"demonstrations  {file}, 108 rows, kept, 0.25 of each batch" in " ".join(capsys.readouterr().out.split(" "))
     assert main(["train", *words, "--run", "b", "replay.capacity=100", "replay.start=20"]) == 0

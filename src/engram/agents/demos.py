@@ -6,7 +6,7 @@ the others (checkpoint/lanes.py). An external memory is not written from them.
 """
 
 import dataclasses
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -87,7 +87,7 @@ def _counted(
         return learner
     one = statistics.Statistics(met.scales, None if met.returns is None else met.returns[:1])
     steps = experience.row, experience.keep
-    new = statistics.updated(agent.spec, learner.params.sight, agent.space, one, (rows, written), steps)
+    new: Any = statistics.updated(agent.spec, learner.params.sight, agent.space, one, (rows, written), steps)
     returns = None if met.returns is None else met.returns.at[:1].set(new.returns)
     return dataclasses.replace(learner, statistics=statistics.Statistics(new.scales, returns))
 

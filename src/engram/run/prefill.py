@@ -32,8 +32,8 @@ class Episode(NamedTuple):
     """
 
     observations: Any
-    actions: Sequence[Any]
-    rewards: Sequence[float]
+    actions: Sequence[Any] | np.ndarray
+    rewards: Sequence[float] | np.ndarray
     terminated: bool
 
 
