@@ -16,6 +16,7 @@ from engram.agents.q_learning import QLearner
 from engram.agents.spec import AgentSpec
 from engram.bits import next_words
 from engram.errors import SpecError
+from engram.testing import check_agent
 from engram.types import TimeStep
 
 KEY = jax.random.PRNGKey(0)
@@ -83,6 +84,11 @@ def test_a_share_of_a_batch_is_drawn_from_them_every_row_of_the_last_one_too(dra
     np.testing.assert_array_equal(ahead, np.minimum(first[:100] + n_step, 100 + STEPS)[weight > 0])
     assert drawn.given is not None
     assert (drawn.importance is None) == (draw == "uniform")
+
+
+@pytest.mark.slow
+def test_an_agent_that_keeps_them_keeps_the_contract():
+    check_agent(agent(draw="prioritized"))
 
 
 def test_windows_of_them_end_with_their_episode():

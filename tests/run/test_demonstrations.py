@@ -13,12 +13,14 @@ import numpy as np
 import pytest
 from run.test_resume import played  # what a run with stops is compared by
 
+import engram.run.recorded
+from engram import spaces
 from engram.checkpoint.store import CheckpointStore
 from engram.cli.commands import main
-from engram.errors import EngramError, SpecError
+from engram.errors import CheckpointError, EngramError, SpecError
 from engram.replay.ring import Ring
 from engram.run.plan import RunPlan
-from engram.run.recorded import _nested
+from engram.run.recorded import COLUMNS, _nested, _of_lane
 from engram.run.trainer import Trainer
 
 SMALL: dict[str, Any] = dict(
@@ -322,6 +324,21 @@ def test_a_run_of_another_environment_is_refused(tmp_path: Path):
         trainer.learn()
     with pytest.raises(EngramError, match=r"old@70 learned with .* and 3 actions, but this environment has .* 2 act"):
         Trainer("CartPole-v1", demonstrations=tmp_path / "old", **KEPT)
+
+
+def test_a_strangers_replay_without_a_column_is_refused():
+    rows = {name: np.zeros(3) for name in ("is_first", "action", "reward", "observation")}
+    for given in (rows, rows | {"terminated": np.zeros((3, 2))}):
+        with pytest.raises(CheckpointError, match="of X is damaged: it has no proper column 'terminated'"):
+            list(_of_lane("X", [given], spaces.Box(())))
+    with pytest.raises(CheckpointError, match="no proper column 'observation'"):
+        list(_of_lane("X", [{name: np.zeros(3) for name in ("is_first", *COLUMNS)}], spaces.Box(())))
+
+
+def test_a_file_that_memory_cannot_hold_is_not_unpacked(file: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(engram.run.recorded, "available", lambda: 1000)
+    with pytest.raises(SpecError, match=r"shown\.npz holds .* kB, but 1\.0 kB of memory are free; take fewer episodes"):
+        Trainer("CartPole-v1", demonstrations=file, **KEPT)
 
 
 @pytest.mark.parametrize("agent", [

@@ -81,7 +81,7 @@ def _of_run(text: str, plan: RunPlan) -> Recorded:
     for lane, _, columns in loaded.replay_blocks():
         if lane < there.seeds * there.envs:  # behind them are the demonstrations that it was given itself
             lanes.setdefault(lane, []).append(columns)
-    episodes = [episode for blocks in lanes.values() for episode in _of_lane(blocks, there.space)]
+    episodes = [episode for blocks in lanes.values() for episode in _of_lane(source.name, blocks, there.space)]
     if not episodes:
         raise CheckpointError(f"the replay of {source.name} holds no episode from its beginning; train that run longer")
     return Recorded(source.name, episodes, stored=True)
@@ -92,10 +92,14 @@ def _differ(one: RunPlan, other: RunPlan) -> bool:
     return bool(one.shown and other.shown) and one.shown["actions"] != other.shown["actions"]  # type: ignore[index]
 
 
-def _of_lane(blocks: list[dict[str, np.ndarray]], space: spaces.Space) -> Iterator[Episode]:
-    columns = {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
+def _of_lane(name: str, blocks: list[dict[str, np.ndarray]], space: spaces.Space) -> Iterator[Episode]:
     like = spaces.zeros(space)
-    seen = [columns[name] for name in named(like, SEEN)]
+    columns = {column: np.concatenate([block[column] for block in blocks]) for column in blocks[0]}
+    single = ("is_first", "action", "reward", "terminated")
+    wrong = [column for column in single if column not in columns or columns[column].ndim != 1]
+    if wrong := wrong + [column for column in named(like, SEEN) if column not in columns]:
+        raise CheckpointError(f"the replay of {name} is damaged: it has no proper column {wrong[0]!r}")
+    seen = [columns[column] for column in named(like, SEEN)]
     starts = np.flatnonzero(columns["is_first"])
     for start, end in zip(starts, [*starts[1:], len(columns["action"])], strict=True):
         steps = slice(start, end - 1)  # the last row is the final observation, or where a running episode is
