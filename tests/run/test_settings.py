@@ -34,7 +34,8 @@ def test_every_setting_of_a_run_is_stored_and_none_of_a_session(tmp_path: Path):
     with Trainer("engram/CartPole-v1", "dqn", run=tmp_path, steps=9, track=False, save_every=7) as trainer:
         assert trainer.runner.steps == 0
         stored = json.loads((tmp_path / "run.json").read_text())
-    assert set(stored) == {"format", "env", "agent", "space", "actions", "shown", "horizon", "follows", *RUN}
+    assert set(stored) == {"format", "env", "agent", "space", "actions", "shown", "horizon", "follows",
+                           "demonstration_rows", *RUN}  # fmt: skip
     assert (stored["format"], stored["steps"], stored["save_every"]) == ("engram-run/5", 9, 7)
     assert RunPlan.read(tmp_path) == trainer.plan
 

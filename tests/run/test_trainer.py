@@ -24,7 +24,8 @@ from support.bad_envs import Walk
 import engram
 import engram.run.machine
 from engram import registry, spaces, specs
-from engram.agents import presets
+from engram.agents import demos, presets
+from engram.agents.agent import Experience
 from engram.agents.q_learning import QLearner
 from engram.agents.spec import AgentSpec
 from engram.envs.device import DeviceStep
@@ -36,6 +37,7 @@ from engram.run.trainer import Trainer, load
 from engram.runners import device
 from engram.runners.common import Tally
 from engram.runners.device import DeviceRunner
+from engram.types import TimeStep
 
 AGENT = dict(
     preset="dqn", encoder__widths=(16,), replay__capacity=300, replay__start=60, replay__batch_size=16,
@@ -541,7 +543,10 @@ ONLY_WITH = {
 }  # fmt: skip
 # Settings that are read where another one has this value.
 RESET = {"optimizer.reset_every": 10}
+KEPT = {"demos.ratio": 0.25}
 READ_WHERE = {
+    "demos.margin_weight": KEPT,
+    "demos.margin": {**KEPT, "demos.margin_weight": 1.0},
     "optimizer.reset_encoder": RESET,
     "optimizer.reset_rest": RESET,
     "anneal.n_step": {"anneal.updates": 50},
@@ -569,7 +574,7 @@ def every_setting() -> Iterator[Any]:
     for path, *_ in specs.describe(BASE):
         if path not in parts:
             spec = specs.override_all(BASE, MEMORY | READ_WHERE.get(path, {})) if path in WITH_MEMORY else BASE
-            if path.startswith(("optimizer.", "anneal.")):
+            if path.startswith(("optimizer.", "anneal.", "demos.")):
                 spec = specs.override_all(BASE, READ_WHERE.get(path, {}))
             if path.startswith("recall."):
                 spec = sized(specs.override_all(BASE, EXTERNAL | READ_WHERE.get(path, {})))
@@ -619,7 +624,7 @@ def changed(spec: AgentSpec, path: str) -> AgentSpec:
 
 def program(spec: AgentSpec, space: spaces.Leaf) -> str:
     """What is computed at the start and in one cycle of acting and learning, and on what."""
-    agent, env = QLearner(spec, space, Noise.actions), Noise(space)
+    agent, env = QLearner(spec, space, Noise.actions, demonstrations=20), Noise(space)
     try:
         start, run = jax.make_jaxpr(partial(device.init, agent, env), return_shape=True)(jax.random.PRNGKey(0))
     except SpaceError as refusal:  # of a convolution that does not fit this image
@@ -659,8 +664,18 @@ def test_every_setting_changes_the_program(unchecked_types, spec: AgentSpec, spa
     assert digest_of(changed(spec, path), space) != digest_of(spec, space) == repeated(spec, space)
 
 
+def demonstration(steps: int, space: spaces.Leaf) -> Experience:
+    """One episode of noise."""
+    seen = jax.random.normal(jax.random.PRNGKey(7), (steps, 1, *space.shape))
+    number = jnp.arange(steps)[:, None]
+    row = TimeStep(seen, number == 0, number % Noise.actions, 1.0 * number, jnp.zeros_like(number, bool))
+    return Experience(row, number == steps - 1, -seen, jnp.ones_like(number, bool), None)
+
+
 def trained_digest(spec: AgentSpec, space: spaces.Leaf) -> str:
-    runner = DeviceRunner(QLearner(spec, space, Noise.actions), Noise(space), [0])
+    runner = DeviceRunner(QLearner(spec, space, Noise.actions, demonstrations=20), Noise(space), [0])
+    if spec.demos.ratio:
+        runner.observe(demonstration(19, space), demos.keep)
     runner.advance(STEPS, lambda: False)
     return keeping.digest(runner)
 

@@ -19,6 +19,7 @@ from engram.agents.recall.state import RecallState
 from engram.agents.spec import AgentSpec
 from engram.agents.statistics import Scales, as_learned
 from engram.losses.bootstrap import Following, Here, Similar
+from engram.losses.margin import large_margin
 from engram.losses.returns import NStep, annealed, discounts, n_step, squashed, stretched
 from engram.replay import sampling
 from engram.replay.draw import Drawn, Replay, Surprise
@@ -34,6 +35,7 @@ class Start(NamedTuple):
     action: Int[Array, "*batch"]
     step: NStep
     weight: Float[Array, "*batch"]  # 0 for a final row, which teaches nothing; else 1
+    shown: Float[Array, "*batch"] | None = None  # 1 for a demonstration, else 0; None where that makes no difference
 
 
 class Transition(NamedTuple):
@@ -295,7 +297,7 @@ def score(
     predicted = decision.returned(start.action) if spec.recall.train_through_memory else own
     loss = spec.loss(predicted, target)
     error = jnp.abs(target.mean - predicted.mean)
-    every = loss + _imitation(spec, decision, own, start.action)
+    every = loss + (_imitation(spec, decision, own, start.action) + _margin(spec, decision, start))
     q = stretched(predicted.mean) if spec.reward.rescale else predicted.mean
     return Scored(every, loss, q, jax.lax.stop_gradient(error), start.weight)
 
@@ -341,3 +343,11 @@ def _imitation(spec: AgentSpec, told: Decision, own: Distribution, action: Int[A
     read: Any = jax.lax.stop_gradient((told.external.q, told.external.confidence))
     held, certain = (part[action] for part in read)
     return spec.recall.imitation_weight * certain * spec.loss(own, Distribution(held[None], jnp.ones(1)))
+
+
+def _margin(spec: AgentSpec, told: Decision, start: Start) -> Float[Array, ""] | float:
+    """The weighted large-margin loss of a demonstration, of the network's own Q."""
+    if start.shown is None:
+        return 0.0
+    lacks = large_margin(told.returns.q, told.allowed, start.action, spec.demos.margin)
+    return spec.demos.margin_weight * start.shown * lacks

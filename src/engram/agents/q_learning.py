@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from engram import spaces
-from engram.agents import examples, statistics
+from engram.agents import demos, examples, statistics
 from engram.agents.agent import Acted, AgentState, Experience, PlainPolicy, Rhythm, shape_of
 from engram.agents.network import Network, Previous, build
 from engram.agents.optimizing import accepted, begun_anew, follow, mixed, optimizer_of
@@ -29,12 +29,13 @@ from engram.agents.recall.drift import refresh
 from engram.agents.recall.state import Record
 from engram.agents.spec import AgentSpec
 from engram.agents.statistics import Scales, Statistics
+from engram.agents.timeline import timeline
 from engram.bits import TURN, counted, held_back, next_words, whole
 from engram.errors import SpecError
 from engram.precision import all_in_32_bits
 from engram.replay import ring
 from engram.replay.draw import Growth, Replay
-from engram.replay.ring import Ring
+from engram.replay.ring import Beside, Ring
 from engram.types import Key, Metrics, TimeStep
 
 if TYPE_CHECKING:
@@ -77,12 +78,16 @@ class Noted(NamedTuple):
 @all_in_32_bits
 @dataclass(frozen=True)
 class QLearner:
-    """A Q-learner for `envs` environments with one observation space and `actions` discrete actions."""
+    """A Q-learner for `envs` environments with one observation space and `actions` discrete actions.
+
+    `demonstrations`: rows of them that it is given, which it keeps where `demos.ratio` is above 0.
+    """
 
     spec: AgentSpec
     space: spaces.Space
     actions: int
     envs: int = 1
+    demonstrations: int = 0
 
     metrics = ("loss", "q_mean")  # q_mean: Q of the actions taken, in units of return
 
@@ -159,7 +164,8 @@ class QLearner:
     def _empty(self, carry: PyTree) -> Replay:
         """A replay without rows, each of which will keep a carry like this one."""
         rows = ring.empty(self.space, self.rows_per_lane, self.envs, carry)
-        return Replay(rows, self.spec.draw.init(self.rows_per_lane, self.envs))
+        given = demos.empty(self.spec, self.space, self.demonstrations, carry)
+        return Replay(rows, self.spec.draw.init(self.rows_per_lane, self.envs), given)
 
     def _stored(self, carry: PyTree) -> PyTree:
         """What a row keeps of a carry: all of it, or None."""
@@ -212,11 +218,11 @@ class QLearner:
         of actions whose return is known now; counts what was met.
         """
         old: Replay = state.replay
-        rows, keep = self._rows(experience)
+        rows, keep = timeline(experience, None if experience.noted is None else experience.noted.carry)
         before = ring.renumbered(old.ring)
         grown = ring.write(before, rows, keep)
         growth = Growth(before, grown, self.spec.reach, len(keep))
-        replay = Replay(grown, self.spec.draw.grown(old.drawing, growth))
+        replay = Replay(grown, self.spec.draw.grown(old.drawing, growth), old.given)
         learner = self._counted(state.learner, rows, keep, experience)
         return dataclasses.replace(state, learner=learner, replay=replay, recall=self._remembered(state, experience))
 
@@ -229,21 +235,6 @@ class QLearner:
         steps = experience.row, experience.keep
         met = statistics.updated(self.spec, learner.params.sight, self.space, learner.statistics, (rows, keep), steps)
         return dataclasses.replace(learner, statistics=met)
-
-    def _rows(self, experience: Experience) -> tuple[TimeStep, Bool[Array, "rows envs"]]:
-        """The steps, each followed by a final row, and which of these are to be written."""
-        carry = None if experience.noted is None else experience.noted.carry
-        row = dataclasses.replace(experience.row, carry=carry)
-        done = experience.done
-        final = TimeStep(
-            observation=experience.final_observation,
-            is_first=jnp.zeros_like(done),
-            action=jnp.zeros_like(row.action),
-            reward=jnp.zeros_like(row.reward),
-            terminated=jnp.zeros_like(done),
-            carry=jax.tree.map(jnp.zeros_like, row.carry),
-        )
-        return interleave(row, final), interleave(experience.keep, experience.keep & done)
 
     def _remembered(self, state: AgentState, experience: Experience) -> PyTree:
         """The external memory after these steps: what they read, and what came of earlier actions."""
@@ -263,26 +254,24 @@ class QLearner:
 
     def learn(self, state: AgentState) -> tuple[AgentState, Metrics]:
         """The updates of one moment of learning, and then the keys of a few entries computed anew."""
-        rows, recall = state.replay.ring, state.recall
+        replay, recall = state.replay, state.recall
 
         def one(_: Any, carry: tuple[LearnerState, PyTree, Metrics]) -> tuple[LearnerState, PyTree, Metrics]:
-            learner, drawing, metrics = self._update(*carry[:2], rows, recall)
-            return learner, drawing, jax.tree.map(jnp.add, carry[2], metrics)
+            learner, drawings, metrics = self._update(carry[0], replay.with_drawings(carry[1]), recall)
+            return learner, drawings, jax.tree.map(jnp.add, carry[2], metrics)
 
         if self.updates == 1:  # without a loop around it, which would keep convolutions from using both cores
-            learner, drawing, metrics = self._update(state.learner, state.replay.drawing, rows, recall)
+            learner, drawings, metrics = self._update(state.learner, replay, recall)
         else:
-            carry = state.learner, state.replay.drawing, {name: jnp.zeros(()) for name in self.metrics}
-            learner, drawing, sums = jax.lax.fori_loop(0, self.updates, one, carry)
+            carry = state.learner, replay.drawings, {name: jnp.zeros(()) for name in self.metrics}
+            learner, drawings, sums = jax.lax.fori_loop(0, self.updates, one, carry)
             metrics = jax.tree.map(lambda leaf: leaf / self.updates, sums)
         if recall is not None and self.spec.recall.refresh:
             network = learner.target if self.spec.keys_of_target else learner.params
             recall = refresh(self.spec, network.seeing(learner.scales), recall)
-        return AgentState(state.actor, learner, Replay(rows, drawing), recall), metrics
+        return AgentState(state.actor, learner, replay.with_drawings(drawings), recall), metrics
 
-    def _update(
-        self, learner: LearnerState, drawing: PyTree, rows: Ring, recall: PyTree
-    ) -> tuple[LearnerState, PyTree, Metrics]:
+    def _update(self, learner: LearnerState, replay: Replay, recall: PyTree) -> tuple[LearnerState, PyTree, Metrics]:
         """One update of the parameters from a batch of replay, of the target when it is due, and of the drawing."""
         import optax
 
@@ -290,8 +279,8 @@ class QLearner:
         words = examples.words(chosen, learner.params)
         key, bits = next_words(learner.key, words * chosen.replay.batch_size)
         network, lagging = (each.seeing(learner.scales) for each in (learner.params, learner.target))
-        drawn, batch = examples.draw(
-            chosen, network, Replay(rows, drawing), bits.reshape(words, chosen.replay.batch_size).T, learner.annealed
+        drawn, batch = demos.draw(
+            chosen, network, replay, bits.reshape(words, chosen.replay.batch_size).T, learner.annealed
         )
 
         def loss_of(params: Network) -> tuple[Array, examples.Scored]:
@@ -310,7 +299,7 @@ class QLearner:
         new = LearnerState(params, target, optimizer, key, updates, fault, learner.statistics, annealed)
         if chosen.optimizer.reset_every:
             new = jax.lax.cond(updates % chosen.optimizer.reset_every == 0, self._reset, lambda same: same, new)
-        learned = chosen.draw.learned(drawing, drawn, examples.surprise(scored), finite)
+        learned = demos.learned(chosen, replay, drawn, examples.surprise(scored), finite)
         return new, learned, {"loss": loss, "q_mean": examples.mean_q(scored)}
 
     def _reset(self, learner: LearnerState) -> LearnerState:
@@ -342,13 +331,13 @@ class QLearner:
 
     # -- what a runner asks ------------------------------------------------------------------------------------------
 
-    def rows(self, state: AgentState) -> Ring | None:
+    def rows(self, state: AgentState) -> Ring | Beside | None:
         """The rows of the replay."""
-        return state.replay.ring
+        return state.replay.rows
 
-    def with_rows(self, state: AgentState, rows: Ring | None) -> AgentState:
+    def with_rows(self, state: AgentState, rows: Ring | Beside | None) -> AgentState:
         """The state with other rows in the replay."""
-        return dataclasses.replace(state, replay=Replay(rows, state.replay.drawing))
+        return dataclasses.replace(state, replay=state.replay.with_rows(rows))
 
     def shared(self, state: AgentState) -> Sequence[Any]:
         """The global step and the number of updates."""
@@ -385,11 +374,6 @@ class QLearner:
 
 def _nbytes(leaf: jax.ShapeDtypeStruct) -> int:
     return math.prod(leaf.shape) * leaf.dtype.itemsize
-
-
-def interleave(first: PyTree, second: PyTree) -> PyTree:
-    """Two trees of [time, ...] as one of [2 * time, ...]: first 0, second 0, first 1, ..."""
-    return jax.tree.map(lambda a, b: jnp.stack([a, b], axis=1).reshape(-1, *a.shape[1:]), first, second)
 
 
 def not_finite(update: int, step: int) -> str:

@@ -146,6 +146,24 @@ class RecallSpec:
 
 
 @spec
+class DemosSpec:
+    """How demonstrations are learned from. Sources: Hester et al. 2018 (DQfD), Paine et al. 2020 (R2D3)."""
+
+    ratio: float = setting(
+        0.0, "share of each batch that is drawn from demonstrations, which are then kept for ever; 0: they lie in the "
+        "replay until it is full", low=0, high=1,
+    )  # fmt: skip
+    margin_weight: float = setting(
+        0.0, "weight of a loss on demonstrations that holds each other action below theirs by the margin", low=0
+    )
+    margin: float = setting(0.8, "by how much, in units of return as it is learned", low=0)
+
+    def of(self, batch: int) -> int:
+        """Examples of a batch that are drawn from demonstrations."""
+        return round(self.ratio * batch)
+
+
+@spec
 class AgentSpec:
     """Everything that was chosen about an agent."""
 
@@ -155,6 +173,7 @@ class AgentSpec:
     head: Any = part("head", QSpec(), "what gives the return of each action")
     replay: ReplaySpec = setting(ReplaySpec(), "the replay")
     draw: Any = part("draw", UniformSpec(), "which rows of the replay are learned from")
+    demos: DemosSpec = setting(DemosSpec(), "how demonstrations are learned from")
     optimizer: OptimizerSpec = setting(OptimizerSpec(), "the optimizer")
     target: TargetSpec = setting(TargetSpec(), "the target network")
     exploration: Any = part("exploration", EpsilonGreedySpec(), "exploration while training")
@@ -268,10 +287,30 @@ class AgentSpec:
                 f"draw={name_of('draw', type(self.draw))} compares single observations, but a working memory learns "
                 f"from windows; set draw=uniform, or working=none"
             )
+        self._check_demos()
         if replay.capacity <= self.rows + self.rows_before:
             raise SpecError(
                 f"replay.capacity = {replay.capacity} cannot hold one window of {replay.window} rows with n_step = "
                 f"{self.most_steps} and observation.stack = {observation.stack}; raise the capacity"
+            )
+
+    def _check_demos(self) -> None:
+        """A batch has examples of both kinds, where demonstrations are kept."""
+        demos, batch = self.demos, self.replay.batch_size
+        if demos.margin_weight and not demos.ratio:
+            raise SpecError(
+                f"demos.margin_weight = {demos.margin_weight} is for demonstrations that are kept beside the replay; "
+                f"set demos.ratio=0.25, or leave it out"
+            )
+        if demos.ratio and not 0 < demos.of(batch) < batch:
+            raise SpecError(
+                f"demos.ratio = {demos.ratio} of replay.batch_size = {batch} is {demos.of(batch)} examples; a batch "
+                f"needs at least one of each kind: set a ratio from {1 / batch:.2g} to {1 - 1 / batch:.2g}"
+            )
+        if demos.ratio and self.draw.compares:
+            raise SpecError(
+                f"draw={name_of('draw', type(self.draw))} compares rows with the newest, which demonstrations do not "
+                f"have; set draw=uniform or draw=prioritized, or demos.ratio=0"
             )
 
     def _check_memory(self) -> None:

@@ -2,6 +2,9 @@
 
 A live zero-copy view of a donated buffer would make the next write copy the whole ring (seconds for gigabytes).
 A ring may have a leading axis of seeds; lanes then count through seeds first: lane = seed * envs + env.
+
+Rows of demonstrations (`Beside`) are further lanes behind all these, each cut into pieces of at most the capacity of an
+own lane: a saver knows one capacity. They are written once, as every row is.
 """
 
 from collections.abc import Iterable
@@ -12,26 +15,50 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from engram.replay.ring import Ring, turn_of
+from engram.replay.ring import Beside, Ring, turn_of
 from engram.trees import named
 from engram.types import TimeStep
 
 CHUNK = 1024  # rows written back at a time; one size, so that one program serves every block
 
 
-def capacity(ring: Ring) -> int:
+def capacity(ring: Ring | Beside) -> int:
     """Rows kept per lane."""
+    ring = ring.own if isinstance(ring, Beside) else ring
     return ring.rows.action.shape[-2]
 
 
-def cursors(ring: Ring) -> np.ndarray:
+def _pieces(rows: Beside) -> int:
+    """Lanes that the demonstrations of one seed take."""
+    return -(-capacity(rows.given) // capacity(rows))
+
+
+def cursors(ring: Ring | Beside) -> np.ndarray:
     """Rows ever written, over all turns, int64 [lanes]."""
+    if isinstance(ring, Beside):
+        size, starts = capacity(ring), np.arange(_pieces(ring)) * capacity(ring)
+        given = np.clip(cursors(ring.given)[:, None] - starts, 0, size)
+        return np.concatenate([cursors(ring.own), given.reshape(-1)])
     turns = np.array(ring.turns, np.int64) * turn_of(capacity(ring))
     return (np.array(ring.cursor, np.int64) + turns).reshape(-1)
 
 
-def read_rows(ring: Ring, lane: int, start: int, stop: int) -> dict[str, np.ndarray]:
+def _behind(rows: Beside, lane: int) -> tuple[int, int] | None:
+    """Of a lane that is a piece of demonstrations: their lane, and the number of its first row there."""
+    number = lane - rows.own.cursor.size
+    if number < 0:
+        return None
+    seed, piece = divmod(number, _pieces(rows))
+    return seed, piece * capacity(rows)
+
+
+def read_rows(ring: Ring | Beside, lane: int, start: int, stop: int) -> dict[str, np.ndarray]:
     """Rows start..stop-1 of one lane as named columns [stop - start, ...], copied."""
+    if isinstance(ring, Beside):
+        if (found := _behind(ring, lane)) is not None:
+            lane, first = found
+            return read_rows(ring.given, lane, first + start, first + stop)
+        ring = ring.own
     place = np.arange(start, stop) % capacity(ring)
     seed, env = divmod(lane, ring.rows.action.shape[-1])
     seeds = ring.cursor.ndim == 2
@@ -68,10 +95,32 @@ def _pad(column: np.ndarray) -> np.ndarray:
     return out
 
 
-def fill(ring: Ring, cursors: np.ndarray, blocks: Iterable[tuple[int, int, dict[str, np.ndarray]]]) -> Ring:
-    """An empty ring with the rows of a saved one put back: (lane, first row, columns) and the cursors of its lanes."""
+Blocks = Iterable[tuple[int, int, dict[str, np.ndarray]]]  # lane, number of the first row, columns
+
+
+def fill(ring: Ring | Beside, cursors: np.ndarray, blocks: Blocks) -> Ring | Beside:
+    """An empty ring with the rows of a saved one put back, and the cursors of its lanes."""
+    if isinstance(ring, Beside):
+        return _filled(ring, cursors, blocks)
     for lane, start, columns in blocks:
         ring = write_rows(ring, lane, start, columns)
+    return _with_cursors(ring, cursors)
+
+
+def _filled(rows: Beside, cursors: np.ndarray, blocks: Blocks) -> Beside:
+    own, given = rows
+    for lane, start, columns in blocks:
+        if (found := _behind(rows, lane)) is None:
+            own = write_rows(own, lane, start, columns)
+        else:
+            lane, first = found
+            given = write_rows(given, lane, first + start, columns)
+    lanes = own.cursor.size
+    known = cursors[lanes:].reshape(-1, _pieces(rows)).sum(1)
+    return Beside(_with_cursors(own, cursors[:lanes]), _with_cursors(given, known))
+
+
+def _with_cursors(ring: Ring, cursors: np.ndarray) -> Ring:
     turn = turn_of(capacity(ring))
     turns = np.maximum(cursors // turn - 1, 0).reshape(ring.cursor.shape)  # as `renumbered` leaves them
     cursor = cursors.reshape(ring.cursor.shape) - turns * turn

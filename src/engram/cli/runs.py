@@ -64,9 +64,21 @@ def facts(folder: Path) -> list[tuple[str, str]]:
         ("step", f"{found.step:,} of {found.steps:,}, in {duration(found.seconds)}{speed}"),
         ("environment", f"{found.env}, {plan['envs']} at a time, {seeds}"),
         ("agent", f"{found.preset}: {', '.join(parts)}"),
+        *_shown(plan),
         ("checkpoints", f"{saved}; {amount(bytes_in(folder))} on disk"),
         ("more", f"engram info {folder} --all tells every setting and the digest of the state"),
     ]
+
+
+def _shown(plan: dict[str, Any]) -> list[tuple[str, str]]:
+    """What a run was shown before it began."""
+    if plan.get("demonstrations") is None:
+        return []
+    demos = plan["agent"].get("demos")
+    ratio = number(demos.get("ratio")) if isinstance(demos, dict) else None
+    rows = number(plan.get("demonstration_rows")) or 0
+    how = f"kept, {ratio:.3g} of each batch" if ratio else "in the replay until they are overwritten"
+    return [("demonstrations", f"{plan['demonstrations']}, {rows:,.0f} rows, {how}")]
 
 
 def _saved(folder: Path) -> list[int]:

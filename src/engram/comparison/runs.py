@@ -18,7 +18,7 @@ FEWEST = 2  # seeds of a group: fewer have no interval
 LAST, LARGEST = 1 << 53, 1e100  # a step and a return beyond them are nobody's: squares and sums are floats still
 NOTHING_YET = "has logged no return yet; train it on with --resume and more --steps"
 # Beside the agent's own settings, what a run's course depends on. They are in a group's digest.
-COURSE = ("envs", "action_bins", "start_from", "start_with")
+COURSE = ("envs", "action_bins", "start_from", "start_with", "demonstrations")
 
 
 class Logged(NamedTuple):

@@ -7,6 +7,8 @@ observation is stored twice, and a stack of frames is a view (sampling.py). A st
 the step and the final observation: lanes then hold different numbers of rows, which is why each has its own cursor.
 """
 
+from typing import NamedTuple
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -38,6 +40,13 @@ class Ring(eqx.Module):
     def envs(self) -> int:
         """Lanes."""
         return self.rows.action.shape[1]
+
+
+class Beside(NamedTuple):
+    """Rows of two kinds that a checkpoint shares: an agent's own, and those of demonstrations, in one lane."""
+
+    own: Ring
+    given: Ring
 
 
 ROW_BYTES = 1 + 4 + 4 + 1  # is_first, action, reward, terminated

@@ -14,7 +14,7 @@ from engram.agents.policy import Mind
 from engram.checkpoint import lanes
 from engram.checkpoint.store import CheckpointStore, Loaded, ReplayLog, Saved, state_digest
 from engram.errors import CheckpointError, EngramError
-from engram.replay.ring import Ring
+from engram.replay.ring import Beside, Ring
 from engram.runners.common import Captured, Runner
 from engram.trees import named, restored
 
@@ -143,11 +143,12 @@ def _log(captured: Captured) -> ReplayLog | None:
     return ReplayLog(lanes.capacity(rows), lanes.cursors(rows), partial(lanes.read_rows, rows))
 
 
-def fill(loaded: Loaded, rows: Ring) -> Ring:
+def fill(loaded: Loaded, rows: Ring | Beside) -> Ring | Beside:
     """An empty ring with the rows of a checkpoint put back."""
-    if loaded.cursors is None or loaded.capacity != lanes.capacity(rows) or len(loaded.cursors) != rows.cursor.size:
+    size, needed = lanes.capacity(rows), len(lanes.cursors(rows))
+    if loaded.cursors is None or loaded.capacity != size or len(loaded.cursors) != needed:
         raise CheckpointError(
             f"the checkpoint's replay has {loaded.capacity} rows in each of its lanes, but this run needs "
-            f"{lanes.capacity(rows)} in each of {rows.cursor.size}; resume with the settings it was started with"
+            f"{size} in each of {needed}; resume with the settings it was started with"
         )
     return lanes.fill(rows, loaded.cursors, loaded.replay_blocks())

@@ -13,6 +13,7 @@ from engram.envs.host.build import check_unasked
 from engram.envs.host.make import make_host
 from engram.envs.limit import limited
 from engram.errors import SpecError, Warned
+from engram.run import demonstrations
 from engram.run.machine import amount, check_fits
 from engram.run.plan import RunPlan
 from engram.run.settings import Given
@@ -43,12 +44,12 @@ def make_environment(env: Any, run: Mapping[str, Any], worker_timeout: float, op
 
 def make_agent(plan: RunPlan) -> Agent:
     """The agent of a plan."""
-    return agent_of(plan.agent, plan.space, plan.actions, plan.envs)
+    return agent_of(plan.agent, plan.space, plan.actions, plan.envs, plan.demonstration_rows)
 
 
-def agent_of(spec: AgentSpec, space: Space, actions: int, envs: int) -> Agent:
+def agent_of(spec: AgentSpec, space: Space, actions: int, envs: int, demonstration_rows: int = 0) -> Agent:
     """The agent that a spec describes: the one place that knows which kind of agent a run has."""
-    return QLearner(spec, space, actions, envs)
+    return QLearner(spec, space, actions, envs, demonstration_rows)
 
 
 def make_runner(plan: RunPlan, agent: Agent, environment: Any, device: bool) -> Runner:
@@ -92,5 +93,6 @@ def notes_at_start(plan: RunPlan, agent: Agent, environment: Any, on_device: boo
     if not on_device:
         yield f"{environment.description}; state at a checkpoint: {environment.level}"
         yield from environment.notes
+    yield from demonstrations.notes(plan)
     if plan.start_from is not None:
         yield f"begins with the {plan.start_with} of {plan.start_from}; exploration starts anew"

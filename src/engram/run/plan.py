@@ -38,6 +38,7 @@ class RunPlan(RunSettings):
         NEEDED, "environment steps that schedules follow: `steps`, or more for a run in pieces", low=1
     )
     follows: tuple[str, ...] = setting((), "settings that were not given and follow the horizon, so grow with it")
+    demonstration_rows: int = setting(0, "rows of the demonstrations that it was given", low=0)
 
     def check(self) -> None:
         """The seeds, and the length of a run with an external memory."""
@@ -162,6 +163,8 @@ def info(run: str | Path, verify: bool = False) -> dict[str, Any]:
         "seed": plan.seed,
         "seeds": plan.seeds,
         "envs": plan.envs,
+        "demonstrations": plan.demonstrations,
+        "demonstration_rows": plan.demonstration_rows,
         "environment_state": level,
         "checkpoints": store.steps(),
         "checkpoint_id": loaded.id,

@@ -32,8 +32,8 @@ class Episode(NamedTuple):
     """
 
     observations: Any
-    actions: Sequence[Any]
-    rewards: Sequence[float]
+    actions: Sequence[Any] | np.ndarray
+    rewards: Sequence[float] | np.ndarray
     terminated: bool
 
 
@@ -53,20 +53,28 @@ def fill_replay(runner: Runner, plan: RunPlan, environment: Any, device: bool, e
     """
     _check_takes(plan.agent)
     translator = Stored(plan.space, plan.agent.takes_missing) if device else environment.translator
-    checked = [converted(episode, translator, plan.actions) for episode in episodes]
+    store(runner, plan, [converted(episode, translator, plan.actions) for episode in episodes])
+
+
+def store(runner: Runner, plan: RunPlan, episodes: Iterable["Converted"]) -> None:
+    """Puts episodes into the replay as if they had been played."""
     size = max(1, min(CHUNK, plan.agent.replay.capacity // plan.envs // 2))
-    for experience in chunks(checked, size, plan.envs):
+    for experience in chunks(episodes, size, plan.envs):
         runner.observe(experience)
 
 
 def _check_takes(spec: AgentSpec) -> None:
     """Raises SpecError for an agent whose rows need what only its own acting knows."""
-    if spec.has_external or spec.replay.stored_carry:
-        what = "an external memory" if spec.has_external else "replay.stored_carry"
+    if what := own_rows(spec):
         raise SpecError(
             f"prefill is for agents whose rows hold nothing but experience, and this one has {what}, which is written "
             f"while it acts; leave that out, or begin from a run of such an agent (start_from, start_with='all')"
         )
+
+
+def own_rows(spec: AgentSpec) -> str | None:
+    """What of an agent only its own acting can store; None where its rows hold nothing but experience."""
+    return "an external memory" if spec.has_external else "replay.stored_carry" if spec.replay.stored_carry else None
 
 
 def converted(episode: Any, translator: Any, actions: int) -> Converted:

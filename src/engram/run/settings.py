@@ -98,6 +98,10 @@ class RunSettings:
     start_with: Literal["weights", "replay", "memory", "all"] = setting(
         "weights", "what else to take from that run: its replay, its external memory, or both (all)", about=Flag()
     )
+    demonstrations: str | None = setting(
+        None, "learn also from recorded episodes: a file of arrays, the replay of a run, or a data set of Minari; "
+        "demos.ratio says how", about=Flag("FILE|RUN|minari:ID"),
+    )  # fmt: skip
 
     def check(self) -> None:
         """Every seed makes a key of its own."""
@@ -187,7 +191,13 @@ class Given(NamedTuple):
         UnknownName for a recipe that `env` does not have.
         """
         known = {name: value for name, value in keywords.items() if name in RUN | SESSION and not _is_nothing(value)}
-        shapes = ("env_args", dict, Mapping), ("run", Path, str | os.PathLike), ("log", named, str | list | tuple)
+        path, words = str | os.PathLike, str | list | tuple
+        shapes = (
+            ("env_args", dict, Mapping),
+            ("run", Path, path),
+            ("demonstrations", str, path),
+            ("log", named, words),
+        )
         for name, make, given in shapes:
             if isinstance(known.get(name), given):
                 known[name] = make(known[name])

@@ -27,6 +27,7 @@ from engram.run import keeper as keeping
 from engram.run.callbacks import hears
 from engram.run.claim import check_free, claim, withdraw
 from engram.run.course import Course
+from engram.run.demonstrations import Lesson, planned, teach
 from engram.run.divergence import DivergenceWatch
 from engram.run.evaluating import Evaluating
 from engram.run.keeper import Keeper, Milestones
@@ -90,14 +91,14 @@ class Trainer:
         self._shown = callbacks_of(progress, writes=self.folder is not None)
         self._open = ExitStack()
         self._runner: Runner | None = None
-        self._progress = Milestones()
+        self._progress, self._divergence = Milestones(), DivergenceWatch()
         self._source: Source | None = None
+        self._lesson: Lesson | None = None
         self._stopping = self._callback_failed = False
         self._asked: Stop = never  # by a signal
         self._failed_saves = 0
         self._saved_step: int | None = None
         self._lock: RunLock | None = None
-        self._divergence = DivergenceWatch()
         self._predictor: tuple[int, TrainedAgent] | None = None
         begin = self._resume if self._given.session.resume else self._begin
         with self._open as opened:  # what was opened is let go of if the rest fails
@@ -131,7 +132,9 @@ class Trainer:
         """The plan for a run of this length; presets scale their schedules to it."""
         env, like = self._env if isinstance(self._env, str) else None, self._source and self._source.plan
         plan = new_plan(env, self._given, self._environment, self.on_device, steps, like)
-        return plan if self._source is None else replace(plan, start_from=self._source.name)
+        plan = plan if self._source is None else replace(plan, start_from=self._source.name)
+        plan, self._lesson = planned(plan, self._environment, self.on_device, self._source, self._lesson)
+        return plan
 
     def _resume(self, env: Environment | None) -> None:
         """The run in `folder` from its newest verified checkpoint, as it was planned."""
@@ -163,8 +166,8 @@ class Trainer:
     def _make_runner(self) -> Runner:
         self.agent = make_agent(self.plan)
         runner = make_runner(self.plan, self.agent, self._environment, self.on_device)
-        if self._source is not None:
-            begin_from(self._source, runner, self.plan.start_with, self.plan.seeds)
+        begin_from(self._source, runner, self.plan.start_with, self.plan.seeds)
+        teach(runner, self.plan, self._lesson)
         return runner
 
     @property
@@ -287,10 +290,9 @@ class Trainer:
         saves = (None, None) if self.folder is None else (self._try_to_save, self._save_best)
         self._asked, stop = asked, self.asked_to_stop
         self._tell("on_start")  # first: who refuses the run finds nothing of it with loggers
-        self._source = None  # its arrays have been taken
-        log = self._open_log(files)
-        look = self._divergence.look
-        course = Course(self.plan, runner, self._progress, self._evaluating, log, self._tell, stop, *saves, look)
+        self._source = self._lesson = None  # their arrays have been taken
+        told = self._open_log(files), self._tell, stop
+        course = Course(self.plan, runner, self._progress, self._evaluating, *told, *saves, self._divergence.look)
         course.run(goal)
         if self.folder is not None:
             if note := runner.finish(stop()):
@@ -422,9 +424,8 @@ class Trainer:
         self._open.close()
 
     def __getstate__(self) -> Any:
-        raise SpecError(
-            "a trainer holds environments and cannot be copied or pickled; copy what it has learned: trainer.trained()"
-        )
+        told = "a trainer holds environments and cannot be copied or pickled; copy what it has learned"
+        raise SpecError(f"{told}: trainer.trained()")
 
     def __enter__(self) -> "Trainer":
         return self

@@ -109,7 +109,7 @@ def source_given(given: Given) -> Source | None:
     return None
 
 
-def begin_from(source: Source, runner: Runner, what: str, seeds: int) -> None:
+def begin_from(source: Source | None, runner: Runner, what: str, seeds: int) -> None:
     """Puts what was learned into a runner that has not begun.
 
     Args:
@@ -118,6 +118,8 @@ def begin_from(source: Source, runner: Runner, what: str, seeds: int) -> None:
 
     Raises CheckpointError in a sentence for what does not fit.
     """
+    if source is None:
+        return
     prefixes = [WEIGHTS + name for name in TAKEN]
     prefixes += [REPLAY] * (what in WITH_REPLAY) + [MEMORY] * (what in ("memory", "all"))
     own = runner.capture().arrays

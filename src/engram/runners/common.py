@@ -8,12 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int, PyTree
 
-from engram.agents.agent import Agent, Experience
+from engram.agents.agent import Agent, AgentState, Experience
 from engram.agents.policy import Mind
-from engram.replay.ring import Ring
+from engram.replay.ring import Beside, Ring
 from engram.types import Metrics
 
 T = TypeVar("T")
+Rows = Ring | Beside
+Store = Callable[[Any, AgentState, Experience], AgentState]  # of an agent
 # Agents whose compiled programs a process keeps when nobody uses them any more: a search for settings has many. Runners
 # and policies hold their own.
 PROGRAMS = 2
@@ -82,12 +84,17 @@ def repeat(function: Callable[[T], T], value: T, times: int) -> T:
     return jax.lax.scan(lambda carry, _: (function(carry), None), value, None, length=times)[0]
 
 
+def by_observing(agent: Any, state: AgentState, experience: Experience) -> AgentState:
+    """As the steps of the environments are stored."""
+    return agent.observe(state, experience)
+
+
 class Captured(NamedTuple):
     """Everything that changes in a run, as it goes into a checkpoint."""
 
     arrays: dict[str, np.ndarray]
     meta: dict[str, Any]
-    rows: Ring | None  # append-only, and shared by checkpoints
+    rows: Rows | None  # append-only, and shared by checkpoints
 
 
 class Ended(NamedTuple):
@@ -139,7 +146,7 @@ class Runner(Protocol):
         self,
         arrays: Mapping[str, np.ndarray],
         meta: dict[str, Any],
-        rows: Callable[[Ring], Ring],
+        rows: Callable[[Rows], Rows],
         new_episodes: bool = False,
     ) -> None:
         """Takes a captured state back; `rows` fills an empty ring.
@@ -153,7 +160,7 @@ class Runner(Protocol):
         """Goes on with an agent that differs in its schedules only."""
         ...
 
-    def adopt(self, arrays: Mapping[str, np.ndarray], rows: Callable[[Ring], Ring] | None) -> None:
+    def adopt(self, arrays: Mapping[str, np.ndarray], rows: Callable[[Rows], Rows] | None) -> None:
         """Before the first step: takes over leaves of the agent's state, named as in `capture`, and with `rows` a
         filled ring.
 
@@ -161,8 +168,11 @@ class Runner(Protocol):
         """
         ...
 
-    def observe(self, experience: Experience) -> None:
-        """Before the first step: stores steps [time, envs] that were recorded elsewhere, the same for every seed."""
+    def observe(self, experience: Experience, store: Store = by_observing) -> None:
+        """Before the first step: stores steps [time, envs] that were recorded elsewhere, the same for every seed.
+
+        `store` says how the agent does it: a function of a module, since it is compiled.
+        """
         ...
 
     def finish(self, stopped: bool) -> str | None:
@@ -183,10 +193,10 @@ class Runner(Protocol):
 
 def overlaid(
     own: Mapping[str, np.ndarray],
-    ring: Ring | None,
+    ring: Rows | None,
     given: Mapping[str, np.ndarray],
-    rows: Callable[[Ring], Ring] | None,
-) -> tuple[dict[str, np.ndarray], Callable[[Ring], Ring]]:
+    rows: Callable[[Rows], Rows] | None,
+) -> tuple[dict[str, np.ndarray], Callable[[Rows], Rows]]:
     """What `Runner.adopt` restores: own leaves with given ones in their places, and the own ring without `rows`."""
     kept = (lambda _: ring) if rows is None else rows
     return {name: given.get(name, array) for name, array in own.items()}, kept  # type: ignore[return-value]

@@ -26,8 +26,20 @@ from engram.envs.device import DeviceEnv, DeviceStep, where_done
 from engram.errors import EnvironmentFault, LearningFault, told
 from engram.nn.observation import known, mask_of
 from engram.precision import all_in_32_bits
-from engram.replay.ring import Ring
-from engram.runners.common import PROGRAMS, RECENT, Captured, Ended, Tally, next_size, overlaid, repeat, summary
+from engram.runners.common import (
+    PROGRAMS,
+    RECENT,
+    Captured,
+    Ended,
+    Rows,
+    Store,
+    Tally,
+    by_observing,
+    next_size,
+    overlaid,
+    repeat,
+    summary,
+)
 from engram.trees import copied, restored
 from engram.types import Key, TimeStep
 
@@ -144,12 +156,14 @@ def _init_seeds(agent: Agent, env: DeviceEnv, keys: UInt32[Array, "seeds 2"]) ->
 
 
 @lru_cache(maxsize=PROGRAMS)
-def compiled_observe(agent: Agent) -> Callable[[DeviceRun, Experience], DeviceRun]:
+def compiled_observe(agent: Agent, store: Store) -> Callable[[DeviceRun, Experience], DeviceRun]:
     """Compiled: the run once every seed has stored the same steps. It gives away the buffers of the run."""
 
     def observe(run: DeviceRun, experience: Experience) -> DeviceRun:
         axes = seed_axes(agent, run).agent
-        return _with_agent(run, jax.vmap(agent.observe, in_axes=(axes, None), out_axes=axes)(run.agent, experience))
+        return _with_agent(
+            run, jax.vmap(partial(store, agent), in_axes=(axes, None), out_axes=axes)(run.agent, experience)
+        )
 
     return jax.jit(observe, donate_argnums=0)
 
@@ -356,7 +370,7 @@ class DeviceRunner:
         self,
         arrays: Mapping[str, np.ndarray],
         meta: dict[str, Any],
-        rows: Callable[[Ring], Ring],
+        rows: Callable[[Rows], Rows],
         new_episodes: bool = False,
     ) -> None:
         """Takes a captured state back; see Runner. Device environments can always be taken up."""
@@ -371,15 +385,15 @@ class DeviceRunner:
         self.agent = agent
         self._hold_programs()
 
-    def adopt(self, arrays: Mapping[str, np.ndarray], rows: Callable[[Ring], Ring] | None) -> None:
+    def adopt(self, arrays: Mapping[str, np.ndarray], rows: Callable[[Rows], Rows] | None) -> None:
         """See Runner."""
         own = self.capture()
         held, fill = overlaid(own.arrays, own.rows, arrays, rows)
         self.restore(held, own.meta, fill)
 
-    def observe(self, experience: Experience) -> None:
+    def observe(self, experience: Experience, store: Store = by_observing) -> None:
         """See Runner."""
-        self._run = compiled_observe(self.agent)(self._run, experience)
+        self._run = compiled_observe(self.agent, store)(self._run, experience)
 
     def finish(self, stopped: bool) -> None:
         """Device environments can be taken up anywhere."""

@@ -18,10 +18,9 @@ import numpy as np
 from engram.agents.agent import Agent, AgentState, Experience
 from engram.agents.policy import Mind
 from engram.envs.host.make import HostEnvs
-from engram.replay.ring import Ring
 from engram.runners.acting import choose_actor
 from engram.runners.collector import Block, Collector
-from engram.runners.common import Captured, Ended
+from engram.runners.common import Captured, Ended, Rows, Store, by_observing
 from engram.runners.learner import Learner, compiled_init
 from engram.trees import copied, restored
 
@@ -106,7 +105,7 @@ class HostRunner:
         self,
         arrays: Mapping[str, np.ndarray],
         meta: dict[str, Any],
-        rows: Callable[[Ring], Ring],
+        rows: Callable[[Rows], Rows],
         new_episodes: bool = False,
     ) -> None:
         """Takes a captured state back; see Runner."""
@@ -120,14 +119,14 @@ class HostRunner:
         self.learner.follow(agent)
         self.collector.actor.follow(agent)
 
-    def adopt(self, arrays: Mapping[str, np.ndarray], rows: Callable[[Ring], Ring] | None) -> None:
+    def adopt(self, arrays: Mapping[str, np.ndarray], rows: Callable[[Rows], Rows] | None) -> None:
         """See Runner."""
         self.learner.adopt(arrays, rows)
         self._act_with(self.learner.mind_leaves)
 
-    def observe(self, experience: Experience) -> None:
+    def observe(self, experience: Experience, store: Store = by_observing) -> None:
         """See Runner."""
-        self.learner.observe(experience)
+        self.learner.observe(experience, store)
         self._act_with(self.learner.mind_leaves)  # the leaves before were given away
 
     def finish(self, stopped: bool) -> str | None:

@@ -17,9 +17,8 @@ from engram.agents.agent import Agent, AgentState, Experience, numbered_mind
 from engram.agents.policy import Mind
 from engram.errors import LearningFault
 from engram.precision import all_in_32_bits, in_32_bits
-from engram.replay.ring import Ring
 from engram.runners.collector import Block, unpack
-from engram.runners.common import PROGRAMS, Flat, Tally, overlaid
+from engram.runners.common import PROGRAMS, Flat, Rows, Store, Tally, overlaid
 from engram.trees import copied, restored
 
 Progress = tuple[AgentState, Tally]  # changed by each cycle of a compiled block
@@ -70,6 +69,12 @@ def compiled_settle(agent: Agent, group: int) -> Callable[..., tuple[list, list,
         return *parted(jax.tree.leaves(state), places), jax.tree.leaves(counted)
 
     return settle
+
+
+@lru_cache(maxsize=PROGRAMS)
+def compiled_store(agent: Agent, store: Store) -> Callable[[AgentState, Experience], AgentState]:
+    """Compiled: the state once it has stored some steps. It gives away the buffers of the state."""
+    return jax.jit(partial(store, agent), donate_argnums=0)
 
 
 def parted(leaves: Sequence[Any], places: Sequence[int]) -> tuple[list, list]:
@@ -123,13 +128,13 @@ class Learner:
         """Goes on with an agent that differs in its schedules only."""
         self.agent, self._settle = agent, compiled_settle(agent, self.group)
 
-    def adopt(self, arrays: Mapping[str, np.ndarray], rows: Callable[[Ring], Ring] | None) -> None:
+    def adopt(self, arrays: Mapping[str, np.ndarray], rows: Callable[[Rows], Rows] | None) -> None:
         """See `Runner.adopt`."""
         self.restore(*overlaid(*self.capture(), arrays, rows))
 
-    def observe(self, experience: Experience) -> None:
+    def observe(self, experience: Experience, store: Store) -> None:
         """See `Runner.observe`."""
-        self._set(jax.jit(self.agent.observe, donate_argnums=0)(self.state, experience), self.tally)
+        self._set(compiled_store(self.agent, store)(self.state, experience), self.tally)
 
     def _take_in(self, first: int, block: Block) -> None:
         self.mind_leaves, self._rest, self._tally = self._settle(
@@ -167,13 +172,13 @@ class Learner:
         if problem := self.agent.fault(self.state, steps, ()):
             raise LearningFault(problem)
 
-    def capture(self) -> tuple[dict[str, np.ndarray], Ring | None]:
+    def capture(self) -> tuple[dict[str, np.ndarray], Rows | None]:
         """Arrays, copied, and the rows, which must be read before the next block."""
         state = self.state
         without = self.agent.with_rows(state, None)
         return copied(without, "agent") | copied(self.tally, "tally"), self.agent.rows(state)
 
-    def restore(self, arrays: Mapping[str, np.ndarray], rows: Callable[[Ring], Ring]) -> None:
+    def restore(self, arrays: Mapping[str, np.ndarray], rows: Callable[[Rows], Rows]) -> None:
         """The inverse of `capture`; `rows` fills an empty ring."""
         state, empty = self.state, self.agent.rows(self.state)
         taken = restored(self.agent.with_rows(state, None), arrays, "agent")
