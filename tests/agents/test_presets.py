@@ -139,6 +139,13 @@ def test_a_short_run_learns_all_the_same():
     assert spec.replay.start == spec.rows < 400
 
 
+def test_learning_begins_with_the_rows_that_annealed_targets_need():
+    """Nobody typed when learning begins, so the larger n of the annealing is no reason to refuse a short run."""
+    fit = partial(fitted, given=["anneal.updates"], steps=500, envs=8)
+    spec = specs.override_all(preset("dqn", Box((4,)), 500), {"anneal.updates": 1_000, "anneal.n_step": 10}, fit)
+    assert spec.replay.start == QLearner(spec, Box((4,)), 2, 8).envs * 11
+
+
 def test_a_burn_in_follows_a_shorter_window():
     fit = partial(fitted, given=["replay.window"], steps=9999, envs=1)
     spec = specs.override_all(preset("r2d2", Box((4,)), 9999), {"replay.window": 30}, fit)

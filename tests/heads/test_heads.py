@@ -13,8 +13,9 @@ from engram.errors import SpaceError, SpecError
 from engram.heads.attention import AttentionSpec
 from engram.heads.head import scalar
 from engram.heads.q import DuelingSpec, QSpec
-from engram.heads.returns import QuantileSpec
+from engram.heads.returns import CategoricalSpec, QuantileSpec
 from engram.nn.attention import attend
+from engram.registry import register
 
 KEY = jax.random.PRNGKey(0)
 WIDTH, ACTIONS, FEATURES = 6, 5, 3
@@ -184,3 +185,16 @@ def test_what_the_attention_head_cannot_use_is_refused():
         built(AttentionSpec(), FEATURES)(STATE)
     with pytest.raises(SpaceError, match="built for a fixed set of actions, but 3 features of each were given"):
         built(AttentionSpec())(STATE, OFFERED)
+
+
+@pytest.mark.parametrize("role", ["head", "returns"])
+def test_a_part_of_a_users_own_need_not_tell_limits(role: str):
+    before = registry.snapshot()
+    try:
+        mine = register(role, "mine-without-limits")(type("Mine", (), {"predicts": "fixed"}))
+    finally:
+        registry.restore(before)
+    assert mine.limits is None
+    assert (
+        CategoricalSpec(low=-3, high=4).limits == DuelingSpec(returns=CategoricalSpec(low=-3, high=4)).limits == (-3, 4)
+    )

@@ -1,12 +1,14 @@
 """Divergence is said while it happens, and sound learning never is."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 import engram
 from engram.errors import LearningFault
+from engram.run.course import Course
 from engram.run.divergence import DivergenceWatch
 
 
@@ -102,3 +104,21 @@ def test_a_warning_of_the_agent_is_said_once_however_its_numbers_change():
     assert watch.look({"warning": "returns up to 13 lie outside"}) is None
     assert watch.look({"warning": "another thing"}) == "another thing"
     assert watch.look({}) is None
+
+
+def test_a_warning_is_told_and_stands_in_no_line_of_metrics():
+    """Loggers and callbacks take numbers."""
+    told, written = [], []
+    course = object.__new__(Course)  # without the parts that a report does not need
+    vars(course).update(
+        plan=SimpleNamespace(steps=9, seeds=1),
+        runner=SimpleNamespace(steps=9, report=lambda: {"loss": 0.5, "warning": "returns up to 12 lie outside"}),
+        progress=SimpleNamespace(seconds=1.0),
+        log=SimpleNamespace(write=written.append),
+        tell=lambda *event: told.append(event),
+        look=DivergenceWatch().look,
+    )
+    course._report({}, 1.0)
+    assert written[0]["loss"] == 0.5
+    assert "warning" not in written[0]
+    assert told == [("on_metrics", written[0]), ("on_note", "returns up to 12 lie outside")]

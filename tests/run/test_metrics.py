@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from engram.errors import CheckpointError, EngramError, WriteFailed
 from engram.run.curve import plot_curve
-from engram.run.display import Display, clean
+from engram.run.display import Display, clean, wrapped
 from engram.run.machine import amount, told_of_compiling
 from engram.run.metrics import METRICS_FILE, RunLog, plain, read_metrics
 
@@ -391,6 +391,20 @@ def test_a_command_that_ends_a_sentence_is_one_line_however_long(monkeypatch):
     with Display(None, stream) as display:
         display.note(told)
     assert stream.getvalue().replace("\r", "").count(f"\n  {command}\n") == 2
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "engram: engram train needs an environment, such as CartPole-v1; `engram list envs` shows the names",
+        "begin anew from what this one learned: engram train ENV --from r (start_from), and the setting",
+    ],
+)
+def test_a_sentence_that_goes_on_after_a_command_is_cut_like_any_other(text):
+    lines = wrapped(text, 40)
+    assert max(map(len, lines)) <= 40
+    assert " ".join(lines).split() == text.split()
+    assert len(lines[0]) > 20
 
 
 @pytest.mark.parametrize("columns", [40, 80, 120])

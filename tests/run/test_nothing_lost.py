@@ -16,6 +16,7 @@ from engram.cli.commands import main
 from engram.errors import SpecError, WriteFailed
 from engram.play.evaluation import Evaluation
 from engram.run.evaluating import Evaluating
+from engram.run.folders import whole_path
 from engram.run.plan import holds_run
 
 SMALL: dict[str, Any] = {"encoder__widths": (8,), "replay__capacity": 400, "replay__start": 60}
@@ -95,6 +96,35 @@ def test_a_command_of_several_seeds_begins_each_where_it_was_given(tmp_path: Pat
         gymnasium.registry.pop("Wanders-v0", None)
         sys.modules.pop("wanderers", None)
     assert sorted(path.name for path in (tmp_path / "all").iterdir()) == ["learning-curve.png", "seed0", "seed1"]
+
+
+def test_a_start_that_fails_in_another_working_directory_leaves_nothing_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    away = tmp_path / "away"
+    away.mkdir()
+    (away / "failing.py").write_text(
+        "import os, gymnasium\ndef make():\n    os.chdir('away')\n    raise ValueError('no licence')\n"
+        "gymnasium.register('Fails-v0', make)\n"
+    )
+    monkeypatch.syspath_prepend(str(away))
+    try:
+        assert main(["train", "failing:Fails-v0"]) != 0
+    finally:
+        gymnasium.registry.pop("Fails-v0", None)
+        sys.modules.pop("failing", None)
+    assert [path.name for path in tmp_path.iterdir()] == ["away"]
+
+
+def test_a_working_directory_that_was_removed_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    with pytest.raises(SpecError, match=r"the folder 'mine' is to be in the current one, which was removed; go to"):
+        engram.Trainer("CartPole-v1", run="mine")
+    assert whole_path(tmp_path / "mine") == tmp_path / "mine"
 
 
 def test_a_folder_that_is_gone_for_good_ends_the_run_with_its_name_and_nothing_in_its_place(tmp_path: Path):

@@ -173,7 +173,7 @@ class Agent(Protocol):
     def report(self, state: AgentState, step: int) -> dict[str, Any]:
         """What a line of metrics says of the state at a global step; what differs between seeds is a list.
 
-        A sentence called `warning` is also told to the user, once.
+        A sentence called `warning` is told to the user, once, and is no part of the line.
         """
         ...
 

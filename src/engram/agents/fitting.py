@@ -23,7 +23,8 @@ def fitted(spec: AgentSpec, given: Collection[str], steps: int, envs: int) -> Ag
     if free["n_step"] and not free["replay.capacity"]:
         n_step = min(n_step, replay.capacity // envs - replay.window - beside)
     n_step = max(1, n_step)
-    capacity, start, needed = replay.capacity, replay.start, envs * (replay.window + n_step)
+    most = max(n_step, spec.anneal.n_step if spec.anneal.updates else 1)
+    capacity, start, needed = replay.capacity, replay.start, envs * (replay.window + most)
     if free["replay.capacity"]:
         capacity = max(capacity, needed + envs * beside)
     if free["replay.start"]:

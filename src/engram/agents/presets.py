@@ -292,7 +292,7 @@ def r2d2(space: spaces.Space, steps: int) -> AgentSpec:
     """R2D2 (Kapturowski et al. 2019): an LSTM that also sees the previous action and reward, burn-in, n-step targets.
 
     Windows are drawn by priority and returns are rescaled. Departures: the gradient also flows through the burn-in;
-    the network is Double DQN's in one process, with a soft target.
+    the target network is a running average; one process acts and learns.
     """
     width = 512 if kind_of(space) == "pixels" else 128  # 512 in the paper, for images
     memory = LSTMSpec(hidden_size=width)

@@ -31,7 +31,11 @@ class Scales(NamedTuple):
 
 
 class Statistics(eqx.Module):
-    """What an agent keeps of its statistics."""
+    """What an agent keeps of its statistics.
+
+    The return of a step is known when its episode has ended. The discounted sum of the rewards up to a step stands for
+    it. The two are equally large where rewards are alike; where they change sign, the sum may miss the extremes.
+    """
 
     scales: Scales
     returns: Float[Array, "*seeds envs"] | None  # discounted sum of each running episode's rewards so far

@@ -61,8 +61,9 @@ def btr(chosen: AgentSpec, steps: int, kind: str, width: int) -> AgentSpec:
     epsilon together, three steps, priorities nearly even, and for images a wide residual network.
 
     Its numbers where it has them for images: 256 rows every 64 steps, a step size of 1e-4. Departures: Munchausen's
-    reward goes to the first of the three; 16 levels for every look, where the source has 8; other observations keep
-    the network, the replay and the step size of `chosen`.
+    reward goes to the first of the three; 16 levels for every look, where the source has 8; beta is that of Schaul et
+    al. 2016, since the source names none; other observations keep the network, the replay and the step size of
+    `chosen`.
     """
     exploration = chosen.exploration
     chosen = munchausen(implicit(noisy(chosen, width)))

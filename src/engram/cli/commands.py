@@ -102,26 +102,9 @@ def _run(words: list[str]) -> int:
 
         print(version("engram-rl"))
         return 0
-    command = words[0] if words else "--help"
-    form: Any = Command
-    name = "engram"
-    if command in COMMANDS:  # only its own flags are prepared
-        words, settings = split_settings(command, words[1:])
-        form, name = COMMANDS[command], f"engram {command}"
-    elif command not in ("--help", "-h"):
-        raise UnknownName(f"{command!r} is not a command of engram; {hint(command, COMMANDS)} (see engram --help)")
-    else:
-        words, settings = ["--help"], {}
-    complaint = StringIO()
-    try:
-        config = (FlagCreatePairsOff,)  # --resume without a --no-resume
-        about = DESCRIPTION if form is Command else None
-        with redirect_stderr(complaint):
-            chosen: Any = tyro.cli(form, prog=name, description=about, args=words, config=config)
-    except SystemExit as exit:  # after help or a complaint
-        if exit.code in (0, None):
-            return 0
-        raise SpecError(in_a_sentence(complaint.getvalue(), command)) from None
+    chosen, settings = _understood(words)
+    if chosen is None:
+        return 0
     if ":" in (getattr(chosen, "env", None) or "") or getattr(chosen, "trust", False):
         search_here()  # for the module of an environment
     import_parts(getattr(chosen, "imports", ()))
@@ -142,6 +125,30 @@ def _run(words: list[str]) -> int:
     else:
         {Evaluate: evaluate, Info: info, New: new}[type(chosen)](chosen)
     return 0
+
+
+def _understood(words: list[str]) -> tuple[Any, dict[str, str]]:
+    """The command with its flags, and the settings of an agent; None for it where help was asked for, and printed."""
+    command = words[0] if words else "--help"
+    form: Any = Command
+    name = "engram"
+    if command in COMMANDS:  # only its own flags are prepared
+        words, settings = split_settings(command, words[1:])
+        form, name = COMMANDS[command], f"engram {command}"
+    elif command not in ("--help", "-h"):
+        raise UnknownName(f"{command!r} is not a command of engram; {hint(command, COMMANDS)} (see engram --help)")
+    else:
+        words, settings = ["--help"], {}
+    complaint = StringIO()
+    try:
+        config = (FlagCreatePairsOff,)  # --resume without a --no-resume
+        about = DESCRIPTION if form is Command else None
+        with redirect_stderr(complaint):
+            return tyro.cli(form, prog=name, description=about, args=words, config=config), settings
+    except SystemExit as exit:  # after help or a complaint
+        if exit.code in (0, None):
+            return None, settings
+        raise SpecError(in_a_sentence(complaint.getvalue(), command)) from None
 
 
 def _explain(problem: BaseException) -> tuple[str, int] | None:

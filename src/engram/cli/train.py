@@ -4,8 +4,8 @@ import dataclasses
 import os
 import re
 import sys
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from shlex import quote
 from typing import Any
@@ -48,22 +48,36 @@ def train(chosen: Train, settings: Mapping[str, str]) -> None:
 
 def _learn_all(env: str | None, folder: Path, several: list[tuple[Path, dict[str, Any]]]) -> None:
     """One run after another; several end in one picture and one line."""
-    from engram.run.folders import holds_run
+    from engram.run.folders import holds_run, whole_path
 
-    home = Path.cwd()
     for place, arguments in several:
-        os.chdir(home)  # an environment may have gone elsewhere
+        here = whole_path(place)
         if not holds_run(place):
-            undo_when_left(place, [path for path in (place, *place.parents) if not path.exists()])
+            undo_when_left(here, [path for path in (here, *here.parents) if not path.exists()])
         try:
-            _learn(env, place, arguments)
+            with _staying_here():
+                _learn(env, place, arguments)
         except EngramError as problem:
             if len(several) > 1 and problem.exit_code == EXIT_RESUME_ME:
-                print(f"engram: to go on with every seed, add --run {folder} --resume to the command", file=sys.stderr)
+                way = f"add --run {quote(str(folder))} --resume to the command"
+                print(f"engram: to go on with every seed, {way}", file=sys.stderr)
             raise
-    os.chdir(home)
     if len(several) > 1:
         _conclude(folder, [place for place, _ in several])
+
+
+@contextmanager
+def _staying_here() -> Iterator[None]:
+    """Comes back to the working directory, from where an environment may go elsewhere; unless it was removed."""
+    home = None
+    with suppress(FileNotFoundError):
+        home = Path.cwd()
+    try:
+        yield
+    finally:
+        if home is not None:
+            with suppress(FileNotFoundError):
+                os.chdir(home)
 
 
 def _runs(env: str | None, folder: Path, given: dict[str, Any]) -> list[tuple[Path, dict[str, Any]]]:
@@ -177,7 +191,7 @@ def _new_folder(env: str | None, given: Mapping[str, Any]) -> Path:
         Path("runs").mkdir(exist_ok=True)
         try:
             folder.mkdir()
-            undo_when_left(folder, new)
+            undo_when_left(folder.absolute(), [path.absolute() for path in new])
             return folder
         except FileNotFoundError:  # a run that could not begin has just removed `runs`
             continue

@@ -26,7 +26,7 @@ class HeadSpec(Protocol):
 
     reads_offered: bool  # whether it can tell actions apart by the features that an observation offers of each
     predicts: Kind  # what it gives of a return: a number, probabilities of fixed atoms, or quantiles
-    # A head whose atoms are fixed also has `limits`, the least and the greatest of them: (low, high).
+    # A head whose atoms are fixed may declare `limits`, the least and the greatest of them: (low, high).
 
     def build(self, width: int, actions: int, key: Key, offered: int = 0) -> "Head":
         """A head for embeddings of `width` numbers. `offered`: features of each action, 0 for a fixed set."""

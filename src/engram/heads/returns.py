@@ -7,7 +7,6 @@ with every head.
     @spec
     class MySpec:
         predicts = "quantiles"
-        limits = None
 
         def build(self, width, key): ...
 """
@@ -23,7 +22,7 @@ from jaxtyping import Array, Float, UInt32
 from engram.bits import uniform
 from engram.errors import SpecError
 from engram.nn.layers import Linear
-from engram.registry import register
+from engram.registry import declare, register
 from engram.specs import setting, spec
 from engram.types import Key, Kind, Returns
 
@@ -35,7 +34,7 @@ class ReturnsSpec(Protocol):
     """What was chosen about the distribution of returns."""
 
     predicts: Kind  # what a loss must be able to compare
-    limits: tuple[float, float] | None  # the least and the greatest return that it can tell; None without limits
+    limits: tuple[float, float] | None  # the least and the greatest return that it can tell; None if left out
 
     def build(self, width: int, key: Key) -> "ToReturns":
         """The module for embeddings of `width` numbers."""
@@ -199,3 +198,7 @@ class Implicit(eqx.Module):
         numbers, attention = jax.vmap(rows)(seen)  # [samples, actions, 1]
         atoms = numbers[..., 0].T
         return Returns(atoms, jnp.zeros_like(atoms), attention.mean(0), jnp.broadcast_to(levels, atoms.shape))
+
+
+for _role in ("returns", "head"):  # a head has those of its returns
+    declare(_role, limits=None)

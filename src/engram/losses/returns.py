@@ -99,12 +99,12 @@ def squashed(returns: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
 def stretched(value: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     """The inverse of `squashed`: sign(x) (((sqrt(1 + 4 e (|x| + 1 + e)) - 1) / (2 e))^2 - 1), e for epsilon.
 
-    With s for the root, the bracket less 1 is exactly |x| (2 - 4 e / (s + 1 + 2 e)) / (s + 1). As the source writes
-    it, float32 loses all but four digits.
+    With s for the root, the bracket less 1 is exactly 2 |x| / (s + 1 + 2 e). As the source writes it, float32 loses
+    all but four digits.
     """
     size = jnp.abs(value)
     root = jnp.sqrt(1 + 4 * SQUASH * (size + 1 + SQUASH))
-    less = size * (2 - 4 * SQUASH / (root + 1 + 2 * SQUASH)) / (root + 1)
+    less = 2 * size / (root + 1 + 2 * SQUASH)
     return jnp.sign(value) * less * (less + 2)
 
 

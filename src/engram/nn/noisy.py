@@ -17,9 +17,9 @@ from engram.types import Key
 class NoisyLinear(eqx.Module):
     """x -> (W + S * (q p^T)) x + b + s * q, where p and q are noise of the inputs and of the outputs.
 
-    Noise is f(n) = sign(n) sqrt|n| of normal n; so an example's own noise costs two products of vectors with matrices,
-    which a batch turns into products of matrices. Words in the middle of their range are no noise: that is how a greedy
-    policy is played.
+    Noise is f(n) = sign(n) sqrt|n| of normal n, to the nearest of 4,096 quantiles (`noise_of`). An example's own noise
+    costs two products of vectors with matrices, which a batch turns into products of matrices. Words in the middle of
+    their range are no noise: that is how a greedy policy is played.
 
     Source: Fortunato et al. 2018 (arXiv 1706.10295), section 3, factorised; S and s begin as noise / sqrt(inputs).
     """

@@ -21,8 +21,8 @@ def spectrally_normalised(weight: Float[Array, "outputs *inputs"]) -> Float[Arra
     left = _unit(jnp.cos(jnp.arange(1.0, len(fixed) + 1)))
     right = _unit(left @ fixed)
     for _ in range(ITERATIONS):
-        right = _unit(left @ fixed)
         left = _unit(fixed @ right)
+        right = _unit(left @ fixed)
     sigma = left @ (matrix @ right)
     return weight / jnp.maximum(sigma, TINY)
 

@@ -113,9 +113,10 @@ class Course:
         plan, runner = self.plan, self.runner
         metrics = {"step": runner.steps, "total": plan.steps, **runner.report(), **found}
         metrics |= {"steps_per_second": speed * plan.seeds, "seconds": self.progress.seconds, "seeds": plan.seeds}
+        line = {name: value for name, value in metrics.items() if name != "warning"}  # loggers take numbers
         if self.log is not None:
-            self.log.write(metrics)
-        self.tell("on_metrics", metrics)
+            self.log.write(line)
+        self.tell("on_metrics", line)
         if said := self.look(metrics):
             self.tell("on_note", Warned(said))
 

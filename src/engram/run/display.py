@@ -5,6 +5,7 @@ Nothing here can stop a run: when whoever reads the output goes away, the displa
 
 import math
 import os
+import re
 import sys
 import time
 import unicodedata
@@ -26,6 +27,7 @@ _BOX = (
     "font-family:monospace"
 )
 _CELL = "background:none;border:0;padding:2px 8px;text-align:left"
+_PROSE = re.compile(r"[;,] | \(")  # in what follows a name: then it is no command, but goes on as a sentence
 _ECHO = 2  # columns beside the panel for the "^C" of Ctrl-C, which would else begin a line and shift the panel
 _LATEST = 0.5  # weight of the newest stretch in the pace that the time left is told by
 # What the panel says of a fact that is not known yet.
@@ -337,7 +339,7 @@ def wrapped(text: str, width: int, indent: int | str = 2) -> list[str]:
     if len(text) <= width:
         return [text]
     told, colon, command = text.rpartition(": engram ")
-    if colon:
+    if colon and told != "engram" and not _PROSE.search(command):
         return [*wrapped(f"{told}:", width, indent), f"{margin}engram {command}"]
     width = max(width, len(margin) + 20)
     return wrap(text, width, subsequent_indent=margin, break_long_words=False, break_on_hyphens=False) or [""]

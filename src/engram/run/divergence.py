@@ -9,7 +9,7 @@ from engram.errors import LearningFault
 
 FAR = 100.0  # times the largest return: no value of a bounded reward is so large
 HOPELESS = 1e6  # times the largest return: half of the powers of ten that float32 has are used up
-FIRST_WORDS = 12  # letters by which two warnings are told apart
+LETTERS = 12  # at the beginning of a warning, by which two are told apart
 LARGE = 100.0  # reward of a step from which Q, moved by about the step size of an update, may be far behind it
 EARLY = 200  # updates in which Q may be far from rewards
 WAY_OUT = (
@@ -42,8 +42,8 @@ class DivergenceWatch:
         return self._diverges(metrics) or self._warning(metrics.get("warning"))
 
     def _warning(self, told: Any) -> str | None:
-        """What the agent warns of, once for each of its first words: the numbers in it go on changing."""
-        if not isinstance(told, str) or (kind := told[:FIRST_WORDS]) in self._warned:
+        """What the agent warns of, once for each of its beginnings: the numbers in it go on changing."""
+        if not isinstance(told, str) or (kind := told[:LETTERS]) in self._warned:
             return None
         self._warned.add(kind)
         return told

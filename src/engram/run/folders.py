@@ -4,11 +4,25 @@ from pathlib import Path
 from typing import Any
 
 from engram.checkpoint.disk import Disk, read_small, strict_json
-from engram.errors import CheckpointError
+from engram.errors import CheckpointError, SpecError
 from engram.run.metrics import number
 
 RUN_FILE, LARGEST = "run.json", 8 << 20  # those of run/plan.py, which imports JAX
 COUNTS, ROLES = ("seed", "seeds", "steps", "envs"), ("encoder", "working", "external", "head")
+
+
+def whole_path(folder: Path) -> Path:
+    """The path from the root on, which stays the same when an environment changes the working directory.
+
+    Raises: SpecError where that directory was removed, and the path begins in it.
+    """
+    try:
+        return folder.absolute()
+    except FileNotFoundError:
+        raise SpecError(
+            f"the folder {str(folder)!r} is to be in the current one, which was removed; go to another one (cd), or "
+            f"give the path from / on"
+        ) from None
 
 
 def holds_run(folder: Path) -> bool:

@@ -30,6 +30,7 @@ from engram.run.course import Course
 from engram.run.demonstrations import Lesson, planned, teach
 from engram.run.divergence import DivergenceWatch
 from engram.run.evaluating import Evaluating
+from engram.run.folders import whole_path
 from engram.run.keeper import Keeper, Milestones
 from engram.run.loggers import EVENTS, Logger, Loggers, check_loggers, loggers_for
 from engram.run.machine import keep_freed_memory, use_cache
@@ -85,9 +86,7 @@ class Trainer:
         keep_freed_memory()
         self._given = Given.of({"preset": preset, **settings}, overrides, env)
         self.callbacks = tuple(callbacks)
-        self._run_named = self._given.session.run
-        # An environment may change the working directory, in which a relative path would then be another.
-        self.folder = None if self._run_named is None else self._run_named.absolute()
+        self.folder = whole_path(named) if (named := self._given.session.run) else None
         self._shown = callbacks_of(progress, writes=self.folder is not None)
         self._open = ExitStack()
         self._runner: Runner | None = None
@@ -121,7 +120,7 @@ class Trainer:
             env, self._given = task_of(self._source.plan, self._source.name, self._given)
         if env is None:
             raise SpecError("no environment was given; name one, such as 'CartPole-v1' (`engram list envs` shows more)")
-        check_free(self._run_named)
+        check_free(self._given.session.run)
         check_loggers([*self._given.run.get("log", ()), *[EVENTS] * self._given.run.get("track", False)])
         self._env = env
         self._environment = make_environment(env, self._given.run, self._given.session.worker_timeout, self._open)
@@ -138,10 +137,10 @@ class Trainer:
 
     def _resume(self, env: Environment | None) -> None:
         """The run in `folder` from its newest verified checkpoint, as it was planned."""
-        chosen = self._given.run
-        if self.folder is None or self._run_named is None:
+        chosen, named = self._given.run, self._given.session.run
+        if self.folder is None or named is None:
             raise SpecError("resume=True needs the run to go on with; pass run=FOLDER (--run DIR)")
-        plan = RunPlan.read(self._run_named)
+        plan = RunPlan.read(named)
         check_unchanged(plan, self._given, env, self.folder)
         check_trust(plan, self._given, named=env is not None)
         self._env = env if env is not None else plan.env
@@ -228,7 +227,7 @@ class Trainer:
                 runner.ended = None
                 self._tell("on_stop", reason)
         if asked():
-            raise interrupted(self.steps, self._run_named, reopening(self.plan), self.plan.env is not None)
+            raise interrupted(self.steps, self._given.session.run, reopening(self.plan), self.plan.env is not None)
         return self
 
     def prefill(self, episodes: Iterable[Any]) -> "Trainer":
@@ -434,7 +433,8 @@ class Trainer:
         self.close()
 
     def __repr__(self) -> str:
-        plan, where = self.plan, f", run {str(self._run_named)!r}" if self._run_named else ""
+        plan, named = self.plan, self._given.session.run
+        where = f", run {str(named)!r}" if named else ""
         return f"Trainer({title_of(plan)}: step {self.steps:,} of {plan.steps:,}{where})"
 
     def _tell(self, event: str, *arguments: Any) -> None:

@@ -16,6 +16,7 @@ from engram.errors import EngramError, Interrupted, SpecError
 from engram.play.evaluation import Evaluation, evaluation_seed
 from engram.play.playing import LONGEST, Stop, play_host
 from engram.run.evaluating import checked, host_to_play
+from engram.run.folders import whole_path
 from engram.run.plan import RunPlan
 
 ENDING = "-episode-0.mp4"  # what Gymnasium's recorder adds to a name
@@ -40,7 +41,7 @@ class RecordVideo:
     def __init__(self, folder: Path | str | None = None, env: Any = None, every: int = 1):
         if every < 1:
             raise SpecError(f"every = {every} was given; expected at least 1")
-        self.folder, self.env, self.every = None if folder is None else Path(folder).absolute(), env, every
+        self.folder, self.env, self.every = None if folder is None else whole_path(Path(folder)), env, every
         self.films: list[Path] = []
         self._seen = 0
         self._camera: _Camera | None = None  # while `learn` runs
