@@ -515,7 +515,8 @@ class Noise:
 
 VECTOR = spaces.Box((3,))
 SPACES = {
-    **dict.fromkeys(("pixels", "spatial", "relational", "impala"), spaces.Box((36, 36), "uint8")),
+    **dict.fromkeys(("pixels", "impala"), spaces.Box((36, 36), "uint8")),
+    **dict.fromkeys(("spatial", "relational"), spaces.Box((44, 44), "uint8")),  # 2 x 2 places: attention has a choice
     "grid": spaces.Box((5, 5, 1), "uint8"), "entities": spaces.Box((3, 4)), "tokens": spaces.MultiDiscrete((5, 5, 5)),
 }  # fmt: skip
 SIZES = {
@@ -673,7 +674,10 @@ def demonstration(steps: int, space: spaces.Leaf) -> Experience:
 
 
 def trained_digest(spec: AgentSpec, space: spaces.Leaf) -> str:
-    runner = DeviceRunner(QLearner(spec, space, Noise.actions, demonstrations=20), Noise(space), [0])
+    try:
+        runner = DeviceRunner(QLearner(spec, space, Noise.actions, demonstrations=20), Noise(space), [0])
+    except SpaceError as refusal:  # of more places than attention is for
+        return str(refusal)
     if spec.demos.ratio:
         runner.observe(demonstration(19, space), demos.keep)
     runner.advance(STEPS, lambda: False)
