@@ -85,7 +85,7 @@ def test_it_is_trained_evaluated_resumed_and_listed_from_the_command_line(role: 
     assert engram.info("r")["agent"][role]["kind"] == f"mine-{role}"
     capsys.readouterr()
     assert main(["list", "parts", *known]) == 0
-    assert f"{role}=mine-{role}" in capsys.readouterr().out.splitlines()
+    assert f"{role}=mine-{role}" in capsys.readouterr().out.split()
     if role != "bootstrap":
         preset = "drqn" if role == "working" else "dqn"
         assert main(["show", preset, f"{role}=mine-{role}", *known]) == 0
