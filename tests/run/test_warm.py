@@ -255,6 +255,14 @@ def test_statistics_that_only_one_of_both_has_are_one_sentence(normalized: Path)
         trainer.learn(10)
 
 
+def test_a_q_in_other_units_is_one_sentence(old: Path):
+    with (
+        Trainer("CartPole-v1", start_from=str(old), reward__rescale=True) as trainer,
+        pytest.raises(CheckpointError, match=r"has reward\.rescale = false, so its Q is in other units"),
+    ):
+        trainer.learn(10)
+
+
 def test_what_was_taken_plays_before_the_first_step(old: Path, tmp_path: Path):
     with engram.load(old) as there, Trainer("CartPole-v1", run=tmp_path / "new", start_from=str(old)) as trainer:
         assert trainer.evaluate(3).returns == there.evaluate(3).returns

@@ -165,7 +165,7 @@ class Trainer:
     def _make_runner(self) -> Runner:
         self.agent = make_agent(self.plan)
         runner = make_runner(self.plan, self.agent, self._environment, self.on_device)
-        begin_from(self._source, runner, self.plan.start_with, self.plan.seeds)
+        begin_from(self._source, runner, self.plan)
         teach(runner, self.plan, self._lesson)
         return runner
 

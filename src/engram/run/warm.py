@@ -109,17 +109,23 @@ def source_given(given: Given) -> Source | None:
     return None
 
 
-def begin_from(source: Source | None, runner: Runner, what: str, seeds: int) -> None:
-    """Puts what was learned into a runner that has not begun.
+def begin_from(source: Source | None, runner: Runner, plan: RunPlan) -> None:
+    """Puts what was learned into the runner of a plan that has not begun.
 
-    Args:
-      what: `weights` (and the statistics by which they see), or also the `replay`, the external `memory`, or `all`.
-      seeds: agents that learn side by side; each takes the weights of the source's agent of its own place.
+    `plan.start_with` says what: `weights` (and the statistics by which they see), or also the `replay`, the external
+    `memory`, or `all`. Of several seeds each takes the weights of the source's agent of its own place.
 
     Raises CheckpointError in a sentence for what does not fit.
     """
     if source is None:
         return
+    what, seeds = plan.start_with, plan.seeds
+    there, here = (one.agent.reward.rescale for one in (source.plan, plan))
+    if there != here:
+        raise CheckpointError(
+            f"what {source.name} learned has reward.rescale = {str(there).lower()}, so its Q is in other units than "
+            f"those of this run; begin with reward.rescale={str(there).lower()}, or without --from (start_from)"
+        )
     prefixes = [WEIGHTS + name for name in TAKEN]
     prefixes += [REPLAY] * (what in WITH_REPLAY) + [MEMORY] * (what in ("memory", "all"))
     own = runner.capture().arrays
