@@ -1,4 +1,4 @@
-"""The command `engram`: train, evaluate, info, compare, show, list, new.
+"""The command `engram`: train, evaluate, info, compare, tune, show, list, new.
 
 What can be typed is in flags.py; here is what it does. Nothing heavy is imported until a command needs it, so that
 help answers at once.
@@ -30,6 +30,7 @@ from engram.cli.flags import (
     New,
     Show,
     Train,
+    Tune,
     environment_argument,
     split_settings,
 )
@@ -135,6 +136,10 @@ def _run(words: list[str]) -> int:
         for folder in chosen.runs:
             _existing(folder)
         compare(chosen)
+    elif isinstance(chosen, Tune):
+        from engram.cli.tune import tune
+
+        tune(chosen, settings)
     else:
         {Evaluate: evaluate, Info: info, New: new}[type(chosen)](chosen)
     return 0
