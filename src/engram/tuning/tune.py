@@ -130,6 +130,10 @@ def task_of(
         f"trial 0 runs the default {path}={specs.show(value)}, which lies outside of the range that is searched"
         for path, value in own.items() if value is not None and specs.show(value) != specs.show(defaults[path])
     ]  # fmt: skip
+    if plan.steps <= plan.agent.replay.start:
+        notes.append(
+            f"replay.start={plan.agent.replay.start} is not reached: nothing will be learned; give more --steps"
+        )
     points = -(-plan.steps // (run.get("evaluate_every") or plan.evaluate_every))
     return Task(env, run, fixed, tuple(space), defaults, points, seed, pruning), notes
 

@@ -1,7 +1,7 @@
 """Several processes at one study: the first waits, shows what the others say, and hands signals on.
 
-A worker is told its task as one line of JSON on standard input. When that is closed, whoever started it has died, and
-it stops too, as after a signal.
+A worker is told its task as one line of JSON on standard input, and to stop by another line. When its input is closed,
+whoever started it has died: then it stops too, and at once if it was already told to.
 """
 
 import json
@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from engram.run.stop import StopRequest
 from engram.tuning.study import Study, Task
 
 LOOK = 0.1  # seconds between two looks at the processes
+STOP = "stop"
 
 
 def work_in_processes(study: Study, trials: int, jobs: int, until: float | None, imports: Sequence[str]) -> bool:
@@ -35,7 +37,7 @@ def work_in_processes(study: Study, trials: int, jobs: int, until: float | None,
             if stop() and not handed_on:
                 handed_on = True
                 for worker in workers:
-                    worker.terminate()
+                    _tell(worker, STOP)
             time.sleep(LOOK)
     codes = [worker.wait() for worker in workers]
     for worker in workers:
@@ -55,22 +57,31 @@ def _start(told: dict[str, Any]) -> "subprocess.Popen[bytes]":
     # the first process alone, so that each worker hears of it once.
     command = [sys.executable, "-P", "-m", "engram.tuning.workers"]
     worker = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=2, start_new_session=True)
-    assert worker.stdin is not None
-    worker.stdin.write((json.dumps(told) + "\n").encode())
-    worker.stdin.flush()
+    _tell(worker, json.dumps(told))
     return worker
 
 
-def _stop_when_alone() -> None:
-    """Waits until standard input is closed."""
-    sys.stdin.read()
+def _tell(worker: "subprocess.Popen[bytes]", line: str) -> None:
+    assert worker.stdin is not None
+    with suppress(BrokenPipeError):  # it is over
+        worker.stdin.write(f"{line}\n".encode())
+        worker.stdin.flush()
+
+
+def _listen() -> None:
+    """Stops this process when that is told, or when nobody is there any more to tell it. What a run has saved is whole
+    at any time, so it may also end at once, as where a program is compiled and no signal is heard.
+    """
+    asked = sys.stdin.readline().strip() == STOP
     os.kill(os.getpid(), signal.SIGTERM)
+    if asked and not sys.stdin.readline():
+        os._exit(128 + signal.SIGTERM)
 
 
 def main() -> int:
     """What a worker does; its exit code."""
     told = json.loads(sys.stdin.readline())
-    threading.Thread(target=_stop_when_alone, daemon=True).start()
+    threading.Thread(target=_listen, daemon=True).start()
     if told["imports"] or told["named"]:
         sys.path.append(os.getcwd())
     try:
