@@ -38,7 +38,7 @@ def search(folder: Path, trials: int, env: str = DEVICE, **given: Any) -> Tuned:
 def kept_programs() -> Iterator[None]:
     """Trials forget their programs, which other tests still need."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(trial, "_forget_programs", lambda: None)
+        patch.setattr("engram.tuning.tune.forget_programs", lambda: None)
         yield
 
 

@@ -62,13 +62,10 @@ def play(task: Task, taken: Taken, report: Report, asked: Callable[[], bool], se
     Raises: Left, GivenUp; EngramError as the trainer does.
     """
     parts = parts_of(task, taken)
-    try:
-        for place, part in enumerate(parts):
-            before = list(curves([one.folder for one in parts[:place]]))
-            listener = Listener(task, place, before, report, asked, last=part is parts[-1])
-            _learn(task, taken, part, listener, seconds)
-    finally:
-        _forget_programs()
+    for place, part in enumerate(parts):
+        before = list(curves([one.folder for one in parts[:place]]))
+        listener = Listener(task, place, before, report, asked, last=part is parts[-1])
+        _learn(task, taken, part, listener, seconds)
     return score([part.folder for part in parts], task)
 
 
@@ -149,7 +146,7 @@ def score(folders: Sequence[Path], task: Task) -> float:
     return sum(last_tenth(curve, max(task.run["steps"], float(curve.steps[-1])))[0] for curve in found) / len(found)
 
 
-def _forget_programs() -> None:
+def forget_programs() -> None:
     """Each trial compiles programs of its own; those of hundreds of trials would fill the process."""
     import jax
 

@@ -22,7 +22,7 @@ from engram.run.trainer import Trainer
 from engram.tuning.result import Tuned
 from engram.tuning.space import Dimension, space_of, value_at
 from engram.tuning.study import COMPLETE, PRUNED, Study, Taken, Task, holds_study, the_library
-from engram.tuning.trial import GivenUp, Left, Report, Unscored, play
+from engram.tuning.trial import GivenUp, Left, Report, Unscored, forget_programs, play
 from engram.tuning.workers import work_in_processes
 
 EVALUATIONS = 10  # of a trial that is too short for a run to be evaluated by itself
@@ -86,15 +86,12 @@ def tune(
     until = None if timeout is None else time.monotonic() + timeout
     if made.count >= most:
         say(f"the study has {made.count} of {most} trials; to go on, give a larger total (trials, --trials)")
-    try:
-        several = count > 1
-        left = work_in_processes(made, most, count, until, imports) if several else work_here(made, most, until, say)
-    finally:
-        with suppress(EngramError):  # a picture is no reason to hide what happened
-            Tuned(made).plot()
+    several = count > 1
+    left = work_in_processes(made, most, count, until, imports) if several else work_here(made, most, until, say)
     if left:
         over = sum(row.outcome not in ("running", "stopped") for row in made.rows)
         raise Interrupted(f"stopped; {over} of {most} trials are over, and the same command goes on ({folder})")
+    _draw(made)
     return Tuned(made)
 
 
@@ -172,7 +169,12 @@ def work_here(study: Study, trials: int, until: float | None, tell: Tell) -> boo
         def player(task: Task, taken: Taken, report: Report, asked: Callable[[], bool]) -> float:
             return play(task, taken, report, asked, None if until is None else until - time.monotonic())
 
-        left = work(study, trials, asked, player, tell)
+        def told_of(text: str) -> None:
+            tell(text)
+            _draw(study)  # now, because a stop has no time for it
+            forget_programs()
+
+        left = work(study, trials, asked, player, told_of)
     return stop() or (left and (until is None or time.monotonic() < until))
 
 
@@ -213,6 +215,11 @@ def _play(study: Study, taken: Taken, asked: Callable[[], bool], player: Player,
         outcome, why = COMPLETE, None
     study.finish(taken.number, outcome, value, why)
     tell(_line(study, taken, outcome, value, why))
+
+
+def _draw(study: Study) -> None:
+    with suppress(EngramError):  # a picture is no reason to end a study
+        Tuned(study).plot()
 
 
 def _line(study: Study, taken: Taken, outcome: str, value: float | None, why: str | None) -> str:
