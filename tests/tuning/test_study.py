@@ -108,6 +108,15 @@ def test_a_line_that_a_kill_cut_short_is_taken_out_of_the_journal(tmp_path: Path
     assert [row.outcome for row in Study(tmp_path, TASK).rows] == ["complete"] * 4
 
 
+@pytest.mark.parametrize("line", ["{", "7", '{"op_code": 99, "worker_id": "x"}', '{"op_code": 4}'])
+def test_a_damaged_journal_is_refused_in_a_sentence(tmp_path: Path, line: str):
+    Study(tmp_path, TASK)
+    with open(tmp_path / JOURNAL, "a") as file:
+        file.write(f"{line}\n{line}\n")
+    with pytest.raises(CheckpointError, match=r"journal\.jsonl is damaged .* restore it from a copy"):
+        Study(tmp_path, TASK)
+
+
 def curve(task, taken, report, asked) -> float:
     """Rises in straight steps. The sixth trial stays low; the seventh too, but for a high first evaluation."""
     high = 2.0 if taken.number < 5 else 0.5

@@ -17,7 +17,7 @@ from engram.checkpoint.disk import Disk, read_small, strict_json
 from engram.checkpoint.files import RunLock
 from engram.errors import CheckpointError, EngramError, SpecError, WriteFailed, install, unwritten
 from engram.run.metrics import replace_file
-from engram.tuning.shared import LOCK, Exclusive, claim, storage
+from engram.tuning.shared import JOURNAL, LOCK, Exclusive, claim, storage
 from engram.tuning.space import Choice, Dimension, from_json, to_json
 
 STUDY_FILE, FORMAT, LARGEST = "study.json", "engram-study/1", 1 << 20
@@ -121,11 +121,19 @@ class Study:
         )
         with self._lock:
             _agree(folder, task)
-            self._storage = storage(folder)
-            self._study = optuna.create_study(
-                storage=self._storage, study_name=NAME, direction="maximize", load_if_exists=True,
-                pruner=pruner if task.pruning == "median" else optuna.pruners.NopPruner(),
-            )  # fmt: skip
+            try:
+                self._storage = storage(folder)
+                self._study = optuna.create_study(
+                    storage=self._storage, study_name=NAME, direction="maximize", load_if_exists=True,
+                    pruner=pruner if task.pruning == "median" else optuna.pruners.NopPruner(),
+                )  # fmt: skip
+            except EngramError:
+                raise
+            except (ValueError, LookupError, TypeError, AttributeError, AssertionError) as error:  # of what it holds
+                raise CheckpointError(
+                    f"{folder / JOURNAL} is damaged ({type(error).__name__}); restore it from a copy, or give another "
+                    f"folder (--study DIR)"
+                ) from None
 
     def take(self, trials: int) -> Taken | None:
         """The next trial to work on: one that nobody goes on with, else a new one; None where there are `trials`."""
