@@ -87,7 +87,7 @@ class Tuned:
             f"{len(self.trials)} trials: {', '.join(f'{count} {name}' for name, count in counts.items()) or 'none'}"
         ]
         if self.best is None:
-            return [*told, "no trial is complete yet, so that nothing can be said of the best; add --trials"]
+            return [*told, "no trial is complete yet, so nothing can be said of the best; the same command goes on"]
         told.append(self._compared())
         if self.importance:
             shares = [f"{path} {share:.2f}" for path, share in list(self.importance.items())[:SHOWN]]
