@@ -176,6 +176,21 @@ def test_defaults_that_are_refused_and_other_faults_end_the_study(tmp_path: Path
     assert [row.outcome for row in study.rows] == ["complete", "complete"]
 
 
+def test_checkpoints_of_all_but_the_best_are_dropped(tmp_path: Path):
+    study = Study(tmp_path, TASK)
+    go(study, 4)
+    taken = study.take(5)  # at work: its checkpoints are needed
+    assert taken is not None
+    for number, place in enumerate(("", "seed7", "seed9", "seed11", "seed13")):
+        (tmp_path / f"trial{number}" / place / "checkpoints").mkdir(parents=True)
+        (tmp_path / f"trial{number}" / place / "metrics.jsonl").touch()
+    study.drop_checkpoints()
+    best = max(study.rows[:4], key=lambda row: row.value or 0).number
+    kept = {int(path.relative_to(tmp_path).parts[0][5:]) for path in tmp_path.rglob("checkpoints")}
+    assert kept == {best, 4}
+    assert len(list(tmp_path.rglob("metrics.jsonl"))) == 5
+
+
 def test_nothing_is_begun_once_a_stop_was_asked_for(tmp_path: Path):
     study = Study(tmp_path, TASK)
     go(study, 3, asked=lambda: study.count == 2)

@@ -183,6 +183,8 @@ def test_the_space_is_shown_without_running(
         (["tune", DEVICE, "--gamma", "0.9"], "it is called 'discount' here"),
         (["tune", DEVICE, "--run", "x"], "engram tune has no flag '--run'"),
         (["tune", DEVICE, "--pruning", "mean"], "expected median or none"),
+        (["tune", DEVICE, "--timeout", "0"], "expected more than 0 seconds"),
+        (["tune", DEVICE, "--keep", "none"], "expected all or best"),
         (["tune", DEVICE, "--resume", "--study", "nowhere"], "there is no study in nowhere to go on with"),
         (["tune", DEVICE, "discount=7"], "discount = 7.0 is out of range"),
     ],

@@ -210,6 +210,8 @@ class Tune:
     """Processes that work on the study; a second command on the same folder joins, too."""
     pruning: Annotated[str | None, arg(metavar="median|none"), _note("(default: median)")] = None
     """Give a trial up whose best evaluation is below the median of whole trials at that point, or none."""
+    keep: Annotated[str | None, arg(metavar="all|best"), _note("(default: all)")] = None
+    """Whose checkpoints stay on the disk once a trial is over: of all trials, or of the best."""
     resume: Annotated[bool, _note("")] = False
     """Refuse to begin a new study."""
     show: Annotated[bool, _note("")] = False

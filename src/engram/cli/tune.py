@@ -29,7 +29,8 @@ def tune(chosen: Tune, settings: Mapping[str, str]) -> None:
     if words.show:
         _show(words, run, settings)
         return
-    given = {name: value for name in ("trials", "timeout", "jobs", "pruning") if (value := getattr(words, name))}
+    names = ("trials", "timeout", "jobs", "pruning", "keep")
+    given = {name: value for name in names if (value := getattr(words, name)) is not None}
     given |= {"search": words.search, "resume": words.resume, "imports": words.imports, "overrides": dict(settings)}
 
     def work() -> Any:

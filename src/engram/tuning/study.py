@@ -7,6 +7,7 @@ comes next goes on with it.
 
 import json
 import math
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,6 +17,7 @@ import numpy as np
 from engram.checkpoint.disk import Disk, read_small, strict_json
 from engram.checkpoint.files import RunLock
 from engram.errors import CheckpointError, EngramError, SpecError, WriteFailed, install, unwritten
+from engram.run.keeper import FOLDER
 from engram.run.metrics import replace_file
 from engram.tuning.shared import JOURNAL, LOCK, Exclusive, claim, storage
 from engram.tuning.space import Choice, Dimension, from_json, to_json
@@ -181,6 +183,16 @@ class Study:
     def rows(self) -> list[Row]:
         """Every trial that began, by number."""
         return [self._row(trial) for trial in self._begun()]
+
+    def drop_checkpoints(self) -> None:
+        """Deletes the checkpoints of the trials that are over, but for those of the best; their logs stay."""
+        with self._lock:
+            over = [row for row in self.rows if row.outcome not in (RUNNING, STOPPED)]
+            best = max(over, key=lambda row: -math.inf if row.value is None else row.value, default=None)
+            for row in over:
+                folder = self.folder / row.folder
+                for path in () if row is best else (*folder.glob(FOLDER), *folder.glob(f"seed*/{FOLDER}")):
+                    shutil.rmtree(path, ignore_errors=True)
 
     def importance(self) -> dict[str, float]:
         """How much each setting explains of what trials came to, the greatest first; empty where few are complete.

@@ -42,6 +42,7 @@ def tune(
     timeout: float | None = None,
     jobs: specs.Number = 1,
     pruning: str = "median",
+    keep: str = "all",
     resume: bool = False,
     imports: Sequence[str] = (),
     overrides: Mapping[str, Any] | None = None,
@@ -63,6 +64,7 @@ def tune(
       jobs: processes. Several calls may also work on one study at the same time.
       pruning: `median` gives a trial up whose best evaluation is below the median of whole trials at that point;
         `none` gives none up.
+      keep: whose checkpoints stay on the disk: of `all` trials, or only of the `best`.
       imports: modules with parts of one's own, which several processes import.
       tell: takes a sentence about each trial; the logger `engram` by default.
       overrides, and further keywords: fixed settings of the agent by path, and `steps`, `seeds`, `seed`, `envs` and
@@ -75,6 +77,8 @@ def tune(
         raise SpecError(f"timeout = {timeout!r} was given; expected more than 0 seconds")
     if pruning not in ("median", "none"):
         raise SpecError(f"pruning = {pruning!r} was given; expected median or none")
+    if keep not in ("all", "best"):
+        raise SpecError(f"keep = {keep!r} was given; expected all or best")
     the_library()
     folder, say = Path(study), tell or LOG.info
     if resume and not holds_study(folder):
@@ -86,8 +90,10 @@ def tune(
     until = None if timeout is None else time.monotonic() + timeout
     if made.count >= most:
         say(f"the study has {made.count} of {most} trials; to go on, give a larger total (trials, --trials)")
-    several = count > 1
-    left = work_in_processes(made, most, count, until, imports) if several else work_here(made, most, until, say)
+    if count == 1:
+        left = work_here(made, most, until, say, keep)
+    else:
+        left = work_in_processes(made, count, imports, {"trials": most, "keep": keep}, until)
     if left:
         over = sum(row.outcome not in ("running", "stopped") for row in made.rows)
         raise Interrupted(f"stopped; {over} of {most} trials are over, and the same command goes on ({folder})")
@@ -159,7 +165,7 @@ def _text(path: str, value: Any) -> str:
 # -- trials one after another ----------------------------------------------------------------------------------------
 
 
-def work_here(study: Study, trials: int, until: float | None, tell: Tell) -> bool:
+def work_here(study: Study, trials: int, until: float | None, tell: Tell, keep: str = "all") -> bool:
     """Works on trials in this process, up to a number of them, a signal, or a time; whether a signal came."""
     with StopRequest() as stop:
 
@@ -172,6 +178,8 @@ def work_here(study: Study, trials: int, until: float | None, tell: Tell) -> boo
         def told_of(text: str) -> None:
             tell(text)
             _draw(study)  # now, because a stop has no time for it
+            if keep == "best":
+                study.drop_checkpoints()
             forget_programs()
 
         left = work(study, trials, asked, player, told_of)

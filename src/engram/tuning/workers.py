@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
@@ -25,11 +25,13 @@ LOOK = 0.1  # seconds between two looks at the processes
 STOP = "stop"
 
 
-def work_in_processes(study: Study, trials: int, jobs: int, until: float | None, imports: Sequence[str]) -> bool:
+def work_in_processes(
+    study: Study, jobs: int, imports: Sequence[str], given: Mapping[str, Any], until: float | None
+) -> bool:
     """Works on trials in so many processes; whether a signal came. Raises EngramError where one of them failed."""
     seconds = None if until is None else until - time.monotonic()
-    told = {"folder": str(study.folder), "task": study.task.to_json(), "trials": trials, "seconds": seconds}
-    told |= {"imports": list(imports), "named": ":" in study.task.env}
+    told = {"folder": str(study.folder), "task": study.task.to_json(), "seconds": seconds}
+    told |= {"imports": list(imports), "named": ":" in study.task.env, "given": dict(given)}
     with StopRequest() as stop:
         workers = [_start(told) for _ in range(jobs)]
         handed_on = False
@@ -78,6 +80,10 @@ def _listen() -> None:
         os._exit(128 + signal.SIGTERM)
 
 
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
 def main() -> int:
     """What a worker does; its exit code."""
     told = json.loads(sys.stdin.readline())
@@ -92,7 +98,7 @@ def main() -> int:
 
         until = None if told["seconds"] is None else time.monotonic() + told["seconds"]
         study = Study(Path(told["folder"]), Task.from_json(told["task"]))
-        left = work_here(study, told["trials"], until, lambda text: print(text, file=sys.stderr, flush=True))
+        left = work_here(study, until=until, tell=_say, **told["given"])
     except EngramError as problem:
         print(f"engram: {problem}", file=sys.stderr, flush=True)
         return problem.exit_code
