@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from engram.run.video import RecordVideo
     from engram.specs import part, setting, spec
     from engram.testing.environments import check_env
+    from engram.tuning.result import Tuned
+    from engram.tuning.tune import tune
     from engram.types import Decision, Distribution, Encoding, MemoryRead, Returns
 
 __all__ = [
@@ -63,6 +65,7 @@ __all__ = [
     "Similar",
     "TimeLimit",
     "Trainer",
+    "Tuned",
     "WandbLogger",
     "check_device_env",
     "check_env",
@@ -79,6 +82,7 @@ __all__ = [
     "setting",
     "spec",
     "train",
+    "tune",
 ]
 
 _HOMES = {
@@ -110,6 +114,7 @@ _HOMES = {
     "Similar": "losses.bootstrap",
     "TimeLimit": "run.callbacks",
     "Trainer": "run.trainer",
+    "Tuned": "tuning.result",
     "WandbLogger": "run.loggers",
     "check_device_env": "envs.device",
     "check_env": "testing.environments",
@@ -126,6 +131,7 @@ _HOMES = {
     "setting": "specs",
     "spec": "specs",
     "train": "run.article",
+    "tune": "tuning.tune",
 }
 
 

@@ -23,6 +23,7 @@ from typing import Any, Literal, SupportsFloat, TypeVar, dataclass_transform, ge
 
 from engram import registry
 from engram.errors import SpecError, hint
+from engram.ranges import OneOf, Range, Times
 
 T = TypeVar("T")
 Number = SupportsFloat  # as people give them: see `whole`
@@ -39,17 +40,31 @@ def setting(
     above: float = -math.inf,
     below: float = math.inf,
     about: Any = None,
+    search: Range | None = None,
 ) -> Any:
     """A field with its help text and its range: low <= value <= high and above < value < below.
 
     default: `NEEDED` for a setting that must be given. about: kept in the field's metadata for whoever reads the spec.
+    search: where `engram tune` searches it (`engram.ranges`); without it, only where a range is given by hand.
     """
     metadata = {"help": help, "low": low, "high": high, "above": above, "below": below, "about": about}
+    metadata["search"] = search
+    _check_search(search, metadata)
     if dataclasses.is_dataclass(default) or isinstance(default, dict):
         return dataclasses.field(
             default_factory=lambda: dict(default) if isinstance(default, dict) else default, metadata=metadata
         )
     return dataclasses.field(default=default, metadata=metadata)
+
+
+def _check_search(search: Range | None, limits: Mapping[str, Any]) -> None:
+    """Raises SpecError for a range that is searched and not allowed."""
+    if search is None or isinstance(search, Times):
+        return
+    for value in search.values if isinstance(search, OneOf) else (search.low, search.high):
+        for number in value if isinstance(value, tuple) else (value,):
+            if isinstance(number, int | float):
+                _check_range(number, f"search of {limits['help']!r}", limits)
 
 
 def part(role: str, default: Any, help: str) -> Any:
@@ -143,14 +158,18 @@ def override_all(value: T, changes: Mapping[str, Any], finish: Callable[[T], T] 
     """`override` for each path of `changes`, in any order: kinds of parts come before their settings, and rules between
     settings must hold only at the end. `finish` may change what came of it before they must.
     """
+    return _checked(unfinished(value, changes, finish))
+
+
+def unfinished(value: T, changes: Mapping[str, Any], finish: Callable[[T], T] | None = None) -> T:
+    """What `override_all` makes before rules between settings must hold. Each setting keeps its own range."""
     token = _UNFINISHED.set(True)
     try:
         for path in sorted(changes, key=lambda path: path.count(".")):
             value = override(value, path, changes[path])
-        value = value if finish is None else finish(value)
+        return value if finish is None else finish(value)
     finally:
         _UNFINISHED.reset(token)
-    return _checked(value)
 
 
 def _checked(value: Any) -> Any:

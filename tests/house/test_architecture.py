@@ -19,14 +19,15 @@ LONGEST = 450  # lines of a file; one that grows past this is two ideas
 # From the ground up. Inside a floor, a folder (or a file of the root) may import those in groups before its own only.
 FLOORS: tuple[tuple[frozenset[str], ...], ...] = (
     tuple(
-        frozenset({name}) for name in ("errors", "spaces", "registry", "specs", "types", "precision", "bits", "trees")
+        frozenset({name})
+        for name in ("errors", "spaces", "registry", "ranges", "specs", "types", "precision", "bits", "trees")
     ),
     (frozenset({"nn", "losses", "replay"}),),
     # A checkpoint knows named arrays, JSON and rows of replay: on this floor it can be tested to import no agent.
     (frozenset({"encoders", "working", "external", "heads", "exploration", "checkpoint"}),),
     (frozenset({"agents"}),),
     tuple(frozenset({name}) for name in ("envs", "runners")),
-    tuple(frozenset({name}) for name in ("play", "recipes", "run", "comparison", "testing", "cli")),
+    tuple(frozenset({name}) for name in ("play", "recipes", "run", "comparison", "tuning", "testing", "cli")),
 )
 TOP = "__init__"  # what `import engram` gives
 START = "__main__"  # what `python -m engram` runs

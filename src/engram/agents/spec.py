@@ -12,6 +12,7 @@ from engram.external.memory import NoExternalSpec
 from engram.heads.q import QSpec
 from engram.losses.bootstrap import PlainSpec
 from engram.losses.regression import HuberSpec
+from engram.ranges import Linear, Log, OneOf
 from engram.registry import name_of
 from engram.replay.draw import Reach
 from engram.replay.uniform import UniformSpec
@@ -76,8 +77,13 @@ class ReplaySpec:
     """What is kept, and how many rows an update learns from."""
 
     capacity: int = setting(50_000, "rows kept, over all environments", low=8)
-    batch_size: int = setting(64, "examples drawn for one update", low=1)
-    window: int = setting(1, "successive rows that a working memory learns from together; 1 without one", low=1)
+    batch_size: int = setting(64, "examples drawn for one update", low=1, search=OneOf(16, 32, 64, 128, 256))
+    window: int = setting(
+        1,
+        "successive rows that a working memory learns from together; 1 without one",
+        low=1,
+        search=OneOf(16, 32, 64, 128),
+    )
     burn_in: int = setting(
         0, "first rows of a window that only fill the memory, unless its episode begins there", low=0
     )
@@ -94,7 +100,7 @@ class OptimizerSpec:
     settled on: parts of the network become fresh, the replay stays. Adam's averages and the target begin anew.
     """
 
-    learning_rate: float = setting(1e-3, "step size at the start", above=0)
+    learning_rate: float = setting(1e-3, "step size at the start", above=0, search=Log(1e-5, 1e-2))
     final_fraction: float = setting(1.0, "the step size falls linearly to this fraction of itself", low=0, high=1)
     decay_steps: int = setting(1, "environment steps, from the first update on, over which it falls", low=1)
     epsilon: float = setting(1e-8, "Adam's epsilon", above=0)
@@ -111,16 +117,22 @@ class OptimizerSpec:
 class TargetSpec:
     """target <- target + rate * (parameters - target), every so many updates."""
 
-    every: int = setting(125, "updates between two changes of the target network", low=1)
-    rate: float = setting(1.0, "1 copies the parameters (hard); 0.005 follows them slowly (soft)", above=0, high=1)
+    every: int = setting(125, "updates between two changes of the target network", low=1, search=Log(10, 5_000))
+    rate: float = setting(
+        1.0, "1 copies the parameters (hard); 0.005 follows them slowly (soft)", above=0, high=1, search=Log(1e-3, 0.1)
+    )
 
 
 @spec
 class RecallSpec:
     """How an agent uses its external memory."""
 
-    n_step: int = setting(20, "rewards in the return that an entry stores, before its bootstrap", low=1)
-    max_memory_weight: float = setting(1.0, "largest weight of the memory in the estimate of Q", low=0, high=1)
+    n_step: int = setting(
+        20, "rewards in the return that an entry stores, before its bootstrap", low=1, search=Log(1, 100)
+    )
+    max_memory_weight: float = setting(
+        1.0, "largest weight of the memory in the estimate of Q", low=0, high=1, search=Linear(0.1, 1.0)
+    )
     weigh_by_error: bool = setting(
         True, "the memory's weight falls where its errors have been larger than the network's"
     )
@@ -136,7 +148,7 @@ class RecallSpec:
     unit_keys: bool = setting(True, "keys have length 1, so that distances mean the same for every network and task")
     frozen_width: int = setting(64, "numbers in a key that is a random projection", low=1)
     imitation_weight: float = setting(
-        0.0, "weight of a loss that draws Q to the value stored for the same action", low=0
+        0.0, "weight of a loss that draws Q to the value stored for the same action", low=0, search=Log(0.01, 1.0)
     )
     refresh: int = setting(0, "entries whose key is computed anew at each moment of learning, in turn", low=0)
 
@@ -182,12 +194,14 @@ class AgentSpec:
     recall: RecallSpec = setting(RecallSpec(), "how the external memory is used")
     bootstrap: Any = part("bootstrap", PlainSpec(), "what the next observation is worth")
     double: bool = setting(False, "the online network picks the next action, the target network says what it is worth")
-    n_step: int = setting(1, "rewards in a target before the bootstrap", low=1)
-    discount: float = setting(0.99, "gamma", low=0, high=1)
+    n_step: int = setting(1, "rewards in a target before the bootstrap", low=1, search=OneOf(1, 2, 3, 5, 10))
+    discount: float = setting(0.99, "gamma", low=0, high=1, search=OneOf(0.9, 0.95, 0.98, 0.99, 0.995, 0.999))
     anneal: AnnealSpec = setting(AnnealSpec(), "another n and discount at first")
     reward: RewardSpec = setting(RewardSpec(), "how rewards are learned from")
     reward_clip: float = setting(0.0, "rewards are learned from within +- this; 0 for as they are", low=0)
-    learn_every: int = setting(4, "environment steps from one moment of learning to the next", low=1)
+    learn_every: int = setting(
+        4, "environment steps from one moment of learning to the next", low=1, search=OneOf(1, 2, 4, 8, 16)
+    )
     updates: int = setting(1, "updates at each moment of learning", low=1)
 
     forget: bool = setting(False, "a negative control: the working memory is emptied before every step")

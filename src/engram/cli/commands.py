@@ -1,4 +1,4 @@
-"""The command `engram`: train, evaluate, info, compare, show, list, new.
+"""The command `engram`: train, evaluate, info, compare, tune, show, list, new.
 
 What can be typed is in flags.py; here is what it does. Nothing heavy is imported until a command needs it, so that
 help answers at once.
@@ -27,6 +27,7 @@ from engram.cli.flags import (
     New,
     Show,
     Train,
+    Tune,
     environment_argument,
     in_a_sentence,
     split_settings,
@@ -122,6 +123,10 @@ def _run(words: list[str]) -> int:
         for folder in chosen.runs:
             existing(folder)
         compare(chosen)
+    elif isinstance(chosen, Tune):
+        from engram.cli.tune import tune
+
+        tune(chosen, settings)
     else:
         {Evaluate: evaluate, Info: info, New: new}[type(chosen)](chosen)
     return 0

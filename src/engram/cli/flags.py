@@ -8,6 +8,7 @@ import ast
 import dataclasses
 import json
 import re
+from collections.abc import Callable, Iterable
 from decimal import Decimal, InvalidOperation
 from functools import partial
 from itertools import dropwhile, takewhile
@@ -20,7 +21,7 @@ from tyro.constructors import PrimitiveConstructorSpec
 from engram.cli.new import TRY
 from engram.errors import SpecError, UnknownName, hint
 from engram.run.familiar import familiar
-from engram.run.settings import RUN, SESSION, default_of, type_of, written
+from engram.run.settings import OF_TRIALS, RUN, SESSION, default_of, type_of, written
 
 T = TypeVar("T")
 SETTING = re.compile(r"[a-z_][a-z0-9_]*(\.[a-z0-9_]+)*=.*", re.DOTALL)
@@ -61,13 +62,17 @@ Imports = Annotated[
 ]
 
 
-def _with_settings(command: type[T]) -> type[T]:
-    """Class decorator: gives a command a flag for every setting of a run and a session. What is not typed is None,
-    False for a switch, () for what may be repeated.
+def _with_settings(names: Iterable[str]) -> Callable[[type[T]], type[T]]:
+    """Class decorator: gives a command a flag for each of these settings of a run or a session. What is not typed is
+    None, False for a switch, () for what may be repeated.
     """
-    flags = [_flag(name, field) for name, field in (RUN | SESSION).items()]
-    namespace = {"__doc__": command.__doc__}
-    return dataclasses.make_dataclass(command.__name__, flags, bases=(command,), namespace=namespace, frozen=True)
+    flags = [_flag(name, (RUN | SESSION)[name]) for name in names]
+
+    def with_flags(command: type[T]) -> type[T]:
+        namespace = {"__doc__": command.__doc__}
+        return dataclasses.make_dataclass(command.__name__, flags, bases=(command,), namespace=namespace, frozen=True)
+
+    return with_flags
 
 
 def _flag(name: str, field: "dataclasses.Field[Any]") -> tuple[str, Any, Any]:
@@ -88,7 +93,7 @@ def _flag(name: str, field: "dataclasses.Field[Any]") -> tuple[str, Any, Any]:
     return name, Annotated[kind | None, told], None
 
 
-@_with_settings
+@_with_settings(RUN | SESSION)
 @dataclasses.dataclass(frozen=True)
 class Train:
     """Train an agent, or go on with a run.
@@ -185,6 +190,44 @@ class Compare:
     """Print one JSON object and nothing else to standard output."""
 
 
+@_with_settings(OF_TRIALS)
+@dataclasses.dataclass(frozen=True)
+class Tune:
+    """Search good settings of an agent, with Optuna (extra tune). The same command again goes on with the study.
+
+    Settings of the agent that follow as path=value are fixed. A trial is scored by its greedy evaluations in the last
+    tenth of its steps. Trial 0 runs the preset's defaults.
+    """
+
+    env: Annotated[Positional[str], arg(metavar="ENV", help_behavior_hint="")]
+    """What to learn: a Gymnasium id or one from `engram list envs`."""
+    search: Annotated[
+        UseAppendAction[tuple[str, ...]],
+        arg(metavar="PATH[=LOW..HIGH|=A|B]"),
+        _note("(default: all with a range)"),
+    ] = ()
+    """Search this setting, in its own range or in one of yours."""
+    trials: Annotated[int | None, _whole(1, "N"), _note("(default: 20)")] = None
+    """How many trials in all, with those of before."""
+    study: Annotated[Path | None, arg(metavar="DIR"), _note("(default: runs/ENV-PRESET-tune)")] = None
+    """Where the study and its trials are kept."""
+    timeout: Annotated[float | None, arg(metavar="SECONDS"), _note("(default: none)")] = None
+    """Stop after so many seconds; a trial that runs then is saved, to be gone on with."""
+    jobs: Annotated[int | None, _whole(1, "J"), _note("(default: 1)")] = None
+    """Processes that work on the study; a second command on the same folder joins, too."""
+    pruning: Annotated[str | None, arg(metavar="median|none"), _note("(default: median)")] = None
+    """Give a trial up whose best evaluation is below the median of whole trials at that point, or none."""
+    keep: Annotated[str | None, arg(metavar="all|best"), _note("(default: all)")] = None
+    """Whose checkpoints stay on the disk once a trial is over: of all trials, or of the best."""
+    resume: Annotated[bool, _note("")] = False
+    """Refuse to begin a new study."""
+    show: Annotated[bool, _note("")] = False
+    """Print what would be searched, and run nothing."""
+    imports: Imports = ()
+    json: Annotated[bool, _note("")] = False
+    """Print one JSON object and nothing else to standard output."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Show:
     """Print every setting of a preset as path=value; or what an environment is.
@@ -233,14 +276,16 @@ class New:
 
 
 COMMANDS: dict[str, type] = {
-    "train": Train, "evaluate": Evaluate, "info": Info, "compare": Compare, "show": Show, "list": List, "new": New,
+    "train": Train, "evaluate": Evaluate, "info": Info, "compare": Compare, "tune": Tune, "show": Show, "list": List,
+    "new": New,
 }  # fmt: skip
-TAKE_SETTINGS = ("train", "show")
+TAKE_SETTINGS = ("train", "tune", "show")
 Command = (
     Annotated[Train, subcommand("train")]
     | Annotated[Evaluate, subcommand("evaluate")]
     | Annotated[Info, subcommand("info")]
     | Annotated[Compare, subcommand("compare")]
+    | Annotated[Tune, subcommand("tune")]
     | Annotated[Show, subcommand("show")]
     | Annotated[List, subcommand("list")]
     | Annotated[New, subcommand("new")]
@@ -299,7 +344,7 @@ def _flag_hint(command: str, name: str) -> str:
     if name[2:] in words:
         return f"write {name[2:].upper()} alone, as in: engram {command} {name[2:].upper()}"
     word = name.lstrip("-")
-    if command == "train" and (way := familiar(word)):
+    if command in ("train", "tune") and (way := familiar(word)):
         note = f" ({way.note})" if way.note else ""
         return f"it is called {way.path!r} here{note}: {written(way.path)}"
     told = hint(name, flags_of(COMMANDS[command]))

@@ -10,6 +10,7 @@ from engram.errors import SpaceError, SpecError
 from engram.nn.attention import MultiHeadAttention, check_heads
 from engram.nn.layers import MLP
 from engram.nn.observation import scaled
+from engram.ranges import OneOf
 from engram.registry import register
 from engram.specs import setting, spec
 from engram.types import Encoding, Key
@@ -29,9 +30,9 @@ class EntitiesSpec:
     `spaces.Box(unordered=True)`, or an attribute `unordered = True` of Gymnasium's Box. For others: `encoder=entities`.
     """
 
-    token_width: int = setting(64, "length of an entity's embedding", low=1)
+    token_width: int = setting(64, "length of an entity's embedding", low=1, search=OneOf(32, 64, 128))
     heads: int = setting(2, "attention heads; they must divide token_width", low=1)
-    width: int = setting(128, "units of the layer after the attention", low=1)
+    width: int = setting(128, "units of the layer after the attention", low=1, search=OneOf(64, 128, 256))
     presence: int = setting(
         -1, "feature that is above 0 where there is an entity; -1: rows of zeros are none. Not used with a mask", low=-1
     )

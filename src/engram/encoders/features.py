@@ -3,6 +3,7 @@
 from engram import spaces
 from engram.encoders.tokens import TokenEncoder
 from engram.nn.attention import check_heads
+from engram.ranges import OneOf
 from engram.registry import register
 from engram.specs import setting, spec
 from engram.types import Key
@@ -18,10 +19,10 @@ class FeaturesSpec:
     attention pooling in place of their extra token.
     """
 
-    token_width: int = setting(64, "length of a token", low=1)
-    layers: int = setting(1, "blocks of self-attention", low=0)
+    token_width: int = setting(64, "length of a token", low=1, search=OneOf(32, 64, 128))
+    layers: int = setting(1, "blocks of self-attention", low=0, search=OneOf(1, 2, 3))
     heads: int = setting(4, "attention heads; they must divide token_width", low=1)
-    width: int = setting(128, "units of the layer after the pooling", low=1)
+    width: int = setting(128, "units of the layer after the pooling", low=1, search=OneOf(64, 128, 256))
     uniform: bool = setting(False, "control: all features weigh the same")
 
     def check(self) -> None:

@@ -15,6 +15,7 @@ from engram.nn.convolution import Convolution
 from engram.nn.layers import Linear
 from engram.nn.observation import scaled
 from engram.nn.spectral import spectrally_normalised
+from engram.ranges import OneOf
 from engram.registry import register
 from engram.specs import setting, spec
 from engram.types import Encoding, Key
@@ -30,7 +31,7 @@ class ImpalaSpec:
     channels: tuple[int, ...] = setting((16, 32, 32), "channels of each block, which halves rows and columns", low=1)
     scale: int = setting(1, "times the channels; 2 in BTR", low=1)
     pool: bool = setting(True, "the last image is pooled to 6 x 6 where it is larger, as in BTR")
-    width: int = setting(512, "units of the layer after the convolutions", low=1)
+    width: int = setting(512, "units of the layer after the convolutions", low=1, search=OneOf(128, 256, 512))
     spectral_norm: bool = setting(False, "residual convolutions stretch no input by more than one, as in BTR")
 
     layout = "channels"

@@ -14,6 +14,7 @@ from engram.errors import SpaceError
 from engram.nn.convolution import Convolution
 from engram.nn.layers import Linear
 from engram.nn.observation import scaled
+from engram.ranges import OneOf
 from engram.registry import register
 from engram.specs import setting, spec
 from engram.types import Encoding, Key
@@ -27,7 +28,7 @@ GRID = ((16, 3, 1),)  # Young & Tian 2019 (arXiv 1903.03176), section 3
 class PixelsSpec:
     """The Nature CNN, for images of about 84 x 84."""
 
-    width: int = setting(512, "units of the layer after the convolutions", low=1)
+    width: int = setting(512, "units of the layer after the convolutions", low=1, search=OneOf(128, 256, 512))
 
     layout = "channels"
 
@@ -40,7 +41,7 @@ class PixelsSpec:
 class GridSpec:
     """One 3 x 3 convolution of 16 channels, for boards of about 10 x 10."""
 
-    width: int = setting(128, "units of the layer after the convolution", low=1)
+    width: int = setting(128, "units of the layer after the convolution", low=1, search=OneOf(128, 256, 512))
 
     layout = "channels"
 

@@ -15,6 +15,7 @@ from engram.errors import SpaceError
 from engram.nn.attention import AttentionPooling, SelfAttention, check_heads, received
 from engram.nn.convolution import Convolution
 from engram.nn.layers import MLP, Linear, normalised
+from engram.ranges import OneOf
 from engram.registry import register
 from engram.specs import setting, spec
 from engram.types import Encoding, Key
@@ -30,7 +31,7 @@ class SpatialSpec:
 
     trunk: Literal["nature", "grid"] = setting("nature", "the convolutions: nature for images, grid for small boards")
     heads: int = setting(4, "learned queries", low=1)
-    width: int = setting(128, "units of the layer after the attention", low=1)
+    width: int = setting(128, "units of the layer after the attention", low=1, search=OneOf(128, 256, 512))
     uniform: bool = setting(False, "control: all places weigh the same")
 
     layout = "channels"
@@ -48,7 +49,7 @@ class RelationalSpec:
     token_width: int = setting(64, "length of a cell's embedding", low=1)
     layers: int = setting(1, "blocks of self-attention", low=1)
     heads: int = setting(4, "attention heads; they must divide token_width", low=1)
-    width: int = setting(128, "units of the layer after the attention", low=1)
+    width: int = setting(128, "units of the layer after the attention", low=1, search=OneOf(128, 256, 512))
     uniform: bool = setting(False, "control: all cells weigh the same")
 
     layout = "channels"

@@ -14,6 +14,7 @@ from engram.errors import SpaceError
 from engram.nn.attention import AttentionPooling, SelfAttention, check_heads, received
 from engram.nn.layers import MLP, normalised
 from engram.nn.observation import scaled
+from engram.ranges import OneOf
 from engram.registry import register
 from engram.specs import setting, spec
 from engram.types import Encoding, Key
@@ -26,10 +27,10 @@ MOST_TOKENS = 1024  # self-attention holds their square, for every head and exam
 class TokensSpec:
     """One token for each category and symbol, self-attention among them, then attention pooling."""
 
-    token_width: int = setting(64, "length of a token", low=1)
-    layers: int = setting(1, "blocks of self-attention", low=0)
+    token_width: int = setting(64, "length of a token", low=1, search=OneOf(32, 64, 128))
+    layers: int = setting(1, "blocks of self-attention", low=0, search=OneOf(1, 2, 3))
     heads: int = setting(4, "attention heads; they must divide token_width", low=1)
-    width: int = setting(128, "units of the layer after the pooling", low=1)
+    width: int = setting(128, "units of the layer after the pooling", low=1, search=OneOf(64, 128, 256))
     uniform: bool = setting(False, "control: all tokens weigh the same")
 
     def check(self) -> None:

@@ -9,6 +9,7 @@ from engram import spaces
 from engram.errors import SpecError
 from engram.nn.layers import MLP
 from engram.nn.observation import flatten
+from engram.ranges import OneOf
 from engram.registry import register
 from engram.specs import setting, spec
 from engram.types import Encoding, Key
@@ -19,7 +20,9 @@ from engram.types import Encoding, Key
 class VectorSpec:
     """Flattens every part of the observation into one vector; takes every space."""
 
-    widths: tuple[int, ...] = setting((128, 128), "units of each hidden layer", low=1)
+    widths: tuple[int, ...] = setting(
+        (128, 128), "units of each hidden layer", low=1, search=OneOf((64, 64), (128, 128), (256, 256), (256, 256, 256))
+    )
     norm: bool = setting(False, "normalise each hidden layer before its ReLU")
 
     def check(self) -> None:

@@ -6,6 +6,7 @@ from jaxtyping import Array, Int, UInt32
 
 from engram.bits import uniform
 from engram.exploration.exploration import falling
+from engram.ranges import Log, Times
 from engram.registry import register
 from engram.specs import setting, spec
 from engram.types import Decision
@@ -20,8 +21,10 @@ class BoltzmannSpec:
     """
 
     temperature: float = setting(1.0, "temperature at step 0, in units of return", above=0)
-    final_temperature: float = setting(0.05, "temperature from `steps` on, in units of return", above=0)
-    steps: int = setting(5_000, "environment steps over which the temperature falls", low=1)
+    final_temperature: float = setting(
+        0.05, "temperature from `steps` on, in units of return", above=0, search=Log(0.005, 0.5)
+    )
+    steps: int = setting(5_000, "environment steps over which the temperature falls", low=1, search=Times(0.2, 5))
 
     by_episode = False
 

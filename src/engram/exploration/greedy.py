@@ -5,6 +5,7 @@ from jaxtyping import Array, Int, UInt32
 
 from engram.bits import uniform
 from engram.exploration.exploration import any_of, falling
+from engram.ranges import Log, Times
 from engram.registry import register
 from engram.specs import setting, spec
 from engram.types import Decision
@@ -16,8 +17,8 @@ class EpsilonGreedySpec:
     """A random action with a probability that falls linearly with the global step."""
 
     start: float = setting(1.0, "epsilon at step 0", low=0, high=1)
-    end: float = setting(0.02, "epsilon from `steps` on", low=0, high=1)
-    steps: int = setting(5_000, "environment steps over which epsilon falls", low=1)
+    end: float = setting(0.02, "epsilon from `steps` on", low=0, high=1, search=Log(0.01, 0.2))
+    steps: int = setting(5_000, "environment steps over which epsilon falls", low=1, search=Times(0.2, 5))
 
     by_episode = False
 

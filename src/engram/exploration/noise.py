@@ -6,6 +6,7 @@ from jaxtyping import Array, Bool, Float, Int, UInt32
 
 from engram.bits import hashed, uniform
 from engram.exploration.exploration import any_of, falling
+from engram.ranges import Log, Times
 from engram.registry import register
 from engram.specs import setting, spec
 from engram.types import Decision
@@ -29,9 +30,13 @@ class ParameterNoiseSpec:
     scale; Osband et al. 2016 (arXiv 1402.0635) for values that are randomised by episode.
     """
 
-    scale: float = setting(0.3, "standard deviation of the noise at step 0, in units of return", low=0)
-    final_scale: float = setting(0.02, "standard deviation from `steps` on, in units of return", low=0)
-    steps: int = setting(5_000, "environment steps over which it falls", low=1)
+    scale: float = setting(
+        0.3, "standard deviation of the noise at step 0, in units of return", low=0, search=Log(0.05, 2)
+    )
+    final_scale: float = setting(
+        0.02, "standard deviation from `steps` on, in units of return", low=0, search=Log(0.005, 0.2)
+    )
+    steps: int = setting(5_000, "environment steps over which it falls", low=1, search=Times(0.2, 5))
     random_opening: float = setting(
         0.0, "chance, however late, that an episode begins with a random action, and that another follows each",
         low=0, high=0.99,

@@ -20,6 +20,7 @@ from engram.external.memory import OPTIONAL, Entries, check_kept
 from engram.external.store import Store
 from engram.external.writing import Rule, Update, write
 from engram.nn.attention import attend, check_heads, choose
+from engram.ranges import Log, OneOf
 from engram.registry import register
 from engram.specs import setting, spec
 from engram.types import Key, MemoryRead
@@ -29,7 +30,7 @@ from engram.types import Key, MemoryRead
 class TableSettings:
     """Settings shared by `episodic` and `chunked`: how entries are read, and how a value moves. No kind of its own."""
 
-    neighbours: int = setting(50, "entries that a read attends to, for each action", low=1)
+    neighbours: int = setting(50, "entries that a read attends to, for each action", low=1, search=OneOf(5, 10, 25, 50))
     kernel: Literal["inverse-distance", "dot", "scaled-dot", "multi-head"] = setting(
         "inverse-distance",
         "how a key, or the mean key of a chunk, answers a query; multi-head learns projections, with "
@@ -38,7 +39,7 @@ class TableSettings:
     heads: int = setting(4, "heads of kernel=multi-head; they divide the length of a key", low=1)
     delta: float = setting(1e-3, "added to squared distances in the kernel: how much an exact match outweighs", above=0)
     half_confidence_distance: float = setting(
-        0.03, "squared distance of the nearest entry at which confidence is a half", above=0
+        0.03, "squared distance of the nearest entry at which confidence is a half", above=0, search=Log(0.003, 0.3)
     )
     temperature: float = setting(1.0, "what scores are divided by; below 1 sharpens", above=0)
     update: Update = setting("tabular", "where an observation comes again: v + alpha (R - v), or the best return")
@@ -56,7 +57,9 @@ class TableSettings:
 class EpisodicSpec(TableSettings):
     """One entry for each experience. A read is the attention-weighted value of the nearest entries of each action."""
 
-    capacity: int = setting(10_000, "entries over all actions, who share them equally", low=1)
+    capacity: int = setting(
+        10_000, "entries over all actions, who share them equally", low=1, search=OneOf(2_000, 10_000, 50_000)
+    )
     eviction: Eviction = setting("least-read", "what a full table gives up")
 
     @property

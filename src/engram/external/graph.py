@@ -20,6 +20,7 @@ from engram.bits import TURN, counted, held_back
 from engram.errors import SpecError
 from engram.external.memory import Entries, check_kept, known_rows
 from engram.nn.attention import attend, choose, squared_distance
+from engram.ranges import Log, OneOf
 from engram.registry import register
 from engram.specs import setting, spec
 from engram.types import Key, MemoryRead
@@ -35,11 +36,11 @@ class GraphSpec:
     It needs transitions of one step (`n_step=1`): of a longer one the edge would stand for actions it does not name.
     """
 
-    capacity: int = setting(10_000, "nodes, distinct observations", low=1)
-    neighbours: int = setting(10, "nodes that a read attends to", low=1)
+    capacity: int = setting(10_000, "nodes, distinct observations", low=1, search=OneOf(2_000, 10_000, 50_000))
+    neighbours: int = setting(10, "nodes that a read attends to", low=1, search=OneOf(5, 10, 25))
     delta: float = setting(1e-3, "added to squared distances in the kernel: how much an exact match outweighs", above=0)
     half_confidence_distance: float = setting(
-        0.03, "squared distance of the nearest node at which confidence is a half", above=0
+        0.03, "squared distance of the nearest node at which confidence is a half", above=0, search=Log(0.003, 0.3)
     )
     every: int = setting(100, "writes between two propagations", low=1)
     sweeps: int = setting(1000, "transitions that a value travels back in a propagation, at most", low=1)

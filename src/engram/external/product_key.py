@@ -30,6 +30,7 @@ from engram.errors import SpaceError, SpecError
 from engram.external.memory import Entries, check_kept, known_rows
 from engram.nn.attention import attend
 from engram.nn.layers import normalised
+from engram.ranges import OneOf
 from engram.registry import register
 from engram.specs import setting, spec
 from engram.types import Key, MemoryRead
@@ -44,8 +45,13 @@ LARGEST = 1e15  # of a key's numbers: the variance of greater ones would not be 
 class ProductKeySpec:
     """A fixed grid of slots, found by the two halves of a key: the same cost however much is written."""
 
-    codes: int = setting(1024, "codes for each half of a key; there are codes x codes slots for each action", low=1)
-    neighbours: int = setting(50, "slots that a read attends to", low=1)
+    codes: int = setting(
+        1024,
+        "codes for each half of a key; there are codes x codes slots for each action",
+        low=1,
+        search=OneOf(256, 512, 1024),
+    )
+    neighbours: int = setting(50, "slots that a read attends to", low=1, search=OneOf(10, 25, 50))
     spread: int = setting(1, "slots that a write moves, in proportion to their attention", low=1)
     alpha: float = setting(
         0.1, "step size: share of the way to a new return that a value moves at most", above=0, high=1

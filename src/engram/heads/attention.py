@@ -11,6 +11,7 @@ from engram.errors import SpaceError
 from engram.heads.returns import ScalarSpec, ToReturns
 from engram.nn.attention import MultiHeadAttention, check_heads
 from engram.nn.layers import MLP, Linear
+from engram.ranges import OneOf
 from engram.registry import register
 from engram.specs import part, setting, spec
 from engram.types import Key, Kind, Returns
@@ -26,7 +27,12 @@ class AttentionSpec:
 
     action_width: int = setting(64, "length of an action's embedding", low=1)
     heads: int = setting(4, "attention heads; they must divide action_width", low=1)
-    hidden: int = setting(128, "units of the layer that joins the state and what it read of the actions", low=1)
+    hidden: int = setting(
+        128,
+        "units of the layer that joins the state and what it read of the actions",
+        low=1,
+        search=OneOf(64, 128, 256),
+    )
     uniform: bool = setting(False, "control: all allowed actions weigh the same")
     returns: Any = part("returns", ScalarSpec(), "what is predicted of the return")
 

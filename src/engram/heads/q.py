@@ -10,6 +10,7 @@ from jaxtyping import Array, Bool, Float, UInt32
 from engram.heads.returns import ScalarSpec, ToReturns
 from engram.nn.layers import MLP, Linear
 from engram.nn.noisy import NoisyLinear, NoisyMLP, dealt
+from engram.ranges import Log, OneOf
 from engram.registry import register
 from engram.specs import part, setting, spec
 from engram.types import Key, Kind, Returns
@@ -23,7 +24,7 @@ Stream = tuple[MLP | NoisyMLP, Linear | NoisyLinear]
 class QSpec:
     """One linear layer gives Q of every action."""
 
-    noise: float = setting(0.0, NOISE, low=0)
+    noise: float = setting(0.0, NOISE, low=0, search=Log(0.1, 1.0))
     returns: Any = part("returns", ScalarSpec(), "what is predicted of the return")
 
     reads_offered = False
@@ -72,8 +73,8 @@ class QHead(eqx.Module):
 class DuelingSpec:
     """A value and an advantage for every action, from two streams."""
 
-    width: int = setting(0, "units of a hidden layer in each stream; 0 for none", low=0)
-    noise: float = setting(0.0, NOISE, low=0)
+    width: int = setting(0, "units of a hidden layer in each stream; 0 for none", low=0, search=OneOf(0, 64, 128, 256))
+    noise: float = setting(0.0, NOISE, low=0, search=Log(0.1, 1.0))
     returns: Any = part("returns", ScalarSpec(), "what is predicted of the return")
 
     reads_offered = False

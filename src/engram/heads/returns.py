@@ -22,6 +22,7 @@ from jaxtyping import Array, Float, UInt32
 from engram.bits import uniform
 from engram.errors import SpecError
 from engram.nn.layers import Linear
+from engram.ranges import OneOf
 from engram.registry import declare, register
 from engram.specs import setting, spec
 from engram.types import Key, Kind, Returns
@@ -86,7 +87,7 @@ class Scalar(eqx.Module):
 class CategoricalSpec:
     """Probabilities of returns that are fixed, evenly spaced from low to high. Source: Bellemare et al. 2017."""
 
-    atoms: int = setting(51, "returns that have a probability", low=2)
+    atoms: int = setting(51, "returns that have a probability", low=2, search=OneOf(21, 51, 101))
     low: float = setting(-10.0, "the least of them, in units of return as it is learned")
     high: float = setting(10.0, "the greatest of them")
 
@@ -133,7 +134,9 @@ class Categorical(eqx.Module):
 class QuantileSpec:
     """Quantiles of the return at fixed levels. Source: Dabney et al. 2018, QR-DQN."""
 
-    quantiles: int = setting(51, "levels, the middles of as many equal parts of 0..1", low=1)
+    quantiles: int = setting(
+        51, "levels, the middles of as many equal parts of 0..1", low=1, search=OneOf(25, 51, 101, 200)
+    )
 
     predicts = "quantiles"
     limits = None
@@ -163,7 +166,7 @@ class Quantile(eqx.Module):
 class ImplicitSpec:
     """Quantiles of the return at levels drawn anew for each look. Source: Dabney et al. 2018, IQN."""
 
-    samples: int = setting(16, "levels drawn for each look", low=1)
+    samples: int = setting(16, "levels drawn for each look", low=1, search=OneOf(8, 16, 32))
     cosines: int = setting(64, "cosines that a level is embedded by", low=1)
 
     predicts = "quantiles"

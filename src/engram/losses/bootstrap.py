@@ -20,6 +20,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from engram.losses.returns import NStep
+from engram.ranges import Linear, Log
 from engram.registry import register
 from engram.specs import setting, spec
 from engram.types import Distribution, Returns, blend
@@ -177,7 +178,7 @@ class ActionsSpec:
     """Reading 2: attention over the next actions by their Q."""
 
     temperature: float = setting(
-        0.1, "of the softmax over Q, in units of return: near 0 greedy, high the mean", above=0
+        0.1, "of the softmax over Q, in units of return: near 0 greedy, high the mean", above=0, search=Log(0.01, 1.0)
     )
     mellow: bool = setting(
         False, "mellowmax of the mean returns instead of the weighted sum: a contraction at any temperature"
@@ -217,8 +218,8 @@ class MunchausenSpec:
     `double=false`. Source: Vieillard et al. 2020 (arXiv 2007.14430), eq. 1 and section 3.
     """
 
-    scale: float = setting(0.9, "of the logarithm of the action's probability", low=0, high=1)
-    temperature: float = setting(0.03, "of both policies, in units of return", above=0)
+    scale: float = setting(0.9, "of the logarithm of the action's probability", low=0, high=1, search=Linear(0.5, 0.99))
+    temperature: float = setting(0.03, "of both policies, in units of return", above=0, search=Log(0.01, 1.0))
     floor: float = setting(-1.0, "the least that is added to a reward, before the scale", high=0)
 
     asks = "here"

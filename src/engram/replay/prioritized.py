@@ -16,6 +16,7 @@ from jaxtyping import Array, Bool, Float, Int, UInt32
 
 from engram.bits import held_back, uniform
 from engram.errors import SpecError
+from engram.ranges import Linear
 from engram.registry import register
 from engram.replay.draw import Drawn, Embed, Growth, Reach, Surprise
 from engram.replay.ring import Ring
@@ -44,8 +45,12 @@ class PrioritizedSpec:
     A batch is stratified at the top of the tree. Its weights are divided by their greatest.
     """
 
-    exponent: float = setting(0.6, "alpha: 0 draws uniformly, 1 in proportion to the surprise", low=0, high=1)
-    correction: float = setting(0.4, "beta at the start: the share of the bias that weights undo", low=0, high=1)
+    exponent: float = setting(
+        0.6, "alpha: 0 draws uniformly, 1 in proportion to the surprise", low=0, high=1, search=Linear(0.1, 1.0)
+    )
+    correction: float = setting(
+        0.4, "beta at the start: the share of the bias that weights undo", low=0, high=1, search=Linear(0.1, 1.0)
+    )
     final_correction: float = setting(1.0, "beta at the end", low=0, high=1)
     correction_updates: int = setting(100_000, "updates over which beta changes linearly", low=1)
     by: Literal["error", "loss"] = setting(

@@ -132,6 +132,11 @@ class Session:
 
 
 RUN, SESSION = ({field.name: field for field in dataclasses.fields(home)} for home in (RunSettings, Session))
+# What may be chosen for the runs of a study (`engram tune`).
+OF_TRIALS = (
+    "preset", "recipe", "steps", "envs", "asynchronous", "seed", "seeds", "action_bins", "env_args",
+    "max_episode_steps", "evaluate_every", "evaluate_episodes",
+)  # fmt: skip
 FREE = tuple(name for name, field in RUN.items() if field.metadata["about"].free)
 
 

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from engram.nn.layers import EPSILON, Linear
+from engram.ranges import OneOf
 from engram.registry import register
 from engram.specs import setting, spec
 from engram.types import Key
@@ -35,7 +36,7 @@ class FastWeightsSpec:
         "gated-delta",
         "how a matrix is written: values are added up, averaged, replaced under their key, or replaced and faded",
     )
-    hidden_size: int = setting(128, "units of each layer", low=1)
+    hidden_size: int = setting(128, "units of each layer", low=1, search=OneOf(64, 128, 256))
     layers: int = setting(1, "residual blocks", low=1)
     heads: int = setting(4, "matrices per layer", low=1)
     head_width: int = setting(16, "rows and columns of a matrix", low=1)

@@ -14,6 +14,7 @@ from jaxtyping import Array, Bool, Float
 
 from engram.errors import SpecError
 from engram.nn.layers import Linear
+from engram.ranges import OneOf
 from engram.registry import register
 from engram.specs import setting, spec
 from engram.types import Key
@@ -59,7 +60,7 @@ def orthogonal(gates: int, width: int, key: Key) -> Float[Array, "width gates"]:
 class GRUSpec:
     """Gated recurrent unit: the usual memory of deep recurrent Q-learning with half of an LSTM's gates."""
 
-    hidden_size: int = setting(128, "units of each layer", low=1)
+    hidden_size: int = setting(128, "units of each layer", low=1, search=OneOf(64, 128, 256))
     layers: int = setting(1, "layers, one after another", low=1)
     horizon: int = setting(0, "steps that units remember at the start, spread from 1 to this; 0: as usual", low=0)
 
@@ -116,7 +117,7 @@ def _gru(product: Array, given: Array, state: tuple[Array, ...]) -> tuple[Array,
 class LSTMSpec:
     """Long short-term memory: the memory of DRQN and R2D2."""
 
-    hidden_size: int = setting(128, "units of each layer", low=1)
+    hidden_size: int = setting(128, "units of each layer", low=1, search=OneOf(64, 128, 256))
     layers: int = setting(1, "layers, one after another", low=1)
     horizon: int = setting(0, "steps that units remember at the start, spread from 1 to this; 0: as usual", low=0)
 
@@ -179,7 +180,7 @@ def _lstm(product: Array, given: Array, state: tuple[Array, ...]) -> tuple[Array
 class MinGRUSpec:
     """GRU whose gates see the input alone: several times faster to train, but blind to what is remembered."""
 
-    hidden_size: int = setting(128, "units of each layer", low=1)
+    hidden_size: int = setting(128, "units of each layer", low=1, search=OneOf(64, 128, 256))
     layers: int = setting(1, "layers, one after another", low=1)
     horizon: int = setting(100, "steps that units remember at the start, spread from 1 to this; 0: about 2", low=0)
     selectivity: float = setting(
@@ -235,9 +236,9 @@ MAX_PHASE = 6.283  # greatest turn of an LRU per step at the start, in radians: 
 class LRUSpec:
     """Linear recurrent unit in a residual block: remembers for about 1 / (1 - radius) steps."""
 
-    hidden_size: int = setting(128, "units of each layer", low=1)
+    hidden_size: int = setting(128, "units of each layer", low=1, search=OneOf(64, 128, 256))
     layers: int = setting(1, "residual blocks", low=1)
-    state: int = setting(128, "complex numbers that a layer remembers", low=1)
+    state: int = setting(128, "complex numbers that a layer remembers", low=1, search=OneOf(64, 128, 256))
     min_radius: float = setting(0.9, "least magnitude of the factor per step at the start", low=0.0, below=1.0)
     max_radius: float = setting(0.999, "greatest one; 0.999 remembers for about 1000 steps", above=0.0, below=1.0)
 

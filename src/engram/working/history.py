@@ -18,6 +18,7 @@ from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from engram.nn.attention import attend, check_heads, join_heads, scaled_dot, split_heads
 from engram.nn.layers import Linear, normalised
+from engram.ranges import OneOf
 from engram.registry import register
 from engram.specs import part, setting, spec
 from engram.types import Key, MemoryRead
@@ -31,9 +32,9 @@ class HistorySpec:
     """Transformer over the newest steps of the episode; its weights tell which of them a decision came from."""
 
     window: int = setting(64, "steps that a layer looks at, the present one included", low=1)
-    layers: int = setting(2, "blocks of attention and MLP", low=1)
+    layers: int = setting(2, "blocks of attention and MLP", low=1, search=OneOf(1, 2, 3))
     heads: int = setting(4, "attention heads of each layer; they share the hidden size", low=1)
-    hidden_size: int = setting(128, "features of a step", low=1)
+    hidden_size: int = setting(128, "features of a step", low=1, search=OneOf(64, 128, 256))
     inner: int = setting(256, "hidden units of each MLP", low=1)
     clock: bool = setting(False, "steps also carry waves of their number in the episode: absolute positions")
     uniform: bool = setting(False, "equal weights for all steps in the window: a control")

@@ -15,6 +15,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from engram.nn.attention import attend
 from engram.nn.layers import Linear, normalised
+from engram.ranges import OneOf
 from engram.registry import register
 from engram.specs import setting, spec
 from engram.types import Key, MemoryRead
@@ -32,8 +33,10 @@ NOVEL = 0.9  # similarity to the nearest slot under which a key opens a slot of 
 class SlotsSpec:
     """Slots of a key and a value, opened for what is new and updated for what is known; read by several heads."""
 
-    slots: int = setting(16, "how many keys with values are held", low=1)
-    hidden_size: int = setting(64, "features of a key, of a value, and of what is read", low=1)
+    slots: int = setting(16, "how many keys with values are held", low=1, search=OneOf(8, 16, 32))
+    hidden_size: int = setting(
+        64, "features of a key, of a value, and of what is read", low=1, search=OneOf(32, 64, 128)
+    )
     heads: int = setting(2, "reads at each step, each with its own query", low=1)
     uniform: bool = setting(False, "equal weights for all slots in use when reading: a control")
 

@@ -1,0 +1,1 @@
+"""Search for good settings of an agent, with Optuna (extra `tune`)."""
