@@ -193,10 +193,15 @@ class Compare:
 @_with_settings(OF_TRIALS)
 @dataclasses.dataclass(frozen=True)
 class Tune:
-    """Search good settings of an agent, with Optuna (extra tune). The same command again goes on with the study.
+    """Search good settings of an agent, with Optuna (extra tune).
 
-    Settings of the agent that follow as path=value are fixed. A trial is scored by its greedy evaluations in the last
-    tenth of its steps. Trial 0 runs the preset's defaults.
+    The same command again goes on with the study.
+
+    Settings of the agent that follow as path=value are fixed.
+
+    A trial's score: its greedy evaluations in the last tenth of its steps.
+
+    Trial 0 runs the preset's defaults.
     """
 
     env: Annotated[Positional[str], arg(metavar="ENV", help_behavior_hint="")]
