@@ -53,10 +53,7 @@ REPEATS = {
         "[episodic]"
     ),
     "tests/working/test_working.py::test_a_bit_shown_once_can_be_learned_to_be_told_20_steps_later[[]history]": "[gru]",
-    "tests/envs/test_steady.py::test_sixty_four_bits_change_nothing*dtqn]": "[CartPole-v1-nec]",
-    "tests/agents/test_statistics.py::test_an_agent_that_keeps_*successors]": "values by hand, and runs that resume with statistics",
-    "tests/agents/test_statistics.py::test_an_agent_that_keeps_*keys]": "values by hand, and runs that resume with statistics",
-    "tests/agents/test_statistics.py::test_an_agent_that_keeps_*target]": "values by hand, and runs that resume with statistics",
+    "tests/envs/test_steady.py::test_sixty_four_bits_change_nothing*dtqn]": "[engram/CartPole-v1-dqn]",
     # Long tests of rare faults and of whole pages. What they hold is shown in a smaller form by the tests beside them.
     "tests/run/test_resume.py::test_a_stopped_process_goes_on_in_another*": (
         "tests/cli/test_cli.py::test_a_terminated_run_saves_and_exits_with_75, and the runs with stops in one process"
@@ -105,8 +102,6 @@ REPEATS = {
     ),
     "tests/run/test_missing.py::test_a_host_run_resumes_exactly_evaluates_and_predicts[[]stacks of two]": "[one]",
     "tests/run/test_evaluating.py::test_training_is_the_same_with_and_without_evaluation[[]numpy]": "[compiled]",
-    "tests/agents/test_statistics.py::test_an_agent_that_keeps_*plain]": "values by hand, and runs that resume with statistics",
-    "tests/agents/test_statistics.py::test_an_agent_that_keeps_*stacked]": "values by hand, and runs that resume with statistics",
     "tests/nn/test_noisy.py::test_a_noisy_head_keeps_its_contract_and_explores[[]dueling]": "[q], [implicit]",
     "tests/cli/test_new.py::test_what_is_written_keeps_its_contract_and_trains[[]encoder]": "[external]",
     "tests/run/test_trainer.py::test_every_setting_changes_the_program[[]* *]": (
@@ -135,7 +130,9 @@ REPEATS = {
     "tests/agents/recall/test_recall_runs.py::test_presets_with_a_memory_use_it[[]attention-dqn]": (
         "tests/play/test_trained.py::test_an_external_memory_is_emptied_too_when_an_agent_forgets"
     ),
-    "tests/agents/test_statistics.py::test_an_agent_that_keeps_*windows]": "values by hand, and runs that resume with statistics",
+    "tests/agents/test_statistics.py::test_an_agent_that_keeps_statistics_keeps_the_contract*": (
+        "values by hand; tests/run/test_missing.py and test_resume.py: runs with statistics resume"
+    ),
     "tests/agents/test_windows.py::test_predict_step_by_step_is_the_network_unrolled": (
         "test_acting_step_by_step_and_unrolling_see_the_same"
     ),
