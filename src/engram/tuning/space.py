@@ -135,7 +135,8 @@ def _in_use(agent: AgentSpec, path: str) -> bool:
     if path in ("target.every", "target.rate"):  # copied now and then, or followed slowly
         return (agent.target.rate == 1) == (path == "target.every")
     if path.startswith("exploration."):
-        return getattr(agent.exploration, "start", 1) > 0
+        values = {path: value for path, _, value, _ in specs.describe(agent.exploration)}
+        return values.get("start", 1) > 0
     return True
 
 
