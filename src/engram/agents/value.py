@@ -21,10 +21,11 @@ RANGES = {"pixels": (10.0, 51), "grid": (20.0, 51)}
 WIDE = (100.0, 101)
 
 
-def prioritized(chosen: AgentSpec, steps: int, by_loss: bool = False) -> AgentSpec:
+def prioritized(chosen: AgentSpec, steps: int, by_loss: bool = False, exponent: float = 0.6) -> AgentSpec:
     """Rows by their surprise (Schaul et al. 2016): alpha and beta of its proportional variant, beta 1 at the end."""
     updates = max(1, steps * chosen.updates // chosen.learn_every)
-    draw = PrioritizedSpec(exponent=0.6, correction=0.4, correction_updates=updates, by="loss" if by_loss else "error")
+    by = "loss" if by_loss else "error"
+    draw = PrioritizedSpec(exponent=exponent, correction=0.4, correction_updates=updates, by=by)
     return replace(chosen, draw=draw)
 
 
@@ -67,19 +68,17 @@ def btr(chosen: AgentSpec, steps: int, kind: str, width: int) -> AgentSpec:
     """
     exploration = chosen.exploration
     chosen = munchausen(implicit(noisy(chosen, width)))
-    draw = PrioritizedSpec(exponent=0.2, correction=0.4, correction_updates=max(1, steps // chosen.learn_every))
-    chosen = replace(chosen, exploration=exploration, n_step=3, draw=draw, discount=0.997)
-    if kind != "pixels":
-        return chosen
-    return replace(
-        chosen,
-        encoder=ImpalaSpec(scale=2, spectral_norm=True),
-        replay=replace(chosen.replay, batch_size=256),
-        learn_every=64,
-        optimizer=replace(chosen.optimizer, learning_rate=1e-4, epsilon=0.005 / 256),
-        target=replace(chosen.target, every=500, rate=1.0),
-        draw=replace(draw, correction_updates=max(1, steps // 64)),
-    )
+    chosen = replace(chosen, exploration=exploration, n_step=3, discount=0.997)
+    if kind == "pixels":
+        chosen = replace(
+            chosen,
+            encoder=ImpalaSpec(scale=2, spectral_norm=True),
+            replay=replace(chosen.replay, batch_size=256),
+            learn_every=64,
+            optimizer=replace(chosen.optimizer, learning_rate=1e-4, epsilon=0.005 / 256),
+            target=replace(chosen.target, every=500, rate=1.0),
+        )
+    return prioritized(chosen, steps, exponent=0.2)
 
 
 def rainbow(chosen: AgentSpec, steps: int, kind: str, width: int) -> AgentSpec:
