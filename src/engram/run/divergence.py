@@ -31,7 +31,7 @@ class DivergenceWatch:
     def __init__(self) -> None:
         self._scale: float | None = None
         self._losses: list[float] = []
-        self._said = self._said_scale = False
+        self._said = False
         self._warned: set[str] = set()
 
     def look(self, metrics: Mapping[str, Any]) -> str | None:
@@ -74,10 +74,9 @@ class DivergenceWatch:
         each = [abs(total) / length for total, length in zip(totals, lengths, strict=False) if length]
         of_step = max(each, default=0.0)
         early = (metrics.get("updates") or 0) < EARLY
-        if self._said_scale or early or of_step < LARGE or value >= of_step or loss < of_step / 10:
+        if early or of_step < LARGE or value >= of_step or loss < of_step / 10:
             return None
-        self._said_scale = True
-        return (
+        return self._warning(
             f"rewards are too large to be learned as they are: a step earns about {of_step:.3g}, Q is {value:.3g} "
             f"and the loss {loss:.3g}; set reward.normalize=true, or divide them by {of_step:.0e}, and start again"
         )
