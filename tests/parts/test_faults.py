@@ -11,8 +11,10 @@ import pytest
 
 from engram import spaces, testing
 from engram.agents.agent import Rhythm
+from engram.agents.network import build
 from engram.agents.presets import preset
 from engram.agents.q_learning import QLearner
+from engram.errors import SpecError
 from engram.exploration.exploration import any_of
 from engram.nn.layers import Linear
 from engram.replay import sampling
@@ -84,6 +86,29 @@ def test_a_spec_says_what_its_head_predicts():
     spec = SimpleNamespace(reads_offered=True, predicts="numbers")
     with pytest.raises(ContractFault, match="the spec's `predicts` is 'numbers'; expected one of number, fixed, quan"):
         testing.check_head(Head(Linear(5, 3, key=KEY), "none"), 5, 3, spec=spec, offered=2)
+
+
+class Wrong(eqx.Module):
+    """A part that says another width than it has."""
+
+    part: Any
+    width: int = 7
+
+    def __call__(self, *given: Any) -> Any:
+        return self.part(*given)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.part, name)
+
+
+@pytest.mark.parametrize(("part", "what"), [("encoder", "encoder"), ("working", "working memory")])
+def test_a_part_whose_width_is_not_what_it_gives_is_named_before_the_first_step(part: str, what: str):
+    space = spaces.Box((2,))
+    spec = override_all(preset("drqn", space, 100), {"encoder.widths": "8", "working.hidden_size": "8"})
+    network = build(spec, space, 3, KEY)
+    wrong = replace(network, **{part: Wrong(getattr(network, part))})
+    with pytest.raises(SpecError, match=rf"the {what} gives an array \[8\] where its `width` 7 promises \[7\]; make"):
+        wrong(jnp.zeros((1, 2)), jnp.zeros(0, jnp.uint32))
 
 
 @dataclass(frozen=True)

@@ -117,7 +117,9 @@ class Network(eqx.Module):
         return dataclasses.replace(self, forget=True)
 
     def _encode(self, frames: PyTree) -> Encoding:
-        return self.encoder(self.seen(frames))
+        encoding = self.encoder(self.seen(frames))
+        _check_width("encoder", self.encoder, encoding.embedding)
+        return encoding
 
     def _inputs(self, encoding: Encoding, is_first: Bool[Array, ""], previous: Previous) -> Float[Array, "inputs"]:
         parts = [encoding.embedding]
@@ -129,6 +131,7 @@ class Network(eqx.Module):
         return jnp.concatenate(parts) if len(parts) > 1 else parts[0]
 
     def _decide(self, frames: PyTree, encoding: Encoding, read: MemoryRead, bits: UInt32[Array, "words"]) -> Decision:
+        _check_width("working memory", self.working, read.vector)
         newest = jax.tree.map(lambda frame: frame[-1], frames)
         allowed = mask_of(self.space, newest, self.actions)
         offered = offered_of(self.space, newest, self.actions)
@@ -162,6 +165,15 @@ def build(spec: AgentSpec, space: spaces.Space, actions: int, key: Key) -> Netwo
     external = built(partial(spec.external.build, width, actions, offered), jax.random.fold_in(key, 3))
     head = built(partial(spec.head.build, working.width, actions, offered=offered), head_key)
     return Network(encoder, working, external, head, space, actions, *reads, forget=spec.forget, sight=sight)
+
+
+def _check_width(what: str, part: Any, given: Float[Array, "..."]) -> None:
+    """Raises SpecError where a part, which may be a user's own, gives another number of numbers than it says."""
+    if given.shape != (part.width,):
+        raise SpecError(
+            f"the {what} gives an array {list(given.shape)} where its `width` {part.width} promises [{part.width}]; "
+            "make the two agree (engram.testing has a check for every part)"
+        )
 
 
 def memory_inputs(embedding: int, actions: int, reads_action: bool, reads_reward: bool) -> int:
