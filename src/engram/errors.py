@@ -76,8 +76,8 @@ def install(extra: str) -> str:
     return f"in Engram's folder type: uv sync --extra {extra} (or: pip install '.[{extra}]')"
 
 
-def hint(name: str, known: Iterable[str]) -> str:
-    """The way out for a wrong name: the nearest known one, or all of them.
+def hint(name: str, known: Iterable[str], listed: str | None = None) -> str:
+    """The way out for a wrong name: the nearest known one, or all of them; or in their place where they are `listed`.
 
     >>> hint("dnq", ["dqn", "double-dqn"])
     "did you mean 'dqn'?"
@@ -86,6 +86,8 @@ def hint(name: str, known: Iterable[str]) -> str:
     near = get_close_matches(name, known, n=1, cutoff=0.6)
     if near:
         return f"did you mean {near[0]!r}?"
+    if listed is not None:
+        return listed
     return f"known: {', '.join(known)}" if known else "none is known"
 
 

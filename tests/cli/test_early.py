@@ -16,7 +16,7 @@ from engram.cli.early import SPACES
 from engram.envs.device import device_ids
 from engram.envs.host.make import host_ids
 from engram.errors import SpecError
-from engram.run.familiar import FAMILIAR
+from engram.run.familiar import _NO_SETTINGS, FAMILIAR
 from engram.run.settings import RUN, SESSION, check_names
 from engram.run.trainer import Trainer
 
@@ -162,7 +162,7 @@ def test_every_familiar_name_means_a_setting_and_is_none_itself():
         for name in ("dqn", "drqn", "c51", "qr-dqn"):
             known |= {row[0] for row in specs.describe(preset(name, spaces.from_json(space)))}
     assert {way.path for way in FAMILIAR.values()} <= known
-    assert not set(FAMILIAR) & {*RUN, *SESSION, *(path for path in known if "." not in path)}
+    assert not {*FAMILIAR, *_NO_SETTINGS} & {*RUN, *SESSION, *(path for path in known if "." not in path)}
 
 
 @pytest.mark.parametrize(
@@ -198,6 +198,8 @@ def test_other_familiar_names_are_keywords_that_are_answered_too(name):
 def test_a_familiar_name_as_a_flag_and_a_setting_as_a_flag(capsys):
     assert main(["train", "X", "--learning-rate", "1"]) == 2
     assert "it is called 'optimizer.learning_rate' here: write optimizer.learning_rate=VALUE" in capsys.readouterr().err
+    assert main(["train", "X", "--device", "cuda"]) == 2
+    assert "JAX takes a GPU where it finds one" in capsys.readouterr().err
     assert main(["train", "X", "--discount", "1"]) == 2
     assert "settings of the agent have no dashes, as in discount=0.99" in capsys.readouterr().err
 

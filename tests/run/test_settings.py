@@ -45,6 +45,9 @@ def test_every_setting_of_a_run_is_stored_and_none_of_a_session(tmp_path: Path):
     [
         ({"sede": 3}, "'sede' is not a setting of a run or its agent; did you mean 'seed'?"),
         ({"worker_timout": 3}, "'worker_timout' is not a setting of a run or its agent; did you mean 'worker_timeout'"),
+        ({"verbose": 1}, "'verbose' is not a setting of a run or its agent; progress is shown in a terminal or"),
+        ({"device": "cuda"}, "'device' is not a setting of a run or its agent; JAX takes a GPU where it finds one"),
+        ({"xyzzy": 1}, "'xyzzy' is not a setting of a run or its agent; engram show PRESET lists the settings"),
         ({"callback": ()}, "'callback' is not a setting of a run or its agent; did you mean 'callbacks'?"),
         (
             {"replay_capacity": 9},

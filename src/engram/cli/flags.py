@@ -20,7 +20,7 @@ from tyro.constructors import PrimitiveConstructorSpec
 
 from engram.cli.new import TRY
 from engram.errors import SpecError, UnknownName, hint
-from engram.run.familiar import familiar
+from engram.run.familiar import familiar, no_setting
 from engram.run.settings import OF_TRIALS, RUN, SESSION, default_of, type_of, written
 
 T = TypeVar("T")
@@ -352,6 +352,8 @@ def _flag_hint(command: str, name: str) -> str:
     if command in ("train", "tune") and (way := familiar(word)):
         note = f" ({way.note})" if way.note else ""
         return f"it is called {way.path!r} here{note}: {written(way.path)}"
+    if command in ("train", "tune") and (instead := no_setting(word)):
+        return instead
     told = hint(name, flags_of(COMMANDS[command]))
     if command in TAKE_SETTINGS and not told.startswith("did you mean"):
         return f"settings of the agent have no dashes, as in discount=0.99; flags are told by engram {command} --help"

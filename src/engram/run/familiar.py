@@ -72,6 +72,18 @@ _OTHERS: dict[Way, tuple[str, ...]] = {
 }  # fmt: skip
 FAMILIAR = {other: way for way, others in _OTHERS.items() for other in others}
 
+_DEVICE = "JAX takes a GPU where it finds one; the variable JAX_PLATFORMS=cpu, set before Python starts, keeps it off"
+_PROGRESS = "progress is shown in a terminal or notebook; in Python, Trainer(progress=True) or False chooses"
+_NO_SETTINGS = {
+    **dict.fromkeys(("device", "cuda", "gpu", "use_gpu", "num_gpus", "no_cuda", "accelerator"), _DEVICE),
+    **dict.fromkeys(("verbose", "verbosity", "progress_bar", "show_progress", "quiet", "silent"), _PROGRESS),
+}
+
+
+def no_setting(name: str) -> str | None:
+    """What there is instead of an option that other libraries have and no setting here stands for; None if nothing."""
+    return _NO_SETTINGS.get(name.replace("-", "_").lower())
+
 
 def familiar(name: str) -> Way | None:
     """The setting that `name`, or the last word of a path such as `optimizer.lr`, means elsewhere; None if none."""

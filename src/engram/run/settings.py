@@ -14,7 +14,7 @@ from typing import Any, Literal, NamedTuple, TypeVar
 
 from engram import recipes, specs
 from engram.errors import SpecError, hint
-from engram.run.familiar import familiar
+from engram.run.familiar import familiar, no_setting
 from engram.run.loggers import named
 from engram.specs import NEEDED, setting, spec
 
@@ -229,6 +229,9 @@ def with_recipe(run: Mapping[str, Any], agent: Mapping[str, Any], env: Any) -> t
     return chosen, recipe.agent() | dict(agent)
 
 
+LISTED = "engram show PRESET lists the settings of an agent, engram train --help those of a run"
+
+
 def check_names(agent: Any, paths: Iterable[str]) -> None:
     """Raises SpecError for a path that is no setting of `agent`: with its name here if other libraries have one of
     that name, else with the nearest name of all there are.
@@ -245,8 +248,8 @@ def check_names(agent: Any, paths: Iterable[str]) -> None:
             note = f" ({way.note})" if way.note else ""
             raise SpecError(f"{path!r} is called {way.path!r} here{note}; {written(way.path)}")
         if first not in fields:
-            near = hint(path, [*RUN, *SESSION, "callbacks", "overrides", *known])
-            raise SpecError(f"{path!r} is not a setting of a run or its agent; {near}")
+            instead = no_setting(path) or hint(path, [*RUN, *SESSION, "callbacks", "overrides", *known], LISTED)
+            raise SpecError(f"{path!r} is not a setting of a run or its agent; {instead}")
 
 
 def written(path: str) -> str:
