@@ -26,17 +26,37 @@ hypothesis.settings.register_profile("engram", deadline=None)
 hypothesis.settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True)
 
 
+# Programs of tests run briefly: what thorough compilation would gain is a fraction of what it takes. The older way of
+# writing fused loops takes a third less time to compile, and runs a little slower. Each process has a core for itself:
+# programs in one piece, made and run without threads, take a tenth less.
+COMPILE_QUICKLY = (
+    "--xla_backend_optimization_level=0",
+    "--xla_cpu_use_fusion_emitters=false",
+    "--xla_cpu_parallel_codegen_split_count=1",
+    "--xla_cpu_multi_thread_eigen=false",
+    "--xla_cpu_enable_concurrency_optimized_scheduler=false",
+)
+AGENTS = 16  # whose programs a process of tests keeps: tests of one file share theirs
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Choose how properties are tested, and keep compiled programs beside pytest's cache: a second run finds them."""
     hypothesis.settings.load_profile("ci" if in_ci() else "engram")
-    # Programs of tests run briefly: what thorough compilation would gain is a fraction of what it takes. The older way
-    # of writing fused loops takes a third less time to compile, and runs a little slower.
-    os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false")
+    os.environ.setdefault("XLA_FLAGS", " ".join(COMPILE_QUICKLY))
+    if not (config.getoption("numprocesses", None) and "PYTEST_XDIST_WORKER" not in os.environ):
+        keep_programs()
     cache = getattr(config, "cache", None)
     if cache is None:  # -p no:cacheprovider
         return
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache.mkdir("jax")))
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.05")
+
+
+def keep_programs() -> None:
+    """Let a process that runs tests keep the programs of more agents."""
+    from engram.runners import common  # here, because it imports JAX
+
+    common.PROGRAMS = AGENTS
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -1,9 +1,12 @@
 """A trained agent by itself: where it is evaluated, for how long, what it needs to predict, and how it travels."""
 
 import copy
+import json
 import logging
 import multiprocessing
 import pickle  # noqa: TID251  what users do with agents; Engram itself never unpickles
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -22,7 +25,6 @@ import engram
 from engram.agents.policy import Seen, begin, forgetful, look
 from engram.envs.device import DeviceStep
 from engram.errors import Interrupted, SpaceError, SpecError
-from engram.play import playing
 from engram.spaces import Box
 
 SMALL = dict(
@@ -332,15 +334,25 @@ def test_another_process_predicts_as_this_one(run: Path):
 # What is freed.
 
 
-def test_the_programs_of_agents_that_are_gone_are_few():
-    from engram.runners import acting, learner
+THREE_AGENTS = """
+import engram
+from engram.play import playing
+from engram.runners import acting, learner
 
-    for rate in (1e-4, 2e-4, 3e-4, 4e-4):
-        with make_trainer(Walk, optimizer__learning_rate=rate) as trainer:
-            trainer.learn(70)
-            trainer.evaluate(1)
-    caches = (learner.compiled_init, learner.compiled_settle, acting.compiled_act, playing.greedy_program)
-    assert all(cache.cache_info().currsize <= 2 for cache in caches)
+for width in (4, 5, 6):
+    with engram.Trainer("CartPole-v1", steps=70, encoder__widths=(width,), replay__start=40) as trainer:
+        trainer.learn()
+        trainer.evaluate(1)
+caches = (learner.compiled_init, learner.compiled_settle, acting.compiled_act, playing.greedy_program)
+print([cache.cache_info().currsize for cache in caches])
+"""
+
+
+def test_the_programs_of_agents_that_are_gone_are_few():
+    """In a process of its own: the tests keep more of them."""
+    done = subprocess.run([sys.executable, "-c", THREE_AGENTS], capture_output=True, text=True, check=True)
+    sizes = json.loads(done.stdout.splitlines()[-1])
+    assert max(sizes) == 2, sizes
 
 
 def test_an_external_memory_is_emptied_too_when_an_agent_forgets():

@@ -136,6 +136,74 @@ REPEATS = {
     "tests/agents/test_windows.py::test_predict_step_by_step_is_the_network_unrolled": (
         "test_acting_step_by_step_and_unrolling_see_the_same"
     ),
+    # One kind, size or way of several. Those that stay differ in more than a number.
+    "tests/agents/test_agent.py::test_the_learned_q_of_a_probe_is_its_true_value[[]One*": (
+        "[Chain], [Termination], [Truncation], [ObservationValue]"
+    ),
+    "tests/agents/test_agent.py::test_the_learned_q_of_a_probe_is_its_true_value[[]TwoActions]": "[Chain]",
+    "tests/agents/test_agent.py::test_distributions_and_priorities_*[[]Chain-prioritized]": (
+        "tests/agents/test_matrix.py: [per-dqn-gru]"
+    ),
+    "tests/agents/test_agent.py::test_distributions_and_priorities_*[[]Chain-hl-gauss]": (
+        "[Chain-categorical]; tests/losses: the loss by hand"
+    ),
+    "tests/agents/test_agent.py::test_rescaled_returns_are_learned_as_their_roots[[]quantile]": "[scalar]",
+    "tests/agents/test_matrix.py::test_it_finds_the_values_of_the_chain[[]qr-dqn-history]": (
+        "[per-dqn-gru]; tests/agents/test_agent.py: [Chain-quantile]"
+    ),
+    "tests/run/test_resume.py::test_a_state_without_one_of_its_fields_is_refused_*device]": "[compiled], [memory]",
+    "tests/run/test_resume.py::test_a_host_run_with_stops_is_the_run_without[[]numpy, exact]": (
+        "[numpy, replayed, four of them], [compiled, exact]"
+    ),
+    "tests/run/test_demonstrations.py::test_a_run_with_stops_is_the_run_without_*-windows]": "[*-prioritized]",
+    "tests/run/test_demonstrations.py::test_a_run_with_stops_is_the_run_without_*-in the replay]": (
+        "[*-prioritized]; rows in the replay are rows of any run"
+    ),
+    "tests/run/test_missing.py::test_a_device_run_of_several_seeds_resumes_exactly": (
+        "test_a_host_run_resumes_exactly_..., test_resume: [two environments, three seeds]"
+    ),
+    "tests/run/test_evaluating.py::test_no_evaluation_is_missing_or_repeated_after_a_resume[[]before it-*": (
+        "[at its beginning-*], [inside it-*]"
+    ),
+    "tests/run/test_evaluating.py::test_after_a_cut_another_episode_begins[[]numpy]": "[compiled]",
+    "tests/run/test_evaluating.py::test_the_best_checkpoint_is_what_was_evaluated[[]numpy]": "[compiled]",
+    "tests/run/test_prefill.py::test_the_first_step_after_it_acts_with_what_it_told[[]numpy]": "[compiled]",
+    "tests/run/test_warm.py::test_weights_come_with_the_statistics_by_which_they_see[[]CartPole-v1]": (
+        "[engram/CartPole-v1]"
+    ),
+    "tests/run/test_article.py::test_a_second_call_explores_anew_and_leaves_the_environment_open": (
+        "test_the_sketch_of_the_article_runs_and_goes_on"
+    ),
+    "tests/working/test_working.py::test_a_bit_shown_once_can_be_learned_to_be_told_20_steps_later[[]lru]": "[gru]",
+    "tests/working/test_working.py::test_history_keeps_the_contract_over_a_recurrence[[]numbers0]": "[numbers1]",
+    "tests/external/test_chunked.py::test_chunks_hold_what_a_dictionary_holds*-tabular]": "[128-max]",
+    "tests/external/test_chunked.py::test_with_all_chunks_opened_a_read_is_the_exact_one[[]fixed-inverse-*": (
+        "[offered-inverse-distance]"
+    ),
+    "tests/external/test_external.py::test_every_eviction_keeps_the_contract_with_offered_actions[[]oldest]": (
+        "[merge]; without offered actions all"
+    ),
+    "tests/external/test_external.py::test_every_kernel_keeps_the_contract[[]inverse-distance]": (
+        "test_every_kind_keeps_the_contract[episodic], whose kernel it is"
+    ),
+    "tests/encoders/test_impala.py::test_it_keeps_the_contract_of_encoders[[]board]": "[image]",
+    "tests/envs/test_bandit.py::test_bandits_keep_the_contract[[]arguments0]": "[arguments1]",
+    "tests/envs/test_memory_envs.py::test_every_task_keeps_the_contract*arguments17]": (
+        "tests/envs/test_popgym_tasks.py: Battleship by its rules; here the other tasks"
+    ),
+    "tests/envs/test_device_envs.py::test_our_environments_keep_the_contract[[]minatar-space_invaders]": (
+        "[minatar-breakout]"
+    ),
+    "tests/envs/test_steady.py::test_drifting_dtypes_learn_and_are_evaluated[[]64 bits-{'[fs]*": (
+        "[64 bits-{'pays': ..., 'moves': 1}], [32 bits-*]"
+    ),
+    "tests/agents/recall/test_line.py::test_an_entry_is_the_n_step_return_of_its_action[[]1]": "[3]",
+    "tests/agents/recall/test_line.py::test_lanes_need_not_move_in_step[[]one]": "[three]",
+    "tests/replay/test_draw.py::test_similar_takes_a_word_for_each_candidate_*=8)]": "[SimilarSpec(candidates=2)]",
+    "tests/house/test_examples.py::test_the_python_of_a_page_runs[[]own-environment.md]": (
+        "[README.md]; tests/envs/test_host_envs.py"
+    ),
+    "tests/house/test_examples.py::test_the_python_of_a_page_runs[[]tutorial.md]": "[README.md]",
 }
 
 
