@@ -190,7 +190,7 @@ def test_a_q_learner_is_an_agent(kind: str):
 def test_rows_can_be_taken_out_and_put_back(kind: str):
     one, state = begun(SPECS[kind])
     rows = one.rows(state)
-    without = one.with_rows(state, None)
+    without = one.with_rows(state, ())
     assert without.replay.ring is None
     assert len(jax.tree.leaves(without)) == len(jax.tree.leaves(state)) - len(jax.tree.leaves(rows))
     again = one.with_rows(without, rows)

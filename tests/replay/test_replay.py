@@ -111,7 +111,7 @@ def test_rows_read_and_written_back_make_the_same_ring(history):
     for lane in range(filled.envs):
         live = model.live(lane)
         if len(live):
-            again = lanes.write_rows(again, lane, live.start, lanes.read_rows(filled, lane, live.start, live.stop))
+            again = lanes.write_rows(again, lane, live.start, lanes.read_rows((filled,), lane, live.start, live.stop))
     again = ring.Ring(again.rows, filled.cursor)
     for left, right in zip(jax.tree.leaves(again), jax.tree.leaves(filled), strict=True):
         np.testing.assert_array_equal(left, right)
@@ -124,9 +124,9 @@ def test_rows_of_seeds_are_lanes_of_their_own():
         return ring.write(ring.empty(SPACE, 8, 2), rows, jnp.array([[True, True]]))
 
     both = jax.vmap(one)(jnp.array([1.0, 2.0]))
-    assert lanes.cursors(both).tolist() == [1, 1, 1, 1]
-    assert [float(lanes.read_rows(both, lane, 0, 1)["reward"][0]) for lane in range(4)] == [1, 1, 2, 2]
-    moved = lanes.write_rows(jax.tree.map(jnp.copy, both), 3, 1, lanes.read_rows(both, 0, 0, 1))
+    assert lanes.cursors((both,)).tolist() == [1, 1, 1, 1]
+    assert [float(lanes.read_rows((both,), lane, 0, 1)["reward"][0]) for lane in range(4)] == [1, 1, 2, 2]
+    moved = lanes.write_rows(jax.tree.map(jnp.copy, both), 3, 1, lanes.read_rows((both,), 0, 0, 1))
     assert moved.rows.reward[1, 1, 1] == 1.0
     assert moved.rows.reward[1, 0, 1] == 2.0
     assert moved.rows.reward[0, 1, 1] == 0.0
@@ -150,7 +150,7 @@ def test_writing_a_donated_ring_happens_in_place():
     write = jax.jit(ring.write, donate_argnums=0)
     filled = write(filled, rows, jnp.ones((1, 1), bool))
     before = filled.rows.observation.unsafe_buffer_pointer()
-    lanes.read_rows(filled, 0, 0, 1)  # a saver that leaves no view behind
+    lanes.read_rows((filled,), 0, 0, 1)  # a saver that leaves no view behind
     filled = write(filled, rows, jnp.ones((1, 1), bool))
     assert filled.rows.observation.unsafe_buffer_pointer() == before
 

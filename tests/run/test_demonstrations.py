@@ -79,14 +79,14 @@ def test_kept_rows_are_those_of_the_file(file: Path, tmp_path: Path):
             check(given, 0, start, number)
         assert trainer.plan.demonstration_rows == 108
         trainer.learn(700)  # the own ring is full
-        np.testing.assert_array_equal(rows_of(trainer).given.rows.observation, given.rows.observation)
+        np.testing.assert_array_equal(rows_of(trainer)[1].rows.observation, given.rows.observation)
     assert RunPlan.read(tmp_path / "run").demonstrations == str(file)
 
 
 def test_each_seed_on_the_device_has_them(file: Path):
     with Trainer("engram/CartPole-v1", demonstrations=file, seeds=2, **KEPT) as trainer:
         for seed in range(2):
-            given = jax.tree.map(lambda leaf, seed=seed: leaf[seed], rows_of(trainer).given)
+            given = jax.tree.map(lambda leaf, seed=seed: leaf[seed], rows_of(trainer)[1])
             assert given.cursor.tolist() == [108]
             for number, start in enumerate((0, 4, 105)):
                 check(given, 0, start, number)
@@ -95,7 +95,7 @@ def test_each_seed_on_the_device_has_them(file: Path):
 
 def test_else_they_lie_in_the_replay(file: Path):
     with Trainer("CartPole-v1", demonstrations=file, envs=2, **SMALL) as trainer:
-        ring = rows_of(trainer)
+        (ring,) = rows_of(trainer)
         assert ring.cursor.tolist() == [7, 101]
         for number, lane, start in ((0, 0, 0), (1, 1, 0), (2, 0, 4)):
             check(ring, lane, start, number)
@@ -104,9 +104,9 @@ def test_else_they_lie_in_the_replay(file: Path):
 def test_the_replay_of_a_run_is_taken_whole_episodes_and_running_ones(tmp_path: Path):
     with Trainer("CartPole-v1", run=tmp_path / "old", steps=120, **SMALL) as trainer:
         trainer.learn()
-        old = rows_of(trainer)
+        (old,) = rows_of(trainer)
     with Trainer("engram/CartPole-v1", demonstrations=tmp_path / "old", **KEPT) as trainer:
-        given = rows_of(trainer).given
+        given = rows_of(trainer)[1]
         count = int(old.cursor[0])
         assert trainer.plan.demonstrations == f"{tmp_path / 'old'}@120"
         assert given.cursor.reshape(-1).tolist() == [count]
@@ -120,9 +120,9 @@ def test_the_replay_of_a_run_is_taken_whole_episodes_and_running_ones(tmp_path: 
 def test_demonstrations_of_a_run_with_demonstrations_are_its_own_rows(file: Path, tmp_path: Path):
     with Trainer("CartPole-v1", demonstrations=file, run=tmp_path / "old", steps=60, **KEPT) as trainer:
         trainer.learn()
-        count = int(rows_of(trainer).own.cursor[0])
+        count = int(rows_of(trainer)[0].cursor[0])
     with Trainer("CartPole-v1", demonstrations=tmp_path / "old", **KEPT) as trainer:
-        assert rows_of(trainer).given.cursor.tolist() == [count]
+        assert rows_of(trainer)[1].cursor.tolist() == [count]
 
 
 @pytest.mark.parametrize("agent", [
@@ -160,7 +160,7 @@ def test_a_data_set_of_minari_is_read(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(sys.modules, "minari", SimpleNamespace(load_dataset=load_dataset))  # type: ignore[arg-type]
     with Trainer("CartPole-v1", demonstrations="minari:cartpole/rule-v0", **KEPT) as trainer:
         for number, start in enumerate((0, 4, 105)):
-            check(rows_of(trainer).given, 0, start, number)
+            check(rows_of(trainer)[1], 0, start, number)
         assert trainer.plan.demonstrations == "minari:cartpole/rule-v0"
     with pytest.raises(EngramError, match=r"minari:other cannot be read .*; fetch it with: minari download other"):
         Trainer("CartPole-v1", demonstrations="minari:other", **KEPT)
@@ -195,7 +195,7 @@ def test_a_dict_is_given_part_by_part(tmp_path: Path):
     )  # fmt: skip
     np.savez(tmp_path / "two.npz", **given)  # type: ignore[arg-type]
     with Trainer(Two, demonstrations=tmp_path / "two.npz", **KEPT | dict(preset="auto")) as trainer:
-        rows = rows_of(trainer).given.rows
+        rows = rows_of(trainer)[1].rows
         np.testing.assert_array_equal(rows.observation["a"][:3, 0], [[1, 1], [1, 1], [0, 0]])
         assert rows.action[:2, 0].tolist() == [0, 1]
 

@@ -22,7 +22,8 @@ def episode(length: int, terminated: bool, first: float = 0.0) -> tuple[Any, ...
 def ring_of(trainer: Trainer) -> Ring:
     runner = trainer.runner
     state = runner._run.agent if trainer.on_device else runner.learner.state
-    return runner.agent.rows(state)
+    (ring,) = runner.agent.rows(state)
+    return ring
 
 
 def check(rows: Any, place: slice, lane: int, given: tuple[Any, ...]) -> None:

@@ -232,10 +232,10 @@ class Bandit:
         surprise = jnp.abs(mean - old.mean).mean()
         return replace(state, learner=Beliefs(mean, old.count, old.moments + 1)), {"surprise": surprise}
 
-    def rows(self, state: AgentState) -> None:
-        return None
+    def rows(self, state: AgentState) -> tuple[()]:
+        return ()
 
-    def with_rows(self, state: AgentState, rows: None) -> AgentState:
+    def with_rows(self, state: AgentState, rows: Any) -> AgentState:
         return state
 
     def shared(self, state: AgentState) -> Any:

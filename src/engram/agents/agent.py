@@ -24,7 +24,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from engram.agents.policy import Mind, Seen
-from engram.replay.ring import Beside, Ring
+from engram.replay.ring import Rows
 from engram.spaces import Space
 from engram.types import Decision, Key, Metrics, TimeStep
 
@@ -147,12 +147,12 @@ class Agent(Protocol):
         """The state after one moment of learning, and what it reports, averaged over its updates."""
         ...
 
-    def rows(self, state: AgentState) -> Ring | Beside | None:
-        """The rows that are only ever appended to, which checkpoints share; None if it keeps none."""
+    def rows(self, state: AgentState) -> Rows:
+        """The rows that are only ever appended to, which checkpoints share; () if it keeps none."""
         ...
 
-    def with_rows(self, state: AgentState, rows: Ring | Beside | None) -> AgentState:
-        """The state with other rows in the place of those that `rows` gives."""
+    def with_rows(self, state: AgentState, rows: Rows) -> AgentState:
+        """The state with other rows in the place of those that `rows` gives; () takes them out."""
         ...
 
     def shared(self, state: AgentState) -> Sequence[Any]:

@@ -35,7 +35,7 @@ from engram.errors import SpecError
 from engram.precision import all_in_32_bits
 from engram.replay import ring
 from engram.replay.draw import Growth, Replay
-from engram.replay.ring import Beside, Ring
+from engram.replay.ring import Rows
 from engram.types import Key, Metrics, TimeStep
 
 if TYPE_CHECKING:
@@ -331,11 +331,11 @@ class QLearner:
 
     # -- what a runner asks ------------------------------------------------------------------------------------------
 
-    def rows(self, state: AgentState) -> Ring | Beside | None:
+    def rows(self, state: AgentState) -> Rows:
         """The rows of the replay."""
         return state.replay.rows
 
-    def with_rows(self, state: AgentState, rows: Ring | Beside | None) -> AgentState:
+    def with_rows(self, state: AgentState, rows: Rows) -> AgentState:
         """The state with other rows in the replay."""
         return dataclasses.replace(state, replay=state.replay.with_rows(rows))
 

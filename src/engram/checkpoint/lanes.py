@@ -3,64 +3,76 @@
 A live zero-copy view of a donated buffer would make the next write copy the whole ring (seconds for gigabytes).
 A ring may have a leading axis of seeds; lanes then count through seeds first: lane = seed * envs + env.
 
-Rows of demonstrations (`Beside`) are further lanes behind all these, each cut into pieces of at most the capacity of an
-own lane: a saver knows one capacity. They are written once, as every row is.
+An agent may keep several rings. A saver knows one capacity, that of the first: lanes of a later ring come behind those
+of the rings before it, each cut into pieces of at most that many rows. A later ring is never written around its end.
 """
 
 from collections.abc import Iterable
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from engram.replay.ring import Beside, Ring, turn_of
+from engram.replay.ring import Ring, Rows, turn_of
 from engram.trees import named
 from engram.types import TimeStep
 
 CHUNK = 1024  # rows written back at a time; one size, so that one program serves every block
 
 
-def capacity(ring: Ring | Beside) -> int:
+def capacity(rows: Rows) -> int:
     """Rows kept per lane."""
-    ring = ring.own if isinstance(ring, Beside) else ring
+    return _capacity(rows[0])
+
+
+def _capacity(ring: Ring) -> int:
     return ring.rows.action.shape[-2]
 
 
-def _pieces(rows: Beside) -> int:
-    """Lanes that the demonstrations of one seed take."""
-    return -(-capacity(rows.given) // capacity(rows))
+def _pieces(rows: Rows, ring: Ring) -> int:
+    """Lanes that a saver sees for each lane of one of the rings."""
+    return -(-_capacity(ring) // capacity(rows))
 
 
-def cursors(ring: Ring | Beside) -> np.ndarray:
+def cursors(rows: Rows) -> np.ndarray:
     """Rows ever written, over all turns, int64 [lanes]."""
-    if isinstance(ring, Beside):
-        size, starts = capacity(ring), np.arange(_pieces(ring)) * capacity(ring)
-        given = np.clip(cursors(ring.given)[:, None] - starts, 0, size)
-        return np.concatenate([cursors(ring.own), given.reshape(-1)])
-    turns = np.array(ring.turns, np.int64) * turn_of(capacity(ring))
+    size = capacity(rows)
+    own, *further = map(_cursors, rows)
+    starts = (np.arange(_pieces(rows, ring)) * size for ring in rows[1:])
+    pieces = (np.clip(count[:, None] - start, 0, size) for count, start in zip(further, starts, strict=True))
+    return np.concatenate([own, *(piece.reshape(-1) for piece in pieces)])
+
+
+def _cursors(ring: Ring) -> np.ndarray:
+    turns = np.array(ring.turns, np.int64) * turn_of(_capacity(ring))
     return (np.array(ring.cursor, np.int64) + turns).reshape(-1)
 
 
-def _behind(rows: Beside, lane: int) -> tuple[int, int] | None:
-    """Of a lane that is a piece of demonstrations: their lane, and the number of its first row there."""
-    number = lane - rows.own.cursor.size
-    if number < 0:
-        return None
-    seed, piece = divmod(number, _pieces(rows))
-    return seed, piece * capacity(rows)
+class _Home(NamedTuple):
+    """Where a saver's lane lies."""
+
+    ring: int
+    lane: int
+    first: int  # the number that its first row has there
 
 
-def read_rows(ring: Ring | Beside, lane: int, start: int, stop: int) -> dict[str, np.ndarray]:
+def _home(rows: Rows, lane: int) -> _Home:
+    for number, ring in enumerate(rows):
+        pieces = _pieces(rows, ring)
+        if lane < ring.cursor.size * pieces:
+            return _Home(number, lane // pieces, lane % pieces * capacity(rows))
+        lane -= ring.cursor.size * pieces
+    raise IndexError(lane)
+
+
+def read_rows(rows: Rows, lane: int, start: int, stop: int) -> dict[str, np.ndarray]:
     """Rows start..stop-1 of one lane as named columns [stop - start, ...], copied."""
-    if isinstance(ring, Beside):
-        if (found := _behind(ring, lane)) is not None:
-            lane, first = found
-            return read_rows(ring.given, lane, first + start, first + stop)
-        ring = ring.own
-    place = np.arange(start, stop) % capacity(ring)
-    seed, env = divmod(lane, ring.rows.action.shape[-1])
+    home = _home(rows, lane)
+    ring = rows[home.ring]
+    place = (home.first + np.arange(start, stop)) % _capacity(ring)
+    seed, env = divmod(home.lane, ring.rows.action.shape[-1])
     seeds = ring.cursor.ndim == 2
     columns = {}
     for name, column in named(ring.rows).items():
@@ -84,7 +96,7 @@ def write_rows(ring: Ring, lane: int, start: int, columns: dict[str, np.ndarray]
         taken = min(CHUNK, count - first)
         padded = [_pad(columns[name][first : first + taken]) for name in named(ring.rows)]
         rows = jax.tree.unflatten(jax.tree.structure(ring.rows), padded)
-        place = (start + first) % capacity(ring)
+        place = (start + first) % _capacity(ring)
         ring = _put(ring, rows, jnp.int32(lane), jnp.int32(place), jnp.int32(taken))
     return ring
 
@@ -98,30 +110,22 @@ def _pad(column: np.ndarray) -> np.ndarray:
 Blocks = Iterable[tuple[int, int, dict[str, np.ndarray]]]  # lane, number of the first row, columns
 
 
-def fill(ring: Ring | Beside, cursors: np.ndarray, blocks: Blocks) -> Ring | Beside:
-    """An empty ring with the rows of a saved one put back, and the cursors of its lanes."""
-    if isinstance(ring, Beside):
-        return _filled(ring, cursors, blocks)
+def fill(rows: Rows, cursors: np.ndarray, blocks: Blocks) -> Rows:
+    """Empty rings with the rows of saved ones put back, and the cursors of their lanes."""
+    rings = list(rows)
     for lane, start, columns in blocks:
-        ring = write_rows(ring, lane, start, columns)
-    return _with_cursors(ring, cursors)
-
-
-def _filled(rows: Beside, cursors: np.ndarray, blocks: Blocks) -> Beside:
-    own, given = rows
-    for lane, start, columns in blocks:
-        if (found := _behind(rows, lane)) is None:
-            own = write_rows(own, lane, start, columns)
-        else:
-            lane, first = found
-            given = write_rows(given, lane, first + start, columns)
-    lanes = own.cursor.size
-    known = cursors[lanes:].reshape(-1, _pieces(rows)).sum(1)
-    return Beside(_with_cursors(own, cursors[:lanes]), _with_cursors(given, known))
+        home = _home(rows, lane)
+        rings[home.ring] = write_rows(rings[home.ring], home.lane, home.first + start, columns)
+    counts = [ring.cursor.size * _pieces(rows, ring) for ring in rings]
+    of_rings = np.split(cursors, np.cumsum(counts)[:-1])
+    return tuple(
+        _with_cursors(ring, known.reshape(ring.cursor.size, -1).sum(1))
+        for ring, known in zip(rings, of_rings, strict=True)
+    )
 
 
 def _with_cursors(ring: Ring, cursors: np.ndarray) -> Ring:
-    turn = turn_of(capacity(ring))
+    turn = turn_of(_capacity(ring))
     turns = np.maximum(cursors // turn - 1, 0).reshape(ring.cursor.shape)  # as `renumbered` leaves them
     cursor = cursors.reshape(ring.cursor.shape) - turns * turn
     return Ring(ring.rows, jnp.asarray(cursor, jnp.int32), jnp.asarray(turns, jnp.int32))
@@ -130,7 +134,7 @@ def _with_cursors(ring: Ring, cursors: np.ndarray) -> Ring:
 @partial(jax.jit, donate_argnums=0)
 def _put(ring: Ring, rows: TimeStep, lane: jax.Array, start: jax.Array, count: jax.Array) -> Ring:
     offset = jnp.arange(CHUNK)
-    place = jnp.where(offset < count, (start + offset) % capacity(ring), capacity(ring))
+    place = jnp.where(offset < count, (start + offset) % _capacity(ring), _capacity(ring))
     seed, env = jnp.divmod(lane, ring.rows.action.shape[-1])
     index = (seed, place, env) if ring.cursor.ndim == 2 else (place, env)
     put = jax.tree.map(lambda column, new: column.at[index].set(new, mode="drop"), ring.rows, rows)

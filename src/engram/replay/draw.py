@@ -21,7 +21,7 @@ from typing import Any, NamedTuple, Protocol
 import equinox as eqx
 from jaxtyping import Array, Bool, Float, Int, PyTree, UInt32
 
-from engram.replay.ring import Beside, Ring
+from engram.replay.ring import Ring, Rows
 
 
 class Reach(NamedTuple):
@@ -107,21 +107,19 @@ class Replay(eqx.Module):
     given: "Replay | None" = None  # demonstrations that are kept for ever; None without any
 
     @property
-    def rows(self) -> Ring | Beside | None:
-        """The rows alone, those of demonstrations beside the agent's own."""
-        return self.ring if self.given is None else Beside(self.ring, self.given.ring)
+    def rows(self) -> Rows:
+        """The rows alone: the agent's own, and then those of demonstrations."""
+        return (self.ring,) if self.given is None else (self.ring, self.given.ring)
 
     @property
     def drawings(self) -> tuple[PyTree, PyTree]:
         """What drawing keeps about the agent's own rows, and about those of demonstrations."""
         return self.drawing, None if self.given is None else self.given.drawing
 
-    def with_rows(self, rows: Any) -> "Replay":
-        """The same with these rows, as `rows` gives them; None takes them out."""
-        if self.given is None:
-            return Replay(rows, self.drawing)
-        own, given = (None, None) if rows is None else rows
-        return Replay(own, self.drawing, Replay(given, self.given.drawing))
+    def with_rows(self, rows: Rows) -> "Replay":
+        """The same with these rows, as `rows` gives them; nothing takes them out."""
+        own, *further = rows or (None, None)
+        return Replay(own, self.drawing, None if self.given is None else Replay(further[0], self.given.drawing))
 
     def with_drawings(self, drawings: tuple[PyTree, PyTree]) -> "Replay":
         """The same with these, as `drawings` gives them."""

@@ -7,8 +7,6 @@ observation is stored twice, and a stack of frames is a view (sampling.py). A st
 the step and the final observation: lanes then hold different numbers of rows, which is why each has its own cursor.
 """
 
-from typing import NamedTuple
-
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -42,11 +40,7 @@ class Ring(eqx.Module):
         return self.rows.action.shape[1]
 
 
-class Beside(NamedTuple):
-    """Rows of two kinds that a checkpoint shares: an agent's own, and those of demonstrations, in one lane."""
-
-    own: Ring
-    given: Ring
+Rows = tuple[Ring, ...]  # what checkpoints share of an agent: its own rows first, then what it was given
 
 
 ROW_BYTES = 1 + 4 + 4 + 1  # is_first, action, reward, terminated

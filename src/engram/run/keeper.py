@@ -14,7 +14,7 @@ from engram.agents.policy import Mind
 from engram.checkpoint import lanes
 from engram.checkpoint.store import CheckpointStore, Loaded, ReplayLog, Saved, state_digest
 from engram.errors import CheckpointError, EngramError
-from engram.replay.ring import Beside, Ring
+from engram.replay.ring import Rows
 from engram.runners.common import Captured, Runner
 from engram.trees import named, restored
 
@@ -138,13 +138,13 @@ def digest(runner: Runner) -> str:
 
 def _log(captured: Captured) -> ReplayLog | None:
     rows = captured.rows
-    if rows is None:
+    if not rows:
         return None
     return ReplayLog(lanes.capacity(rows), lanes.cursors(rows), partial(lanes.read_rows, rows))
 
 
-def fill(loaded: Loaded, rows: Ring | Beside) -> Ring | Beside:
-    """An empty ring with the rows of a checkpoint put back."""
+def fill(loaded: Loaded, rows: Rows) -> Rows:
+    """Empty rings with the rows of a checkpoint put back."""
     size, needed = lanes.capacity(rows), len(lanes.cursors(rows))
     if loaded.cursors is None or loaded.capacity != size or len(loaded.cursors) != needed:
         raise CheckpointError(

@@ -10,11 +10,10 @@ from jaxtyping import Array, Int, PyTree
 
 from engram.agents.agent import Agent, AgentState, Experience
 from engram.agents.policy import Mind
-from engram.replay.ring import Beside, Ring
+from engram.replay.ring import Rows
 from engram.types import Metrics
 
 T = TypeVar("T")
-Rows = Ring | Beside
 Store = Callable[[Any, AgentState, Experience], AgentState]  # of an agent
 # Agents whose compiled programs a process keeps when nobody uses them any more: a search for settings has many. Runners
 # and policies hold their own.
@@ -94,7 +93,7 @@ class Captured(NamedTuple):
 
     arrays: dict[str, np.ndarray]
     meta: dict[str, Any]
-    rows: Rows | None  # append-only, and shared by checkpoints
+    rows: Rows  # append-only, and shared by checkpoints
 
 
 class Ended(NamedTuple):
@@ -193,13 +192,13 @@ class Runner(Protocol):
 
 def overlaid(
     own: Mapping[str, np.ndarray],
-    ring: Rows | None,
+    ring: Rows,
     given: Mapping[str, np.ndarray],
     rows: Callable[[Rows], Rows] | None,
 ) -> tuple[dict[str, np.ndarray], Callable[[Rows], Rows]]:
     """What `Runner.adopt` restores: own leaves with given ones in their places, and the own ring without `rows`."""
     kept = (lambda _: ring) if rows is None else rows
-    return {name: given.get(name, array) for name, array in own.items()}, kept  # type: ignore[return-value]
+    return {name: given.get(name, array) for name, array in own.items()}, kept
 
 
 def summary(returns: np.ndarray, lengths: np.ndarray) -> dict[str, Any]:

@@ -364,7 +364,7 @@ class DeviceRunner:
         return Captured(arrays, meta, self.agent.rows(self._run.agent))
 
     def _without_rows(self) -> DeviceRun:
-        return _with_agent(self._run, self.agent.with_rows(self._run.agent, None))
+        return _with_agent(self._run, self.agent.with_rows(self._run.agent, ()))
 
     def restore(
         self,
@@ -376,7 +376,7 @@ class DeviceRunner:
         """Takes a captured state back; see Runner. Device environments can always be taken up."""
         empty = self.agent.rows(self._run.agent)
         run, tally = restored(self._without_rows(), arrays), restored(self._tally, arrays, "tally")
-        filled = self.agent.with_rows(run.agent, None if empty is None else rows(empty))
+        filled = self.agent.with_rows(run.agent, rows(empty) if empty else ())
         self._run, self._tally = _with_agent(run, filled), tally
         self._steps = int(meta["steps"])
 

@@ -172,15 +172,15 @@ class Learner:
         if problem := self.agent.fault(self.state, steps, ()):
             raise LearningFault(problem)
 
-    def capture(self) -> tuple[dict[str, np.ndarray], Rows | None]:
+    def capture(self) -> tuple[dict[str, np.ndarray], Rows]:
         """Arrays, copied, and the rows, which must be read before the next block."""
         state = self.state
-        without = self.agent.with_rows(state, None)
+        without = self.agent.with_rows(state, ())
         return copied(without, "agent") | copied(self.tally, "tally"), self.agent.rows(state)
 
     def restore(self, arrays: Mapping[str, np.ndarray], rows: Callable[[Rows], Rows]) -> None:
         """The inverse of `capture`; `rows` fills an empty ring."""
         state, empty = self.state, self.agent.rows(self.state)
-        taken = restored(self.agent.with_rows(state, None), arrays, "agent")
+        taken = restored(self.agent.with_rows(state, ()), arrays, "agent")
         tally = restored(self.tally, arrays, "tally")
-        self._set(self.agent.with_rows(taken, None if empty is None else rows(empty)), tally)
+        self._set(self.agent.with_rows(taken, rows(empty) if empty else ()), tally)

@@ -193,8 +193,12 @@ def _check_asked(agent: Any, state: AgentState) -> None:
     if jax.tree.structure(put_back) != jax.tree.structure(state):
         raise ContractFault("`with_rows` of the state's own `rows` gives a state of another structure")
     compare(state, put_back, "`with_rows` of the state's own `rows` changed it", 0)
-    if rows is not None and len(jax.tree.leaves(agent.with_rows(state, None))) >= len(jax.tree.leaves(state)):
-        raise ContractFault("`with_rows` of None leaves the rows in the state; put None in their place")
+    if not isinstance(rows, tuple):
+        raise ContractFault(
+            f"`rows` gives {type(rows).__name__}, but a tuple of rings was expected: () if it keeps none"
+        )
+    if rows and len(jax.tree.leaves(agent.with_rows(state, ()))) >= len(jax.tree.leaves(state)):
+        raise ContractFault("`with_rows` of () leaves the rows in the state; put None in their place")
     own = {id(leaf) for leaf in jax.tree.leaves(state)}
     if not all(id(leaf) in own for leaf in agent.shared(state)):
         raise ContractFault("`shared` gives what is no leaf of the state; give the state's own arrays")
