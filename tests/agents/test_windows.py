@@ -249,7 +249,7 @@ def test_a_stored_memory_is_what_acting_had_before_the_row():
     agent = QLearner(stored, env.observation_space, env.actions, 2)
     runner = DeviceRunner(agent, env, [0])
     runner.advance(24, lambda: False)
-    kept = jax.tree.map(lambda leaf: leaf[0], runner.capture().rows)
+    (kept,) = jax.tree.map(lambda leaf: leaf[0], runner.capture().rows)
     for lane in range(2):
         step = 0
         for row in range(int(kept.cursor[lane]) - stored.rows):

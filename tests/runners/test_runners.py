@@ -403,7 +403,7 @@ def test_a_run_compiles_each_program_once(walking):
         host.advance(100, never)
         host.report()
         captured = host.capture()
-        restored.restore(captured.arrays, captured.meta, lambda empty, host=host: host.learner.state.replay.ring)
+        restored.restore(captured.arrays, captured.meta, lambda empty, host=host: host.learner.state.replay.rows)
         restored.advance(160, never)
         assert compiled_settle(host.agent, group)._cache_size() == programs
     runner = on_device()
