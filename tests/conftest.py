@@ -43,13 +43,13 @@ def pytest_configure(config: pytest.Config) -> None:
     """Choose how properties are tested, and keep compiled programs beside pytest's cache: a second run finds them."""
     hypothesis.settings.load_profile("ci" if in_ci() else "engram")
     os.environ.setdefault("XLA_FLAGS", " ".join(COMPILE_QUICKLY))
-    if not (config.getoption("numprocesses", None) and "PYTEST_XDIST_WORKER" not in os.environ):
-        keep_programs()
     cache = getattr(config, "cache", None)
     if cache is None:  # -p no:cacheprovider
         return
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache.mkdir("jax")))
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.05")
+    if not (config.getoption("numprocesses", None) and "PYTEST_XDIST_WORKER" not in os.environ):
+        keep_programs()
 
 
 def keep_programs() -> None:

@@ -97,7 +97,7 @@ def runs_of(job: Job, options: argparse.Namespace) -> list[Run]:
 # Stopping and resuming
 
 
-def stopped_and_resumed(run: Run, options: argparse.Namespace, record: Record) -> None:
+def stopped_and_resumed(run: Run, record: Record) -> None:
     """Train by the command line: a SIGTERM in the middle, which must end in exit code 75, then to the end."""
     name, folder = f"{run.name}: stop", run.folder / "run"
     if name not in record.parts:
@@ -168,7 +168,7 @@ def learn(job: Job, options: argparse.Namespace, record: Record) -> None:
         if options.fresh or not options.resume:
             shutil.rmtree(run.folder, ignore_errors=True)
         if job.stop:
-            stopped_and_resumed(run, options, record)
+            stopped_and_resumed(run, record)
     train_all(missing, options.jobs, record)
     results = [result for run in runs for result in record.parts[run.name]["runs"]]
     found: dict[str, Any] = {"preset": job.preset, "steps": results[0]["steps"], "episodes_per_seed": options.episodes}

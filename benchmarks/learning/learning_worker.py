@@ -7,7 +7,7 @@ from typing import Any
 
 from benchmarks.record import write_json
 from engram import Trainer
-from engram.errors import EngramError
+from engram.errors import EngramError, LearningFault
 from engram.run.metrics import read_metrics
 from engram.run.plan import holds_run
 
@@ -82,6 +82,11 @@ def main() -> int:
     job = json.loads(Path(sys.argv[1]).read_text())
     try:
         write_json(Path(job["result"]), train(job))
+    except LearningFault as problem:
+        if not job.get("may_diverge"):
+            print(problem, file=sys.stderr)
+            return problem.exit_code
+        write_json(Path(job["result"]), [{"diverged": str(problem)}])
     except EngramError as problem:
         print(problem, file=sys.stderr)
         return problem.exit_code

@@ -91,7 +91,8 @@ class Run:
         cell, first = self.cell, self.options.first_seed
         arguments = {"env": cell.env, "preset": cell.preset, "env_args": cell.env_args, "overrides": cell.settings}
         arguments |= {"steps": self.options.steps, "seed": first, "seeds": self.options.seeds}
-        return {"arguments": arguments, "episodes": EPISODES, "evaluation_seed": EVALUATION_SEED + first}
+        return {"arguments": arguments, "episodes": EPISODES, "evaluation_seed": EVALUATION_SEED + first,
+                "may_diverge": True}  # fmt: skip
 
 
 def main() -> int:
@@ -114,6 +115,9 @@ def main() -> int:
         paid = {cell.name: cell.env_args.get("reward", 1.0) for cell in CELLS}
         record.summarize({name: row(part["runs"], paid[name]) for name, part in record.parts.items()})
     for name, cell in record.content["summary"].items():
+        if "diverged" in cell:
+            print(f"{name:>28}: {cell['diverged']}")
+            continue
         print(f"{name:>28}: {cell['mean']:6.1f} in {cell['seeds']} seeds, {cell['mean_interval_95']}")
     if unfinished:
         print(f"not finished: {'; '.join(unfinished)}; --continue goes on there", file=sys.stderr)
@@ -122,6 +126,8 @@ def main() -> int:
 
 def row(results: list[dict[str, Any]], paid: float) -> dict[str, Any]:
     """What the seeds of one cell came to, where each step paid so much."""
+    if "diverged" in results[0]:  # seeds side by side end together
+        return results[0]
     rows = summary([one["mean"] / paid for one in results])
     emptied = [sum(one["returns_forgetting"]) / EPISODES for one in results if "returns_forgetting" in one]
     return rows | {"seconds": results[0]["training_seconds"]} | ({"emptied": summary(emptied)} if emptied else {})

@@ -204,6 +204,46 @@ REPEATS = {
         "[README.md]; tests/envs/test_host_envs.py"
     ),
     "tests/house/test_examples.py::test_the_python_of_a_page_runs[[]tutorial.md]": "[README.md]",
+    "tests/house/test_examples.py::test_the_cells_of_a_notebook_run[[]first_agent.ipynb]": "[README.md]",
+    "tests/run/test_article.py::test_programs_are_kept_for_the_next_start": (
+        "tests/cli/test_streams.py, tests/run: a trainer's own cache, by the same `use_cache`"
+    ),
+    "tests/run/test_article.py::test_an_episode_that_never_ends_is_named_and_what_was_learned_is_kept": (
+        "tests/run/test_evaluating.py::test_an_episode_without_an_end_is_cut_off_and_that_is_said"
+    ),
+    "tests/envs/test_host_faults.py::test_sigterm_to_the_group_leaves_the_workers_to_the_main_process*": (
+        "test_a_worker_that_hangs_is_named_and_ended; tests/cli/test_cli.py::test_a_terminated_run_saves_..."
+    ),
+    "tests/play/test_trained.py::test_the_programs_of_agents_that_are_gone_are_few": (
+        "`PROGRAMS`, by which every cache is bounded"
+    ),
+    "tests/agents/recall/test_recall_runs.py::test_a_run_is_refused_with_another_width_of_the_embedding": (
+        "tests/run/test_resume.py::test_a_state_without_one_of_its_fields_is_refused_...[memory]"
+    ),
+    "tests/external/test_external.py::test_every_kind_keeps_the_contract[[]chunked]": (
+        "[episodic], [product-key], [graph]; tests/external/test_chunked.py: against a dictionary"
+    ),
+    "tests/tuning/test_tune.py::test_a_trial_that_is_left_goes_on_where_it_was": (
+        "test_trials_are_runs_that_are_scored_...; tests/run/test_resume.py: a run goes on where it was"
+    ),
+    "tests/parts/test_own_parts.py::test_a_q_learner_keeps_the_contract_of_agents[[]box-drqn]": (
+        "[box-dqn]; tests/agents/test_windows.py"
+    ),
+    "tests/run/test_loggers.py::test_wandb_itself_writes_an_offline_run_with_the_lines": (
+        "test_a_run_logs_to_what_was_named_and_to_what_was_given_..."
+    ),
+    "tests/run/test_loggers.py::test_mlflow_has_each_line_once_in_its_file_store_also_across_a_resume": (
+        "test_a_run_logs_to_what_was_named_and_to_what_was_given_..."
+    ),
+    "tests/run/test_demonstrations.py::test_agents_of_every_kind_learn_from_them[[]CartPole-v1-a working memory]": (
+        "[engram/CartPole-v1-an external memory], test_a_run_with_stops_...[*-prioritized]"
+    ),
+    "tests/envs/test_steady.py::test_drifting_dtypes_learn_and_are_evaluated[[]32 bits-{'pays*": (
+        "[32 bits-{}], [64 bits-{'pays': ...}]"
+    ),
+    "tests/run/test_missing.py::test_a_working_memory_learns_through_gaps_and_can_be_made_to_forget": (
+        "test_a_host_run_resumes_exactly_evaluates_and_predicts[one]"
+    ),
 }
 
 
