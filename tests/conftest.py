@@ -11,7 +11,7 @@ import hypothesis
 import pytest
 from jaxtyping import install_import_hook
 from support import typecheck  # noqa: F401, named below
-from support.repeats import repeats
+from support.repeats import repeats, stale
 
 Report = pytest.TestReport | pytest.CollectReport
 
@@ -60,11 +60,13 @@ def keep_programs() -> None:
 
 
 @pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark as slow what support/repeats.py lists."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Mark as slow what support/repeats.py lists; where all tests are collected, each of its patterns fits one."""
     for item in items:
         if repeats(item.nodeid):
             item.add_marker(pytest.mark.slow)
+    if config.args == config.getini("testpaths") and (patterns := stale([item.nodeid for item in items])):
+        raise pytest.UsageError(f"tests/support/repeats.py lists what is no test: {', '.join(patterns)}")
 
 
 # Linux lets a process map some 65,000 pieces of memory, of which a compiled program takes about fifteen; beyond that

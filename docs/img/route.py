@@ -31,7 +31,7 @@ BOXES = {
     "examples": (10.35, 0.95, 2.1, 0.95, "examples", "agents/examples.py", LEARN),
     "bootstrap": (7.4, 0.95, 2.1, 0.95, "bootstrap", "losses/bootstrap.py", LEARN),
     "loss": (4.4, 0.95, 2.1, 0.95, "loss", "losses/loss.py", LEARN),
-    "optimizer": (1.5, 0.95, 2.1, 0.95, "optimizer, target", "agents/q_learning.py", LEARN),
+    "optimizer": (1.5, 0.95, 2.1, 0.95, "optimizer, target", "agents/optimizing.py", LEARN),
 }
 # from, its side, to, its side, label, offset of the label from the middle, dashed: only with an external memory
 ARROWS = [

@@ -185,6 +185,14 @@ def test_a_batch_of_texts_becomes_rows():
 # Actions.
 
 
+@pytest.mark.parametrize("count", [0, -3, 10_000_000])
+def test_a_number_of_actions_that_no_agent_can_have_is_refused(count: int):
+    space = gym_spaces.Discrete(1)
+    space.n = np.int64(count)  # Gymnasium refuses what is not positive only where a space is made
+    with pytest.raises(SpaceError, match=f"has {count:,} actions; from 1 to 100,000 are possible"):
+        joint_actions(space)
+
+
 def test_joint_actions_by_hand():
     assert joint_actions(gym_spaces.Discrete(3, start=-1)).tolist() == [-1, 0, 1]
     pairs = joint_actions(gym_spaces.MultiDiscrete([2, 3], start=[0, 5]))

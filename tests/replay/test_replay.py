@@ -1,5 +1,7 @@
 """The ring and its sampling against a plain-Python model: lists of rows that only grow."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +11,7 @@ from hypothesis import strategies as st
 
 from engram import spaces
 from engram.checkpoint import lanes
+from engram.errors import CheckpointError
 from engram.replay import ring, sampling
 from engram.types import TimeStep
 
@@ -168,3 +171,30 @@ def test_more_rows_than_a_chunk_go_back_in_order(lane):
     filled = lanes.write_rows(ring.empty(SPACE, 2048, 2), lane, 0, columns)
     np.testing.assert_array_equal(filled.rows.action[:count, lane], np.arange(count))
     assert not filled.rows.action[:, 1 - lane].any()
+
+
+def test_rows_of_several_rings_come_back_in_pieces_and_none_that_was_overwritten():
+    """Two seeds; the first ring has been written around its end, the second is longer and filled once."""
+    own, given = (ring.empty(SPACE, kept, envs) for kept, envs in ((4, 2), (10, 1)))
+
+    def written(empty: ring.Ring, first: float, count: int) -> ring.Ring:
+        for number in range(count):
+            row = jax.tree.map(lambda leaf: jnp.zeros((1, *leaf.shape[1:]), leaf.dtype), empty.rows)
+            row = dataclasses.replace(row, reward=jnp.full((1, empty.envs), first + number, jnp.float32))
+            empty = ring.write(empty, row, jnp.ones((1, empty.envs), bool))
+        return empty
+
+    seeds = [(written(own, 100 * seed, 6), written(given, 100 * seed + 50, 7)) for seed in range(2)]
+    rows = jax.tree.map(lambda *leaves: jnp.stack(leaves), *seeds)
+    known = lanes.cursors(rows)
+    assert known.tolist() == [6, 6, 6, 6, 4, 3, 0, 4, 3, 0]
+    blocks = [
+        (lane, max(0, count - 4), lanes.read_rows(rows, lane, max(0, count - 4), count))
+        for lane, count in enumerate(known.tolist())
+    ]
+    assert blocks[5][2]["reward"].tolist() == [54, 55, 56]
+    empty = jax.tree.map(jnp.zeros_like, rows)
+    again = lanes.fill(empty, known, blocks)
+    jax.tree.map(np.testing.assert_array_equal, again, rows)
+    with pytest.raises(CheckpointError, match="holds 10 rows and 11 were written"):
+        lanes.cursors((own, written(given, 0, 11)))

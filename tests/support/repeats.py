@@ -1,30 +1,33 @@
-"""Slow tests that repeat what a quicker one shows, on another kind or size: they run with `-m slow`.
+"""Slow tests, most of which repeat what a quicker one shows on another kind or size: they run with `-m slow`.
 
-Each pattern of a test's id stands beside the test that holds the same fact in every run.
+Each pattern of a test's id stands beside what holds the same fact, or most of it, in every run. What nothing else
+holds is `ALONE`. A pattern that fits no test is an error (tests/conftest.py).
 """
 
 from fnmatch import fnmatch
 
+ALONE = "nothing: the slow run alone holds it"
 REPEATS = {
     "tests/agents/recall/test_recall_runs.py::test_one_seed_alone_remembers_as_side_by_side[[]chunked]": "[episodic]",
-    "tests/agents/recall/test_recall_runs.py::test_a_run_with_an_external_memory_resumes_exactly*-chunked]": "-online",
-    "tests/agents/recall/test_recall_runs.py::test_a_run_with_an_external_memory_resumes_exactly[[]*-graph]": "-online",
+    "tests/agents/recall/test_recall_runs.py::test_a_run_with_an_external_memory_*[[]CartPole-v1-chunked]": (
+        "[engram/CartPole-v1-chunked], [CartPole-v1-online]"
+    ),
+    "tests/agents/recall/test_recall_runs.py::test_a_run_with_an_external_memory_*[[]*-graph]": "-chunked",
     "tests/agents/recall/test_recall_runs.py::test_a_run_with_an_external_memory_resumes_exactly[[]*-recurrent]": (
         "tests/runners: the working memory resumes; -online: the external one"
     ),
-    "tests/agents/recall/test_recall_runs.py::test_presets_with_a_memory_use_it[[]nec]": "[attention-dqn]",
-    "tests/agents/recall/test_recall_runs.py::test_presets_with_a_memory_use_it[[]emdqn]": "[attention-dqn]",
+    "tests/agents/recall/test_recall_runs.py::test_presets_with_a_memory_use_it[[]emdqn]": "[nec]",
     "tests/parts/test_mine.py::test_it_is_trained_evaluated_resumed_and_listed_from_the_command_line[[]*]": (
         "test_an_agent_of_nothing_but_parts_of_ones_own_...: all of them in one run"
     ),
-    "tests/cli/test_new.py::test_what_is_written_keeps_its_contract_and_trains[[][!e]*]": "[encoder], [external]",
-    "tests/cli/test_new.py::test_what_is_written_keeps_its_contract_and_trains[[]exploration]": "[encoder], [external]",
+    "tests/cli/test_new.py::test_what_is_written_keeps_its_contract_and_trains[[][!ed]*]": "[draw], [external]",
+    "tests/cli/test_new.py::test_what_is_written_keeps_its_contract_and_trains[[]exploration]": "[draw], [external]",
     "tests/parts/test_own_parts.py::test_a_q_learner_keeps_the_contract_of_agents[[]masked-*]": "[box-*]",
     "tests/parts/test_own_parts.py::test_a_q_learner_keeps_the_contract_of_agents[[]box-attention-dqn]": "[box-dqn]",
     "tests/working/test_slots.py::test_bits_of_pictures_never_seen_*": "the other tests of slots, by hand",
     "tests/envs/test_intersection.py::test_the_environment_keeps_the_contract": "its dynamics, against the recording",
     "tests/envs/test_memory_envs.py::test_every_task_keeps_the_contract*arguments18]": "arguments17",
-    "tests/run/test_resume.py::test_a_state_without_one_of_its_fields_is_refused_*numpy]": "[memory]",
+    "tests/run/test_resume.py::test_a_state_without_one_of_its_fields_is_refused_*numpy]": "[device], [compiled]",
     "tests/run/test_resume.py::test_a_device_run_with_stops_is_the_run_without[[]memory]": "[two environments, ...]",
     "tests/run/test_resume.py::test_a_device_run_with_stops_is_the_run_without[[]rainbow]": (
         "test_a_host_run_with_stops_..._[rainbow], test_a_state_without_one_of_its_fields_...[rainbow]"
@@ -105,7 +108,7 @@ REPEATS = {
     "tests/nn/test_noisy.py::test_a_noisy_head_keeps_its_contract_and_explores[[]dueling]": "[q], [implicit]",
     "tests/cli/test_new.py::test_what_is_written_keeps_its_contract_and_trains[[]encoder]": "[external]",
     "tests/run/test_trainer.py::test_every_setting_changes_the_program[[]* *]": (
-        "test_every_setting_changes_the_program of the default parts and of each other part as a whole"
+        "of the default parts every setting, of the others each part as a whole; their settings in the slow run alone"
     ),
     "tests/house/test_examples.py::test_the_python_of_a_page_runs[[]tune.md]": "tests/tuning",
     "tests/run/test_resume.py::test_a_host_run_with_stops_is_the_run_without[[]rainbow]": (
@@ -151,7 +154,6 @@ REPEATS = {
     "tests/agents/test_matrix.py::test_it_finds_the_values_of_the_chain[[]qr-dqn-history]": (
         "[per-dqn-gru]; tests/agents/test_agent.py: [Chain-quantile]"
     ),
-    "tests/run/test_resume.py::test_a_state_without_one_of_its_fields_is_refused_*device]": "[compiled], [memory]",
     "tests/run/test_resume.py::test_a_host_run_with_stops_is_the_run_without[[]numpy, exact]": (
         "[numpy, replayed, four of them], [compiled, exact]"
     ),
@@ -205,21 +207,15 @@ REPEATS = {
     ),
     "tests/house/test_examples.py::test_the_python_of_a_page_runs[[]tutorial.md]": "[README.md]",
     "tests/house/test_examples.py::test_the_cells_of_a_notebook_run[[]first_agent.ipynb]": "[README.md]",
-    "tests/run/test_article.py::test_programs_are_kept_for_the_next_start": (
-        "tests/cli/test_streams.py, tests/run: a trainer's own cache, by the same `use_cache`"
-    ),
+    "tests/run/test_article.py::test_programs_are_kept_for_the_next_start": ALONE,
     "tests/run/test_article.py::test_an_episode_that_never_ends_is_named_and_what_was_learned_is_kept": (
         "tests/run/test_evaluating.py::test_an_episode_without_an_end_is_cut_off_and_that_is_said"
     ),
     "tests/envs/test_host_faults.py::test_sigterm_to_the_group_leaves_the_workers_to_the_main_process*": (
         "test_a_worker_that_hangs_is_named_and_ended; tests/cli/test_cli.py::test_a_terminated_run_saves_..."
     ),
-    "tests/play/test_trained.py::test_the_programs_of_agents_that_are_gone_are_few": (
-        "`PROGRAMS`, by which every cache is bounded"
-    ),
-    "tests/agents/recall/test_recall_runs.py::test_a_run_is_refused_with_another_width_of_the_embedding": (
-        "tests/run/test_resume.py::test_a_state_without_one_of_its_fields_is_refused_...[memory]"
-    ),
+    "tests/play/test_trained.py::test_the_programs_of_agents_that_are_gone_are_few": ALONE,
+    "tests/agents/recall/test_recall_runs.py::test_a_run_is_refused_with_another_width_of_the_embedding": ALONE,
     "tests/external/test_external.py::test_every_kind_keeps_the_contract[[]chunked]": (
         "[episodic], [product-key], [graph]; tests/external/test_chunked.py: against a dictionary"
     ),
@@ -232,9 +228,7 @@ REPEATS = {
     "tests/run/test_loggers.py::test_wandb_itself_writes_an_offline_run_with_the_lines": (
         "test_a_run_logs_to_what_was_named_and_to_what_was_given_..."
     ),
-    "tests/run/test_loggers.py::test_mlflow_has_each_line_once_in_its_file_store_also_across_a_resume": (
-        "test_a_run_logs_to_what_was_named_and_to_what_was_given_..."
-    ),
+    "tests/run/test_loggers.py::test_mlflow_has_each_line_once_in_its_file_store_also_across_a_resume": ALONE,
     "tests/run/test_demonstrations.py::test_agents_of_every_kind_learn_from_them[[]CartPole-v1-a working memory]": (
         "[engram/CartPole-v1-an external memory], test_a_run_with_stops_...[*-prioritized]"
     ),
@@ -245,6 +239,11 @@ REPEATS = {
         "test_a_host_run_resumes_exactly_evaluates_and_predicts[one]"
     ),
 }
+
+
+def stale(nodeids: list[str]) -> list[str]:
+    """Patterns that fit none of these tests."""
+    return [pattern for pattern in REPEATS if not any(fnmatch(nodeid, pattern) for nodeid in nodeids)]
 
 
 def repeats(nodeid: str) -> bool:

@@ -148,7 +148,10 @@ class Agent(Protocol):
         ...
 
     def rows(self, state: AgentState) -> Rows:
-        """The rows that are only ever appended to, which checkpoints share; () if it keeps none."""
+        """The rings that are only ever appended to, which checkpoints share; () if it keeps none.
+
+        Rings behind the first are filled once, such as with demonstrations: their rows may not be overwritten.
+        """
         ...
 
     def with_rows(self, state: AgentState, rows: Rows) -> AgentState:

@@ -4,7 +4,8 @@ A live zero-copy view of a donated buffer would make the next write copy the who
 A ring may have a leading axis of seeds; lanes then count through seeds first: lane = seed * envs + env.
 
 An agent may keep several rings. A saver knows one capacity, that of the first: lanes of a later ring come behind those
-of the rings before it, each cut into pieces of at most that many rows. A later ring is never written around its end.
+of the rings before it, each cut into pieces of at most that many rows. A later ring is filled once, not written around
+its end: `cursors` refuses one that was.
 """
 
 from collections.abc import Iterable
@@ -15,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from engram.errors import CheckpointError
 from engram.replay.ring import Ring, Rows, turn_of
 from engram.trees import named
 from engram.types import TimeStep
@@ -37,9 +39,18 @@ def _pieces(rows: Rows, ring: Ring) -> int:
 
 
 def cursors(rows: Rows) -> np.ndarray:
-    """Rows ever written, over all turns, int64 [lanes]."""
+    """Rows ever written, over all turns, int64 [lanes].
+
+    Raises: CheckpointError where a later ring was written around its end.
+    """
     size = capacity(rows)
     own, *further = map(_cursors, rows)
+    for ring, count in zip(rows[1:], further, strict=True):
+        if (count > _capacity(ring)).any():
+            raise CheckpointError(
+                f"a ring behind the first holds {_capacity(ring):,} rows and {count.max():,} were written; such a ring "
+                "can be saved only while nothing in it is overwritten"
+            )
     starts = (np.arange(_pieces(rows, ring)) * size for ring in rows[1:])
     pieces = (np.clip(count[:, None] - start, 0, size) for count, start in zip(further, starts, strict=True))
     return np.concatenate([own, *(piece.reshape(-1) for piece in pieces)])

@@ -13,6 +13,7 @@ from jaxtyping import PyTree
 from engram.agents.agent import Acted, Agent, AgentState, Experience, Rhythm
 from engram.agents.policy import Seen
 from engram.nn.observation import mask_of
+from engram.replay.ring import Ring
 from engram.spaces import MASK
 from engram.testing import contracts
 from engram.testing.contracts import ContractFault, form
@@ -189,14 +190,12 @@ def _learned(agent: Any, state: AgentState) -> AgentState:
 
 def _check_asked(agent: Any, state: AgentState) -> None:
     rows = agent.rows(state)
+    if not (isinstance(rows, tuple) and all(isinstance(ring, Ring) for ring in rows)):
+        raise ContractFault(f"`rows` gives {rows!r:.80}, but a tuple of rings was expected: () if it keeps none")
     put_back = agent.with_rows(state, rows)
     if jax.tree.structure(put_back) != jax.tree.structure(state):
         raise ContractFault("`with_rows` of the state's own `rows` gives a state of another structure")
     compare(state, put_back, "`with_rows` of the state's own `rows` changed it", 0)
-    if not isinstance(rows, tuple):
-        raise ContractFault(
-            f"`rows` gives {type(rows).__name__}, but a tuple of rings was expected: () if it keeps none"
-        )
     if rows and len(jax.tree.leaves(agent.with_rows(state, ()))) >= len(jax.tree.leaves(state)):
         raise ContractFault("`with_rows` of () leaves the rows in the state; put None in their place")
     own = {id(leaf) for leaf in jax.tree.leaves(state)}

@@ -9,6 +9,7 @@ from gymnasium import spaces as gym_spaces
 from engram.errors import SpaceError
 
 MOST_JOINT_ACTIONS = 1024
+MOST_ACTIONS = 100_000  # of one number: a row of weights for each of them
 
 
 def joint_actions(space: gym_spaces.Space, bins: int | None = None) -> np.ndarray:
@@ -19,13 +20,19 @@ def joint_actions(space: gym_spaces.Space, bins: int | None = None) -> np.ndarra
         fastest), or a bounded Box (every combination of `bins` evenly spaced values per number, bounds included).
       bins: values per number of a Box, >= 2.
 
-    Raises SpaceError where the space is another, is unbounded, or has more than 1,024 combinations.
+    Raises SpaceError where the space is another, is unbounded, has no action, or has more than 1,024 combinations or
+    100,000 actions of one number.
     """
     if isinstance(space, gym_spaces.Box):
         return _box_actions(space, bins)
     if bins is not None:
         raise SpaceError(f"action_bins = {bins} was given, but the actions {space} are not continuous; leave it out")
     if isinstance(space, gym_spaces.Discrete):
+        if not 1 <= space.n <= MOST_ACTIONS:
+            raise SpaceError(
+                f"the action space has {int(space.n):,} actions; from 1 to {MOST_ACTIONS:,} are possible: mend it, or "
+                "wrap the environment so that it offers a few actions at a time by their features"
+            )
         return np.arange(int(space.start), int(space.start) + int(space.n), dtype=np.int64)
     if isinstance(space, gym_spaces.MultiDiscrete):
         values = [start + np.arange(n) for n, start in zip(space.nvec.ravel(), space.start.ravel(), strict=True)]
