@@ -15,7 +15,7 @@ Every count is a pattern over the syntax tree, and so a measure of the pattern, 
   name.
 - *slices by three*: `[-3:]` and `[:-3]` in `runners/`, where the host runner kept its metrics.
 - *declarations of `group`*: fields, parameters, keywords of `dict(...)`, keys and entries of class docstrings, outside
-  `runners/`.
+  `runners/` and `comparison/`, where the word is another.
 - *settings*: fields of every registered spec and of the agent's groups, asked of the checkout's own interpreter.
 """
 
@@ -178,7 +178,7 @@ def declarations(files: list[File]) -> list[str]:
     """Where the run setting is declared, or handed on by its name."""
     found = []
     for file in files:
-        if file.folder != "runners":
+        if file.folder not in ("runners", "comparison"):
             lines = {line for node in ast.walk(file.tree) for line in _declared(node)}
             found += [f"{file.name}:{line}" for line in sorted(lines)]
     return found

@@ -1,6 +1,7 @@
 """How well agents have learned when their run ends: every seed, no best-of.
 
     python -m benchmarks.learning.learning --suite foundation     CartPole-v1 and Acrobot-v1, 10 seeds each
+    python -m benchmarks.learning.learning --suite classic --first-seed 20   those and MountainCar-v0, one configuration
     python -m benchmarks.learning.learning --suite minatar   MinAtar Breakout, 1,000,000 steps, 5 seeds side by side
     python -m benchmarks.learning.learning --suite pong           Pong, 100,000 steps, stopped in the middle and resumed
     python -m benchmarks.learning.learning --env CartPole-v1 --steps 50000 --seeds 10 --preset auto replay.batch_size=64
@@ -50,6 +51,7 @@ class Job:
 
 SUITES = {
     "foundation": (Job("CartPole-v1", 50_000, 10), Job("Acrobot-v1", 100_000, 10)),
+    "classic": (Job("MountainCar-v0", 120_000, 10), Job("CartPole-v1", 50_000, 10), Job("Acrobot-v1", 100_000, 10)),
     # The plain convolutions, for which the published results were made; `auto` has attention over places since.
     "minatar": (Job("minatar-breakout", 1_000_000, 5, "double-dqn"),),
     "pong": (Job("ALE/Pong-v5", 100_000, 1, "double-dqn", stop=True),),
