@@ -364,3 +364,17 @@ def test_every_kind_of_space_comes_back():
     again = space_from_json(space_to_json(space))
     assert Observer(again).signature() == Observer(space).signature()
     assert (again["a"], again["e"], again["b"], again["c"]) == (space["a"], space["e"], space["b"], space["c"])
+
+
+def test_environments_that_share_a_generator_take_one_seed():
+    """As those of Gymnasium that are written in arrays, which its `make_vec` prefers."""
+    envs = make_host(lambda: gymnasium.make_vec("CartPole-v1", num_envs=2), seed=3)
+    again = make_host(lambda: gymnasium.make_vec("CartPole-v1", num_envs=2), seed=3)
+    other = make_host(lambda: gymnasium.make_vec("CartPole-v1", num_envs=2), seed=4)
+    first = envs.reset()
+    np.testing.assert_array_equal(first, again.reset())
+    assert not np.array_equal(first, other.reset())
+    assert not np.array_equal(first[0], first[1])
+    for _ in range(40):
+        step = envs.step(np.zeros(2, np.int64))
+    assert step.observation.shape == (2, 4)

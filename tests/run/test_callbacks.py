@@ -346,3 +346,40 @@ def test_films_need_moviepy_and_say_so(tmp_path: Path, monkeypatch: pytest.Monke
     trainer = Trainer(Drawn, callbacks=[engram.RecordVideo(tmp_path, env=Drawn)], **SMALL)
     with trainer, pytest.raises(SpecError, match="needs the package moviepy, which is not installed"):
         trainer.learn(10)
+
+
+class Misspelt:
+    def on_metric(self, trainer: Any, metrics: Any) -> None: ...
+
+
+@pytest.mark.parametrize(("given", "sentence"), [
+    ([Misspelt()], "has no method of engram.Callback: 'on_metric' is none; did you mean 'on_metrics'?"),
+    ([lambda trainer: False], "has no method of engram.Callback; expected one of on_start, on_episode"),
+    ([engram.EarlyStop], r"the class EarlyStop was given, but an object was expected; write EarlyStop\(...\)"),
+    (engram.TimeLimit, "the class TimeLimit was given"),
+    (3, "3 was given, but a list of objects with methods of engram.Callback was expected"),
+])  # fmt: skip
+def test_what_never_hears_anything_is_refused_before_anything_is_made(given: Any, sentence: str):
+    with pytest.raises(SpecError, match=sentence):
+        Trainer("CartPole-v1", steps=50, callbacks=given)
+
+
+def test_a_misspelt_method_beside_a_right_one_is_named():
+    class Both(Misspelt):
+        def on_save(self, trainer: Any, saved: Any) -> None: ...
+
+    with pytest.raises(SpecError, match="'on_metric' of Both is never called; did you mean 'on_metrics'"):
+        Trainer("CartPole-v1", steps=50, callbacks=[Both()])
+
+
+def test_one_callback_needs_no_list_and_none_is_none():
+    alone = Listener()
+    with Trainer("CartPole-v1", steps=50, callbacks=alone, loggers=None) as trainer:
+        assert trainer.callbacks == (alone,)
+    with Trainer("CartPole-v1", steps=50, callbacks=None) as trainer:
+        assert trainer.callbacks == ()
+
+
+def test_an_argument_that_an_evaluation_elsewhere_does_not_take_is_named():
+    with pytest.raises(SpecError, match="Evaluate takes no 'episods'; did you mean 'episodes'"):
+        engram.Evaluate(100, episods=1)

@@ -106,7 +106,8 @@ def _run(words: list[str]) -> int:
     chosen, settings = _understood(words)
     if chosen is None:
         return 0
-    if ":" in (getattr(chosen, "env", None) or "") or getattr(chosen, "trust", False):
+    named = [str(getattr(chosen, name, None) or "") for name in ("env", "id", "evaluate_env", "test_env")]
+    if any(":" in name for name in named) or getattr(chosen, "trust", False):
         search_here()  # for the module of an environment
     import_parts(getattr(chosen, "imports", ()))
     if isinstance(chosen, Train):

@@ -8,6 +8,7 @@ asked, which takes seconds. `python -m engram.cli.environments` writes the file 
 import inspect
 import json
 import re
+import sys
 from collections.abc import Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, entry_points, version
 from pathlib import Path
@@ -109,7 +110,10 @@ def host_line(name: str) -> str:
     for pattern, _, line in FAMILIES:
         if re.match(pattern, name):
             return line
-    return LINES.get(re.sub(r"-v\d+$", "", name), "")
+    family = re.sub(r"-v\d+$", "", name)
+    if family not in LINES and f"ALE/{family.removesuffix('-ram')}-v5" in host_arguments():
+        return "an Atari game under its old name" + (", seen as 128 bytes of memory" if family.endswith("-ram") else "")
+    return LINES.get(family, "")
 
 
 def host_arguments() -> dict[str, dict[str, Any]]:
@@ -230,13 +234,19 @@ def _spaces_of(env: Any, action_bins: int | None) -> tuple[Any, str]:
     return episodes.observer.space, told if told.startswith("Discrete") else f"{episodes.actions} discrete ({told})"
 
 
+def _registered(name: str) -> bool:
+    """Whether a module that was imported, such as one of `--import`, has told Gymnasium of this id."""
+    gymnasium = sys.modules.get("gymnasium")
+    return gymnasium is not None and name in gymnasium.registry
+
+
 def check_environment(name: str) -> None:
     """Raises UnknownName, with the nearest of all ids, for one that cannot be known here; sooner than JAX could.
 
     What may be known all the same, to a package that is not asked here, passes.
     """
     stored = _stored()
-    if ":" in name or not _all_known(stored) or name in (hosts := host_arguments()):
+    if ":" in name or not _all_known(stored) or name in (hosts := host_arguments()) or _registered(name):
         return
     package = next((package for pattern, package, _ in FAMILIES if re.match(pattern, name)), GYMNASIUM)
     if package == "envpool" or _version(package) is None:  # what to install is said when it is made

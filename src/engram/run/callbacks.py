@@ -11,11 +11,12 @@ as `trainer.stop()` does: within the running step, with the newest step on the d
 """
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
 from typing import Any, Protocol
 
 from engram.checkpoint.store import Saved
-from engram.errors import EngramError, Interrupted, SpecError
+from engram.errors import EngramError, Interrupted, SpecError, hint
 from engram.play.evaluation import Evaluation
 
 
@@ -52,6 +53,40 @@ class Callback(Protocol):
 
 
 EVENTS = tuple(name for name in vars(Callback) if name.startswith("on_"))
+
+
+def several(given: Any, protocol: type) -> tuple[Any, ...]:
+    """Objects with methods of a protocol of `on_...` events or of a logger, given as several, as one, or as None.
+
+    Raises: SpecError for a class in the place of an object, and for one that has none of the methods.
+    """
+    names = [name for name in vars(protocol) if not name.startswith("_")]
+    alone = given is not None and (isinstance(given, type) or any(hasattr(given, name) for name in names))
+    found = () if given is None else (given,) if alone else tuple(_each(given, protocol))
+    for one in found:
+        if isinstance(one, type):
+            raise SpecError(
+                f"the class {one.__name__} was given, but an object was expected; write {one.__name__}(...)"
+            )
+        own = [name for name in dir(one) if not name.startswith("_")]
+        if not set(own) & set(names):
+            meant = next((name for name in own if name.startswith("on_")), "")
+            raise SpecError(
+                f"{one!r:.80} has no method of engram.{protocol.__name__}"
+                + (f": {meant!r} is none; {hint(meant, names)}" if meant else f"; expected one of {', '.join(names)}")
+            )
+        for name in own:
+            if name.startswith("on_") and name not in names and get_close_matches(name, names, n=1, cutoff=0.8):
+                raise SpecError(f"{name!r} of {type(one).__name__} is never called; {hint(name, names)}")
+    return found
+
+
+def _each(given: Any, protocol: type) -> Iterable[Any]:
+    try:
+        return iter(given)
+    except TypeError:
+        expected = f"a list of objects with methods of engram.{protocol.__name__}"
+        raise SpecError(f"{given!r:.80} was given, but {expected} was expected") from None
 
 
 def hears(callback: Any, event: str) -> bool:
@@ -151,6 +186,9 @@ class Evaluate:
     def __init__(self, every: int, episodes: int = 5, **given: Any):
         if every < 1:
             raise SpecError(f"every = {every} was given; expected at least 1")
+        for name in given:
+            if name not in (known := ("seed", "env", "env_args", "forget")):
+                raise SpecError(f"Evaluate takes no {name!r}; {hint(name, ['episodes', *known])}")
         self.every, self.given = every, {"episodes": episodes, **given}
         self.found: list[tuple[int, Evaluation]] = []
         self._next = every

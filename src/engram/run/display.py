@@ -30,8 +30,14 @@ _CELL = "background:none;border:0;padding:2px 8px;text-align:left"
 _PROSE = re.compile(r"[;,] | \(")  # in what follows a name: then it is no command, but goes on as a sentence
 _ECHO = 2  # columns beside the panel for the "^C" of Ctrl-C, which would else begin a line and shift the panel
 _LATEST = 0.5  # weight of the newest stretch in the pace that the time left is told by
+_STAYS = ("return_mean", "loss", "q_mean")  # shown as last known: a line of metrics may lie between two updates
 # What the panel says of a fact that is not known yet.
 _UNKNOWN = {"return": "no episode ended yet", "loss": "nothing learned yet", "Q": "nothing learned yet"}
+
+
+def _is_absent(value: Any) -> bool:
+    """Whether a metric has no value, of any seed. NaN is a value."""
+    return all(one is None for one in value) if isinstance(value, list) else value is None
 
 
 def clean(text: object) -> str:
@@ -137,8 +143,9 @@ class Display:
         return self._live is not None
 
     def update(self, metrics: Mapping[str, Any]) -> None:
-        """Show `metrics` (the trainer's names); absent ones and NaN are shown as unknown."""
-        self._metrics = dict(metrics)
+        """Show `metrics` (the trainer's names); absent ones and NaN are shown as unknown, but for `_STAYS`."""
+        unknown = [name for name in _STAYS if _is_absent(metrics.get(name)) and name in self._metrics]
+        self._metrics = {**metrics, **{name: self._metrics[name] for name in unknown}}
         self.total = self._metrics.get("total") or self.total
         greedy = _number(self._metrics.get("evaluation_return"))
         self._greedy = self._greedy if greedy is None else greedy

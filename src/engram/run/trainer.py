@@ -24,7 +24,7 @@ from engram.play.evaluation import Evaluation
 from engram.play.playing import Stop, never
 from engram.play.trained import Environment, TrainedAgent, environment_first
 from engram.run import keeper as keeping
-from engram.run.callbacks import hears
+from engram.run.callbacks import Callback, hears, several
 from engram.run.claim import check_free, claim, withdraw
 from engram.run.course import Course
 from engram.run.demonstrations import Lesson, planned, teach
@@ -75,8 +75,8 @@ class Trainer:
         env: Environment | None = None,
         preset: str | None = None,
         *,
-        callbacks: Iterable[Any] = (),
-        loggers: Iterable[Logger] = (),
+        callbacks: Any = (),
+        loggers: Any = (),
         progress: bool | None = None,
         overrides: Mapping[str, Any] | None = None,
         **settings: Any,
@@ -85,7 +85,7 @@ class Trainer:
         self._no_cache = use_cache()
         keep_freed_memory()
         self._given = Given.of({"preset": preset, **settings}, overrides, env)
-        self.callbacks = tuple(callbacks)
+        self.callbacks, loggers = several(callbacks, Callback), several(loggers, Logger)
         self.folder = whole_path(named) if (named := self._given.session.run) else None
         self._shown = callbacks_of(progress, writes=self.folder is not None)
         self._open = ExitStack()

@@ -235,7 +235,7 @@ def _nothing_allowed(allowed: Bool[Array, "envs actions"] | None, envs: int) -> 
 
 
 FIELDS = (
-    "an observation that is not finite (observation.missing=mask takes a NaN as a missing number)",
+    "an observation that is not finite (a new run with observation.missing=mask takes a NaN as a missing number)",
     "a reward that is not finite",
     "an action_mask that forbids every action",
 )

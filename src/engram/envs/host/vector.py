@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
+from gymnasium.error import Error as GymnasiumError
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 from gymnasium.vector.utils import iterate
 from jaxtyping import PyTree
@@ -129,7 +130,7 @@ class VectorEnvs:
             return columns, columns
         if self._mode is AutoresetMode.DISABLED:
             with self._named("reset"):
-                begun, _ = self.env.reset(seed=self._seeds(), options={"reset_mask": done.copy()})
+                begun, _ = self._reset(shared=None, options={"reset_mask": done.copy()})
             return self._columns(begun, {}), columns
         final = [column.copy() for column in columns]
         for index in np.flatnonzero(done):
@@ -174,8 +175,17 @@ class VectorEnvs:
         self._episode, self._elapsed = episode, np.zeros(self.envs, np.int64)
         self._ended = np.zeros(self.envs, np.bool_)
         with self._named("reset"):
-            observation, info = self.env.reset(seed=self._seeds())
+            observation, info = self._reset(shared=self._seeds()[0])
         return self._observer.tree(self._columns(observation, info))
+
+    def _reset(self, shared: int | None, **options: Any) -> Any:
+        """With a seed for each environment; where they share one generator, with the one seed that they take."""
+        try:
+            return self.env.reset(seed=self._seeds(), **options)
+        except (GymnasiumError, TypeError) as error:
+            if "seed" not in str(error).lower():
+                raise
+            return self.env.reset(seed=shared, **options)
 
     def _seeds(self) -> list[int]:
         return [episode_seed(self._seed, index, int(episode)) for index, episode in enumerate(self._episode)]
