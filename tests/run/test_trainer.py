@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import gymnasium
@@ -108,8 +109,8 @@ def test_the_first_call_of_learn_plans_the_run():
 def test_callbacks_hear_what_happens(tmp_path: Path):
     """A line of metrics at every multiple of 50 and at the end, a checkpoint at every multiple of 60, 0 included, and
     at the end."""
-    events = Events()
-    with make_trainer(run=tmp_path, steps=130, log_every=50, save_every=60, callbacks=[object(), events]) as trainer:
+    events, ended = Events(), SimpleNamespace(on_stop=lambda trainer, reason: None)  # any of the methods will do
+    with make_trainer(run=tmp_path, steps=130, log_every=50, save_every=60, callbacks=[ended, events]) as trainer:
         trainer.learn()
     assert events.of("start", "metrics", "save", "stop") == [
         ("save", 0),
