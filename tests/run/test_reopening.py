@@ -34,6 +34,11 @@ def test_the_flags_that_open_a_run_again(env: Any, env_args: Any, agent: Any, fl
     assert reopening(SimpleNamespace(env=env, env_args=env_args, agent=agent)) == flags
 
 
+def test_modules_that_the_command_imported_are_imported_again():
+    plan = SimpleNamespace(env="Plant-v0", env_args={}, agent=Mine())
+    assert reopening(plan, ("plant", __name__)) == f" --import plant --import {__name__}"
+
+
 def test_an_environment_without_a_name_is_given_again_in_python():
     said = str(interrupted(30, Path("my run"), " --trust"))
     assert said.endswith("go on with: engram train --run 'my run' --resume --trust")

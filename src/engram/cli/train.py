@@ -37,7 +37,7 @@ def train(chosen: Train, settings: Mapping[str, str]) -> None:
     env = _env_of_source(given) if chosen.env is None and not given.get("resume") else chosen.env
     folder = run or _new_folder(env, given)
     try:
-        _learn_all(chosen.env, folder, _runs(env, folder, given))
+        _learn_all(chosen.env, folder, _runs(env, folder, given), chosen.imports)
     finally:
         if run is None:
             with suppress(OSError):  # unless it holds something, or was moved meanwhile
@@ -46,7 +46,9 @@ def train(chosen: Train, settings: Mapping[str, str]) -> None:
                     Path("runs").rmdir()
 
 
-def _learn_all(env: str | None, folder: Path, several: list[tuple[Path, dict[str, Any]]]) -> None:
+def _learn_all(
+    env: str | None, folder: Path, several: list[tuple[Path, dict[str, Any]]], imports: tuple[str, ...]
+) -> None:
     """One run after another; several end in one picture and one line."""
     from engram.run.folders import holds_run, whole_path
 
@@ -56,7 +58,7 @@ def _learn_all(env: str | None, folder: Path, several: list[tuple[Path, dict[str
             undo_when_left(here, [path for path in (here, *here.parents) if not path.exists()])
         try:
             with _staying_here():
-                _learn(env, place, arguments)
+                _learn(env, place, arguments, imports)
         except EngramError as problem:
             if len(several) > 1 and problem.exit_code == EXIT_RESUME_ME:
                 way = f"add --run {quote(str(folder))} --resume to the command"
@@ -116,7 +118,7 @@ class _Kept:
         kept()
 
 
-def _learn(env: str | None, folder: Path, arguments: dict[str, Any]) -> None:
+def _learn(env: str | None, folder: Path, arguments: dict[str, Any], imports: tuple[str, ...]) -> None:
     """One run from where it is to its end, with its learning curve drawn however it ends."""
     from engram.cli import runs
     from engram.run.curve import CURVE_FILE
@@ -132,7 +134,7 @@ def _learn(env: str | None, folder: Path, arguments: dict[str, Any]) -> None:
             progress.close()
         if trainer.plan.seeds > 1:
             progress.display.note(runs.summary(folder, [runs.outcome(folder)]))
-    again = f"engram evaluate {quote(str(folder))}{reopening(trainer.plan)}"
+    again = f"engram evaluate {quote(str(folder))}{reopening(trainer.plan, imports)}"
     progress.display.note(f"done: {folder} holds the run and {CURVE_FILE}; next: {again}")
 
 

@@ -4,6 +4,7 @@ import dataclasses
 import os
 import signal
 import threading
+from collections.abc import Iterable
 from pathlib import Path
 from shlex import quote
 from types import FrameType, TracebackType
@@ -47,12 +48,13 @@ class StopRequest:
         self.received = number
 
 
-def reopening(plan: Any) -> str:
+def reopening(plan: Any, imports: Iterable[str] = ()) -> str:
     """The flags without which `engram` refuses to open a run again: " --import mine --trust", or nothing.
 
-    They name the modules of parts that are not Engram's, and say that an environment's module may be imported.
+    They name the modules of parts that are not Engram's and those of `imports`, which may have registered the
+    environment, and say that an environment's module may be imported.
     """
-    flags = "".join(f" --import {name}" for name in sorted(_modules(plan.agent)))
+    flags = "".join(f" --import {name}" for name in sorted(_modules(plan.agent).union(imports)))
     asks = plan.env is not None and not is_device(plan.env) and needs_trust(plan.env, plan.env_args)
     return flags + " --trust" * asks
 
