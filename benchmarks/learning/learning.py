@@ -19,7 +19,7 @@ import shutil
 import subprocess
 import sys
 import time
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -41,7 +41,6 @@ class Job:
     envs: int = 1
     first_seed: int = 0
     stop: bool = False
-    settings: dict[str, Any] = field(default_factory=dict)
 
     @property
     def file(self) -> str:
@@ -76,7 +75,7 @@ class Run:
     def content(self) -> dict[str, Any]:
         """What the worker is told."""
         arguments = {"env": self.job.env, "preset": self.job.preset, "steps": self.job.steps, "seed": self.seed,
-                     "seeds": self.seeds, "envs": self.job.envs, "overrides": self.job.settings}  # fmt: skip
+                     "seeds": self.seeds, "envs": self.job.envs, "overrides": self.options.settings}  # fmt: skip
         return {"arguments": arguments, "episodes": self.options.episodes,
                 "evaluation_seed": EVALUATION_SEED + self.seed}  # fmt: skip
 
@@ -106,7 +105,7 @@ def stopped_and_resumed(run: Run, record: Record) -> None:
         shutil.rmtree(folder, ignore_errors=True)
         words = [run.job.env, "--preset", run.job.preset, "--seed", str(run.seed), "--envs", str(run.job.envs)]
         words += ["--steps", str(run.job.steps), "--run", str(folder)]
-        process = command_line([*words, *(f"{path}={value}" for path, value in run.job.settings.items())])
+        process = command_line([*words, *(f"{path}={value}" for path, value in run.options.settings.items())])
         try:
             while process.poll() is None and last_step(folder) < (run.job.steps or 0) // 2:
                 time.sleep(0.5)
@@ -223,7 +222,7 @@ def options_given() -> argparse.Namespace:
     given = ("steps", "seeds", "preset")
     changes = {name: getattr(options, name) for name in given if getattr(options, name) is not None}
     changes |= {"envs": options.num_envs, "first_seed": options.first_seed}
-    options.jobs_asked = [replace(job, **changes, settings=job.settings | options.settings) for job in asked]
+    options.jobs_asked = [replace(job, **changes) for job in asked]
     if options.out.stem == "learning-NAME":
         options.out = options.out.with_stem(f"learning-{options.suite or options.jobs_asked[0].file}")
     options.work /= options.out.stem

@@ -84,7 +84,7 @@ def hint(name: str, known: Iterable[str], listed: str | None = None) -> str:
     """
     known = sorted(known)
     plain = {one.lower(): one for one in known}  # people write DQN
-    near = get_close_matches(name, known, n=1, cutoff=0.6)
+    near = [plain[name.lower()]] if name.lower() in plain else get_close_matches(name, known, n=1, cutoff=0.6)
     near = near or [plain[one] for one in get_close_matches(name.lower(), plain, n=1, cutoff=0.6)]
     if near:
         return f"did you mean {near[0]!r}?"

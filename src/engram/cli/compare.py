@@ -5,7 +5,6 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from engram.cli.flags import Compare, environment_argument
-from engram.cli.parts import search_here
 from engram.cli.reports import report
 from engram.errors import SpecError
 from engram.run.display import clean, is_terminal
@@ -16,8 +15,6 @@ MINMAX = "minmax"  # that of comparison/compare.py, which imports NumPy
 
 def compare(chosen: Compare) -> None:
     """Compare, write the files that are asked for, and print a table, lines or one JSON object."""
-    if ":" in (chosen.test_env or ""):
-        search_here()  # for the module of an environment
     given: dict[str, Any] = {
         "normalize": _normalize(chosen.normalize),
         "reference": _by_environment("--reference", chosen.reference, _reference),

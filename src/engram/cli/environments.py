@@ -254,10 +254,8 @@ def check_environment(name: str) -> None:
     known = sorted({*hosts, *without_jax(device_lines)})
     if name in known:
         return
-    folded = {one.lower(): one for one in known}
-    way_out = f"did you mean {folded[name.lower()]!r}?" if name.lower() in folded else hint(name, known)
-    if not way_out.startswith("did you mean"):
-        way_out = f"there are {len(known)}, such as 'CartPole-v1'; `engram list envs TEXT` shows those with a text"
+    listed = f"there are {len(known)}, such as 'CartPole-v1'; `engram list envs TEXT` shows those with a text"
+    way_out = hint(name, known, listed)
     raise UnknownName(f"no environment is called {name!r}; {way_out}")
 
 
