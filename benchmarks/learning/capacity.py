@@ -25,7 +25,7 @@ from benchmarks.learning.episodic import AGENTS, TASKS
 from benchmarks.record import Record, add_flags
 from benchmarks.scores import summary
 from engram import Trainer
-from engram.agents.q_learning import Mind
+from engram.agents.policy import Mind
 from engram.agents.recall.keys import key_of
 from engram.external.eviction import EVICTIONS
 

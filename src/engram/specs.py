@@ -28,6 +28,7 @@ from engram.ranges import OneOf, Range, Times
 T = TypeVar("T")
 Number = SupportsFloat  # as people give them: see `whole`
 
+ROOT = "agent"  # the path, and the role, of the whole spec of an agent
 NEEDED = dataclasses.MISSING  # the default of a setting that has none
 
 
@@ -151,6 +152,8 @@ def override(value: T, path: str, text: Any) -> T:
     right type. For a part, the name of another kind (`head=dueling`) takes that kind with its defaults, keeping
     what both kinds have.
     """
+    if path == ROOT and isinstance(text, str):
+        return _switch(ROOT, value, text)
     return _override(value, path, path, text)
 
 
@@ -165,7 +168,7 @@ def unfinished(value: T, changes: Mapping[str, Any], finish: Callable[[T], T] | 
     """What `override_all` makes before rules between settings must hold. Each setting keeps its own range."""
     token = _UNFINISHED.set(True)
     try:
-        for path in sorted(changes, key=lambda path: path.count(".")):
+        for path in sorted(changes, key=lambda path: (path.count("."), path != ROOT)):
             value = override(value, path, changes[path])
         return value if finish is None else finish(value)
     finally:

@@ -17,15 +17,8 @@ from engram.agents.agent import AgentState, Experience
 from engram.agents.network import build
 from engram.agents.policy import Seen, push
 from engram.agents.q_learning import QLearner
-from engram.agents.spec import (
-    AgentSpec,
-    AnnealSpec,
-    ObservationSpec,
-    OptimizerSpec,
-    ReplaySpec,
-    RewardSpec,
-    TargetSpec,
-)
+from engram.agents.mind import ObservationSpec, OptimizerSpec, RewardSpec
+from engram.agents.spec import AgentSpec, AnnealSpec, ReplaySpec, TargetSpec
 from engram.checkpoint import lanes
 from engram.encoders.features import FeaturesSpec
 from engram.encoders.vector import VectorSpec

@@ -17,7 +17,8 @@ from engram.agents.agent import Experience
 from engram.agents.network import build
 from engram.agents.policy import Seen
 from engram.agents.q_learning import QLearner
-from engram.agents.spec import AgentSpec, ObservationSpec, ReplaySpec
+from engram.agents.mind import ObservationSpec
+from engram.agents.spec import AgentSpec, ReplaySpec
 from engram.bits import next_words, uniform
 from engram.encoders.vector import VectorSpec
 from engram.exploration.greedy import EpsilonGreedySpec

@@ -17,13 +17,8 @@ from engram.agents.examples import Nets
 from engram.agents.network import Previous, build
 from engram.agents.policy import Mind, Seen
 from engram.agents.q_learning import QLearner
-from engram.agents.spec import (
-    AgentSpec,
-    ObservationSpec,
-    OptimizerSpec,
-    ReplaySpec,
-    TargetSpec,
-)
+from engram.agents.mind import ObservationSpec, OptimizerSpec
+from engram.agents.spec import AgentSpec, ReplaySpec, TargetSpec
 from engram.checkpoint import lanes
 from engram.encoders.vector import VectorSpec
 from engram.envs.device import make_device

@@ -15,7 +15,8 @@ from engram.agents.policy import Seen
 from engram.agents.q_learning import QLearner
 from engram.agents.recall.keys import key_of
 from engram.agents.recall.state import RecallState
-from engram.agents.spec import AgentSpec, RecallSpec
+from engram.agents.mind import RecallSpec
+from engram.agents.spec import AgentSpec
 from engram.encoders.vector import VectorSpec
 from engram.external.episodic import EpisodicSpec
 from engram.losses.returns import NStep

@@ -25,7 +25,8 @@ from engram.replay.ring import Ring
 from engram.types import TimeStep
 
 if TYPE_CHECKING:
-    from engram.agents.q_learning import LearnerState, QLearner
+    from engram.agents.learner import LearnerState
+    from engram.agents.q_learning import QLearner
 
 
 class Both(NamedTuple):

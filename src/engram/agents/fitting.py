@@ -2,11 +2,13 @@
 
 from collections.abc import Collection
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
-from engram.agents.spec import AgentSpec
+if TYPE_CHECKING:  # a method of it
+    from engram.agents.spec import AgentSpec
 
 
-def fitted(spec: AgentSpec, given: Collection[str], steps: int, envs: int) -> AgentSpec:
+def fitted(spec: "AgentSpec", given: Collection[str], steps: int, envs: int) -> "AgentSpec":
     """The spec with the numbers that its preset chose fitted to a run of `steps` steps in `envs` environments.
 
     Settings by the paths in `given` stay. So a number that nobody typed never is the reason of a refusal.

@@ -16,8 +16,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree, UInt32
 
 from engram import spaces
+from engram.agents.mind import MindSpec
 from engram.agents.sight import Sight, sight_of
-from engram.agents.spec import AgentSpec
 from engram.agents.statistics import Scales
 from engram.errors import SpecError
 from engram.nn.observation import mask_of, offered_of
@@ -138,7 +138,7 @@ class Network(eqx.Module):
         return Decision(encoding, read, self.head(read.vector, offered, allowed, bits), allowed)
 
 
-def build(spec: AgentSpec, space: spaces.Space, actions: int, key: Key) -> Network:
+def build(spec: MindSpec, space: spaces.Space, actions: int, key: Key) -> Network:
     """A network with fresh parameters for observations of `space` and `actions` actions.
 
     Raises: SpecError or SpaceError where a part cannot serve what it is given.

@@ -8,20 +8,20 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int, PyTree
 
+from engram.agents.mind import OptimizerSpec
 from engram.agents.network import Network
-from engram.agents.spec import AgentSpec, OptimizerSpec, TargetSpec
+from engram.agents.spec import TargetSpec
 from engram.bits import LAST
 
 if TYPE_CHECKING:
     import optax
 
 
-def optimizer_of(spec: AgentSpec) -> "optax.GradientTransformation":
-    """Clipped Adam with its schedule, as a pure value."""
+def optimizer_of(chosen: OptimizerSpec, updates: int) -> "optax.GradientTransformation":
+    """Clipped Adam with its schedule, as a pure value. The step size falls over so many updates."""
     import optax  # a fifth of a second, which who only evaluates need not wait
 
-    chosen = spec.optimizer
-    updates = min(max(1, chosen.decay_steps * spec.updates // spec.learn_every), LAST)
+    updates = min(max(1, updates), LAST)
     rate = optax.linear_schedule(chosen.learning_rate, chosen.learning_rate * chosen.final_fraction, updates)
     clip = optax.clip_by_global_norm(chosen.clip_norm) if chosen.clip_norm else optax.identity()
     step = rate if chosen.final_fraction < 1 else chosen.learning_rate

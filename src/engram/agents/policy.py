@@ -17,11 +17,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree, UInt32
 
 from engram import spaces
+from engram.agents.mind import MindSpec
 from engram.agents.network import Network, Previous
 from engram.agents.recall.keys import Query
 from engram.agents.recall.reading import consult
 from engram.agents.recall.state import RecallState, emptied
-from engram.agents.spec import AgentSpec
 from engram.agents.statistics import as_learned
 from engram.types import Decision
 
@@ -34,7 +34,7 @@ class Mind(eqx.Module):
     target: Network | None = None  # the target network, where keys are its embeddings
 
 
-def forgetful(spec: AgentSpec, mind: Mind) -> Mind:
+def forgetful(spec: MindSpec, mind: Mind) -> Mind:
     """A negative control: the working memory is emptied before every step, and nothing is in the external one."""
     network = mind.network.forgetful()
     recall = None if mind.recall is None else emptied(spec, mind.recall, network)
@@ -71,7 +71,7 @@ class Look(NamedTuple):
     query: Query | None  # what was asked of the external memory
 
 
-def begin(spec: AgentSpec, network: Network, envs: int) -> PolicyState:
+def begin(spec: MindSpec, network: Network, envs: int) -> PolicyState:
     """The state before the first observation."""
     frames = jax.tree.map(jnp.asarray, spaces.zeros(network.space, (envs, spec.observation.stack)))
     carry = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (envs, *leaf.shape)), network.working.init())
@@ -80,7 +80,7 @@ def begin(spec: AgentSpec, network: Network, envs: int) -> PolicyState:
     return PolicyState(frames, carry, action, episode)
 
 
-def look(spec: AgentSpec, mind: Mind, state: PolicyState, seen: Seen, bits: UInt32[Array, "envs words"]) -> Look:
+def look(spec: MindSpec, mind: Mind, state: PolicyState, seen: Seen, bits: UInt32[Array, "envs words"]) -> Look:
     """One step of the frame stack and of the working memory, and the decision. `bits`: `network.words` for each."""
     frames = push(state.frames, seen.observation, seen.is_first, spec.may_be_blank)
     taken = jnp.zeros(len(seen.is_first), jnp.int32) if state.action is None else state.action
@@ -90,7 +90,7 @@ def look(spec: AgentSpec, mind: Mind, state: PolicyState, seen: Seen, bits: UInt
 
 
 def decide(
-    spec: AgentSpec,
+    spec: MindSpec,
     mind: Mind,
     carry: PyTree,
     frames: PyTree,
@@ -113,7 +113,7 @@ def greedy(looked: Look) -> tuple[PolicyState, Int[Array, "envs"]]:
 
 
 def explore(
-    spec: AgentSpec,
+    spec: MindSpec,
     looked: Look,
     is_first: Bool[Array, "envs"],
     bits: UInt32[Array, "draws envs 2"],
@@ -128,7 +128,7 @@ def explore(
     return _taken(looked.state, action, episode)
 
 
-def draws(spec: AgentSpec) -> int:
+def draws(spec: MindSpec) -> int:
     """Pairs of random words that exploring takes for one action."""
     return 2 if spec.exploration.by_episode else 1
 

@@ -9,15 +9,8 @@ from typing import Any
 
 from engram import registry, spaces
 from engram.agents import value
-from engram.agents.spec import (
-    AgentSpec,
-    ObservationSpec,
-    OptimizerSpec,
-    RecallSpec,
-    ReplaySpec,
-    RewardSpec,
-    TargetSpec,
-)
+from engram.agents.mind import MindSpec, ObservationSpec, OptimizerSpec, RecallSpec, RewardSpec
+from engram.agents.spec import AgentSpec, ReplaySpec, TargetSpec
 from engram.encoders.entities import EntitiesSpec, is_set
 from engram.encoders.features import FeaturesSpec  # noqa: F401, registered
 from engram.encoders.impala import ImpalaSpec  # noqa: F401, registered
@@ -72,7 +65,7 @@ def default_steps(space: spaces.Space) -> int:
     return {"pixels": 1_000_000, "grid": 1_000_000}.get(kind_of(space), 50_000)
 
 
-def reasons(spec: AgentSpec, space: spaces.Space) -> str:
+def reasons(spec: MindSpec, space: spaces.Space) -> str:
     """The choices for an observation space, as one line: `encoder spatial for an image, ...`."""
     seen = {
         "pixels": "an image", "grid": "a board", "entities": "rows that each describe something", "text": "a text",
@@ -80,7 +73,7 @@ def reasons(spec: AgentSpec, space: spaces.Space) -> str:
     }  # fmt: skip
     names = {role: registry.name_of(role, type(getattr(spec, role))) for role in ("encoder", "working", "head")}
     memory = (
-        f"working memory {names['working']}, learning from windows of {spec.replay.window}"
+        f"working memory {names['working']}, learning from {spec.examples}"
         if spec.has_memory
         else "no working memory (one observation is taken to tell enough: --preset drqn, dtqn or lru-dqn if not)"
     )
@@ -88,7 +81,7 @@ def reasons(spec: AgentSpec, space: spaces.Space) -> str:
     return f"encoder {names['encoder']} for {seen[kind_of(space)]} ({space}); {memory}; head {names['head']}{masked}"
 
 
-def assumptions(spec: AgentSpec, space: spaces.Space) -> list[str]:
+def assumptions(spec: MindSpec, space: spaces.Space) -> list[str]:
     """What was taken for granted about an observation space and the task, each as a sentence with the way out."""
     what, told = spaces.seen(space), []
     encoder = registry.name_of("encoder", type(spec.encoder))

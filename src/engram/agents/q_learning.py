@@ -9,28 +9,25 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from engram import spaces
 from engram.agents import demos, examples, statistics
+from engram.agents.acting import ActorState, act, new_actor, remembered
 from engram.agents.agent import Acted, AgentState, Experience, PlainPolicy, Rhythm, shape_of
+from engram.agents.learner import LearnerState, fault, first_fault, nbytes, report, stepped
 from engram.agents.network import Network, Previous, build
-from engram.agents.optimizing import accepted, begun_anew, follow, mixed, optimizer_of
-from engram.agents.policy import Mind, PolicyState, Seen, begin, decide, draws, explore, look, still
-from engram.agents.recall import line, reading
+from engram.agents.optimizing import begun_anew, follow, mixed, optimizer_of
+from engram.agents.policy import Mind, Seen, begin, decide, still
 from engram.agents.recall import state as recalls
 from engram.agents.recall.drift import refresh
-from engram.agents.recall.state import Record
 from engram.agents.spec import AgentSpec
-from engram.agents.statistics import Scales, Statistics
 from engram.agents.timeline import timeline
-from engram.bits import TURN, counted, held_back, next_words, whole
+from engram.bits import TURN, counted, next_words, whole
 from engram.errors import SpecError
 from engram.precision import all_in_32_bits
 from engram.replay import ring
@@ -40,39 +37,6 @@ from engram.types import Key, Metrics, TimeStep
 
 if TYPE_CHECKING:
     import optax
-
-
-class ActorState(eqx.Module):
-    """What acting changes."""
-
-    policy: PolicyState
-    key: Key
-    steps: Int[Array, ""]  # the global step, which schedules follow; it stays at the largest number of 32 bits
-
-
-class LearnerState(eqx.Module):
-    """What learning changes."""
-
-    params: Network
-    target: Network
-    optimizer: PyTree
-    key: Key
-    updates: Int[Array, ""]  # gradient steps so far
-    fault: Int[Array, "*seeds"]  # number of the first update that was not finite, or -1
-    statistics: Statistics | None = None  # of what was met, where anything is normalised or has limits
-    annealed: Int[Array, ""] | None = None  # updates of the annealing of n and the discount so far; None without one
-
-    @property
-    def scales(self) -> Scales | None:
-        """What the networks scale by."""
-        return None if self.statistics is None else self.statistics.scales
-
-
-class Noted(NamedTuple):
-    """What acting knew of a step and storing it needs."""
-
-    carry: PyTree  # of the working memory before the step; None where rows do not store it
-    record: Record | None  # what the external memory is to remember; None without one
 
 
 @all_in_32_bits
@@ -140,7 +104,7 @@ class QLearner:
     @property
     def optimizer(self) -> "optax.GradientTransformation":
         """Clipped Adam with its schedule, as a pure value."""
-        return optimizer_of(self.spec)
+        return optimizer_of(self.spec.optimizer, self.spec.updates_in(self.spec.optimizer.decay_steps, self.envs))
 
     # -- beginning ---------------------------------------------------------------------------------------------------
 
@@ -148,7 +112,7 @@ class QLearner:
         """A new agent: fresh parameters, an empty replay, step 0."""
         keys = jax.random.split(key, 3)
         params = build(self.spec, self.space, self.actions, keys[0])
-        actor = ActorState(begin(self.spec, params, self.envs), keys[1], jnp.int32(0))
+        actor = new_actor(self.spec, params, self.envs, keys[1])
         target = jax.tree.map(jnp.copy, params)  # buffers of its own: a runner may donate them
         optimizer = self.optimizer.init(params)  # type: ignore[arg-type]
         met = statistics.begin(self.spec, params.sight, self.envs)
@@ -181,18 +145,7 @@ class QLearner:
 
     def act(self, mind: Mind, actor: ActorState, seen: Seen) -> Acted:
         """Actions for one observation of every environment, what the agent knew, and what is to be kept of it."""
-        spec, envs, words = self.spec, self.envs, mind.network.words
-        exploring = 2 * envs * draws(spec)
-        key, bits = next_words(actor.key, exploring + envs * words)
-        looked = look(spec, mind, actor.policy, seen, bits[exploring:].reshape(envs, words))
-        policy, action = explore(spec, looked, seen.is_first, bits[:exploring].reshape(-1, envs, 2), actor.steps)
-        record = None
-        if looked.query is not None:
-            note = jax.vmap(partial(line.note, spec, mind.network.scales))
-            record = note(looked.query, looked.state.frames, looked.decision, action)
-        noted = Noted(self._stored(actor.policy.carry), record)
-        actor = ActorState(policy, key, held_back(actor.steps, envs) + envs)
-        return Acted(actor, action, looked.decision, noted if jax.tree.leaves(noted) else None)
+        return act(self.spec, mind, actor, seen, self.spec.replay.stored_carry)
 
     def plain(self) -> PlainPolicy | None:
         """For networks without any memory over one array of numbers, explored by chance alone."""
@@ -224,7 +177,9 @@ class QLearner:
         growth = Growth(before, grown, self.spec.reach, len(keep))
         replay = Replay(grown, self.spec.draw.grown(old.drawing, growth), old.given)
         learner = self._counted(state.learner, rows, keep, experience)
-        return dataclasses.replace(state, learner=learner, replay=replay, recall=self._remembered(state, experience))
+        external, scales = state.learner.params.external, state.learner.scales
+        recall = remembered(self.spec, external, state.recall, experience, scales)
+        return dataclasses.replace(state, learner=learner, replay=replay, recall=recall)
 
     def _counted(
         self, learner: LearnerState, rows: TimeStep, keep: Bool[Array, "rows envs"], experience: Experience
@@ -235,20 +190,6 @@ class QLearner:
         steps = experience.row, experience.keep
         met = statistics.updated(self.spec, learner.params.sight, self.space, learner.statistics, (rows, keep), steps)
         return dataclasses.replace(learner, statistics=met)
-
-    def _remembered(self, state: AgentState, experience: Experience) -> PyTree:
-        """The external memory after these steps: what they read, and what came of earlier actions."""
-        if state.recall is None:
-            return None
-        external, scales = state.learner.params.external, state.learner.scales
-
-        def one(recall: PyTree, step: tuple[TimeStep, Record, Array, Array]) -> tuple[PyTree, None]:
-            row, record, done, keep = step
-            return line.remember(self.spec, external, recall, record, row, done, keep, scales), None
-
-        row = dataclasses.replace(experience.row, observation=None)
-        steps = row, experience.noted.record, experience.done, experience.keep
-        return jax.lax.scan(one, state.recall, steps)[0]
 
     # -- learning ----------------------------------------------------------------------------------------------------
 
@@ -273,8 +214,6 @@ class QLearner:
 
     def _update(self, learner: LearnerState, replay: Replay, recall: PyTree) -> tuple[LearnerState, PyTree, Metrics]:
         """One update of the parameters from a batch of replay, of the target when it is due, and of the drawing."""
-        import optax
-
         chosen = self.spec
         words = examples.words(chosen, learner.params)
         key, bits = next_words(learner.key, words * chosen.replay.batch_size)
@@ -287,20 +226,18 @@ class QLearner:
             seeing = params.seeing(learner.scales)  # no gradient is for statistics
             return examples.loss(chosen, recall, seeing, lagging, batch, drawn.importance)
 
-        (loss, scored), gradient = jax.value_and_grad(loss_of, has_aux=True)(learner.params)
-        finite = jnp.isfinite(loss) & jnp.isfinite(optax.tree.norm(gradient))
-        changes, optimizer = self.optimizer.update(gradient, learner.optimizer, learner.params)  # type: ignore[arg-type]
-        params = accepted(finite, optax.apply_updates(learner.params, changes), learner.params)  # type: ignore[arg-type]
-        optimizer = accepted(finite, optimizer, learner.optimizer)
+        new = stepped(self.optimizer, learner, loss_of)
         updates = counted(learner.updates, 1, self._turn)
-        target = follow(chosen.target, learner.target, params, updates)
-        fault = jnp.where(finite | (learner.fault >= 0), learner.fault, updates)
+        target = follow(chosen.target, learner.target, new.params, updates)
+        fault = first_fault(learner.fault, new.finite, updates)
         annealed = None if learner.annealed is None else jnp.minimum(learner.annealed + 1, chosen.anneal.updates)
-        new = LearnerState(params, target, optimizer, key, updates, fault, learner.statistics, annealed)
+        kept = key, updates, fault, learner.statistics, annealed
+        after = LearnerState(new.params, target, new.optimizer, *kept)
         if chosen.optimizer.reset_every:
-            new = jax.lax.cond(updates % chosen.optimizer.reset_every == 0, self._reset, lambda same: same, new)
-        learned = demos.learned(chosen, replay, drawn, examples.surprise(scored), finite)
-        return new, learned, {"loss": loss, "q_mean": examples.mean_q(scored)}
+            after = jax.lax.cond(updates % chosen.optimizer.reset_every == 0, self._reset, lambda same: same, after)
+        scored = new.told
+        learned = demos.learned(chosen, replay, drawn, examples.surprise(scored), new.finite)
+        return after, learned, {"loss": new.loss, "q_mean": examples.mean_q(scored)}
 
     def _reset(self, learner: LearnerState) -> LearnerState:
         """Shrink and perturb. Adam, the target and what is annealed begin anew; replay and statistics stay."""
@@ -346,53 +283,14 @@ class QLearner:
 
     def fault(self, state: AgentState, step: int, seeds: Sequence[int]) -> str | None:
         """An update that was not finite, or entries that the external memory had to refuse."""
-        learner: LearnerState = state.learner
-        updates = [update for update in np.asarray(learner.fault).reshape(-1).tolist() if update >= 0]
-        if updates:
-            return not_finite(self._number(updates[0], step), step)
-        refused, (seed, *first) = reading.refused(state.recall)
-        return not_remembered(refused, first, step, seeds[seed] if len(seeds) > 1 else None) if refused else None
+        return fault(state, partial(self._number, step=step), step, seeds)
 
     def report(self, state: AgentState, step: int) -> dict[str, Any]:
         """Exploration, the external memory, the number of updates, and returns that the head cannot predict."""
-        learner: LearnerState = state.learner
-        warning = statistics.beyond(self.spec, learner.statistics)
-        return {
-            **self.spec.exploration.report(step),
-            **reading.report(self.spec, state.recall),
-            "updates": self._number(int(learner.updates), step),
-            **({} if warning is None else {"warning": warning}),
-        }
+        return report(self.spec, state, self._number(int(state.learner.updates), step), step)
 
     def nbytes(self) -> dict[str, int]:
         """Bytes of the replay and of the external memory; allocates nothing, and builds a network only if it must."""
         builds = self.spec.has_external or self.spec.replay.stored_carry
         shape = shape_of(self) if builds else AgentState(None, None, jax.eval_shape(partial(self._empty, None)), None)
-        sizes = {"replay": shape.replay, "external memory": shape.recall}
-        return {name: sum(map(_nbytes, jax.tree.leaves(part))) for name, part in sizes.items()}
-
-
-def _nbytes(leaf: jax.ShapeDtypeStruct) -> int:
-    return math.prod(leaf.shape) * leaf.dtype.itemsize
-
-
-def not_finite(update: int, step: int) -> str:
-    """What is said when an update had to be left out."""
-    return (
-        f"the loss or its gradient was not finite at update {update} (before step {step}), so that update was not "
-        f"applied; start a new run with a lower optimizer.learning_rate, a reward_clip, or a lower optimizer.clip_norm"
-    )
-
-
-def not_remembered(entries: int, first: list[int], step: int, seed: int | None = None) -> str:
-    """What is said when an external memory was offered numbers that are not finite.
-
-    `first` says where the first came from: environment, its episode and the step of that.
-    """
-    env, episode, moment = first
-    of = "" if seed is None else f" of seed {seed}"
-    return (
-        f"the key or the value of {entries} entries for the external memory was not finite (before step {step}; the "
-        f"first is of environment {env}{of}, episode {episode}, step {moment} of it), so they were not written; start "
-        f"a new run with a lower optimizer.learning_rate or a reward_clip"
-    )
+        return nbytes({"replay": shape.replay, "external memory": shape.recall})

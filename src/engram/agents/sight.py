@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PyTree
 
 from engram import spaces
-from engram.agents.spec import AgentSpec
+from engram.agents.mind import MindSpec
 from engram.encoders.encoder import EncoderSpec, Layout
 from engram.encoders.entities import MASK, ROWS, entity_shape, known_rows
 from engram.encoders.pixels import channels_first
@@ -139,7 +139,7 @@ class Sight:
         return self.encoder.layout == "channels" and len(leaf.shape) in (2, 3)
 
 
-def sight_of(spec: AgentSpec, space: spaces.Space) -> Sight | None:
+def sight_of(spec: MindSpec, space: spaces.Space) -> Sight | None:
     """How an agent sees observations of `space`; None where its encoder is given them as they are.
 
     Raises SpaceError where nothing can be missing or normalised, because no part is of type float32. SpecError where

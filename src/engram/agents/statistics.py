@@ -14,8 +14,8 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from engram import spaces
+from engram.agents.mind import MindSpec
 from engram.agents.sight import Sight
-from engram.agents.spec import AgentSpec
 from engram.losses.returns import clipped, squashed, stretched
 from engram.nn.running import BOUND, Running
 from engram.types import TimeStep
@@ -42,7 +42,7 @@ class Statistics(eqx.Module):
     extremes: Float[Array, "*seeds two"] | None = None  # the least and the greatest of them, where heads have limits
 
 
-def begin(spec: AgentSpec, sight: Sight | None, envs: int) -> Statistics | None:
+def begin(spec: MindSpec, sight: Sight | None, envs: int) -> Statistics | None:
     """Nothing met yet; None for an agent that keeps no statistics."""
     if not spec.keeps_statistics:
         return None
@@ -53,7 +53,7 @@ def begin(spec: AgentSpec, sight: Sight | None, envs: int) -> Statistics | None:
 
 
 def updated(
-    spec: AgentSpec,
+    spec: MindSpec,
     sight: Sight | None,
     space: spaces.Space,
     old: Statistics | None,
@@ -93,7 +93,7 @@ def _discounted(
     return jax.lax.scan(one, returns, (steps.is_first, steps.reward, keep))
 
 
-def as_learned(spec: AgentSpec, scales: Scales | None, reward: Float[Array, "*rows"]) -> Float[Array, "*rows"]:
+def as_learned(spec: MindSpec, scales: Scales | None, reward: Float[Array, "*rows"]) -> Float[Array, "*rows"]:
     """Rewards as an agent learns from them.
 
         reward / sqrt(variance of the discounted return + 1e-8), within +-10
@@ -124,18 +124,18 @@ def scaled(scales: Scales | None, value: Float[Array, "*rows"]) -> Float[Array, 
     return value if factor is None else value * factor
 
 
-def in_reward(spec: AgentSpec, scales: Scales | None, value: Float[Array, "*rows"]) -> Float[Array, "*rows"]:
+def in_reward(spec: MindSpec, scales: Scales | None, value: Float[Array, "*rows"]) -> Float[Array, "*rows"]:
     """A return as the network says it, in units of reward."""
     return unscaled(scales, stretched(value) if spec.reward.rescale else value)
 
 
-def in_network(spec: AgentSpec, scales: Scales | None, value: Float[Array, "*rows"]) -> Float[Array, "*rows"]:
+def in_network(spec: MindSpec, scales: Scales | None, value: Float[Array, "*rows"]) -> Float[Array, "*rows"]:
     """The inverse of `in_reward`."""
     value = scaled(scales, value)
     return squashed(value) if spec.reward.rescale else value
 
 
-def beyond(spec: AgentSpec, statistics: Statistics | None) -> str | None:
+def beyond(spec: MindSpec, statistics: Statistics | None) -> str | None:
     """A sentence where discounted sums of rewards lie outside of the returns that the head can predict; or None.
 
     Of rewards that are normalised nothing is said: their size changes. `statistics` may have a leading axis [seeds].

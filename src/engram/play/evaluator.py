@@ -15,8 +15,8 @@ import jax
 import numpy as np
 
 from engram.agents.agent import Agent
+from engram.agents.mind import MindSpec
 from engram.agents.policy import Mind
-from engram.agents.spec import AgentSpec
 from engram.envs.device import DeviceEnv
 from engram.envs.host.make import HostEnvs
 from engram.errors import Interrupted
@@ -49,7 +49,7 @@ class HostEvaluator:
       envs: made with `max_episode_steps` of at most `limit`, so that a new episode begins where one is cut.
     """
 
-    def __init__(self, agent: Agent, spec: AgentSpec, envs: HostEnvs, episodes: int, limit: int):
+    def __init__(self, agent: Agent, spec: MindSpec, envs: HostEnvs, episodes: int, limit: int):
         self._agent, self._spec, self._envs, self._episodes, self._limit = agent, spec, envs, episodes, limit
         self._program: NumpyProgram | None = None
         self.cut = 0
@@ -90,7 +90,7 @@ class HostEvaluator:
 class DeviceEvaluator:
     """On the device: all episodes side by side, in compiled calls of at most half a second."""
 
-    def __init__(self, spec: AgentSpec, env: DeviceEnv, seed: int, episodes: int, limit: int):
+    def __init__(self, spec: MindSpec, env: DeviceEnv, seed: int, episodes: int, limit: int):
         self._env, self._spec, self._episodes, self._limit = env, spec, episodes, limit
         self._key = jax.random.PRNGKey(seed)
         self._programs = device_programs(env, spec, episodes, None, None)  # held while this lives

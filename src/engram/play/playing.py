@@ -18,8 +18,8 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from engram.agents import policy
+from engram.agents.mind import MindSpec
 from engram.agents.policy import Look, Mind, PolicyState, Seen, greedy, look, seen_on_host, still
-from engram.agents.spec import AgentSpec
 from engram.bits import next_words
 from engram.envs.device import DeviceEnv, where_done
 from engram.envs.host.make import HostEnvs, HostStep
@@ -54,7 +54,7 @@ class Played(NamedTuple):
 class Policy:
     """A mind with the state of its frame stack and working memory, for anything with a leading axis [envs]."""
 
-    def __init__(self, mind: Mind, spec: AgentSpec):
+    def __init__(self, mind: Mind, spec: MindSpec):
         self._mind, self._spec = mind, spec
         self.space, self.actions = mind.network.space, mind.network.actions
         self._greedy = greedy_program(spec, None)  # held while this lives
@@ -128,7 +128,7 @@ def _one_each(name: str, values: Any, envs: int, dtype: Any) -> np.ndarray:
 
 
 @lru_cache(maxsize=PROGRAMS)
-def greedy_program(spec: AgentSpec, keep: Keep | None) -> Callable[..., Any]:
+def greedy_program(spec: MindSpec, keep: Keep | None) -> Callable[..., Any]:
     """Compiled: mind, state and what is seen -> state, greedy actions, and what `keep` picked."""
 
     def run(mind: Mind, state: PolicyState, seen: Seen) -> tuple[PolicyState, Int[Array, "envs"], PyTree]:
@@ -139,7 +139,7 @@ def greedy_program(spec: AgentSpec, keep: Keep | None) -> Callable[..., Any]:
 
 
 @lru_cache(maxsize=PROGRAMS)
-def explore_program(spec: AgentSpec) -> Callable[..., Any]:
+def explore_program(spec: MindSpec) -> Callable[..., Any]:
     """Compiled: actions that explore as at the end of training, and the state after them."""
 
     def run(
@@ -194,7 +194,7 @@ class _Shares:
 
 def play_host(
     mind: Mind,
-    spec: AgentSpec,
+    spec: MindSpec,
     envs: HostEnvs,
     episodes: int,
     keep: Keep | None = None,
@@ -251,7 +251,7 @@ def play_device(
     mind: Mind,
     key: Array,
     *,
-    spec: AgentSpec,
+    spec: MindSpec,
     episodes: int,
     keep: Keep | None = None,
     steps: int | None = None,
@@ -292,7 +292,7 @@ class DevicePrograms(NamedTuple):
 
 @lru_cache(maxsize=PROGRAMS)
 def device_programs(
-    env: DeviceEnv, spec: AgentSpec, episodes: int, keep: Keep | None, steps: int | None
+    env: DeviceEnv, spec: MindSpec, episodes: int, keep: Keep | None, steps: int | None
 ) -> DevicePrograms:
     """Compiled at their first call, and kept for a few environments and agents only."""
 
@@ -312,7 +312,7 @@ def device_programs(
     return DevicePrograms(jax.jit(begin), jax.jit(advance), jax.jit(record))
 
 
-def begin_device(env: DeviceEnv, mind: Mind, spec: AgentSpec, episodes: int, key: Array) -> Playing:
+def begin_device(env: DeviceEnv, mind: Mind, spec: MindSpec, episodes: int, key: Array) -> Playing:
     """Episodes side by side, before their first step."""
     key, bits = next_words(key, 2 * episodes)
     state, observation = jax.vmap(env.reset)(bits.reshape(episodes, 2))
@@ -322,7 +322,7 @@ def begin_device(env: DeviceEnv, mind: Mind, spec: AgentSpec, episodes: int, key
 
 
 def step_device(
-    env: DeviceEnv, mind: Mind, spec: AgentSpec, keep: Keep | None, limit: Int[Array, ""], now: Playing, _: Any
+    env: DeviceEnv, mind: Mind, spec: MindSpec, keep: Keep | None, limit: Int[Array, ""], now: Playing, _: Any
 ) -> tuple[Playing, tuple[PyTree, Bool[Array, "episodes"]]]:
     """One greedy step of every episode that runs; what `keep` picked of it, and which ran.
 

@@ -12,8 +12,8 @@ import numpy as np
 from gymnasium.vector import VectorEnv
 from jaxtyping import PyTree
 
+from engram.agents.mind import MindSpec
 from engram.agents.policy import Mind, forgetful
-from engram.agents.spec import AgentSpec
 from engram.envs.device import is_device, make_device
 from engram.envs.host import own
 from engram.envs.host.build import check_unasked
@@ -41,7 +41,7 @@ class TrainedPlan(Protocol):
     @property
     def env_args(self) -> Mapping[str, Any]: ...
     @property
-    def agent(self) -> AgentSpec: ...
+    def agent(self) -> MindSpec: ...
     @property
     def space(self) -> Space: ...
     @property

@@ -12,11 +12,11 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 from engram.agents.demos import keep
-from engram.agents.spec import AgentSpec
+from engram.agents.mind import MindSpec
 from engram.errors import EngramError, SpaceError, SpecError, Warned
 from engram.play.observations import Stored
 from engram.run.plan import RunPlan
-from engram.run.prefill import CHUNK, Converted, chunks, converted, own_rows, store
+from engram.run.prefill import CHUNK, Converted, check_replays, chunks, converted, own_rows, store
 from engram.run.recorded import recorded
 from engram.run.warm import WITH_REPLAY, Source
 from engram.runners.common import Runner
@@ -42,8 +42,8 @@ def planned(
     Raises EngramError, in one sentence, for what cannot be read or learned from.
     """
     if plan.demonstrations is None:
-        return (_with_those_of(plan, source) if plan.agent.demos.ratio else plan), None
-    if plan.agent.demos.ratio and source is not None and plan.start_with in WITH_REPLAY:
+        return (_with_those_of(plan, source) if plan.agent.demonstrated else plan), None
+    if plan.agent.demonstrated and source is not None and plan.start_with in WITH_REPLAY:
         raise SpecError(
             f"demonstrations and start_with = {plan.start_with!r} were given, which both say what is kept in the "
             f"replay; leave one out"
@@ -59,14 +59,15 @@ def _with_those_of(plan: RunPlan, source: Source | None) -> RunPlan:
         there = source.plan
         return replace(plan, demonstrations=there.demonstrations, demonstration_rows=there.demonstration_rows)
     raise SpecError(
-        f"demos.ratio = {plan.agent.demos.ratio} is the share of demonstrations in a batch, and none were given; name "
+        f"demos.ratio = {plan.agent.demonstrated} is the share of demonstrations in a batch, and none were given; name "
         f"them with demonstrations= (--demonstrations FILE), or set demos.ratio=0"
     )
 
 
-def _check_takes(spec: AgentSpec) -> None:
+def _check_takes(spec: MindSpec) -> None:
     """SpecError for an agent whose own rows need more than demonstrations tell."""
-    if not spec.demos.ratio and (what := own_rows(spec)):
+    check_replays(spec, "demonstrations")
+    if not spec.demonstrated and (what := own_rows(spec)):
         raise SpecError(
             f"demonstrations would lie among rows that hold what acting knew, because of {what}; set demos.ratio=0.25, "
             f"which keeps them apart"
@@ -94,7 +95,7 @@ def teach(runner: Runner, plan: RunPlan, lesson: Lesson | None) -> None:
     """Puts demonstrations into a runner that has not begun."""
     if lesson is None:
         return
-    if not plan.agent.demos.ratio:
+    if not plan.agent.demonstrated:
         store(runner, plan, lesson.episodes)
         return
     for experience in chunks(lesson.episodes, CHUNK, 1):
@@ -103,11 +104,11 @@ def teach(runner: Runner, plan: RunPlan, lesson: Lesson | None) -> None:
 
 def notes(plan: RunPlan) -> Iterator[str]:
     """What is said of demonstrations before a run begins."""
-    rows, replay, demos = plan.demonstration_rows, plan.agent.replay, plan.agent.demos
-    if demos.ratio:
-        share = f"{demos.of(replay.batch_size)} of {replay.batch_size} examples of each batch are drawn from them"
+    rows = plan.demonstration_rows
+    if plan.agent.demonstrated:
+        share = f"{plan.agent.demonstrated:.0%} of the examples of each batch are drawn from them"
         yield f"{rows:,} rows of demonstrations from {plan.demonstrations}, kept for ever; {share}"
     elif plan.demonstrations is not None:
         yield f"{rows:,} rows of demonstrations from {plan.demonstrations} lie in the replay until they are overwritten"
-        if rows > replay.capacity:
-            yield Warned(f"the replay has room for {replay.capacity:,} rows of them; raise replay.capacity")
+        if rows > plan.agent.replay_rows:
+            yield Warned(f"the replay has room for {plan.agent.replay_rows:,} rows of them; raise replay.capacity")

@@ -6,8 +6,6 @@ from typing import Any
 
 from engram.agents.agent import Agent
 from engram.agents.presets import assumptions, reasons
-from engram.agents.q_learning import QLearner
-from engram.agents.spec import AgentSpec
 from engram.envs.device import is_device, make_device
 from engram.envs.host.build import check_unasked
 from engram.envs.host.make import make_host
@@ -20,7 +18,6 @@ from engram.run.settings import Given
 from engram.runners.common import Runner
 from engram.runners.device import DeviceRunner
 from engram.runners.host import HostRunner
-from engram.spaces import Space
 
 # Settings that making environments takes.
 MAKING = ("seed", "envs", "asynchronous", "action_bins", "env_args", "max_episode_steps")
@@ -44,12 +41,7 @@ def make_environment(env: Any, run: Mapping[str, Any], worker_timeout: float, op
 
 def make_agent(plan: RunPlan) -> Agent:
     """The agent of a plan."""
-    return agent_of(plan.agent, plan.space, plan.actions, plan.envs, plan.demonstration_rows)
-
-
-def agent_of(spec: AgentSpec, space: Space, actions: int, envs: int, demonstration_rows: int = 0) -> Agent:
-    """The agent that a spec describes: the one place that knows which kind of agent a run has."""
-    return QLearner(spec, space, actions, envs, demonstration_rows)
+    return plan.agent.build(plan.space, plan.actions, plan.envs, plan.demonstration_rows)
 
 
 def make_runner(plan: RunPlan, agent: Agent, environment: Any, device: bool) -> Runner:
@@ -87,9 +79,9 @@ def notes_at_start(plan: RunPlan, agent: Agent, environment: Any, on_device: boo
     yield from assumptions(plan.agent, plan.space)
     each = " a seed" if plan.seeds > 1 else ""
     sizes = "; ".join(f"{name}: {amount(size)}{each}" for name, size in agent.nbytes().items() if size)
-    yield f"{plan.agent.replay.capacity:,} rows of {sizes}"
+    yield f"{plan.agent.kept} of {sizes}"
     if plan.steps <= agent.rhythm.first:
-        yield Warned(f"replay.start={plan.agent.replay.start} is not reached: nothing will be learned")
+        yield Warned(f"{plan.agent.begins} is not reached: nothing will be learned")
     if not on_device:
         yield f"{environment.description}; state at a checkpoint: {environment.level}"
         yield from environment.notes

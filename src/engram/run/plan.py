@@ -6,8 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from engram import spaces, specs
-from engram.agents.spec import AgentSpec
+from engram import registry, spaces, specs
+from engram.agents import presets  # noqa: F401, its parts are registered
+from engram.agents.mind import MindSpec
 from engram.bits import LAST
 from engram.checkpoint.disk import Disk, bytes_in, read_small, strict_json
 from engram.checkpoint.store import TRIES, CheckpointStore, Loaded, state_digest
@@ -19,6 +20,7 @@ from engram.run.settings import FREE, RUN, RunSettings, check
 from engram.specs import NEEDED, setting, spec
 
 RUN_FILE = "run.json"
+Q_LEARNER = "q-learning"
 OF_AGENT = "agent."  # begins the names in `RunPlan.follows` that are settings of the agent
 FORMAT = "engram-run/5"
 MARGIN = 1 << 20  # steps that a run may go beyond its total, to the end of a block or an episode
@@ -30,7 +32,7 @@ class RunPlan(RunSettings):
     """Everything that was chosen about a run. `env` is None for an environment that was given as an object."""
 
     env: str | None = setting(NEEDED, "the environment's id")
-    agent: AgentSpec = setting(NEEDED, "the agent")
+    agent: MindSpec = setting(NEEDED, "the agent")
     space: spaces.Space = setting(NEEDED, "what an observation of the environment looks like")
     actions: int = setting(NEEDED, "discrete actions of the environment", low=1)
     shown: dict[str, Any] | None = setting(None, "observations and actions as a host environment has them")
@@ -63,7 +65,7 @@ class RunPlan(RunSettings):
 
     def _json(self) -> dict[str, Any]:
         values = {item.name: getattr(self, item.name) for item in dataclasses.fields(self)}
-        return values | {"format": FORMAT, "agent": specs.to_json(self.agent), "space": spaces.to_json(self.space)}
+        return values | {"format": FORMAT, "agent": agent_to_json(self.agent), "space": spaces.to_json(self.space)}
 
     def digest(self) -> str:
         """SHA-256 over all that a run's course depends on. Every checkpoint holds it, so that a changed run.json is
@@ -102,7 +104,7 @@ class RunPlan(RunSettings):
         try:
             check({name: value for name, value in values.items() if name in RUN})
             values["log"] = tuple(values["log"])
-            agent = specs.from_json(AgentSpec, values.pop("agent"))
+            agent = agent_from_json(values.pop("agent"))
             values["follows"] = tuple(values["follows"])
             return cls(agent=agent, space=spaces.from_json(values.pop("space")), **values)
         except UnknownPart as part:
@@ -112,6 +114,18 @@ class RunPlan(RunSettings):
             ) from None
         except (EngramError, AttributeError, KeyError, TypeError, ValueError) as error:
             raise CheckpointError(f"{path} is damaged: {error}") from None
+
+
+def agent_to_json(agent: MindSpec) -> dict[str, Any]:
+    """The settings, and which kind of agent they are of; of a Q-learner it is left out, as it was before others."""
+    name = registry.name_of("agent", type(agent))
+    return ({} if name == Q_LEARNER else {"kind": name}) | specs.to_json(agent)
+
+
+def agent_from_json(values: Any) -> MindSpec:
+    """The inverse of `agent_to_json`."""
+    kind = registry.find("agent", values.get("kind", Q_LEARNER))
+    return specs.from_json(kind, {name: value for name, value in values.items() if name != "kind"})
 
 
 def _drop(values: dict[str, Any], path: list[str]) -> None:
@@ -172,7 +186,7 @@ def info(run: str | Path, verify: bool = False) -> dict[str, Any]:
         "passed_over": loaded.passed_over,
         "best": {"step": loaded.meta["progress"]["best_step"], "return": loaded.meta["progress"]["best_return"]},
         "bytes": bytes_in(folder),
-        "agent": specs.to_json(plan.agent),
+        "agent": agent_to_json(plan.agent),
     }
     return facts | ({"problems": [*store.verify(), *_verify_best(folder)]} if verify else {})
 

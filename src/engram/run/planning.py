@@ -18,17 +18,15 @@ the replay, of networks) and the start of learning stay as they were first plann
 """
 
 from dataclasses import replace
-from functools import partial, reduce
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
 from engram import specs
-from engram.agents.fitting import fitted
+from engram.agents.mind import MindSpec
 from engram.agents.presets import default_steps, kind_of, preset
-from engram.agents.spec import AgentSpec
 from engram.errors import SpecError
 from engram.run.machine import SHARE, available
-from engram.run.making import agent_of
 from engram.run.plan import OF_AGENT, RunPlan
 from engram.run.settings import FREE, Given, check_names
 from engram.spaces import Space
@@ -61,7 +59,10 @@ def new_plan(
     kept = like if like and "preset" not in chosen else None
     agent = kept.agent if kept else preset(name, space, total, getattr(made, "reward_clip", 0.0))
     check_names(agent, changes)
-    fit = partial(fitted, given=changes.keys(), steps=total, envs=chosen.get("envs", 1))
+
+    def fit(agent: MindSpec) -> MindSpec:
+        return agent.fitted(changes.keys(), total, chosen.get("envs", 1))
+
     agent = specs.override_all(agent, changes, None if kept else fit)
     agent = agent if kept else within_memory(agent, given, made)
     stated = () if kept is None else [path for path in SCHEDULES if path not in kept.schedules]
@@ -77,15 +78,15 @@ def new_plan(
     )  # fmt: skip
 
 
-def within_memory(agent: AgentSpec, given: Given, made: Any) -> AgentSpec:
+def within_memory(agent: MindSpec, given: Given, made: Any) -> MindSpec:
     """The agent with as many rows of replay as this machine holds, where nobody said how many."""
-    if "replay.capacity" in given.agent or (free := available()) is None:
+    if not agent.replay_rows or "replay.capacity" in given.agent or (free := available()) is None:
         return agent
-    sizes = agent_of(agent, made.observation_space, made.actions, given.run.get("envs", 1)).nbytes()
+    sizes = agent.build(made.observation_space, made.actions, given.run.get("envs", 1)).nbytes()
     size = given.run.get("seeds", 1) * sizes["replay"]
     if size <= SHARE * free:
         return agent
-    return specs.override(agent, "replay.capacity", int(agent.replay.capacity * free / 2 / size))
+    return specs.override(agent, "replay.capacity", int(agent.replay_rows * free / 2 / size))
 
 
 def longer(plan: RunPlan, goal: int, now: int) -> RunPlan:
@@ -140,7 +141,7 @@ def _rhythm(total: int, given: dict[str, Any]) -> dict[str, int]:
     }
 
 
-def _scheduled(agent: AgentSpec, name: str, space: Space, horizon: int, paths: list[str]) -> AgentSpec:
+def _scheduled(agent: MindSpec, name: str, space: Space, horizon: int, paths: list[str]) -> MindSpec:
     """The agent with the schedules at these paths as its preset has them for this horizon."""
     like = preset(name, space, horizon)
     return specs.override_all(agent, {path: _at(like, path) for path in paths if _has(like, path)})
@@ -152,9 +153,9 @@ def _given(changes: dict[str, Any], path: str) -> bool:
     return path in changes or any(path.startswith(name + ".") for name in whole)
 
 
-def _has(agent: AgentSpec, path: str) -> bool:
+def _has(agent: MindSpec, path: str) -> bool:
     return any(known == path for known, *_ in specs.describe(agent))
 
 
-def _at(agent: AgentSpec, path: str) -> Any:
+def _at(agent: MindSpec, path: str) -> Any:
     return reduce(getattr, path.split("."), agent)

@@ -9,9 +9,10 @@ import numpy as np
 from jaxtyping import PyTree
 
 from engram.agents.agent import Experience
-from engram.agents.spec import AgentSpec
+from engram.agents.mind import MindSpec
 from engram.errors import SpaceError, SpecError
 from engram.play.observations import Stored
+from engram.registry import name_of
 from engram.run.plan import RunPlan
 from engram.runners.common import Runner
 from engram.types import TimeStep
@@ -58,13 +59,14 @@ def fill_replay(runner: Runner, plan: RunPlan, environment: Any, device: bool, e
 
 def store(runner: Runner, plan: RunPlan, episodes: Iterable["Converted"]) -> None:
     """Puts episodes into the replay as if they had been played."""
-    size = max(1, min(CHUNK, plan.agent.replay.capacity // plan.envs // 2))
+    size = max(1, min(CHUNK, plan.agent.replay_rows // plan.envs // 2))
     for experience in chunks(episodes, size, plan.envs):
         runner.observe(experience)
 
 
-def _check_takes(spec: AgentSpec) -> None:
+def _check_takes(spec: MindSpec) -> None:
     """Raises SpecError for an agent whose rows need what only its own acting knows."""
+    check_replays(spec, "prefill")
     if what := own_rows(spec):
         raise SpecError(
             f"prefill is for agents whose rows hold nothing but experience, and this one has {what}, which is written "
@@ -72,9 +74,18 @@ def _check_takes(spec: AgentSpec) -> None:
         )
 
 
-def own_rows(spec: AgentSpec) -> str | None:
+def check_replays(spec: MindSpec, what: str) -> None:
+    """Raises SpecError for an agent without a replay, where `what` is to be put."""
+    if not spec.replay_rows:
+        raise SpecError(
+            f"{what} was given for a replay, which agent={name_of('agent', type(spec))} has not; leave it out, or "
+            f"use an agent that has one, such as --preset auto"
+        )
+
+
+def own_rows(spec: MindSpec) -> str | None:
     """What of an agent only its own acting can store; None where its rows hold nothing but experience."""
-    return "an external memory" if spec.has_external else "replay.stored_carry" if spec.replay.stored_carry else None
+    return "an external memory" if spec.has_external else "replay.stored_carry" if spec.stores_carry else None
 
 
 def converted(episode: Any, translator: Any, actions: int) -> Converted:

@@ -240,6 +240,8 @@ def check_names(agent: Any, paths: Iterable[str]) -> None:
     known = {row[0] for row in specs.describe(agent)}
     for path in paths:
         first, dot, _ = path.partition(".")
+        if path == specs.ROOT:
+            continue
         if first in RUN | SESSION:
             raise SpecError(f"{path!r} is a setting of the run, not of its agent; {written(first)}")
         # Below a part, which settings there are depends on its kind, which another path may choose.

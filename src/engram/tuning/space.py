@@ -13,7 +13,7 @@ from functools import reduce
 from typing import Any
 
 from engram import registry, specs
-from engram.agents.spec import AgentSpec
+from engram.agents.mind import MindSpec
 from engram.errors import SpecError
 from engram.ranges import Linear, OneOf, Range, Times
 from engram.run.settings import check_names
@@ -86,7 +86,7 @@ def from_json(value: Mapping[str, Any]) -> list[Dimension]:
     ]
 
 
-def space_of(agent: AgentSpec, fixed: Collection[str], words: Sequence[str] = ()) -> list[Dimension]:
+def space_of(agent: MindSpec, fixed: Collection[str], words: Sequence[str] = ()) -> list[Dimension]:
     """The settings of `agent` that are searched, by path in the order of the spec.
 
     Args:
@@ -106,7 +106,7 @@ def space_of(agent: AgentSpec, fixed: Collection[str], words: Sequence[str] = ()
     return space
 
 
-def value_at(agent: AgentSpec, path: str) -> Any:
+def value_at(agent: MindSpec, path: str) -> Any:
     """The value of a setting; of a part, its name."""
     value = reduce(getattr, path.split("."), agent)
     if not dataclasses.is_dataclass(value):
@@ -126,21 +126,21 @@ def _searched(value: Any, prefix: str = "") -> Iterator[tuple[str, Range]]:
             yield path, found
 
 
-def _in_use(agent: AgentSpec, path: str) -> bool:
+def _in_use(agent: MindSpec, path: str) -> bool:
     """Whether a setting does anything in this agent."""
     if path.startswith("recall."):
         return agent.has_external
     if path == "replay.window":
         return agent.has_memory
     if path in ("target.every", "target.rate"):  # copied now and then, or followed slowly
-        return (agent.target.rate == 1) == (path == "target.every")
+        return (value_at(agent, "target.rate") == 1) == (path == "target.every")
     if path.startswith("exploration."):
         values = {path: value for path, _, value, _ in specs.describe(agent.exploration)}
         return values.get("start", 1) > 0
     return True
 
 
-def _dimension(agent: AgentSpec, path: str, found: Range) -> Dimension | None:
+def _dimension(agent: MindSpec, path: str, found: Range) -> Dimension | None:
     """A declared range with the agent's own value in it; None where that value is 0, so that it is off."""
     own = value_at(agent, path)
     if isinstance(found, OneOf):
@@ -161,7 +161,7 @@ def _dimension(agent: AgentSpec, path: str, found: Range) -> Dimension | None:
 
 
 def _chosen(
-    agent: AgentSpec, fixed: Collection[str], words: Sequence[str], declared: Mapping[str, Dimension]
+    agent: MindSpec, fixed: Collection[str], words: Sequence[str], declared: Mapping[str, Dimension]
 ) -> list[Dimension]:
     """One dimension for each word; kinds of parts come first, because which settings there are depends on them."""
     given: dict[str, str] = {}
@@ -184,13 +184,13 @@ def _chosen(
     return found
 
 
-def _with(agent: AgentSpec, path: str, value: str) -> AgentSpec | None:
+def _with(agent: MindSpec, path: str, value: str) -> MindSpec | None:
     with suppress(SpecError):
         return specs.unfinished(agent, {path: value})
     return None
 
 
-def _declared(agents: Sequence[AgentSpec], path: str, declared: Mapping[str, Dimension]) -> Dimension:
+def _declared(agents: Sequence[MindSpec], path: str, declared: Mapping[str, Dimension]) -> Dimension:
     if path in declared:
         return declared[path]
     for agent in agents[1:]:  # of another kind of a part, which is searched too
@@ -205,7 +205,7 @@ def _declared(agents: Sequence[AgentSpec], path: str, declared: Mapping[str, Dim
     )
 
 
-def _own(agents: Sequence[AgentSpec], path: str, said: str, declared: Mapping[str, Dimension]) -> Dimension:
+def _own(agents: Sequence[MindSpec], path: str, said: str, declared: Mapping[str, Dimension]) -> Dimension:
     """A range of the user's, of values that the setting allows."""
     if BETWEEN not in said:
         values = [word.strip() for word in said.split(OR) if word.strip()]
@@ -223,7 +223,7 @@ def _own(agents: Sequence[AgentSpec], path: str, said: str, declared: Mapping[st
     return Number(path, low, high, isinstance(low, int), log and low > 0)
 
 
-def _held(agents: Sequence[AgentSpec], path: str, text: str) -> Any:
+def _held(agents: Sequence[MindSpec], path: str, text: str) -> Any:
     """The value that a setting would hold. Raises SpecError of the first agent where none has such a setting."""
     refused: SpecError | None = None
     for agent in agents:

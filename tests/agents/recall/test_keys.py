@@ -11,7 +11,7 @@ from engram import spaces
 from engram.agents.q_learning import QLearner
 from engram.agents.recall.drift import refresh
 from engram.agents.recall.keys import key_of
-from engram.agents.spec import RecallSpec
+from engram.agents.mind import RecallSpec
 from engram.bits import fingerprint
 from engram.external.episodic import EpisodicSpec
 from engram.heads.attention import AttentionSpec

@@ -16,7 +16,7 @@ from engram.agents import presets
 from engram.agents.q_learning import QLearner
 from engram.agents.recall import line, reading
 from engram.agents.recall import state as recalls
-from engram.agents.spec import RecallSpec
+from engram.agents.mind import RecallSpec
 from engram.external.episodic import EpisodicSpec
 from engram.losses.bootstrap import SuccessorsSpec
 from engram.losses.returns import discounts, n_step

@@ -16,7 +16,8 @@ from engram.agents.examples import Nets
 from engram.agents.recall import reading
 from engram.agents.recall.keys import key_of
 from engram.agents.recall.state import RecallState
-from engram.agents.spec import AgentSpec, RecallSpec
+from engram.agents.mind import RecallSpec
+from engram.agents.spec import AgentSpec
 from engram.losses.bootstrap import FromMemorySpec, SuccessorsSpec, from_successors
 from engram.losses.regression import huber
 from engram.types import Decision, Distribution

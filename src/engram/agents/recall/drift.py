@@ -6,15 +6,15 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
+from engram.agents.mind import MindSpec
 from engram.agents.network import Network
 from engram.agents.recall.keys import key_of
 from engram.agents.recall.state import RecallState
-from engram.agents.spec import AgentSpec
 
 RATE = 0.01  # of the running overlap
 
 
-def refresh(spec: AgentSpec, network: Network, state: RecallState) -> RecallState:
+def refresh(spec: MindSpec, network: Network, state: RecallState) -> RecallState:
     """The keys of the next few entries computed anew from their observations, and how far the first had drifted.
 
     `network` is the one whose embeddings are keys. Drift is measured as the share of the entries nearest to the stored

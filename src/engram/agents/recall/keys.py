@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree, UInt32
 
+from engram.agents.mind import MindSpec
 from engram.agents.network import Network
-from engram.agents.spec import AgentSpec
 from engram.bits import fingerprint
 from engram.nn.observation import offered_of
 
@@ -20,7 +20,7 @@ class Query(NamedTuple):
 
 
 def query_of(
-    spec: AgentSpec,
+    spec: MindSpec,
     projection: Float[Array, "inputs width"] | None,
     network: Network,
     target: Network,
@@ -41,7 +41,7 @@ def query_of(
     return Query(key_of(spec, embedding), offered)
 
 
-def key_of(spec: AgentSpec, embedding: Float[Array, "embedding"]) -> Float[Array, "embedding"]:
+def key_of(spec: MindSpec, embedding: Float[Array, "embedding"]) -> Float[Array, "embedding"]:
     """The key, or query, that an embedding makes."""
     return embedding / jnp.sqrt((embedding**2).sum() + 1e-6) if spec.recall.unit_keys else embedding
 
@@ -53,7 +53,7 @@ def flat(network: Network, frames: PyTree) -> Float[Array, "inputs"]:
 
 
 def history(
-    spec: AgentSpec,
+    spec: MindSpec,
     past: UInt32[Array, "envs 2"],
     present: UInt32[Array, "envs 2"],
     is_first: Bool[Array, "envs"],

@@ -18,9 +18,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PyTree, UInt32
 
+from engram.agents.mind import MindSpec
 from engram.agents.recall.keys import Query, history
 from engram.agents.recall.state import Line, RecallState, Record, Waiting
-from engram.agents.spec import AgentSpec
 from engram.agents.statistics import Scales, as_learned, in_reward, unscaled
 from engram.bits import fingerprint
 from engram.external.memory import Entries
@@ -32,7 +32,7 @@ RATE = 1e-3  # of the running means of squared errors: about the last thousand e
 
 
 def note(
-    spec: AgentSpec,
+    spec: MindSpec,
     scales: Scales | None,
     query: Query,
     frames: PyTree,
@@ -59,7 +59,7 @@ def note(
     return Record(waiting, read.entries[:, action].reshape(-1), weights.reshape(-1))
 
 
-def _whatever_its_nan(spec: AgentSpec, frames: PyTree) -> PyTree:
+def _whatever_its_nan(spec: MindSpec, frames: PyTree) -> PyTree:
     """Frames without NaN, and where they had one: the bits of a NaN may differ, and say nothing."""
     if not spec.may_be_blank:
         return frames
@@ -67,7 +67,7 @@ def _whatever_its_nan(spec: AgentSpec, frames: PyTree) -> PyTree:
 
 
 def remember(
-    spec: AgentSpec,
+    spec: MindSpec,
     external: Any,
     state: RecallState,
     record: Record,
@@ -117,7 +117,7 @@ def _put(line: Line, newest: Line, steps: Int[Array, "envs"], keep: Bool[Array, 
 
 
 def _with_past(
-    spec: AgentSpec, state: RecallState, now: Waiting, row: TimeStep
+    spec: MindSpec, state: RecallState, now: Waiting, row: TimeStep
 ) -> tuple[Waiting, UInt32[Array, "envs 2"] | None]:
     """The newest action with a hash that covers its episode's past, where a working memory has seen that; the past."""
     if state.past is None:
@@ -137,7 +137,7 @@ class _Outcome(NamedTuple):
     known: Bool[Array, "envs"]  # False for the last action of an episode that was cut off
 
 
-def _outcome(spec: AgentSpec, line: Line, now: Waiting, steps: Int[Array, "envs"]) -> _Outcome:
+def _outcome(spec: MindSpec, line: Line, now: Waiting, steps: Int[Array, "envs"]) -> _Outcome:
     """The return of the oldest action in line of each environment; `now` followed the newest.
 
     The line is a window of rows in which the last action of an episode that was cut off stands for its final row.
@@ -164,9 +164,9 @@ def _outcome(spec: AgentSpec, line: Line, now: Waiting, steps: Int[Array, "envs"
     return _Outcome(step.reward + step.discount * best, step.reward, step.discount, hash, frames, known)
 
 
-def _entries(spec: AgentSpec, old: Waiting, origin: Int[Array, "envs 3"], outcome: _Outcome) -> Entries:
+def _entries(spec: MindSpec, old: Waiting, origin: Int[Array, "envs 3"], outcome: _Outcome) -> Entries:
     """The entries that the oldest actions make."""
-    each = spec.bootstrap.asks == "successors"
+    each = spec.asks == "successors"
     return Entries(
         key=jax.lax.stop_gradient(old.key),
         action=old.action,

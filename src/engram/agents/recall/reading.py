@@ -9,17 +9,17 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PyTree
 
+from engram.agents.mind import MindSpec
 from engram.agents.network import Network
 from engram.agents.recall.keys import Query, query_of
 from engram.agents.recall.state import RecallState
-from engram.agents.spec import AgentSpec
 from engram.agents.statistics import in_network, scaled
 from engram.losses.bootstrap import Similar
 from engram.types import Decision
 
 
 def consult(
-    spec: AgentSpec, state: RecallState, network: Network, target: Network, frames: PyTree, decision: Decision
+    spec: MindSpec, state: RecallState, network: Network, target: Network, frames: PyTree, decision: Decision
 ) -> tuple[Query, Decision]:
     """The query for one stacked observation, and the decision with what the memory says of it and its share."""
     query = query_of(spec, state.projection, network, target, frames, decision.working.vector)
@@ -30,7 +30,7 @@ def consult(
     return query, dataclasses.replace(decision, external=read, share=share)
 
 
-def trust(spec: AgentSpec, state: RecallState) -> Float[Array, ""]:
+def trust(spec: MindSpec, state: RecallState) -> Float[Array, ""]:
     """The memory's weight against the network's, by the inverse of their mean squared errors; 1 where not asked for.
 
     Two unbiased estimates with independent errors are best joined in this proportion.
@@ -51,7 +51,7 @@ def similar(state: RecallState, target: Network, read: Any, action: Int[Array, "
     return Similar(weights, reward, entries.discount, value, read.confidence[action])
 
 
-def report(spec: AgentSpec, state: RecallState | None) -> dict[str, Any]:
+def report(spec: MindSpec, state: RecallState | None) -> dict[str, Any]:
     """What a log line says of an external memory; a value per seed is a list if there are several."""
     if state is None:
         return {}

@@ -10,9 +10,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree, UInt32
 
 from engram import spaces
+from engram.agents.mind import MindSpec
 from engram.agents.network import Network
 from engram.agents.recall.keys import flat
-from engram.agents.spec import AgentSpec
 from engram.types import Key
 
 
@@ -64,7 +64,7 @@ class RecallState(eqx.Module):
     projection: Float[Array, "*seeds inputs width"] | None  # where keys are frozen
 
 
-def init(spec: AgentSpec, space: spaces.Space, actions: int, envs: int, params: Network, key: Key) -> RecallState:
+def init(spec: MindSpec, space: spaces.Space, actions: int, envs: int, params: Network, key: Key) -> RecallState:
     """Nothing remembered yet."""
     one = jax.tree.map(jnp.asarray, spaces.zeros(space, (spec.observation.stack,)))
     width = spec.recall.key_width(params.working.width)
@@ -88,19 +88,19 @@ def init(spec: AgentSpec, space: spaces.Space, actions: int, envs: int, params: 
     )
 
 
-def _columns(spec: AgentSpec, frames: PyTree) -> dict[str, PyTree]:
+def _columns(spec: MindSpec, frames: PyTree) -> dict[str, PyTree]:
     """An example of each optional column that entries keep."""
     examples = {"observation": frames, "reward": jnp.zeros(()), "discount": jnp.zeros(()), "successor": frames}
     return {name: example for name, example in examples.items() if name in spec.kept_columns}
 
 
-def emptied(spec: AgentSpec, state: RecallState, network: Network) -> RecallState:
+def emptied(spec: MindSpec, state: RecallState, network: Network) -> RecallState:
     """The state with nothing in its store."""
     one = jax.tree.map(jnp.asarray, spaces.zeros(network.space, (spec.observation.stack,)))
     return replace(state, store=network.external.init(_columns(spec, one)))
 
 
-def _empty_line(spec: AgentSpec, envs: int, width: int, offered: int, frames: PyTree) -> Line:
+def _empty_line(spec: MindSpec, envs: int, width: int, offered: int, frames: PyTree) -> Line:
     leading = (spec.recall.n_step, envs)
     zeros = partial(jnp.zeros, leading)
     waiting = Waiting(

@@ -1,0 +1,121 @@
+"""What every learner of ours keeps, and one step of its parameters along a gradient."""
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, PyTree
+
+from engram.agents.agent import AgentState
+from engram.agents.mind import MindSpec
+from engram.agents.network import Network
+from engram.agents.optimizing import accepted
+from engram.agents.recall import reading
+from engram.agents.statistics import Scales, Statistics, beyond
+from engram.types import Key
+
+if TYPE_CHECKING:
+    import optax
+
+
+class LearnerState(eqx.Module):
+    """What learning changes."""
+
+    params: Network
+    target: Any  # the network that lags behind; None for agents without one
+    optimizer: PyTree
+    key: Key
+    updates: Int[Array, ""]  # gradient steps so far
+    fault: Int[Array, "*seeds"]  # number of the first update that was not finite, or -1
+    statistics: Statistics | None = None  # of what was met, where anything is normalised or has limits
+    annealed: Int[Array, ""] | None = None  # updates of the annealing of n and the discount so far; None without one
+
+    @property
+    def scales(self) -> Scales | None:
+        """What the networks scale by."""
+        return None if self.statistics is None else self.statistics.scales
+
+
+class Stepped(NamedTuple):
+    """What one gradient step gave."""
+
+    params: Network
+    optimizer: PyTree
+    finite: Bool[Array, ""]  # whether the step was applied
+    loss: Float[Array, ""]
+    told: Any  # what the loss gave besides
+
+
+def stepped(
+    optimizer: "optax.GradientTransformation",
+    learner: LearnerState,
+    loss_of: Callable[[Network], tuple[Float[Array, ""], Any]],
+) -> Stepped:
+    """One step along the gradient of a loss; none where loss or gradient are not finite."""
+    import optax
+
+    (loss, told), gradient = jax.value_and_grad(loss_of, has_aux=True)(learner.params)
+    finite = jnp.isfinite(loss) & jnp.isfinite(optax.tree.norm(gradient))
+    changes, state = optimizer.update(gradient, learner.optimizer, learner.params)  # type: ignore[arg-type]
+    params = accepted(finite, optax.apply_updates(learner.params, changes), learner.params)  # type: ignore[arg-type]
+    return Stepped(params, accepted(finite, state, learner.optimizer), finite, loss, told)
+
+
+def first_fault(fault: Int[Array, ""], finite: Bool[Array, ""], updates: Int[Array, ""]) -> Int[Array, ""]:
+    """The number of the first update that was not finite, after one more."""
+    return jnp.where(finite | (fault >= 0), fault, updates)
+
+
+def fault(state: AgentState, number: Callable[[int], int], step: int, seeds: Sequence[int]) -> str | None:
+    """An update that was not finite, or entries that the external memory had to refuse; see `Agent.fault`.
+
+    `number`: of an update over all turns of its counter.
+    """
+    updates = [update for update in np.asarray(state.learner.fault).reshape(-1).tolist() if update >= 0]
+    if updates:
+        return not_finite(number(updates[0]), step)
+    refused, (seed, *first) = reading.refused(state.recall)
+    return not_remembered(refused, first, step, seeds[seed] if len(seeds) > 1 else None) if refused else None
+
+
+def report(spec: MindSpec, state: AgentState, updates: int, step: int) -> dict[str, Any]:
+    """Exploration, the external memory, the number of updates, and returns that the head cannot predict."""
+    warning = beyond(spec, state.learner.statistics)
+    return {
+        **spec.exploration.report(step),
+        **reading.report(spec, state.recall),
+        "updates": updates,
+        **({} if warning is None else {"warning": warning}),
+    }
+
+
+def nbytes(sizes: dict[str, PyTree]) -> dict[str, int]:
+    """Bytes of trees of arrays, or of their shapes."""
+    return {
+        name: sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(part)) for name, part in sizes.items()
+    }
+
+
+def not_finite(update: int, step: int) -> str:
+    """What is said when an update had to be left out."""
+    return (
+        f"the loss or its gradient was not finite at update {update} (before step {step}), so that update was not "
+        f"applied; start a new run with a lower optimizer.learning_rate, a reward_clip, or a lower optimizer.clip_norm"
+    )
+
+
+def not_remembered(entries: int, first: list[int], step: int, seed: int | None = None) -> str:
+    """What is said when an external memory was offered numbers that are not finite.
+
+    `first` says where the first came from: environment, its episode and the step of that.
+    """
+    env, episode, moment = first
+    of = "" if seed is None else f" of seed {seed}"
+    return (
+        f"the key or the value of {entries} entries for the external memory was not finite (before step {step}; the "
+        f"first is of environment {env}{of}, episode {episode}, step {moment} of it), so they were not written; start "
+        f"a new run with a lower optimizer.learning_rate or a reward_clip"
+    )
