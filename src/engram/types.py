@@ -74,6 +74,7 @@ class Returns(eqx.Module):
     logits: Float[Array, "*batch actions atoms"]  # unnormalised logarithms of the atoms' probabilities
     attention: Float[Array, "*batch heads actions"]  # of a head that attends over actions; else no heads: (0, actions)
     levels: Float[Array, "*batch actions atoms"] | None = None  # where atoms are quantiles, which ones; 0 to 1
+    policy: Float[Array, "*batch actions"] | None = None  # logits of a policy, of a head that has one beside returns
 
     @property
     def probabilities(self) -> Float[Array, "*batch actions atoms"]:
@@ -135,13 +136,22 @@ class Decision(eqx.Module):
 
     @property
     def preference(self) -> Float[Array, "*batch actions"]:
-        """Q of the actions that are allowed, minus infinity for the others: what acting and bootstraps choose by.
+        """Q of the allowed actions, or a policy's logits where there is one, and minus infinity for the others.
 
-        Where none is allowed, as after a termination, all count: a discount of 0 times minus infinity is no number.
+        It is what acting and bootstraps choose by. Where none is allowed, as after a termination, all count: a
+        discount of 0 times minus infinity is no number.
         """
+        preferred = self.q if self.returns.policy is None else self.returns.policy
         if self.allowed is None:
-            return self.q
-        return jnp.where(self.allowed | ~self.allowed.any(-1, keepdims=True), self.q, -jnp.inf)
+            return preferred
+        return jnp.where(self.allowed | ~self.allowed.any(-1, keepdims=True), preferred, -jnp.inf)
+
+    @property
+    def value(self) -> Float[Array, "*batch"]:
+        """What the observation is worth: Q of the preferred action, or by a policy the mean of Q under it."""
+        if self.returns.policy is None:
+            return self.preference.max(-1)
+        return (jax.nn.softmax(self.preference) * self.q).sum(-1)
 
 
 Metrics = dict[str, Float[Array, "*seeds"]]  # what one update reports by name, each a scalar averaged over the batch

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from engram import registry, spaces
-from engram.agents import value
+from engram.agents import value, without_replay
 from engram.agents.mind import MindSpec, ObservationSpec, OptimizerSpec, RecallSpec, RewardSpec
 from engram.agents.spec import AgentSpec, ReplaySpec, TargetSpec
 from engram.encoders.entities import EntitiesSpec, is_set
@@ -398,13 +398,31 @@ def _recalling(chosen: AgentSpec) -> AgentSpec:
     )
 
 
+# -- from rollouts -----------------------------------------------------------------------------------------
+
+
+def pqn(space: spaces.Space, steps: int) -> MindSpec:
+    """PQN (Gallici et al. 2024): Q(lambda) without replay and target network."""
+    return without_replay.pqn(dqn(space, steps), steps, kind_of(space))
+
+
+def ppo(space: spaces.Space, steps: int) -> MindSpec:
+    """PPO (Schulman et al. 2017): a clipped policy gradient."""
+    return without_replay.ppo(dqn(space, steps), steps, kind_of(space))
+
+
+def a2c(space: spaces.Space, steps: int) -> MindSpec:
+    """A2C (Mnih et al. 2016): one policy gradient for each short rollout."""
+    return without_replay.a2c(dqn(space, steps), steps, kind_of(space))
+
+
 def _rewards(chosen: AgentSpec, wanted: int) -> int:
     """Rewards in a target: at most so many that each of eight environments has a whole window before learning."""
     return max(1, min(wanted, chosen.replay.start // 8 - 1))
 
 
 # Each with the line that `engram list presets` shows.
-PRESETS: dict[str, tuple[Callable[[spaces.Space, int], AgentSpec], str]] = {
+PRESETS: dict[str, tuple[Callable[[spaces.Space, int], MindSpec], str]] = {
     "auto": (auto, "chooses encoder and numbers from the observation; the default"),
     "dqn": (dqn, "deep Q-network (Mnih et al. 2015)"),
     "double-dqn": (double_dqn, "the online network picks the next action (van Hasselt et al. 2016)"),
@@ -424,11 +442,14 @@ PRESETS: dict[str, tuple[Callable[[spaces.Space, int], AgentSpec], str]] = {
     "mfec": (mfec, "model-free episodic control (Blundell et al. 2016)"),
     "emdqn": (emdqn, "DQN drawn to the best return it remembers (Lin et al. 2018)"),
     "attention-dqn": (attention_dqn, "auto, with attention over what is remembered in Q and in its target"),
+    "pqn": (pqn, "Q(lambda) from rollouts, without a replay (Gallici et al. 2024); for many environments"),
+    "ppo": (ppo, "a clipped policy gradient from rollouts (Schulman et al. 2017)"),
+    "a2c": (a2c, "a policy gradient from short rollouts (Mnih et al. 2016)"),
     "lru-dqn": (lru_dqn, "linear recurrent units as working memory, for long delays (Orvieto et al. 2023)"),
 }
 
 
-def preset(name: str, space: spaces.Space, steps: int | None = None, reward_clip: float = 0.0) -> AgentSpec:
+def preset(name: str, space: spaces.Space, steps: int | None = None, reward_clip: float = 0.0) -> MindSpec:
     """The preset called `name`, for observations of `space` and a run of `steps` environment steps.
 
     `reward_clip` is what the field of the environment clips rewards to, as that of Atari games does; else 0.

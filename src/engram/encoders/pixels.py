@@ -12,7 +12,7 @@ from engram import spaces
 from engram.encoders.vector import no_attention
 from engram.errors import SpaceError
 from engram.nn.convolution import Convolution
-from engram.nn.layers import Linear
+from engram.nn.layers import Linear, normalised
 from engram.nn.observation import scaled
 from engram.ranges import OneOf
 from engram.registry import register
@@ -21,6 +21,7 @@ from engram.types import Encoding, Key
 
 NATURE = ((32, 8, 4), (64, 4, 2), (64, 3, 1))  # channels, size, stride: Mnih et al. 2015, Methods
 GRID = ((16, 3, 1),)  # Young & Tian 2019 (arXiv 1903.03176), section 3
+NORM = "normalise before each ReLU: of an image the channels of each place, of the layer after it the features"
 
 
 @register("encoder", "pixels")
@@ -29,11 +30,12 @@ class PixelsSpec:
     """The Nature CNN, for images of about 84 x 84."""
 
     width: int = setting(512, "units of the layer after the convolutions", low=1, search=OneOf(128, 256, 512))
+    norm: bool = setting(False, NORM)
 
     layout = "channels"
 
     def build(self, space: spaces.Space, stack: int, key: Key) -> "ImageEncoder":
-        return ImageEncoder(space, stack, NATURE, self.width, key=key)
+        return ImageEncoder(space, stack, NATURE, self.width, norm=self.norm, key=key)
 
 
 @register("encoder", "grid")
@@ -42,11 +44,12 @@ class GridSpec:
     """One 3 x 3 convolution of 16 channels, for boards of about 10 x 10."""
 
     width: int = setting(128, "units of the layer after the convolution", low=1, search=OneOf(128, 256, 512))
+    norm: bool = setting(False, NORM)
 
     layout = "channels"
 
     def build(self, space: spaces.Space, stack: int, key: Key) -> "ImageEncoder":
-        return ImageEncoder(space, stack, GRID, self.width, key=key)
+        return ImageEncoder(space, stack, GRID, self.width, norm=self.norm, key=key)
 
 
 class ImageEncoder(eqx.Module):
@@ -56,20 +59,28 @@ class ImageEncoder(eqx.Module):
     dense: Linear
     width: int = eqx.field(static=True)
     space: spaces.Box = eqx.field(static=True)
+    norm: bool = eqx.field(static=True)
 
     def __init__(
-        self, space: spaces.Space, stack: int, layers: tuple[tuple[int, int, int], ...], width: int, *, key: Key
+        self,
+        space: spaces.Space,
+        stack: int,
+        layers: tuple[tuple[int, int, int], ...],
+        width: int,
+        *,
+        norm: bool = False,
+        key: Key,
     ):
         keys = jax.random.split(key, len(layers) + 1)
         way_out = "use encoder=grid for boards, or encoder=vector"
         self.convolutions, shape = build_convolutions(space, stack, layers, keys[1:], way_out)
         self.dense, self.width = Linear(prod(shape), width, key=keys[0]), width
         assert isinstance(space, spaces.Box)  # image_shape saw to it
-        self.space = space
+        self.space, self.norm = space, norm
 
     def __call__(self, observation: PyTree) -> Encoding:
-        x = convolved(self.convolutions, observation, self.space)
-        return Encoding(jax.nn.relu(self.dense(x.reshape(-1))), no_attention())
+        x = self.dense(convolved(self.convolutions, observation, self.space, self.norm).reshape(-1))
+        return Encoding(jax.nn.relu(normalised(x) if self.norm else x), no_attention())
 
 
 def build_convolutions(
@@ -91,12 +102,13 @@ def build_convolutions(
 
 
 def convolved(
-    convolutions: tuple[Convolution, ...], frames: Array, space: spaces.Box
+    convolutions: tuple[Convolution, ...], frames: Array, space: spaces.Box, norm: bool = False
 ) -> Float[Array, "rows columns channels"]:
-    """Stacked frames, `scaled`, through convolutions that are each followed by a ReLU."""
+    """Stacked frames, `scaled`, through convolutions each followed by a ReLU, with `norm` of normalised numbers."""
     x = frames_as_channels(scaled(space, frames), channels_first(space))
     for convolution in convolutions:
-        x = jax.nn.relu(convolution(x))
+        x = convolution(x)
+        x = jax.nn.relu(jax.vmap(jax.vmap(normalised))(x) if norm else x)
     return x
 
 

@@ -203,5 +203,5 @@ class Implicit(eqx.Module):
         return Returns(atoms, jnp.zeros_like(atoms), attention.mean(0), jnp.broadcast_to(levels, atoms.shape))
 
 
-for _role in ("returns", "head"):  # a head has those of its returns
-    declare(_role, limits=None)
+declare("returns", limits=None)
+declare("head", limits=None, has_policy=False)  # a head has the limits of its returns

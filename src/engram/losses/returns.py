@@ -111,3 +111,56 @@ def stretched(value: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
 def clipped(reward: Float[Array, "*rows"], bound: float) -> Float[Array, "*rows"]:
     """Rewards within +-bound; as they are where the bound is 0. Source: Mnih et al. 2015, with a bound of 1."""
     return reward.clip(-bound, bound) if bound else reward
+
+
+# -- along a rollout -------------------------------------------------------------------------------------------------
+
+
+def lambda_returns(
+    reward: Float[Array, "time *lanes"],
+    discount: Float[Array, "time *lanes"],
+    following: Float[Array, "time *lanes"],
+    ends: Bool[Array, "time *lanes"],
+    trace: float,
+) -> Float[Array, "time *lanes"]:
+    """The lambda-return of every step.
+
+        G_t = r_t + gamma_t ((1 - lambda) v_t+1 + lambda G_t+1),     G_t+1 = v_t+1 where step t ends
+
+    With `trace` 1 it is the discounted sum of rewards up to the end and the bootstrap there, with 0 one step's.
+
+    Args:
+      reward: r_t.
+      discount: gamma, and 0 where step t terminated the episode.
+      following: v_t+1, the value of what step t led to; of a step that a time limit ended, of its final observation.
+      ends: whether step t is the last of its episode or of the rollout, so that step t + 1 does not follow it.
+      trace: lambda, 0 to 1.
+
+    Source: Sutton & Barto 2018, eq. 12.18; with v = max_a Q it is Peng's Q(lambda), as in Gallici et al. 2024 (arXiv
+    2407.04811), algorithm 1.
+    """
+
+    def one(after: Array, step: tuple[Array, ...]) -> tuple[Array, Array]:
+        reward, discount, value, end = step
+        mixed = jnp.where(end, value, (1 - trace) * value + trace * after)
+        now = reward + discount * mixed
+        return now, now
+
+    return jax.lax.scan(one, following[-1], (reward, discount, following, ends), reverse=True)[1]
+
+
+def advantages(
+    reward: Float[Array, "time *lanes"],
+    discount: Float[Array, "time *lanes"],
+    value: Float[Array, "time *lanes"],
+    following: Float[Array, "time *lanes"],
+    ends: Bool[Array, "time *lanes"],
+    trace: float,
+) -> Float[Array, "time *lanes"]:
+    """Generalised advantage estimates: sum_k (gamma lambda)^k delta_t+k with delta = r + gamma v' - v.
+
+    That is the lambda-return less the value. Arguments as in `lambda_returns`; `value` is v_t.
+
+    Source: Schulman et al. 2016 (arXiv 1506.02438), eq. 16.
+    """
+    return lambda_returns(reward, discount, following, ends, trace) - value

@@ -52,7 +52,7 @@ def note(
         network=in_reward(spec, scales, decision.returns.q[action]),
         memory=in_reward(spec, scales, read.q[action]),
         known=read.confidence[action] > 0,
-        best=in_reward(spec, scales, decision.preference.max()),
+        best=in_reward(spec, scales, decision.value),
         frames=frames if spec.kept_columns else None,
     )
     weights = read.weights[:, action] / max(read.weights.shape[0], 1)

@@ -1,0 +1,293 @@
+"""The learner from rollouts, read from top to bottom: collect steps, make targets, learn in minibatches, forget.
+
+It implements the protocol of `agents/agent.py`. PQN, PPO and A2C are specs of it (pqn.py, ppo.py): what each knows of
+an action when it acts, what it makes of a rollout, and its loss.
+"""
+
+import dataclasses
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, PyTree
+
+from engram import spaces
+from engram.agents import learner as learning
+from engram.agents import rollout as rollouts
+from engram.agents import statistics
+from engram.agents.acting import ActorState, act, new_actor, remembered
+from engram.agents.agent import Acted, AgentState, Experience, PlainPolicy, Rhythm, shape_of
+from engram.agents.learner import LearnerState, first_fault, stepped
+from engram.agents.mind import MindSpec
+from engram.agents.network import Network, build
+from engram.agents.optimizing import optimizer_of
+from engram.agents.policy import Mind, Seen
+from engram.agents.recall import state as recalls
+from engram.agents.rollout import Examples, Rollout, Steps
+from engram.agents.timeline import timeline
+from engram.bits import TURN, counted, next_words, whole
+from engram.errors import SpecError
+from engram.precision import all_in_32_bits
+from engram.ranges import OneOf
+from engram.replay.ring import Rows
+from engram.specs import setting, spec
+from engram.types import Decision, Key, Metrics
+
+if TYPE_CHECKING:
+    import optax
+
+
+@spec
+class CollectSpec:
+    """How much is collected before an update, and how often it is learned from."""
+
+    steps: int = setting(32, "steps of each environment in a rollout", low=1, search=OneOf(8, 16, 32, 64, 128))
+    epochs: int = setting(2, "times that a rollout is learned from", low=1, search=OneOf(1, 2, 4, 8))
+    minibatches: int = setting(
+        8, "parts of a rollout, each of which is one update; of whole environments with a working memory", low=1,
+        search=OneOf(1, 2, 4, 8, 16, 32),
+    )  # fmt: skip
+
+
+@spec
+class RolloutSpec(MindSpec):
+    """What is chosen about an agent that learns from rollouts. A kind adds the three functions at the end."""
+
+    rollout: CollectSpec = setting(CollectSpec(), "how much is collected, and how often it is learned from")
+    trace: float = setting(
+        0.95, "lambda: 0 bootstraps after one step, 1 at the end of the rollout", low=0, high=1,
+        search=OneOf(0.5, 0.65, 0.8, 0.9, 0.95, 1.0),
+    )  # fmt: skip
+
+    def build(self, space: spaces.Space, actions: int, envs: int, demonstrations: int = 0) -> "RolloutLearner":
+        return RolloutLearner(self, space, actions, envs)
+
+    def fitted(self, given: Collection[str], steps: int, envs: int) -> "RolloutSpec":
+        """With as many minibatches as divide the examples, at most those of the preset; a rollout ends within the run.
+
+        What was given stays.
+        """
+        chosen = self.rollout
+        if "rollout.steps" not in given:
+            chosen = replace(chosen, steps=max(1, min(chosen.steps, steps // envs)))
+        if "rollout.minibatches" not in given:
+            examples = envs if self.has_memory else envs * chosen.steps
+            least = max(parts for parts in range(1, chosen.minibatches + 1) if examples % parts == 0)
+            chosen = replace(chosen, minibatches=least)
+        return replace(self, rollout=chosen)
+
+    def updates_in(self, steps: int, envs: int) -> int:
+        return steps * self.rollout.epochs * self.rollout.minibatches // (self.rollout.steps * envs)
+
+    @property
+    def examples(self) -> str:
+        return f"rollouts of {self.rollout.steps}"
+
+    @property
+    def kept(self) -> str:
+        return f"{self.rollout.steps} steps"
+
+    @property
+    def begins(self) -> str:
+        return f"rollout.steps={self.rollout.steps} of every environment"
+
+    def check(self) -> None:
+        super().check()
+        recall = self.recall
+        unread = {
+            "recall.imitation_weight": recall.imitation_weight > 0,
+            "recall.refresh": recall.refresh > 0,
+            "recall.train_through_memory": recall.train_through_memory,
+            "recall.keys=target": self.keys_of_target,
+            "reward.rescale": self.reward.rescale,
+        }
+        for what, asked in unread.items():
+            if asked:
+                raise SpecError(f"{what} is of agents that learn from a replay; leave it out, or set agent=q-learning")
+
+    # -- what each kind says ---------------------------------------------------------------------------------
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """The names of what `loss_of` tells, and "loss" first."""
+        raise NotImplementedError
+
+    def known(self, decision: Decision, action: Int[Array, ""]) -> PyTree:
+        """What acting knew of one action, with at least the `value` of the observation."""
+        raise NotImplementedError
+
+    def targets(self, steps: Steps) -> PyTree:
+        """What each step is taught, from a whole rollout: leaves [time, envs]."""
+        raise NotImplementedError
+
+    def loss_of(self, decision: Decision, rows: Examples) -> tuple[Float[Array, ""], Metrics]:
+        """The loss of a minibatch, and what is reported of it. Leading axis [rows] in all."""
+        raise NotImplementedError
+
+
+@all_in_32_bits
+@dataclass(frozen=True)
+class RolloutLearner:
+    """An agent that learns from rollouts of `envs` environments with one observation space and discrete actions."""
+
+    spec: RolloutSpec
+    space: spaces.Space
+    actions: int
+    envs: int = 1
+
+    def __post_init__(self):
+        chosen = self.spec.rollout
+        examples, what = (self.envs, "environments") if self.spec.has_memory else (self.envs * chosen.steps, "steps")
+        if examples % chosen.minibatches:
+            raise SpecError(
+                f"rollout.minibatches = {chosen.minibatches} does not divide the {examples} {what} of a rollout; give "
+                f"a number that does, or leave it out"
+            )
+
+    @property
+    def rhythm(self) -> Rhythm:
+        """One moment of learning after each rollout. Acting waits for it: the next rollout is by the new parameters."""
+        steps = self.spec.rollout.steps
+        return Rhythm(acts=steps, first=steps * self.envs, lag=0)
+
+    @property
+    def missing(self) -> bool:
+        return self.spec.takes_missing
+
+    @property
+    def branches(self) -> bool:
+        return self.spec.has_external
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        return self.spec.metrics
+
+    @property
+    def optimizer(self) -> "optax.GradientTransformation":
+        chosen = self.spec.optimizer
+        return optimizer_of(chosen, self.spec.updates_in(chosen.decay_steps, self.envs))
+
+    # -- beginning ---------------------------------------------------------------------------------------------------
+
+    def init(self, key: Key) -> AgentState:
+        """A new agent: fresh parameters, an empty rollout, step 0."""
+        keys = jax.random.split(key, 3)
+        params = build(self.spec, self.space, self.actions, keys[0])
+        actor = new_actor(self.spec, params, self.envs, keys[1])
+        met = statistics.begin(self.spec, params.sight, self.envs)
+        optimizer = self.optimizer.init(params)  # type: ignore[arg-type]
+        learner = LearnerState(params, None, optimizer, keys[2], jnp.int32(0), jnp.int32(-1), met)
+        recall = None
+        if self.spec.has_external:
+            network, key = params.seeing(learner.scales), jax.random.fold_in(key, 3)
+            recall = recalls.init(self.spec, self.space, self.actions, self.envs, network, key)
+        return AgentState(actor, learner, self._empty(params), recall)
+
+    def _empty(self, params: Network) -> Rollout:
+        carry = params.working.init() if self.spec.has_memory else None
+        frames = jax.tree.map(jnp.asarray, spaces.zeros(self.space, (self.spec.observation.stack,)))
+        bits = jnp.zeros(params.words, jnp.uint32)
+        decision = jax.eval_shape(params.__call__, frames, bits)
+        known = jax.eval_shape(self.spec.known, decision, jax.ShapeDtypeStruct((), jnp.int32))
+        stack = self.spec.observation.stack
+        return rollouts.empty(self.space, self.spec.rollout.steps, self.envs, stack, carry, known)
+
+    def mind(self, state: AgentState) -> Mind:
+        """What it decides with now."""
+        return Mind(state.learner.params.seeing(state.learner.scales), state.recall)
+
+    # -- acting ------------------------------------------------------------------------------------------------------
+
+    def act(self, mind: Mind, actor: ActorState, seen: Seen) -> Acted:
+        """Actions for one observation of every environment, and what is known of them."""
+        return act(self.spec, mind, actor, seen, self.spec.has_memory, self.spec.known)
+
+    def plain(self) -> PlainPolicy | None:
+        """None: what is known of each action is noted."""
+        return None
+
+    # -- storing -----------------------------------------------------------------------------------------------------
+
+    def observe(self, state: AgentState, experience: Experience) -> AgentState:
+        """Puts successive steps into the rollout, counts what was met, and remembers what it came to."""
+        learner = state.learner
+        if learner.statistics is not None:
+            rows, keep = timeline(experience, None)
+            steps = experience.row, experience.keep
+            met = statistics.updated(
+                self.spec, learner.params.sight, self.space, learner.statistics, (rows, keep), steps
+            )
+            learner = dataclasses.replace(learner, statistics=met)
+        external, scales = state.learner.params.external, state.learner.scales
+        recall = remembered(self.spec, external, state.recall, experience, scales)
+        return AgentState(state.actor, learner, rollouts.written(state.replay, experience), recall)
+
+    # -- learning ----------------------------------------------------------------------------------------------------
+
+    def learn(self, state: AgentState) -> tuple[AgentState, Metrics]:
+        """The updates from one rollout, which is then forgotten."""
+        chosen, mind, rollout = self.spec, self.mind(state), state.replay
+        frames = rollouts.stacked(chosen, rollout)
+        steps = rollouts.steps_of(chosen, mind, rollout, frames, rollout.known.value)
+        words = mind.network.words
+        shape = rollout.done.shape
+        key, bits = next_words(state.learner.key, words * rollout.done.size)
+        target = jax.lax.stop_gradient(chosen.targets(steps))
+        examples = rollouts.examples_of(chosen, mind.network, rollout, frames, target, bits.reshape(*shape, words))
+        count, batches = len(examples.weight), chosen.rollout.minibatches
+
+        def epoch(learner: LearnerState, _: Any) -> tuple[LearnerState, Metrics]:
+            key, bits = next_words(learner.key, count)
+            order = jnp.argsort(bits)
+            learner = dataclasses.replace(learner, key=key)
+            return jax.lax.scan(self._update, learner, rollouts.shuffled(order, examples, batches))
+
+        learner = dataclasses.replace(state.learner, key=key)
+        learner, told = jax.lax.scan(epoch, learner, None, length=chosen.rollout.epochs)
+        metrics = {name: told[name].mean() for name in self.metrics}
+        return AgentState(state.actor, learner, rollouts.learned(rollout, frames), state.recall), metrics
+
+    def _update(self, learner: LearnerState, batch: Examples) -> tuple[LearnerState, Metrics]:
+        """One update of the parameters from a minibatch."""
+
+        def loss_of(params: Network) -> tuple[Array, Metrics]:
+            decision, rows = rollouts.decisions(self.spec, params.seeing(learner.scales), batch)
+            return self.spec.loss_of(decision, rows)
+
+        new = stepped(self.optimizer, learner, loss_of)
+        updates = counted(learner.updates, 1)
+        fault = first_fault(learner.fault, new.finite, updates)
+        after = LearnerState(new.params, None, new.optimizer, learner.key, updates, fault, learner.statistics)
+        return after, {"loss": new.loss, **new.told}
+
+    # -- what a runner asks ------------------------------------------------------------------------------------------
+
+    def rows(self, state: AgentState) -> Rows:
+        """None: a rollout is small, and overwritten."""
+        return ()
+
+    def with_rows(self, state: AgentState, rows: Rows) -> AgentState:
+        return state
+
+    def shared(self, state: AgentState) -> Sequence[Any]:
+        """The global step and the number of updates."""
+        counters = [] if state.actor is None else [state.actor.steps]
+        return [*counters, state.learner.updates]
+
+    def _number(self, update: int, step: int) -> int:
+        """The number of an update, over all turns of its counter, at a global step."""
+        return whole(update, self.spec.updates_in(step, self.envs), TURN)
+
+    def fault(self, state: AgentState, step: int, seeds: Sequence[int]) -> str | None:
+        return learning.fault(state, partial(self._number, step=step), step, seeds)
+
+    def report(self, state: AgentState, step: int) -> dict[str, Any]:
+        return learning.report(self.spec, state, self._number(int(state.learner.updates), step), step)
+
+    def nbytes(self) -> dict[str, int]:
+        """Bytes of the rollout and of the external memory."""
+        shape = shape_of(self)
+        return learning.nbytes({"rollout": shape.replay, "external memory": shape.recall})

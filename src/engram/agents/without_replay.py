@@ -1,0 +1,77 @@
+"""Presets that learn from rollouts: what they take from DQN's for the same observation, and what is their own."""
+
+from dataclasses import replace
+from typing import Any
+
+from engram.agents.mind import OptimizerSpec
+from engram.agents.ppo import PPOSpec
+from engram.agents.pqn import PQNSpec
+from engram.agents.rollout_learning import CollectSpec
+from engram.agents.spec import AgentSpec
+from engram.exploration.greedy import EpsilonGreedySpec
+from engram.exploration.sample import SampleSpec
+from engram.heads.actor_critic import ActorCriticSpec
+from engram.losses.regression import SquaredSpec
+from engram.specs import unfinished
+
+# Environments stepped together where nobody says how many: on the device, and on the host.
+ENVS = (64, 8)
+
+
+def _seeing(chosen: AgentSpec) -> dict[str, Any]:
+    """What sees and what remembers, as the agent that learns from a replay has it, with normalised layers."""
+    normalised = unfinished(chosen, {"encoder.norm": True}) if hasattr(chosen.encoder, "norm") else chosen
+    return {
+        "observation": chosen.observation, "encoder": normalised.encoder, "working": chosen.working,
+        "external": chosen.external, "recall": replace(chosen.recall, refresh=0),
+    }  # fmt: skip
+
+
+def pqn(chosen: AgentSpec, steps: int, kind: str) -> PQNSpec:
+    """PQN (Gallici et al. 2024): numbers of its authors' code for CartPole, and for games.
+
+    Departures: Adam in place of RAdam; the loss is the squared distance, also of the first moment of a run.
+    """
+    games = kind in ("grid", "pixels")
+    return PQNSpec(
+        **_seeing(chosen),
+        rollout=CollectSpec(steps=32, epochs=2 if games else 4, minibatches=16),
+        trace=0.65 if games else 0.95,
+        loss=SquaredSpec(),
+        optimizer=OptimizerSpec(
+            learning_rate=2.5e-4 if kind == "pixels" else 5e-4, final_fraction=0.01, decay_steps=steps, clip_norm=10.0
+        ),
+        exploration=EpsilonGreedySpec(start=1.0, end=0.05, steps=max(1, steps // 10)),
+    )
+
+
+def ppo(chosen: AgentSpec, steps: int, kind: str) -> PPOSpec:
+    """PPO (Schulman et al. 2017), with the numbers of Huang et al. 2022 for each kind of observation."""
+    games = kind in ("grid", "pixels")
+    return PPOSpec(
+        **_seeing(chosen),
+        head=ActorCriticSpec(width=0 if games else 64),
+        rollout=CollectSpec(steps=128 if kind == "pixels" else 64, epochs=4, minibatches=8),
+        trace=0.95,
+        clip=0.1 if kind == "pixels" else 0.2,
+        loss=SquaredSpec(),
+        optimizer=OptimizerSpec(
+            learning_rate=2.5e-4 if kind == "pixels" else 1e-3, final_fraction=0.01, decay_steps=steps, epsilon=1e-5,
+            clip_norm=0.5,
+        ),
+        exploration=SampleSpec(),
+    )  # fmt: skip
+
+
+def a2c(chosen: AgentSpec, steps: int, kind: str) -> PPOSpec:
+    """A2C (Mnih et al. 2016): one update from each short rollout, where the ratio of PPO is 1 and its clipping idle.
+
+    Departure: Adam in place of RMSProp.
+    """
+    spec = ppo(chosen, steps, kind)
+    return replace(
+        spec,
+        rollout=CollectSpec(steps=5, epochs=1, minibatches=1),  # 5: the paper, section 8
+        trace=1.0,
+        standardize=False,
+    )

@@ -1,0 +1,44 @@
+"""`sample`: actions are drawn from a policy."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Int, UInt32
+
+from engram.bits import uniform
+from engram.registry import declare, register
+from engram.specs import spec
+from engram.types import Decision
+
+# Whether actions have the probabilities softmax(preference): what a policy gradient needs.
+declare("exploration", samples=False)
+
+
+@register("exploration", "sample")
+@spec
+class SampleSpec:
+    """An action by its probability under softmax of the policy's logits, from the first step to the last."""
+
+    by_episode = False
+    settled = 0
+    samples = True
+
+    def chance(self, step: int) -> float | None:
+        """None: the action depends on the policy."""
+        return None
+
+    def report(self, step: int) -> dict[str, float]:
+        """Nothing changes."""
+        return {}
+
+    def choose(
+        self,
+        decision: Decision,
+        bits: UInt32[Array, "2"],
+        episode: UInt32[Array, "2"],
+        step: int | Int[Array, ""],
+    ) -> Int[Array, ""]:
+        """An action drawn with those probabilities; one that is not allowed has none."""
+        weights = jax.nn.softmax(decision.preference)
+        passed = (jnp.cumsum(weights) > uniform(bits[0]) * weights.sum()) & (weights > 0)
+        # Rounding may leave no action above the drawn number; the preferred one is then as good as any.
+        return jnp.where(passed.any(), passed.argmax(), decision.preference.argmax()).astype(jnp.int32)
