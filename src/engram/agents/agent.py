@@ -72,6 +72,7 @@ class Experience(NamedTuple):
     """What successive steps of every environment brought. Leading axes [time, envs].
 
     `row` is the step itself, without a carry. Where `done`, its episode is over and `final_observation` is its last.
+    In the last row of a block for an agent that acts without lag, it is what follows, also where the episode goes on.
     `keep` is False for padding, which leaves no trace.
     """
 

@@ -398,27 +398,14 @@ def _recalling(chosen: AgentSpec) -> AgentSpec:
     )
 
 
-# -- from rollouts -----------------------------------------------------------------------------------------
-
-
-def pqn(space: spaces.Space, steps: int) -> MindSpec:
-    """PQN (Gallici et al. 2024): Q(lambda) without replay and target network."""
-    return without_replay.pqn(dqn(space, steps), steps, kind_of(space))
-
-
-def ppo(space: spaces.Space, steps: int) -> MindSpec:
-    """PPO (Schulman et al. 2017): a clipped policy gradient."""
-    return without_replay.ppo(dqn(space, steps), steps, kind_of(space))
-
-
-def a2c(space: spaces.Space, steps: int) -> MindSpec:
-    """A2C (Mnih et al. 2016): one policy gradient for each short rollout."""
-    return without_replay.a2c(dqn(space, steps), steps, kind_of(space))
-
-
 def _rewards(chosen: AgentSpec, wanted: int) -> int:
     """Rewards in a target: at most so many that each of eight environments has a whole window before learning."""
     return max(1, min(wanted, chosen.replay.start // 8 - 1))
+
+
+def _from_rollouts(make: Callable[..., Any], change: Callable[[Any], Any] = lambda made: made) -> Any:
+    """A preset that sees as `dqn` does and learns from rollouts."""
+    return lambda space, steps: change(make(dqn(space, steps), steps, kind_of(space)))
 
 
 # Each with the line that `engram list presets` shows.
@@ -442,11 +429,28 @@ PRESETS: dict[str, tuple[Callable[[spaces.Space, int], MindSpec], str]] = {
     "mfec": (mfec, "model-free episodic control (Blundell et al. 2016)"),
     "emdqn": (emdqn, "DQN drawn to the best return it remembers (Lin et al. 2018)"),
     "attention-dqn": (attention_dqn, "auto, with attention over what is remembered in Q and in its target"),
-    "pqn": (pqn, "Q(lambda) from rollouts, without a replay (Gallici et al. 2024); for many environments"),
-    "ppo": (ppo, "a clipped policy gradient from rollouts (Schulman et al. 2017)"),
-    "a2c": (a2c, "a policy gradient from short rollouts (Mnih et al. 2016)"),
+    "pqn": (
+        _from_rollouts(without_replay.pqn),
+        "Q(lambda) from rollouts, without a replay (Gallici et al. 2024); for many environments",
+    ),
+    "ppo": (_from_rollouts(without_replay.ppo), "a clipped policy gradient from rollouts (Schulman et al. 2017)"),
+    "pqn-rnn": (_from_rollouts(without_replay.pqn, without_replay.recurrent), "pqn over a GRU (Gallici et al. 2024)"),
+    "pqn-memory": (
+        _from_rollouts(without_replay.pqn, without_replay.recalling),
+        "pqn, with an external memory in what comes next is worth",
+    ),
+    "ppo-rnn": (_from_rollouts(without_replay.ppo, without_replay.recurrent), "ppo over a GRU"),
+    "ppo-memory": (
+        _from_rollouts(without_replay.ppo, without_replay.recalling),
+        "ppo, with an external memory in the value",
+    ),
+    "a2c": (_from_rollouts(without_replay.a2c), "a policy gradient from short rollouts (Mnih et al. 2016)"),
     "lru-dqn": (lru_dqn, "linear recurrent units as working memory, for long delays (Orvieto et al. 2023)"),
 }
+
+
+# Those that learn from rollouts, so from many environments.
+WITHOUT_REPLAY = frozenset(name for name in PRESETS if name.startswith(("pqn", "ppo", "a2c")))
 
 
 def preset(name: str, space: spaces.Space, steps: int | None = None, reward_clip: float = 0.0) -> MindSpec:

@@ -28,7 +28,7 @@ from engram.agents.policy import Mind, Seen
 from engram.agents.recall import state as recalls
 from engram.agents.rollout import Examples, Rollout, Steps
 from engram.agents.timeline import timeline
-from engram.bits import TURN, counted, next_words, whole
+from engram.bits import TURN, counted, next_words, permutation, whole
 from engram.errors import SpecError
 from engram.precision import all_in_32_bits
 from engram.ranges import OneOf
@@ -88,7 +88,7 @@ class RolloutSpec(MindSpec):
 
     @property
     def kept(self) -> str:
-        return f"{self.rollout.steps} steps"
+        return f"{self.rollout.steps} steps of every environment"
 
     @property
     def begins(self) -> str:
@@ -241,7 +241,7 @@ class RolloutLearner:
 
         def epoch(learner: LearnerState, _: Any) -> tuple[LearnerState, Metrics]:
             key, bits = next_words(learner.key, count)
-            order = jnp.argsort(bits)
+            order = permutation(bits)
             learner = dataclasses.replace(learner, key=key)
             return jax.lax.scan(self._update, learner, rollouts.shuffled(order, examples, batches))
 

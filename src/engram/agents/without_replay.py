@@ -3,19 +3,22 @@
 from dataclasses import replace
 from typing import Any
 
-from engram.agents.mind import OptimizerSpec
+from engram.agents.mind import OptimizerSpec, RecallSpec
 from engram.agents.ppo import PPOSpec
 from engram.agents.pqn import PQNSpec
 from engram.agents.rollout_learning import CollectSpec
 from engram.agents.spec import AgentSpec
 from engram.exploration.greedy import EpsilonGreedySpec
 from engram.exploration.sample import SampleSpec
+from engram.external.episodic import EpisodicSpec
 from engram.heads.actor_critic import ActorCriticSpec
 from engram.losses.regression import SquaredSpec
 from engram.specs import unfinished
+from engram.working.gated import GRUSpec
 
 # Environments stepped together where nobody says how many: on the device, and on the host.
 ENVS = (64, 8)
+MANY = 32  # environments on the device from which on a rollout is the better way to learn
 
 
 def _seeing(chosen: AgentSpec) -> dict[str, Any]:
@@ -75,3 +78,20 @@ def a2c(chosen: AgentSpec, steps: int, kind: str) -> PPOSpec:
         trace=1.0,
         standardize=False,
     )
+
+
+def recurrent(chosen: Any) -> Any:
+    """The agent with a GRU that also sees the previous action, learned through whole rollouts from stored carries."""
+    observation = replace(chosen.observation, stack=1, previous_action=True)
+    minibatches = min(8, chosen.rollout.minibatches)  # each of whole environments
+    return replace(
+        chosen,
+        observation=observation,
+        working=GRUSpec(hidden_size=128),
+        rollout=replace(chosen.rollout, minibatches=minibatches),
+    )
+
+
+def recalling(chosen: Any) -> Any:
+    """The agent with attention over stored experience in what an observation is worth."""
+    return replace(chosen, external=EpisodicSpec(neighbours=25), recall=RecallSpec(n_step=20))

@@ -6,6 +6,7 @@ from typing import Any
 
 from engram.agents.agent import Agent
 from engram.agents.presets import assumptions, reasons
+from engram.agents.without_replay import MANY
 from engram.envs.device import is_device, make_device
 from engram.envs.host.build import check_unasked
 from engram.envs.host.make import make_host
@@ -82,6 +83,11 @@ def notes_at_start(plan: RunPlan, agent: Agent, environment: Any, on_device: boo
     yield f"{plan.agent.kept} of {sizes}"
     if plan.steps <= agent.rhythm.first:
         yield Warned(f"{plan.agent.begins} is not reached: nothing will be learned")
+    if on_device and plan.agent.replay_rows and plan.envs >= MANY:
+        yield (
+            f"{plan.envs} environments on the device are many: --preset pqn learns from rollouts of them, without a "
+            f"replay, and makes more steps in a second"
+        )
     if not on_device:
         yield f"{environment.description}; state at a checkpoint: {environment.level}"
         yield from environment.notes

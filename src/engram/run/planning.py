@@ -24,7 +24,9 @@ from typing import Any
 
 from engram import specs
 from engram.agents.mind import MindSpec
-from engram.agents.presets import default_steps, kind_of, preset
+from engram.agents.presets import WITHOUT_REPLAY, default_steps, kind_of, preset
+from engram.agents.without_replay import ENVS
+from engram.envs.device import is_device
 from engram.errors import SpecError
 from engram.run.machine import SHARE, available
 from engram.run.plan import OF_AGENT, RunPlan
@@ -40,6 +42,14 @@ GROUP = 8  # moments of learning in one call, for small networks on the host
 # Settings of an agent that presets scale to the horizon.
 SCHEDULES = ("exploration.steps", "optimizer.decay_steps", "draw.correction_updates")
 RHYTHM = ("log_every", "save_every", "evaluate_every")
+
+
+def with_envs(env: Any, given: Given) -> Given:
+    """With as many environments as a preset without replay steps together, where nobody said how many."""
+    if given.run.get("preset") not in WITHOUT_REPLAY or "envs" in given.run or not isinstance(env, str):
+        return given
+    on_device, on_host = ENVS
+    return given._replace(run={**given.run, "envs": on_device if is_device(env) else on_host})
 
 
 def new_plan(

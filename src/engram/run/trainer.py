@@ -37,7 +37,7 @@ from engram.run.machine import keep_freed_memory, use_cache
 from engram.run.making import check_trust, make_agent, make_environment, make_runner, notes_at_start
 from engram.run.metrics import RunLog
 from engram.run.plan import RunPlan, info
-from engram.run.planning import check_unchanged, longer, new_plan, resumed
+from engram.run.planning import check_unchanged, longer, new_plan, resumed, with_envs
 from engram.run.prefill import fill_replay
 from engram.run.progress import callbacks_of, title_of
 from engram.run.settings import FREE, Given, check, takes_settings
@@ -122,7 +122,7 @@ class Trainer:
             raise SpecError("no environment was given; name one, such as 'CartPole-v1' (`engram list envs` shows more)")
         check_free(self._given.session.run)
         check_loggers([*self._given.run.get("log", ()), *[EVENTS] * self._given.run.get("track", False)])
-        self._env = env
+        self._env, self._given = env, with_envs(env, self._given)
         self._environment = make_environment(env, self._given.run, self._given.session.worker_timeout, self._open)
         self.plan = self._plan_for(self._given.run.get("steps"))
         self.plan.digest()  # refuses what could not be stored with the run

@@ -15,6 +15,7 @@ from jaxtyping import Array, PyTree
 
 from engram import spaces
 from engram.agents.agent import Agent, Experience
+from engram.envs.host.batch import HostStep
 from engram.envs.host.make import HostEnvs
 from engram.runners.acting import Actor
 from engram.runners.common import RECENT, Ended, summary
@@ -117,6 +118,7 @@ class Collector:
         self.episodes = EpisodeBook(agent.envs)
         self.ended: list[Ended] | None = None  # see Runner
         self.seed = 0  # of the agent, as `ended` tells it
+        self._shows_next = agent.rhythm.lag == 0  # who learns from a block as it is bootstraps from what follows it
         self._observations = partial(spaces.zeros, agent.space, (size, agent.envs))
         self._block = self._empty()
         self._is_first = np.ones(agent.envs, bool)
@@ -160,6 +162,8 @@ class Collector:
                 self.ended += [
                     Ended(step, self.seed, total, length, taken.numbers.get(env, {})) for env, total, length in over
                 ]
+        if self._shows_next and time == self.size - 1:
+            put(block.final_observation, time, _following(taken))
         if taken.idle is not None:
             columns[:, KEEP] = taken.idle  # `cut` turns this around
             self.episodes.forget(taken.idle)
@@ -224,6 +228,17 @@ def put(block: PyTree, time: int, rows: PyTree) -> None:
         block[time] = rows
     else:
         jax.tree.map(lambda to, new: to.__setitem__(time, new), block, rows)
+
+
+def _following(taken: HostStep) -> PyTree:
+    """What each environment showed after a step: the last observation of an episode that ended, else the next one."""
+
+    def one(next: np.ndarray, last: np.ndarray) -> np.ndarray:
+        return np.where(taken.done.reshape(-1, *[1] * (next.ndim - 1)), last, next)
+
+    if not taken.done.any():
+        return taken.observation
+    return jax.tree.map(one, taken.observation, taken.final_observation)
 
 
 def _below(prefix: str, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
