@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from engram import spaces
 from engram.agents import examples
 from engram.agents.agent import AgentState, Experience
+from engram.agents.mind import ObservationSpec, OptimizerSpec, RewardSpec
 from engram.agents.network import build
 from engram.agents.policy import Seen, push
 from engram.agents.q_learning import QLearner
-from engram.agents.mind import ObservationSpec, OptimizerSpec, RewardSpec
 from engram.agents.spec import AgentSpec, AnnealSpec, ReplaySpec, TargetSpec
 from engram.checkpoint import lanes
 from engram.encoders.features import FeaturesSpec

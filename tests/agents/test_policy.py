@@ -14,10 +14,10 @@ from engram import registry, spaces, specs
 from engram.agents import agent as protocol
 from engram.agents import policy
 from engram.agents.agent import Experience
+from engram.agents.mind import ObservationSpec
 from engram.agents.network import build
 from engram.agents.policy import Seen
 from engram.agents.q_learning import QLearner
-from engram.agents.mind import ObservationSpec
 from engram.agents.spec import AgentSpec, ReplaySpec
 from engram.bits import next_words, uniform
 from engram.encoders.vector import VectorSpec

@@ -10,9 +10,10 @@ from gymnasium import spaces as gym_spaces
 
 from engram import spaces, specs
 from engram.agents.fitting import fitted
-from engram.agents.presets import PRESETS, assumptions, kind_of, preset
+from engram.agents.presets import PRESETS, kind_of, preset
 from engram.agents.q_learning import QLearner
 from engram.agents.spec import AgentSpec
+from engram.agents.told import assumptions
 from engram.envs.host.make import make_host
 from engram.run import making, planning
 from engram.run.trainer import Trainer

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from engram import registry, spaces
+from engram.agents.mind import ObservationSpec
 from engram.agents.network import build
 from engram.agents.sight import Sight, sight_of
-from engram.agents.mind import ObservationSpec
 from engram.agents.spec import AgentSpec
 from engram.encoders.entities import EntitiesSpec
 from engram.encoders.features import FeaturesSpec

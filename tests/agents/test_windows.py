@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from engram import spaces, specs
 from engram.agents import examples
 from engram.agents.examples import Nets
+from engram.agents.mind import ObservationSpec, OptimizerSpec
 from engram.agents.network import Previous, build
 from engram.agents.policy import Mind, Seen
 from engram.agents.q_learning import QLearner
-from engram.agents.mind import ObservationSpec, OptimizerSpec
 from engram.agents.spec import AgentSpec, ReplaySpec, TargetSpec
 from engram.checkpoint import lanes
 from engram.encoders.vector import VectorSpec

@@ -13,9 +13,9 @@ from jaxtyping import Array, Float, Int, UInt32
 from support.bad_envs import LENGTH, Broken, Walk, leave
 
 from engram import spaces
+from engram.agents.mind import ObservationSpec, OptimizerSpec
 from engram.agents.policy import Seen
 from engram.agents.q_learning import QLearner
-from engram.agents.mind import ObservationSpec, OptimizerSpec
 from engram.agents.spec import AgentSpec, ReplaySpec
 from engram.encoders.vector import VectorSpec
 from engram.envs.device import DeviceStep, make_device

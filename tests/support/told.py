@@ -11,11 +11,11 @@ import numpy as np
 from engram import spaces
 from engram.agents.agent import Experience
 from engram.agents.examples import Start, Transition
+from engram.agents.mind import RecallSpec
 from engram.agents.policy import Seen
 from engram.agents.q_learning import QLearner
 from engram.agents.recall.keys import key_of
 from engram.agents.recall.state import RecallState
-from engram.agents.mind import RecallSpec
 from engram.agents.spec import AgentSpec
 from engram.encoders.vector import VectorSpec
 from engram.external.episodic import EpisodicSpec

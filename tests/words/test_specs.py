@@ -7,8 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engram import registry, spaces, specs
-from engram.agents.presets import PRESETS, preset, reasons
+from engram.agents.presets import PRESETS, preset
 from engram.agents.spec import AgentSpec
+from engram.agents.told import reasons
 from engram.errors import SpecError, UnknownName
 from engram.exploration.greedy import EpsilonGreedySpec
 from engram.heads.q import DuelingSpec, QSpec

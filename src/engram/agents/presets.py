@@ -7,10 +7,11 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from engram import registry, spaces
-from engram.agents import value, without_replay
+from engram import spaces
+from engram.agents import value
 from engram.agents.mind import MindSpec, ObservationSpec, OptimizerSpec, RecallSpec, RewardSpec
 from engram.agents.spec import AgentSpec, ReplaySpec, TargetSpec
+from engram.agents.without_replay import a2c, ppo, pqn, recalling, recurrent
 from engram.encoders.entities import EntitiesSpec, is_set
 from engram.encoders.features import FeaturesSpec  # noqa: F401, registered
 from engram.encoders.impala import ImpalaSpec  # noqa: F401, registered
@@ -63,47 +64,6 @@ def kind_of(space: spaces.Space) -> str:
 def default_steps(space: spaces.Space) -> int:
     """Environment steps of a run whose `steps` were not given."""
     return {"pixels": 1_000_000, "grid": 1_000_000}.get(kind_of(space), 50_000)
-
-
-def reasons(spec: MindSpec, space: spaces.Space) -> str:
-    """The choices for an observation space, as one line: `encoder spatial for an image, ...`."""
-    seen = {
-        "pixels": "an image", "grid": "a board", "entities": "rows that each describe something", "text": "a text",
-        "vector": "numbers and categories",
-    }  # fmt: skip
-    names = {role: registry.name_of(role, type(getattr(spec, role))) for role in ("encoder", "working", "head")}
-    memory = (
-        f"working memory {names['working']}, learning from {spec.examples}"
-        if spec.has_memory
-        else "no working memory (one observation is taken to tell enough: --preset drqn, dtqn or lru-dqn if not)"
-    )
-    masked = ", forbidden actions left out" if spaces.has(space, spaces.MASK) else ""
-    return f"encoder {names['encoder']} for {seen[kind_of(space)]} ({space}); {memory}; head {names['head']}{masked}"
-
-
-def assumptions(spec: MindSpec, space: spaces.Space) -> list[str]:
-    """What was taken for granted about an observation space and the task, each as a sentence with the way out."""
-    what, told = spaces.seen(space), []
-    encoder = registry.name_of("encoder", type(spec.encoder))
-    if isinstance(what, spaces.Box) and len(what.shape) == 2 and encoder == "vector" and min(what.shape) > 1:
-        rows, columns = what.shape
-        told.append(f"the {rows} x {columns} numbers keep order and place; if the rows are a set: encoder=entities")
-    scaled = [(path, leaf) for path, leaf in spaces.leaves(space) if isinstance(leaf, spaces.Box) and leaf.scale]
-    for path, leaf in scaled:
-        told.append(f"{f'{path}: ' if path else ''}numbers are scaled to within -1..1 by their bounds, {leaf.bounds}")
-    most = spaces.one_hot(what)
-    for path, leaf in spaces.leaves(what):
-        if (n := max(spaces.categories(leaf), default=0)) > most:
-            base, count = spaces.digits(n, most)
-            told.append(f"{f'{path}: ' if path else ''}{n:,} categories are read as {count} digits of {base} each")
-    if spec.reward_clip:
-        told.append(
-            f"rewards are learned from within +-{spec.reward_clip:g}, which changes the task; what is reported is not "
-            f"clipped (reward_clip=0: as they are)"
-        )
-    if spec.discount != AgentSpec().discount:
-        told.append(f"returns are discounted by {spec.discount:g} a step, which may change what is best (discount=)")
-    return told
 
 
 def dqn(space: spaces.Space, steps: int) -> AgentSpec:
@@ -430,21 +390,21 @@ PRESETS: dict[str, tuple[Callable[[spaces.Space, int], MindSpec], str]] = {
     "emdqn": (emdqn, "DQN drawn to the best return it remembers (Lin et al. 2018)"),
     "attention-dqn": (attention_dqn, "auto, with attention over what is remembered in Q and in its target"),
     "pqn": (
-        _from_rollouts(without_replay.pqn),
+        _from_rollouts(pqn),
         "Q(lambda) from rollouts, without a replay (Gallici et al. 2024); for many environments",
     ),
-    "ppo": (_from_rollouts(without_replay.ppo), "a clipped policy gradient from rollouts (Schulman et al. 2017)"),
-    "pqn-rnn": (_from_rollouts(without_replay.pqn, without_replay.recurrent), "pqn over a GRU (Gallici et al. 2024)"),
+    "ppo": (_from_rollouts(ppo), "a clipped policy gradient from rollouts (Schulman et al. 2017)"),
+    "pqn-rnn": (_from_rollouts(pqn, recurrent), "pqn over a GRU (Gallici et al. 2024)"),
     "pqn-memory": (
-        _from_rollouts(without_replay.pqn, without_replay.recalling),
+        _from_rollouts(pqn, recalling),
         "pqn, with an external memory in what comes next is worth",
     ),
-    "ppo-rnn": (_from_rollouts(without_replay.ppo, without_replay.recurrent), "ppo over a GRU"),
+    "ppo-rnn": (_from_rollouts(ppo, recurrent), "ppo over a GRU"),
     "ppo-memory": (
-        _from_rollouts(without_replay.ppo, without_replay.recalling),
+        _from_rollouts(ppo, recalling),
         "ppo, with an external memory in the value",
     ),
-    "a2c": (_from_rollouts(without_replay.a2c), "a policy gradient from short rollouts (Mnih et al. 2016)"),
+    "a2c": (_from_rollouts(a2c), "a policy gradient from short rollouts (Mnih et al. 2016)"),
     "lru-dqn": (lru_dqn, "linear recurrent units as working memory, for long delays (Orvieto et al. 2023)"),
 }
 

@@ -87,8 +87,9 @@ def written(rollout: Rollout, experience: Experience) -> Rollout:
 
     old = rollout.row, rollout.done, rollout.keep, rollout.following, rollout.known
     new = row, experience.done, experience.keep, experience.final_observation, noted.known
-    together = jax.tree.map(put, old, new)
-    return Rollout(*together, rollout.frames, rollout.before, rollout.place + taken.sum(dtype=jnp.int32))
+    row, done, keep, following, known = jax.tree.map(put, old, new)
+    count = rollout.place + taken.sum(dtype=jnp.int32)
+    return Rollout(row, done, keep, following, known, rollout.frames, rollout.before, count)
 
 
 def learned(rollout: Rollout, frames: PyTree) -> Rollout:

@@ -24,7 +24,7 @@ from jaxtyping import Array, Float, PyTree
 
 from engram import spaces, specs
 from engram.agents.policy import Mind, Seen, begin, look, still
-from engram.agents.presets import preset
+from engram.agents.presets import attention_dqn
 from engram.agents.q_learning import QLearner
 from engram.agents.spec import AgentSpec
 from engram.envs.host.make import HostEnvs, make_host
@@ -204,7 +204,7 @@ def _take_over(runner: HostRunner, model: AttentionDQN, replay_buffer: ReplayBuf
 
 def _spec(space: spaces.Box, actions: int, hidden_size: int, capacity: int) -> AgentSpec:
     """The preset `attention-dqn` in these sizes."""
-    chosen = preset("attention-dqn", space, STEPS)
+    chosen = attention_dqn(space, STEPS)
     neighbours = min(chosen.external.neighbours, capacity // actions)
     return replace(
         chosen,

@@ -5,7 +5,7 @@ from contextlib import ExitStack, closing
 from typing import Any
 
 from engram.agents.agent import Agent
-from engram.agents.presets import assumptions, reasons
+from engram.agents.told import assumptions, reasons
 from engram.agents.without_replay import MANY
 from engram.envs.device import is_device, make_device
 from engram.envs.host.build import check_unasked

@@ -8,10 +8,10 @@ import numpy as np
 from support.told import KEY, SPEC, Told, agent, compiled
 
 from engram import spaces
+from engram.agents.mind import RecallSpec
 from engram.agents.q_learning import QLearner
 from engram.agents.recall.drift import refresh
 from engram.agents.recall.keys import key_of
-from engram.agents.mind import RecallSpec
 from engram.bits import fingerprint
 from engram.external.episodic import EpisodicSpec
 from engram.heads.attention import AttentionSpec

@@ -13,10 +13,10 @@ from support.told import Told, agent, compiled
 
 from engram import spaces, specs
 from engram.agents import presets
+from engram.agents.mind import RecallSpec
 from engram.agents.q_learning import QLearner
 from engram.agents.recall import line, reading
 from engram.agents.recall import state as recalls
-from engram.agents.mind import RecallSpec
 from engram.external.episodic import EpisodicSpec
 from engram.losses.bootstrap import SuccessorsSpec
 from engram.losses.returns import discounts, n_step

@@ -13,10 +13,10 @@ from support.told import KEY, NO_BITS, Told, agent, compiled, transition
 from engram import spaces
 from engram.agents import examples, presets
 from engram.agents.examples import Nets
+from engram.agents.mind import RecallSpec
 from engram.agents.recall import reading
 from engram.agents.recall.keys import key_of
 from engram.agents.recall.state import RecallState
-from engram.agents.mind import RecallSpec
 from engram.agents.spec import AgentSpec
 from engram.losses.bootstrap import FromMemorySpec, SuccessorsSpec, from_successors
 from engram.losses.regression import huber

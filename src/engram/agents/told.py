@@ -1,0 +1,47 @@
+"""What is said of an agent that was chosen: why, and what it takes for granted."""
+
+from engram import registry, spaces
+from engram.agents.mind import MindSpec
+from engram.agents.presets import kind_of
+from engram.agents.spec import AgentSpec
+
+
+def reasons(spec: MindSpec, space: spaces.Space) -> str:
+    """The choices for an observation space, as one line: `encoder spatial for an image, ...`."""
+    seen = {
+        "pixels": "an image", "grid": "a board", "entities": "rows that each describe something", "text": "a text",
+        "vector": "numbers and categories",
+    }  # fmt: skip
+    names = {role: registry.name_of(role, type(getattr(spec, role))) for role in ("encoder", "working", "head")}
+    memory = (
+        f"working memory {names['working']}, learning from {spec.examples}"
+        if spec.has_memory
+        else "no working memory (one observation is taken to tell enough: --preset drqn, dtqn or lru-dqn if not)"
+    )
+    masked = ", forbidden actions left out" if spaces.has(space, spaces.MASK) else ""
+    return f"encoder {names['encoder']} for {seen[kind_of(space)]} ({space}); {memory}; head {names['head']}{masked}"
+
+
+def assumptions(spec: MindSpec, space: spaces.Space) -> list[str]:
+    """What was taken for granted about an observation space and the task, each as a sentence with the way out."""
+    what, told = spaces.seen(space), []
+    encoder = registry.name_of("encoder", type(spec.encoder))
+    if isinstance(what, spaces.Box) and len(what.shape) == 2 and encoder == "vector" and min(what.shape) > 1:
+        rows, columns = what.shape
+        told.append(f"the {rows} x {columns} numbers keep order and place; if the rows are a set: encoder=entities")
+    scaled = [(path, leaf) for path, leaf in spaces.leaves(space) if isinstance(leaf, spaces.Box) and leaf.scale]
+    for path, leaf in scaled:
+        told.append(f"{f'{path}: ' if path else ''}numbers are scaled to within -1..1 by their bounds, {leaf.bounds}")
+    most = spaces.one_hot(what)
+    for path, leaf in spaces.leaves(what):
+        if (n := max(spaces.categories(leaf), default=0)) > most:
+            base, count = spaces.digits(n, most)
+            told.append(f"{f'{path}: ' if path else ''}{n:,} categories are read as {count} digits of {base} each")
+    if spec.reward_clip:
+        told.append(
+            f"rewards are learned from within +-{spec.reward_clip:g}, which changes the task; what is reported is not "
+            f"clipped (reward_clip=0: as they are)"
+        )
+    if spec.discount != AgentSpec().discount:
+        told.append(f"returns are discounted by {spec.discount:g} a step, which may change what is best (discount=)")
+    return told
