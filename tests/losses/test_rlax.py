@@ -11,6 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from engram.agents.examples import bootstrapped
+from engram.agents.spec import AgentSpec, RewardSpec
 from engram.losses.bootstrap import Following, Here, MunchausenSpec, PlainSpec
 from engram.losses.distributional import CrossEntropySpec, QuantileHuberSpec, projected
 from engram.losses.regression import huber, squared
@@ -156,6 +158,28 @@ def test_rescaled_returns(rlax: Any):
     assert expected[0].dtype == np.float64
     for ours, theirs in zip((squashed, stretched), expected, strict=True):
         np.testing.assert_allclose(jax.jit(ours)(value), theirs, rtol=1e-5)
+
+
+def test_a_rescaled_target_of_double_q_learning(rlax: Any):
+    """h(r + gamma h^-1(Q')): the whole target, in 64 bits there."""
+    following, selector, reward, discount = normal(7, (ACTIONS,), (ACTIONS,), (), (), scale=3)
+    spec = AgentSpec(reward=RewardSpec(rescale=True))
+
+    def ours(following, selector, reward, discount):
+        return bootstrapped(spec, step(reward, discount), Following(numbers(following), selector)).mean
+
+    def theirs(following, selector, reward, discount):
+        row = jnp.zeros((1, ACTIONS)), jnp.zeros(1, int), following[None], selector.argmax()[None]
+        return rlax.transformed_n_step_q_learning(
+            *row, reward[None], discount[None], 1, tx_pair=rlax.SIGNED_HYPERBOLIC_PAIR
+        )[0]
+
+    found = jax.jit(jax.vmap(ours))(following, selector, reward, discount)
+    with jax.enable_x64(True):
+        wide = [jnp.asarray(np.asarray(leaf), jnp.float64) for leaf in (following, selector, reward, discount)]
+        expected = np.asarray(jax.vmap(theirs)(*wide))
+    assert expected.dtype == np.float64
+    np.testing.assert_allclose(found, expected, **CLOSE)
 
 
 def munchausen(spec: MunchausenSpec, case: dict[str, np.ndarray]) -> tuple[float, float]:
