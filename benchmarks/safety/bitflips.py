@@ -2,6 +2,7 @@
 
     python -m benchmarks.safety.bitflips                        500 flips: about a minute
     python -m benchmarks.safety.bitflips --flips 50 --out /tmp/quick.json
+    python -m benchmarks.safety.bitflips --kind demonstrations --flips 60   another kind of run
 
 A real run of CartPole-v1 leaves three checkpoints that share segments of replay. For each flip they are copied, one
 random bit of one random file of the newest checkpoint is turned over, and the newest checkpoint is loaded. Each kind
@@ -28,17 +29,21 @@ from typing import Any
 import numpy as np
 
 from benchmarks.record import WORK, Record, add_flags, surroundings
+from benchmarks.safety.kinds import add_kind, arguments, of_kind
 from engram.checkpoint.store import CheckpointStore, state_digest
 from engram.errors import CheckpointError
 
 OUTCOMES = ("older", "none", "harmless", "silent")
+SETTINGS = {"replay.capacity": 2000, "replay.start": 200}
 BATCH = 50  # flips from one save of the result file to the next
 
 
-def make_run(folder: Path, steps: int) -> None:
+def make_run(options: argparse.Namespace, folder: Path) -> None:
     """A run with a checkpoint every tenth of it, of which the store keeps three."""
-    words = ["-m", "engram", "train", "CartPole-v1", "--steps", str(steps), "--run", str(folder)]
-    words += ["replay.capacity=2000", "replay.start=200"]
+    words = ["-m", "engram", "train", "CartPole-v1", "--steps", str(options.steps), "--run", str(folder)]
+    given = arguments(options.kind, options.work, SETTINGS)
+    words += [f"{name}={value}" for name, value in given.pop("overrides").items()]
+    words += [f"--{name}={value}" for name, value in given.items()]
     done = subprocess.run([sys.executable, *words], capture_output=True, text=True, env=surroundings())
     if done.returncode:
         raise SystemExit(f"the run failed: {done.stderr.strip()[-1_000:]}")
@@ -131,14 +136,16 @@ def main() -> int:
     parser.add_argument("--steps", type=int, default=3_000, help="length of the run whose checkpoints are damaged")
     parser.add_argument("--seed", type=int, default=0, help="seed of the flips")
     parser.add_argument("--work", type=Path, default=WORK / "bitflips", help="folder for the run, emptied at the end")
+    add_kind(parser)
     add_flags(parser, "bitflips")
     options = parser.parse_args()
-    record = Record(options, {name: getattr(options, name) for name in ("flips", "steps", "seed")})
+    asked = {name: getattr(options, name) for name in ("flips", "steps", "seed")}
+    record = Record(options, asked | of_kind(options, parser))
     if len(record.parts.get("flips", {"flips": []})["flips"]) < options.flips:
         original = options.work / "run" / "checkpoints"
         if not options.resume or not original.exists():
             shutil.rmtree(options.work, ignore_errors=True)
-            make_run(options.work / "run", options.steps)
+            make_run(options, options.work / "run")
         flips(options, record, original)
         shutil.rmtree(options.work)
     done = record.parts["flips"]["flips"]

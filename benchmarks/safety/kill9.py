@@ -2,6 +2,7 @@
 
     python -m benchmarks.safety.kill9   50 kills, and the run that is never killed: about 5 minutes
     python -m benchmarks.safety.kill9 --kills 4 --in-save 2 --steps 6000 --out /tmp/quick.json
+    python -m benchmarks.safety.kill9 --kind rainbow --kills 8 --in-save 4 --steps 12000   another kind of run
 
 First a run of CartPole-v1 goes through undisturbed and tells the digest of its state at every save. Then the same
 run is started again and killed with SIGKILL: while it saves, at a random moment of training, or while it starts.
@@ -31,6 +32,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.record import WORK, Record, add_flags, surroundings
+from benchmarks.safety.kinds import add_kind, arguments, of_kind
 
 SAVE_EVERY = 200  # environment steps
 # A network and a replay that make a save last some tens of milliseconds; small enough to train quickly.
@@ -40,7 +42,7 @@ SETTINGS = {"encoder.widths": (256, 256), "replay.capacity": 10_000, "replay.sta
 # The process that is killed
 
 
-def train(folder: Path, steps: int) -> None:
+def train(folder: Path, steps: int, kind: str) -> None:
     """Begin or resume the run in `folder`, with a line to standard output before and after every save."""
     from engram.run.plan import holds_run
     from engram.run.trainer import Trainer
@@ -55,10 +57,12 @@ def train(folder: Path, steps: int) -> None:
             say("saved", saved.step, saved.id, saved.seconds)
 
     begun = holds_run(folder)
-    arguments: dict[str, Any] = {"resume": True}
+    given: dict[str, Any] = {"resume": True}
     if not begun:
-        arguments = {"env": "CartPole-v1", "steps": steps, "save_every": SAVE_EVERY, "overrides": SETTINGS}
-    with Trainer(run=folder, callbacks=(Announce(),), **arguments) as trainer:
+        given = {"env": "CartPole-v1", "steps": steps, "save_every": SAVE_EVERY}
+        # Of few kills most fall into the first saves: what other kinds keep has been learned by then.
+        given |= arguments(kind, folder.parent, SETTINGS if kind == "plain" else SETTINGS | {"replay.start": 100})
+    with Trainer(run=folder, callbacks=(Announce(),), **given) as trainer:
         save = trainer.save
 
         def announced() -> Any:
@@ -110,9 +114,10 @@ class Kill:
     seconds: float
 
 
-def live(folder: Path, steps: int, kill: Kill | None) -> Life:
+def live(options: argparse.Namespace, folder: Path, kill: Kill | None) -> Life:
     """Start a process and follow it to its end: its own, or the one that `kill` makes."""
-    words = [sys.executable, "-m", "benchmarks.safety.kill9", "--child", str(folder), "--steps", str(steps)]
+    words = [sys.executable, "-m", "benchmarks.safety.kill9", "--child", str(folder)]
+    words += ["--steps", str(options.steps), "--kind", options.kind]
     errors = folder.parent / "stderr.txt"
     errors.parent.mkdir(parents=True, exist_ok=True)
     with errors.open("w") as stderr:
@@ -189,12 +194,12 @@ def undisturbed(options: argparse.Namespace, record: Record) -> dict[str, Any]:
         folder = options.work / "undisturbed"
         shutil.rmtree(folder, ignore_errors=True)
         began = time.perf_counter()
-        life = live(folder, options.steps, None)
+        life = live(options, folder, None)
         assert life.done is not None
         seconds = [seconds for _, _, seconds in life.saved]
         digests = {str(step): digest for step, digest in life.saving} | {str(life.done[0]): life.done[1]}
         start = time.perf_counter()
-        live(folder, options.steps, Kill("start", "ready", 1, 0.0))  # resumes at the end: how long a start takes
+        live(options, folder, Kill("start", "ready", 1, 0.0))  # resumes at the end: how long a start takes
         start = time.perf_counter() - start
         found = newest(folder)
         assert found is not None
@@ -221,7 +226,7 @@ def chain(options: argparse.Namespace, record: Record, reference: dict[str, Any]
                 f"of {len(kills)} kills fewer than {options.in_save} fell into a save; try a quieter machine"
             )
         kill = choose(kinds.pop() if kinds else "save", draw, save_seconds, reference["start_seconds"])
-        life = live(folder, options.steps, kill)
+        life = live(options, folder, kill)
         if life.done is not None:
             raise SystemExit(f"the run ended after {len(kills)} kills; give more --steps than {options.steps}")
         found = newest(folder)
@@ -230,7 +235,7 @@ def chain(options: argparse.Namespace, record: Record, reference: dict[str, Any]
             shutil.rmtree(folder, ignore_errors=True)  # killed before its first save: there is nothing to resume
         print(f"kill {len(kills)}: {describe(kills[-1])}", flush=True)
         record.put("chain so far", {"kills": kills})
-    life = live(folder, options.steps, None)
+    life = live(options, folder, None)
     last = judge(life, newest(folder), kills[-1], digests)
     return {"kills": kills, "last": last, "end": list(life.done or ())}
 
@@ -268,13 +273,14 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0, help="seed of the moments")
     parser.add_argument("--work", type=Path, default=WORK / "kill9", help="folder for the runs, emptied at the end")
     parser.add_argument("--child", type=Path, help=argparse.SUPPRESS)
+    add_kind(parser)
     add_flags(parser, "kill9")
     options = parser.parse_args()
     if options.child:
-        train(options.child, options.steps)
+        train(options.child, options.steps, options.kind)
         return 0
-    names = ("kills", "in_save", "steps", "seed")
-    record = Record(options, {name: getattr(options, name) for name in names} | {"save_every": SAVE_EVERY})
+    asked = {name: getattr(options, name) for name in ("kills", "in_save", "steps", "seed")}
+    record = Record(options, asked | {"save_every": SAVE_EVERY} | of_kind(options, parser))
     reference = undisturbed(options, record)
     if "chain" not in record.parts:
         chained = chain(options, record, reference)

@@ -10,17 +10,22 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given, settings
+from support.bad_envs import Walk
 
 from engram import spaces
 from engram.agents.q_learning import QLearner
 from engram.agents.spec import AgentSpec, ReplaySpec
 from engram.encoders.vector import VectorSpec
+from engram.envs.host.make import make_host
 from engram.errors import SpecError
 from engram.losses.regression import SquaredSpec
+from engram.registry import register
 from engram.replay import ring as rings
 from engram.replay.draw import Drawn, Growth, Reach, Surprise
 from engram.replay.prioritized import FAN, Priorities, PrioritizedSpec
 from engram.replay.sampling import startable
+from engram.runners.host import HostRunner
+from engram.specs import spec as settings_of
 from engram.types import TimeStep
 
 ROWS, LANES, BLOCK, BATCH = 40, 3, 4, 8
@@ -214,3 +219,54 @@ def test_an_agent_draws_what_surprises_it():
     leaves = np.asarray(state.replay.drawing.sums[-1])
     assert leaves.argmax() == 20
     assert leaves[20] > 0.2 * leaves.sum()
+
+
+@register("draw", "test-watched")
+@settings_of
+class WatchedSpec(PrioritizedSpec):
+    """`prioritized`, which counts what it draws, and what its priorities of that moment let one expect."""
+
+    def init(self, rows: int, lanes: int) -> Any:
+        inner = super().init(rows, lanes)
+        return inner, jnp.zeros_like(inner.sums[-1]), jnp.zeros_like(inner.sums[-1])
+
+    def grown(self, state: Any, growth: Growth) -> Any:
+        inner, seen, expected = state
+        return super().grown(inner, growth), seen, expected
+
+    def draw(self, state: Any, ring: Any, reach: Reach, bits: Any, embed: Any) -> Drawn:
+        return super().draw(state[0], ring, reach, bits, embed)
+
+    def learned(self, state: Any, drawn: Drawn, surprise: Surprise, keep: Any) -> Any:
+        inner, seen, expected = state
+        share = inner.sums[-1] / inner.sums[-1].sum()
+        counted = seen.at[drawn.note].add(1.0), expected + len(drawn.note) * share
+        return super().learned(inner, drawn, surprise, keep), *counted
+
+
+@pytest.mark.parametrize("group", [1, 8])
+def test_a_host_run_draws_as_often_as_its_priorities_said(group: int):
+    """Chi-square over 1,200 updates in the learner's compiled blocks, while the ring wraps and priorities change.
+
+    Each draw has the chances of its own moment. Their sum varies less than draws with the mean chances would.
+    """
+    from scipy.stats import chisquare
+
+    spec = AgentSpec(
+        encoder=VectorSpec(widths=(8,)), replay=ReplaySpec(capacity=120, batch_size=64, start=60), learn_every=2,
+        draw=WatchedSpec(exponent=0.8),
+    )  # fmt: skip
+    envs = make_host(Walk, envs=2, seed=0)
+    runner = HostRunner(QLearner(spec, envs.observation_space, envs.actions, 2), envs, 0, group)
+    runner.start()
+    runner.advance(2_460, lambda: False)
+    priorities, seen, expected = jax.tree.map(
+        lambda leaf: np.asarray(leaf, np.float64), runner.learner.state.replay.drawing
+    )
+    runner.close()
+    leaves = priorities.sums[-1]
+    assert leaves.max() > 3 * leaves[leaves > 0].min(), "or a uniform draw would pass"
+    assert seen.sum() >= 1_190 * 64
+    assert (expected > 0).sum() == 120
+    assert not seen[expected == 0].any()
+    assert chisquare(seen[expected > 0], expected[expected > 0] * seen.sum() / expected.sum()).pvalue > 1e-3
