@@ -1,6 +1,6 @@
 """How large a replay should be: returns of `auto` by the rows that it keeps.
 
-    python -m benchmarks.learning.replay_size                 five sizes, three tasks, 5 seeds
+    python -m benchmarks.learning.replay_size                 four sizes, two tasks, 5 seeds
     python -m benchmarks.learning.replay_size --minutes 30 --continue
 
 Seeds learn side by side on the device. Their last parameters play 100 greedy episodes on seeds that nothing else uses.
@@ -43,7 +43,8 @@ class Run:
         """What the worker is told."""
         chosen = self.options
         arguments = {"env": self.env, "preset": "auto", "steps": chosen.steps, "seed": chosen.first_seed,
-                     "seeds": chosen.seeds, "overrides": {"replay.capacity": self.size}, "evaluate_every": 0}  # fmt: skip
+                     "seeds": chosen.seeds, "overrides": {"replay.capacity": self.size},
+                     "evaluate_every": 0}  # fmt: skip
         return {"arguments": arguments, "episodes": EPISODES, "evaluation_seed": EVALUATION_SEED + chosen.first_seed}
 
 
