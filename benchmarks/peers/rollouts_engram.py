@@ -1,0 +1,39 @@
+"""One run of a rollout agent of Engram; prints one JSON line."""
+
+import argparse
+import json
+import sys
+import time
+
+from engram import Trainer
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    for name in ("algorithm", "env"):
+        parser.add_argument(f"--{name}")
+    for name in ("envs", "steps", "epochs", "minibatches", "rollouts", "width", "seed"):
+        parser.add_argument(f"--{name}", type=int)
+    job = parser.parse_args()
+    each = job.envs * job.steps
+    settings = {
+        "rollout.steps": job.steps, "rollout.epochs": job.epochs, "rollout.minibatches": job.minibatches,
+        "optimizer.final_fraction": 1.0, "optimizer.learning_rate": 3e-4,
+    }  # fmt: skip
+    settings |= {"encoder.widths": (job.width, job.width)} if "CartPole" in job.env else {"encoder.width": job.width}
+    settings |= {"head.width": 0} if job.algorithm == "ppo" else {}
+    with Trainer(
+        job.env, job.algorithm, envs=job.envs, seed=job.seed, steps=2 * job.rollouts * each, evaluate_every=0,
+        progress=False, overrides=settings,
+    ) as trainer:  # fmt: skip
+        before = time.perf_counter()
+        trainer.learn(job.rollouts * each)  # compiles
+        first, start = time.perf_counter() - before, time.perf_counter()
+        trainer.learn(job.rollouts * each)
+        trainer.runner.report()  # waits for the last update
+        seconds = time.perf_counter() - start
+    json.dump({"peer": "engram", "steps_per_second": job.rollouts * each / seconds, "first_seconds": first}, sys.stdout)
+
+
+if __name__ == "__main__":
+    main()

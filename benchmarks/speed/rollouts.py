@@ -1,0 +1,88 @@
+"""Environment steps per second of agents that learn from rollouts, beside peers on the same work.
+
+    python -m benchmarks.speed.rollouts                      everything, three rounds
+    python -m benchmarks.speed.rollouts --tasks ppo-host --rounds 1 --out RESULT
+
+The same environments, steps of a rollout, epochs, minibatches and width of two layers for all. What differs: rejax and
+Stable-Baselines3 have a network each for policy and value, ours share the layers; rejax looks at every observation
+twice while it collects. Peers take turns within each round. A first call compiles and is not timed.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from statistics import median
+from typing import Any, NamedTuple
+
+from benchmarks.peers import machine
+from benchmarks.peers.environments import interpreter
+from benchmarks.record import HERE, ROOT, WORK, Record, add_flags
+
+
+class Task(NamedTuple):
+    """What is done by each peer: the environment by its name there, and the sizes."""
+
+    algorithm: str
+    envs: dict[str, str]
+    sizes: dict[str, int]
+
+
+DEVICE = {"envs": 1024, "steps": 32, "epochs": 1, "minibatches": 8, "rollouts": 60, "width": 64}
+TASKS = {
+    "pqn-device": Task("pqn", {"engram": "engram/CartPole-v1", "rejax": "CartPole-v1"}, DEVICE),
+    "ppo-device": Task("ppo", {"engram": "engram/CartPole-v1", "rejax": "CartPole-v1"}, DEVICE),
+    "ppo-host": Task(
+        "ppo",
+        {"engram": "CartPole-v1", "sb3": "CartPole-v1"},
+        {"envs": 8, "steps": 64, "epochs": 10, "minibatches": 8, "rollouts": 20, "width": 64},
+    ),
+}
+
+
+def run(task: Task, peer: str, seed: int) -> dict[str, Any]:
+    """One run in a process of its own."""
+    python = ROOT / ".venv" / "bin" / "python" if peer == "engram" else interpreter(peer, WORK)
+    words = [str(python if Path(python).exists() else sys.executable), str(HERE / "peers" / f"rollouts_{peer}.py")]
+    words += ["--algorithm", task.algorithm, "--env", task.envs[peer], "--seed", str(seed)]
+    for name, size in task.sizes.items():
+        words += [f"--{name}", str(size)]
+    kept = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")}
+    threads = {"JAX_PLATFORMS": "cpu"} | kept | ({"OMP_NUM_THREADS": "1"} if peer == "sb3" else {})
+    watch = machine.Watch.start()
+    done = subprocess.run(words, capture_output=True, text=True, env=threads, timeout=900)
+    if done.returncode:
+        raise SystemExit(f"{peer}: {done.stderr[-1_500:]}")
+    return json.loads(done.stdout.splitlines()[-1]) | watch.stop()
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tasks", nargs="*", default=list(TASKS), choices=list(TASKS))
+    parser.add_argument("--rounds", type=int, default=3)
+    add_flags(parser, "rollouts")
+    options = parser.parse_args()
+    record = Record(options, {"tasks": {name: task._asdict() for name, task in TASKS.items()}})
+    for number in range(options.rounds):
+        for name in options.tasks:
+            for peer in TASKS[name].envs:
+                if (part := f"{name}, {peer}, round {number}") not in record.parts:
+                    record.put(part, run(TASKS[name], peer, number))
+    summary: dict[str, Any] = {}
+    for part, found in record.parts.items():
+        name, peer, _ = part.split(", ")
+        summary.setdefault(name, {}).setdefault(peer, []).append(found["steps_per_second"])
+    for name, peers in summary.items():
+        middle = {peer: median(rates) for peer, rates in peers.items()}
+        ratios = {peer: middle["engram"] / rate for peer, rate in middle.items() if peer != "engram"}
+        summary[name] = {"median": middle, "rates": peers, "engram_over": ratios}
+        rates = ", ".join(f"{peer} {rate:,.0f}" for peer, rate in middle.items())
+        print(f"{name}: {rates} steps/s; {', '.join(f'{ratio:.2f} x {peer}' for peer, ratio in ratios.items())}")
+    record.summarize(summary)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
