@@ -159,7 +159,7 @@ def test_a_word_that_nothing_is_called_gets_a_way_out(capsys, words, sentence):
 def test_every_familiar_name_means_a_setting_and_is_none_itself():
     known = {*RUN, *SESSION}
     for space in SPACES:
-        for name in ("dqn", "drqn", "c51", "qr-dqn"):
+        for name in ("dqn", "drqn", "c51", "qr-dqn", "ppo"):
             known |= {row[0] for row in specs.describe(preset(name, spaces.from_json(space)))}
     assert {way.path for way in FAMILIAR.values()} <= known
     assert not {*FAMILIAR, *_NO_SETTINGS} & {*RUN, *SESSION, *(path for path in known if "." not in path)}

@@ -12,6 +12,7 @@ class Way(NamedTuple):
 
 _UPDATES = "counted in updates, not in environment steps"
 _STEPS = "environment steps, not a fraction of the run"
+_ROLLOUT = "of agents that learn from rollouts: pqn, ppo, a2c"
 _WIDTHS = "units of each hidden layer, such as 128,128"
 
 # By our name: those of Stable-Baselines3, CleanRL, RLlib, Tianshou, Dopamine and of papers.
@@ -39,7 +40,16 @@ _OTHERS: dict[Way, tuple[str, ...]] = {
     Way("exploration.end"): (
         "exploration_final_eps", "end_e", "eps_end", "epsilon_end", "final_epsilon", "epsilon_train", "epsilon",
     ),
-    Way("n_step"): ("n_steps", "nstep", "n_step_return", "multi_step"),
+    Way("n_step", "of ppo, a2c and pqn: rollout.steps"): ("n_steps", "nstep", "n_step_return", "multi_step"),
+    Way("rollout.steps", _ROLLOUT): ("rollout_length", "rollout_steps", "rollout_fragment_length"),
+    Way("rollout.epochs", _ROLLOUT): ("n_epochs", "num_epochs", "update_epochs", "num_sgd_iter"),
+    Way("rollout.minibatches", _ROLLOUT): ("num_minibatches", "n_minibatches"),
+    Way("trace", _ROLLOUT): ("gae_lambda", "td_lambda", "lambda_", "lam"),
+    Way("clip", "of ppo and a2c"): ("clip_range", "clip_coef", "clip_param", "clip_eps"),
+    Way("entropy_weight", "of ppo and a2c"): ("ent_coef", "entropy_coeff", "entropy_coef"),
+    Way("value_weight", "of ppo and a2c"): ("vf_coef", "vf_loss_coeff", "value_coef"),
+    Way("value_clip", "of ppo and a2c"): ("clip_range_vf", "clip_vloss", "vf_clip_param"),
+    Way("standardize", "of ppo and a2c"): ("normalize_advantage", "norm_adv"),
     Way("double"): ("double_q", "double_dqn", "is_double"),
     Way("head", "dueling or q"): ("dueling", "dueling_network"),
     Way("reward_clip"): ("clip_reward", "clip_rewards", "reward_clipping"),
