@@ -24,8 +24,7 @@ def main() -> None:
     agent = get_algo(job.algorithm).create(
         env=job.env, num_envs=job.envs, num_steps=job.steps, num_epochs=job.epochs, num_minibatches=job.minibatches,
         total_timesteps=total, eval_freq=total, skip_initial_evaluation=True, learning_rate=3e-4, gamma=0.99,
-        eval_callback=lambda algorithm, state, key: (),
-    )  # fmt: skip
+    ).replace(eval_callback=lambda algorithm, state, key: ())  # fmt: skip
     # What it makes by itself is 64 wide; another width cannot be given in its own configuration.
     if job.width != 64:
         raise SystemExit(f"rejax's networks are 64 wide; got {job.width}")
