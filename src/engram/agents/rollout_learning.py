@@ -96,7 +96,12 @@ class RolloutSpec(MindSpec):
 
     def check(self) -> None:
         super().check()
-        recall = self.recall
+        recall, seen = self.recall, self.observation
+        if not self.has_memory and (seen.previous_action or seen.previous_reward):
+            raise SpecError(
+                f"observation.previous_action = {seen.previous_action} and observation.previous_reward = "
+                f"{seen.previous_reward} are for a working memory; choose one, such as working=gru, or leave them out"
+            )
         unread = {
             "recall.imitation_weight": recall.imitation_weight > 0,
             "recall.refresh": recall.refresh > 0,

@@ -17,6 +17,7 @@ from engram.envs.host.build import check_unasked
 from engram.errors import CheckpointError, SpecError
 from engram.run.keeper import BEST, NEWEST, At, Keeper, fill
 from engram.run.plan import RunPlan, holds_run
+from engram.run.prefill import check_replays
 from engram.run.settings import Given
 from engram.runners.common import Runner
 
@@ -120,6 +121,8 @@ def begin_from(source: Source | None, runner: Runner, plan: RunPlan) -> None:
     if source is None:
         return
     what, seeds = plan.start_with, plan.seeds
+    if what in WITH_REPLAY:
+        check_replays(plan.agent, f"start_with = {what!r}")
     there, here = (one.agent.reward.rescale for one in (source.plan, plan))
     if there != here:
         raise CheckpointError(
