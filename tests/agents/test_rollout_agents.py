@@ -114,6 +114,7 @@ REFUSED = {
         "pqn", EXTERNAL | {"recall.imitation_weight": 0.1}, "recall.imitation_weight is of agents that learn from a"
     ),
     "fresh keys": ("ppo", EXTERNAL | {"recall.refresh": 8}, "recall.refresh is of agents that learn from a replay"),
+    "resets": ("pqn", {"optimizer.reset_every": 10}, "optimizer.reset_every is of agents that learn from a replay"),
     "keys of a target": ("ppo", EXTERNAL | {"recall.keys": "target"}, "recall.keys=target is of agents that learn"),
 }  # fmt: skip
 

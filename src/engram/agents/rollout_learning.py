@@ -108,6 +108,7 @@ class RolloutSpec(MindSpec):
             "recall.train_through_memory": recall.train_through_memory,
             "recall.keys=target": self.keys_of_target,
             "reward.rescale": self.reward.rescale,
+            "optimizer.reset_every": self.optimizer.reset_every > 0,
         }
         for what, asked in unread.items():
             if asked:
