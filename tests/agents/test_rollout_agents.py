@@ -44,7 +44,7 @@ WITH: dict[str, tuple[spaces.Space, dict[str, Any], dict[str, Any], dict[str, An
     "masked memory": (MASKED, WIDTHS | {"working": "gru"} | MEMORIES["gru"] | BEFORE, {}, {}),
     "external": (VECTOR, WIDTHS | EXTERNAL, {}, {}),
     "external beside a memory": (VECTOR, WIDTHS | EXTERNAL | {"working": "gru"} | MEMORIES["gru"], {}, {}),
-    "graph": (VECTOR, WIDTHS | {"external": "graph", "external.capacity": 32, "recall.n_step": 1}, {}, {}),
+    "chunked": (VECTOR, WIDTHS | {"external": "chunked", "external.capacity": 64, "recall.n_step": 3}, {}, {}),
     "categorical": (VECTOR, WIDTHS | {"head.returns": "categorical", "loss": "cross-entropy"}, {}, {}),
     "quantile": (VECTOR, WIDTHS | {"head.returns": "quantile", "loss": "quantile-huber"}, {}, {}),
     "implicit": (VECTOR, WIDTHS | {"head.returns": "implicit", "loss": "quantile-huber"}, {}, {}),

@@ -322,7 +322,18 @@ NEEDED = {
 # What makes no difference to a run: `engram info` tells the level; restoring reads that of each environment.
 TOLD = {"env.levels.0 left out", "env.levels.0 changed"}
 # The reward of the last step, which every agent is given and only one with `previous_reward` reads.
-UNREAD = {"numpy": {"reward changed"}, "device": {"seen.reward changed"}}
+UNREAD = {
+    "numpy": {"reward changed"},
+    "device": {"seen.reward changed"},
+    # Rows that were learned from: the next rollout takes their place before anything reads them.
+    "rollouts": {
+        f"agent.replay.{name} changed"
+        for name in (
+            "row.observation", "row.is_first", "row.action", "row.reward", "row.terminated", "row.carry.0.0", "done",
+            "keep", "following", "known.value", "known.log_probability",
+        )
+    },
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("kind", NEEDED)
