@@ -214,10 +214,8 @@ def test_runners_and_playing_know_no_kind_of_agent():
 
 def test_no_module_but_the_articles_names_knows_which_kind_of_agent_it_has():
     """They are those of one agent; all others build an agent from its spec."""
-    graph, kinds = (
-        package_graph(),
-        {f"engram.agents.{name}" for name in ("q_learning", "rollout_learning", "pqn", "ppo")},
-    )
+    graph = package_graph()
+    kinds = {f"engram.agents.{name}" for name in ("q_learning", "rollout_learning", "pqn", "ppo")}
     knowing = [name for name, targets in graph.items() if kinds & set(targets)]
     assert [name for name in knowing if unit(name) != "agents"] == ["engram.run.article"]
 
