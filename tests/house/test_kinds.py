@@ -13,6 +13,7 @@ RESULTS = "docs/results.md: "  # followed by words of one line
 PRESET = "preset "
 BREAKOUT, CARTPOLE = RESULTS + "**MinAtar Breakout**", RESULTS + "| CartPole-v1 | 50,000 |"
 DISTRIBUTIONS = "tests/agents/test_agent.py::test_distributions_and_priorities_learn_the_true_value"
+PROBES = "tests/agents/test_rollout_probes.py::test_it_finds_the_values_and_the_policy_of_a_probe"
 PROBE = (
     "tests/working/test_remembering.py::"
     "test_a_bit_shown_5_steps_before_it_is_asked_for_is_told_and_guessed_with_an_emptied_memory"
@@ -20,6 +21,7 @@ PROBE = (
 
 # What shows what each kind is for. One without a line here is added with its result or probe, or does not stay.
 SHOWN = {
+    "agent": {"q-learning": CARTPOLE, "pqn": PROBES, "ppo": PROBES},
     "working": {
         "none": CARTPOLE,
         "gru": PROBE,
@@ -42,11 +44,13 @@ SHOWN = {
         "tokens": PRESET + "auto",
     },
     "head": {
+        "actor-critic": PROBES,
         "q": CARTPOLE,
         "dueling": "tests/agents/test_agent.py::test_every_variant_learns_the_true_value",
         "attention": "tests/heads/test_heads.py::test_q_follows_an_action_on_offer_wherever_it_stands",
     },
     "exploration": {
+        "sample": PROBES,
         "epsilon-greedy": CARTPOLE,
         "boltzmann": "tests/agents/test_windows.py::test_boltzmann_exploration_draws_by_the_softmax_of_q",
         "parameter-noise": RESULTS + "| passive T-maze 100 | LRU, windows of an episode, parameter noise",

@@ -10,9 +10,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from copy import deepcopy
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,16 +17,14 @@ import gymnasium
 import numpy as np
 import pytest
 from support.bad_envs import Walk
+from support.resumed import Continued, changes, metrics, played
 
 import engram.run.trainer
 import engram.runners.acting
-from engram.checkpoint.store import CheckpointStore, Loaded
 from engram.cli.commands import main
 from engram.envs.host.make import register_exact
-from engram.errors import EngramError, Interrupted
 from engram.run.metrics import METRICS_FILE
-from engram.run.plan import RUN_FILE, info
-from engram.run.stop import StopRequest
+from engram.run.plan import info
 from engram.run.trainer import Trainer
 from engram.runners.acting import CompiledActor, NumpyActor
 from engram.runners.host import HostRunner
@@ -42,49 +37,6 @@ AGENT = dict(
 RAINBOW = {
     "preset": "rainbow", "head__width": 8, "head__returns__atoms": 11, "anneal__updates": 100, "reward__rescale": True,
 }  # fmt: skip
-CLOCK = {"seconds", "steps_per_second"}
-
-
-class StopAt(StopRequest):
-    """Asks a trainer to stop at a step, as a signal would."""
-
-    def __init__(self, trainer: Trainer, step: int | None):
-        super().__init__()
-        self.trainer, self.step = trainer, step
-
-    def __call__(self) -> bool:
-        return self.step is not None and self.trainer.steps >= self.step
-
-
-def metrics(folder: Path) -> list[dict[str, Any]]:
-    rows = map(json.loads, (folder / METRICS_FILE).read_text().splitlines())
-    return [{name: value for name, value in row.items() if name not in CLOCK} for row in rows]
-
-
-def played(folder: Path, env: Any, stops: list[int], **options: Any) -> tuple[str, list[dict[str, Any]], list[Loaded]]:
-    """Digest and metrics of a whole run that is stopped at `stops`, and the checkpoints of the stops."""
-    found = []
-    with pytest.MonkeyPatch.context() as patch:
-        for stop in stops:
-            with taken_up(folder, env, options) as trainer:
-                patch.setattr(
-                    engram.run.trainer, "StopRequest", lambda trainer=trainer, stop=stop: StopAt(trainer, stop)
-                )
-                with pytest.raises(Interrupted):
-                    trainer.learn()
-            found.append(CheckpointStore(folder / "checkpoints").load())
-    with taken_up(folder, env, options) as trainer:
-        trainer.learn()
-        digest = trainer.state_digest()
-    assert info(folder)["state_digest"] == digest
-    return digest, metrics(folder), found
-
-
-def taken_up(folder: Path, env: Any, options: dict[str, Any]) -> Trainer:
-    """A new trainer for the run from where it is."""
-    if (folder / RUN_FILE).exists():
-        return Trainer(None if isinstance(env, str) else env, run=folder, resume=True)
-    return Trainer(env, run=folder, **options)
 
 
 # -- the host runner -----------------------------------------------------------------------------------------
@@ -206,6 +158,52 @@ def test_a_game_on_the_device_resumes_exactly(tmp_path: Path):
     assert played(tmp_path / "stopped", "minatar-breakout", [28, 84, 280], **options)[:2] == plain[:2]
 
 
+# -- agents that learn from rollouts --------------------------------------------------------------------------
+
+# Two environments and rollouts of 8 steps: a rollout ends at every 16th step, and stops fall into all of its parts.
+ROLLOUTS = dict(
+    envs=2, encoder__widths=(16,), rollout__steps=8, rollout__epochs=2, rollout__minibatches=2, observation__stack=2,
+)  # fmt: skip
+MIXED = {
+    "working": "gru", "working__hidden_size": 8, "observation__previous_action": True,
+    "observation__previous_reward": True, "observation__normalize": True, "reward__normalize": True,
+}  # fmt: skip
+IN_ROLLOUTS = [2, 14, 16, 18, 32, 46, 60, 100, 130, 176, 200, 238]
+ON_DEVICE = [32, 48, 64, 96, 128, 144, 160, 192, 224, 240, 256, 288]  # between rollouts: on lines and checkpoints
+KINDS: dict[str, tuple[Any, dict[str, Any]]] = {
+    "pqn": ("CartPole-v1", {"preset": "pqn"}),
+    "ppo": (Walk, {"preset": "ppo"}),
+    "a2c": (Walk, {"preset": "a2c"}),
+    "ppo over a memory": (Walk, {"preset": "ppo-rnn", **MIXED}),
+    "pqn with an external memory": ("CartPole-v1", {"preset": "pqn-memory", "external__capacity": 50}),
+}
+
+
+@pytest.mark.parametrize("kind", [
+    "ppo over a memory", *(pytest.param(kind, marks=pytest.mark.slow) for kind in KINDS if kind != "ppo over a memory")
+])  # fmt: skip
+def test_a_host_run_of_rollouts_with_stops_is_the_run_without(tmp_path: Path, kind: str):
+    env, options = KINDS[kind]
+    options = {**ROLLOUTS, "steps": 260, "log_every": 50, "save_every": 130, **options}
+    plain = played(tmp_path / "plain", env, [], **options)
+    *stopped, found = played(tmp_path / "stopped", env, IN_ROLLOUTS, **options)
+    assert stopped == list(plain[:2])
+    assert [loaded.meta["state"]["phase"] for loaded in found] == [at // 2 % 8 for at in IN_ROLLOUTS]
+
+
+@pytest.mark.parametrize("kind", [
+    "ppo over a memory", *(pytest.param(kind, marks=pytest.mark.slow) for kind in KINDS if kind != "ppo over a memory")
+])  # fmt: skip
+def test_a_device_run_of_rollouts_with_stops_is_the_run_without(tmp_path: Path, kind: str):
+    """Three seeds side by side."""
+    chosen = {"env_args": {"max_steps": 7}, "seeds": 3, "steps": 320, "log_every": 32, "save_every": 48}
+    options = {**ROLLOUTS, **chosen, **KINDS[kind][1]}
+    plain = played(tmp_path / "plain", "engram/CartPole-v1", [], **options)
+    *stopped, found = played(tmp_path / "stopped", "engram/CartPole-v1", ON_DEVICE, **options)
+    assert stopped == list(plain[:2])
+    assert [loaded.step for loaded in found] == ON_DEVICE
+
+
 # -- processes -----------------------------------------------------------------------------------------------
 
 COMMAND = ["train", "CartPole-v1", "--steps", "8000", "--log-every", "250", "--save-every", "1000"]
@@ -306,6 +304,13 @@ NEEDED = {
     "compiled": (Wander, GREEDY, 89, CompiledActor, "actor."),
     "device": (DEVICE[SEVERAL][0], {**AGENT, **SHORT, **DEVICE[SEVERAL][1]}, 92, None, ""),
     "memory": (Wander, REMEMBERING, 89, CompiledActor, ("actor.", "reward", "block.noted")),
+    "rollouts": (
+        Wander,
+        {**ROLLOUTS, **MIXED, "preset": "ppo-rnn", "envs": 1, "rollout__minibatches": 1},
+        86,  # inside a rollout, whose fourth step ends the second episode
+        CompiledActor,
+        ("actor.", "block.", "agent.replay", "agent.learner.statistics", "reward", "is_first", "tally"),
+    ),
     "rainbow": (
         Wander,
         {**GREEDY, **RAINBOW},
@@ -317,7 +322,18 @@ NEEDED = {
 # What makes no difference to a run: `engram info` tells the level; restoring reads that of each environment.
 TOLD = {"env.levels.0 left out", "env.levels.0 changed"}
 # The reward of the last step, which every agent is given and only one with `previous_reward` reads.
-UNREAD = {"numpy": {"reward changed"}, "device": {"seen.reward changed"}}
+UNREAD = {
+    "numpy": {"reward changed"},
+    "device": {"seen.reward changed"},
+    # Rows that were learned from: the next rollout takes their place before anything reads them.
+    "rollouts": {
+        f"agent.replay.{name} changed"
+        for name in (
+            "row.observation", "row.is_first", "row.action", "row.reward", "row.terminated", "row.carry.0.0", "done",
+            "keep", "following", "known.value", "known.log_probability",
+        )
+    },
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("kind", NEEDED)
@@ -341,108 +357,3 @@ def test_a_state_without_one_of_its_fields_is_refused_or_goes_another_way(tmp_pa
         if continued(change) == whole
     }
     assert survivors == {name for name in TOLD if name.startswith(fields)} | UNREAD.get(kind, set())
-
-
-Change = Callable[[dict[str, Any], dict[str, Any]], None]  # of arrays and the values beside them, in place
-
-
-def changes(saved: Loaded) -> Iterator[tuple[str, dict[str, Change]]]:
-    """Every field of a checkpoint, and two ways to lose it."""
-    for name, array in saved.arrays.items():
-        yield name, {"left out": array_to(name, ...), "changed": array_to(name, changed_array(array))}
-    meta = saved.meta["state"]
-    for path in leaves(meta):
-        other = changed(at(meta, path))
-        yield ".".join(map(str, path)), {"left out": value_to(path, ...), "changed": value_to(path, other)}
-
-
-def array_to(name: str, new: Any) -> Change:
-    """Sets an array; leaves it out if the new one is an ellipsis."""
-
-    def change(arrays: dict[str, Any], meta: dict[str, Any]) -> None:
-        if new is ...:
-            del arrays[name]
-        else:
-            arrays[name] = new
-
-    return change
-
-
-def value_to(path: tuple[Any, ...], new: Any) -> Change:
-    """Sets a value; leaves it out if the new one is an ellipsis."""
-
-    def change(arrays: dict[str, Any], meta: dict[str, Any]) -> None:
-        inner = at(meta, path[:-1])
-        if new is ...:
-            del inner[path[-1]]
-        else:
-            inner[path[-1]] = new
-
-    return change
-
-
-class Continued:
-    """What becomes of a stopped run if its newest checkpoint is changed before it is read."""
-
-    def __init__(self, env: Any, folder: Path, stop: int):
-        self.env, self.folder = None if isinstance(env, str) else env, folder
-        self.number = 0
-        self.load = CheckpointStore.load
-        for path in (folder / "checkpoints").glob("step-*"):
-            if not path.name.startswith(f"step-{stop:09d}"):
-                shutil.rmtree(path)
-
-    def __call__(self, change: Change) -> Any:
-        self.number += 1
-        folder = shutil.copytree(self.folder, self.folder.parent / f"copy{self.number}")
-
-        def load(store: CheckpointStore) -> Loaded:
-            loaded = self.load(store)
-            arrays, meta = dict(loaded.arrays), deepcopy(loaded.meta)
-            change(arrays, meta["state"])
-            return replace(loaded, arrays=arrays, meta=meta)
-
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(CheckpointStore, "load", load)
-            try:
-                with Trainer(self.env, run=folder, resume=True) as trainer:
-                    patch.undo()
-                    trainer.learn()
-                    return [trainer.state_digest(), metrics(folder)]
-            except EngramError as error:
-                return type(error).__name__
-            finally:
-                shutil.rmtree(folder)
-
-
-def changed_array(array: np.ndarray) -> np.ndarray:
-    """An array of the same kind and far from the one given."""
-    if array.dtype.kind == "f":
-        return -100 * array - 1
-    return ~array if array.dtype == bool else array + array.dtype.type(1)
-
-
-def changed(value: Any) -> Any:
-    """A value of the same kind; for the digits of a float, or a hash, only another text."""
-    if isinstance(value, bool):
-        return not value
-    if isinstance(value, str):
-        return "boundary" if value == "exact" else value + "x"
-    if value in (0, 1):
-        return 1 - value
-    return 1 if value is None else value + 1
-
-
-def leaves(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """The paths to every JSON value that is no dict and no list."""
-    if isinstance(value, dict | list):
-        for key in value if isinstance(value, dict) else range(len(value)):
-            yield from leaves(value[key], (*path, key))
-    else:
-        yield path
-
-
-def at(value: Any, path: tuple[Any, ...]) -> Any:
-    for key in path:
-        value = value[key]
-    return value

@@ -27,8 +27,6 @@ import engram.run.machine
 from engram import registry, spaces, specs
 from engram.agents import demos, presets
 from engram.agents.agent import Experience
-from engram.agents.q_learning import QLearner
-from engram.agents.spec import AgentSpec
 from engram.envs.device import DeviceStep
 from engram.errors import CheckpointError, EngramError, LearningFault, RunLocked, SpaceError, SpecError, UnknownName
 from engram.play.trained import TrainedAgent
@@ -558,11 +556,19 @@ READ_WHERE = {
 }
 # What changes an entry that is met again needs observations that come again.
 AGAIN, ON_MEETING_AGAIN = spaces.MultiDiscrete((5, 5, 5)), ("external.alpha", "external.update")
+OF_A_POLICY = ("actor-critic", "sample")  # parts that only an agent with a policy takes
+# Agents without a replay: small, a memory with what is only read with one, and what they refuse.
+ROLLOUT = {"rollout.steps": 8, "rollout.minibatches": 4}
+ROLLOUT_MEMORY = {
+    "working": "gru", "working.hidden_size": 8, "observation.previous_action": True,
+    "observation.previous_reward": True, "forget": False,
+}  # fmt: skip
+REFUSED = ("reward.rescale", "optimizer.reset_every", "optimizer.reset_encoder", "optimizer.reset_rest")
 OTHERS = {"working.max_radius": 0.95, "encoder.presence": 0}  # where twice or half of the value is not legal
 STEPS = 100
 
 
-def sized(spec: AgentSpec) -> AgentSpec:
+def sized(spec: Any) -> Any:
     """Small, and with every setting in use."""
     known = {path for path, *_ in specs.describe(spec)}
     sizes = SIZES | ONLY_WITH.get(registry.name_of("external", type(spec.external)), {})
@@ -583,9 +589,10 @@ def every_setting() -> Iterator[Any]:
             if path.startswith("recall."):
                 spec = sized(specs.override_all(BASE, EXTERNAL | READ_WHERE.get(path, {})))
             yield pytest.param(spec, VECTOR, path, id=path)
+    yield from settings_of_rollouts()
     for role, default in parts.items():
         for kind in registry.names(role):
-            if kind == default:
+            if kind == default or kind in OF_A_POLICY:
                 continue
             around = {"working": MEMORY, "bootstrap": EXTERNAL}.get(role, {})
             spec = sized(specs.override_all(BASE, around | ONLY_WITH.get(kind, {}) | {role: kind}))
@@ -603,7 +610,19 @@ def every_setting() -> Iterator[Any]:
                 yield pytest.param(spec, VECTOR, path, id=f"head.returns={kind} {path}")
 
 
-def changed(spec: AgentSpec, path: str) -> AgentSpec:
+def settings_of_rollouts() -> Iterator[Any]:
+    """What agents without a replay choose themselves or read in a way of their own."""
+    for name in ("pqn", "ppo"):
+        base = sized(specs.override_all(presets.preset(name, VECTOR, STEPS), ROLLOUT))
+        for path, kind, *_ in specs.describe(base):
+            group = path.partition(".")[0]
+            if kind.startswith("one of") or path in REFUSED or group in ("encoder", "working", "external", "recall"):
+                continue
+            needed = {"rollout.minibatches": 1, **ROLLOUT_MEMORY} if path in ROLLOUT_MEMORY else {}
+            yield pytest.param(specs.override_all(base, needed), VECTOR, path, id=f"{name} {path}")
+
+
+def changed(spec: Any, path: str) -> Any:
     """The spec with another legal value of one setting; a part becomes the default one."""
     kind, value = next(row[1:3] for row in specs.describe(spec) if row[0] == path)
     if path in registry.roles():
@@ -627,9 +646,9 @@ def changed(spec: AgentSpec, path: str) -> AgentSpec:
     return specs.override(spec, path, other)
 
 
-def program(spec: AgentSpec, space: spaces.Leaf) -> str:
+def program(spec: Any, space: spaces.Leaf) -> str:
     """What is computed at the start and in one cycle of acting and learning, and on what."""
-    agent, env = QLearner(spec, space, Noise.actions, demonstrations=20), Noise(space)
+    agent, env = spec.build(space, Noise.actions, 1, 20), Noise(space)
     try:
         start, run = jax.make_jaxpr(partial(device.init, agent, env), return_shape=True)(jax.random.PRNGKey(0))
     except SpaceError as refusal:  # of a convolution that does not fit this image
@@ -641,12 +660,12 @@ def program(spec: AgentSpec, space: spaces.Leaf) -> str:
 
 
 @cache
-def digest_of(spec: AgentSpec, space: spaces.Leaf) -> str:
+def digest_of(spec: Any, space: spaces.Leaf) -> str:
     return hashlib.sha256(program(spec, space).encode()).hexdigest()
 
 
 @cache
-def repeated(spec: AgentSpec, space: spaces.Leaf) -> str:
+def repeated(spec: Any, space: spaces.Leaf) -> str:
     """The digest of the program as it is made a second time."""
     return hashlib.sha256(program(spec, space).encode()).hexdigest()
 
@@ -665,7 +684,7 @@ START = ("replay.start",)  # read between two programs; what is learned shows it
 
 
 @pytest.mark.parametrize(("spec", "space", "path"), [each for each in SETTINGS if each.id not in START])
-def test_every_setting_changes_the_program(unchecked_types, spec: AgentSpec, space: spaces.Leaf, path: str):
+def test_every_setting_changes_the_program(unchecked_types, spec: Any, space: spaces.Leaf, path: str):
     assert digest_of(changed(spec, path), space) != digest_of(spec, space) == repeated(spec, space)
 
 
@@ -677,12 +696,12 @@ def demonstration(steps: int, space: spaces.Leaf) -> Experience:
     return Experience(row, number == steps - 1, -seen, jnp.ones_like(number, bool), None)
 
 
-def trained_digest(spec: AgentSpec, space: spaces.Leaf) -> str:
+def trained_digest(spec: Any, space: spaces.Leaf) -> str:
     try:
-        runner = DeviceRunner(QLearner(spec, space, Noise.actions, demonstrations=20), Noise(space), [0])
+        runner = DeviceRunner(spec.build(space, Noise.actions, 1, 20), Noise(space), [0])
     except SpaceError as refusal:  # of more places than attention is for
         return str(refusal)
-    if spec.demos.ratio:
+    if spec.demonstrated:
         runner.observe(demonstration(19, space), demos.keep)
     runner.advance(STEPS, lambda: False)
     return keeping.digest(runner)
@@ -697,5 +716,5 @@ def slow_unless(ids: tuple[str, ...]) -> list[Any]:
 
 
 @pytest.mark.parametrize(("spec", "space", "path"), slow_unless(START))
-def test_every_setting_changes_what_is_learned(spec: AgentSpec, space: spaces.Leaf, path: str):
+def test_every_setting_changes_what_is_learned(spec: Any, space: spaces.Leaf, path: str):
     assert trained_digest(changed(spec, path), space) != trained_digest(spec, space)

@@ -255,6 +255,17 @@ class MindSpec:
         self._check_external()
         self._check_loss()
 
+    def _check_values(self) -> None:
+        """An agent that learns what actions are worth has no policy beside that."""
+        agent, head = name_of("agent", type(self)), name_of("head", type(self.head))
+        if self.head.has_policy:
+            raise SpecError(f"agent={agent} learns Q, but head={head} has a policy; set head=q, or use --preset ppo")
+        if self.exploration.samples:
+            raise SpecError(
+                f"exploration={name_of('exploration', type(self.exploration))} draws from a policy, and head={head} "
+                f"has none; set exploration=boltzmann or epsilon-greedy, or use --preset ppo"
+            )
+
     def _check_loss(self) -> None:
         """A loss compares what the head predicts."""
         if self.head.predicts not in self.loss.fits:

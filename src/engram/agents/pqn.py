@@ -11,9 +11,8 @@ from jaxtyping import Array, Float, Int
 
 from engram.agents.rollout import Examples, Steps
 from engram.agents.rollout_learning import RolloutSpec
-from engram.errors import SpecError
 from engram.losses.returns import lambda_returns
-from engram.registry import name_of, register
+from engram.registry import register
 from engram.specs import spec
 from engram.types import Decision, Distribution, Metrics
 
@@ -34,11 +33,7 @@ class PQNSpec(RolloutSpec):
 
     def check(self) -> None:
         super().check()
-        if self.head.has_policy:
-            raise SpecError(
-                f"agent=pqn learns Q, but head={name_of('head', type(self.head))} has a policy; set head=q, or "
-                f"use --preset ppo"
-            )
+        self._check_values()
 
     @property
     def metrics(self) -> tuple[str, ...]:

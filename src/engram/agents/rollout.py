@@ -53,7 +53,7 @@ class Examples(NamedTuple):
     carry: PyTree  # before each row; of windows the first counts
     bits: UInt32[Array, "*batch words"]
     action: Int[Array, "*batch"]
-    weight: Float[Array, "*batch"]  # 0 for rows that are not real
+    weight: Float[Array, "*batch"]  # 0 for rows that are not real, or of which nobody knows what they led to
     known: PyTree
     target: PyTree
 
@@ -94,13 +94,15 @@ def written(rollout: Rollout, experience: Experience) -> Rollout:
 
 def learned(rollout: Rollout, frames: PyTree) -> Rollout:
     """The rollout once its steps were learned from: empty, and it goes on after its last one. `frames`: `stacked`."""
-    last = jax.tree.map(lambda leaf: leaf[-1], frames)
-    before = Previous(rollout.row.action[-1], rollout.row.reward[-1])
+    newest = rollout.place - 1
+    seen = frames, Previous(rollout.row.action, rollout.row.reward)
+    before = rollout.frames, rollout.before
+    after = jax.tree.map(lambda each, old: jnp.where(newest < 0, old, each[newest]), seen, before)
     nothing = jnp.zeros_like(rollout.keep)
     return eqx.tree_at(
         lambda rollout: (rollout.keep, rollout.frames, rollout.before, rollout.place),
         rollout,
-        (nothing, last, before, jnp.zeros_like(rollout.place)),
+        (nothing, *after, jnp.zeros_like(rollout.place)),
     )
 
 
@@ -133,13 +135,38 @@ def previous_of(spec: MindSpec, network: Network, rollout: Rollout) -> Previous:
 # -- what came next --------------------------------------------------------------------------------------------------
 
 
+class Bounds(NamedTuple):
+    """Between which steps of a rollout nothing is carried over."""
+
+    last: Bool[Array, "time envs"]  # of its episode or of the rollout: what it led to is in `Rollout.following`
+    cut: Bool[Array, "time envs"]  # another episode was begun before what it led to was acted on: nobody knows that
+
+
+def bounds(rollout: Rollout) -> Bounds:
+    """Where the episodes and the filled part of a rollout end.
+
+    A rollout stays shorter where all environments at once took no step, as some do between two episodes. An episode is
+    cut where a run was taken up whose environment could not be.
+    """
+    number, newest = jnp.arange(len(rollout.done))[:, None], rollout.place - 1
+    opens = _moved_up(rollout.row.is_first) & (number < newest)
+    return Bounds(rollout.done | (number == newest), opens & ~rollout.done)
+
+
+def _moved_up(leaf: Array) -> Array:
+    """What the next step has; nothing for the last one."""
+    return jnp.concatenate([leaf[1:], jnp.zeros_like(leaf[:1])])
+
+
 def steps_of(spec: MindSpec, mind: Mind, rollout: Rollout, frames: PyTree, value: Float[Array, "time envs"]) -> Steps:
-    """The rollout for a target. `value`: what acting held each observation to be worth."""
-    row, done = rollout.row, rollout.done
-    ends = done | (jnp.arange(len(done)) == len(done) - 1)[:, None]
-    shown = jnp.concatenate([value[1:], jnp.zeros_like(value[:1])])
-    wanted = ends & ~row.terminated & rollout.keep
-    following = jnp.where(row.terminated, 0.0, shown)
+    """The rollout for a target. `value`: what acting held each observation to be worth.
+
+    A return that reaches an episode that was cut ends at the last observation that was acted on.
+    """
+    row, (last, cut) = rollout.row, bounds(rollout)
+    ends = last | cut | _moved_up(cut)
+    wanted = last & ~row.terminated & rollout.keep
+    following = jnp.where(row.terminated, 0.0, _moved_up(value))
     following = _valued(spec, mind, rollout, frames, wanted, following)
     reward = as_learned(spec, mind.network.scales, row.reward)
     discount = jnp.where(row.terminated, 0.0, spec.discount)
@@ -217,7 +244,7 @@ def examples_of(
     bits: UInt32[Array, "time envs words"],
 ) -> Examples:
     """The rollout as examples: rows one by one, or with a working memory the window of each environment."""
-    row = rollout.row
+    row, counts = rollout.row, rollout.keep & ~bounds(rollout).cut
     every = Examples(
         frames,
         row.is_first,
@@ -225,7 +252,7 @@ def examples_of(
         row.carry,
         bits,
         row.action,
-        rollout.keep.astype(jnp.float32),
+        counts.astype(jnp.float32),
         rollout.known,
         target,
     )

@@ -96,13 +96,19 @@ class RolloutSpec(MindSpec):
 
     def check(self) -> None:
         super().check()
-        recall = self.recall
+        recall, seen = self.recall, self.observation
+        if not self.has_memory and (seen.previous_action or seen.previous_reward):
+            raise SpecError(
+                f"observation.previous_action = {seen.previous_action} and observation.previous_reward = "
+                f"{seen.previous_reward} are for a working memory; choose one, such as working=gru, or leave them out"
+            )
         unread = {
             "recall.imitation_weight": recall.imitation_weight > 0,
             "recall.refresh": recall.refresh > 0,
             "recall.train_through_memory": recall.train_through_memory,
             "recall.keys=target": self.keys_of_target,
             "reward.rescale": self.reward.rescale,
+            "optimizer.reset_every": self.optimizer.reset_every > 0,
         }
         for what, asked in unread.items():
             if asked:
@@ -180,17 +186,17 @@ class RolloutLearner:
         met = statistics.begin(self.spec, params.sight, self.envs)
         optimizer = self.optimizer.init(params)  # type: ignore[arg-type]
         learner = LearnerState(params, None, optimizer, keys[2], jnp.int32(0), jnp.int32(-1), met)
-        recall = None
+        network, recall = params.seeing(learner.scales), None
         if self.spec.has_external:
-            network, key = params.seeing(learner.scales), jax.random.fold_in(key, 3)
+            key = jax.random.fold_in(key, 3)
             recall = recalls.init(self.spec, self.space, self.actions, self.envs, network, key)
-        return AgentState(actor, learner, self._empty(params), recall)
+        return AgentState(actor, learner, self._empty(network), recall)
 
-    def _empty(self, params: Network) -> Rollout:
-        carry = params.working.init() if self.spec.has_memory else None
+    def _empty(self, network: Network) -> Rollout:
+        carry = network.working.init() if self.spec.has_memory else None
         frames = jax.tree.map(jnp.asarray, spaces.zeros(self.space, (self.spec.observation.stack,)))
-        bits = jnp.zeros(params.words, jnp.uint32)
-        decision = jax.eval_shape(params.__call__, frames, bits)
+        bits = jnp.zeros(network.words, jnp.uint32)
+        decision = jax.eval_shape(network.__call__, frames, bits)
         known = jax.eval_shape(self.spec.known, decision, jax.ShapeDtypeStruct((), jnp.int32))
         stack = self.spec.observation.stack
         return rollouts.empty(self.space, self.spec.rollout.steps, self.envs, stack, carry, known)

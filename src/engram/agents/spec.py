@@ -180,6 +180,7 @@ class AgentSpec(MindSpec):
                 f"working=gru, or leave them out"
             )
         super().check()
+        self._check_values()
         if self.draw.compares and self.has_memory:
             raise SpecError(
                 f"draw={name_of('draw', type(self.draw))} compares single observations, but a working memory learns "

@@ -78,9 +78,14 @@ def check_replays(spec: MindSpec, what: str) -> None:
     """Raises SpecError for an agent without a replay, where `what` is to be put."""
     if not spec.replay_rows:
         raise SpecError(
-            f"{what} was given for a replay, which agent={name_of('agent', type(spec))} has not; leave it out, or "
-            f"use an agent that has one, such as --preset auto"
+            f"{what} was given for a replay, but this agent learns {without_replay(spec)}; leave it out, or use one "
+            f"that has a replay, such as --preset auto"
         )
+
+
+def without_replay(spec: MindSpec) -> str:
+    """How an agent learns that has no replay."""
+    return f"without one (agent={name_of('agent', type(spec))}, {spec.examples})"
 
 
 def own_rows(spec: MindSpec) -> str | None:

@@ -25,7 +25,7 @@ from engram import spaces
 from engram.errors import CheckpointError, EngramError, SpaceError, SpecError, install, told
 from engram.run.machine import SHARE, amount, available
 from engram.run.plan import RunPlan
-from engram.run.prefill import Episode
+from engram.run.prefill import Episode, without_replay
 from engram.run.warm import source_of
 from engram.trees import named
 
@@ -67,6 +67,11 @@ def _of_run(text: str, plan: RunPlan) -> Recorded:
     """The whole episodes in the replay of a run, and its running ones up to where they are."""
     source = source_of(text, plan.seed)
     there, loaded = source.plan, source.loaded
+    if not there.agent.replay_rows:
+        raise CheckpointError(
+            f"demonstrations lie in a replay, but {source.name} learned {without_replay(there.agent)}; name a run that "
+            f"has one, or a file of np.savez"
+        )
     if loaded.cursors is None:
         raise CheckpointError(
             f"{source.name} is a best checkpoint, which holds no replay; take the newest one: --demonstrations "

@@ -12,7 +12,7 @@ from inspect import Parameter, Signature, signature
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar
 
-from engram import recipes, specs
+from engram import recipes, registry, specs
 from engram.errors import SpecError, hint
 from engram.run.familiar import familiar, no_setting
 from engram.run.loggers import named
@@ -236,8 +236,11 @@ def check_names(agent: Any, paths: Iterable[str]) -> None:
     """Raises SpecError for a path that is no setting of `agent`: with its name here if other libraries have one of
     that name, else with the nearest name of all there are.
     """
-    fields = {field.name: field for field in dataclasses.fields(agent)}
+    paths = list(paths)
     known = {row[0] for row in specs.describe(agent)}
+    # Of another kind of agent, which the paths may choose, whatever any kind has: making it tells the rest.
+    kinds = [registry.find(specs.ROOT, name) for name in registry.names(specs.ROOT)] if specs.ROOT in paths else []
+    fields = {field.name: field for kind in (*kinds, type(agent)) for field in dataclasses.fields(kind)}
     for path in paths:
         first, dot, _ = path.partition(".")
         if path == specs.ROOT:

@@ -17,6 +17,7 @@ from engram.envs.host.build import check_unasked
 from engram.errors import CheckpointError, SpecError
 from engram.run.keeper import BEST, NEWEST, At, Keeper, fill
 from engram.run.plan import RunPlan, holds_run
+from engram.run.prefill import check_replays, without_replay
 from engram.run.settings import Given
 from engram.runners.common import Runner
 
@@ -97,6 +98,11 @@ def source_given(given: Given) -> Source | None:
     """The run to begin from, if one was named. CheckpointError for a replay that its checkpoint does not hold."""
     if "start_from" in given.run:
         source, what = source_of(given.run["start_from"], given.run.get("seed", 0)), given.run.get("start_with")
+        if what in WITH_REPLAY and not source.plan.agent.replay_rows:
+            raise CheckpointError(
+                f"start_with = {what!r} was given, but {source.name} learned {without_replay(source.plan.agent)}; take "
+                f"less from it (start_with=weights)"
+            )
         if what in WITH_REPLAY and source.loaded.cursors is None:
             folder = source.name.rpartition("@")[0]
             raise CheckpointError(
@@ -120,6 +126,8 @@ def begin_from(source: Source | None, runner: Runner, plan: RunPlan) -> None:
     if source is None:
         return
     what, seeds = plan.start_with, plan.seeds
+    if what in WITH_REPLAY:
+        check_replays(plan.agent, f"start_with = {what!r}")
     there, here = (one.agent.reward.rescale for one in (source.plan, plan))
     if there != here:
         raise CheckpointError(

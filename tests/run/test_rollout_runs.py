@@ -1,0 +1,233 @@
+"""Runs of agents that learn from rollouts: what is refused, what is stored, and what may be done afterwards."""
+
+import json
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from support.bad_envs import Walk
+
+import engram
+from engram import Trainer, spaces, specs
+from engram.agents.ppo import PPOSpec
+from engram.agents.presets import preset
+from engram.cli.commands import main
+from engram.envs.host.make import make_host
+from engram.errors import CheckpointError, EngramError, SpecError
+from engram.run.plan import RunPlan, agent_from_json, agent_to_json
+from engram.runners.host import HostRunner
+
+DEVICE, HOST = "engram/CartPole-v1", "CartPole-v1"
+SMALL: dict[str, Any] = {
+    "encoder.widths": (8,), "rollout.steps": 8, "rollout.epochs": 2, "rollout.minibatches": 2,
+}  # fmt: skip
+
+
+def trained(env: Any, folder: Path | None = None, name: str = "ppo", steps: int = 128, **given: Any) -> Trainer:
+    """A small run."""
+    run = {"envs": 4, "log_every": 64} | given
+    return Trainer(env, run=folder, preset=name, steps=steps, overrides=SMALL, **run)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of PPO on the device; tests must not change it."""
+    folder = tmp_path_factory.mktemp("runs") / "ppo"
+    with trained(DEVICE, folder, log=["csv"]) as trainer:
+        trainer.learn()
+    return folder
+
+
+# -- acting ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("steps", [6, 8])
+def test_every_rollout_is_by_the_newest_parameters_and_ends_with_what_followed(steps: int, monkeypatch):
+    """Episodes of Walk take 4 steps: what a block of 6 ends with is shown next, and a block of 8 ends with an end."""
+    space, envs = spaces.Box((2,)), 2
+    chosen = {"encoder.widths": (8,), "rollout.epochs": 1, "rollout.minibatches": 1, "rollout.steps": steps}
+    agent = specs.override_all(preset("ppo", space, 1_000), chosen).build(space, 2, envs)
+    with closing(make_host(Walk, seed=3, envs=envs)) as batch:
+        runner, blocks = HostRunner(agent, batch, 0, group=4), []
+        settle = runner.learner.settle
+        monkeypatch.setattr(runner.learner, "settle", lambda block, at: (blocks.append(block), settle(block, at)))
+        runner.start()
+        for moment in range(1, 4):
+            network = jax.tree.map(np.array, runner.minds()[0].network)
+            runner.advance(moment * steps * envs, lambda: False)
+            assert len(blocks) == moment
+            block = blocks[-1]
+            frames = block.observation.reshape(steps * envs, 1, 2)
+            decision = jax.vmap(network)(frames, np.zeros((steps * envs, 0), np.uint32))
+            np.testing.assert_allclose(block.noted.known.value.reshape(-1), decision.value, rtol=1e-4, atol=1e-6)
+            seen, done = runner.collector._observation, block.columns[-1, :, 4] == 1
+            assert done.all() == (steps == 8 or moment == 2)
+            assert (block.final_observation[-1] == seen).all() == (not done.any())
+            assert runner.learner.report(moment * steps * envs)["updates"] == moment
+        assert not any((block.final_observation[-1] == 0).all() for block in blocks)
+
+
+def test_as_many_environments_as_a_rollout_needs_unless_somebody_says_how_many():
+    for env, envs in ((DEVICE, 64), (HOST, 8)):
+        with Trainer(env, preset="ppo", steps=2_000) as trainer:
+            assert trainer.plan.envs == envs
+    with Trainer(DEVICE, preset="pqn", steps=2_000, envs=3) as trainer:
+        assert trainer.plan.envs == 3
+    with Trainer(DEVICE, steps=2_000) as trainer:
+        assert trainer.plan.envs == 1
+
+
+# -- kinds of agents -------------------------------------------------------------------------------------------------
+
+
+def test_another_kind_of_agent_is_taken_with_the_parts_that_it_needs():
+    with pytest.raises(SpecError) as error:
+        Trainer(DEVICE, steps=200, overrides={"agent": "ppo"})
+    assert str(error.value) == (
+        "agent=ppo needs a head with a policy, which head=q has not; set head=actor-critic, or use --preset ppo"
+    )
+    parts = {"agent": "ppo", "head": "actor-critic", "exploration": "sample", "rollout.steps": 16}
+    with Trainer(DEVICE, steps=200, envs=2, overrides=parts) as trainer:
+        assert isinstance(trainer.plan.agent, PPOSpec)
+        assert trainer.plan.agent.rollout.steps == 16
+    with pytest.raises(SpecError, match="^'rollout.stepps' is not a setting; did you mean 'rollout.steps'"):
+        Trainer(DEVICE, steps=200, overrides={"agent": "pqn", "rollout.stepps": 16})
+    with pytest.raises(EngramError, match="^no agent is called .nobodys.; known: ppo, pqn, q-learning"):
+        Trainer(DEVICE, steps=200, overrides={"agent": "nobodys"})
+
+
+@pytest.mark.parametrize("name", ["pqn", "ppo", "a2c", "ppo-rnn", "pqn-memory"])
+def test_a_stored_plan_names_the_kind_and_a_q_learner_has_none(tmp_path: Path, name: str):
+    space = spaces.Box((4,))
+    agent = preset(name, space, 1_000)
+    values = json.loads(json.dumps(agent_to_json(agent)))
+    assert values["kind"] == name.partition("-")[0].replace("a2c", "ppo")
+    assert agent_from_json(values) == agent
+    other = preset("dqn", space, 1_000)
+    assert "kind" not in agent_to_json(other)
+    assert agent_from_json(json.loads(json.dumps(agent_to_json(other)))) == other
+
+
+def test_a_plan_is_read_as_it_was_written(run: Path, tmp_path: Path):
+    plan = RunPlan.read(run)
+    assert isinstance(plan.agent, PPOSpec)
+    plan.write(tmp_path)
+    assert RunPlan.read(tmp_path) == plan
+    assert RunPlan.read(tmp_path).digest() == plan.digest()
+    values = json.loads((run / "run.json").read_text())
+    values["agent"]["kind"] = "nobodys"
+    (tmp_path / "run.json").write_text(json.dumps(values))
+    with pytest.raises(CheckpointError, match="needs agent=nobodys, which is not known here"):
+        RunPlan.read(tmp_path)
+
+
+KINDS = {"action": np.int64, "reward": np.float64, "terminated": bool}
+
+
+# -- what needs a replay ---------------------------------------------------------------------------------------------
+
+
+def test_what_would_fill_a_replay_is_refused(run: Path, tmp_path: Path):
+    told = r"was given for a replay, but this agent learns without one \(agent=ppo, rollouts of 8\); leave it out, or"
+    episode = (np.zeros((3, 4), np.float32), np.zeros(2, np.int64), np.ones(2), True)
+    with trained(HOST) as trainer, pytest.raises(SpecError, match=f"^prefill {told}"):
+        trainer.prefill([episode])
+    columns = {name: np.zeros(2, kind) for name, kind in KINDS.items()} | {"truncated": np.array([False, True])}
+    np.savez(tmp_path / "shown.npz", observation=np.zeros((2, 4)), final_observation=np.zeros((1, 4)), **columns)
+    with pytest.raises(SpecError, match=f"^demonstrations {told}"):
+        trained(HOST, demonstrations=str(tmp_path / "shown.npz"))
+    told = r"^start_with = 'replay' was given, but .*ppo@128 learned without one \(agent=ppo, .*take less from it"
+    with pytest.raises(CheckpointError, match=told):
+        trained(DEVICE, start_from=str(run), start_with="replay")
+
+
+def test_a_run_without_a_replay_is_no_demonstration(run: Path):
+    with pytest.raises(CheckpointError) as error:
+        Trainer(DEVICE, preset="dqn", demonstrations=str(run), steps=100)
+    assert str(error.value).startswith("demonstrations lie in a replay, but ")
+    assert "ppo@128 learned without one (agent=ppo, rollouts of 8); name a run that has one" in str(error.value)
+
+
+# -- after learning --------------------------------------------------------------------------------------------------
+
+
+def test_a_run_tells_what_it_is_and_what_it_learned(run: Path, capsys):
+    facts = engram.info(run)
+    assert (facts["preset"], facts["envs"], facts["step"]) == ("ppo", 4, 128)
+    assert facts["agent"]["kind"] == "ppo"
+    assert main(["info", str(run), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["agent"] == facts["agent"]
+    assert main(["info", str(run)]) == 0
+    assert "ppo" in capsys.readouterr().out
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    for row in rows:
+        assert "q_mean" not in row
+        assert row["entropy"] > 0
+        assert np.isfinite([row["loss"], row["policy_loss"], row["value_loss"], row["clipped"]]).all()
+    assert rows[-1]["updates"] == 128 // 32 * 4
+    header = (run / "metrics.csv").read_text().splitlines()[0]
+    assert "entropy" in header
+
+
+def test_it_is_evaluated_and_predicts(run: Path, capsys):
+    assert main(["evaluate", str(run), "--episodes", "2", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["episodes"] == 2
+    with engram.load(run) as agent:
+        shown = np.full(4, 0.01, np.float32)
+        action, _ = agent.predict(shown)
+        assert action in (0, 1)
+        drawn = {int(agent.predict(shown, deterministic=False)[0]) for _ in range(40)}
+        assert drawn == {0, 1}, "a fresh policy is nearly uniform"
+        assert agent.evaluate(episodes=2).mean > 0
+
+
+def test_a_run_begins_with_what_another_one_learned(tmp_path: Path):
+    with trained(DEVICE, tmp_path / "old", "pqn") as trainer:
+        trainer.learn()
+        old = jax.tree.map(np.array, trainer.runner.minds()[0])
+    with trained(DEVICE, tmp_path / "new", "pqn", start_from=str(tmp_path / "old")) as trainer:
+        jax.tree.map(np.testing.assert_array_equal, trainer.runner.minds()[0], old)
+        assert trainer.steps == 0
+        trainer.learn()
+    assert engram.info(tmp_path / "new")["step"] == 128
+
+
+@pytest.mark.parametrize("env", [DEVICE, HOST])
+def test_the_display_shows_what_there_is(env: str, tmp_path: Path, capsys):
+    """An agent with a policy has no Q to show."""
+    words = ["train", env, "--preset", "ppo", "--envs", "4", "--steps", "128", "--log-every", "64"]
+    assert main([*words, "--run", str(tmp_path), *[f"{name}={show(value)}" for name, value in SMALL.items()]]) == 0
+    said = capsys.readouterr()
+    assert "Traceback" not in said.err
+    assert (tmp_path / "run.json").exists()
+
+
+def show(value: Any) -> str:
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def test_many_environments_of_an_agent_with_a_replay_are_told_of_another_way():
+    class Notes:
+        def __init__(self):
+            self.told: list[str] = []
+
+        def on_note(self, trainer: Trainer, text: str) -> None:
+            self.told.append(text)
+
+    notes = Notes()
+    given: dict[str, Any] = {"encoder__widths": (8,), "replay__start": 64, "replay__batch_size": 8}
+    with Trainer(DEVICE, preset="dqn", steps=96, envs=32, callbacks=[notes], **given) as trainer:
+        trainer.learn()
+    assert any(text.startswith("32 environments on the device are many: --preset pqn") for text in notes.told)
+
+
+@pytest.mark.slow
+def test_its_settings_are_searched(tmp_path: Path):
+    found = engram.tune(
+        DEVICE, study=tmp_path, trials=2, search=["clip", "rollout.epochs"], overrides=SMALL, preset="ppo", steps=128,
+        seeds=1, envs=4, evaluate_every=64, evaluate_episodes=1,
+    )  # fmt: skip
+    assert [trial["outcome"] for trial in found.trials] == ["complete", "complete"]
