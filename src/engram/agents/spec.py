@@ -180,6 +180,7 @@ class AgentSpec(MindSpec):
                 f"working=gru, or leave them out"
             )
         super().check()
+        self._check_head()
         if self.draw.compares and self.has_memory:
             raise SpecError(
                 f"draw={name_of('draw', type(self.draw))} compares single observations, but a working memory learns "
@@ -190,6 +191,14 @@ class AgentSpec(MindSpec):
             raise SpecError(
                 f"replay.capacity = {replay.capacity} cannot hold one window of {replay.window} rows with n_step = "
                 f"{self.most_steps} and observation.stack = {observation.stack}; raise the capacity"
+            )
+
+    def _check_head(self) -> None:
+        """Q is chosen by, so the head has nothing else to choose by."""
+        if self.head.has_policy:
+            raise SpecError(
+                f"agent=q-learning chooses by Q, but head={name_of('head', type(self.head))} has a policy; set head=q, "
+                f"or use --preset sac or ppo"
             )
 
     def _check_demos(self) -> None:

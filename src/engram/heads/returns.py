@@ -204,4 +204,4 @@ class Implicit(eqx.Module):
 
 
 declare("returns", limits=None)
-declare("head", limits=None, has_policy=False)  # a head has the limits of its returns
+declare("head", limits=None, has_policy=False, has_twins=False)  # a head has the limits of its returns
