@@ -585,7 +585,7 @@ def every_setting() -> Iterator[Any]:
             yield pytest.param(spec, VECTOR, path, id=path)
     for role, default in parts.items():
         for kind in registry.names(role):
-            if kind == default:
+            if kind == default or getattr(registry.find(role, kind), "has_policy", False):
                 continue
             around = {"working": MEMORY, "bootstrap": EXTERNAL}.get(role, {})
             spec = sized(specs.override_all(BASE, around | ONLY_WITH.get(kind, {}) | {role: kind}))

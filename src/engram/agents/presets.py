@@ -212,8 +212,11 @@ def rainbow(space: spaces.Space, steps: int) -> AgentSpec:
 
 
 def sac(space: spaces.Space, steps: int) -> AgentSpec:
-    """Soft actor-critic for discrete actions (Christodoulou 2019), with the encoder and the replay of `dqn`."""
-    return from_dqn(dqn(space, steps), kind_of(space))
+    """Soft actor-critic for discrete actions (Christodoulou 2019); for numbers it sees and stores as `auto` does."""
+    kind = kind_of(space)
+    games, offers = kind in WIDTHS, spaces.has(space, spaces.OFFERED)
+    chosen = dqn(space, steps) if games or kind == "text" else _by_kind(kind, space, steps)
+    return from_dqn(chosen, games, WIDTHS.get(kind, 64), offers)
 
 
 # -- with a working memory ---------------------------------------------------------------------------------

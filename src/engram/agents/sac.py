@@ -18,6 +18,7 @@ from engram.agents.q_learning import QLearner
 from engram.agents.spec import AgentSpec, TargetSpec
 from engram.errors import SpecError
 from engram.exploration.sample import SampleSpec
+from engram.heads.attention import AttentionSpec
 from engram.heads.q import DuelingSpec
 from engram.heads.twin import TwinSpec
 from engram.losses.bootstrap import Following, PlainSpec, soft, target
@@ -138,15 +139,29 @@ class SACLearner(QLearner):
     score: ClassVar[Score] = staticmethod(score)
 
 
-def from_dqn(chosen: AgentSpec, kind: str) -> SACSpec:
-    """The preset: what sees, what remembers and the replay are those of a DQN for the same kind of observation."""
-    fields = {name: getattr(chosen, name) for name in (
-        "observation", "encoder", "working", "replay", "discount", "learn_every", "updates", "reward_clip",
-    )}  # fmt: skip
-    return SACSpec(
-        **fields,
-        head=TwinSpec(policy=DuelingSpec(width=64), q=DuelingSpec(width=64)),
-        optimizer=replace(chosen.optimizer, learning_rate=1e-3),
-        target=TargetSpec(every=1, rate=0.005),
+# -- the preset ------------------------------------------------------------------------------------------------------
+
+KEPT = (
+    "observation", "encoder", "working", "replay", "target", "optimizer", "discount", "learn_every", "updates", "n_step"
+)  # fmt: skip
+
+
+def from_dqn(chosen: AgentSpec, games: bool, width: int, offers: bool = False) -> SACSpec:
+    """The preset: it sees, stores and learns as a DQN for the same kind of observation does, but for its losses.
+
+    `games`: with the numbers of CleanRL's `sac_atari`. `width` of a hidden layer of the policy and of each estimate.
+    """
+    of_actions = AttentionSpec() if offers else DuelingSpec(width=width)
+    spec = SACSpec(
+        **{name: getattr(chosen, name) for name in KEPT},
+        head=TwinSpec(policy=of_actions, q=of_actions),
         loss=SquaredSpec(),
+    )
+    if not games:
+        return spec
+    return replace(
+        spec,
+        optimizer=replace(chosen.optimizer, learning_rate=3e-4, epsilon=1e-4),
+        target=TargetSpec(every=2_000, rate=1.0),
+        target_entropy=0.89,
     )
