@@ -75,6 +75,7 @@ class Returns(eqx.Module):
     attention: Float[Array, "*batch heads actions"]  # of a head that attends over actions; else no heads: (0, actions)
     levels: Float[Array, "*batch actions atoms"] | None = None  # where atoms are quantiles, which ones; 0 to 1
     policy: Float[Array, "*batch actions"] | None = None  # logits of a policy, of a head that has one beside returns
+    twins: Float[Array, "*batch two actions"] | None = None  # both estimates of Q, of a head that joins two into one
 
     @property
     def probabilities(self) -> Float[Array, "*batch actions atoms"]:

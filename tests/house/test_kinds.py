@@ -48,6 +48,7 @@ SHOWN = {
         "q": CARTPOLE,
         "dueling": "tests/agents/test_agent.py::test_every_variant_learns_the_true_value",
         "attention": "tests/heads/test_heads.py::test_q_follows_an_action_on_offer_wherever_it_stands",
+        "twin": PRESET + "sac",
     },
     "exploration": {
         "sample": PROBES,

@@ -37,6 +37,11 @@ AGENT = dict(
 RAINBOW = {
     "preset": "rainbow", "head__width": 8, "head__returns__atoms": 11, "anneal__updates": 100, "reward__rescale": True,
 }  # fmt: skip
+# A policy that is drawn from, and a temperature.
+SAC = {
+    **{name: value for name, value in AGENT.items() if not name.startswith("exploration")}, "preset": "sac",
+    "draw": "prioritized", "target__every": 1,
+}  # fmt: skip
 
 
 # -- the host runner -----------------------------------------------------------------------------------------
@@ -72,6 +77,20 @@ def test_a_host_run_with_stops_is_the_run_without(tmp_path: Path, kind: str):
     with Trainer(env, **options) as trainer:
         assert type(trainer.runner.collector.actor) is actor
         assert trainer.runner.collector.envs.level == level
+
+
+@pytest.mark.parametrize("where", ["host", "device"])
+def test_a_soft_actor_critic_with_stops_is_the_one_without(tmp_path: Path, where: str):
+    """Stopped inside an episode, when the ring is full, and after it wrapped."""
+    env, stops, options = "CartPole-v1", [70, 240, 245], {**SAC, "steps": STEPS, "log_every": 50, "save_every": 130}
+    if where == "device":
+        env, stops = "engram/CartPole-v1", [84, 280, 308]
+        options |= {**SHORT, "target__every": 1, "envs": 2, "seeds": 2, "log_every": 40, "save_every": 28}
+    plain = played(tmp_path / "plain", env, [], **options)
+    *stopped, found = played(tmp_path / "stopped", env, stops, **options)
+    assert stopped == list(plain[:2])
+    first, *_, last = (each.arrays["agent.learner.params.head.log_temperature"] for each in found)
+    assert (first != last).all(), "the temperature is learned, and saved"
 
 
 def test_the_stops_are_what_they_are_called(tmp_path: Path):

@@ -556,7 +556,7 @@ READ_WHERE = {
 }
 # What changes an entry that is met again needs observations that come again.
 AGAIN, ON_MEETING_AGAIN = spaces.MultiDiscrete((5, 5, 5)), ("external.alpha", "external.update")
-OF_A_POLICY = ("actor-critic", "sample")  # parts that only an agent with a policy takes
+OF_A_POLICY = ("actor-critic", "twin", "sample")  # parts that only an agent with a policy takes
 # Agents without a replay: small, a memory with what is only read with one, and what they refuse.
 ROLLOUT = {"rollout.steps": 8, "rollout.minibatches": 4}
 ROLLOUT_MEMORY = {

@@ -5,6 +5,7 @@ all that a network without memory needs. With one it is a `Window` of successive
 unrolled: every row after the burn-in is a start, and bootstraps from a later row of the same window.
 """
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -24,7 +25,7 @@ from engram.losses.returns import NStep, annealed, discounts, n_step, squashed, 
 from engram.replay import sampling
 from engram.replay.draw import Drawn, Replay, Surprise
 from engram.replay.ring import Ring
-from engram.types import Decision, Distribution
+from engram.types import Decision, Distribution, Metrics
 
 LOOKS = 3  # forward passes of one transition at most: the observation, and the next one by both networks
 
@@ -66,6 +67,7 @@ class Scored(NamedTuple):
     q: Float[Array, "*batch"]  # of the action taken, in units of return
     error: Float[Array, "*batch"]  # absolute difference to the target, as the network predicts it
     weight: Float[Array, "*batch"]
+    told: dict[str, Float[Array, "*batch"]] | None = None  # what else is reported, by name
 
 
 class Horizon(NamedTuple):
@@ -81,6 +83,10 @@ class Nets(NamedTuple):
     params: Network
     target: Network
     recall: RecallState | None
+
+
+# What one action is taught: of the observation, the decision there and what followed. `score` is the Q-learner's.
+Score = Callable[[Any, Nets, PyTree, Decision, Start, Following], Scored]
 
 
 # -- drawing ---------------------------------------------------------------------------------------------------------
@@ -147,22 +153,26 @@ def loss(
     target: Network,
     batch: Transition | Window,
     importance: Float[Array, "batch"] | None,
+    by: Score | None = None,
 ) -> tuple[Float[Array, ""], Scored]:
     """The mean loss of a batch over the rows that have a successor, and what it is made of.
 
-    `importance` weighs the examples of a batch and leaves the number of rows that the mean is over as it is.
+    `importance` weighs the examples of a batch and leaves the number of rows that the mean is over as it is. `by`: what
+    gives the loss of one action; None for the Q-learner's `score`.
     """
     one: Any = score_window if spec.has_memory else score_transition
-    scored = jax.vmap(partial(one, spec, Nets(params, target, recall)))(batch)
+    scored = jax.vmap(partial(one, spec, Nets(params, target, recall), by=by))(batch)
     each = scored.weight * scored.loss
     if importance is not None:
         each = each * importance.reshape(-1, *[1] * (each.ndim - 1))
     return each.sum() / jnp.maximum(scored.weight.sum(), 1.0), scored
 
 
-def mean_q(scored: Scored) -> Float[Array, ""]:
-    """The mean Q of the actions taken, over the rows that have a successor."""
-    return (scored.weight * scored.q).sum() / jnp.maximum(scored.weight.sum(), 1.0)
+def told(scored: Scored) -> Metrics:
+    """What is reported of a batch: the mean Q of the actions taken, and all else, over the rows with a successor."""
+    each = {"q_mean": scored.q, **(scored.told or {})}
+    rows = jnp.maximum(scored.weight.sum(), 1.0)
+    return {name: (scored.weight * value).sum() / rows for name, value in each.items()}
 
 
 def surprise(scored: Scored) -> Surprise:
@@ -200,7 +210,7 @@ def transition(
     return Transition(start, observe(row), observe(row + step.offset), bits.reshape(LOOKS, -1))
 
 
-def score_transition(spec: AgentSpec, nets: Nets, example: Transition) -> Scored:
+def score_transition(spec: AgentSpec, nets: Nets, example: Transition, by: Score | None = None) -> Scored:
     """The loss of one transition."""
     now, lag, ahead = example.bits
     lagged = nets.target(example.following, lag)
@@ -209,7 +219,8 @@ def score_transition(spec: AgentSpec, nets: Nets, example: Transition) -> Scored
     if spec.bootstrap.asks == "here":
         preference = nets.target(example.observation, lag).preference
         following = following._replace(here=Here(preference, example.start.action))
-    return score(spec, nets, example.observation, nets.params(example.observation, now), example.start, following)
+    decision = nets.params(example.observation, now)
+    return (by or score)(spec, nets, example.observation, decision, example.start, following)
 
 
 # -- windows ---------------------------------------------------------------------------------------------------------
@@ -246,7 +257,7 @@ def window(
     )
 
 
-def score_window(spec: AgentSpec, nets: Nets, example: Window) -> Scored:
+def score_window(spec: AgentSpec, nets: Nets, example: Window, by: Score | None = None) -> Scored:
     """The losses of every row of a window, its memory filled from the first row on. Leaves [window].
 
     The gradient flows back to the first row, the burn-in included: it may hold what a later row needs.
@@ -265,7 +276,7 @@ def score_window(spec: AgentSpec, nets: Nets, example: Window) -> Scored:
     if spec.bootstrap.asks == "here":
         preference = lagged.preference[: spec.replay.window]
         following = following._replace(here=Here(preference, example.start.action))
-    return jax.vmap(partial(score, spec, nets))(frames, decision, example.start, following)
+    return jax.vmap(partial(by or score, spec, nets))(frames, decision, example.start, following)
 
 
 # -- both ------------------------------------------------------------------------------------------------------------

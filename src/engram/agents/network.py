@@ -146,9 +146,11 @@ def build(spec: MindSpec, space: spaces.Space, actions: int, key: Key) -> Networ
     encoder_key, head_key = jax.random.split(key)
     offered = spaces.offered_features(space, actions)
     if offered and not spec.head.reads_offered:
+        inner = [name for name in ("policy", "q") if dataclasses.is_dataclass(getattr(spec.head, name, None))]
         raise SpecError(
             f"the observation offers {actions} actions by their features, which head="
-            f"{name_of('head', type(spec.head))} does not read; use head=attention"
+            f"{name_of('head', type(spec.head))} does not read; use "
+            f"{' '.join(f'head.{name}=attention' for name in inner) or 'head=attention'}"
         )
     if offered and spec.observation.previous_action:
         raise SpecError(

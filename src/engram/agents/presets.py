@@ -10,6 +10,7 @@ from typing import Any
 from engram import spaces
 from engram.agents import value
 from engram.agents.mind import MindSpec, ObservationSpec, OptimizerSpec, RecallSpec, RewardSpec
+from engram.agents.sac import from_dqn
 from engram.agents.spec import AgentSpec, ReplaySpec, TargetSpec
 from engram.agents.without_replay import a2c, ppo, pqn, recalling, recurrent
 from engram.encoders.entities import EntitiesSpec, is_set
@@ -210,6 +211,14 @@ def rainbow(space: spaces.Space, steps: int) -> AgentSpec:
     return value.rainbow(dqn(space, steps), steps, kind, WIDTHS.get(kind, 64))
 
 
+def sac(space: spaces.Space, steps: int) -> AgentSpec:
+    """Soft actor-critic for discrete actions (Christodoulou 2019); for numbers it sees and stores as `auto` does."""
+    kind = kind_of(space)
+    games, offers = kind in WIDTHS, spaces.has(space, spaces.OFFERED)
+    chosen = dqn(space, steps) if games or kind == "text" else _by_kind(kind, space, steps)
+    return from_dqn(chosen, games, WIDTHS.get(kind, 64), offers)
+
+
 # -- with a working memory ---------------------------------------------------------------------------------
 
 
@@ -405,6 +414,7 @@ PRESETS: dict[str, tuple[Callable[[spaces.Space, int], MindSpec], str]] = {
         "ppo, with an external memory in the value",
     ),
     "a2c": (_from_rollouts(a2c), "a policy gradient from short rollouts (Mnih et al. 2016)"),
+    "sac": (sac, "soft actor-critic for discrete actions (Christodoulou 2019), from a replay"),
     "lru-dqn": (lru_dqn, "linear recurrent units as working memory, for long delays (Orvieto et al. 2023)"),
 }
 

@@ -9,7 +9,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -53,7 +53,7 @@ class QLearner:
     envs: int = 1
     demonstrations: int = 0
 
-    metrics = ("loss", "q_mean")  # q_mean: Q of the actions taken, in units of return
+    score: ClassVar[examples.Score] = staticmethod(examples.score)  # what one action is taught
 
     def __post_init__(self):
         if self.spec.learn_every % self.envs and self.envs % self.spec.learn_every:
@@ -75,6 +75,11 @@ class QLearner:
                 f"replay.start = {self.spec.replay.start} is before the first whole window of {self.spec.rows} rows "
                 f"(window and n_step) in {self.envs} environments; raise it to at least {self.envs * self.spec.rows}"
             )
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """`q_mean` is of the actions taken, in units of return."""
+        return "loss", "q_mean"
 
     @property
     def rows_per_lane(self) -> int:
@@ -224,7 +229,7 @@ class QLearner:
 
         def loss_of(params: Network) -> tuple[Array, examples.Scored]:
             seeing = params.seeing(learner.scales)  # no gradient is for statistics
-            return examples.loss(chosen, recall, seeing, lagging, batch, drawn.importance)
+            return examples.loss(chosen, recall, seeing, lagging, batch, drawn.importance, self.score)
 
         new = stepped(self.optimizer, learner, loss_of)
         updates = counted(learner.updates, 1, self._turn)
@@ -235,9 +240,8 @@ class QLearner:
         after = LearnerState(new.params, target, new.optimizer, *kept)
         if chosen.optimizer.reset_every:
             after = jax.lax.cond(updates % chosen.optimizer.reset_every == 0, self._reset, lambda same: same, after)
-        scored = new.told
-        learned = demos.learned(chosen, replay, drawn, examples.surprise(scored), new.finite)
-        return after, learned, {"loss": new.loss, "q_mean": examples.mean_q(scored)}
+        learned = demos.learned(chosen, replay, drawn, examples.surprise(new.told), new.finite)
+        return after, learned, {"loss": new.loss, **examples.told(new.told)}
 
     def _reset(self, learner: LearnerState) -> LearnerState:
         """Shrink and perturb. Adam, the target and what is annealed begin anew; replay and statistics stay."""

@@ -180,7 +180,7 @@ class AgentSpec(MindSpec):
                 f"working=gru, or leave them out"
             )
         super().check()
-        self._check_values()
+        self._check_head()
         if self.draw.compares and self.has_memory:
             raise SpecError(
                 f"draw={name_of('draw', type(self.draw))} compares single observations, but a working memory learns "
@@ -192,6 +192,10 @@ class AgentSpec(MindSpec):
                 f"replay.capacity = {replay.capacity} cannot hold one window of {replay.window} rows with n_step = "
                 f"{self.most_steps} and observation.stack = {observation.stack}; raise the capacity"
             )
+
+    def _check_head(self) -> None:
+        """Q is chosen by, so there is no policy; a kind of agent that has one says so here."""
+        self._check_values()
 
     def _check_demos(self) -> None:
         """A batch has examples of both kinds, where demonstrations are kept."""

@@ -204,4 +204,6 @@ class Implicit(eqx.Module):
 
 
 declare("returns", limits=None)
-declare("head", limits=None, has_policy=False)  # a head has the limits of its returns
+# A head has the limits of its returns. One with a policy gives `Returns.policy`. One with twins gives `Returns.twins`,
+# too, and keeps the logarithm of a temperature that is learned with them.
+declare("head", limits=None, has_policy=False, has_twins=False)

@@ -115,9 +115,8 @@ def mellowmax(q: Float[Array, "actions"], selector: Float[Array, "actions"], tem
     return Distribution(value[None], jnp.ones(1))
 
 
-def soft(following: Returns, selector: Float[Array, "actions"], temperature: float) -> Distribution:
-    """sum_a' pi(a') [Z(s', a') - temperature log pi(a')] with pi = softmax(selector / temperature), as one mixture."""
-    logs = jax.nn.log_softmax(selector / temperature)
+def soft(following: Returns, logs: Float[Array, "actions"], temperature: float | Float[Array, ""]) -> Distribution:
+    """sum_a' pi(a') [Z(s', a') - temperature log pi(a')] of a policy with log pi = `logs`, as one mixture."""
     entropy = temperature * jnp.where(jnp.isneginf(logs), 0, logs)
     atoms = following.atoms - entropy[:, None]
     return Distribution(atoms.reshape(-1), (jnp.exp(logs)[:, None] * following.probabilities).reshape(-1))
@@ -230,4 +229,5 @@ class MunchausenSpec:
         preference, action = following.here
         logs = self.temperature * jax.nn.log_softmax(preference / self.temperature)[action]
         reward = step.reward + self.scale * logs.clip(self.floor, 0)
-        return target(step._replace(reward=reward), soft(following.returns, following.selector, self.temperature))
+        next_logs = jax.nn.log_softmax(following.selector / self.temperature)
+        return target(step._replace(reward=reward), soft(following.returns, next_logs, self.temperature))

@@ -1,5 +1,6 @@
 """Losses of a policy: of one step each, from the logarithms of its probabilities."""
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -36,3 +37,33 @@ def standardized(advantage: Float[Array, "batch"], weight: Float[Array, "batch"]
     mean = (weight * advantage).sum() / count
     deviation = jnp.sqrt((weight * (advantage - mean) ** 2).sum() / count)
     return (advantage - mean) / (deviation + 1e-8)
+
+
+# -- of every action's Q, as in soft actor-critic --------------------------------------------------------------------
+
+
+def soft_improvement(
+    log_probabilities: Float[Array, "*batch actions"],
+    q: Float[Array, "*batch actions"],
+    temperature: Float[Array, ""] | float,
+) -> Float[Array, "*batch"]:
+    """sum_a pi(a) [temperature log pi(a) - Q(a)], with Q a constant. It is least for pi = softmax(Q / temperature).
+
+    The sum runs over all actions, so that nothing is drawn; one of probability 0 adds nothing.
+
+    Source: Christodoulou 2019 (arXiv 1910.07207), eq. 12.
+    """
+    worth = (jnp.exp(log_probabilities) * jax.lax.stop_gradient(q)).sum(-1)
+    return -temperature * entropy(log_probabilities) - worth
+
+
+def temperature_loss(
+    log_temperature: Float[Array, ""], spread: Float[Array, "*batch"], wanted: Float[Array, "*batch"]
+) -> Float[Array, "*batch"]:
+    """log(temperature) (entropy - wanted entropy): a step along its gradient lowers the temperature of a policy with
+    more entropy than is wanted.
+
+    Source: Haarnoja et al. 2018 (arXiv 1812.05905), eq. 18, with log(temperature) in place of the temperature as in
+    their code: a step then changes it by a factor.
+    """
+    return log_temperature * jax.lax.stop_gradient(spread - wanted)

@@ -108,6 +108,9 @@ def _check_returns(found: Any, actions: int) -> None:
     for name, array in {"atoms": atoms, "logits": logits, "attention": attention}.items():
         if array.dtype != jnp.float32 or not np.isfinite(array).all():
             raise ContractFault(f"{name} are {array.dtype} or not finite; expected finite float32 numbers")
+    policy = found.policy
+    if policy is not None and (policy.shape != (actions,) or not np.isfinite(policy).all()):
+        raise ContractFault(f"a policy has logits {list(policy.shape)}, or not finite; expected [{actions}] numbers")
     weights = np.asarray(attention)
     if (weights < 0).any() or not np.isclose(weights.sum(-1), 1, atol=1e-5).all():
         raise ContractFault("a head's attention is negative or does not sum to 1; use nn.attention.attend")
@@ -144,6 +147,8 @@ def _check_gradient(head: Any, given: tuple, unreached: tuple[str, ...]) -> None
         found = jax.vmap(head)(*given)
         first, second = jax.random.split(jax.random.PRNGKey(1))
         worth = (found.atoms * found.probabilities * jax.random.normal(first, found.atoms.shape)).sum()
+        if found.policy is not None:
+            worth += (found.policy * jax.random.normal(jax.random.fold_in(first, 1), found.policy.shape)).sum()
         return worth + (found.atoms * jax.random.normal(second, found.atoms.shape)).sum()
 
     check_slopes(jax.jit(jax.grad(loss))(head), unreached)
