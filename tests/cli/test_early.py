@@ -77,7 +77,7 @@ def test_parts_read_with_blanks_are_forgotten(tmp_path):
         "from engram.cli.names import preset_lines\nfrom engram.cli.blank import without_jax\n"
         "import sys\nfrom engram import registry\n"
         "without_jax(preset_lines)\nprint(registry.snapshot(), 'engram.agents' in sys.modules, 'jax' in sys.modules)\n"
-        "from engram.agents.spec import AgentSpec\nprintAgentSpec.encoder.widths"
+        "from engram.agents.spec import AgentSpec\nprint(AgentSpec().encoder.widths)"
     )
     assert alone(code, tmp_path)[:2] == ["{} False False", "(128, 128)"]
 
