@@ -21,7 +21,7 @@ from jaxtyping import Array, Float, UInt32
 
 from engram.bits import uniform
 from engram.errors import SpecError
-from engram.nn.layers import Linear
+from engram.nn.layers import Linear, cos_pi, repeated
 from engram.ranges import OneOf
 from engram.registry import declare, register
 from engram.specs import setting, spec
@@ -196,8 +196,9 @@ class Implicit(eqx.Module):
     ) -> Returns:
         drawn = jnp.full(self.words, 0.5) if bits is None else uniform(bits)
         levels = (jnp.arange(self.words) + drawn) / self.words
-        waves = jnp.cos(jnp.pi * jnp.arange(self.level.weight.shape[1]) * levels[:, None])
-        seen = embedding * jax.nn.relu(jax.vmap(self.level)(waves))
+        waves = cos_pi(jnp.arange(self.level.weight.shape[1]) * levels[:, None])
+        # Levels come first in this product: XLA would transpose the result of the other, and all that is made of it.
+        seen = repeated(self.words, embedding) * jax.nn.relu(waves @ self.level.weight.T + self.level.bias)
         numbers, attention = jax.vmap(rows)(seen)  # [samples, actions, 1]
         atoms = numbers[..., 0].T
         return Returns(atoms, jnp.zeros_like(atoms), attention.mean(0), jnp.broadcast_to(levels, atoms.shape))

@@ -1,10 +1,14 @@
 """Plain layers. Each sees one example; batch with `vmap`, which turns their products into matrix products."""
 
+import math
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from engram.types import Key
@@ -31,6 +35,39 @@ class Linear(eqx.Module):
     def __call__(self, x: Float[Array, "inputs"], bits: Any = None) -> Float[Array, "outputs"]:
         return self.weight @ x + self.bias
 
+
+def cos_pi(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """cos(pi x) to 3e-7, as sin(pi (1/2 - d)) with d the distance of x to the nearest even number.
+
+    On a CPU a tenth of the time of `jnp.cos(jnp.pi * x)`, and nearer: no pi x is rounded. The series of the sine stops
+    at the eleventh power.
+    """
+    angle = np.float32(math.pi) * (0.5 - jnp.abs(x - 2 * jnp.round(x / 2)))
+    square = angle * angle
+    series = jnp.float32(0)
+    for power in range(11, 0, -2):
+        series = series * square + np.float32((-1) ** (power // 2) / math.factorial(power))
+    return angle * series
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def repeated(count: int, x: Float[Array, "features"]) -> Any:
+    """x, `count` times: [count, features].
+
+    Its gradient adds halves. The sum that JAX would take has four axes in a batch of a seed: in the loop of a run XLA
+    takes 690 us for one of 64 thousand numbers on a CPU, and under 30 us for halves.
+    """
+    return jnp.broadcast_to(x, (count, *x.shape))
+
+
+def _added(_: int, __: None, slope: Float[Array, "count features"]) -> tuple[Float[Array, "features"]]:
+    while len(slope) > 1:
+        half = len(slope) // 2
+        slope = jnp.concatenate([slope[:half] + slope[half : 2 * half], slope[2 * half :]])
+    return (slope[0],)
+
+
+repeated.defvjp(lambda count, x: (repeated(count, x), None), _added)
 
 EPSILON = 1e-5  # of `normalised`, under the root
 
