@@ -10,7 +10,7 @@ from gymnasium import spaces as gym_spaces
 
 from engram import spaces, specs
 from engram.agents.fitting import fitted
-from engram.agents.presets import PRESETS, kind_of, preset
+from engram.agents.presets import PRESETS, WITHOUT_REPLAY, kind_of, preset
 from engram.agents.q_learning import QLearner
 from engram.agents.spec import AgentSpec
 from engram.agents.told import assumptions
@@ -115,7 +115,7 @@ def test_a_run_says_what_was_taken_for_granted():
 
 @pytest.mark.parametrize("envs", [1, 3, 6, 8])
 @pytest.mark.parametrize("steps", [20, 300, 3000, 50_000])
-@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("name", [name for name in PRESETS if name not in WITHOUT_REPLAY])
 def test_no_number_of_a_preset_is_the_reason_of_a_refusal(name: str, steps: int, envs: int):
     for changes in ({}, {"replay.start": 64 * envs}, {"replay.capacity": 400 * envs}, {"replay.window": 100}):
         if name not in ("drqn", "r2d2", "dtqn", "lru-dqn") and "replay.window" in changes:
@@ -129,10 +129,23 @@ def test_no_number_of_a_preset_is_the_reason_of_a_refusal(name: str, steps: int,
             assert {row[0]: row[2] for row in specs.describe(spec)}[path] == value
 
 
+@pytest.mark.parametrize("envs", [1, 3, 6, 8])
+@pytest.mark.parametrize("steps", [20, 300, 50_000])
+@pytest.mark.parametrize("name", sorted(WITHOUT_REPLAY))
+def test_no_number_of_a_rollout_that_nobody_typed_is_the_reason_of_a_refusal(name: str, steps: int, envs: int):
+    for changes in ({}, {"rollout.steps": 7}, {"working": "gru"}):
+        made = preset(name, Box((4,)), steps)
+        spec = specs.override_all(made, changes, lambda spec: spec.fitted(changes, steps, envs))  # noqa: B023
+        agent = spec.build(Box((4,)), 2, envs)
+        assert changes or agent.rhythm.first <= max(steps, envs)
+        for path, value in changes.items():
+            assert {row[0]: row[2] for row in specs.describe(spec)}[path] == value
+
+
 @pytest.mark.parametrize("name", PRESETS)
 def test_numbers_that_fit_stay_as_the_preset_chose_them(name: str):
     chosen = preset(name, Box((4,)), 50_000)
-    assert fitted(chosen, (), 50_000, 1) == chosen
+    assert chosen.fitted((), 50_000, 8 if name in WITHOUT_REPLAY else 1) == chosen
 
 
 def test_a_short_run_learns_all_the_same():

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from engram import spaces, specs
+from engram.agents.mind import MindSpec
 from engram.agents.presets import PRESETS, preset
-from engram.agents.spec import AgentSpec
 from engram.cli import environments
 from engram.cli.commands import main
 from engram.cli.early import SPACES
@@ -85,7 +85,7 @@ def test_parts_read_with_blanks_are_forgotten(tmp_path):
 def test_every_preset_can_be_made_for_the_observations_that_stand_for_all():
     for name in PRESETS:
         made = [preset(name, spaces.from_json(space)) for space in SPACES]
-        assert all(isinstance(agent, AgentSpec) for agent in made)
+        assert all(isinstance(agent, MindSpec) for agent in made)
 
 
 # -- environments ----------------------------------------------------------------------------------------------------
