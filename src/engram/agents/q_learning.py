@@ -53,7 +53,7 @@ class QLearner:
     envs: int = 1
     demonstrations: int = 0
 
-    metrics: ClassVar[tuple[str, ...]] = ("loss", "q_mean")  # q_mean: Q of the actions taken, in units of return
+    metrics = ("loss", "q_mean")  # q_mean: Q of the actions taken, in units of return
     score: ClassVar[examples.Score] = staticmethod(examples.score)  # what one action is taught
 
     def __post_init__(self):

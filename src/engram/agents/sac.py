@@ -108,7 +108,7 @@ def score(spec: SACSpec, nets: Nets, frames: PyTree, decision: Decision, start: 
     goal = target(start.step, soft(following.returns, jax.nn.log_softmax(following.selector), temperature))
     estimates: Any = decision.returns.twins
     both = [Distribution(one[start.action][None], jnp.ones(1)) for one in estimates]
-    own = sum(spec.loss(each, goal) for each in both)
+    own: Array = spec.loss(both[0], goal) + spec.loss(both[1], goal)
     error = jnp.stack([jnp.abs(goal.mean - each.mean) for each in both]).max()
 
     logs = jax.nn.log_softmax(decision.preference)
@@ -135,7 +135,7 @@ class SACLearner(QLearner):
 
     spec: SACSpec
 
-    metrics: ClassVar[tuple[str, ...]] = ("loss", "q_mean", "policy_loss", "entropy", "temperature")
+    metrics = ("loss", "q_mean", "policy_loss", "entropy", "temperature")  # type: ignore[assignment]
     score: ClassVar[Score] = staticmethod(score)
 
 
