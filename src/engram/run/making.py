@@ -5,7 +5,7 @@ from contextlib import ExitStack, closing
 from typing import Any
 
 from engram.agents.agent import Agent
-from engram.agents.told import assumptions, reasons
+from engram.agents.told import assumptions, reasons, why_so_many
 from engram.agents.without_replay import MANY
 from engram.envs.device import is_device, make_device
 from engram.envs.host.build import check_unasked
@@ -80,7 +80,7 @@ def notes_at_start(plan: RunPlan, agent: Agent, environment: Any, on_device: boo
     yield from assumptions(plan.agent, plan.space)
     each = " a seed" if plan.seeds > 1 else ""
     sizes = "; ".join(f"{name}: {amount(size)}{each}" for name, size in agent.nbytes().items() if size)
-    yield f"{plan.agent.kept} of {sizes}"
+    yield f"{plan.agent.kept} of {sizes}{why_so_many(plan.preset, plan.agent, plan.space)}"
     if plan.steps <= agent.rhythm.first:
         yield Warned(f"{plan.agent.begins} is not reached: nothing will be learned")
     if on_device and plan.agent.replay_rows and plan.envs >= MANY:
