@@ -17,6 +17,7 @@ from engram.agents.agent import Experience
 from engram.agents.mind import ObservationSpec
 from engram.agents.network import build
 from engram.agents.policy import Seen
+from engram.agents.presets import preset
 from engram.agents.q_learning import QLearner
 from engram.agents.spec import AgentSpec, ReplaySpec
 from engram.bits import next_words, uniform
@@ -140,7 +141,9 @@ def test_begin_look_and_explore_are_what_acting_does(kind: str):
 
 @pytest.mark.parametrize("kind", [kind for kind in registry.names("head") if not kind.startswith("test-")])
 def test_no_head_of_ours_takes_words(kind: str):
-    made = build(replace(PLAIN, head=registry.find("head", kind)()), spaces.Box((2,)), 2, KEY)
+    space, head = spaces.Box((2,)), registry.find("head", kind)()
+    chosen = replace(preset("ppo", space, 100) if head.has_policy else PLAIN, head=head)
+    made = build(chosen, space, 2, KEY)
     assert made.words == 0
     assert policy.still(made, ENVS).shape == (ENVS, 0)
 

@@ -31,7 +31,7 @@ def check_head(
 
     - every leaf is a learned float32 array, or can be a constant;
     - `words` is a number of random words, and they make a difference;
-    - atoms, logits, levels and attention have the forms of `Returns` and are finite;
+    - atoms, logits, levels, attention and policy have the forms of `Returns` and are finite;
     - a compiled batch gives the same;
     - the features of a forbidden action do not matter;
     - gradients are finite and reach every leaf.
@@ -114,6 +114,9 @@ def _check_returns(found: Any, actions: int) -> None:
     weights = np.asarray(attention)
     if (weights < 0).any() or not np.isclose(weights.sum(-1), 1, atol=1e-5).all():
         raise ContractFault("a head's attention is negative or does not sum to 1; use nn.attention.attend")
+    policy = found.policy
+    if policy is not None and (policy.shape != (actions,) or not np.isfinite(policy).all()):
+        raise ContractFault(f"the policy has shape {policy.shape} or is not finite; expected a logit of each action")
     if levels is None:
         return
     if levels.shape != atoms.shape or not ((np.asarray(levels) >= 0) & (np.asarray(levels) <= 1)).all():
@@ -133,13 +136,18 @@ def _check_forbidden(head: Any, given: tuple, tolerance: float) -> None:
     """Whatever stands where an action is forbidden, the others are worth the same."""
     embedding, features, allowed, bits = given
     strange = jnp.where(allowed[..., None], features, jnp.nan)
-    known, tried = (LOOK(head, (embedding, one, allowed, bits)).q for one in (features, strange))
+    known, tried = (_told(LOOK(head, (embedding, one, allowed, bits))) for one in (features, strange))
     compare(
         {"q": jnp.where(allowed, known, 0)},
         {"q": jnp.where(allowed, tried, 0)},
         "what a forbidden action offers changes the worth of an allowed one; hide its features",
         tolerance,
     )
+
+
+def _told(found: Any) -> Array:
+    """What a head says of the actions: a policy's logits where it has one, else Q."""
+    return found.q if found.policy is None else found.policy
 
 
 def _check_gradient(head: Any, given: tuple, unreached: tuple[str, ...]) -> None:
