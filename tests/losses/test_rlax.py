@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from engram.agents.examples import bootstrapped
-from engram.agents.spec import AgentSpec, RewardSpec
+from engram.agents.mind import RewardSpec
+from engram.agents.spec import AgentSpec
 from engram.losses.bootstrap import Following, Here, MunchausenSpec, PlainSpec
 from engram.losses.distributional import CrossEntropySpec, QuantileHuberSpec, projected
 from engram.losses.regression import huber, squared

@@ -19,7 +19,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int, UInt32
 
 from engram.bits import below
+from engram.registry import declare
 from engram.types import Decision
+
+# Whether actions have the probabilities softmax(preference), which a policy gradient needs.
+declare("exploration", samples=False)
 
 
 class ExplorationSpec(Protocol):

@@ -5,12 +5,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Int, UInt32
 
 from engram.bits import uniform
-from engram.registry import declare, register
+from engram.registry import register
 from engram.specs import spec
 from engram.types import Decision
-
-# Whether actions have the probabilities softmax(preference): what a policy gradient needs.
-declare("exploration", samples=False)
 
 
 @register("exploration", "sample")
