@@ -21,7 +21,7 @@ PROBE = (
 
 # What shows what each kind is for. One without a line here is added with its result or probe, or does not stay.
 SHOWN = {
-    "agent": {"q-learning": CARTPOLE, "pqn": PROBES, "ppo": PROBES},
+    "agent": {"q-learning": CARTPOLE, "pqn": PROBES, "ppo": PROBES, "sac": PRESET + "sac"},
     "working": {
         "none": CARTPOLE,
         "gru": PROBE,
