@@ -31,6 +31,13 @@ MEMORIES: dict[str, dict[str, Any]] = {
     "slots": {"working.hidden_size": 8, "working.slots": 4},
 }
 EXTERNAL = {"external": "episodic", "external.capacity": 32, "external.neighbours": 4, "recall.n_step": 3}
+CHUNKED = {
+    "external": "chunked",
+    "external.capacity": 64,
+    "external.size": 16,
+    "external.neighbours": 4,
+    "recall.n_step": 3,
+}
 # Name: the space, what both kinds are given, and what each is given besides.
 WITH: dict[str, tuple[spaces.Space, dict[str, Any], dict[str, Any], dict[str, Any]]] = {
     "vector": (VECTOR, WIDTHS, {}, {}),
@@ -44,7 +51,7 @@ WITH: dict[str, tuple[spaces.Space, dict[str, Any], dict[str, Any], dict[str, An
     "masked memory": (MASKED, WIDTHS | {"working": "gru"} | MEMORIES["gru"] | BEFORE, {}, {}),
     "external": (VECTOR, WIDTHS | EXTERNAL, {}, {}),
     "external beside a memory": (VECTOR, WIDTHS | EXTERNAL | {"working": "gru"} | MEMORIES["gru"], {}, {}),
-    "chunked": (VECTOR, WIDTHS | {"external": "chunked", "external.capacity": 64, "recall.n_step": 3}, {}, {}),
+    "chunked": (VECTOR, WIDTHS | CHUNKED, {}, {}),
     "categorical": (VECTOR, WIDTHS | {"head.returns": "categorical", "loss": "cross-entropy"}, {}, {}),
     "quantile": (VECTOR, WIDTHS | {"head.returns": "quantile", "loss": "quantile-huber"}, {}, {}),
     "implicit": (VECTOR, WIDTHS | {"head.returns": "implicit", "loss": "quantile-huber"}, {}, {}),

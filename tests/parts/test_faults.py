@@ -45,7 +45,13 @@ class Head(eqx.Module):
         q = {"finite": q / 0, "gradient": jax.lax.stop_gradient(q), "root": q + jnp.sqrt(0 * q)}.get(self.fault, q)
         q = q[:2, None] if self.fault == "shape" else q[:, None]
         return SimpleNamespace(
-            atoms=q, logits=jnp.zeros_like(q), attention=weights, levels=None, probabilities=jnp.ones_like(q), q=q[:, 0]
+            atoms=q,
+            logits=jnp.zeros_like(q),
+            attention=weights,
+            levels=None,
+            policy=None,
+            probabilities=jnp.ones_like(q),
+            q=q[:, 0],
         )
 
 

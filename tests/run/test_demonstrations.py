@@ -261,7 +261,7 @@ def test_it_is_told(file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[st
     words = ["CartPole-v1", "--demonstrations", str(file), "--preset", "dqn", "--steps", "50", "encoder.widths=8"]
     assert main(["train", *words, "--run", "a", "demos.ratio=0.25"]) == 0
     assert "108 rows of demonstrations from" in (said := capsys.readouterr().out)
-    assert "kept for ever; 16 of 64 examples of each batch are drawn from them" in said
+    assert "kept for ever; 25% of the examples of each batch are drawn from them" in said
     assert main(["evaluate", "a", "--episodes", "1"]) == 0
     capsys.readouterr()
     assert main(["info", "a"]) == 0

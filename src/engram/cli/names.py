@@ -130,6 +130,16 @@ def show(chosen: Show, settings: Mapping[str, str]) -> None:
     print_rows(rows, "# ")
 
 
+def kind_row(spec: Any) -> list[tuple[str, str, Any, str]]:
+    """The kind of an agent as `specs.describe` tells of a part; nothing for a Q-learner, the default."""
+    from engram import registry
+    from engram.run.plan import Q_LEARNER
+
+    name, role = registry.name_of("agent", type(spec)), "agent"
+    kinds = f"one of {'|'.join(registry.names(role))}"
+    return [] if name == Q_LEARNER else [(role, kinds, name, "how it learns")]
+
+
 def setting_lines(
     preset: str, space: Mapping[str, Any], steps: int | None, settings: Mapping[str, str]
 ) -> list[tuple[str, str]]:
@@ -141,7 +151,7 @@ def setting_lines(
     spec: Any = made(preset, spaces.from_json(dict(space)), steps)
     check_names(spec, settings)
     spec = specs.override_all(spec, settings)
-    rows = specs.describe(spec)
+    rows = [*kind_row(spec), *specs.describe(spec)]
     return [
         (quote(f"{path}={specs.show(value)}"), f"{text} ({kind.replace('|', ', ')})")
         for path, kind, value, text in rows

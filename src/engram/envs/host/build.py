@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import partial
+from importlib.util import find_spec
 from typing import Any
 
 import gymnasium
@@ -207,7 +208,10 @@ def _find(name: str) -> EnvSpec:
     if env_id not in gymnasium.registry and family is not None and family.installed:
         family.register_id(env_id)
     if env_id in gymnasium.registry:
-        return gymnasium.registry[env_id]
+        spec = gymnasium.registry[env_id]
+        if str(spec.entry_point).startswith("gymnasium.envs.box2d") and find_spec("Box2D") is None:
+            raise UnknownName(f"{env_id} needs the package Box2D; {install('box2d')}")
+        return spec
     if family is not None and not family.installed:
         raise UnknownName(f"{env_id} needs the package {family.module}; {install(family.extra)}")
     from engram.envs.device import device_ids  # imports JAX; workers, which must not, are sent what was found here
