@@ -1,11 +1,8 @@
 """`boltzmann`: actions are drawn by a softmax over Q."""
 
-import jax
-import jax.numpy as jnp
 from jaxtyping import Array, Int, UInt32
 
-from engram.bits import uniform
-from engram.exploration.exploration import falling
+from engram.exploration.exploration import falling, sampled
 from engram.ranges import Log, Times
 from engram.registry import register
 from engram.specs import setting, spec
@@ -53,9 +50,4 @@ class BoltzmannSpec:
         step: int | Int[Array, ""],
     ) -> Int[Array, ""]:
         """An action drawn with those probabilities; one that is not allowed has none."""
-        preference, allowed = decision.preference, decision.allowed
-        weights = jax.nn.softmax(preference / self.at(step))
-        passed = jnp.cumsum(weights) > uniform(bits[0]) * weights.sum()
-        possible = passed if allowed is None else passed & allowed
-        # Rounding may leave no action above the drawn number; the preferred one is then as good as any.
-        return jnp.where(possible.any(), possible.argmax(), preference.argmax()).astype(jnp.int32)
+        return sampled(decision.preference / self.at(step), decision.allowed, bits[0])

@@ -15,10 +15,11 @@
 
 from typing import Protocol
 
+import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Int, UInt32
+from jaxtyping import Array, Bool, Float, Int, UInt32
 
-from engram.bits import below
+from engram.bits import below, uniform
 from engram.registry import declare
 from engram.types import Decision
 
@@ -86,6 +87,17 @@ def any_of(decision: Decision, word: UInt32[Array, ""]) -> Int[Array, ""]:
     if allowed is None:
         return below(word, decision.preference.shape[0])
     return (jnp.cumsum(allowed) > below(word, jnp.maximum(allowed.sum(), 1))).argmax()
+
+
+def sampled(
+    logits: Float[Array, "actions"], allowed: Bool[Array, "actions"] | None, word: UInt32[Array, ""]
+) -> Int[Array, ""]:
+    """An action with the probabilities softmax(logits); a forbidden one, whose logit is minus infinity, has none."""
+    weights = jax.nn.softmax(logits)
+    passed = jnp.cumsum(weights) > uniform(word) * weights.sum()
+    possible = passed if allowed is None else passed & allowed
+    # Rounding may leave no action above the drawn number; the preferred one is then as good as any.
+    return jnp.where(possible.any(), possible.argmax(), logits.argmax()).astype(jnp.int32)
 
 
 def falling(start: float, end: float, steps: int, step: int | Array) -> float | Array:

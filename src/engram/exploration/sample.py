@@ -1,10 +1,8 @@
 """`sample`: actions are drawn from a policy."""
 
-import jax
-import jax.numpy as jnp
 from jaxtyping import Array, Int, UInt32
 
-from engram.bits import uniform
+from engram.exploration.exploration import sampled
 from engram.registry import register
 from engram.specs import spec
 from engram.types import Decision
@@ -35,7 +33,4 @@ class SampleSpec:
         step: int | Int[Array, ""],
     ) -> Int[Array, ""]:
         """An action drawn with those probabilities; one that is not allowed has none."""
-        weights = jax.nn.softmax(decision.preference)
-        passed = (jnp.cumsum(weights) > uniform(bits[0]) * weights.sum()) & (weights > 0)
-        # Rounding may leave no action above the drawn number; the preferred one is then as good as any.
-        return jnp.where(passed.any(), passed.argmax(), decision.preference.argmax()).astype(jnp.int32)
+        return sampled(decision.preference, decision.allowed, bits[0])
