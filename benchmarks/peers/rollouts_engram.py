@@ -1,20 +1,16 @@
 """One run of a rollout agent of Engram; prints one JSON line."""
 
-import argparse
 import json
 import sys
 import time
+
+from rollouts_job import job_given
 
 from engram import Trainer
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
-    for name in ("algorithm", "env"):
-        parser.add_argument(f"--{name}")
-    for name in ("envs", "steps", "epochs", "minibatches", "rollouts", "width", "seed"):
-        parser.add_argument(f"--{name}", type=int)
-    job = parser.parse_args()
+    job = job_given()
     each = job.envs * job.steps
     settings = {
         "rollout.steps": job.steps, "rollout.epochs": job.epochs, "rollout.minibatches": job.minibatches,

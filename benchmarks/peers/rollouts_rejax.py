@@ -4,22 +4,17 @@ Evaluation is off. A call trains so many rollouts; the second call, on the state
 """
 # pyright: reportMissingImports=false
 
-import argparse
 import json
 import sys
 import time
 
 import jax
 from rejax import get_algo
+from rollouts_job import job_given
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
-    for name in ("algorithm", "env"):
-        parser.add_argument(f"--{name}")
-    for name in ("envs", "steps", "epochs", "minibatches", "rollouts", "width", "seed"):
-        parser.add_argument(f"--{name}", type=int)
-    job = parser.parse_args()
+    job = job_given()
     total = job.rollouts * job.envs * job.steps
     agent = get_algo(job.algorithm).create(
         env=job.env, num_envs=job.envs, num_steps=job.steps, num_epochs=job.epochs, num_minibatches=job.minibatches,

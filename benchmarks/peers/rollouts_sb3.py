@@ -1,22 +1,17 @@
 """One run of Stable-Baselines3's PPO; prints one JSON line."""
 # pyright: reportMissingImports=false
 
-import argparse
 import json
 import sys
 import time
 
+from rollouts_job import job_given
 from stable_baselines3 import PPO
 from stable_baselines3.common.env_util import make_vec_env
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
-    for name in ("algorithm", "env"):
-        parser.add_argument(f"--{name}")
-    for name in ("envs", "steps", "epochs", "minibatches", "rollouts", "width", "seed"):
-        parser.add_argument(f"--{name}", type=int)
-    job = parser.parse_args()
+    job = job_given()
     each = job.envs * job.steps
     agent = PPO(
         "MlpPolicy", make_vec_env(job.env, job.envs, job.seed), n_steps=job.steps, n_epochs=job.epochs,
