@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from benchmarks.learning import clock
 from benchmarks.record import write_json
 from engram import Trainer
 from engram.errors import EngramError, LearningFault
@@ -80,6 +81,7 @@ def result(rows: list[dict[str, Any]], evaluation: Any, seeds: int, index: int, 
 
 def main() -> int:
     job = json.loads(Path(sys.argv[1]).read_text())
+    clock.listed()
     try:
         write_json(Path(job["result"]), train(job))
     except LearningFault as problem:

@@ -229,24 +229,25 @@ def told(name: str, found: dict[str, Any]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def main(cells: dict[str, Cell] = CELLS, about: str | None = __doc__, result: str = "memory-tasks") -> int:
+    """Learn the cells that the command line asks for; what a file of `result` is named."""
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--list", action="store_true", help="say what the cells are, and do nothing")
     parser.add_argument(
-        "--cells", default=",".join(CELLS), help="names separated by commas; a last * stands for any end"
+        "--cells", default=",".join(cells), help="names separated by commas; a last * stands for any end"
     )
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--first-seed", type=int, default=10, help="0 and 1 were used to find the settings")
     parser.add_argument("--jobs", type=int, default=2, help="processes at a time")
     parser.add_argument("--minutes", type=float, help="after so long nothing begins, and what runs is told to save")
     parser.add_argument("--work", type=Path, default=WORK / "memory", help="folder of the runs")
-    add_flags(parser, "memory-tasks")
+    add_flags(parser, result)
     options = parser.parse_args()
     wanted = options.cells.split(",")
-    chosen = [cell for name, cell in CELLS.items()
+    chosen = [cell for name, cell in cells.items()
               if any(name == one or (one.endswith("*") and name.startswith(one[:-1])) for one in wanted)]  # fmt: skip
     if options.list or not chosen:
-        print("\n".join(f"{cell.name}: {cell.arguments(0)}" for cell in (chosen or CELLS.values())))
+        print("\n".join(f"{cell.name}: {cell.arguments(0)}" for cell in (chosen or cells.values())))
         return 0
     record = Record(options, {"episodes": EPISODES, "evaluation_seeds": f"{EVALUATION_SEED} + seed"})
     seeds = range(options.first_seed, options.first_seed + options.seeds)
@@ -256,7 +257,7 @@ def main() -> int:
     deadline = None if options.minutes is None else time.monotonic() + 60 * options.minutes
     unfinished = train_all(missing, options.jobs, record, deadline, ONE_THREAD if options.jobs > 1 else None)
     rows: dict[str, Any] = {}
-    for name, cell in CELLS.items():
+    for name, cell in cells.items():
         parts = [part for key, part in record.parts.items() if key.partition(":")[0] == name]
         if parts:
             rows[name] = row(cell, [result for part in parts for result in part["runs"]])

@@ -27,6 +27,7 @@ REQUIREMENTS: dict[str, tuple[tuple[str, ...], ...]] = {
     "index": (("faiss-cpu==1.15.1", "usearch==2.26.6", "numpy==2.4.6"),),
     # Replays, for memory/replay.py.
     "replay": (("cpprb==11.0.0", "flashbax==0.1.3", "jax==0.10.2", "numpy==2.4.6"),),
+    "torchrl": (("torch==2.13.0",), ("torchrl==0.14.1", "tensordict==0.14.3", "gymnasium==1.4.0")),
     # gymnax 1.0 changed what `step` returns, which rejax 0.1.3 cannot unpack; gymnax 0.0.9 forgets to ask for six.
     "rejax": (("rejax==0.1.3", "gymnax==0.0.9", "jax==0.10.2", "flax==0.12.8", "six"),),
 }

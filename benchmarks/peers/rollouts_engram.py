@@ -16,7 +16,7 @@ def main() -> None:
         "rollout.steps": job.steps, "rollout.epochs": job.epochs, "rollout.minibatches": job.minibatches,
         "optimizer.final_fraction": 1.0, "optimizer.learning_rate": 3e-4,
     }  # fmt: skip
-    settings |= {"encoder.widths": (job.width, job.width)} if "CartPole" in job.env else {"encoder.width": job.width}
+    settings |= {"encoder": "vector", "encoder.widths": (job.width, job.width)}  # boards too: rejax has no other
     settings |= {"head.width": 0} if job.algorithm == "ppo" else {}
     with Trainer(
         job.env, job.algorithm, envs=job.envs, seed=job.seed, steps=2 * job.rollouts * each, evaluate_every=0,

@@ -66,8 +66,10 @@ def files_of_newest(folder: Path) -> list[list[Path]]:
     """The files of the newest checkpoint, relative to `folder`, by kind: each its own, the segments it names one."""
     newest = max(folder.glob("step-*.*"), key=lambda path: int(path.name.rpartition(".")[2]))
     manifest = json.loads((newest / "manifest.json").read_text())
-    segments = [Path("segments", one["file"]) for one in manifest["replay"]["segments"]]
-    return [*([path.relative_to(folder)] for path in sorted(newest.iterdir())), segments]
+    own = [[path.relative_to(folder)] for path in sorted(newest.iterdir())]
+    if manifest["replay"] is None:  # of an agent that learns from rollouts
+        return own
+    return [*own, [Path("segments", one["file"]) for one in manifest["replay"]["segments"]]]
 
 
 def flip(path: Path, bit: int) -> None:

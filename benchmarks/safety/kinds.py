@@ -3,6 +3,9 @@
 plain           what `auto` keeps
 rainbow         priorities, atoms of the return, learned noise
 demonstrations  rows that nothing overwrites, drawn by priorities of their own, with the margin loss
+sac             two estimates of Q, a policy and a temperature, each with a target or an optimizer of its own
+ppo-rnn         no replay: the rollout so far, and the carry that each environment began it with
+pqn-memory      no replay, and an external memory with what waits to be written
 """
 
 import argparse
@@ -18,7 +21,11 @@ KINDS: dict[str, dict[str, Any]] = {
     "plain": {},
     "rainbow": {"preset": "rainbow", "overrides": {"head.returns.low": 0.0, "head.returns.high": 100.0}},
     "demonstrations": {"preset": "per-dqn", "overrides": {"demos.ratio": 0.25, "demos.margin_weight": 0.5}},
+    "sac": {"preset": "sac"},
+    "ppo-rnn": {"preset": "ppo-rnn", "envs": 8},
+    "pqn-memory": {"preset": "pqn-memory", "envs": 8, "overrides": {"external.capacity": 2000}},
 }
+ROLLOUTS = ("ppo-rnn", "pqn-memory")  # kinds that have no replay to set
 
 
 def add_kind(parser: argparse.ArgumentParser) -> None:
@@ -37,7 +44,8 @@ def of_kind(options: argparse.Namespace, parser: argparse.ArgumentParser) -> dic
 
 def arguments(kind: str, work: Path, settings: dict[str, Any]) -> dict[str, Any]:
     """Arguments of a trainer: those of the kind, with a benchmark's own settings first."""
-    made = dict(KINDS[kind]) | {"overrides": settings | KINDS[kind].get("overrides", {})}
+    kept = {name: value for name, value in settings.items() if kind not in ROLLOUTS or not name.startswith("replay.")}
+    made = dict(KINDS[kind]) | {"overrides": kept | KINDS[kind].get("overrides", {})}
     if kind == "demonstrations":
         made["demonstrations"] = str(demonstrations(work))
     return made

@@ -9,17 +9,12 @@ twice while it collects. Peers take turns within each round. A first call compil
 """
 
 import argparse
-import json
-import os
-import subprocess
 import sys
-from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
 
-from benchmarks.peers import machine
-from benchmarks.peers.environments import interpreter
-from benchmarks.record import HERE, ROOT, WORK, Record, add_flags
+from benchmarks.peers.processes import told_by
+from benchmarks.record import Record, add_flags
 
 
 class Task(NamedTuple):
@@ -39,23 +34,18 @@ TASKS = {
         {"engram": "CartPole-v1", "sb3": "CartPole-v1"},
         {"envs": 8, "steps": 64, "epochs": 10, "minibatches": 8, "rollouts": 20, "width": 64},
     ),
+    "pqn-minatar": Task(
+        "pqn",
+        {"engram": "minatar-breakout", "rejax": "Breakout-MinAtar"},
+        {"envs": 128, "steps": 32, "epochs": 2, "minibatches": 16, "rollouts": 30, "width": 64},
+    ),
 }
 
 
 def run(task: Task, peer: str, seed: int) -> dict[str, Any]:
     """One run in a process of its own."""
-    python = ROOT / ".venv" / "bin" / "python" if peer == "engram" else interpreter(peer, WORK)
-    words = [str(python if Path(python).exists() else sys.executable), str(HERE / "peers" / f"rollouts_{peer}.py")]
-    words += ["--algorithm", task.algorithm, "--env", task.envs[peer], "--seed", str(seed)]
-    for name, size in task.sizes.items():
-        words += [f"--{name}", str(size)]
-    kept = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")}
-    threads = {"JAX_PLATFORMS": "cpu"} | kept | ({"OMP_NUM_THREADS": "1"} if peer == "sb3" else {})
-    watch = machine.Watch.start()
-    done = subprocess.run(words, capture_output=True, text=True, env=threads, timeout=900)
-    if done.returncode:
-        raise SystemExit(f"{peer}: {done.stderr[-1_500:]}")
-    return json.loads(done.stdout.splitlines()[-1]) | watch.stop()
+    given = {"algorithm": task.algorithm, "env": task.envs[peer], "seed": seed} | task.sizes
+    return told_by("rollouts", peer, given)
 
 
 def main() -> int:

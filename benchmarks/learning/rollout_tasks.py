@@ -1,0 +1,66 @@
+"""Tasks that need a memory, learned from rollouts: actor-critics with a memory and without, and PQN over a GRU.
+
+    python -m benchmarks.learning.rollout_tasks --cells 'tmaze-50-*' --seeds 5 --first-seed 20
+    python -m benchmarks.learning.rollout_tasks --cells 'pqn-*' --seeds 5 --first-seed 20
+    python -m benchmarks.learning.rollout_tasks --list
+
+One configuration for all tasks: the preset as it is, with 64 environments. `ppo` sees one observation, `ppo-rnn` has a
+GRU, `ppo-attention` a causal transformer over the last 64 steps in its place, `ppo-memory` an external memory in
+its critic. The cells `pqn-TASK` are POPGym's, by `pqn-rnn`; `pqn-TASK-forgetting` is the control whose GRU is emptied
+before every step, `pqn-TASK-clock` the one that sees nothing of the task but how long the episode has lasted.
+
+What is played and scored is said in `memory_tasks`, whose flags these are.
+"""
+
+import sys
+from typing import Any
+
+from benchmarks.learning.memory_tasks import SOLVED, Cell, main
+
+ENVS = 64
+ATTENTION: dict[str, Any] = {"working": "history", "working.window": 64, "working.layers": 1}
+AGENTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "ppo": ("ppo", {}),
+    "ppo-rnn": ("ppo-rnn", {}),
+    "ppo-attention": ("ppo-rnn", ATTENTION),
+    "ppo-memory": ("ppo-memory", {}),
+}
+TASKS: dict[str, tuple[str, dict[str, Any], int, float | None]] = {
+    "tmaze-50": ("engram/PassiveTMaze-v0", {"length": 50}, 1_000_000, SOLVED),
+    "RepeatPrevious": ("engram/RepeatPrevious-v0", {"level": "easy"}, 1_000_000, None),
+    "SparseGrid": ("engram/SparseGrid-v0", {}, 500_000, None),
+}
+# The best of POPGym's 13 models after 15 million steps (Morad et al. 2023), where it is known here.
+POPGYM = {
+    "RepeatPrevious": 1.0, "RepeatFirst": 1.0, "CountRecall": 0.509, "Autoencode": -0.283,
+    "Concentration": None, "Battleship": None,
+}  # fmt: skip
+
+
+def beside(task: str, agent: str) -> Cell:
+    """An actor-critic in one task."""
+    (env, arguments, steps, success), (preset, settings) = TASKS[task], AGENTS[agent]
+    return Cell(f"{task}-{agent}", env, steps, preset, arguments, settings, ENVS, success)
+
+
+def popgym(task: str, control: str = "", **settings: Any) -> Cell:
+    """PQN over a GRU in one of POPGym's tasks."""
+    name, clock = f"pqn-{task}" + (f"-{control}" if control else ""), control == "clock"
+    env, preset = (f"clock:{task}", "pqn") if clock else (f"engram/{task}-v0", "pqn-rnn")
+    published = None if control else POPGYM[task]
+    return Cell(name, env, 5_000_000, preset, {"level": "easy"}, settings, ENVS, published=published)
+
+
+CELLS = {
+    cell.name: cell
+    for cell in (
+        *(beside(task, agent) for task in TASKS for agent in AGENTS),
+        *(popgym(task) for task in POPGYM),
+        *(popgym(task, "forgetting", forget=True) for task in POPGYM),
+        *(popgym(task, "clock") for task in POPGYM),
+    )
+}
+
+
+if __name__ == "__main__":
+    sys.exit(main(CELLS, __doc__, "rollout-tasks"))
