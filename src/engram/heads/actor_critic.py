@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, UInt32
 
-from engram.heads.q import QSpec
+from engram.heads.q import QSpec, check_without_policy
 from engram.heads.returns import ScalarSpec, ToReturns
 from engram.nn.layers import MLP, Linear
 from engram.nn.noisy import dealt
@@ -46,6 +46,9 @@ class ActorCriticSpec:
     @property
     def limits(self) -> tuple[float, float] | None:
         return self.returns.limits
+
+    def check(self) -> None:
+        check_without_policy({"head.policy": self.policy})
 
     def build(self, width: int, actions: int, key: Key, offered: int = 0) -> "ActorCriticHead":
         keys = jax.random.split(key, 4)

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, UInt32
 
+from engram.errors import SpecError
 from engram.heads.returns import ScalarSpec, ToReturns
 from engram.nn.layers import MLP, Linear
 from engram.nn.noisy import NoisyLinear, NoisyMLP, dealt
@@ -142,3 +143,10 @@ def _stream(width: int, hidden: int, outputs: int, noise: float, keys: Array) ->
     widths = (hidden,) if hidden else ()
     first = NoisyMLP(width, widths, noise, key=keys[0]) if noise else MLP(width, widths, key=keys[0])
     return first, _linear(hidden or width, outputs, noise, keys[1])
+
+
+def check_without_policy(inner: dict[str, Any]) -> None:
+    """Raises SpecError for a head inside of another, by the path of its setting, that has a policy of its own."""
+    for path, head in inner.items():
+        if head.has_policy:
+            raise SpecError(f"{path} has a policy of its own; set {path}=q, dueling or attention")

@@ -9,11 +9,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, UInt32
 
 from engram.errors import SpecError
-from engram.heads.q import QSpec
+from engram.heads.q import QSpec, check_without_policy
 from engram.nn.noisy import dealt
 from engram.registry import register
 from engram.specs import part, setting, spec
-from engram.types import Key, Kind, Returns
+from engram.types import Key, Returns
 
 
 @register("head", "twin")
@@ -36,16 +36,14 @@ class TwinSpec:
 
     has_policy = True
     has_twins = True
-    predicts: Kind = "number"
+    predicts = "number"
 
     @property
     def reads_offered(self) -> bool:
         return self.policy.reads_offered and self.q.reads_offered
 
     def check(self) -> None:
-        for name, inner in {"head.policy": self.policy, "head.q": self.q}.items():
-            if inner.has_policy:
-                raise SpecError(f"{name} has a policy of its own; set {name}=q, dueling or attention")
+        check_without_policy({"head.policy": self.policy, "head.q": self.q})
         if self.q.predicts != "number":
             raise SpecError(
                 "head=twin takes the least of two numbers, but head.q.returns gives a distribution; set "
