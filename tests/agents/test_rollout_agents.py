@@ -104,11 +104,15 @@ def test_every_preset_without_a_replay_says_what_it_is(kind: str):
 REFUSED = {
     "pqn of a policy": ("pqn", {"head": "actor-critic"}, "agent=pqn learns Q, but head=actor-critic has a policy"),
     "ppo of values": ("ppo", {"head": "q"}, "agent=ppo needs a head with a policy, which head=q has not"),
+    "ppo of two estimates": ("ppo", {"head": "twin"}, "agent=ppo learns one value, but head=twin has two estimates"),
     "ppo of a greedy policy": ("ppo", {"exploration": "epsilon-greedy"}, "agent=ppo draws actions from its policy"),
     "a clipped distribution": (
         "ppo",
         {"value_clip": 0.2, "head.returns": "quantile", "loss": "quantile-huber"},
         "value_clip = 0.2 bounds a value that is one number",
+    ),
+    "a clipped value in which a memory has a share": (
+        "ppo-memory", {"value_clip": 0.2}, "value_clip = 0.2 holds the network's value near what acting held, in which"
     ),
     "another loss": ("pqn", {"loss": "cross-entropy"}, "loss=cross-entropy compares probabilities of fixed returns"),
     "a policy of values": ("pqn", {"exploration": "sample"}, "exploration=sample draws from a policy, and head=q has"),

@@ -51,11 +51,7 @@ class PPOSpec(RolloutSpec):
 
     def check(self) -> None:
         super().check()
-        if not self.head.has_policy:
-            raise SpecError(
-                f"agent=ppo needs a head with a policy, which head={name_of('head', type(self.head))} has not; set "
-                f"head=actor-critic, or use --preset ppo"
-            )
+        self._check_head()
         if not self.exploration.samples:
             raise SpecError(
                 f"agent=ppo draws actions from its policy, which exploration="
@@ -65,6 +61,25 @@ class PPOSpec(RolloutSpec):
             raise SpecError(
                 f"value_clip = {self.value_clip} bounds a value that is one number; set head.returns=scalar, or "
                 f"value_clip=0"
+            )
+        if self.value_clip and self.has_external:
+            raise SpecError(
+                f"value_clip = {self.value_clip} holds the network's value near what acting held, in which external="
+                f"{name_of('external', type(self.external))} has a share; set value_clip=0, or external=none"
+            )
+
+    def _check_head(self) -> None:
+        """A policy and one value."""
+        head = name_of("head", type(self.head))
+        if not self.head.has_policy:
+            raise SpecError(
+                f"agent=ppo needs a head with a policy, which head={head} has not; set head=actor-critic, or use "
+                f"--preset ppo"
+            )
+        if self.head.has_twins:
+            raise SpecError(
+                f"agent=ppo learns one value, but head={head} has two estimates of Q and a temperature, which are for "
+                f"agent=sac; set head=actor-critic, or use --preset ppo"
             )
 
     @property
