@@ -38,6 +38,7 @@ CHUNKED = {
     "external.neighbours": 4,
     "recall.n_step": 3,
 }
+GRAPH = {"external": "graph", "external.capacity": 32, "external.neighbours": 4, "external.every": 5, "recall.n_step": 1}
 # Name: the space, what both kinds are given, and what each is given besides.
 WITH: dict[str, tuple[spaces.Space, dict[str, Any], dict[str, Any], dict[str, Any]]] = {
     "vector": (VECTOR, WIDTHS, {}, {}),
@@ -52,6 +53,7 @@ WITH: dict[str, tuple[spaces.Space, dict[str, Any], dict[str, Any], dict[str, An
     "external": (VECTOR, WIDTHS | EXTERNAL, {}, {}),
     "external beside a memory": (VECTOR, WIDTHS | EXTERNAL | {"working": "gru"} | MEMORIES["gru"], {}, {}),
     "chunked": (VECTOR, WIDTHS | CHUNKED, {}, {}),
+    "graph": (VECTOR, WIDTHS | GRAPH, {}, {}),
     "categorical": (VECTOR, WIDTHS | {"head.returns": "categorical", "loss": "cross-entropy"}, {}, {}),
     "quantile": (VECTOR, WIDTHS | {"head.returns": "quantile", "loss": "quantile-huber"}, {}, {}),
     "implicit": (VECTOR, WIDTHS | {"head.returns": "implicit", "loss": "quantile-huber"}, {}, {}),
