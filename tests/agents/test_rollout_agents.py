@@ -38,7 +38,13 @@ CHUNKED = {
     "external.neighbours": 4,
     "recall.n_step": 3,
 }
-GRAPH = {"external": "graph", "external.capacity": 32, "external.neighbours": 4, "external.every": 5, "recall.n_step": 1}
+GRAPH = {
+    "external": "graph",
+    "external.capacity": 32,
+    "external.neighbours": 4,
+    "external.every": 5,
+    "recall.n_step": 1,
+}
 # Name: the space, what both kinds are given, and what each is given besides.
 WITH: dict[str, tuple[spaces.Space, dict[str, Any], dict[str, Any], dict[str, Any]]] = {
     "vector": (VECTOR, WIDTHS, {}, {}),

@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float, UInt32
 
 from engram.errors import SpecError
 from engram.heads.q import QSpec, check_without_policy
-from engram.nn.noisy import dealt
+from engram.nn.noisy import Drawing
 from engram.registry import register
 from engram.specs import part, setting, spec
 from engram.types import Key, Returns
@@ -61,7 +61,7 @@ class TwinSpec:
         )
 
 
-class TwinHead(eqx.Module):
+class TwinHead(Drawing):
     """pi(. | s) = softmax of the policy's logits; Q(s, a) is the least, or the mean, of two estimates.
 
     A single estimate that a policy is drawn to comes out too high where it errs upwards; the least of two does not.
@@ -78,12 +78,8 @@ class TwinHead(eqx.Module):
     through: bool = eqx.field(static=True)
 
     @property
-    def words(self) -> int:
-        return sum(self._words)
-
-    @property
-    def _words(self) -> list[int]:
-        return [head.words for head in (self.policy, *self.estimates)]
+    def parts(self) -> tuple[Any, ...]:
+        return self.policy, *self.estimates
 
     def __call__(
         self,
@@ -92,7 +88,7 @@ class TwinHead(eqx.Module):
         allowed: Bool[Array, "actions"] | None = None,
         bits: UInt32[Array, "words"] | None = None,
     ) -> Returns:
-        of_policy, *of_each = dealt(bits, self._words)
+        of_policy, *of_each = self.dealt(bits)
         seen = embedding if self.through else jax.lax.stop_gradient(embedding)
         chosen = self.policy(seen, offered, allowed, of_policy)
         both = zip(self.estimates, of_each, strict=True)
