@@ -139,6 +139,8 @@ class MindSpec:
         """What it learns from together, in words."""
         raise NotImplementedError
 
+    remembering = "--preset drqn, dtqn or lru-dqn"  # what has a working memory besides, for whoever has none
+
     @property
     def replay_rows(self) -> int:
         """Rows that its replay keeps, which can be filled and handed on; 0 for an agent without one."""

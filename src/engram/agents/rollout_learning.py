@@ -85,9 +85,11 @@ class RolloutSpec(MindSpec):
     def examples(self) -> str:
         return f"rollouts of {self.rollout.steps}"
 
+    remembering = "--preset pqn-rnn or ppo-rnn"
+
     @property
     def kept(self) -> str:
-        return f"{self.rollout.steps} steps of every environment"
+        return f"a rollout of {self.rollout.steps} steps of every environment"
 
     @property
     def begins(self) -> str:

@@ -130,7 +130,7 @@ class AgentSpec(MindSpec):
 
     @property
     def kept(self) -> str:
-        return f"{self.replay.capacity:,} rows"
+        return f"{self.replay.capacity:,} rows of replay"
 
     @property
     def begins(self) -> str:
