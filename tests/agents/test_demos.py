@@ -117,7 +117,7 @@ def test_the_margin_is_added_on_demonstrations_alone(returns: str):
     found = []
     for one in (plain, weighted):
         drawn, batch = batch_of(one, state)
-        scored = jax.jit(partial(examples.loss, one.spec, None, *nets))
+        scored = jax.jit(partial(examples.loss, one.spec, None, *nets, by=examples.score))
         found.append(scored(batch, drawn.importance)[1])
     more = np.asarray(found[1].loss - found[0].loss)
     bits = jnp.zeros(0, jnp.uint32)

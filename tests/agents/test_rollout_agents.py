@@ -38,6 +38,13 @@ CHUNKED = {
     "external.neighbours": 4,
     "recall.n_step": 3,
 }
+GRAPH = {
+    "external": "graph",
+    "external.capacity": 32,
+    "external.neighbours": 4,
+    "external.every": 5,
+    "recall.n_step": 1,
+}
 # Name: the space, what both kinds are given, and what each is given besides.
 WITH: dict[str, tuple[spaces.Space, dict[str, Any], dict[str, Any], dict[str, Any]]] = {
     "vector": (VECTOR, WIDTHS, {}, {}),
@@ -52,6 +59,7 @@ WITH: dict[str, tuple[spaces.Space, dict[str, Any], dict[str, Any], dict[str, An
     "external": (VECTOR, WIDTHS | EXTERNAL, {}, {}),
     "external beside a memory": (VECTOR, WIDTHS | EXTERNAL | {"working": "gru"} | MEMORIES["gru"], {}, {}),
     "chunked": (VECTOR, WIDTHS | CHUNKED, {}, {}),
+    "graph": (VECTOR, WIDTHS | GRAPH, {}, {}),
     "categorical": (VECTOR, WIDTHS | {"head.returns": "categorical", "loss": "cross-entropy"}, {}, {}),
     "quantile": (VECTOR, WIDTHS | {"head.returns": "quantile", "loss": "quantile-huber"}, {}, {}),
     "implicit": (VECTOR, WIDTHS | {"head.returns": "implicit", "loss": "quantile-huber"}, {}, {}),
@@ -104,11 +112,15 @@ def test_every_preset_without_a_replay_says_what_it_is(kind: str):
 REFUSED = {
     "pqn of a policy": ("pqn", {"head": "actor-critic"}, "agent=pqn learns Q, but head=actor-critic has a policy"),
     "ppo of values": ("ppo", {"head": "q"}, "agent=ppo needs a head with a policy, which head=q has not"),
+    "ppo of two estimates": ("ppo", {"head": "twin"}, "agent=ppo learns one value, but head=twin has two estimates"),
     "ppo of a greedy policy": ("ppo", {"exploration": "epsilon-greedy"}, "agent=ppo draws actions from its policy"),
     "a clipped distribution": (
         "ppo",
         {"value_clip": 0.2, "head.returns": "quantile", "loss": "quantile-huber"},
         "value_clip = 0.2 bounds a value that is one number",
+    ),
+    "a clipped value in which a memory has a share": (
+        "ppo-memory", {"value_clip": 0.2}, "value_clip = 0.2 holds the network's value near what acting held, in which"
     ),
     "another loss": ("pqn", {"loss": "cross-entropy"}, "loss=cross-entropy compares probabilities of fixed returns"),
     "a policy of values": ("pqn", {"exploration": "sample"}, "exploration=sample draws from a policy, and head=q has"),

@@ -193,8 +193,8 @@ def test_without_a_memory_the_rows_of_a_window_lose_what_their_transitions_lose(
     params, lagged = (build(plain, spaces.Box((1,)), 2, key) for key in jax.random.split(KEY))
     windowed = replace(SPEC, double=double, n_step=2)
     nets = Nets(params, lagged, None)
-    score_window = jax.jit(partial(examples.score_window, windowed, nets))
-    score_one = jax.jit(partial(examples.score_transition, plain, nets))
+    score_window = jax.jit(partial(examples.score_window, windowed, nets, by=examples.score))
+    score_one = jax.jit(partial(examples.score_transition, plain, nets, by=examples.score))
     for start in range(len(rows) - windowed.rows):
         scored = jax.device_get(score_window(cut_window(windowed, kept, jnp.int32(start), jnp.int32(0), NO_BITS)))
         for t in range(windowed.replay.window):
@@ -378,7 +378,7 @@ def test_a_forbidden_action_is_never_bootstrapped_from(double):
         np.testing.assert_allclose(scored.loss, 3.0 + 0.5 * best, rtol=1e-6)
 
 
-score = jax.jit(examples.score_transition, static_argnums=0)
+score = jax.jit(partial(examples.score_transition, by=examples.score), static_argnums=0)
 
 
 @register("loss", "test-distance")

@@ -9,12 +9,16 @@ from typing import Any
 import pytest
 
 import engram.agents.presets  # noqa: F401, registers all parts before a test puts a copy of the registry in place
-from engram import registry
+from engram import info, registry
 from engram.cli.commands import main
 from engram.cli.new import TEMPLATES, TRY
 
-SMALL = ["engram/CartPole-v1", "--steps", "300", "replay.capacity=300", "replay.start=100"]
-SETTINGS = {"working": ["--preset", "drqn", "replay.window=8", "replay.batch_size=4"]}
+SMALL = ["engram/CartPole-v1", "--steps", "300"]
+REPLAY = ["replay.capacity=300", "replay.start=100"]
+SETTINGS = {
+    "working": [*REPLAY, "--preset", "drqn", "replay.window=8", "replay.batch_size=4"],
+    "agent": ["--preset", "pqn", "encoder.widths=8"],
+}
 
 
 @pytest.fixture(autouse=True)
@@ -40,9 +44,28 @@ def test_what_is_written_keeps_its_contract_and_trains(role: str, capsys):
     importlib.import_module(f"test_{name}").test_it_keeps_the_contract()
     del sys.modules[name]
     registry._SHELVES[role].pop(name)
-    words = ["train", *SMALL, "--run", "r", "--import", name, f"{role}={name}", *SETTINGS.get(role, [])]
+    words = ["train", *SMALL, "--run", "r", "--import", name, f"{role}={name}", *SETTINGS.get(role, REPLAY)]
     assert main(words) == 0
     assert main(["evaluate", "r", "--episodes", "1", "--import", name]) == 0
+
+
+def test_an_agent_of_ones_own_is_resumed_listed_and_shown_from_the_command_line(capsys):
+    assert main(["new", "agent", "my_agent"]) == 0
+    known = ["--import", "my_agent"]
+    words = ["train", *SMALL, "--run", "r", *known, "agent=my_agent", *SETTINGS["agent"], "weight=0.5"]
+    assert main(words) == 0
+    assert main(["train", "--run", "r", "--resume", "--steps", "640", *known]) == 0
+    facts = info("r")
+    assert (facts["step"], facts["agent"]["kind"], facts["agent"]["weight"]) == (768, "my_agent", 0.5), "three whole rollouts of 4 steps in 64"
+    capsys.readouterr()
+    assert main(["list", "parts", *known]) == 0
+    assert "agent=my_agent" in capsys.readouterr().out.split()
+    assert main(["show", "pqn", "agent=my_agent", *known]) == 0
+    shown = capsys.readouterr().out.splitlines()
+    assert any(line.startswith("agent=my_agent ") for line in shown)
+    assert any(line.startswith("weight=1.0 ") for line in shown)
+    assert main(["train", *SMALL, "agent=my_agent", *SETTINGS["agent"], *known, "head=actor-critic"]) == 2
+    assert "agent=my_agent learns Q, but head=actor-critic has a policy; set head=q" in capsys.readouterr().err
 
 
 def test_every_role_has_its_two_templates_and_no_template_is_without_a_role():

@@ -373,7 +373,7 @@ class Broken(eqx.Module):
 @pytest.mark.parametrize(
     "fault, words",
     [
-        ("keeps all", "not to be kept changed a read"),
+        ("keeps all", "not to be kept left a trace"),
         ("shape", "`write` made a store of"),
         ("not finite", "that was not finite got into"),
         ("touches nothing", "left a trace"),

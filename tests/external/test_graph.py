@@ -94,6 +94,8 @@ class Model:
             q = node["edges"][action][4] if action in node["edges"] else value
             node["edges"][action] = (reward, discount, hash_of(following), value, q)
             node |= {"key": [name] * 3, "written": self.moment}
+        if not rows:
+            return
         self.moment, self.writes = self.moment + 1, self.writes + 1
         if self.writes % self.numbers.every == 0:
             self.propagate()
@@ -167,6 +169,17 @@ def test_the_store_is_a_dictionary_of_what_happened_last(eviction, events):
                 else:
                     assert edge[:4] == expected[:4]
                 assert edge[4] == pytest.approx(expected[4], abs=1e-4)  # sweeps end at a millionth of the greatest
+
+
+def test_a_block_of_nothing_leaves_no_trace():
+    """Also right after a propagation, and where the one entry of a block is not finite: that is counted as refused."""
+    graph = built(capacity=4, neighbours=1, every=2)
+    store = written(graph, graph.init(), (1, 0, 0, 0.5, 2, 0), (2, 0, 8, 0.0, 0, 8))
+    nothing = WRITE(graph, store, entries([(3, 1, 1, 0.5, 1, 1)]), jnp.array([False]))
+    jax.tree.map(np.testing.assert_array_equal, nothing, store)
+    refused = WRITE(graph, store, entries([(3, 1, np.nan, 0.5, 1, 1)]), jnp.array([True]))
+    jax.tree.map(np.testing.assert_array_equal, refused, store._replace(refused=refused.refused))
+    assert int(refused.refused) == 1
 
 
 @settings(max_examples=40)

@@ -1,5 +1,7 @@
 """`twin`: a policy and two estimates of one embedding, and where their gradients go."""
 
+from dataclasses import fields
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -44,6 +46,11 @@ def test_the_policy_reaches_the_embedding_only_where_a_setting_says_so(through: 
     ))  # fmt: skip
     assert bool((of_policy != 0).any()) is through
     assert (of_q != 0).any()
+
+
+def test_what_it_predicts_is_no_setting():
+    assert PLAIN.predicts == "number"
+    assert "predicts" not in {field.name for field in fields(TwinSpec)}
 
 
 def test_the_temperature_begins_at_its_setting():

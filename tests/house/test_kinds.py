@@ -107,6 +107,15 @@ def test_every_role_of_the_package_is_looked_at():
     assert set(SHOWN) == set(registry.roles())
 
 
+@pytest.mark.parametrize("role", SHOWN)
+def test_every_kind_stands_among_the_parts_of_the_page_of_algorithms(role: str):
+    """In the row of its role, which begins with the setting that chooses it."""
+    rows = (ROOT / "docs" / "algorithms.md").read_text().splitlines()
+    setting = "head.returns" if role == "returns" else role
+    row = next(row for row in rows if row.startswith(f"| `{setting}=` |"))
+    assert [kind for kind in SHOWN[role] if f"`{kind}`" not in row] == []
+
+
 def test_what_is_not_there_is_not_found():
     assert not found(RESULTS + "a result that nobody had")
     assert not found(PRESET + "no-preset")

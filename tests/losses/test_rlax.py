@@ -16,8 +16,9 @@ from engram.agents.mind import RewardSpec
 from engram.agents.spec import AgentSpec
 from engram.losses.bootstrap import Following, Here, MunchausenSpec, PlainSpec
 from engram.losses.distributional import CrossEntropySpec, QuantileHuberSpec, projected
+from engram.losses.policy import clipped_surrogate, entropy
 from engram.losses.regression import huber, squared
-from engram.losses.returns import NStep, discounts, n_step, squashed, stretched
+from engram.losses.returns import NStep, advantages, discounts, lambda_returns, n_step, squashed, stretched
 from engram.types import Distribution, Returns
 
 CASES, ACTIONS = 200, 4
@@ -94,6 +95,77 @@ def test_returns_of_n_steps(rlax: Any, n: int):
         return rlax.n_step_bootstrapped_returns(reward, 0.9 * (1.0 - terminated), value[1:], n, goes_on)[0]
 
     same(ours, theirs, reward, terminated, first, value)
+
+
+TIME = 7  # steps of a rollout
+
+
+def rollout(seed: int) -> list[jax.Array]:
+    """Rewards, discounts, values, what final observations are worth, and where a time limit ends an episode.
+
+    A fifth of the steps terminate and a fifth meet a time limit, some of them both; the last one ends the rollout.
+    """
+    reward, value, shown = normal(seed, (TIME,), (TIME + 1,), (TIME,))
+    random = np.random.default_rng(seed)
+    terminated, limit = (random.random((CASES, TIME)) < 0.2 for _ in range(2))
+    limit[:, -1] = True
+    return [reward, jnp.asarray(np.where(terminated, 0, 0.9), jnp.float32), value, shown, jnp.asarray(limit)]
+
+
+@pytest.mark.parametrize("trace", [0.0, 0.65, 0.95, 1.0])
+def test_returns_along_a_rollout(rlax: Any, trace: float):
+    """Where a time limit cuts an episode, lambda of rlax is 0: it bootstraps there, from the final observation."""
+
+    def ours(reward, discount, value, shown, limit):
+        following = jnp.where(limit, shown, value[1:])
+        return lambda_returns(reward, discount, following, limit | (discount == 0), trace)
+
+    def theirs(reward, discount, value, shown, limit):
+        following = jnp.where(limit, shown, value[1:])
+        return rlax.lambda_returns(reward, discount, following, jnp.where(limit, 0.0, trace))
+
+    same(ours, theirs, *rollout(8))
+
+
+@pytest.mark.parametrize("trace", [0.0, 0.65, 0.95, 1.0])
+def test_advantages_along_a_rollout(rlax: Any, trace: float):
+    """rlax knows no final observation: there, a reward stands for what it is worth more than the next one."""
+
+    def ours(reward, discount, value, shown, limit):
+        following = jnp.where(limit, shown, value[1:])
+        return advantages(reward, discount, value[:-1], following, limit | (discount == 0), trace)
+
+    def theirs(reward, discount, value, shown, limit):
+        more = jnp.where(limit, discount * (shown - value[1:]), 0.0)
+        lambdas = jnp.where(limit, 0.0, trace)
+        return rlax.truncated_generalized_advantage_estimation(reward + more, discount, lambdas, value)
+
+    same(ours, theirs, *rollout(9))
+
+
+def test_the_clipped_policy_gradient_and_its_gradient(rlax: Any):
+    """By logits, over a batch of six steps in each case."""
+    logits, old, gain = normal(10, (6, ACTIONS), (6, ACTIONS), (6,))
+    action = jnp.asarray(np.random.default_rng(10).integers(ACTIONS, size=(CASES, 6)), jnp.int32)
+
+    def logs(logits, action):
+        return jnp.take_along_axis(jax.nn.log_softmax(logits), action[:, None], 1)[:, 0]
+
+    def ours(logits, old, gain, action):
+        return clipped_surrogate(logs(logits, action), logs(old, action), gain, 0.2).mean()
+
+    def theirs(logits, old, gain, action):
+        ratio = jnp.exp(logs(logits, action) - logs(old, action))
+        return rlax.clipped_surrogate_pg_loss(ratio, gain, 0.2)
+
+    same(jax.value_and_grad(ours), jax.value_and_grad(theirs), logits, old, gain, action)
+
+
+def test_the_entropy_of_a_policy_and_its_gradient(rlax: Any):
+    (logits,) = normal(11, (6, ACTIONS), scale=2)
+    ours = lambda logits: entropy(jax.nn.log_softmax(logits)).mean()  # noqa: E731
+    theirs = lambda logits: -rlax.entropy_loss(logits, jnp.ones(6))  # noqa: E731
+    same(jax.value_and_grad(ours), jax.value_and_grad(theirs), logits)
 
 
 def test_a_projection_upon_atoms(rlax: Any):

@@ -16,6 +16,10 @@ from engram.agents.presets import preset
 from engram.agents.q_learning import QLearner
 from engram.errors import SpecError
 from engram.exploration.exploration import any_of
+from engram.heads.actor_critic import ActorCriticSpec
+from engram.heads.q import QSpec
+from engram.heads.returns import QuantileSpec
+from engram.heads.twin import TwinSpec
 from engram.nn.layers import Linear
 from engram.replay import sampling
 from engram.replay.draw import Drawn
@@ -50,6 +54,7 @@ class Head(eqx.Module):
             attention=weights,
             levels=None,
             policy=None,
+            twins=None,
             probabilities=jnp.ones_like(q),
             q=q[:, 0],
         )
@@ -92,6 +97,21 @@ def test_a_spec_says_what_its_head_predicts():
     spec = SimpleNamespace(reads_offered=True, predicts="numbers")
     with pytest.raises(ContractFault, match="the spec's `predicts` is 'numbers'; expected one of number, fixed, quan"):
         testing.check_head(Head(Linear(5, 3, key=KEY), "none"), 5, 3, spec=spec, offered=2)
+
+
+@pytest.mark.parametrize(
+    ("spec", "built", "sentence"),
+    [
+        (QSpec(), ActorCriticSpec(), "`has_policy` is False, but its head gives `Returns.policy`; make the two agree"),
+        (ActorCriticSpec(), QSpec(), "`has_policy` is True, but its head gives no `Returns.policy`; make the two agr"),
+        (ActorCriticSpec(), TwinSpec(), "`has_twins` is False, but its head gives `Returns.twins`; make the two agree"),
+        (QSpec(), QSpec(returns=QuantileSpec(quantiles=3)), "'number', but its head gives atoms with levels; qu"),
+        (QSpec(returns=QuantileSpec()), QSpec(), "'quantiles', but its head gives atoms without lev"),
+    ],
+)
+def test_what_a_spec_declares_of_its_head_is_what_the_head_gives(spec: Any, built: Any, sentence: str):
+    with pytest.raises(ContractFault, match=sentence):
+        testing.check_head(built.build(5, 3, KEY), 5, 3, spec=spec)
 
 
 class Wrong(eqx.Module):

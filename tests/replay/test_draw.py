@@ -88,7 +88,7 @@ def test_new_rows_are_marked_and_rows_that_were_learned_from_get_their_error():
     _, bits = examples_bits(one, state)
     drawn, batch = examples.draw(one.spec, state.learner.params, state.replay, bits)
     learner = state.learner
-    _, scored = examples.loss(one.spec, None, learner.params, learner.target, batch, drawn.importance)
+    _, scored = examples.loss(one.spec, None, learner.params, learner.target, batch, drawn.importance, examples.score)
     after, _ = learn(state)
     expected = np.asarray(state.replay.drawing)[:, 0].copy()
     for row, error, weight in zip(drawn.row.tolist(), np.asarray(scored.error), batch.start.weight, strict=True):
@@ -127,7 +127,7 @@ def test_importance_scales_the_loss_and_its_gradient_and_leaves_the_count_of_row
     @jax.jit
     @partial(jax.value_and_grad, has_aux=True)
     def descend(params: Any, importance: Any) -> Any:
-        return examples.loss(one.spec, None, params, learner.target, batch, importance)
+        return examples.loss(one.spec, None, params, learner.target, batch, importance, examples.score)
 
     (plain, scored), slope = descend(learner.params, None)
     np.testing.assert_allclose(plain, (scored.weight * scored.loss).sum() / scored.weight.sum(), rtol=1e-6)

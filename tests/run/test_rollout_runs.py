@@ -2,6 +2,7 @@
 
 import json
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,13 @@ from support.bad_envs import Walk
 
 import engram
 from engram import Trainer, spaces, specs
+from engram.agents.agent import Rhythm
 from engram.agents.ppo import PPOSpec
 from engram.agents.presets import preset
 from engram.cli.commands import main
 from engram.envs.host.make import make_host
 from engram.errors import CheckpointError, EngramError, SpecError
+from engram.run.making import learns
 from engram.run.plan import RunPlan, agent_from_json, agent_to_json
 from engram.runners.host import HostRunner
 
@@ -209,14 +212,50 @@ def show(value: Any) -> str:
     return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
+class Notes:
+    """What a run says."""
+
+    def __init__(self):
+        self.told: list[str] = []
+
+    def on_note(self, trainer: Trainer, text: str) -> None:
+        self.told.append(text)
+
+
+def test_a_run_of_a_single_rollout_learns_and_says_nothing_else():
+    """Two environments: its last step is that at which learning begins."""
+    notes = Notes()
+    with trained(HOST, steps=16, envs=2, callbacks=[notes]) as trainer:
+        assert trainer.learn().runner.report()["updates"] == 4
+    assert [text for text in notes.told if "nothing will be learned" in text] == []
+    assert "a rollout of 8 steps of every environment: " in " ".join(notes.told)
+    assert "(one observation is taken to tell enough: --preset pqn-rnn or ppo-rnn if not)" in notes.told[0]
+
+
+@pytest.mark.parametrize(
+    ("steps", "envs", "group", "rhythm", "on_device", "expected"),
+    [
+        (32, 4, 1, Rhythm(8, 32, 0), True, True),
+        (31, 4, 1, Rhythm(8, 32, 0), True, True),  # it ends with the cycle
+        (31, 4, 1, Rhythm(8, 32, 0), False, True),  # it ends with a step of all environments
+        (28, 4, 1, Rhythm(8, 32, 0), False, False),
+        (1_000, 1, 1, Rhythm(4, 1_000, 1), True, True),
+        (996, 1, 1, Rhythm(4, 1_000, 1), True, False),
+        (998, 1, 1, Rhythm(4, 998, 1), True, True),
+        (998, 1, 1, Rhythm(4, 998, 1), False, False),
+        (1_000, 1, 8, Rhythm(4, 1_000, 1), False, False),  # 31 blocks of 32 are full
+        (1_024, 1, 8, Rhythm(4, 1_000, 1), False, True),
+        (3, 1, 1, Rhythm(4, 0, 1), False, False),
+    ],
+)
+def test_a_run_that_is_too_short_to_learn_is_known(
+    run: Path, steps: int, envs: int, group: int, rhythm: Rhythm, on_device: bool, expected: bool
+):
+    plan = replace(RunPlan.read(run), steps=steps, envs=envs, group=group)
+    assert learns(plan, rhythm, on_device) is expected
+
+
 def test_many_environments_of_an_agent_with_a_replay_are_told_of_another_way():
-    class Notes:
-        def __init__(self):
-            self.told: list[str] = []
-
-        def on_note(self, trainer: Trainer, text: str) -> None:
-            self.told.append(text)
-
     notes = Notes()
     given: dict[str, Any] = {"encoder__widths": (8,), "replay__start": 64, "replay__batch_size": 8}
     with Trainer(DEVICE, preset="dqn", steps=96, envs=32, callbacks=[notes], **given) as trainer:

@@ -10,7 +10,8 @@ actor may act on one thread while the rest learns on another: `act` changes the 
 but the actor. Every function is pure; axes are [envs] when acting. `engram.testing.check_agent` holds an agent of your
 own to this page.
 
-The trainer, playing and run.json are the Q-learner's so far; a runner drives any agent from Python.
+A kind of agent is chosen by a spec over `MindSpec` (mind.py) that is registered for the role `agent`; its `build` makes
+the agent. A runner drives any agent, also one without such a spec, from Python.
 """
 
 from collections.abc import Callable, Sequence

@@ -153,12 +153,12 @@ def loss(
     target: Network,
     batch: Transition | Window,
     importance: Float[Array, "batch"] | None,
-    by: Score | None = None,
+    by: Score,
 ) -> tuple[Float[Array, ""], Scored]:
     """The mean loss of a batch over the rows that have a successor, and what it is made of.
 
     `importance` weighs the examples of a batch and leaves the number of rows that the mean is over as it is. `by`: what
-    gives the loss of one action; None for the Q-learner's `score`.
+    gives the loss of one action.
     """
     one: Any = score_window if spec.has_memory else score_transition
     scored = jax.vmap(partial(one, spec, Nets(params, target, recall), by=by))(batch)
@@ -210,7 +210,7 @@ def transition(
     return Transition(start, observe(row), observe(row + step.offset), bits.reshape(LOOKS, -1))
 
 
-def score_transition(spec: AgentSpec, nets: Nets, example: Transition, by: Score | None = None) -> Scored:
+def score_transition(spec: AgentSpec, nets: Nets, example: Transition, by: Score) -> Scored:
     """The loss of one transition."""
     now, lag, ahead = example.bits
     lagged = nets.target(example.following, lag)
@@ -220,7 +220,7 @@ def score_transition(spec: AgentSpec, nets: Nets, example: Transition, by: Score
         preference = nets.target(example.observation, lag).preference
         following = following._replace(here=Here(preference, example.start.action))
     decision = nets.params(example.observation, now)
-    return (by or score)(spec, nets, example.observation, decision, example.start, following)
+    return by(spec, nets, example.observation, decision, example.start, following)
 
 
 # -- windows ---------------------------------------------------------------------------------------------------------
@@ -257,7 +257,7 @@ def window(
     )
 
 
-def score_window(spec: AgentSpec, nets: Nets, example: Window, by: Score | None = None) -> Scored:
+def score_window(spec: AgentSpec, nets: Nets, example: Window, by: Score) -> Scored:
     """The losses of every row of a window, its memory filled from the first row on. Leaves [window].
 
     The gradient flows back to the first row, the burn-in included: it may hold what a later row needs.
@@ -276,7 +276,7 @@ def score_window(spec: AgentSpec, nets: Nets, example: Window, by: Score | None 
     if spec.bootstrap.asks == "here":
         preference = lagged.preference[: spec.replay.window]
         following = following._replace(here=Here(preference, example.start.action))
-    return jax.vmap(partial(by or score, spec, nets))(frames, decision, example.start, following)
+    return jax.vmap(partial(by, spec, nets))(frames, decision, example.start, following)
 
 
 # -- both ------------------------------------------------------------------------------------------------------------

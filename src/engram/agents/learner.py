@@ -1,5 +1,6 @@
 """What every learner of ours keeps, and one step of its parameters along a gradient."""
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -9,13 +10,16 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from engram.agents.agent import AgentState
+from engram import spaces
+from engram.agents import statistics
+from engram.agents.agent import AgentState, Experience
 from engram.agents.mind import MindSpec
 from engram.agents.network import Network
 from engram.agents.optimizing import accepted
 from engram.agents.recall import reading
 from engram.agents.statistics import Scales, Statistics, beyond
-from engram.types import Key
+from engram.agents.timeline import timeline
+from engram.types import Key, TimeStep
 
 if TYPE_CHECKING:
     import optax
@@ -37,6 +41,22 @@ class LearnerState(eqx.Module):
     def scales(self) -> Scales | None:
         """What the networks scale by."""
         return None if self.statistics is None else self.statistics.scales
+
+
+def with_met(
+    spec: MindSpec,
+    space: spaces.Space,
+    learner: LearnerState,
+    experience: Experience,
+    rows: tuple[TimeStep, Bool[Array, "rows envs"]] | None = None,
+) -> LearnerState:
+    """The learner with these steps in its statistics. `rows`: their `timeline`, where that is known."""
+    if learner.statistics is None:
+        return learner
+    rows = rows or timeline(experience, None)
+    steps = experience.row, experience.keep
+    met = statistics.updated(spec, learner.params.sight, space, learner.statistics, rows, steps)
+    return dataclasses.replace(learner, statistics=met)
 
 
 class Stepped(NamedTuple):

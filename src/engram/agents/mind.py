@@ -139,6 +139,8 @@ class MindSpec:
         """What it learns from together, in words."""
         raise NotImplementedError
 
+    remembering = "--preset drqn, dtqn or lru-dqn"  # what has a working memory besides, for whoever has none
+
     @property
     def replay_rows(self) -> int:
         """Rows that its replay keeps, which can be filled and handed on; 0 for an agent without one."""
@@ -255,8 +257,8 @@ class MindSpec:
         self._check_external()
         self._check_loss()
 
-    def _check_values(self) -> None:
-        """An agent that learns what actions are worth has no policy beside that."""
+    def check_values(self) -> None:
+        """Raises SpecError for a policy: an agent that learns what actions are worth has none beside that."""
         agent, head = name_of("agent", type(self)), name_of("head", type(self.head))
         if self.head.has_policy:
             raise SpecError(f"agent={agent} learns Q, but head={head} has a policy; set head=q, or use --preset ppo")

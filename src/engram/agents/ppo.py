@@ -10,8 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from engram.agents.pqn import sure
-from engram.agents.rollout import Examples, Steps
+from engram.agents.rollout import Examples, Steps, mean, sure, taken
 from engram.agents.rollout_learning import RolloutSpec
 from engram.errors import SpecError
 from engram.losses.policy import clipped_surrogate, entropy, standardized
@@ -51,11 +50,7 @@ class PPOSpec(RolloutSpec):
 
     def check(self) -> None:
         super().check()
-        if not self.head.has_policy:
-            raise SpecError(
-                f"agent=ppo needs a head with a policy, which head={name_of('head', type(self.head))} has not; set "
-                f"head=actor-critic, or use --preset ppo"
-            )
+        self._check_head()
         if not self.exploration.samples:
             raise SpecError(
                 f"agent=ppo draws actions from its policy, which exploration="
@@ -65,6 +60,25 @@ class PPOSpec(RolloutSpec):
             raise SpecError(
                 f"value_clip = {self.value_clip} bounds a value that is one number; set head.returns=scalar, or "
                 f"value_clip=0"
+            )
+        if self.value_clip and self.has_external:
+            raise SpecError(
+                f"value_clip = {self.value_clip} holds the network's value near what acting held, in which external="
+                f"{name_of('external', type(self.external))} has a share; set value_clip=0, or external=none"
+            )
+
+    def _check_head(self) -> None:
+        """A policy and one value."""
+        head = name_of("head", type(self.head))
+        if not self.head.has_policy:
+            raise SpecError(
+                f"agent=ppo needs a head with a policy, which head={head} has not; set head=actor-critic, or use "
+                f"--preset ppo"
+            )
+        if self.head.has_twins:
+            raise SpecError(
+                f"agent=ppo learns one value, but head={head} has two estimates of Q and a temperature, which are for "
+                f"agent=sac; set head=actor-critic, or use --preset ppo"
             )
 
     @property
@@ -80,25 +94,19 @@ class PPOSpec(RolloutSpec):
         return Taught(gain, gain + value)
 
     def loss_of(self, decision: Decision, rows: Examples) -> tuple[Float[Array, ""], Metrics]:
-        weight, count = rows.weight, jnp.maximum(rows.weight.sum(), 1.0)
-
-        def mean(each: Float[Array, "rows"]) -> Float[Array, ""]:
-            return (weight * each).sum() / count
-
         logs = jax.nn.log_softmax(decision.preference)
         log = jnp.take_along_axis(logs, rows.action[:, None], -1)[:, 0]
         gain = rows.target.advantage
-        gain = standardized(gain, weight) if self.standardize else gain
-        policy = mean(clipped_surrogate(log, rows.known.log_probability, gain, self.clip))
-        value, spread = mean(self._value_loss(decision, rows)), mean(entropy(logs))
-        outside = mean((jnp.abs(jnp.exp(log - rows.known.log_probability) - 1) > self.clip).astype(jnp.float32))
+        gain = standardized(gain, rows.weight) if self.standardize else gain
+        policy = mean(rows, clipped_surrogate(log, rows.known.log_probability, gain, self.clip))
+        value, spread = mean(rows, self._value_loss(decision, rows)), mean(rows, entropy(logs))
+        outside = jnp.abs(jnp.exp(log - rows.known.log_probability) - 1) > self.clip
         loss = policy + self.value_weight * value - self.entropy_weight * spread
-        return loss, {"policy_loss": policy, "value_loss": value, "entropy": spread, "clipped": outside}
+        return loss, {"policy_loss": policy, "value_loss": value, "entropy": spread, "clipped": mean(rows, outside)}
 
     def _value_loss(self, decision: Decision, rows: Examples) -> Float[Array, "rows"]:
         """The distance of each value to its target. Source of the clipped one: Huang et al. 2022, detail 9."""
-        returns = jax.vmap(lambda each, action: each.of(action))(decision.returns, rows.action)
-        target = sure(rows.target.returned)
+        returns, target = taken(decision, rows), sure(rows.target.returned)
         each = jax.vmap(self.loss)(returns, target)
         if not self.value_clip:
             return each

@@ -6,15 +6,14 @@ Source: Gallici et al. 2024 (arXiv 2407.04811), algorithm 1. Normalised layers k
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from engram.agents.rollout import Examples, Steps
+from engram.agents.rollout import Examples, Steps, mean, sure, taken
 from engram.agents.rollout_learning import RolloutSpec
 from engram.losses.returns import lambda_returns
 from engram.registry import register
 from engram.specs import spec
-from engram.types import Decision, Distribution, Metrics
+from engram.types import Decision, Metrics
 
 
 class KnownValue(NamedTuple):
@@ -33,7 +32,7 @@ class PQNSpec(RolloutSpec):
 
     def check(self) -> None:
         super().check()
-        self._check_values()
+        self.check_values()
 
     @property
     def metrics(self) -> tuple[str, ...]:
@@ -46,12 +45,6 @@ class PQNSpec(RolloutSpec):
         return lambda_returns(steps.reward, steps.discount, steps.following, steps.ends, self.trace)
 
     def loss_of(self, decision: Decision, rows: Examples) -> tuple[Float[Array, ""], Metrics]:
-        returns = jax.vmap(lambda each, action: each.of(action))(decision.returns, rows.action)
+        returns = taken(decision, rows)
         each = jax.vmap(self.loss)(returns, sure(rows.target))
-        count = jnp.maximum(rows.weight.sum(), 1.0)
-        return (rows.weight * each).sum() / count, {"q_mean": (rows.weight * returns.mean).sum() / count}
-
-
-def sure(value: Float[Array, "rows"]) -> Distribution:
-    """Numbers as distributions of one atom each."""
-    return Distribution(value[:, None], jnp.ones((len(value), 1)))
+        return mean(rows, each), {"q_mean": mean(rows, returns.mean)}

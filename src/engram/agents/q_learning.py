@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, PyTree
+from jaxtyping import Array, Float, Int, PyTree
 
 from engram import spaces
 from engram.agents import demos, examples, statistics
 from engram.agents.acting import ActorState, act, new_actor, remembered
 from engram.agents.agent import Acted, AgentState, Experience, PlainPolicy, Rhythm, shape_of
-from engram.agents.learner import LearnerState, fault, first_fault, nbytes, report, stepped
+from engram.agents.learner import LearnerState, fault, first_fault, nbytes, report, stepped, with_met
 from engram.agents.network import Network, Previous, build
 from engram.agents.optimizing import begun_anew, follow, mixed, optimizer_of
 from engram.agents.policy import Mind, Seen, begin, decide, still
@@ -33,7 +33,7 @@ from engram.precision import all_in_32_bits
 from engram.replay import ring
 from engram.replay.draw import Growth, Replay
 from engram.replay.ring import Rows
-from engram.types import Key, Metrics, TimeStep
+from engram.types import Key, Metrics
 
 if TYPE_CHECKING:
     import optax
@@ -181,20 +181,10 @@ class QLearner:
         grown = ring.write(before, rows, keep)
         growth = Growth(before, grown, self.spec.reach, len(keep))
         replay = Replay(grown, self.spec.draw.grown(old.drawing, growth), old.given)
-        learner = self._counted(state.learner, rows, keep, experience)
+        learner = with_met(self.spec, self.space, state.learner, experience, (rows, keep))
         external, scales = state.learner.params.external, state.learner.scales
         recall = remembered(self.spec, external, state.recall, experience, scales)
         return dataclasses.replace(state, learner=learner, replay=replay, recall=recall)
-
-    def _counted(
-        self, learner: LearnerState, rows: TimeStep, keep: Bool[Array, "rows envs"], experience: Experience
-    ) -> LearnerState:
-        """The learner with these rows in its statistics."""
-        if learner.statistics is None:
-            return learner
-        steps = experience.row, experience.keep
-        met = statistics.updated(self.spec, learner.params.sight, self.space, learner.statistics, (rows, keep), steps)
-        return dataclasses.replace(learner, statistics=met)
 
     # -- learning ----------------------------------------------------------------------------------------------------
 

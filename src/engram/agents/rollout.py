@@ -18,7 +18,7 @@ from engram.agents.mind import MindSpec
 from engram.agents.network import Network, Previous
 from engram.agents.policy import Mind, decide, push, still
 from engram.agents.statistics import as_learned
-from engram.types import TimeStep
+from engram.types import Decision, Distribution, TimeStep
 
 
 class Rollout(eqx.Module):
@@ -279,3 +279,21 @@ def decisions(spec: MindSpec, network: Network, batch: Examples) -> tuple[Any, E
 def _merged(leaf: Array) -> Array:
     """Two leading axes as one, also where nothing follows them."""
     return leaf.reshape(leaf.shape[0] * leaf.shape[1], *leaf.shape[2:])
+
+
+# -- what a loss is made of -------------------------------------------------------------------------------------------
+
+
+def taken(decision: Decision, rows: Examples) -> Distribution:
+    """What a network predicts of the action of every row."""
+    return jax.vmap(lambda each, action: each.of(action))(decision.returns, rows.action)
+
+
+def sure(value: Float[Array, "rows"]) -> Distribution:
+    """Numbers as distributions of one atom each."""
+    return Distribution(value[:, None], jnp.ones((len(value), 1)))
+
+
+def mean(rows: Examples, each: Float[Array, "rows"] | Bool[Array, "rows"]) -> Float[Array, ""]:
+    """The mean over the rows that count; 0 where none does."""
+    return (rows.weight * each).sum() / jnp.maximum(rows.weight.sum(), 1.0)

@@ -27,7 +27,6 @@ from engram.agents.optimizing import optimizer_of
 from engram.agents.policy import Mind, Seen
 from engram.agents.recall import state as recalls
 from engram.agents.rollout import Examples, Rollout, Steps
-from engram.agents.timeline import timeline
 from engram.bits import TURN, counted, next_words, permutation, whole
 from engram.errors import SpecError
 from engram.precision import all_in_32_bits
@@ -86,9 +85,11 @@ class RolloutSpec(MindSpec):
     def examples(self) -> str:
         return f"rollouts of {self.rollout.steps}"
 
+    remembering = "--preset pqn-rnn or ppo-rnn"
+
     @property
     def kept(self) -> str:
-        return f"{self.rollout.steps} steps of every environment"
+        return f"a rollout of {self.rollout.steps} steps of every environment"
 
     @property
     def begins(self) -> str:
@@ -220,14 +221,7 @@ class RolloutLearner:
 
     def observe(self, state: AgentState, experience: Experience) -> AgentState:
         """Puts successive steps into the rollout, counts what was met, and remembers what it came to."""
-        learner = state.learner
-        if learner.statistics is not None:
-            rows, keep = timeline(experience, None)
-            steps = experience.row, experience.keep
-            met = statistics.updated(
-                self.spec, learner.params.sight, self.space, learner.statistics, (rows, keep), steps
-            )
-            learner = dataclasses.replace(learner, statistics=met)
+        learner = learning.with_met(self.spec, self.space, state.learner, experience)
         external, scales = state.learner.params.external, state.learner.scales
         recall = remembered(self.spec, external, state.recall, experience, scales)
         return AgentState(state.actor, learner, rollouts.written(state.replay, experience), recall)

@@ -130,7 +130,7 @@ class AgentSpec(MindSpec):
 
     @property
     def kept(self) -> str:
-        return f"{self.replay.capacity:,} rows"
+        return f"{self.replay.capacity:,} rows of replay"
 
     @property
     def begins(self) -> str:
@@ -195,7 +195,7 @@ class AgentSpec(MindSpec):
 
     def _check_head(self) -> None:
         """Q is chosen by, so there is no policy; a kind of agent that has one says so here."""
-        self._check_values()
+        self.check_values()
 
     def _check_demos(self) -> None:
         """A batch has examples of both kinds, where demonstrations are kept."""

@@ -16,7 +16,7 @@ def reasons(spec: MindSpec, space: spaces.Space) -> str:
     memory = (
         f"working memory {names['working']}, learning from {spec.examples}"
         if spec.has_memory
-        else "no working memory (one observation is taken to tell enough: --preset drqn, dtqn or lru-dqn if not)"
+        else f"no working memory (one observation is taken to tell enough: {spec.remembering} if not)"
     )
     masked = ", forbidden actions left out" if spaces.has(space, spaces.MASK) else ""
     return f"encoder {names['encoder']} for {seen[kind_of(space)]} ({space}); {memory}; head {names['head']}{masked}"

@@ -16,6 +16,7 @@ TEMPLATES = Path(__file__).parent / "templates"
 NAME = re.compile(r"[a-z][a-z0-9_]*")
 # What `engram train` is given to try a part of each role.
 TRY = {
+    "agent": "CartPole-v1 --preset pqn --import {name} agent={name}",
     "encoder": "CartPole-v1 --import {name} encoder={name}",
     "working": "CartPole-v1 --preset drqn --import {name} working={name}",
     "external": "CartPole-v1 --import {name} external={name}",

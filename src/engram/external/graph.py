@@ -88,7 +88,7 @@ class GraphStore(NamedTuple):
     origin: Int[Array, "capacity actions 3"]  # environment, its episode, step of that episode
     written: Int[Array, "capacity"]  # moment of the last write
     read: Int[Array, "capacity"]  # moment of the last read by acting; -1 for never
-    moment: Int[Array, ""]  # counts writes, and touches of something
+    moment: Int[Array, ""]  # counts writes and touches of something
     writes: Int[Array, ""]
     refused: Int[Array, ""]  # entries not written because of numbers that are not finite
 
@@ -170,11 +170,11 @@ class Graph(eqx.Module):
             origin=store.origin.at[edge].set(entries.origin, mode="drop"),
             written=store.written.at[node].set(store.moment, mode="drop"),
             read=store.read.at[jnp.where(opened, place, nowhere)].set(-1, mode="drop"),
-            moment=held_back(store.moment, 1) + 1,
-            writes=counted(store.writes, 1, self.numbers.every * max(1, TURN // self.numbers.every)),
+            moment=held_back(store.moment, 1) + keep.any(),
+            writes=counted(store.writes, keep.any(), self.numbers.every * max(1, TURN // self.numbers.every)),
             refused=refused,
         )
-        due = store.writes % self.numbers.every == 0
+        due = keep.any() & (store.writes % self.numbers.every == 0)
         return store._replace(q=jax.lax.cond(due, lambda: propagate(store, self.numbers.sweeps).q, lambda: store.q))
 
     def read(

@@ -2,26 +2,25 @@
 
 from typing import Any
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, UInt32
 
-from engram.heads.q import QSpec
-from engram.heads.returns import ScalarSpec, ToReturns
+from engram.heads.q import QSpec, check_without_policy
+from engram.heads.returns import OfReturns, ScalarSpec, ToReturns
 from engram.nn.layers import MLP, Linear
-from engram.nn.noisy import dealt
+from engram.nn.noisy import Drawing
 from engram.ranges import OneOf
 from engram.registry import register
 from engram.specs import part, setting, spec
-from engram.types import Key, Kind, Returns
+from engram.types import Key, Returns
 
 START = 0.1  # factor of the logits: a policy begins nearly uniform
 
 
 @register("head", "actor-critic")
 @spec
-class ActorCriticSpec:
+class ActorCriticSpec(OfReturns):
     """A policy and a value of the same embedding.
 
     The policy's logits are the numbers of any other head, so that a policy may attend over actions that vary.
@@ -39,13 +38,8 @@ class ActorCriticSpec:
     def reads_offered(self) -> bool:
         return self.policy.reads_offered
 
-    @property
-    def predicts(self) -> Kind:
-        return self.returns.predicts
-
-    @property
-    def limits(self) -> tuple[float, float] | None:
-        return self.returns.limits
+    def check(self) -> None:
+        check_without_policy({"head.policy": self.policy})
 
     def build(self, width: int, actions: int, key: Key, offered: int = 0) -> "ActorCriticHead":
         keys = jax.random.split(key, 4)
@@ -55,7 +49,7 @@ class ActorCriticSpec:
         return ActorCriticHead(self.policy.build(width, actions, keys[3], offered=offered), hidden, last, returns)
 
 
-class ActorCriticHead(eqx.Module):
+class ActorCriticHead(Drawing):
     """pi(. | s) = softmax of the policy's logits; the return is V(s) for every action alike.
 
     The logits of a new head are a tenth of what its policy head gives, as PPO's are small (Andrychowicz et al. 2021,
@@ -68,12 +62,8 @@ class ActorCriticHead(eqx.Module):
     returns: ToReturns
 
     @property
-    def words(self) -> int:
-        return sum(self._words)
-
-    @property
-    def _words(self) -> list[int]:
-        return [self.policy.words, self.returns.words]
+    def parts(self) -> tuple[Any, ...]:
+        return self.policy, self.returns
 
     def __call__(
         self,
@@ -82,7 +72,7 @@ class ActorCriticHead(eqx.Module):
         allowed: Bool[Array, "actions"] | None = None,
         bits: UInt32[Array, "words"] | None = None,
     ) -> Returns:
-        of_policy, drawn = dealt(bits, self._words)
+        of_policy, drawn = self.dealt(bits)
         chosen = self.policy(embedding, offered, allowed, of_policy)
 
         def rows(seen: Array) -> tuple[Array, Array]:

@@ -8,18 +8,18 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, UInt32
 
 from engram.errors import SpaceError
-from engram.heads.returns import ScalarSpec, ToReturns
+from engram.heads.returns import OfReturns, ScalarSpec, ToReturns
 from engram.nn.attention import MultiHeadAttention, check_heads
 from engram.nn.layers import MLP, Linear
 from engram.ranges import OneOf
 from engram.registry import register
 from engram.specs import part, setting, spec
-from engram.types import Key, Kind, Returns
+from engram.types import Key, Returns
 
 
 @register("head", "attention")
 @spec
-class AttentionSpec:
+class AttentionSpec(OfReturns):
     """The state attends over the actions; Q of an action is a bilinear form of what it read and the action's embedding.
 
     Also for sets of actions that vary from step to step, given by the features of each (`offered` in the observation).
@@ -37,14 +37,6 @@ class AttentionSpec:
     returns: Any = part("returns", ScalarSpec(), "what is predicted of the return")
 
     reads_offered = True
-
-    @property
-    def predicts(self) -> Kind:
-        return self.returns.predicts
-
-    @property
-    def limits(self) -> tuple[float, float] | None:
-        return self.returns.limits
 
     def check(self) -> None:
         check_heads(self.heads, self.action_width, ("head.heads", "head.action_width"))

@@ -2,18 +2,18 @@
 
 from typing import Any
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, UInt32
 
-from engram.heads.returns import ScalarSpec, ToReturns
+from engram.errors import SpecError
+from engram.heads.returns import OfReturns, ScalarSpec, ToReturns
 from engram.nn.layers import MLP, Linear
-from engram.nn.noisy import NoisyLinear, NoisyMLP, dealt
+from engram.nn.noisy import Drawing, NoisyLinear, NoisyMLP
 from engram.ranges import Log, OneOf
 from engram.registry import register
 from engram.specs import part, setting, spec
-from engram.types import Key, Kind, Returns
+from engram.types import Key, Returns
 
 NOISE = "noisy layers (Fortunato et al. 2018): the noise of a weight at the start, 0.5 in the source; 0 for none"
 Stream = tuple[MLP | NoisyMLP, Linear | NoisyLinear]
@@ -21,7 +21,7 @@ Stream = tuple[MLP | NoisyMLP, Linear | NoisyLinear]
 
 @register("head", "q")
 @spec
-class QSpec:
+class QSpec(OfReturns):
     """One linear layer gives Q of every action."""
 
     noise: float = setting(0.0, NOISE, low=0, search=Log(0.1, 1.0))
@@ -29,28 +29,20 @@ class QSpec:
 
     reads_offered = False
 
-    @property
-    def predicts(self) -> Kind:
-        return self.returns.predicts
-
-    @property
-    def limits(self) -> tuple[float, float] | None:
-        return self.returns.limits
-
     def build(self, width: int, actions: int, key: Key, offered: int = 0) -> "QHead":
         returns = self.returns.build(width, jax.random.fold_in(key, 1))
         return QHead(_linear(width, actions * returns.numbers, self.noise, key), returns)
 
 
-class QHead(eqx.Module):
+class QHead(Drawing):
     """Q(s, .) = W embedding + b."""
 
     linear: Linear | NoisyLinear
     returns: ToReturns
 
     @property
-    def words(self) -> int:
-        return self.returns.words + self.linear.words
+    def parts(self) -> tuple[Any, ...]:
+        return self.returns, self.linear
 
     def __call__(
         self,
@@ -59,7 +51,7 @@ class QHead(eqx.Module):
         allowed: Bool[Array, "actions"] | None = None,
         bits: UInt32[Array, "words"] | None = None,
     ) -> Returns:
-        drawn, noise = dealt(bits, [self.returns.words, self.linear.words])
+        drawn, noise = self.dealt(bits)
 
         def rows(seen: Array) -> tuple[Array, Array]:
             numbers = self.linear(seen, noise).reshape(-1, self.returns.numbers)
@@ -70,7 +62,7 @@ class QHead(eqx.Module):
 
 @register("head", "dueling")
 @spec
-class DuelingSpec:
+class DuelingSpec(OfReturns):
     """A value and an advantage for every action, from two streams."""
 
     width: int = setting(0, "units of a hidden layer in each stream; 0 for none", low=0, search=OneOf(0, 64, 128, 256))
@@ -79,20 +71,12 @@ class DuelingSpec:
 
     reads_offered = False
 
-    @property
-    def predicts(self) -> Kind:
-        return self.returns.predicts
-
-    @property
-    def limits(self) -> tuple[float, float] | None:
-        return self.returns.limits
-
     def build(self, width: int, actions: int, key: Key, offered: int = 0) -> "DuelingHead":
         returns = self.returns.build(width, jax.random.fold_in(key, 1))
         return DuelingHead(width, self.width, actions, returns, noise=self.noise, key=key)
 
 
-class DuelingHead(eqx.Module):
+class DuelingHead(Drawing):
     """Q(s, a) = V(s) + A(s, a) - mean_a A(s, a), for each of the numbers that `returns` makes a distribution of.
 
     Subtracting the mean makes V and A identifiable. Source: Wang et al. 2016 (arXiv 1511.06581), eq. 9.
@@ -109,12 +93,8 @@ class DuelingHead(eqx.Module):
         self.advantage = _stream(width, hidden, actions * returns.numbers, noise, keys[2:])
 
     @property
-    def words(self) -> int:
-        return sum(self._words)
-
-    @property
-    def _words(self) -> list[int]:
-        return [self.returns.words, *(layer.words for layer in (*self.value, *self.advantage))]
+    def parts(self) -> tuple[Any, ...]:
+        return self.returns, *self.value, *self.advantage
 
     def __call__(
         self,
@@ -124,7 +104,7 @@ class DuelingHead(eqx.Module):
         bits: UInt32[Array, "words"] | None = None,
     ) -> Returns:
         (value_hidden, value), (advantage_hidden, advantage) = self.value, self.advantage
-        drawn, *noise = dealt(bits, self._words)
+        drawn, *noise = self.dealt(bits)
 
         def rows(seen: Array) -> tuple[Array, Array]:
             gains = advantage(advantage_hidden(seen, noise[2]), noise[3]).reshape(-1, self.returns.numbers)
@@ -142,3 +122,10 @@ def _stream(width: int, hidden: int, outputs: int, noise: float, keys: Array) ->
     widths = (hidden,) if hidden else ()
     first = NoisyMLP(width, widths, noise, key=keys[0]) if noise else MLP(width, widths, key=keys[0])
     return first, _linear(hidden or width, outputs, noise, keys[1])
+
+
+def check_without_policy(inner: dict[str, Any]) -> None:
+    """Raises SpecError for a head inside of another, by the path of its setting, that has a policy of its own."""
+    for path, head in inner.items():
+        if head.has_policy:
+            raise SpecError(f"{path} has a policy of its own; set {path}=q, dueling or attention")

@@ -53,6 +53,20 @@ class ToReturns(Protocol):
         ...
 
 
+class OfReturns:
+    """The base of the spec of a head that has `returns`: it predicts what they do."""
+
+    returns: Any
+
+    @property
+    def predicts(self) -> Kind:
+        return self.returns.predicts
+
+    @property
+    def limits(self) -> tuple[float, float] | None:
+        return self.returns.limits
+
+
 # -- a number --------------------------------------------------------------------------------------------------------
 
 

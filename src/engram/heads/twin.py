@@ -9,11 +9,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, UInt32
 
 from engram.errors import SpecError
-from engram.heads.q import QSpec
-from engram.nn.noisy import dealt
+from engram.heads.q import QSpec, check_without_policy
+from engram.nn.noisy import Drawing
 from engram.registry import register
 from engram.specs import part, setting, spec
-from engram.types import Key, Kind, Returns
+from engram.types import Key, Returns
 
 
 @register("head", "twin")
@@ -36,16 +36,14 @@ class TwinSpec:
 
     has_policy = True
     has_twins = True
-    predicts: Kind = "number"
+    predicts = "number"
 
     @property
     def reads_offered(self) -> bool:
         return self.policy.reads_offered and self.q.reads_offered
 
     def check(self) -> None:
-        for name, inner in {"head.policy": self.policy, "head.q": self.q}.items():
-            if inner.has_policy:
-                raise SpecError(f"{name} has a policy of its own; set {name}=q, dueling or attention")
+        check_without_policy({"head.policy": self.policy, "head.q": self.q})
         if self.q.predicts != "number":
             raise SpecError(
                 "head=twin takes the least of two numbers, but head.q.returns gives a distribution; set "
@@ -63,7 +61,7 @@ class TwinSpec:
         )
 
 
-class TwinHead(eqx.Module):
+class TwinHead(Drawing):
     """pi(. | s) = softmax of the policy's logits; Q(s, a) is the least, or the mean, of two estimates.
 
     A single estimate that a policy is drawn to comes out too high where it errs upwards; the least of two does not.
@@ -80,12 +78,8 @@ class TwinHead(eqx.Module):
     through: bool = eqx.field(static=True)
 
     @property
-    def words(self) -> int:
-        return sum(self._words)
-
-    @property
-    def _words(self) -> list[int]:
-        return [head.words for head in (self.policy, *self.estimates)]
+    def parts(self) -> tuple[Any, ...]:
+        return self.policy, *self.estimates
 
     def __call__(
         self,
@@ -94,7 +88,7 @@ class TwinHead(eqx.Module):
         allowed: Bool[Array, "actions"] | None = None,
         bits: UInt32[Array, "words"] | None = None,
     ) -> Returns:
-        of_policy, *of_each = dealt(bits, self._words)
+        of_policy, *of_each = self.dealt(bits)
         seen = embedding if self.through else jax.lax.stop_gradient(embedding)
         chosen = self.policy(seen, offered, allowed, of_policy)
         both = zip(self.estimates, of_each, strict=True)

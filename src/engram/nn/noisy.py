@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from functools import lru_cache
 from statistics import NormalDist
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -70,7 +71,25 @@ def noise_of(bits: UInt32[Array, "words"]) -> Float[Array, "noises"]:
     return jnp.asarray(_table())[((halves >> shift) + 1) >> 1]
 
 
-class NoisyMLP(eqx.Module):
+class Drawing(eqx.Module):
+    """The base of a module of parts that take random words, each its own."""
+
+    @property
+    def parts(self) -> tuple[Any, ...]:
+        """The parts, in the order in which words are dealt to them."""
+        raise NotImplementedError
+
+    @property
+    def words(self) -> int:
+        """Random 32-bit words that one call takes."""
+        return sum(part.words for part in self.parts)
+
+    def dealt(self, bits: UInt32[Array, "words"] | None) -> list[UInt32[Array, "_"] | None]:
+        """The words of each part; None for each where there are none."""
+        return dealt(bits, [part.words for part in self.parts])
+
+
+class NoisyMLP(Drawing):
     """Noisy layers, each followed by a ReLU."""
 
     layers: tuple[NoisyLinear, ...]
@@ -81,14 +100,13 @@ class NoisyMLP(eqx.Module):
         self.layers = tuple(NoisyLinear(sizes[i], sizes[i + 1], noise, key=keys[i]) for i in range(len(widths)))
 
     @property
-    def words(self) -> int:
-        """Random 32-bit words that one call takes."""
-        return sum(layer.words for layer in self.layers)
+    def parts(self) -> tuple[Any, ...]:
+        return self.layers
 
     def __call__(
         self, x: Float[Array, "inputs"], bits: UInt32[Array, "words"] | None = None
     ) -> Float[Array, "outputs"]:
-        for layer, some in zip(self.layers, dealt(bits, [layer.words for layer in self.layers]), strict=True):
+        for layer, some in zip(self.layers, self.dealt(bits), strict=True):
             x = jax.nn.relu(layer(x, some))
         return x
 

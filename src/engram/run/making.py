@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, closing
 from typing import Any
 
-from engram.agents.agent import Agent
+from engram.agents.agent import Agent, Rhythm
 from engram.agents.told import assumptions, reasons, why_so_many
 from engram.agents.without_replay import MANY
 from engram.envs.device import is_device, make_device
@@ -74,14 +74,35 @@ def check_trust(plan: RunPlan, given: Given, named: bool) -> None:
         check_unasked(other, {})
 
 
+def learns(plan: RunPlan, rhythm: Rhythm, on_device: bool) -> bool:
+    """Whether the run is long enough for one moment of learning.
+
+    A run on the device ends with a whole cycle. On the host it ends with a step of all environments, and learns where
+    a block of cycles is full.
+    """
+    each = rhythm.acts * plan.envs
+    first = _up(max(rhythm.first, 1), each)
+    if on_device:
+        return _up(plan.steps, each) >= first
+    block = each * (plan.group if rhythm.lag else 1)
+    return _up(plan.steps, plan.envs) // block * block >= first
+
+
+def _up(steps: int, each: int) -> int:
+    """The first multiple of `each` that is not below `steps`."""
+    return -(-steps // each) * each
+
+
 def notes_at_start(plan: RunPlan, agent: Agent, environment: Any, on_device: bool) -> Iterator[str]:
     """What is said before a run begins: what was chosen and why, how large it is, what a checkpoint holds."""
     yield f"{plan.preset}: {reasons(plan.agent, plan.space)}; {plan.actions} actions"
     yield from assumptions(plan.agent, plan.space)
     each = " a seed" if plan.seeds > 1 else ""
-    sizes = "; ".join(f"{name}: {amount(size)}{each}" for name, size in agent.nbytes().items() if size)
-    yield f"{plan.agent.kept} of {sizes}{why_so_many(plan.preset, plan.agent, plan.space)}"
-    if plan.steps <= agent.rhythm.first:
+    sizes = {name: size for name, size in agent.nbytes().items() if size}
+    names = [plan.agent.kept, *list(sizes)[1:]]  # the first of them is what it learns from
+    told = "; ".join(f"{name}: {amount(size)}{each}" for name, size in zip(names, sizes.values(), strict=False))
+    yield f"{told}{why_so_many(plan.preset, plan.agent, plan.space)}"
+    if not learns(plan, agent.rhythm, on_device):
         yield Warned(f"{plan.agent.begins} is not reached: nothing will be learned")
     if on_device and plan.agent.replay_rows and plan.envs >= MANY:
         yield (

@@ -31,13 +31,14 @@ def check_head(
 
     - every leaf is a learned float32 array, or can be a constant;
     - `words` is a number of random words, and they make a difference;
-    - atoms, logits, levels, attention and policy have the forms of `Returns` and are finite;
+    - atoms, logits, levels, attention, policy and twins have the forms of `Returns` and are finite;
     - a compiled batch gives the same;
     - the features of a forbidden action do not matter;
     - gradients are finite and reach every leaf.
 
     Args:
-      spec: what the head was built by. Its `reads_offered` and `predicts` are then checked too.
+      spec: what the head was built by. Its `reads_offered`, `predicts`, `has_policy` and `has_twins` are then checked
+        too.
       offered: features of each action, 0 for a fixed set.
       tolerance: how far a compiled batch may be from a single call, relative to 1 + the value.
       unreached: names (or their ends) of leaves that need no gradient, such as those of a control that ignores them.
@@ -49,7 +50,9 @@ def check_head(
         _check_spec(spec, offered)
     words = _checked_words(head)
     given = _random_looks(jax.random.PRNGKey(seed), width, actions, offered, words)
-    _check_one(head, given, actions, tolerance)
+    found = _check_one(head, given, actions, tolerance)
+    if spec is not None:
+        _check_declared(spec, found)
     _check_bits(head, jax.tree.map(lambda leaf: leaf[0], given), words)
     if offered:
         _check_forbidden(head, given, tolerance)
@@ -83,7 +86,24 @@ def _random_looks(key: Array, width: int, actions: int, offered: int, words: int
     )
 
 
-def _check_one(head: Any, given: tuple, actions: int, tolerance: float) -> None:
+def _check_declared(spec: Any, found: Any) -> None:
+    """What the spec says of its head is what the head gives."""
+    for name, leaf in {"policy": found.policy, "twins": found.twins}.items():
+        says = bool(getattr(spec, f"has_{name}", False))
+        if says != (leaf is not None):
+            gives = "no " if says else ""
+            raise ContractFault(
+                f"the spec's `has_{name}` is {says}, but its head gives {gives}`Returns.{name}`; make the two agree"
+            )
+    levels = found.levels is not None
+    if levels != (spec.predicts == "quantiles"):
+        raise ContractFault(
+            f"the spec's `predicts` is {spec.predicts!r}, but its head gives atoms with{'' if levels else 'out'} "
+            f"levels; quantiles have levels, and nothing else has"
+        )
+
+
+def _check_one(head: Any, given: tuple, actions: int, tolerance: float) -> Any:
     """The first look: by itself, with all actions allowed and bits of 0, and in a compiled batch."""
     embedding, features, allowed, bits = jax.tree.map(lambda leaf: leaf[0], given)
     found = head(embedding, features, allowed, bits)
@@ -91,6 +111,7 @@ def _check_one(head: Any, given: tuple, actions: int, tolerance: float) -> None:
     _check_returns(head(embedding, features, None, jnp.zeros_like(bits)), actions)
     together = jax.tree.map(lambda leaf: leaf[0], LOOK(head, given))
     compare(found, together, "a compiled batch gives otherwise than one call", tolerance)
+    return found
 
 
 def _check_returns(found: Any, actions: int) -> None:
@@ -108,15 +129,15 @@ def _check_returns(found: Any, actions: int) -> None:
     for name, array in {"atoms": atoms, "logits": logits, "attention": attention}.items():
         if array.dtype != jnp.float32 or not np.isfinite(array).all():
             raise ContractFault(f"{name} are {array.dtype} or not finite; expected finite float32 numbers")
-    policy = found.policy
-    if policy is not None and (policy.shape != (actions,) or not np.isfinite(policy).all()):
-        raise ContractFault(f"a policy has logits {list(policy.shape)}, or not finite; expected [{actions}] numbers")
     weights = np.asarray(attention)
     if (weights < 0).any() or not np.isclose(weights.sum(-1), 1, atol=1e-5).all():
         raise ContractFault("a head's attention is negative or does not sum to 1; use nn.attention.attend")
     policy = found.policy
     if policy is not None and (policy.shape != (actions,) or not np.isfinite(policy).all()):
         raise ContractFault(f"the policy has shape {policy.shape} or is not finite; expected a logit of each action")
+    twins = found.twins
+    if twins is not None and (twins.shape != (2, actions) or not np.isfinite(twins).all()):
+        raise ContractFault(f"the twins have shape {twins.shape} or are not finite; expected two Q of each action")
     if levels is None:
         return
     if levels.shape != atoms.shape or not ((np.asarray(levels) >= 0) & (np.asarray(levels) <= 1)).all():

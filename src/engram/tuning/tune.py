@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from engram import specs
+from engram.envs.device import is_device
 from engram.errors import EngramError, Interrupted, LearningFault, SpaceError, SpecError, told
 from engram.run.loggers import LOG
-from engram.run.making import make_agent
+from engram.run.making import learns, make_agent
 from engram.run.plan import RunPlan
 from engram.run.settings import OF_TRIALS, Given, flag_of
 from engram.run.stop import StopRequest
@@ -134,7 +135,7 @@ def task_of(
         f"trial 0 runs the default {path}={specs.show(value)}, which lies outside of the range that is searched"
         for path, value in own.items() if value is not None and specs.show(value) != specs.show(defaults[path])
     ]  # fmt: skip
-    if plan.steps <= make_agent(plan).rhythm.first:
+    if not learns(plan, make_agent(plan).rhythm, is_device(env)):
         notes.append(f"{plan.agent.begins} is not reached: nothing will be learned; give more --steps")
     points = -(-plan.steps // (run.get("evaluate_every") or plan.evaluate_every))
     return Task(env, run, fixed, tuple(space), defaults, points, seed, pruning), notes

@@ -22,7 +22,7 @@ from engram.losses.bootstrap import FromMemorySpec, SuccessorsSpec, from_success
 from engram.losses.regression import huber
 from engram.types import Decision, Distribution
 
-score = jax.jit(examples.score_transition, static_argnums=0)
+score = jax.jit(partial(examples.score_transition, by=examples.score), static_argnums=0)
 
 
 @partial(jax.jit, static_argnums=0)
@@ -69,7 +69,7 @@ def test_the_gradient_reaches_the_encoder_through_the_read_only_where_asked(thro
     @jax.jit
     @jax.grad
     def slope_of(network: Any) -> Any:
-        return examples.score_transition(one.spec, Nets(network, params, told.recall), example).loss
+        return examples.score_transition(one.spec, Nets(network, params, told.recall), example, examples.score).loss
 
     slope = slope_of(params)
     head = float(jnp.abs(slope.head.linear.weight).sum())
