@@ -15,7 +15,7 @@ from engram.agents.network import Previous
 from engram.agents.policy import decide, still
 from engram.agents.spec import AgentSpec, ReplaySpec
 from engram.encoders.vector import VectorSpec
-from engram.explain import pictures
+from engram.explain import views
 from engram.explain.recording import record
 from engram.external.episodic import EpisodicSpec
 from engram.spaces import Box
@@ -95,10 +95,10 @@ def test_an_image_is_its_own_picture():
 
 
 def test_pictures_have_three_colours_and_a_bounded_size():
-    assert pictures.as_picture(np.zeros((84, 84), np.uint8)).shape == (84, 84, 3)
-    assert pictures.as_picture(np.zeros((3, 40, 50), np.uint8)).shape == (40, 50, 3)
+    assert views.as_picture(np.zeros((84, 84), np.uint8)).shape == (84, 84, 3)
+    assert views.as_picture(np.zeros((3, 40, 50), np.uint8)).shape == (40, 50, 3)
     large = np.tile(np.array([[0, 200], [100, 100]], np.uint8), (320, 320))
-    assert pictures.as_picture(large).shape == (320, 320, 3)
-    assert (pictures.as_picture(large) == 100).all()
-    assert pictures.as_picture(np.zeros((4, 4), np.float32)) is None
-    assert pictures.as_picture(np.zeros((7, 7, 9), np.uint8)) is None
+    assert views.as_picture(large).shape == (320, 320, 3)
+    assert (views.as_picture(large) == 100).all()
+    assert views.as_picture(np.zeros((4, 4), np.float32)) is None
+    assert views.as_picture(np.zeros((7, 7, 9), np.uint8)) is None

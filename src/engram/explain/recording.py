@@ -23,7 +23,7 @@ from engram.agents.recall.keys import Query
 from engram.envs.device import DeviceEnv, DeviceStep
 from engram.envs.host.batch import HostEnvs, HostStep
 from engram.errors import EngramError
-from engram.explain import pictures
+from engram.explain import views
 from engram.explain.moments import Picture
 from engram.play.evaluation import evaluation_seed
 from engram.play.playing import LONGEST, Stop, greedy_program, never, play_device, play_host
@@ -184,7 +184,7 @@ class _Diary:
         if step is not None:
             idle = step.idle is not None and bool(step.idle[0])
             self.steps.append((float(step.reward[0]), bool(step.terminated[0]), bool(step.done[0]), idle))
-        self.pictures.append(pictures.rendered(self._envs) if self._pictured else None)
+        self.pictures.append(views.rendered(self._envs) if self._pictured else None)
 
 
 def _on_host(
@@ -207,10 +207,10 @@ def _opened(agent: TrainedAgent, key: int, limit: int, pictured: bool) -> Iterat
         if pictured and agent.world_name is not None:
             with (
                 suppress(EngramError),
-                pictures.without_notes(),
+                views.without_notes(),
             ):  # what is wrong without the argument too is told below
-                envs = opened.enter_context(agent.host_world(key, 1, limit, **pictures.RENDERED))
-        if envs is not None and not pictures.renders(envs):
+                envs = opened.enter_context(agent.host_world(key, 1, limit, **views.RENDERED))
+        if envs is not None and not views.renders(envs):
             opened.close()
             envs = None
         yield opened.enter_context(agent.host_world(key, 1, limit)) if envs is None else envs
@@ -240,7 +240,7 @@ def _seen(agent: TrainedAgent, episode: Episode) -> list[Picture | None]:
     space, frames = agent.plan.space, episode.kept.state.frames
 
     def one(step: int, drawn: Picture | None) -> Picture | None:
-        return pictures.of_observation(space, pictures.newest(frames, step)) if drawn is None else drawn
+        return views.of_observation(space, views.newest(frames, step)) if drawn is None else drawn
 
     return [one(step, drawn) for step, drawn in enumerate(episode.pictures)]
 
@@ -282,7 +282,7 @@ def _of_lane(agent: TrainedAgent, mind: Mind, rows: Any, lane: int, length: int)
 
 def _drawn(agent: TrainedAgent, env: DeviceEnv, episode: Episode) -> Episode:
     drawn = [
-        pictures.of_state(env, jax.tree.map(lambda leaf, t=t: leaf[t], episode.states)) for t in range(episode.length)
+        views.of_state(env, jax.tree.map(lambda leaf, t=t: leaf[t], episode.states)) for t in range(episode.length)
     ]
     episode = replace(episode, pictures=drawn)
     return replace(episode, pictures=_seen(agent, episode))

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from engram.explain import contributions, pictures, rereading, sentences
+from engram.explain import contributions, rereading, sentences, views
 from engram.explain.contributions import Choice, Read, Split
 from engram.explain.ledger import Ledger
 from engram.explain.moments import Memory, Step
@@ -67,7 +67,7 @@ class Teller:
         parted = self.split(episode, step)
         actions = len(episode.kept.preference[step])
         allowed = np.ones(actions, bool) if decision.allowed is None else decision.allowed[step]
-        seen = pictures.newest(episode.kept.state.frames, step)
+        seen = views.newest(episode.kept.state.frames, step)
         return Step(
             t=step,
             episode=number,
@@ -162,7 +162,7 @@ class Teller:
             step=about.origin[2],
             age=about.age,
             reads=about.reads,
-            picture=None if about.seen is None else pictures.of_observation(space, about.seen),
+            picture=None if about.seen is None else views.of_observation(space, about.seen),
             facts=[] if about.seen is None else self.names.facts(about.seen),
         )
 
