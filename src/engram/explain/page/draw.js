@@ -1,5 +1,6 @@
 // Drawing: elements that hold text only, pictures out of their sheets, attention over them, lines and bars.
 const SVG = "http://www.w3.org/2000/svg";
+const HIDDEN = { "aria-hidden": "true" };
 
 // An element with attributes named by this script and children; text goes in as text.
 function make(tag, options = {}, ...children) {
@@ -8,7 +9,7 @@ function make(tag, options = {}, ...children) {
   for (const [name, value] of Object.entries(options)) {
     if (name === "text") element.textContent = value;
     else if (name === "click") element.addEventListener("click", value);
-    else if (value !== null && value !== false) element.setAttribute(name, value === true ? "" : value);
+    else if (value !== null && (value || name !== "disabled")) element.setAttribute(name, String(value));
   }
   element.append(...children.filter((child) => child !== null));
   return element;
@@ -21,10 +22,16 @@ function vector(tag, options = {}, ...children) {
   return element;
 }
 
-const span = (kind, text) => make("span", { class: kind || null, text });
+const span = (kind, text, more = {}) => make("span", { class: kind || null, text, ...more });
+
 const segment = (kind, x1, y1, x2, y2) => vector("line", { class: kind, x1, y1, x2, y2 });
 const note = (text) => make("p", { class: "quiet", text });
-const heading = (text) => make("h3", { text });
+const remark = (word, gaps) => note(say(word, gaps));
+const heading = (word, gaps) => make("h3", { text: say(word, gaps) });
+const toggle = (text, on, click, more = {}) => make("button", { text, "aria-pressed": on, click, ...more });
+const SMALL = { class: "small" };
+const box = (kind, ...children) => make("div", { class: kind || null }, ...children);
+const ordered = (kind, ...children) => make("ol", { class: kind }, ...children);
 
 // A horizontal bar from share `from` to share `to` of its track.
 function bar(from, to, kind = "") {
@@ -32,7 +39,7 @@ function bar(from, to, kind = "") {
   const [low, high] = [Math.min(from, to), Math.max(from, to)].map((x) => Math.max(0, Math.min(1, x || 0)));
   fill.style.left = 100 * low + "%";
   fill.style.width = 100 * (high - low) + "%";
-  return make("span", { class: "track", "aria-hidden": "true" }, fill);
+  return make("span", { class: "track", ...HIDDEN }, fill);
 }
 
 function table(names, rows, options = {}) {
@@ -181,16 +188,16 @@ function range(values, also = []) {
 // A histogram of [from, to, count] rows, with its words below.
 function histogram(values, title, unit) {
   const bars = Array.from({ length: values.length / 3 }, (_, i) => Array.from(values.slice(3 * i, 3 * i + 3)));
-  if (!bars.length) return make("div", {}, heading(title), note(say("nothing_counted")));
+  if (!bars.length) return box("", heading(title), remark("nothing_counted"));
   const greatest = Math.max(1, ...bars.map((each) => each[2]));
-  const shape = make("div", { class: "histogram", "aria-hidden": "true" });
+  const shape = make("div", { class: "histogram", ...HIDDEN });
   for (const [, , entries] of bars) {
     const column = make("span");
     column.style.height = Math.max(entries ? 2 : 0, 100 * entries / greatest) + "%";
     shape.append(column);
   }
-  const ends = make("div", { class: "ends" }, span("", show(bars[0][0])),
+  const ends = box("ends", span("", show(bars[0][0])),
     span("", unit), span("", show(bars[bars.length - 1][1])));
   const rows = bars.map(([from, to, entries]) => [show(from) + " \u2013 " + show(to), whole(entries)]);
-  return make("div", {}, heading(title), shape, ends, folded(say("as_table"), table([unit, say("entries")], rows)));
+  return box("", heading(title), shape, ends, folded(say("as_table"), table([unit, say("entries")], rows)));
 }

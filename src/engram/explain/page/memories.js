@@ -4,13 +4,10 @@ const readAny = tables.reads.entry.length > 0;
 function showPast(step) {
   const n = step.memories.length + step.others[0];
   $("past-title").textContent = say("past", { n: whole(n) });
-  const sort = (byLooked, word) => make("button", {
-    class: "small", text: say(word), "aria-pressed": String(state.byLooked === byLooked),
-    click: () => change({ byLooked }),
-  });
+  const sort = (byLooked, word) => toggle(say(word), state.byLooked === byLooked, () => change({ byLooked }), SMALL);
   const none = step.without_memories ? make("button", {
     class: "small", id: "no-memory", text: say("no_memory_button"), title: say("no_memory_means"),
-    "aria-pressed": String(state.noMemory), click: () => change({ noMemory: !state.noMemory, chosen: -1 }),
+    "aria-pressed": state.noMemory, click: () => change({ noMemory: !state.noMemory, chosen: -1 }),
   }) : null;
   const several = step.memories.length > 1;
   $("past-tools").replaceChildren(...[
@@ -19,22 +16,25 @@ function showPast(step) {
   $("past").replaceChildren(...pastOf(step));
 }
 
+// Places of the memories as they are listed; without a measurement, by what they gave.
+function ranking(step) {
+  return order(step.memories.map((memory) => (state.byLooked ? memory.looked_at : Math.abs(memory.mattered ?? memory.gave))));
+}
+
 function pastOf(step) {
-  if (!step.kept) return [note(say("not_kept"))];
-  if (!step.memories.length) return [note(say(emptyWord(step)))];
-  const measure = state.byLooked
-    ? step.memories.map((memory) => memory.looked_at)
-    : step.memories.map((memory) => (memory.mattered === null ? -1 : Math.abs(memory.mattered)));
+  if (!step.kept) return [remark("not_kept")];
+  if (!step.memories.length) return [remark(emptyWord(step))];
   const most = {
     looked: Math.max(1e-12, ...finite(step.memories.map((memory) => memory.looked_at))),
     mattered: Math.max(1e-12, ...finite(step.memories.map((memory) => Math.abs(memory.mattered ?? 0)))),
   };
-  const list = make("ul", { class: "memories" });
-  for (const index of order(measure)) list.append(memoryLine(step, index, most));
+  const list = make("ul", { class: "memories" + (step.memories.some(({ picture }) => picture >= 0) ? "" : " plainly") });
+  for (const index of ranking(step)) list.append(memoryLine(step, index, most));
   if (step.others[0]) list.append(othersLine(step));
-  const head = make("div", { class: "memory-head", "aria-hidden": "true" }, make("span"), make("span"),
+  const head = make("div", { class: "memory-head", ...HIDDEN }, make("span"),
     span("", say("looked")), span("", say("mattered")));
-  return [head, list];
+  list.prepend(make("li", { class: "heads-of" }, head));
+  return [list];
 }
 
 function emptyWord(step) {
@@ -56,8 +56,8 @@ function memoryLine(step, index, most) {
   const measured = memory.mattered !== null;
   const side = !measured || !memory.mattered ? "" : memory.mattered > 0 ? " \u25b2" : " \u25bc";
   const button = make("button", {
-    class: "memory", "aria-expanded": String(open), "data-memory": String(index),
-    "data-id": String(memory.id), click: () => change({ chosen: open ? -1 : index, noMemory: false }),
+    class: "memory", "aria-expanded": open, "data-memory": index,
+    "data-id": memory.id, click: () => change({ chosen: open ? -1 : index, noMemory: false }),
   },
   memory.picture >= 0 ? thumbnail(memory.picture, say("picture_of_memory", { id: memory.id })) : make("span", { class: "thumb blank" }),
   make("span", { class: "about" },
@@ -79,13 +79,11 @@ function details(memory) {
 
 function opened(step, memory) {
   const rows = [
-    ["memory_number", String(memory.id)], ["its_action", actionName(memory.action)], ["its_value", show(memory.value)],
+    ["memory_number", memory.id], ["its_action", actionName(memory.action)], ["its_value", show(memory.value)],
     ["looked", percent(memory.looked_at)], ["gave", signed(memory.gave)],
     ["mattered_measured", memory.mattered === null ? say("not_measured") : signed(memory.mattered)],
   ];
-  if (memory.environment >= 0) rows.push(["environment", String(memory.environment)]);
-  if (memory.episode >= 0) rows.push(["episode", whole(memory.episode)]);
-  if (memory.step >= 0) rows.push(["step", whole(memory.step)]);
+  for (const word of ["environment", "episode", "step"]) if (memory[word] >= 0) rows.push([word, whole(memory[word])]);
   if (memory.age !== null) rows.push(["age", say("writes_ago", { n: whole(memory.age) })]);
   if (memory.reads !== null) rows.push(["reads", show(memory.reads)]);
   const list = make("dl", { class: "pairs" });
@@ -93,8 +91,8 @@ function opened(step, memory) {
   for (const [name, text] of memory.facts) list.append(make("dt", { text: name }), make("dd", { text }));
   const big = memory.picture >= 0 ? thumbnail(memory.picture, say("picture_of_memory", { id: memory.id })) : null;
   if (big) big.className = "big";
-  return make("div", { class: "opened" }, big, list,
-    note(say(memory.without ? "bars_show_without" : "without_not_measured")));
+  return box("opened", big, list,
+    remark(memory.without ? "bars_show_without" : "without_not_measured"));
 }
 
 function othersLine(step) {

@@ -7,7 +7,7 @@ function showSeen(step) {
   const frame = $("frame");
   frame.replaceChildren();
   if (step.picture >= 0) frame.append(pictureOf(step, weights, boxed));
-  else if (!step.facts.length && !step.parts.length) frame.append(note(say(step.kept ? "nothing_seen" : "not_kept")));
+  else if (!step.facts.length && !step.parts.length) frame.append(remark(step.kept ? "nothing_seen" : "not_kept"));
   $("lens").replaceChildren(...lens(step, boxed && step.picture >= 0));
   // Where the parts are the numbers of the table, their weights stand in it.
   const same = step.picture < 0 && step.facts.length && weights.length === step.facts.length;
@@ -20,10 +20,10 @@ function pictureOf(step, weights, boxed) {
   const canvas = make("canvas", { id: "picture", role: "img", "aria-label": pictureLabel(step, weights) });
   const stage = make("div", { class: "stage" }, canvas);
   stage.style.aspectRatio = sheet.width + " / " + sheet.height;
-  stage.style.width = "min(100%, " + (42 * sheet.width / sheet.height).toFixed(2) + "vh)";
+  stage.style.width = "min(100%, " + (38 * sheet.width / sheet.height).toFixed(2) + "vh)";
   paint(canvas, step.picture);
   if (boxed && weights.length) {
-    const layer = make("canvas", { id: "layer", class: "layer", "aria-hidden": "true" });
+    const layer = make("canvas", { id: "layer", class: "layer", ...HIDDEN });
     stage.append(layer);
     requestAnimationFrame(() => overlay(layer, step, weights, state.opacity, state.boxes));
   }
@@ -39,20 +39,16 @@ function pictureLabel(step, weights) {
 // Buttons to choose a head, how its weights are shown, and how strongly.
 function lens(step, visible) {
   const heads = step.attention.length;
-  if (!heads) return step.kept ? [note(say("no_attention"))] : [];
-  const pick = (head, text, label) => make("button", {
-    text, "aria-pressed": String(state.head === head), "aria-label": label, "data-head": String(head),
-    click: () => change({ head }),
-  });
-  const heading = span("quiet", say("head"));
+  if (!heads) return step.kept ? [remark("no_attention")] : [];
+  const pick = (head, text, label) => toggle(text, state.head === head, () => change({ head }),
+    { "aria-label": label, "data-head": head });
   const group = make("div", { class: "pick", role: "group", "aria-label": say("head") },
-    pick(-1, say("mean"), say("mean_of_heads")));
+    span("quiet", say("head") + "\u00a0"), pick(-1, say("mean"), say("mean_of_heads")));
   for (let head = 0; head < heads; head += 1) group.append(pick(head, String(head + 1), say("head_number", { n: head + 1 })));
-  if (!visible) return heads > 1 ? [heading, group] : [];
+  if (!visible) return heads > 1 ? [group] : [];
   const way = make("div", { class: "pick", role: "group", "aria-label": say("shown_as") },
-    ...[[false, "heat"], [true, "boxes"]].map(([boxes, word]) => make("button", {
-    text: say(word), "aria-pressed": String(state.boxes === boxes), click: () => change({ boxes }),
-    })));
+        toggle(say("heat"), !state.boxes, () => change({ boxes: false })),
+    toggle(say("boxes"), state.boxes, () => change({ boxes: true })));
   const slider = make("input", {
     type: "range", min: "0", max: "100", value: String(Math.round(100 * state.opacity)), "aria-label": say("opacity"),
     id: "opacity", "aria-valuetext": Math.round(100 * state.opacity) + " %",
@@ -63,7 +59,7 @@ function lens(step, visible) {
     const layer = $("layer");
     if (layer) overlay(layer, step, headWeights(step, state.head), state.opacity, state.boxes);
   });
-  return [heads > 1 ? heading : null, heads > 1 ? group : null, way, slider].filter(Boolean);
+  return [heads > 1 ? group : null, way, slider].filter(Boolean);
 }
 
 // The parts with their weights, the most attended first: the text twin of the overlay.
@@ -71,18 +67,18 @@ function attended(step, weights) {
   if (!weights.length) return [];
   const ranked = order(weights);
   const greatest = Math.max(1e-12, ...finite(weights));
-  const line = (part) => make("li", { "data-part": String(part) },
+  const line = (part) => make("li", { "data-part": part },
     span("name", step.parts[part].name),
     span("what", step.parts[part].value),
     bar(0, weights[part] / greatest, "look"),
     span("number", percent(weights[part])));
-  const list = (parts) => make("ol", { class: "attended" }, ...parts.map(line));
+  const list = (parts) => ordered("attended", ...parts.map(line));
   const rest = ranked.slice(TOP_PARTS);
   const sum = rest.reduce((total, part) => total + weights[part], 0);
   const more = rest.length ? folded(say("other_parts", { n: rest.length, share: percent(sum) })) : null;
   // Filled when it is opened: there may be hundreds, at every step.
   if (more) more.addEventListener("toggle", () => more.children.length < 2 && more.append(list(rest)));
-  return [heading(say("looked_at")), list(ranked.slice(0, TOP_PARTS)), more].filter(Boolean);
+  return [heading("looked_at"), list(ranked.slice(0, TOP_PARTS)), more].filter(Boolean);
 }
 
 function observed(step, weights) {
@@ -92,7 +88,7 @@ function observed(step, weights) {
     span("name", name), span("what", value),
     weights ? bar(0, weights[i] / greatest, "look") : null,
     weights ? span("number", percent(weights[i])) : null));
-  return [heading(say(weights ? "observed_and_looked_at" : "observed")),
+  return [heading(weights ? "observed_and_looked_at" : "observed"),
     make("ol", { class: weights ? "attended" : "facts" }, ...lines)];
 }
 
@@ -154,24 +150,20 @@ function axis(values) {
 }
 
 function bars(step, other) {
-  if (!width) return [note(say("no_actions"))];
+  if (!width) return [remark("no_actions")];
   const ranked = order(step.preference);
   const rank = ranked.map((_, action) => ranked.indexOf(action) + 1);
   const [low, high] = axis(step.preference.concat(other ? other.values : []));
   const scaled = (value) => (value === -Infinity ? 0 : (value - low) / (high - low));
-  const zero = low < 0 && high > 0 ? scaled(0) : low >= 0 ? 0 : 1;
-  const from = low < 0 && high <= 0 && scaled(0) > 1 ? 0 : zero;
+  const from = low <= 0 && high >= 0 ? scaled(0) : 0;
   const listed = state.byValue ? ranked : actions.map((_, action) => action);
   const lines = listed.map((action) => barLine(step, action, rank[action], other, scaled, from));
-  const sorted = make("button", {
-    class: "small", text: say("sort_by_value"), "aria-pressed": String(state.byValue),
-    click: () => change({ byValue: !state.byValue }),
-  });
+  const sorted = toggle(say("sort_by_value"), state.byValue, () => change({ byValue: !state.byValue }), SMALL);
   return [
-    make("div", { class: "row" }, heading(say("all_actions", { unit: known_text(data.meta.unit) })), sorted),
+    box("row", heading("all_actions", { unit: known_text(data.meta.unit) }), sorted),
     make("ol", { class: "bars" + (other ? " compared" : "") }, ...lines),
-    make("div", { class: "ends" }, span("", show(low)),
-      span("", low > 0 || high < 0 ? say("not_from_zero") : ""), span("", show(high))),
+    box("ends", span("", show(low)),
+      span("", (low > 0 || high < 0 ? say("not_from_zero") + " \u00b7 " : "") + say("marks_mean")), span("", show(high))),
   ];
 }
 
@@ -186,17 +178,17 @@ function barLine(step, action, rank, other, scaled, from) {
     ghost.style.width = 100 * Math.min(1, ends[1] - ends[0]) + "%";
     track.append(ghost);
   }
+  const second = !chosen && action === step.runner_up;
   const marks = [];
-  if (chosen) marks.push(say("chosen"));
-  else if (action === step.runner_up) marks.push(say("second"));
   if (!step.allowed[action]) marks.push(say("not_offered"));
   if (step.share) marks.push(say("memory_share", { share: percent(step.share[action]) }));
   if (Math.abs(step.q[action] - value) > 1e-6) marks.push(say("q_is", { q: show(step.q[action]) }));
   return make("li", {
-    class: (chosen ? "is-chosen" : "") + (step.allowed[action] ? "" : " is-not-offered"), "data-action": String(action),
+    class: (chosen ? "is-chosen" : "") + (step.allowed[action] ? "" : " is-not-offered"), "data-action": action,
   },
-  span("rank", String(rank), title: say("rank")),
-  span("name", (chosen ? "\u25b6 " : "") + actionName(action)),
+  span("rank", String(rank), { title: say("rank") }),
+  span("unseen", chosen ? say("chosen") : second ? say("second") : ""),
+  span("name", (chosen ? "\u25b6 " : second ? "\u25b7 " : "") + actionName(action)),
   track,
   span("number", show(value)),
   span("number other", other ? show(other.values[action]) : ""),
@@ -207,10 +199,10 @@ function barLine(step, action, rank, other, scaled, from) {
 function pieces(step) {
   const found = [[say("from_network"), step.from_network, "network"]];
   let told = 0;
-  step.memories.forEach((memory, i) => {
-    told += memory.gave;
-    found.push([say("memory_id", { id: memory.id }), memory.gave, "memory", i]);
-  });
+  for (const i of ranking(step)) {
+    told += step.memories[i].gave;
+    found.push([say("memory_id", { id: step.memories[i].id }), step.memories[i].gave, "memory", i]);
+  }
   if (step.others[0]) found.push([say("other_memories", { n: whole(step.others[0]) }), step.others[2], "others"]);
   told += step.others[0] ? step.others[2] : 0;
   const left = step.from_memories - told;
@@ -237,8 +229,8 @@ function waterfall(step) {
   });
   lines.push(make("li", { class: "total", "data-piece": "margin" }, span("name", say("margin")),
     bar(scaled(0), scaled(step.margin), "sum"), span("number", signed(step.margin))));
-  return [heading(say("margin_split", { action: actionName(step.action), other: actionName(step.runner_up) })),
-    make("ol", { class: "waterfall" }, ...lines)];
+  return [heading("margin_split", { action: actionName(step.action), other: actionName(step.runner_up) }),
+    ordered("waterfall", ...lines)];
 }
 
 // The distribution of returns of each action, on one axis.
@@ -246,7 +238,7 @@ function spread(step) {
   if (!step.distribution) return [];
   const [low, high] = range(step.distribution.flat().filter(([, share]) => share > 0.002).map(([at_]) => at_));
   const lines = step.distribution.map((pairs, action) => {
-    const shape = vector("svg", { viewBox: "0 0 200 24", preserveAspectRatio: "none", "aria-hidden": "true" });
+    const shape = vector("svg", { viewBox: "0 0 200 24", preserveAspectRatio: "none", ...HIDDEN });
     const x = (value) => 200 * (value - low) / (high - low);
     for (const [at_, share] of pairs) {
       if (!Number.isFinite(at_) || share <= 0.002) continue;
@@ -258,7 +250,7 @@ function spread(step) {
       span("name", actionName(action)), shape,
       span("number", show(step.q[action])));
   });
-  return [heading(say("spread")), make("ol", { class: "spread" }, ...lines),
-    make("div", { class: "ends" }, span("", show(low)), span("", say("return")),
+  return [heading("spread"), ordered("spread", ...lines),
+    box("ends", span("", show(low)), span("", say("return")),
       span("", show(high)))];
 }

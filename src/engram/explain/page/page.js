@@ -50,7 +50,7 @@ function showHead() {
   const shown = list.slice(0, 6).map(show).join(", ") + (list.length > 6 ? ", \u2026" : "");
   const rows = [[list.length > 1 ? "returns" : "return", shown || "\u2013"], ["steps", whole(count)],
     ["trained", whole(meta.trained)], ["checkpoint", meta.checkpoint], ["seed", String(meta.seed)]];
-  $("meta").replaceChildren(...rows.map(([word, text]) => make("div", {}, make("dt", { text: say(word) }), make("dd", { text }))));
+  $("meta").replaceChildren(...rows.map(([word, text]) => box("", make("dt", { text: say(word) }), make("dd", { text }))));
   $("badges").replaceChildren(span("badges-title", say("faithfulness")),
     ...(data.faithful.length ? data.faithful.map(badge) : [span("badge unknown", say("not_measured"))]));
   $("notes").replaceChildren(...meta.notes.map((text) => make("li", { text: known_text(text) })));
@@ -61,7 +61,7 @@ const SIGNS = { above: "\u2713", around: "?", below: "\u2717", unknown: "\u2013"
 function badge(each) {
   const stand = standing(each);
   return make("button", { class: "badge " + stand, click: () => openTab("faithfulness") },
-    span("sign", SIGNS[stand], "aria-hidden": "true"),
+    span("sign", SIGNS[stand], HIDDEN),
     span("name", say("of_" + each.what)),
     span("number", each.score === null ? say("not_measured") : show(each.score)),
     span("quiet", between(each.interval)),
@@ -96,7 +96,7 @@ function showHelp() {
   const close = make("button", { text: say("close"), click: () => $("help").close() });
   $("help").replaceChildren(make("h2", { id: "help-title", text: say("help") }),
     table([say("key"), say("does")], KEYS.map(([key, word]) => [key, say(word)])),
-    note(say("help_more")), close);
+    remark("help_more"), close);
 }
 
 function showPlaying() {

@@ -10,7 +10,7 @@ const ROWS = 50;
 function showTabs() {
   $("tabs").replaceChildren(...TABS.map((name) => make("button", {
     role: "tab", id: "tab-" + name, text: say("tab_" + name), "aria-controls": "tab-panel",
-    "aria-selected": String(name === state.tab), tabindex: name === state.tab ? "0" : "-1", click: () => openTab(name),
+    "aria-selected": name === state.tab, tabindex: name === state.tab ? "0" : "-1", click: () => openTab(name),
   })));
   openTab(state.tab, true);
 }
@@ -31,7 +31,7 @@ function openTab(name, quiet = false) {
 function fillTab() {
   const step = count ? stepAt(state.place) : null;
   const needed = BY_STEP.includes(state.tab) && !step;
-  $("tab-panel").replaceChildren(...(needed ? [note(say("no_steps"))] : FILLED[state.tab](step)));
+  $("tab-panel").replaceChildren(...(needed ? [remark("no_steps")] : FILLED[state.tab](step)));
 }
 
 // ---- memory health
@@ -39,33 +39,35 @@ const LIGHTS = { good: "\u25cf", look: "\u25b2", bad: "\u25a0" };
 
 function showHealth() {
   const health = data.health;
-  if (!health) return [note(say("no_memory"))];
+  if (!health) return [remark("no_memory")];
   const full = health.capacity ? health.entries / health.capacity : 0;
   const fill = make("div", { class: "fill-line" },
     span("", say("fill", { n: whole(health.entries), capacity: whole(health.capacity), share: percent(full) })),
     bar(0, full, "look"));
   const lights = make("ul", { class: "lights" }, ...health.lights.map((light) => make("li", { class: light.state },
-    span("lamp", LIGHTS[light.state] ?? "\u25cb", "aria-hidden": "true"),
+    span("lamp", LIGHTS[light.state] ?? "\u25cb", HIDDEN),
     span("name", known_text(light.name)), span("number", light.value),
     span("judged", say("light_" + light.state)),
     span("quiet", known_text(light.rule)))));
   const effective = column(health.effective);
-  return [fill, health.lights.length ? lights : note(say("no_lights")),
-    make("div", { class: "charts" }, histogram(column(health.ages), say("ages"), say("writes")),
-      histogram(column(health.reads), say("read_counts"), say("attention_received")),
-      effective.length ? overSteps(effective, say("effective")) : null)];
+  return [fill, health.lights.length ? lights : remark("no_lights"),
+    box("charts", histogram(column(health.ages), "ages", say("writes")),
+      histogram(column(health.reads), "read_counts", say("attention_received")),
+      effective.length ? overSteps(effective, "effective") : null)];
 }
+
+const chart = (...shapes) => vector("svg",
+  { viewBox: "0 0 300 60", preserveAspectRatio: "none", class: "line-chart", ...HIDDEN }, ...shapes);
 
 // A line over the steps told.
 function overSteps(values, title) {
   const [low, high] = range(values, [0]);
   const y = (value) => 58 - 54 * (value - low) / (high - low);
   const x = (place) => (values.length < 2 ? 150 : 300 * place / (values.length - 1));
-  const art = vector("svg", { viewBox: "0 0 300 60", preserveAspectRatio: "none", class: "line-chart", "aria-hidden": "true" },
-    vector("path", { class: "line value", d: trace(values, x, y, 300) }));
+  const art = chart(vector("path", { class: "line value", d: trace(values, x, y, 300) }));
   const real = finite(Array.from(values));
   const mean = real.reduce((sum, value) => sum + value, 0) / Math.max(1, real.length);
-  return make("div", {}, heading(title), art, make("div", { class: "ends" },
+  return box("", heading(title), art, box("ends",
     span("", show(low) + " \u2013 " + show(high)), span("", say("mean_n", { n: show(mean) }))));
 }
 
@@ -82,18 +84,15 @@ function standing(each) {
 const between = (pair) => (pair ? "[" + show(pair[0]) + ", " + show(pair[1]) + "]" : "");
 
 function showFaithfulness() {
-  if (!data.faithful.length) return [note(say("faithfulness_off"))];
-  return [note(say("faithfulness_means")), ...data.faithful.map((each) => {
-    const rows = [
-      [say("score"), each.score === null ? say("not_measured") : show(each.score), between(each.interval)],
-      [say("agreement"), each.agreement === null ? say("not_measured") : show(each.agreement), between(each.agreement_interval)],
-      [say("shuffled"), each.shuffled === null ? say("not_measured") : show(each.shuffled), say("near_zero")],
-      [say("reinitialised"), each.reinitialised === null ? say("not_measured") : show(each.reinitialised), say("near_zero")],
-      [say("flips"), each.flips === null ? say("not_measured") : percent(each.flips), say("of_steps", { n: whole(each.samples) })],
-    ];
-    return make("section", { class: "faithful " + standing(each) }, heading(say("of_" + each.what)),
+  if (!data.faithful.length) return [remark("faithfulness_off")];
+  return [remark("faithfulness_means"), ...data.faithful.map((each) => {
+    const line = (word, beside, write = show) => [say(word), each[word] === null ? say("not_measured") : write(each[word]), beside];
+    const rows = [line("score", between(each.interval)), line("agreement", between(each.agreement_interval)),
+      line("shuffled", say("near_zero")), line("reinitialised", say("near_zero")),
+      line("flips", say("of_steps", { n: whole(each.samples) }), percent)];
+    return make("section", { class: "faithful " + standing(each) }, heading("of_" + each.what),
       make("p", { class: "verdict", text: known_text(each.verdict) }),
-      make("div", { class: "charts" },
+      box("charts",
         table([say("measure"), say("number"), say("interval")], rows), ...each.curves.map(curve)),
       ...each.notes.map((text) => note(known_text(text))));
   })];
@@ -106,7 +105,7 @@ function curve(each) {
   const last = Math.max(1, each.sizes.length - 1);
   const x = (i) => 8 + 284 * i / last;
   const y = (value) => 126 - 116 * (value - low) / (high - low);
-  const art = vector("svg", { viewBox: "0 0 300 134", class: "curve", "aria-hidden": "true" });
+  const art = vector("svg", { viewBox: "0 0 300 134", class: "curve", ...HIDDEN });
   art.append(segment("zero", 0, y(0), 300, y(0)));
   const band = each.random_interval.map((pair, i) => [i, pair]).filter(([, pair]) => pair && pair[0] !== null && pair[1] !== null);
   if (band.length > 1) {
@@ -118,33 +117,33 @@ function curve(each) {
     art.append(vector("path", { class: "line " + name, d: trace(each[name].map((value) => value ?? NaN), x, y, 1e6) }));
   }
   const key = make("ul", { class: "legend" }, ...CURVES.map((name) => make("li", {},
-    make("span", { class: "key " + name, "aria-hidden": "true" }), say("curve_" + name))));
+    make("span", { class: "key " + name, ...HIDDEN }), say("curve_" + name))));
   const rows = each.sizes.map((size, i) => [whole(size), ...lists.map((list) => (list[i] === null ? "\u2013" : show(list[i])))]);
   const title = say("way_" + each.way, { what: say("of_" + each.what) });
   return make("figure", {}, make("figcaption", { text: title }), art,
-    make("div", { class: "ends" }, ...each.sizes.map((size) => span("", whole(size)))), key,
+    box("ends", ...each.sizes.map((size) => span("", whole(size)))), key,
     folded(say("as_table"), table([say("how_many"), ...CURVES.map((name) => say("curve_" + name))], rows)));
 }
 
 // ---- heads
 function showHeads(step) {
-  if (!step.attention.length) return [note(say(step.kept ? "no_attention" : "not_kept"))];
+  if (!step.attention.length) return [remark(step.kept ? "no_attention" : "not_kept")];
   const boxed = step.picture >= 0 && step.parts.some((part) => part.box);
-  return [note(say("heads_mean")), make("div", { class: "heads" }, ...step.attention.map((weights, head) => {
+  return [remark("heads_mean"), box("heads", ...step.attention.map((weights, head) => {
     const first = order(weights).slice(0, 3).map((part) => step.parts[part].name + " " + percent(weights[part]));
     const entropy = weights.reduce((sum, weight) => sum - (weight > 0 ? weight * Math.log(weight) : 0), 0);
-    return make("button", { class: "head", "aria-pressed": String(state.head === head), click: () => change({ head }) },
-      make("strong", { text: say("head_number", { n: head + 1 }) }), boxed ? small(step, weights) : null,
+    return make("button", { class: "head", "aria-pressed": state.head === head, click: () => change({ head }) },
+      make("strong", { text: say("head_number", { n: head + 1 }) }), boxed ? reduced(step, weights) : null,
       span("", first.join(" \u00b7 ")),
       make("span", { class: "quiet", text: say("parts_in_effect", { n: show(Math.exp(entropy)) }) }));
   }))];
 }
 
-function small(step, weights) {
+function reduced(step, weights) {
   const sheet = data.images.sheets[pictures.sheet[step.picture]];
   const canvas = make("canvas");
   const layer = make("canvas", { class: "layer" });
-  const stage = make("span", { class: "stage", "aria-hidden": "true" }, canvas, layer);
+  const stage = make("span", { class: "stage", ...HIDDEN }, canvas, layer);
   stage.style.aspectRatio = sheet.width + " / " + sheet.height;
   paint(canvas, step.picture);
   requestAnimationFrame(() => overlay(layer, step, weights, state.opacity, false));
@@ -164,7 +163,7 @@ function showEpisode(step) {
     class: "small", text: say(word), disabled: page + by < 0 || page + by >= pages,
     click: () => { state.page = page + by; fillTab(); },
   });
-  return [make("div", { class: "row" }, turn(-1, "page_back"), span("", say("page_n", { n: page + 1, of: pages })),
+  return [box("row", turn(-1, "page_back"), span("", say("page_n", { n: page + 1, of: pages })),
     turn(1, "page_on"), ...downloads()),
   make("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": say("tab_episode") },
     make("table", { class: "steps" }, make("thead", {}, head), make("tbody", {}, ...lines)))];
@@ -183,22 +182,22 @@ function episodeLine(i) {
 
 // ---- recall
 function showRecall(step) {
-  if (!tables.recalled.step.length && !tables.still_moves.step.length) return [note(say("no_working_memory"))];
-  if (!step.kept) return [note(say("not_kept"))];
-  return [note(say("recall_means")), make("div", { class: "charts" },
+  if (!tables.recalled.step.length && !tables.still_moves.step.length) return [remark("no_working_memory")];
+  if (!step.kept) return [remark("not_kept")];
+  return [remark("recall_means"), box("charts",
     pastSteps(step, step.recalled, "recalled", percent), pastSteps(step, step.still_moves, "still_moves", show))];
 }
 
 function pastSteps(step, pairs, word, write) {
-  if (!pairs.length) return make("div", {}, heading(say(word)), note(say("nothing_recalled")));
+  if (!pairs.length) return box("", heading(word), remark("nothing_recalled"));
   const greatest = Math.max(1e-12, ...finite(pairs.map(([, weight]) => Math.abs(weight))));
   const last = Math.max(1, step.t);
-  const art = vector("svg", { viewBox: "0 0 300 60", preserveAspectRatio: "none", class: "line-chart", "aria-hidden": "true" });
+  const art = chart();
   for (const [t, weight] of pairs) {
     const x = 300 * t / last;
     if (Number.isFinite(weight)) art.append(segment("stem", x, 58, x, 58 - 54 * Math.abs(weight) / greatest));
   }
-  const list = make("ol", { class: "attended" }, ...order(pairs.map(([, weight]) => weight)).slice(0, 8).map((k) => {
+  const list = ordered("attended", ...order(pairs.map(([, weight]) => weight)).slice(0, 8).map((k) => {
     const [t, weight] = pairs[k];
     const place = step.place - step.t + t;
     const same = place >= 0 && place < count && steps.t[place] === t && steps.episode[place] === step.episode;
@@ -208,7 +207,7 @@ function pastSteps(step, pairs, word, write) {
       span("what", same ? actionName(steps.action[place]) : ""),
       bar(0, Math.abs(weight) / greatest, "look"), span("number", write(weight)));
   }));
-  return make("div", {}, heading(say(word)), art, make("div", { class: "ends" },
+  return box("", heading(word), art, box("ends",
     span("", say("step_n", { n: 0 })), span("", say("now_step", { n: whole(step.t) }))), list);
 }
 
@@ -217,15 +216,15 @@ function showAbout() {
   const list = (items) => make("ul", { class: "plain" }, ...items.map((text) => make("li", { text })));
   const meta = data.meta;
   const versions = Object.entries(meta.versions);
-  return [make("div", { class: "charts text" },
-    make("div", {}, heading(say("can_show")), list(languages[state.language].can)),
-    make("div", {}, heading(say("cannot_show")), list(languages[state.language].cannot)),
-    make("div", {}, heading(say("holds")), meta.holds.length ? list(meta.holds.map(known_text)) : note(say("holds_nothing")),
-      data.images.lossy ? note(say("lossy")) : null,
+  return [box("charts",
+    box("", heading("can_show"), list(languages[state.language].can)),
+    box("", heading("cannot_show"), list(languages[state.language].cannot)),
+    box("", heading("holds"), meta.holds.length ? list(meta.holds.map(known_text)) : remark("holds_nothing"),
+      data.images.lossy ? remark("lossy") : null,
       meta.notes.length ? list(meta.notes.map(known_text)) : null),
-    make("div", {}, heading(say("versions")),
-      versions.length ? table([say("package"), say("version")], versions) : note(say("no_number")),
-      heading(say("downloads")), make("div", { class: "row" }, ...downloads())))];
+    box("", heading("versions"),
+      versions.length ? table([say("package"), say("version")], versions) : remark("no_number"),
+      heading("downloads"), box("row", ...downloads())))];
 }
 
 // Everything shown, as files made here; a frame of a notebook may not download, so there it offers none.

@@ -1,5 +1,5 @@
 // The timeline: value, margin, rewards, explored steps, ends of episodes and key moments, with one cursor over all.
-const LANES = { height: 132, value: [16, 78], margin: [84, 108], reward: [112, 130] };
+const LANES = { height: 84, value: [14, 48], margin: [52, 64], reward: [68, 84] };
 const episodes = new Set(steps.episode).size;
 const ends = [];
 for (let i = 0; i < count; i += 1) {
@@ -23,7 +23,7 @@ function showTimeline() {
   const cursor = make("div", { id: "cursor", class: "cursor" });
   plot.replaceChildren(art, ...pins(wide), cursor);
   $("legend").replaceChildren(...["value", "margin", "reward", "explored", "episode_end"].map((word) => {
-    return make("li", {}, make("span", { class: "key " + word, "aria-hidden": "true" }), legendText(word));
+    return make("li", {}, make("span", { class: "key " + word, ...HIDDEN }), legendText(word));
   }));
 }
 
@@ -96,7 +96,7 @@ function extremes() {
 // Numbered marks of the key moments over the plot.
 function pins(wide) {
   return data.moments.map(({ place }, i) => {
-    const pin = span("pin", String(i + 1), "aria-hidden": "true", click: () => seek(place));
+    const pin = span("pin", String(i + 1), { ...HIDDEN, click: () => seek(place) });
     pin.style.left = 100 * across(place, wide) / wide + "%";
     return pin;
   });
@@ -104,9 +104,9 @@ function pins(wide) {
 
 function showMoments() {
   const group = $("moments");
-  if (!data.moments.length) return group.replaceChildren(note(say("no_moments")));
+  if (!data.moments.length) return group.replaceChildren(remark("no_moments"));
   return group.replaceChildren(...data.moments.map(({ place, why }, i) => make("button", {
-    class: "moment", "data-place": String(place), click: () => seek(place),
+    class: "moment", "data-place": place, click: () => seek(place),
   }, span("index", String(i + 1)), span("why", known_text(why)),
   span("quiet", say("step_n", { n: whole(steps.t[place]) })))));
 }
