@@ -16,6 +16,7 @@ Source: Lampinen et al. 2021 (arXiv 2105.14039) for attention in two levels. The
 is a set of similar keys.
 """
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any, Literal
@@ -132,6 +133,10 @@ class Chunked(eqx.Module):
     def holds(self, store: Chunks, ids: Int[Array, "block"]) -> Bool[Array, "block"]:
         """See `ExternalMemory.holds`."""
         return self.exact.holds(store.entries, ids)
+
+    def hide(self, store: Chunks, ids: Int[Array, "block"]) -> Chunks:
+        """See `ForgettingMemory.hide`. The summaries stay, so a read opens the chunks that it opened before."""
+        return dataclasses.replace(store, entries=self.exact.hide(store.entries, ids))
 
     def read(
         self, store: Chunks, query: Float[Array, "embedding"], offered: Float[Array, "actions features"] | None = None

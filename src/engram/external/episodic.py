@@ -138,6 +138,10 @@ class Episodic(eqx.Module):
         """See `ExternalMemory.holds`."""
         return stores.holds(store, ids)
 
+    def hide(self, store: Store, ids: Int[Array, "block"]) -> Store:
+        """See `ForgettingMemory.hide`. A read then attends to the next nearest entries instead."""
+        return stores.hidden(store, ids)
+
     def rekey(self, store: Store, ids: Int[Array, "block"], embeddings: Float[Array, "block embedding"]) -> Store:
         """See `RekeyedMemory.rekey`."""
         where = stores.located(store, ids)

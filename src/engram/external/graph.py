@@ -227,6 +227,16 @@ class Graph(eqx.Module):
         node, action = self._edges(ids)
         return (ids >= 0) & store.live[node] & store.known[node, action]
 
+    def hide(self, store: GraphStore, ids: Int[Array, "block"]) -> GraphStore:
+        """See `ForgettingMemory.hide`. A node without any edge left hides too.
+
+        Values stay those of the last propagation, with what the edge brought to others; `forget` propagates anew.
+        """
+        node, action = self._edges(ids)
+        known = store.known.at[jnp.where(ids >= 0, node, self.numbers.capacity), action].set(False, mode="drop")
+        bare = jnp.where((ids >= 0) & ~known[node].any(1), node, self.numbers.capacity)
+        return store._replace(known=known, written=store.written.at[bare].set(-1, mode="drop"))
+
     def _edges(self, ids: Int[Array, "block"]) -> tuple[Int[Array, "block"], Int[Array, "block"]]:
         """Node and action of each id; those of 0 for -1."""
         known = jnp.maximum(ids, 0)

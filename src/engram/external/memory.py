@@ -171,6 +171,21 @@ class RekeyedMemory(ExternalMemory, Protocol):
         ...
 
 
+class ForgettingMemory(ExternalMemory, Protocol):
+    """A memory with verbs of its own to take entries out, as Engram's kinds have.
+
+    `external.forgetting` has the same verbs for every kind: one without them is served by its other verbs.
+    """
+
+    def hide(self, store: Any, ids: Int[Array, "block"]) -> Store:
+        """The store whose reads, and `holds`, no longer see the entries of these ids; all else stays as it is.
+
+        An id of -1, or one that names nothing, hides nothing; ids may repeat. For looking, such as at what a decision
+        would be without an entry: a store that goes on to be written wants `forget`.
+        """
+        ...
+
+
 def known_rows(column: PyTree, ids: Int[Array, "block"]) -> PyTree:
     """Rows that were taken from a column for these ids, with zeros for the ids of -1."""
 
@@ -251,3 +266,6 @@ class NoExternal(eqx.Module):
 
     def holds(self, store: Nothing, ids: Int[Array, "block"]) -> Bool[Array, "block"]:
         return jnp.zeros(len(ids), bool)
+
+    def hide(self, store: Nothing, ids: Int[Array, "block"]) -> Nothing:
+        return store

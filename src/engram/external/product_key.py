@@ -263,6 +263,12 @@ class ProductKey(eqx.Module):
         """See `ExternalMemory.holds`."""
         return (ids >= 0) & store.live[self._cells(ids)]
 
+    def hide(self, store: Grid, ids: Int[Array, "block"]) -> Grid:
+        """See `ForgettingMemory.hide`. What hides is all that was written into a slot for an action."""
+        slot, column = self._cells(ids)
+        row = jnp.where(ids >= 0, slot, len(store.writes))
+        return store._replace(writes=store.writes.at[row, column].set(0, mode="drop"))
+
     def _cells(self, ids: Int[Array, "block"]) -> tuple[Int[Array, "block"], Int[Array, "block"]]:
         """Slot and column of each id; those of 0 for -1."""
         known = jnp.maximum(ids, 0)

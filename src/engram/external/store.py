@@ -130,6 +130,11 @@ def holds(store: Store, ids: Int[Array, "block"]) -> Bool[Array, "block"]:
     return store.live[located(store, ids)] & (ids >= 0)
 
 
+def hidden(store: Store, ids: Int[Array, "block"]) -> Store:
+    """The store in which these entries are not live; -1 stands for nothing."""
+    return dataclasses.replace(store, live=store.live.at[located(store, ids)].set(False, mode="drop"))
+
+
 def touched(store: Store, ids: Int[Array, "reads"], weights: Float[Array, "reads"]) -> Store:
     """The store after these entries were read with these weights; -1 stands for nothing. Ids may repeat."""
     where = located(store, ids)
