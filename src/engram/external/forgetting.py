@@ -1,4 +1,4 @@
-"""Taking entries out of a memory: `hide` for a look, `forget` for good.
+"""Taking entries out of a memory: `hide` for a look, `forget` for good. And `edit`, which gives an entry another value.
 
 Kinds have verbs of their own (`ForgettingMemory`). A kind without them is served by its other verbs: the entries that
 remain are fetched and written into an empty store.
@@ -8,9 +8,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Int, PyTree
+from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from engram.external.memory import OPTIONAL, Entries, ExternalMemory
+from engram.errors import SpecError
+from engram.external.memory import OPTIONAL, Entries, ExternalMemory, Notes
 
 
 def hide(memory: ExternalMemory, store: Any, ids: Int[Array, "block"]) -> Any:
@@ -22,6 +23,28 @@ def hide(memory: ExternalMemory, store: Any, ids: Int[Array, "block"]) -> Any:
         return memory.hide(store, ids)  # type: ignore[attr-defined]
     place = jnp.where((ids >= 0) & (ids < memory.capacity), ids, memory.capacity)
     return rebuilt(memory, store, jnp.zeros(memory.capacity, bool).at[place].set(True, mode="drop"))
+
+
+def forget(memory: ExternalMemory, store: Any, gone: Bool[Array, "capacity"]) -> Any:
+    """`memory.forget`; of a kind without that verb, `rebuilt`."""
+    if hasattr(memory, "forget"):
+        return memory.forget(store, gone)  # type: ignore[attr-defined]
+    return rebuilt(memory, store, gone)
+
+
+def notes(memory: ExternalMemory, store: Any, ids: Int[Array, "block"]) -> Notes:
+    """`memory.notes`; of a kind without that verb, nothing."""
+    return memory.notes(store, ids) if hasattr(memory, "notes") else Notes()  # type: ignore[attr-defined]
+
+
+def edit(memory: ExternalMemory, store: Any, ids: Int[Array, "block"], values: Float[Array, "block"]) -> Any:
+    """The store in which these entries say other values; all else stays. SpecError for a kind that cannot."""
+    if not hasattr(memory, "edit"):
+        raise SpecError(
+            f"the values of {type(memory).__name__} cannot be edited: it computes them anew, or has no verb for it; "
+            "delete the entries instead"
+        )
+    return memory.edit(store, ids, values)  # type: ignore[attr-defined]
 
 
 def rebuilt(memory: ExternalMemory, store: Any, gone: Bool[Array, "capacity"]) -> Any:

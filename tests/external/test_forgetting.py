@@ -1,4 +1,4 @@
-"""What is hidden is not read, and all else is."""
+"""What is hidden is not read, and all else is. What is forgotten was never written, to the last bit."""
 
 import equinox as eqx
 import jax
@@ -8,9 +8,10 @@ import pytest
 
 import engram.agents.presets  # noqa: F401, registers every kind
 from engram import registry
-from engram.external.forgetting import hide
+from engram.external.forgetting import forget, hide
 from engram.external.memory import Entries
 from engram.testing import ContractFault, check_external
+from engram.testing.forgetting import cells_written_anew, written_anew
 
 SMALL = {
     "none": {},
@@ -23,6 +24,7 @@ KINDS = tuple(SMALL)
 WRITE = jax.jit(lambda memory, *given: memory.write(*given))
 READ = jax.jit(lambda memory, *given: memory.read(*given))
 HIDE = jax.jit(hide)
+FORGET = jax.jit(forget)
 
 
 def built(kind, embedding=4, actions=2):
@@ -46,9 +48,9 @@ def entries(seed, rows=8, embedding=4, actions=2):
     )
 
 
-def filled(memory, blocks=2):
+def filled(memory, blocks=2, again=()):
     store = memory.init()
-    for seed in range(blocks):
+    for seed in (*range(blocks), *again):
         store = WRITE(memory, store, entries(seed), jnp.ones(8, bool))
     return store
 
@@ -121,3 +123,58 @@ def test_the_contract_finds_a_hide_that_hides_nothing():
 
     with pytest.raises(ContractFault, match="still read, or held, after it was hidden"):
         check_external(Blind(built("episodic", 5, 3)), 5, 3)
+
+
+# -- forget ------------------------------------------------------------------------------------------------------
+
+
+def same(found, expected):
+    """Two reads, or many, to the last bit."""
+    for name in ("q", "weights", "confidence", "entries"):
+        np.testing.assert_array_equal(getattr(found, name), getattr(expected, name), name)
+
+
+def drawn(seed, count, capacity):
+    """What is gone, from a single entry to nearly all."""
+    generator = np.random.default_rng(seed)
+    return jnp.array(generator.random((count, capacity)) < generator.choice([0.03, 0.2, 0.5, 0.9], (count, 1)))
+
+
+def check_deletions(kind, count, **numbers):
+    """Reads of so many memories, each without entries drawn at random, and of as many that were written anew."""
+    memory = registry.find("external", kind)(**SMALL[kind] | numbers).build(4, 2, 0, jax.random.PRNGKey(0))
+    queries = jnp.concatenate([entries(0).key[:4], jax.random.normal(jax.random.PRNGKey(9), (4, 4))])
+    gone = drawn(1, count, memory.capacity)
+    look = jax.jit(jax.vmap(lambda store: jax.vmap(lambda query: memory.read(store, query))(queries)))
+    if kind == "product-key":
+        stream = jax.tree.map(lambda *blocks: jnp.concatenate(blocks), *map(entries, (0, 1, 2, 1)))
+        whole, anew = jax.jit(jax.vmap(lambda gone: cells_written_anew(memory, stream, gone)))(gone)
+        found = jax.jit(jax.vmap(memory.forget))(whole, gone)
+    else:
+        store = filled(memory, 6, again=(5, 2))
+        anew = jax.jit(jax.vmap(lambda gone: written_anew(memory, store, gone)))(gone)
+        found = jax.jit(jax.vmap(lambda gone: memory.forget(store, gone)))(gone)
+    assert len(set(np.asarray(found.held).tolist())) > 3
+    same(look(found), look(anew))
+    return found, anew
+
+
+KINDS_AND_WAYS = [
+    ("episodic", {}),
+    ("episodic", {"eviction": "oldest", "kernel": "dot"}),
+    ("episodic", {"eviction": "merge", "shuffle": True}),
+    ("chunked", {"capacity": 128}),
+    ("product-key", {}),
+    ("graph", {}),
+]
+
+
+@pytest.mark.parametrize(("kind", "numbers"), KINDS_AND_WAYS)
+def test_reads_equal_those_of_a_memory_that_was_written_anew(kind, numbers):
+    check_deletions(kind, 16, **numbers)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "numbers"), KINDS_AND_WAYS)
+def test_a_thousand_deletions_equal_memories_that_were_written_anew(kind, numbers):
+    check_deletions(kind, 1000, **numbers)
