@@ -294,11 +294,10 @@ def _table(mind: Mind, seed: int) -> dict[str, np.ndarray | None]:
     ids = np.flatnonzero(_held(external, store)) if external.capacity else np.zeros(0, int)
     parts = []
     for first in range(0, len(ids), AT_ONCE):
-        some = ids[first : first + AT_ONCE]
-        padded = np.concatenate([some, np.full(AT_ONCE - len(some), -1)]).astype(np.int32)
-        parts.append(
-            jax.tree.map(lambda leaf, count=len(some): np.asarray(leaf)[:count], _rows(external, store, padded))
-        )
+        count = len(ids[first : first + AT_ONCE])
+        padded = np.full(AT_ONCE, -1, np.int32)
+        padded[:count] = ids[first : first + count]
+        parts.append(_first(_rows(external, store, padded), count))
     columns: dict[str, np.ndarray | None] = dict.fromkeys(COLUMNS)
     if parts:
         columns |= jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
@@ -312,6 +311,10 @@ def _table(mind: Mind, seed: int) -> dict[str, np.ndarray | None]:
     if not parts:
         columns |= {name: np.zeros(0) for name in COLUMNS if columns[name] is None}
     return columns
+
+
+def _first(rows: Any, count: int) -> Any:
+    return jax.tree.map(lambda leaf: np.asarray(leaf)[:count], rows)
 
 
 @lru_cache(maxsize=1)

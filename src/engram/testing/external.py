@@ -226,8 +226,8 @@ def _check_forgotten(memory: ExternalMemory, store: Any, given: Given) -> None:
     expected, got = _as_rows(entries, np.asarray(held & ~gone)), _as_rows(found, np.asarray(kept))
     if not np.array_equal(expected, got):
         raise ContractFault(
-            f"{int(gone.sum())} of {int(held.sum())} entries were forgotten, and the {len(got)} that remain are not the "
-            "others; " + ("see ForgettingMemory.forget" if hasattr(memory, "forget") else "give it a `forget`")
+            f"{int(gone.sum())} of {int(held.sum())} entries were forgotten, and the {len(got)} that remain are not "
+            "the others; " + ("see ForgettingMemory.forget" if hasattr(memory, "forget") else "give it a `forget`")
         )
     read = READ(memory, none, query, features)
     if np.any(read.weights) or np.any(read.q) or np.any(read.confidence) or int(none.held):
