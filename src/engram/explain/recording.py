@@ -22,6 +22,8 @@ from engram.agents.policy import Look, Mind, PolicyState, Seen, begin
 from engram.agents.recall.keys import Query
 from engram.envs.device import DeviceEnv, DeviceStep
 from engram.envs.host.batch import HostEnvs, HostStep
+from engram.envs.limit import TimeLimited
+from engram.envs.names import Names, names_of
 from engram.errors import EngramError
 from engram.explain import views
 from engram.explain.moments import Picture
@@ -82,6 +84,7 @@ class Episode:
       truncated: whether the clock ended it, or whoever recorded.
       pictures: what was seen at each step; None where nothing draws it.
       states: of a device environment, before each step; None on the host.
+      names: what the environment called its parts at each step; None where they are the same at all steps.
     """
 
     kept: Kept
@@ -91,6 +94,7 @@ class Episode:
     truncated: bool
     pictures: list[Picture | None]
     states: PyTree = None
+    names: list[Names] | None = None
 
     @property
     def length(self) -> int:
@@ -175,9 +179,10 @@ def _bytes_of_a_step(agent: TrainedAgent, mind: Mind) -> int:
 class _Diary:
     """What the host's environment told of each step."""
 
-    def __init__(self, envs: Any, pictured: bool):
-        self._envs, self._pictured = envs, pictured
+    def __init__(self, envs: Any, id: str | None, pictured: bool):
+        self._envs, self._id, self._pictured = envs, id, pictured
         self.pictures: list[Picture | None] = []
+        self.names: list[Names] = []
         self.steps: list[tuple[float, bool, bool, bool]] = []  # reward, terminated, done, idle
 
     def __call__(self, step: HostStep | None) -> None:
@@ -185,13 +190,14 @@ class _Diary:
             idle = step.idle is not None and bool(step.idle[0])
             self.steps.append((float(step.reward[0]), bool(step.terminated[0]), bool(step.done[0]), idle))
         self.pictures.append(views.rendered(self._envs) if self._pictured else None)
+        self.names.append(names_of(views.instance(self._envs), self._id))
 
 
 def _on_host(
     agent: TrainedAgent, mind: Mind, episodes: int, key: int, limit: int, pictured: bool, stop: Stop
 ) -> tuple[list[Episode], int, None]:
     with _opened(agent, key, limit, pictured) as envs:
-        diary = _Diary(envs, pictured)
+        diary = _Diary(envs, agent.world_name or agent.plan.env, pictured)
         play = partial(play_host, keep=everything, limit=limit, stop=stop, tell=diary)
         played = play(mind, agent.plan.agent, envs, episodes)
     kept = jax.tree.map(lambda leaf: leaf[:, 0], played.kept)
@@ -229,8 +235,9 @@ def _cut_apart(
             rows = slice(begins, end + 1)
             cut = partial(jax.tree.map, lambda leaf, rows=rows: leaf[rows])
             reward = np.array([step[0] for step in diary.steps[rows]], np.float32)
-            drawn = diary.pictures[rows]
-            found.append(Episode(cut(kept), cut(carry), reward, terminated, not terminated, drawn))
+            drawn, names = diary.pictures[rows], diary.names[rows]
+            over = terminated, not terminated
+            found.append(Episode(cut(kept), cut(carry), reward, *over, drawn, names=names))
             begins = end + 1
     return [replace(one, pictures=_seen(agent, one)) for one in found]
 
@@ -271,6 +278,7 @@ def _on_device(
     rows = jax.tree.map(np.asarray, (played.kept, played.watched))
     lengths = np.asarray(played.lengths)
     found = [_of_lane(agent, mind, rows, lane, int(length)) for lane, length in enumerate(lengths)]
+    found = [_named(agent, env, one) for one in found]
     return [_drawn(agent, env, one) if pictured else one for one in found], played.cut, env
 
 
@@ -286,3 +294,13 @@ def _drawn(agent: TrainedAgent, env: DeviceEnv, episode: Episode) -> Episode:
     ]
     episode = replace(episode, pictures=drawn)
     return replace(episode, pictures=_seen(agent, episode))
+
+
+def _named(agent: TrainedAgent, env: DeviceEnv, episode: Episode) -> Episode:
+    """The episode with the names at each step, where a method of the environment gives them."""
+    inner: Any = env.env if isinstance(env, TimeLimited) else env
+    if not callable(getattr(inner, "parts", None)):
+        return episode
+    states = episode.states.inner if isinstance(env, TimeLimited) else episode.states
+    each = (jax.tree.map(lambda leaf, t=t: leaf[t], states) for t in range(episode.length))
+    return replace(episode, names=[names_of(inner, agent.world_name, state) for state in each])

@@ -44,14 +44,14 @@ def skipping(
 @in_32_bits
 def each_skipped(
     spec: MindSpec, mind: Mind, episode: Episode, which: Int[np.ndarray, "skipped"]
-) -> Float[np.ndarray, "skipped steps actions"]:
-    """The preference of every action at every step, had the memory not seen one step of the episode."""
+) -> tuple[Float[np.ndarray, "steps actions"], Float[np.ndarray, "skipped steps actions"]]:
+    """The preference of every action at every step: with all steps, and had the memory not seen one of them."""
     rows, length = _rows(episode)
-    sets = max(AT_ONCE, 1 << (len(which) - 1).bit_length())
+    sets = max(AT_ONCE, 1 << len(which).bit_length())  # the first one skips nothing
     masks = np.zeros((sets, length), bool)
-    masks[np.arange(len(which)), which] = True
-    found = _program(spec, True)(mind, rows, masks, np.zeros(sets, np.int32))
-    return np.asarray(found)[: len(which), : episode.length]
+    masks[np.arange(len(which)) + 1, which] = True
+    found = np.asarray(_program(spec, True)(mind, rows, masks, np.zeros(sets, np.int32)))
+    return found[0, : episode.length], found[1 : len(which) + 1, : episode.length]
 
 
 def density(spec: MindSpec, mind: Mind, episode: Episode) -> dict[int, list[tuple[int, float]]]:
@@ -61,8 +61,9 @@ def density(spec: MindSpec, mind: Mind, episode: Episode) -> dict[int, list[tupl
     are left out, and those that attention fell on most.
     """
     which = _worth_skipping(episode)
-    base = skipping(spec, mind, episode, np.zeros((episode.length, episode.length), bool), np.arange(episode.length))
-    moved = np.abs(each_skipped(spec, mind, episode, which) - base[None])
+    base, without = each_skipped(spec, mind, episode, which)
+    with np.errstate(invalid="ignore"):  # of actions that are forbidden in both
+        moved = np.abs(without - base)
     moved = np.where(np.isfinite(moved), moved, 0.0).max(-1)
     return {
         step: [(int(past), float(moved[place, step])) for place, past in enumerate(which) if past < step]
@@ -96,6 +97,24 @@ def attended(episode: Episode, step: int) -> list[tuple[int, float]]:
         if past >= 0:
             found[int(past)] = found.get(int(past), 0.0) + float(weight) / (weights.shape[0] * weights.shape[1])
     return sorted(found.items())
+
+
+@in_32_bits
+def weights_of(mind: Mind, episode: Episode, step: int) -> Float[np.ndarray, "steps"]:
+    """What the working memory of another mind attends to at a step of the episode, for each step of it."""
+    kept = episode.kept
+    before = np.zeros(episode.length, np.int32) if kept.state.action is None else kept.state.action
+    frames = jax.tree.map(lambda leaf: jnp.asarray(leaf[: step + 1]), kept.state.frames)
+    previous = Previous(jnp.asarray(before[: step + 1]), jnp.asarray(kept.reward[: step + 1]))
+    network = mind.network
+    bits = jnp.broadcast_to(network.still, (step + 1, network.words))
+    read = network.unroll(network.working.init(), frames, jnp.asarray(kept.is_first[: step + 1]), previous, bits)[
+        1
+    ].working
+    found = np.zeros(episode.length)
+    weights, entries = np.asarray(read.weights[-1]), np.asarray(read.entries[-1])
+    np.add.at(found, entries[entries >= 0], weights[entries >= 0] / (weights.shape[0] * weights.shape[1]))
+    return found
 
 
 def _rows(episode: Episode) -> tuple[PyTree, int]:

@@ -4,7 +4,6 @@ import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib import import_module
 from typing import Any
 
 import jax
@@ -13,6 +12,7 @@ from jaxtyping import PyTree
 
 from engram import spaces
 from engram.envs.device import DeviceEnv
+from engram.envs.drawing import draw
 from engram.envs.limit import TimeLimited
 from engram.explain.moments import Picture
 
@@ -37,7 +37,7 @@ def without_notes() -> Iterator[None]:
 
 def renders(envs: Any) -> bool:
     """Whether a host environment draws pictures."""
-    return getattr(_instance(envs), "render_mode", None) == "rgb_array"
+    return getattr(instance(envs), "render_mode", None) == "rgb_array"
 
 
 def rendered(envs: Any) -> Picture | None:
@@ -45,12 +45,13 @@ def rendered(envs: Any) -> Picture | None:
     if not renders(envs):
         return None
     try:
-        return as_picture(_instance(envs).render())
+        return as_picture(instance(envs).render())
     except Exception:  # of code that is not ours, and a picture is worth no run
         return None
 
 
-def _instance(envs: Any) -> Any:
+def instance(envs: Any) -> Any:
+    """The first of several host environments; None where they do not live in this process."""
     instances = getattr(envs, "instances", None) or [None]
     return instances[0]
 
@@ -59,10 +60,6 @@ def of_state(env: DeviceEnv, state: PyTree) -> Picture | None:
     """What a device environment looks like; None where nothing draws it."""
     if isinstance(env, TimeLimited):
         env, state = env.env, state.inner
-    try:
-        draw = import_module("engram.envs.drawing").draw
-    except ImportError:
-        return None
     return draw(env, state)
 
 
