@@ -208,11 +208,11 @@ def _changed(chosen: Memory) -> dict[str, Any]:
         else:
             found["left"] = stored.left()
         if chosen.page is not None:
-            from engram.run.surgery_page import write
+            from engram.run.surgery_page import Changed, write
 
-            changed = [(entry, chosen.value if chosen.verb == "edit" else None) for entry in entries]
-            minds = stored.before, stored.agent.minds
-            write(chosen.page, stored.plan, stored.loaded, *minds, chosen.verb, told, changed, found["left"])
+            value = chosen.value if chosen.verb == "edit" else None
+            changed = Changed(chosen.verb, told, entries, value, found["left"])
+            write(chosen.page, stored.plan, stored.loaded, stored.before, stored.agent.minds, changed)
         return found
 
 

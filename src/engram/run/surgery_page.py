@@ -23,6 +23,16 @@ ROWS = 1000  # entries on a page
 NUMBERS = 8  # of an observation that are written out
 
 
+class Changed(NamedTuple):
+    """What was changed, or would be."""
+
+    verb: str
+    told: str  # what was chosen
+    entries: Sequence[Remembered]  # as they were
+    value: float | None  # that they have now; None for entries that are gone
+    left: Sequence[str]  # what remains of them elsewhere
+
+
 class Decisions(NamedTuple):
     """What an agent makes of observations, each taken as the first of an episode."""
 
@@ -32,25 +42,17 @@ class Decisions(NamedTuple):
 
 
 def write(
-    path: Path,
-    plan: RunPlan,
-    loaded: Loaded,
-    before: Sequence[Mind],
-    after: Sequence[Mind],
-    verb: str,
-    told: str,
-    changed: Sequence[tuple[Remembered, float | None]],
-    left: Sequence[str],
+    path: Path, plan: RunPlan, loaded: Loaded, before: Sequence[Mind], after: Sequence[Mind], changed: Changed
 ) -> None:
-    """Writes the page. `changed`: entries as they were, and the value that each has now, None for one that is gone.
-
-    Raises: WriteFailed.
-    """
-    parts = [f"<h1>Memory of {html.text(_name(plan))}: {html.text(verb)}</h1>"]
-    parts.append(html.sentences([f"Checkpoint {loaded.id}, step {loaded.step:,}.", f"Chosen: {told}.", *left]))
-    parts += [f"<h2>{len(changed):,} entries</h2>", _entries(changed)]
+    """Writes the page. The decisions are those of the seed whose entries come first. Raises: WriteFailed."""
+    number = changed.entries[0].seed - plan.seed if changed.entries else 0
+    parts = [f"<h1>Memory of {html.text(_name(plan))}: {html.text(changed.verb)}</h1>"]
+    about = [f"Checkpoint {loaded.id}, step {loaded.step:,}.", f"Chosen: {changed.told}."]
+    parts.append(html.sentences([*about, *changed.left]))
+    parts += [f"<h2>{len(changed.entries):,} entries</h2>", _entries(changed)]
     parts += ["<h2>Decisions at stored observations, before and after</h2>"]
-    parts += _decisions(plan, loaded, before[0], after[0])
+    observations = stored_observations(plan, loaded, number * plan.envs)
+    parts += _decisions(plan, observations, before[number], after[number])
     try:
         replace_file(path, html.page(f"Memory of {_name(plan)}", parts).encode())
     except OSError as error:
@@ -61,10 +63,13 @@ def _name(plan: RunPlan) -> str:
     return f"{plan.preset} on {plan.env or 'an environment of your own'}"
 
 
-def _entries(changed: Sequence[tuple[Remembered, float | None]]) -> str:
-    rows = [[*map(cell, vars(entry).values()), "gone" if now is None else cell(now)] for entry, now in changed[:ROWS]]
-    shown = html.table([*COLUMNS, "value now"], rows)
-    return shown if len(changed) <= ROWS else shown + html.sentences([f"The first {ROWS:,} of them are shown."])
+def _entries(changed: Changed) -> str:
+    now = "gone" if changed.value is None else cell(changed.value)
+    shown = html.table(
+        [*COLUMNS, "value now"], [[*map(cell, vars(one).values()), now] for one in changed.entries[:ROWS]]
+    )
+    more = [f"The first {ROWS:,} of them are shown."] if len(changed.entries) > ROWS else []
+    return shown + html.sentences(more)
 
 
 def cell(value: Any) -> str:
@@ -72,8 +77,7 @@ def cell(value: Any) -> str:
     return "-" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def _decisions(plan: RunPlan, loaded: Loaded, before: Mind, after: Mind) -> list[str]:
-    observations = stored_observations(plan, loaded)
+def _decisions(plan: RunPlan, observations: Any, before: Mind, after: Mind) -> list[str]:
     if observations is None:
         return [html.sentences(["This run keeps no replay, so it has no stored observations to decide at."])]
     one, other = (decide(plan, mind, observations) for mind in (before, after))
@@ -110,14 +114,14 @@ def _seen(observation: Any) -> str:
     return "; ".join(words)
 
 
-def stored_observations(plan: RunPlan, loaded: Loaded) -> Any:
-    """The newest observations of the first environment in the replay of a checkpoint; None where there are none."""
+def stored_observations(plan: RunPlan, loaded: Loaded, lane: int) -> Any:
+    """The newest observations of one lane in the replay of a checkpoint; None where there are none."""
     example = spaces.zeros(plan.space, (1,))
     names = named(example, "observation")
     newest: dict[str, np.ndarray] = {}
-    for lane, _, columns in loaded.replay_blocks() if loaded.cursors is not None else ():
-        if lane:
-            break
+    for this, _, columns in loaded.replay_blocks() if loaded.cursors is not None else ():
+        if this != lane:
+            continue
         parts = {name: [newest[name]] if name in newest else [] for name in names}
         newest = {name: np.concatenate([*parts[name], columns[name]])[-LOOKED_AT:] for name in names}
     if not newest:

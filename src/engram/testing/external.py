@@ -87,8 +87,8 @@ TOUCH = jax.jit(lambda memory, *given: memory.touch(*given))
 READ = jax.jit(lambda memory, *given: memory.read(*given))
 READ_MANY = jax.jit(jax.vmap(lambda memory, *given: memory.read(*given), (None, None, 0, None)))
 FETCH = jax.jit(lambda memory, store, ids: (memory.fetch(store, ids), memory.holds(store, ids)))
-HIDE = jax.jit(hide)
-FORGET = jax.jit(forget)
+HIDE: Any = jax.jit(hide)
+FORGET: Any = jax.jit(forget)
 REKEY = jax.jit(lambda memory, *given: memory.rekey(*given))
 
 
