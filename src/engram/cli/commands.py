@@ -1,4 +1,4 @@
-"""The command `engram`: train, evaluate, info, compare, tune, show, list, new.
+"""The command `engram`: train, evaluate, info, compare, memory, tune, show, list, new.
 
 What can be typed is in flags.py; here is what it does. Nothing heavy is imported until a command needs it, so that
 help answers at once.
@@ -24,6 +24,7 @@ from engram.cli.flags import (
     Evaluate,
     Info,
     List,
+    Memory,
     New,
     Show,
     Train,
@@ -124,6 +125,10 @@ def _run(words: list[str]) -> int:
         for folder in chosen.runs:
             existing(folder)
         compare(chosen)
+    elif isinstance(chosen, Memory):
+        from engram.cli.memory import memory
+
+        memory(chosen)
     elif isinstance(chosen, Tune):
         from engram.cli.tune import tune
 
