@@ -1,4 +1,4 @@
-"""The command `engram`: train, evaluate, info, compare, tune, show, list, new.
+"""The command `engram`: train, evaluate, watch, info, compare, tune, show, list, new.
 
 What can be typed is in flags.py; here is what it does. Nothing heavy is imported until a command needs it, so that
 help answers at once.
@@ -28,6 +28,7 @@ from engram.cli.flags import (
     Show,
     Train,
     Tune,
+    Watch,
     environment_argument,
     in_a_sentence,
     split_settings,
@@ -124,6 +125,10 @@ def _run(words: list[str]) -> int:
         for folder in chosen.runs:
             existing(folder)
         compare(chosen)
+    elif isinstance(chosen, Watch):
+        from engram.cli.watch import watch
+
+        watch(chosen)
     elif isinstance(chosen, Tune):
         from engram.cli.tune import tune
 
