@@ -41,6 +41,7 @@ class Kept(NamedTuple):
     step: int
     minds: list[Mind]
     passed_over: list[str]  # a sentence for each newer checkpoint that was refused
+    id: str  # of the checkpoint: 12 hexadecimal digits of its manifest's digest
 
 
 class Keeper:
@@ -94,7 +95,8 @@ class Keeper:
         renamed = {name: names[number] for name, number in named(numbered).items()}
         arrays = {name: loaded.arrays[old] for name, old in renamed.items() if old in loaded.arrays}
         like = agent.mind(shape)
-        return Kept(loaded.step, [restored(like, one) for one in _each_seed(arrays, named(like))], loaded.passed_over)
+        minds = [restored(like, one) for one in _each_seed(arrays, named(like))]
+        return Kept(loaded.step, minds, loaded.passed_over, loaded.id)
 
     def load(self, at: At) -> Loaded:
         """A verified checkpoint: the newest, the best, or the newest of a step, the best one included.
