@@ -23,6 +23,7 @@ from engram.envs.host.spaces import Translator
 from engram.envs.limit import limited
 from engram.errors import SpaceError, SpecError
 from engram.play.evaluation import Evaluation, evaluation_seed
+from engram.play.memories import Memories
 from engram.play.observations import Stored
 from engram.play.playing import LONGEST, Played, Policy, Stop, never, play_device, play_host
 from engram.spaces import Space, same
@@ -249,6 +250,19 @@ class TrainedAgent:
         action, state = policy.act(rows, state, episode_start, reward, generator)
         taken = translator.environment_action(action)
         return (taken if batched else taken[0]), state
+
+    @property
+    def memory(self) -> Memories:
+        """What it remembers of earlier episodes, to look at, to forget and to edit; see `Memories`.
+
+        What changes is this agent, and no file of its run. SpecError for an agent without an external memory.
+        """
+        return Memories(self)
+
+    def take(self, minds: list[Mind]) -> None:
+        """Decides with these from now on. Copies of this agent, which share the old ones, stay as they are."""
+        self.minds = minds
+        vars(self).pop("_policy", None)
 
     def close(self) -> None:
         """Does nothing: a trained agent holds nothing open. For `with engram.load(...) as agent`."""
