@@ -65,7 +65,7 @@ def explain(
     if faithfulness not in get_args(How):
         raise SpecError(f"faithfulness = {faithfulness!r} was given; expected {', '.join(get_args(How))}")
     window = _window(steps)
-    player, trained = _trained(agent, at, trust)
+    player, trained = trained_of(agent, at, trust)
     recording = record(player.elsewhere(env, env_args), episodes, seed, limit, stop=stop)
     return Explanation(_told(recording, trained, window, faithfulness), recording)
 
@@ -132,7 +132,7 @@ class Explanation:
 # -- from a recording ------------------------------------------------------------------------------------------------
 
 
-def _trained(agent: Any, at: Any, trust: bool) -> tuple[TrainedAgent, int]:
+def trained_of(agent: Any, at: Any, trust: bool) -> tuple[TrainedAgent, int]:
     """What plays, and how many steps it was trained."""
     if isinstance(agent, str | Path):
         agent = load(agent, at=at, trust=trust)
@@ -140,14 +140,18 @@ def _trained(agent: Any, at: Any, trust: bool) -> tuple[TrainedAgent, int]:
         return agent, agent.step or 0
     if hasattr(agent, "trained") and hasattr(agent, "steps"):
         return agent.trained(), int(agent.steps)
-    raise SpecError(f"{type(agent).__name__} was given; expected a run's directory, a Trainer, or what engram.load gives")
+    raise SpecError(
+        f"{type(agent).__name__} was given; expected a run's directory, a Trainer, or what engram.load gives"
+    )
 
 
 def _window(steps: tuple[int | None, int | None] | None) -> tuple[int, int | None]:
     first, end = (None, None) if steps is None else steps
     first, end = whole("steps", first or 0, 0), whole_if_given("steps", end, 1)
     if end is not None and end <= first:
-        raise SpecError(f"steps = {first}:{end} holds no step; write the first and the one behind the last, such as 0:50")
+        raise SpecError(
+            f"steps = {first}:{end} holds no step; write the first and the one behind the last, such as 0:50"
+        )
     return first, end
 
 

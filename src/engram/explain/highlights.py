@@ -23,10 +23,14 @@ def key_moments(steps: Sequence[Step], discount: float | None) -> list[tuple[int
     note(_largest(steps, _gap), "largest gap between best and worst (HIGHLIGHTS)")
     if discount is not None:
         note(_surprise(steps, discount), "largest surprise by what followed")
-    note(_largest(steps, lambda step: max((abs(one.mattered or 0) for one in step.memories), default=None)),
-         "largest measured effect of a remembered experience")
-    note(_largest(steps, lambda step: max((moved for _, moved in step.still_moves), default=None)),
-         "largest measured effect of an earlier step")
+    note(
+        _largest(steps, lambda step: max((abs(one.mattered or 0) for one in step.memories), default=None)),
+        "largest measured effect of a remembered experience",
+    )
+    note(
+        _largest(steps, lambda step: max((moved for _, moved in step.still_moves), default=None)),
+        "largest measured effect of an earlier step",
+    )
     for place in [place for place, step in enumerate(steps) if _turns(step)][:2]:
         note(place, "another choice without remembered experiences (measured)")
     ends = [place for place, step in enumerate(steps) if step.terminated]
