@@ -24,10 +24,7 @@ def explain(chosen: Explain) -> None:
     for run in runs:
         existing(run)
     with redirect_stdout(sys.stderr):  # what an environment prints is no part of the answer
-        if len(runs) == 2:
-            found = _compared(chosen, runs, steps)
-        else:
-            found = _explained(chosen, runs[0], steps)
+        found = _compared(chosen, runs, steps) if len(runs) == 2 else _explained(chosen, runs[0], steps)
     if len(runs) == 2:
         print(json.dumps(found.json(), allow_nan=False)) if chosen.json else _say(found.lines())
     elif chosen.json:

@@ -140,18 +140,15 @@ def trained_of(agent: Any, at: Any, trust: bool) -> tuple[TrainedAgent, int]:
         return agent, agent.step or 0
     if hasattr(agent, "trained") and hasattr(agent, "steps"):
         return agent.trained(), int(agent.steps)
-    raise SpecError(
-        f"{type(agent).__name__} was given; expected a run's directory, a Trainer, or what engram.load gives"
-    )
+    given = type(agent).__name__
+    raise SpecError(f"{given} was given; expected a run's directory, a Trainer, or what engram.load gives")
 
 
 def _window(steps: tuple[int | None, int | None] | None) -> tuple[int, int | None]:
     first, end = (None, None) if steps is None else steps
     first, end = whole("steps", first or 0, 0), whole_if_given("steps", end, 1)
     if end is not None and end <= first:
-        raise SpecError(
-            f"steps = {first}:{end} holds no step; write the first and the one behind the last, such as 0:50"
-        )
+        raise SpecError(f"steps = {first}:{end} holds no step; write the first and the one after the last, as in 0:50")
     return first, end
 
 

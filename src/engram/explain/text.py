@@ -38,7 +38,8 @@ def faithful_lines(faithful: Sequence[Faithful]) -> Iterator[str]:
             yield f"faithfulness of {one.what}: {one.verdict}"
             continue
         low, high = one.interval
-        yield f"faithfulness of {one.what}: {one.score:.2f} [{low:.2f}, {high:.2f}] over {one.samples} steps: {one.verdict}"
+        told = f"{one.score:.2f} [{low:.2f}, {high:.2f}] over {one.samples} steps: {one.verdict}"
+        yield f"faithfulness of {one.what}: {told}"
 
 
 def step_lines(told: Told, step: Step) -> Iterator[str]:

@@ -19,7 +19,7 @@ from engram.agents.policy import begin, seen_on_host
 from engram.envs.device import DeviceEnv
 from engram.envs.host.batch import HostEnvs
 from engram.errors import EngramError
-from engram.explain import pictures
+from engram.explain import views
 from engram.explain.moments import Picture, Step
 from engram.explain.naming import Names
 from engram.explain.recording import Episode, Kept, Recording, everything, world
@@ -71,7 +71,7 @@ def _recording(agent: TrainedAgent, moment: Moment, seed: int, env: DeviceEnv | 
     """One step in the form of a recording."""
     drawn = moment.picture
     if drawn is None:
-        drawn = pictures.of_observation(agent.plan.space, pictures.newest(moment.kept.state.frames, 0))
+        drawn = views.of_observation(agent.plan.space, views.newest(moment.kept.state.frames, 0))
     reward = np.array([moment.reward], np.float32)
     episode = Episode(moment.kept, None, reward, moment.terminated, moment.truncated, [drawn], moment.state)
     return Recording(agent, agent.minds[0], [episode], seed, [], env)
@@ -105,7 +105,7 @@ def _on_device(agent: TrainedAgent, episodes: int, seed: int, most: int | None) 
             kept, (state, reward, terminated, truncated) = jax.tree.map(np.asarray, (kept, watched))
             running = bool(now.running[0])
             over = bool(terminated[0])
-            drawn = pictures.of_state(env, jax.tree.map(lambda leaf: leaf[0], state))
+            drawn = views.of_state(env, jax.tree.map(lambda leaf: leaf[0], state))
             cut = not running and not over
             yield Moment(t, kept, float(reward[0]), over, cut or bool(truncated[0]), drawn, state)
             t += 1
@@ -130,7 +130,7 @@ def _on_host(agent: TrainedAgent, episodes: int, seed: int, most: int | None) ->
             state, reward, is_first = begin(spec, mind.network, 1), np.zeros(1, np.float32), np.ones(1, bool)
             t, running = 0, True
             while running:
-                drawn = pictures.rendered(envs)
+                drawn = views.rendered(envs)
                 state, action, kept = program(mind, state, seen_on_host(observation, is_first, reward))
                 step = envs.step(np.asarray(action))
                 if step.idle is not None and step.idle[0]:  # a step between episodes
@@ -154,10 +154,10 @@ def opened(agent: TrainedAgent, key: int, limit: int) -> Iterator[HostEnvs]:
         if agent.world_name is not None:
             with (
                 suppress(EngramError),
-                pictures.without_notes(),
+                views.without_notes(),
             ):  # told below, if it is wrong without them too
-                envs = stack.enter_context(agent.host_world(key, 1, limit, **pictures.RENDERED))
-                if pictures.renders(envs):
+                envs = stack.enter_context(agent.host_world(key, 1, limit, **views.RENDERED))
+                if views.renders(envs):
                     yield envs
                     return
             stack.close()
