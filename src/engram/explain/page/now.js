@@ -44,13 +44,13 @@ function lens(step, visible) {
     { "aria-label": label, "data-head": head });
   const group = make("div", { class: "pick", role: "group", "aria-label": say("head") },
     span("quiet", say("head") + "\u00a0"), pick(-1, say("mean"), say("mean_of_heads")));
-  for (let head = 0; head < heads; head += 1) group.append(pick(head, String(head + 1), say("head_number", { n: head + 1 })));
+  for (let head = 0; head < heads; head += 1) group.append(pick(head, head + 1, say("head_number", { n: head + 1 })));
   if (!visible) return heads > 1 ? [group] : [];
   const way = make("div", { class: "pick", role: "group", "aria-label": say("shown_as") },
         toggle(say("heat"), !state.boxes, () => change({ boxes: false })),
     toggle(say("boxes"), state.boxes, () => change({ boxes: true })));
   const slider = make("input", {
-    type: "range", min: "0", max: "100", value: String(Math.round(100 * state.opacity)), "aria-label": say("opacity"),
+    type: "range", min: "0", max: "100", value: Math.round(100 * state.opacity), "aria-label": say("opacity"),
     id: "opacity", "aria-valuetext": Math.round(100 * state.opacity) + " %",
   });
   slider.addEventListener("input", () => {
@@ -186,7 +186,7 @@ function barLine(step, action, rank, other, scaled, from) {
   return make("li", {
     class: (chosen ? "is-chosen" : "") + (step.allowed[action] ? "" : " is-not-offered"), "data-action": action,
   },
-  span("rank", String(rank), { title: say("rank") }),
+  span("rank", rank, { title: say("rank") }),
   span("unseen", chosen ? say("chosen") : second ? say("second") : ""),
   span("name", (chosen ? "\u25b6 " : second ? "\u25b7 " : "") + actionName(action)),
   track,

@@ -214,7 +214,7 @@ function pastSteps(step, pairs, word, write) {
 // ---- about
 function showAbout() {
   const list = (items) => make("ul", { class: "plain" }, ...items.map((text) => make("li", { text })));
-  const meta = data.meta;
+  const { meta } = data;
   const versions = Object.entries(meta.versions);
   return [box("charts",
     box("", heading("can_show"), list(languages[state.language].can)),
