@@ -14,6 +14,7 @@ from support.payloads import PAYLOADS
 from engram.explain import page
 from engram.explain.data import shown
 
+pytestmark = pytest.mark.browser
 READY = "html[data-ready]"
 ASK = """place => { const slider = document.getElementById('seek'); slider.value = place;
   slider.dispatchEvent(new Event('input')); }"""
@@ -132,8 +133,13 @@ def poisoned(payload: str) -> tuple:
     steps = []
     for t, step in enumerate(told.steps):
         facts = [(bad(f"fact{t}"), bad(f"observed{t}"))]
-        memories = [replace(each, picture=None, facts=[(bad(f"m{t}.{i}"), bad(f"seen{t}.{i}"))]) for i, each in enumerate(step.memories)]
-        parts = [replace(part, name=bad(f"part{t}.{i}"), value=bad(f"value{t}.{i}")) for i, part in enumerate(step.parts)]
+        memories = [
+            replace(each, picture=None, facts=[(bad(f"m{t}.{i}"), bad(f"seen{t}.{i}"))])
+            for i, each in enumerate(step.memories)
+        ]
+        parts = [
+            replace(part, name=bad(f"part{t}.{i}"), value=bad(f"value{t}.{i}")) for i, part in enumerate(step.parts)
+        ]
         steps.append(replace(step, facts=facts, memories=memories, parts=parts, sentence=bad(f"sentence{t}")))
     faithful = tolds.faithful()
     light = replace(tolds.health(2).lights[0], name=bad("light"), value=bad("lit"), rule=bad("rule"))
@@ -162,14 +168,57 @@ TOUR = """async () => {
   await new Promise(done => setTimeout(done, 0));
   const all = [...document.querySelectorAll('*')];
   return { seen, pwned: window.__pwned === true, tags: [...new Set(all.map(each => each.tagName.toLowerCase()))],
-    handlers: all.flatMap(each => [...each.attributes]).filter(each => each.name.startsWith('on')).map(each => each.name),
+    handlers: all.flatMap(each => [...each.attributes]).map(each => each.name).filter(name => name.startsWith('on')),
     links: [...document.querySelectorAll('[href],[src],[action]')].map(each => each.getAttribute('href') ?? each.src) };
 }""".replace("ASK", ASK)
-TAGS = set(
-    "html head meta title style body noscript div header h1 h2 h3 p a dl dt dd button svg path line rect main section "
-    "select option input output ul ol li dialog script span strong canvas details summary table thead tbody tr th td "
-    "figure figcaption".split()
-)
+TAGS = {
+    "html",
+    "head",
+    "meta",
+    "title",
+    "style",
+    "body",
+    "noscript",
+    "div",
+    "header",
+    "h1",
+    "h2",
+    "h3",
+    "p",
+    "a",
+    "dl",
+    "dt",
+    "dd",
+    "button",
+    "svg",
+    "path",
+    "line",
+    "rect",
+    "main",
+    "section",
+    "select",
+    "option",
+    "input",
+    "output",
+    "ul",
+    "ol",
+    "li",
+    "dialog",
+    "script",
+    "span",
+    "strong",
+    "canvas",
+    "details",
+    "summary",
+    "table",
+    "thead",
+    "tbody",
+    "tr",
+    "th",
+    "td",
+    "figure",
+    "figcaption",
+}
 
 
 def bare(text: str) -> str:
@@ -222,7 +271,8 @@ READ = """places => {
   const all = css => [...document.querySelectorAll(css)].map(each => each.textContent);
   return places.map(place => {
     go(place);
-    return { sentence: all('#sentence')[0], bars: all('#bars li > .number:not(.other)'), ranks: all('#bars .rank').map(Number),
+    return { sentence: all('#sentence')[0], bars: all('#bars li > .number:not(.other)'),
+      ranks: all('#bars .rank').map(Number),
       names: all('#waterfall .name'), pieces: all('#waterfall .number'), looked: all('.memory .looked'),
       mattered: all('.memory .mattered'), parts: all('#parts > ol .name'), weights: all('#parts > ol .number'),
       ids: [...document.querySelectorAll('[data-id]')].map(each => Number(each.dataset.id)) };
@@ -250,7 +300,10 @@ def test_numbers_on_the_page_are_the_numbers_of_the_steps(browser, atari, atari_
             assert close(mattered, by_id[key].mattered)
         mean = dict(zip((part.name for part in step.parts), step.attention.mean(0), strict=True))
         assert abs(mean[said["parts"][0]] - max(mean.values())) < 1 / 255
-        assert all(abs(number(said) / 100 - mean[name]) < 0.01 for name, said in zip(said["parts"], said["weights"], strict=True))
+        assert all(
+            abs(number(said) / 100 - mean[name]) < 0.01
+            for name, said in zip(said["parts"], said["weights"], strict=True)
+        )
 
 
 def test_a_memory_taken_away_changes_the_bars_to_what_was_measured(browser, atari, atari_page):
@@ -358,14 +411,21 @@ def test_a_page_is_accessible(browser, atari_page, tmp_path, scheme):
         with Opened(browser, path, color_scheme=scheme) as opened:
             opened.tab.evaluate(source)
             opened.tab.evaluate("document.querySelector('[data-memory]').click()")
-            names = ["about"] if path is atari_page else [tab.get_attribute("id")[4:] for tab in opened.tab.get_by_role("tab").all()]
+            names = (
+                ["about"]
+                if path is atari_page
+                else [tab.get_attribute("id")[4:] for tab in opened.tab.get_by_role("tab").all()]
+            )
             for name in names:
                 opened.tab.evaluate("id => document.getElementById(id).click()", f"tab-{name}")
                 found = opened.tab.evaluate(
                     "root => axe.run(root, {runOnly: ['wcag2a', 'wcag2aa', 'wcag21aa', 'wcag22aa', 'best-practice']})",
                     "#tab-panel" if names.index(name) else "html",
                 )
-                faults = [(each["id"], each["impact"], [node["html"][:160] for node in each["nodes"]][:3]) for each in found["violations"]]
+                faults = [
+                    (each["id"], each["impact"], [node["html"][:160] for node in each["nodes"]][:3])
+                    for each in found["violations"]
+                ]
                 assert not faults, (name, faults)
 
 
@@ -416,7 +476,9 @@ def test_downloads_hold_what_is_shown(browser, tmp_path):
     rows = files["steps.csv"].splitlines()
     assert len(rows) == 31
     names = rows[0].split(",")
-    assert [float(row.split(",")[names.index("margin")]) for row in rows[1:]] == pytest.approx([s.margin for s in told.steps])
+    assert [float(row.split(",")[names.index("margin")]) for row in rows[1:]] == pytest.approx(
+        [s.margin for s in told.steps]
+    )
     assert len(files["memories.csv"].splitlines()) == 1 + 90
     carried = json.loads(files["explanation.json"])
     assert [step["q"] for step in carried["steps"]] == [pytest.approx(step.q) for step in told.steps]

@@ -1,4 +1,4 @@
-"""What a page carries: every number comes back, every text is shown as it is, and what contradicts itself is refused."""
+"""What a page carries: every number comes back, texts are shown as they are, and contradictions are refused."""
 
 import base64
 import io

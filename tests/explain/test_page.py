@@ -5,11 +5,12 @@ import json
 import re
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from support import tolds
 
 from engram.errors import EngramError, WriteFailed
-from engram.explain import columns, data, page, tables
+from engram.explain import columns, data, faithfulness, page, pictures, tables
 
 LARGEST = 80_000  # bytes of script and style
 
@@ -86,7 +87,14 @@ def test_the_lint_finds_what_it_is_for(line):
 
 def test_attributes_are_named_by_the_script_only():
     calls = re.findall(r"setAttribute\(([^,]+),", page.program())
-    assert set(calls) == {"name", '"aria-label"', '"aria-valuetext"', '"aria-selected"', '"aria-current"', '"aria-labelledby"'}
+    assert set(calls) == {
+        "name",
+        '"aria-label"',
+        '"aria-valuetext"',
+        '"aria-selected"',
+        '"aria-current"',
+        '"aria-labelledby"',
+    }
 
 
 def test_every_word_is_there_in_both_languages():
@@ -95,8 +103,17 @@ def test_every_word_is_there_in_both_languages():
     for name, text in words["en"].items():
         assert sorted(re.findall(r"\{\w+\}", str(text))) == sorted(re.findall(r"\{\w+\}", str(words["zh"][name]))), name
     script = page.program() + page.source("page.html")
-    used = set(re.findall(r'(?:say|remark|heading)\("(\w+)"', script)) | set(re.findall(r'data-(?:word|label)="(\w+)"', script))
+    used = set(re.findall(r'(?:say|remark|heading)\("(\w+)"', script)) | set(
+        re.findall(r'data-(?:word|label)="(\w+)"', script)
+    )
     assert {word for word in used if not word.endswith("_")} <= set(words["en"])
+
+
+def test_verdicts_and_lights_are_known_in_chinese():
+    known = json.loads(page.source("words.json"))["zh"]["sentences"]
+    verdicts = {value for name, value in vars(faithfulness).items() if name.isupper() and isinstance(value, str)}
+    assert len(verdicts) >= 7
+    assert verdicts <= set(known)
 
 
 def test_a_thousand_steps_of_an_atari_game_fit_two_megabytes():
@@ -161,11 +178,7 @@ def test_a_notebook_shows_the_page_in_a_frame_that_can_reach_nothing():
 
 
 def test_pictures_that_lose_detail_are_said_to(monkeypatch):
-    from engram.explain import pictures
-
     monkeypatch.setattr(pictures, "HEAVY", 10)
-    import numpy as np
-
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
     told = tolds.cartpole(2)
     told = replace(told, steps=[replace(step, picture=noise) for step in told.steps])

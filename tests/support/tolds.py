@@ -51,7 +51,8 @@ def memory(rng: np.random.Generator, number: int, action: int, q: list[float], *
     without = [value - (gave if place == action else 0.0) for place, value in enumerate(q)]
     return replace(
         Memory(
-            id=number, action=action, looked_at=looked, gave=gave, mattered=float(np.float32(1.1 * gave)), without=without,
+            id=number, action=action, looked_at=looked, gave=gave, mattered=float(np.float32(1.1 * gave)),
+            without=without,
             value=float(np.float32(rng.normal(3, 1))), environment=0, episode=number // 97, step=number % 97,
             age=int(rng.integers(1, 90_000)), reads=float(np.float32(rng.gamma(1.0, 3.0))),
         ),
@@ -59,9 +60,7 @@ def memory(rng: np.random.Generator, number: int, action: int, q: list[float], *
     )  # fmt: skip
 
 
-def step(
-    rng: np.random.Generator, t: int, actions: list[str], memories: list[Memory] | None = None, **changes
-) -> Step:
+def step(rng: np.random.Generator, t: int, actions: list[str], memories: list[Memory] | None = None, **changes) -> Step:
     """One decision whose numbers add up."""
     count = len(actions)
     level = 3 + 2 * np.sin(t / 40)
@@ -237,7 +236,8 @@ class Wild:
         spread = [list(zip(self.numbers(3), self.rng.dirichlet([1.0] * 3).tolist(), strict=True)) for _ in actions]
         return replace(
             step(self.rng, t, actions), action=self.action(count), runner_up=self.action(count),
-            q=self.numbers(count), preference=self.numbers(count), allowed=[bool(self.rng.integers(2)) for _ in actions],
+            q=self.numbers(count), preference=self.numbers(count),
+            allowed=[bool(self.rng.integers(2)) for _ in actions],
             distribution=self.maybe(spread), without_memories=self.maybe(self.numbers(count)),
             share=self.maybe(self.numbers(count)), memories=[self.memory(count) for _ in range(self.rng.integers(4))],
             others=(int(self.rng.integers(9)), float(self.rng.random()), self.number()),

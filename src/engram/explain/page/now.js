@@ -118,7 +118,8 @@ function flagsOf(step) {
 }
 
 function showDecision(step) {
-  $("sentence").textContent = sentenceOf(step);
+  const [first, ...more] = sentenceOf(step).split(/(?<=[.\u3002]) ?(?=[^\d\s])/);
+  $("sentence").replaceChildren(make("strong", { text: first }), more.length ? " " + more.join(" ") : "");
   $("flags").replaceChildren(...flagsOf(step),
     span("quiet", say("reward_value", { reward: signed(step.reward), value: show(step.value) })));
   const other = alternative(step);
@@ -160,7 +161,7 @@ function bars(step, other) {
   const lines = listed.map((action) => barLine(step, action, rank[action], other, scaled, from));
   const sorted = toggle(say("sort_by_value"), state.byValue, () => change({ byValue: !state.byValue }), SMALL);
   return [
-    box("row", heading("all_actions", { unit: known_text(data.meta.unit) }), sorted),
+    box("row", heading("all_actions", { unit: term(data.meta.unit) }), sorted),
     make("ol", { class: "bars" + (other ? " compared" : "") }, ...lines),
     box("ends", span("", show(low)),
       span("", (low > 0 || high < 0 ? say("not_from_zero") + " \u00b7 " : "") + say("marks_mean")), span("", show(high))),

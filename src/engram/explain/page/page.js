@@ -52,7 +52,7 @@ function showHead() {
   $("meta").replaceChildren(...rows.map(([word, text]) => box("", make("dt", { text: say(word) }), make("dd", { text }))));
   $("badges").replaceChildren(span("badges-title", say("faithfulness")),
     ...(data.faithful.length ? data.faithful.map(badge) : [span("badge unknown", say("not_measured"))]));
-  $("notes").replaceChildren(...meta.notes.map((text) => make("li", { text: known_text(text) })));
+  $("notes").replaceChildren(...meta.notes.map((text) => make("li", { text: term(text) })));
 }
 
 const SIGNS = { above: "\u2713", around: "?", below: "\u2717", unknown: "\u2013" };
@@ -64,7 +64,7 @@ function badge(each) {
     span("name", say("of_" + each.what)),
     span("number", each.score === null ? say("not_measured") : show(each.score)),
     span("quiet", between(each.interval)),
-    span("quiet verdict", known_text(each.verdict)));
+    span("quiet verdict", term(each.verdict)));
 }
 
 // Everything that is said in words, again.

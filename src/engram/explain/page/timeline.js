@@ -99,7 +99,7 @@ function showMoments() {
   if (!data.moments.length) return group.replaceChildren(remark("no_moments"));
   return group.replaceChildren(...data.moments.map(({ place, why }, i) => make("button", {
     class: "moment", "data-place": place, click: () => seek(place),
-  }, span("index", i + 1), span("why", known_text(why)),
+  }, span("index", i + 1), span("why", term(why)),
   span("quiet", say("step_n", { n: whole(steps.t[place]) })))));
 }
 
