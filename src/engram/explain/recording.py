@@ -22,6 +22,7 @@ from engram.agents.policy import Look, Mind, PolicyState, Seen, begin
 from engram.agents.recall.keys import Query
 from engram.envs.device import DeviceEnv, DeviceStep
 from engram.envs.host.batch import HostEnvs, HostStep
+from engram.envs.names import Names
 from engram.errors import EngramError
 from engram.explain import views
 from engram.explain.moments import Picture
@@ -82,6 +83,7 @@ class Episode:
       truncated: whether the clock ended it, or whoever recorded.
       pictures: what was seen at each step; None where nothing draws it.
       states: of a device environment, before each step; None on the host.
+      named: what a host environment called its parts at each step, where that moves; else None.
     """
 
     kept: Kept
@@ -91,6 +93,7 @@ class Episode:
     truncated: bool
     pictures: list[Picture | None]
     states: PyTree = None
+    named: list[Names | None] | None = None
 
     @property
     def length(self) -> int:
@@ -118,6 +121,7 @@ class Recording:
     seed: int
     notes: list[str]
     env: DeviceEnv | None = None
+    named: Names | None = None  # what a host environment calls its parts
 
     @property
     def spec(self) -> Any:
@@ -150,13 +154,14 @@ def record(
     most = max(1, room // max(1, _bytes_of_a_step(agent, mind) * episodes))
     limit = min(LONGEST if chosen is None else chosen, most)
     play = _on_device if agent.on_device else _on_host
-    played, cut, env = play(agent, mind, episodes, key, limit, pictured, stop)
+    played, cut, where = play(agent, mind, episodes, key, limit, pictured, stop)
     notes = []
     if len(agent.minds) > 1:
         notes.append(f"the run has {len(agent.minds)} seeds; the agent of the first one is told")
     if cut and limit != chosen:
         notes.append(f"{cut} of {episodes} episodes had not ended after {limit:,} steps and were cut off there")
-    return Recording(agent, mind, played, seed, notes, env)
+    env, named = (where, None) if agent.on_device else (None, where)
+    return Recording(agent, mind, played, seed, notes, env, named)
 
 
 def _bytes_of_a_step(agent: TrainedAgent, mind: Mind) -> int:
@@ -178,6 +183,7 @@ class _Diary:
     def __init__(self, envs: Any, pictured: bool):
         self._envs, self._pictured = envs, pictured
         self.pictures: list[Picture | None] = []
+        self.named: list[Names | None] = []
         self.steps: list[tuple[float, bool, bool, bool]] = []  # reward, terminated, done, idle
 
     def __call__(self, step: HostStep | None) -> None:
@@ -185,18 +191,20 @@ class _Diary:
             idle = step.idle is not None and bool(step.idle[0])
             self.steps.append((float(step.reward[0]), bool(step.terminated[0]), bool(step.done[0]), idle))
         self.pictures.append(views.rendered(self._envs) if self._pictured else None)
+        self.named.append(views.moving(self._envs))
 
 
 def _on_host(
     agent: TrainedAgent, mind: Mind, episodes: int, key: int, limit: int, pictured: bool, stop: Stop
-) -> tuple[list[Episode], int, None]:
+) -> tuple[list[Episode], int, Names | None]:
     with _opened(agent, key, limit, pictured) as envs:
+        named = views.named(envs, agent.world_name)
         diary = _Diary(envs, pictured)
         play = partial(play_host, keep=everything, limit=limit, stop=stop, tell=diary)
         played = play(mind, agent.plan.agent, envs, episodes)
     kept = jax.tree.map(lambda leaf: leaf[:, 0], played.kept)
     counted = np.asarray(played.running)[:, 0]
-    return _cut_apart(agent, mind, kept, diary, counted, limit), played.cut, None
+    return _cut_apart(agent, mind, kept, diary, counted, limit), played.cut, named
 
 
 @contextmanager
@@ -229,8 +237,8 @@ def _cut_apart(
             rows = slice(begins, end + 1)
             cut = partial(jax.tree.map, lambda leaf, rows=rows: leaf[rows])
             reward = np.array([step[0] for step in diary.steps[rows]], np.float32)
-            drawn = diary.pictures[rows]
-            found.append(Episode(cut(kept), cut(carry), reward, terminated, not terminated, drawn))
+            drawn, named = diary.pictures[rows], diary.named[rows]
+            found.append(Episode(cut(kept), cut(carry), reward, terminated, not terminated, drawn, None, named))
             begins = end + 1
     return [replace(one, pictures=_seen(agent, one)) for one in found]
 
@@ -282,7 +290,12 @@ def _of_lane(agent: TrainedAgent, mind: Mind, rows: Any, lane: int, length: int)
 
 def _drawn(agent: TrainedAgent, env: DeviceEnv, episode: Episode) -> Episode:
     drawn = [
-        views.of_state(env, jax.tree.map(lambda leaf, t=t: leaf[t], episode.states)) for t in range(episode.length)
+        views.of_state(
+            env,
+            jax.tree.map(lambda leaf, t=t: leaf[t], episode.states),
+            views.newest(episode.kept.state.frames, t),
+        )
+        for t in range(episode.length)
     ]
     episode = replace(episode, pictures=drawn)
     return replace(episode, pictures=_seen(agent, episode))

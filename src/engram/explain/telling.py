@@ -9,7 +9,7 @@ import numpy as np
 from engram.explain import contributions, rereading, sentences, views
 from engram.explain.contributions import Choice, Read, Split
 from engram.explain.ledger import Ledger
-from engram.explain.moments import Memory, Step
+from engram.explain.moments import Memory, Part, Step
 from engram.explain.naming import Names
 from engram.explain.recording import Episode, Recording
 from engram.explain.rereading import at
@@ -87,7 +87,7 @@ class Teller:
             memories=[],
             others=(0, 0.0, 0.0),
             attention=np.asarray(decision.encoding.attention[step], np.float32),
-            parts=self.names.parts(at(episode.kept.state.frames, step)),
+            parts=self._parts(episode, step),
             recalled=_largest(attended(episode, step)),
             still_moves=[],
             reward=float(episode.reward[step]),
@@ -98,6 +98,11 @@ class Teller:
             facts=self.names.facts(seen),
             sentence="",
         )
+
+    def _parts(self, episode: Episode, step: int) -> list[Part]:
+        state = None if episode.states is None else at(episode.states, step)
+        named = None if episode.named is None else episode.named[step]
+        return self.names.parts(at(episode.kept.state.frames, step), state, named)
 
     # -- remembered experiences --------------------------------------------------------------------------------------
 

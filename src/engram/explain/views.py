@@ -4,7 +4,6 @@ import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib import import_module
 from typing import Any
 
 import jax
@@ -13,7 +12,8 @@ from jaxtyping import PyTree
 
 from engram import spaces
 from engram.envs.device import DeviceEnv
-from engram.envs.limit import TimeLimited
+from engram.envs.drawing import draw
+from engram.envs.names import Names, names_of
 from engram.explain.moments import Picture
 
 COLOURS = (1, 3, 4)  # channels of an image
@@ -55,15 +55,22 @@ def _instance(envs: Any) -> Any:
     return instances[0]
 
 
-def of_state(env: DeviceEnv, state: PyTree) -> Picture | None:
-    """What a device environment looks like; None where nothing draws it."""
-    if isinstance(env, TimeLimited):
-        env, state = env.env, state.inner
-    try:
-        draw = import_module("engram.envs.drawing").draw
-    except ImportError:
-        return None
-    return draw(env, state)
+def of_state(env: DeviceEnv, state: PyTree, observation: PyTree = None) -> Picture | None:
+    """What a device environment looks like; None where nothing draws it. Some cards are seen by `observation` only."""
+    found = draw(env, state, observation)
+    return None if found is None else _smaller(found)
+
+
+def named(envs: Any, id: str | None) -> Names | None:
+    """What a host environment calls its parts now; None where nobody sees it."""
+    env = _instance(envs)
+    return None if env is None else names_of(env, id)
+
+
+def moving(envs: Any) -> Names | None:
+    """What a host environment calls its parts at this moment, where it has a method for it."""
+    env = _instance(envs)
+    return names_of(env) if callable(getattr(getattr(env, "unwrapped", None), "parts", None)) else None
 
 
 def of_observation(space: spaces.Space, observation: PyTree) -> Picture | None:
