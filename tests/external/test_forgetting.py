@@ -8,10 +8,13 @@ import pytest
 
 import engram.agents.presets  # noqa: F401, registers every kind
 from engram import registry
-from engram.external.forgetting import forget, hide
+from engram.errors import SpecError
+from engram.external.forgetting import edit, forget, hide
+from engram.external.graph import propagate
 from engram.external.memory import Entries
 from engram.testing import ContractFault, check_external
 from engram.testing.forgetting import cells_written_anew, written_anew
+from engram.trees import named
 
 SMALL = {
     "none": {},
@@ -27,8 +30,8 @@ HIDE = jax.jit(hide)
 FORGET = jax.jit(forget)
 
 
-def built(kind, embedding=4, actions=2):
-    return registry.find("external", kind)(**SMALL[kind]).build(embedding, actions, 0, jax.random.PRNGKey(0))
+def built(kind, embedding=4, actions=2, **numbers):
+    return registry.find("external", kind)(**SMALL[kind] | numbers).build(embedding, actions, 0, jax.random.PRNGKey(0))
 
 
 def entries(seed, rows=8, embedding=4, actions=2):
@@ -174,7 +177,96 @@ def test_reads_equal_those_of_a_memory_that_was_written_anew(kind, numbers):
     check_deletions(kind, 16, **numbers)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "numbers"), KINDS_AND_WAYS)
 def test_a_thousand_deletions_equal_memories_that_were_written_anew(kind, numbers):
     check_deletions(kind, 1000, **numbers)
+
+
+@pytest.mark.parametrize("kind", ["episodic", "graph"])
+def test_where_nothing_was_evicted_it_is_the_memory_that_never_saw_the_entry(kind):
+    memory, gone = built(kind), jnp.arange(8) % 3 == 1
+    never = memory.init()
+    for seed in range(2):
+        never = WRITE(memory, never, entries(seed), ~gone)
+    if kind == "graph":
+        never = propagate(never, memory.numbers.sweeps)
+    store = filled(memory)
+    found = np.asarray(memory.fetch(store, jnp.arange(memory.capacity)).origin[:, 2]) % 3 == 1
+    forgotten = FORGET(memory, store, jnp.asarray(found) & memory.holds(store, jnp.arange(memory.capacity)))
+    for query in (*entries(0).key, jnp.zeros(4)):
+        same(READ(memory, forgotten, query), READ(memory, never, query))
+
+
+@pytest.mark.parametrize("kind", ["episodic", "chunked", "graph"])
+def test_after_forgetting_it_is_written_as_the_memory_that_was_made_anew(kind):
+    memory = built(kind, **({"capacity": 128} if kind == "chunked" else {"eviction": "oldest"}))
+    store = filled(memory, 5, again=(3,))
+    gone = drawn(3, 1, memory.capacity)[0]
+    found, anew = FORGET(memory, store, gone), jax.jit(written_anew)(memory, store, gone)
+    for seed in (7, 8, 4):  # new entries, and some that come again
+        found, anew = (WRITE(memory, one, entries(seed), jnp.ones(8, bool)) for one in (found, anew))
+    if kind == "graph":  # which of them propagates when depends on how many writes there were
+        found, anew = (propagate(one, memory.numbers.sweeps) for one in (found, anew))
+    for query in entries(8).key:
+        same(READ(memory, found, query), READ(memory, anew, query))
+
+
+def test_nothing_of_what_is_forgotten_is_left_in_the_store():
+    for kind in ("episodic", "chunked", "graph", "product-key"):
+        memory = built(kind)
+        store = FORGET(memory, filled(memory), jnp.ones(memory.capacity, bool))
+        empty = memory.init()
+        for name, leaf in named(store).items():
+            if leaf.ndim and name not in ("mean", "variance"):  # what is no column counts on
+                np.testing.assert_array_equal(leaf, named(empty)[name], f"{kind} {name}")
+
+
+def test_chunks_that_would_not_hold_all_entries_anew_keep_them_where_they_are():
+    memory = built("chunked", capacity=64, size=4, probes=8)
+    store = filled(memory, 30)
+    held = jnp.flatnonzero(memory.holds(store, jnp.arange(memory.capacity)))
+    gone = jnp.zeros(memory.capacity, bool).at[held[3]].set(True)
+    forgotten = FORGET(memory, store, gone)
+    assert int(forgotten.held) == int(store.held) - 1
+    before, after = (
+        {tuple(row) for row in np.asarray(one.entries.origin)[np.asarray(one.live)].tolist()}
+        for one in (store, forgotten)
+    )
+    assert len(before - after) == 1
+    counts = np.asarray(forgotten.live).reshape(*forgotten.filled.shape, -1).sum(-1)
+    np.testing.assert_array_equal(forgotten.filled, counts)
+
+
+@pytest.mark.parametrize("kind", ["episodic", "chunked", "graph"])
+def test_a_kind_without_the_verb_forgets_by_its_others(kind):
+    memory = built(kind)
+    store, query = filled(memory), entries(0).key[0]
+    gone = jnp.zeros(memory.capacity, bool).at[READ(memory, store, query).entries[0, :, 0]].set(True)
+    expected, found = (READ(one, FORGET(one, store, gone), query) for one in (memory, Unhidden(memory)))
+    np.testing.assert_allclose(found.confidence, expected.confidence, rtol=1e-5)
+
+
+def test_the_contract_finds_a_forget_that_forgets_too_little_or_too_much():
+    class Clinging(Unhidden):
+        def forget(self, store, gone):
+            return store
+
+    class Rash(Unhidden):
+        def forget(self, store, gone):
+            return self.inner.init()
+
+    for kind in (Clinging, Rash):
+        with pytest.raises(ContractFault, match="remain are not the others"):
+            check_external(kind(built("episodic", 5, 3)), 5, 3)
+
+
+def test_an_edited_entry_says_its_new_value():
+    for kind in ("episodic", "chunked", "product-key"):
+        memory = built(kind)
+        store, query = filled(memory), entries(0).key[0]
+        id = READ(memory, store, query).entries[0, 0, :1]
+        edited = edit(memory, store, id, jnp.array([50.0]))
+        assert float(memory.fetch(edited, id).value[0]) == 50
+        assert float(READ(memory, edited, query).q[0]) > float(READ(memory, store, query).q[0])
+    with pytest.raises(SpecError, match="values of Graph cannot be edited"):
+        edit(built("graph"), built("graph").init(), jnp.array([0]), jnp.array([1.0]))

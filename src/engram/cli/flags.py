@@ -9,16 +9,19 @@ import dataclasses
 import json
 import re
 from collections.abc import Callable, Iterable
-from decimal import Decimal, InvalidOperation
 from functools import partial
 from itertools import dropwhile, takewhile
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_args, get_origin
 
 from tyro.conf import Positional, UseAppendAction, arg, subcommand
-from tyro.constructors import PrimitiveConstructorSpec
 
+from engram.cli.explain_flags import Explain
+from engram.cli.memory_flags import Memory
 from engram.cli.new import TRY
+from engram.cli.typed import Imports
+from engram.cli.typed import note as _note
+from engram.cli.typed import whole as _whole
 from engram.errors import SpecError, UnknownName, hint
 from engram.run.familiar import familiar, no_setting
 from engram.run.settings import OF_TRIALS, RUN, SESSION, default_of, type_of, written
@@ -27,39 +30,7 @@ T = TypeVar("T")
 SETTING = re.compile(r"[a-z_][a-z0-9_]*(\.[a-z0-9_]+)*=.*", re.DOTALL)
 
 
-def _whole(low: int, metavar: str) -> PrimitiveConstructorSpec[int | None]:
-    """How tyro reads an optional whole number of at least `low`; 1e6 and 1_000_000 are a million."""
-
-    def read(words: list[str]) -> int:
-        try:
-            number = Decimal(words[0])  # exact, unlike float, for seeds of any size
-        except InvalidOperation:
-            number = Decimal("nan")
-        if number.is_nan() or not low <= number < 2**63 or number != int(number):
-            raise ValueError(f"{words[0]!r} was given; write a whole number, at least {low} and below 2^63")
-        return int(number)
-
-    def known(value: Any) -> bool:
-        return value is None or isinstance(value, int)
-
-    return PrimitiveConstructorSpec(1, metavar, read, is_instance=known, str_from_instance=lambda value: [str(value)])
-
-
 LISTS = ("envs", "presets", "parts", "recipes")
-
-
-def _note(text: str) -> Any:
-    return arg(help_behavior_hint=text)
-
-
-Imports = Annotated[
-    UseAppendAction[tuple[str, ...]],
-    arg(
-        name="import",
-        metavar="MODULE",
-        help="Python module (also one of this folder) with parts of your own.",
-    ),
-]
 
 
 def _with_settings(names: Iterable[str]) -> Callable[[type[T]], type[T]]:
@@ -319,16 +290,18 @@ class New:
 
 
 COMMANDS: dict[str, type] = {
-    "train": Train, "evaluate": Evaluate, "watch": Watch, "info": Info, "compare": Compare, "tune": Tune, "show": Show,
-    "list": List, "new": New,
+    "train": Train, "evaluate": Evaluate, "watch": Watch, "explain": Explain, "info": Info, "compare": Compare,
+    "memory": Memory, "tune": Tune, "show": Show, "list": List, "new": New,
 }  # fmt: skip
 TAKE_SETTINGS = ("train", "tune", "show")
 Command = (
     Annotated[Train, subcommand("train")]
     | Annotated[Evaluate, subcommand("evaluate")]
     | Annotated[Watch, subcommand("watch")]
+    | Annotated[Explain, subcommand("explain")]
     | Annotated[Info, subcommand("info")]
     | Annotated[Compare, subcommand("compare")]
+    | Annotated[Memory, subcommand("memory")]
     | Annotated[Tune, subcommand("tune")]
     | Annotated[Show, subcommand("show")]
     | Annotated[List, subcommand("list")]

@@ -312,7 +312,9 @@ def _faithful(told: Faithful) -> dict[str, Any]:
                 "what": shown(curve.what, NAME),
                 "way": shown(curve.way, NAME),
                 "sizes": list(curve.sizes),
-                **{name: [_number(at) for at in getattr(curve, name)] for name in ("ours", "random", "least", "oracle")},
+                **{
+                    name: [_number(at) for at in getattr(curve, name)] for name in ("ours", "random", "least", "oracle")
+                },
                 "random_interval": [_range(pair) for pair in curve.random_interval],
             }
             for curve in told.curves

@@ -3,63 +3,52 @@
 from dataclasses import dataclass, replace
 from typing import Any
 
-import jax
 from jaxtyping import PyTree
 
 from engram import spaces
 from engram.agents.sight import parts_of
 from engram.encoders.parts import Parts
-from engram.envs import names as naming
-from engram.envs.device import DeviceEnv
-from engram.envs.drawing.pictures import boxes, inner
+from engram.envs import names as environment
+from engram.envs.limit import TimeLimited
 from engram.explain import inputs
 from engram.explain.moments import Part
 from engram.explain.recording import Recording
 
-LONGEST = 200  # characters of a name
-
 
 @dataclass(frozen=True)
 class Names:
-    """How things are called: `known` of the environment, `about` for what the encoder attends to."""
+    """How things are called.
+
+    Fields:
+      space: of the observations. seen: what the encoder's attention lies over, or what could be covered of the input.
+      actions: a name for each. known: what the environment calls the rest.
+    """
 
     space: spaces.Space
+    seen: Parts
     actions: list[str]
-    about: Parts
-    known: naming.Names = naming.NOTHING
-    env: DeviceEnv | None = None
+    known: environment.Names
 
     @classmethod
     def of(cls, recording: Recording) -> "Names":
-        """Those of a recording's agent and environment. Raises EnvironmentFault for names of another form."""
-        agent = recording.agent
-        plan, env = agent.plan, recording.env
-        bare = None if env is None else inner(env, None)[0]
-        known = (recording.named or naming.names_of(bare, agent.world_name)).over(naming.names_of(id=agent.world_name))
-        actions = [name[:LONGEST] for name in known.actions]
-        if len(actions) != plan.actions:
-            actions = naming.action_names(None, agent.world_name, plan.actions)
-        return cls(plan.space, actions, parts_of(plan.agent, plan.space), known, env)
+        """Those of a recording's agent and environment."""
+        plan, env, id = recording.agent.plan, recording.env, recording.agent.world_name or recording.agent.plan.env
+        inner: Any = env.env if isinstance(env, TimeLimited) else env
+        own = recording.episodes[0].names
+        known = environment.names_of(inner, id) if own is None else own[0]
+        fits = len(known.actions) == plan.actions
+        actions = [*known.actions] if fits else environment.action_names(inner, id, plan.actions)
+        return cls(plan.space, parts_of(plan.agent, plan.space), actions, known)
 
-    def parts(self, frames: PyTree, state: PyTree = None, named: naming.Names | None = None) -> list[Part]:
-        """The parts of a stacked observation; [] where the encoder attends to none.
+    def at(self, recording: Recording, number: int, step: int) -> "Names":
+        """The names at one step: boxes of parts may move."""
+        own = recording.episodes[number].names
+        return self if own is None else replace(self, known=own[step])
 
-        `state`: of the environment on the device. `named`: what one on the host calls its parts at this moment.
-        """
-        if not self.about.attended:
-            return []
-        known = self._now(frames, state) if named is None else named.over(self.known)
-        return inputs.parts_told(self.about, frames, known)
+    def parts(self, frames: PyTree) -> list[Part]:
+        """The parts of a stacked observation that the encoder attends to."""
+        return inputs.parts_told(self.seen, frames, self.known) if self.seen.attended else []
 
     def facts(self, observation: PyTree) -> list[tuple[str, str]]:
-        """Names and values of the numbers of one observation, but for those of pictures."""
+        """Names and values of the numbers of one observation, unless they are an image's."""
         return inputs.facts(self.space, observation, self.known)
-
-    def _now(self, frames: PyTree, state: Any) -> naming.Names:
-        """The names with the boxes of this moment."""
-        if self.env is None or state is None:
-            return self.known
-        bare, inside = inner(self.env, state)
-        own = naming.names_of(bare, state=inside).over(self.known)
-        seen = jax.tree.map(lambda leaf: leaf[-1], frames)
-        return own if own.boxes else replace(own, boxes=boxes(bare, inside, seen))

@@ -22,7 +22,7 @@ from engram.agents.policy import Look, Mind, PolicyState, Seen, begin
 from engram.agents.recall.keys import Query
 from engram.envs.device import DeviceEnv, DeviceStep
 from engram.envs.host.batch import HostEnvs, HostStep
-from engram.envs.names import Names
+from engram.envs.names import Names, names_of
 from engram.errors import EngramError
 from engram.explain import views
 from engram.explain.moments import Picture
@@ -83,7 +83,7 @@ class Episode:
       truncated: whether the clock ended it, or whoever recorded.
       pictures: what was seen at each step; None where nothing draws it.
       states: of a device environment, before each step; None on the host.
-      named: what a host environment called its parts at each step, where that moves; else None.
+      names: what the environment called its parts at each step; None where they are the same at all steps.
     """
 
     kept: Kept
@@ -93,7 +93,7 @@ class Episode:
     truncated: bool
     pictures: list[Picture | None]
     states: PyTree = None
-    named: list[Names | None] | None = None
+    names: list[Names] | None = None
 
     @property
     def length(self) -> int:
@@ -121,7 +121,6 @@ class Recording:
     seed: int
     notes: list[str]
     env: DeviceEnv | None = None
-    named: Names | None = None  # what a host environment calls its parts
 
     @property
     def spec(self) -> Any:
@@ -154,14 +153,13 @@ def record(
     most = max(1, room // max(1, _bytes_of_a_step(agent, mind) * episodes))
     limit = min(LONGEST if chosen is None else chosen, most)
     play = _on_device if agent.on_device else _on_host
-    played, cut, where = play(agent, mind, episodes, key, limit, pictured, stop)
+    played, cut, env = play(agent, mind, episodes, key, limit, pictured, stop)
     notes = []
     if len(agent.minds) > 1:
         notes.append(f"the run has {len(agent.minds)} seeds; the agent of the first one is told")
     if cut and limit != chosen:
         notes.append(f"{cut} of {episodes} episodes had not ended after {limit:,} steps and were cut off there")
-    env, named = (where, None) if agent.on_device else (None, where)
-    return Recording(agent, mind, played, seed, notes, env, named)
+    return Recording(agent, mind, played, seed, notes, env)
 
 
 def _bytes_of_a_step(agent: TrainedAgent, mind: Mind) -> int:
@@ -180,10 +178,10 @@ def _bytes_of_a_step(agent: TrainedAgent, mind: Mind) -> int:
 class _Diary:
     """What the host's environment told of each step."""
 
-    def __init__(self, envs: Any, pictured: bool):
-        self._envs, self._pictured = envs, pictured
+    def __init__(self, envs: Any, id: str | None, pictured: bool):
+        self._envs, self._id, self._pictured = envs, id, pictured
         self.pictures: list[Picture | None] = []
-        self.named: list[Names | None] = []
+        self.names: list[Names] = []
         self.steps: list[tuple[float, bool, bool, bool]] = []  # reward, terminated, done, idle
 
     def __call__(self, step: HostStep | None) -> None:
@@ -191,20 +189,19 @@ class _Diary:
             idle = step.idle is not None and bool(step.idle[0])
             self.steps.append((float(step.reward[0]), bool(step.terminated[0]), bool(step.done[0]), idle))
         self.pictures.append(views.rendered(self._envs) if self._pictured else None)
-        self.named.append(views.moving(self._envs))
+        self.names.append(names_of(views.instance(self._envs), self._id))
 
 
 def _on_host(
     agent: TrainedAgent, mind: Mind, episodes: int, key: int, limit: int, pictured: bool, stop: Stop
-) -> tuple[list[Episode], int, Names | None]:
+) -> tuple[list[Episode], int, None]:
     with _opened(agent, key, limit, pictured) as envs:
-        named = views.named(envs, agent.world_name)
-        diary = _Diary(envs, pictured)
+        diary = _Diary(envs, agent.world_name or agent.plan.env, pictured)
         play = partial(play_host, keep=everything, limit=limit, stop=stop, tell=diary)
         played = play(mind, agent.plan.agent, envs, episodes)
     kept = jax.tree.map(lambda leaf: leaf[:, 0], played.kept)
     counted = np.asarray(played.running)[:, 0]
-    return _cut_apart(agent, mind, kept, diary, counted, limit), played.cut, named
+    return _cut_apart(agent, mind, kept, diary, counted, limit), played.cut, None
 
 
 @contextmanager
@@ -237,8 +234,9 @@ def _cut_apart(
             rows = slice(begins, end + 1)
             cut = partial(jax.tree.map, lambda leaf, rows=rows: leaf[rows])
             reward = np.array([step[0] for step in diary.steps[rows]], np.float32)
-            drawn, named = diary.pictures[rows], diary.named[rows]
-            found.append(Episode(cut(kept), cut(carry), reward, terminated, not terminated, drawn, None, named))
+            drawn, names = diary.pictures[rows], diary.names[rows]
+            over = terminated, not terminated
+            found.append(Episode(cut(kept), cut(carry), reward, *over, drawn, names=names))
             begins = end + 1
     return [replace(one, pictures=_seen(agent, one)) for one in found]
 
@@ -279,6 +277,7 @@ def _on_device(
     rows = jax.tree.map(np.asarray, (played.kept, played.watched))
     lengths = np.asarray(played.lengths)
     found = [_of_lane(agent, mind, rows, lane, int(length)) for lane, length in enumerate(lengths)]
+    found = [_named(agent, env, one) for one in found]
     return [_drawn(agent, env, one) if pictured else one for one in found], played.cut, env
 
 
@@ -289,13 +288,23 @@ def _of_lane(agent: TrainedAgent, mind: Mind, rows: Any, lane: int, length: int)
 
 
 def _drawn(agent: TrainedAgent, env: DeviceEnv, episode: Episode) -> Episode:
-    drawn = [
-        views.of_state(
-            env,
-            jax.tree.map(lambda leaf, t=t: leaf[t], episode.states),
-            views.newest(episode.kept.state.frames, t),
-        )
-        for t in range(episode.length)
-    ]
+    seen = (views.newest(episode.kept.state.frames, t) for t in range(episode.length))
+    drawn = [views.of_state(env, state, each) for state, each in zip(_states(episode), seen, strict=True)]
     episode = replace(episode, pictures=drawn)
     return replace(episode, pictures=_seen(agent, episode))
+
+
+def _named(agent: TrainedAgent, env: DeviceEnv, episode: Episode) -> Episode:
+    """The episode with the names at each step, where a method of the environment gives them."""
+    names = []
+    for t, state in enumerate(_states(episode)):
+        now = views.names_of_state(env, agent.world_name, state, views.newest(episode.kept.state.frames, t))
+        if now is None:
+            return episode
+        names.append(now)
+    return replace(episode, names=names)
+
+
+def _states(episode: Episode) -> Iterator[PyTree]:
+    """The state of a device environment before each step."""
+    return (jax.tree.map(lambda leaf, t=t: leaf[t], episode.states) for t in range(episode.length))

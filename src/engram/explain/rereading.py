@@ -18,7 +18,6 @@ from engram.agents.mind import MindSpec
 from engram.agents.policy import Mind
 from engram.agents.recall.keys import Query
 from engram.agents.recall.reading import answered
-from engram.agents.statistics import in_network
 from engram.precision import in_32_bits
 from engram.runners.common import PROGRAMS
 from engram.types import Decision
@@ -54,22 +53,13 @@ def without(
     return np.asarray(found)[: len(steps) - more]
 
 
-def hide(external: Any, store: Any, ids: Int[Array, "most"]) -> Any:
-    """The store in which reads no longer see these entries."""
-    if hasattr(external, "hide"):
-        return external.hide(store, ids)
-    gone = jnp.where(ids >= 0, ids, store.live.size)
-    live = store.live.reshape(-1).at[gone].set(False, mode="drop").reshape(store.live.shape)
-    return eqx.tree_at(lambda store: store.live, store, live)
-
-
 @lru_cache(maxsize=PROGRAMS)
 def _reread(spec: MindSpec) -> Any:
     def run(mind: Mind, query: Query, decision: Decision, steps: Array, hidden: Array) -> Float[Array, "asked actions"]:
         def one(asked: tuple[Int[Array, ""], Int[Array, "most"]]) -> Float[Array, "actions"]:
             step, ids = asked
             recall: Any = mind.recall
-            store = hide(mind.network.external, recall.store, ids)
+            store = mind.network.external.hide(recall.store, ids)
             seen, known = at(query, step), at(decision, step)
             other = eqx.tree_at(lambda state: state.store, recall, store)
             return answered(spec, other, mind.network, seen, known).preference
@@ -77,22 +67,3 @@ def _reread(spec: MindSpec) -> Any:
         return jax.lax.map(one, (steps, hidden), batch_size=AT_ONCE)
 
     return jax.jit(run)
-
-
-@in_32_bits
-def without_any(decision: Decision) -> Float[np.ndarray, "steps actions"]:
-    """The preference of every action had there been no external memory: the network's own."""
-    alone = eqx.tree_at(
-        lambda one: (one.external, one.share), decision, (None, None), is_leaf=lambda leaf: leaf is None
-    )
-    return np.asarray(alone.preference)
-
-
-@in_32_bits
-def values(spec: MindSpec, mind: Mind, ids: Int[np.ndarray, "*ids"]) -> tuple[np.ndarray, np.ndarray]:
-    """What each entry says, in units of reward, and in units of Q as the network learns it; 0 for -1."""
-    recall: Any = mind.recall
-    flat = jnp.asarray(np.asarray(ids).reshape(-1), jnp.int32)
-    value = mind.network.external.fetch(recall.store, flat).value
-    in_q = in_network(spec, mind.network.scales, value)
-    return np.asarray(value).reshape(np.shape(ids)), np.where(ids < 0, 0, np.asarray(in_q).reshape(np.shape(ids)))

@@ -4,6 +4,7 @@ The memory is really run again from the beginning of the episode, from what the 
 skipped its carry stays as it was. So later steps move up, as if the episode had not had that one.
 """
 
+from dataclasses import replace
 from functools import lru_cache, partial
 from typing import Any
 
@@ -14,7 +15,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from engram.agents.mind import MindSpec
 from engram.agents.network import Previous
-from engram.agents.policy import Mind
+from engram.agents.policy import Mind, Seen, begin, look, still
 from engram.agents.recall.reading import consult
 from engram.agents.statistics import as_learned
 from engram.explain.recording import Episode
@@ -44,14 +45,14 @@ def skipping(
 @in_32_bits
 def each_skipped(
     spec: MindSpec, mind: Mind, episode: Episode, which: Int[np.ndarray, "skipped"]
-) -> Float[np.ndarray, "skipped steps actions"]:
-    """The preference of every action at every step, had the memory not seen one step of the episode."""
+) -> tuple[Float[np.ndarray, "steps actions"], Float[np.ndarray, "skipped steps actions"]]:
+    """The preference of every action at every step: with all steps, and had the memory not seen one of them."""
     rows, length = _rows(episode)
-    sets = max(AT_ONCE, 1 << (len(which) - 1).bit_length())
+    sets = max(AT_ONCE, 1 << len(which).bit_length())  # the first one skips nothing
     masks = np.zeros((sets, length), bool)
-    masks[np.arange(len(which)), which] = True
-    found = _program(spec, True)(mind, rows, masks, np.zeros(sets, np.int32))
-    return np.asarray(found)[: len(which), : episode.length]
+    masks[np.arange(len(which)) + 1, which] = True
+    found = np.asarray(_program(spec, True)(mind, rows, masks, np.zeros(sets, np.int32)))
+    return found[0, : episode.length], found[1 : len(which) + 1, : episode.length]
 
 
 def density(spec: MindSpec, mind: Mind, episode: Episode) -> dict[int, list[tuple[int, float]]]:
@@ -61,8 +62,9 @@ def density(spec: MindSpec, mind: Mind, episode: Episode) -> dict[int, list[tupl
     are left out, and those that attention fell on most.
     """
     which = _worth_skipping(episode)
-    base = skipping(spec, mind, episode, np.zeros((episode.length, episode.length), bool), np.arange(episode.length))
-    moved = np.abs(each_skipped(spec, mind, episode, which) - base[None])
+    base, without = each_skipped(spec, mind, episode, which)
+    with np.errstate(invalid="ignore"):  # of actions that are forbidden in both
+        moved = np.abs(without - base)
     moved = np.where(np.isfinite(moved), moved, 0.0).max(-1)
     return {
         step: [(int(past), float(moved[place, step])) for place, past in enumerate(which) if past < step]
@@ -96,6 +98,50 @@ def attended(episode: Episode, step: int) -> list[tuple[int, float]]:
         if past >= 0:
             found[int(past)] = found.get(int(past), 0.0) + float(weight) / (weights.shape[0] * weights.shape[1])
     return sorted(found.items())
+
+
+@in_32_bits
+def rerun(spec: MindSpec, mind: Mind, episode: Episode) -> Float[np.ndarray, "steps actions"]:
+    """What another mind would prefer at each step of an episode, had it seen and done the same.
+
+    It stacks frames as it likes, whatever the mind that played did.
+    """
+    frames = jax.tree.map(lambda leaf: leaf[:, -1], episode.kept.state.frames)
+    before = np.concatenate([[0], episode.kept.action[:-1]]).astype(np.int32)
+    given = jax.tree.map(jnp.asarray, (frames, episode.kept.is_first, before, episode.kept.reward))
+    return np.asarray(_rerun_program(spec)(mind, given))
+
+
+@lru_cache(maxsize=PROGRAMS)
+def _rerun_program(spec: MindSpec) -> Any:
+    def run(mind: Mind, given: PyTree) -> Array:
+        def step(state: Any, row: PyTree) -> tuple[Any, Array]:
+            observation, is_first, action, reward = jax.tree.map(lambda leaf: leaf[None], row)
+            taken = None if state.action is None else action
+            state = replace(state, action=taken)
+            looked = look(spec, mind, state, Seen(observation, is_first, reward), still(mind.network, 1))
+            return looked.state, looked.decision.preference[0]
+
+        return jax.lax.scan(step, begin(spec, mind.network, 1), given)[1]
+
+    return jax.jit(run)
+
+
+@in_32_bits
+def weights_of(mind: Mind, episode: Episode, step: int) -> Float[np.ndarray, "steps"]:
+    """What the working memory of another mind attends to at a step of the episode, for each step of it."""
+    kept = episode.kept
+    before = np.zeros(episode.length, np.int32) if kept.state.action is None else kept.state.action
+    frames = jax.tree.map(lambda leaf: jnp.asarray(leaf[: step + 1]), kept.state.frames)
+    previous = Previous(jnp.asarray(before[: step + 1]), jnp.asarray(kept.reward[: step + 1]))
+    network = mind.network
+    bits = jnp.broadcast_to(network.still, (step + 1, network.words))
+    begun = jnp.asarray(kept.is_first[: step + 1])
+    read = network.unroll(network.working.init(), frames, begun, previous, bits)[1].working
+    found = np.zeros(episode.length)
+    weights, entries = np.asarray(read.weights[-1]), np.asarray(read.entries[-1])
+    np.add.at(found, entries[entries >= 0], weights[entries >= 0] / (weights.shape[0] * weights.shape[1]))
+    return found
 
 
 def _rows(episode: Episode) -> tuple[PyTree, int]:

@@ -9,7 +9,7 @@ import numpy as np
 from engram.explain import contributions, rereading, sentences, views
 from engram.explain.contributions import Choice, Read, Split
 from engram.explain.ledger import Ledger
-from engram.explain.moments import Memory, Part, Step
+from engram.explain.moments import Memory, Step
 from engram.explain.naming import Names
 from engram.explain.recording import Episode, Recording
 from engram.explain.rereading import at
@@ -31,7 +31,7 @@ class Teller:
     def steps(self, number: int, which: Sequence[int], moves: dict[int, list[tuple[int, float]]]) -> list[Step]:
         """These steps of an episode. `moves`: recall density, for the steps that it was measured at."""
         episode = self.recording.episodes[number]
-        told = [self._plain(episode, number, step) for step in which]
+        told = [self._plain(episode, number, step, self.names.at(self.recording, number, step)) for step in which]
         told = [replace(one, still_moves=_largest(moves.get(one.t, []))) for one in told]
         if self.ledger is None:
             return [self._worded(one) for one in told]
@@ -61,7 +61,7 @@ class Teller:
         """The margin of a step, taken apart."""
         return contributions.split(self.choice(episode, step), episode.kept.own[step], read, self.by_policy)
 
-    def _plain(self, episode: Episode, number: int, step: int) -> Step:
+    def _plain(self, episode: Episode, number: int, step: int, names: Names) -> Step:
         """The step without what an external memory gave."""
         decision, chosen, last = episode.decision, self.choice(episode, step), step == episode.length - 1
         parted = self.split(episode, step)
@@ -75,7 +75,7 @@ class Teller:
             runner_up=chosen.runner_up,
             allowed=allowed.tolist(),
             q=_floats(episode.kept.q[step]),
-            preference=_floats(episode.kept.preference[step]),
+            preference=self._preference(episode.kept.preference[step]),
             distribution=_distribution(episode, step),
             value=float(episode.kept.value[step]),
             margin=chosen.margin,
@@ -87,7 +87,7 @@ class Teller:
             memories=[],
             others=(0, 0.0, 0.0),
             attention=np.asarray(decision.encoding.attention[step], np.float32),
-            parts=self._parts(episode, step),
+            parts=names.parts(at(episode.kept.state.frames, step)),
             recalled=_largest(attended(episode, step)),
             still_moves=[],
             reward=float(episode.reward[step]),
@@ -95,20 +95,15 @@ class Teller:
             truncated=last and episode.truncated,
             explored=False,
             picture=episode.pictures[step],
-            facts=self.names.facts(seen),
+            facts=names.facts(seen),
             sentence="",
         )
-
-    def _parts(self, episode: Episode, step: int) -> list[Part]:
-        state = None if episode.states is None else at(episode.states, step)
-        named = None if episode.named is None else episode.named[step]
-        return self.names.parts(at(episode.kept.state.frames, step), state, named)
 
     # -- remembered experiences --------------------------------------------------------------------------------------
 
     def _with_memories(self, episode: Episode, told: list[Step], reads: list[Read], splits: list[Split]) -> list[Step]:
         """The steps with the entries that they read, each left out once."""
-        alone = rereading.without_any(episode.decision)
+        alone = _alone(episode)
         wanted = [self._candidates(episode, *each) for each in zip((one.t for one in told), reads, splits, strict=True)]
         steps = np.array([one.t for one, ids in zip(told, wanted, strict=True) for _ in range(len(ids) + 1)], int)
         hidden = np.array([[id] for ids in wanted for id in (-1, *ids)], int).reshape(-1, 1)
@@ -131,7 +126,7 @@ class Teller:
                     from_network=parted.network,
                     from_memories=parted.memories,
                     rest=parted.rest,
-                    without_memories=_floats(alone[one.t]),
+                    without_memories=self._preference(alone[one.t]),
                     memories=memories,
                     others=others,
                 )
@@ -160,7 +155,7 @@ class Teller:
             looked_at=entry.weight,
             gave=entry.gave,
             mattered=mattered,
-            without=_floats(without),
+            without=self._preference(without),
             value=about.value,
             environment=about.origin[0],
             episode=about.origin[1],
@@ -171,8 +166,21 @@ class Teller:
             facts=[] if about.seen is None else self.names.facts(about.seen),
         )
 
+    def _preference(self, row: np.ndarray) -> list[float]:
+        """What is chosen by, as it is told: of a policy the logarithms of its probabilities."""
+        row = np.asarray(row, np.float64)
+        return _floats(row - np.logaddexp.reduce(row) if self.by_policy else row)
+
     def _worded(self, step: Step) -> Step:
         return replace(step, sentence=sentences.of_step(step, self.names.actions, self.by_policy))
+
+
+def _alone(episode: Episode) -> np.ndarray:
+    """The preference of every action had there been no external memory: the network's own, at each step."""
+    allowed = episode.decision.allowed
+    if allowed is None:
+        return episode.kept.own
+    return np.where(allowed | ~allowed.any(-1, keepdims=True), episode.kept.own, -np.inf)
 
 
 def _floats(row: Any) -> list[float]:

@@ -4,6 +4,7 @@ import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -12,7 +13,7 @@ from jaxtyping import PyTree
 
 from engram import spaces
 from engram.envs.device import DeviceEnv
-from engram.envs.drawing import draw
+from engram.envs.drawing.pictures import boxes, draw, inner
 from engram.envs.names import Names, names_of
 from engram.explain.moments import Picture
 
@@ -37,7 +38,7 @@ def without_notes() -> Iterator[None]:
 
 def renders(envs: Any) -> bool:
     """Whether a host environment draws pictures."""
-    return getattr(_instance(envs), "render_mode", None) == "rgb_array"
+    return getattr(instance(envs), "render_mode", None) == "rgb_array"
 
 
 def rendered(envs: Any) -> Picture | None:
@@ -45,32 +46,30 @@ def rendered(envs: Any) -> Picture | None:
     if not renders(envs):
         return None
     try:
-        return as_picture(_instance(envs).render())
+        return as_picture(instance(envs).render())
     except Exception:  # of code that is not ours, and a picture is worth no run
         return None
 
 
-def _instance(envs: Any) -> Any:
+def instance(envs: Any) -> Any:
+    """The first of several host environments; None where they do not live in this process."""
     instances = getattr(envs, "instances", None) or [None]
     return instances[0]
 
 
 def of_state(env: DeviceEnv, state: PyTree, observation: PyTree = None) -> Picture | None:
     """What a device environment looks like; None where nothing draws it. Some cards are seen by `observation` only."""
-    found = draw(env, state, observation)
-    return None if found is None else _smaller(found)
+    return draw(env, state, observation)
 
 
-def named(envs: Any, id: str | None) -> Names | None:
-    """What a host environment calls its parts now; None where nobody sees it."""
-    env = _instance(envs)
-    return None if env is None else names_of(env, id)
-
-
-def moving(envs: Any) -> Names | None:
-    """What a host environment calls its parts at this moment, where it has a method for it."""
-    env = _instance(envs)
-    return names_of(env) if callable(getattr(getattr(env, "unwrapped", None), "parts", None)) else None
+def names_of_state(env: DeviceEnv, id: str | None, state: PyTree, observation: PyTree) -> Names | None:
+    """What a device environment calls its parts in a state, and where they are; None where that is always the same."""
+    bare, inside = inner(env, state)
+    placed = boxes(bare, inside, observation)
+    if not placed and not callable(getattr(bare, "parts", None)):
+        return None
+    own = names_of(bare, id, inside)
+    return own if own.boxes else replace(own, boxes=placed)
 
 
 def of_observation(space: spaces.Space, observation: PyTree) -> Picture | None:

@@ -19,7 +19,7 @@ from engram.agents.mind import MindSpec
 from engram.agents.policy import begin, seen_on_host
 from engram.envs.device import DeviceEnv
 from engram.envs.host.batch import HostEnvs
-from engram.envs.names import Names
+from engram.envs.names import Names, names_of
 from engram.errors import EngramError
 from engram.explain import naming, views
 from engram.explain.moments import Picture, Step
@@ -42,7 +42,7 @@ class Moment(NamedTuple):
     truncated: bool
     picture: Picture | None
     state: PyTree = None  # of a device environment, leading axis [1]
-    named: Names | None = None  # what a host environment calls its parts, where that moves
+    names: Names | None = None  # what the environment calls its parts now; None where that is always the same
 
 
 PassBy = Callable[[int, float, float, list[float]], None]  # step, value, reward, preference
@@ -65,30 +65,30 @@ def watch(
     """
     play, teller = _on_device if agent.on_device else _on_host, None
     with closing(play(agent, episodes, seed, max_episode_steps)) as played:
-        for number, (moments, where) in enumerate(played):
+        for number, (moments, env) in enumerate(played):
             for moment in moments:
                 if not shown(moment.t):
                     value, preference = moment.kept.value[0], moment.kept.preference[0].tolist()
                     pass_by(moment.t, float(value), moment.reward, preference)
                 else:
-                    recording = _recording(agent, moment, seed, where)
+                    recording = _recording(agent, moment, seed, env)
                     teller = teller or Teller(recording, naming.Names.of(recording))
                     teller.recording = recording
                     yield replace(teller.steps(0, [0], {})[0], t=moment.t, episode=number)
 
 
-def _recording(agent: TrainedAgent, moment: Moment, seed: int, played_in: "Where") -> Recording:
+def _recording(agent: TrainedAgent, moment: Moment, seed: int, env: DeviceEnv | None) -> Recording:
     """One step in the form of a recording."""
     drawn = moment.picture
     if drawn is None:
         drawn = views.of_observation(agent.plan.space, views.newest(moment.kept.state.frames, 0))
     reward = np.array([moment.reward], np.float32)
-    about = moment.terminated, moment.truncated, [drawn], moment.state, [moment.named]
-    return Recording(agent, agent.minds[0], [Episode(moment.kept, None, reward, *about)], seed, [], *played_in)
+    names = None if moment.names is None else [moment.names]
+    about = moment.terminated, moment.truncated, [drawn], moment.state, names
+    return Recording(agent, agent.minds[0], [Episode(moment.kept, None, reward, *about)], seed, [], env)
 
 
-Where = tuple[DeviceEnv | None, Names | None]  # the device environment, or what one on the host calls its parts
-Played = Generator[tuple[Iterator[Moment], Where], None, None]  # of each episode its moments
+Played = Generator[tuple[Iterator[Moment], DeviceEnv | None], None, None]  # of each episode its moments
 
 
 # -- on the device ---------------------------------------------------------------------------------------------------
@@ -106,7 +106,7 @@ def _programs(env: DeviceEnv, spec: MindSpec) -> tuple[Callable[..., Any], Calla
 
 def _on_device(agent: TrainedAgent, episodes: int, seed: int, most: int | None) -> Played:
     chosen = most or agent.plan.max_episode_steps
-    env, mind = agent.device_world(chosen), agent.minds[0]
+    env, mind, id = agent.device_world(chosen), agent.minds[0], agent.world_name
     first, step = (in_32_bits(one) for one in _programs(env, agent.plan.agent))
     limit = jnp.int32(LONGEST if chosen is None else chosen)
 
@@ -117,15 +117,15 @@ def _on_device(agent: TrainedAgent, episodes: int, seed: int, most: int | None) 
             kept, (state, reward, terminated, truncated) = jax.tree.map(np.asarray, (kept, watched))
             running = bool(now.running[0])
             over = bool(terminated[0])
-            seen = views.newest(kept.state.frames, 0)
-            drawn = views.of_state(env, jax.tree.map(lambda leaf: leaf[0], state), seen)
+            seen, inside = views.newest(kept.state.frames, 0), jax.tree.map(lambda leaf: leaf[0], state)
+            drawn, names = views.of_state(env, inside, seen), views.names_of_state(env, id, inside, seen)
             cut = not running and not over
-            yield Moment(t, kept, float(reward[0]), over, cut or bool(truncated[0]), drawn, state)
+            yield Moment(t, kept, float(reward[0]), over, cut or bool(truncated[0]), drawn, state, names)
             t += 1
 
     key = jax.random.PRNGKey(evaluation_seed(seed))
     for number in range(episodes):
-        yield moments(key if number == 0 else jax.random.fold_in(key, number)), (env, None)
+        yield moments(key if number == 0 else jax.random.fold_in(key, number)), env
 
 
 # -- on the host -----------------------------------------------------------------------------------------------------
@@ -136,14 +136,14 @@ def _on_host(agent: TrainedAgent, episodes: int, seed: int, most: int | None) ->
     limit, spec, mind = LONGEST if chosen is None else chosen, agent.plan.agent, agent.minds[0]
     program = in_32_bits(greedy_program(spec, everything))
     with opened(agent, evaluation_seed(seed), limit) as envs:
-        observation, named = envs.reset(), views.named(envs, agent.world_name)
+        observation, id = envs.reset(), agent.world_name or agent.plan.env
 
         def moments() -> Iterator[Moment]:
             nonlocal observation
             state, reward, is_first = begin(spec, mind.network, 1), np.zeros(1, np.float32), np.ones(1, bool)
             t, running = 0, True
             while running:
-                drawn, moving = views.rendered(envs), views.moving(envs)
+                drawn, names = views.rendered(envs), names_of(views.instance(envs), id)
                 state, action, kept = program(mind, state, seen_on_host(observation, is_first, reward))
                 step = envs.step(np.asarray(action))
                 if step.idle is not None and step.idle[0]:  # a step between episodes
@@ -153,11 +153,11 @@ def _on_host(agent: TrainedAgent, episodes: int, seed: int, most: int | None) ->
                 running = not (bool(step.done[0]) or late)
                 over = bool(step.terminated[0])
                 kept = jax.tree.map(np.asarray, kept)
-                yield Moment(t, kept, float(step.reward[0]), over, not (running or over), drawn, None, moving)
+                yield Moment(t, kept, float(step.reward[0]), over, not (running or over), drawn, None, names)
                 observation, reward, is_first, t = step.observation, step.reward, np.zeros(1, bool), t + 1
 
         for _ in range(episodes):
-            yield moments(), (None, named)
+            yield moments(), None
 
 
 @contextmanager

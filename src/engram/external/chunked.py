@@ -139,7 +139,7 @@ class Chunked(eqx.Module):
         return dataclasses.replace(store, entries=self.exact.hide(store.entries, ids))
 
     def forget(self, store: Chunks, gone: Bool[Array, "capacity"]) -> Chunks:
-        """See `ForgettingMemory.forget`. Entries are written in blocks of `AT_ONCE`, or of half a chunk if that is less.
+        """See `ForgettingMemory.forget`. It writes blocks of `AT_ONCE` entries, or of half a chunk if that is less.
 
         Where writing them anew would have to give some of them up, because chunks fill unevenly, they stay in the
         chunks where they are, and only the summaries are made anew.

@@ -171,7 +171,7 @@ class RekeyedMemory(ExternalMemory, Protocol):
         ...
 
 
-class Notes(NamedTuple):
+class Notes(eqx.Module):
     """What a store knows of entries beside what was written. Axes [block]; None for what the kind does not keep."""
 
     age: Int[Array, "block"] | None = None  # writes since the entry was last written; of `graph`, moments

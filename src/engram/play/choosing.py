@@ -46,7 +46,7 @@ def _checked(name: str, value: Any) -> Any:
             raise SpecError(f"{name} = {value!r} was given; write a number, as in {name}=0.5")
         return float(value)
     values = list(value) if isinstance(value, list | tuple | set | frozenset | range | np.ndarray) else [value]
-    if not all(isinstance(one, Integral) and not isinstance(one, bool) and one >= 0 for one in values):
+    if not all(isinstance(one, Integral) and not isinstance(one, bool) and int(one) >= 0 for one in values):
         raise SpecError(f"{name} = {value!r} was given; write a whole number from 0 on, or several, as in {name}=2,7")
     return frozenset(map(int, values))
 

@@ -100,7 +100,8 @@ class Memories:
         for table, mask in zip(self._tables, self._masks, strict=True):
             rows = {name: column[mask].tolist() for name, column in table.items() if column is not None}
             for place in range(int(mask.sum())):
-                yield Remembered(**{name: rows[name][place] if name in rows else None for name in COLUMNS})
+                row: dict[str, Any] = {name: rows[name][place] if name in rows else None for name in COLUMNS}
+                yield Remembered(**row)
 
     def __repr__(self) -> str:
         return f"Memories({len(self):,} entries of external={self.kind}{self._chosen.told})"
@@ -327,7 +328,7 @@ def _programs() -> Any:
     def rows(external: Any, store: Any, ids: Any) -> dict[str, Any]:
         entry, notes = external.fetch(store, ids), forgetting.notes(external, store, ids)
         columns = {name: getattr(entry, name) for name in ("action", "value", "td_error", "origin")}
-        return columns | notes._asdict()
+        return columns | vars(notes)
 
     return in_32_bits(jax.jit(held)), in_32_bits(jax.jit(rows)), in_32_bits(jax.jit(recalled.forgotten))
 

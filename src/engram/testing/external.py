@@ -73,10 +73,12 @@ def check_external(
     given = _given(embedding, actions, offered, rows, seed, tolerance)
     _check_store(memory, memory.init(), given.blocks[0], actions)
     _check_empty(memory, given)
-    _check_filled(memory, given, unreached)
+    store = _check_filled(memory, given, unreached)
     _check_fetched(memory, given, {})
     if spec is not None:
         _check_abilities(spec, memory, given)
+    _check_hidden(memory, store, given)
+    _check_forgotten(memory, store, given)
 
 
 # Module-level, so that each is compiled once for every memory of one structure.
@@ -85,8 +87,8 @@ TOUCH = jax.jit(lambda memory, *given: memory.touch(*given))
 READ = jax.jit(lambda memory, *given: memory.read(*given))
 READ_MANY = jax.jit(jax.vmap(lambda memory, *given: memory.read(*given), (None, None, 0, None)))
 FETCH = jax.jit(lambda memory, store, ids: (memory.fetch(store, ids), memory.holds(store, ids)))
-HIDE = jax.jit(hide)
-FORGET = jax.jit(forget)
+HIDE: Any = jax.jit(hide)
+FORGET: Any = jax.jit(forget)
 REKEY = jax.jit(lambda memory, *given: memory.rekey(*given))
 
 
@@ -147,18 +149,17 @@ def _check_empty(memory: ExternalMemory, given: Given) -> None:
         raise ContractFault("an empty memory reads something; weights, q and confidence are 0 where nothing is known")
 
 
-def _check_filled(memory: ExternalMemory, given: Given, unreached: tuple[str, ...]) -> None:
-    """A store that holds every block: what leaves no trace in it, its reads, and their gradients."""
+def _check_filled(memory: ExternalMemory, given: Given, unreached: tuple[str, ...]) -> Any:
+    """A store that holds every block: what leaves no trace in it, its reads, and their gradients. The store."""
     store = memory.init()
     for block in given.blocks:
         store = WRITE(memory, store, block, jnp.ones(given.rows, bool))
     ids, weights = jnp.array([-1, -1], jnp.int32), jnp.ones(2)
     compare(store, TOUCH(memory, store, ids, weights), "touching -1, which stands for nothing, left a trace", 0)
     _check_strays(memory, store, given)
-    _check_hidden(memory, store, given)
-    _check_forgotten(memory, store, given)
     _check_reads(memory, store, given)
     _check_gradient(memory, store, given.queries[-1], given.features, unreached)
+    return store
 
 
 def _check_strays(memory: ExternalMemory, store: Any, given: Given) -> None:

@@ -37,7 +37,7 @@ def written_anew(memory: Episodic | Chunked | Graph, store: Any, gone: Bool[Arra
     def write(new: PyTree, block: tuple[Array, Array]) -> tuple[PyTree, None]:
         return memory.write(new, _given(memory, store, block[0]), block[1]), None
 
-    new = jax.lax.scan(write, memory.init(_kept(memory, store)), (blocks, wanted))[0]
+    new: Any = jax.lax.scan(write, memory.init(_kept(memory, store)), (blocks, wanted))[0]
     return propagate(new, memory.numbers.sweeps) if isinstance(memory, Graph) else new
 
 
