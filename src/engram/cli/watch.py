@@ -34,6 +34,8 @@ def watch(chosen: Watch) -> None:
     existing(chosen.run)
     if chosen.png is not None:
         shown = chosen.png, chosen.png + 1
+    if is_terminal(sys.stdout):
+        print("loading; the first time also compiling ...", flush=True)
     agent, watched = _loaded(chosen)
     with closing(_played(chosen, agent, watched, shown)) as found:
         if chosen.png is not None:
@@ -90,7 +92,6 @@ def _steps(text: str | None) -> Range:
 
 def _loaded(chosen: Watch) -> tuple[Any, "Watched"]:
     """The agent, in the environment that was asked for, and what the display is told of both."""
-    from engram.envs.names import action_names
     from engram.explain.panel import Watched
     from engram.run.stored import load
 
@@ -98,8 +99,7 @@ def _loaded(chosen: Watch) -> tuple[Any, "Watched"]:
     agent = load(runs_of(chosen.run)[0], trust=chosen.trust, **given)
     env_args = dict(map(environment_argument, chosen.env_arg)) if chosen.env_arg else None
     agent = agent.elsewhere(chosen.env, env_args)
-    names = action_names(None, agent.world_name, agent.plan.actions)
-    return agent, Watched(f"{agent.plan.preset} on {agent.world_name or 'an environment of its own'}", names)
+    return agent, Watched(f"{agent.plan.preset} on {agent.world_name or 'an environment of its own'}")
 
 
 def _played(chosen: Watch, agent: Any, watched: "Watched", shown: Range) -> Generator["Step", None, None]:
@@ -111,7 +111,7 @@ def _played(chosen: Watch, agent: Any, watched: "Watched", shown: Range) -> Gene
         "seed": chosen.seed or 0,
         "max_episode_steps": chosen.max_episode_steps,
     }
-    given |= {"shown": lambda step: shown[0] <= step < shown[1], "pass_by": watched.pass_by}
+    given |= {"shown": lambda step: shown[0] <= step < shown[1], "pass_by": watched.pass_by, "called": watched.call}
     with closing(watching.watch(agent, **given)) as steps:
         for step in steps:
             yield step

@@ -3,6 +3,7 @@
 Pictures and gifs are made by Pillow, which comes with matplotlib. An mp4 needs the extra `video`.
 """
 
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -44,7 +45,7 @@ def framed(step: Step, watched: Watched, scale: int = 1) -> "Image":
 
     image = Image.new("RGB", (SIZE[0] * scale, SIZE[1] * scale), PAPER)
     pen = _Pen(ImageDraw.Draw(image), scale)
-    pen.text(16, 8, f"{short(watched.title, 48)}", INK, 13)
+    pen.text(LEFT, 8, f"{short(watched.title, 48)}", INK, 13)
     ends = ", the episode is over" if step.terminated else ", the clock ran out" if step.truncated else ""
     pen.text(624, 8, f"step {step.t}{ends}", DIM, 13, "ra")
     _seen(image, pen, step, scale)
@@ -244,7 +245,9 @@ def _mp4(frames: "Iterator[Image]", path: Path, per_second: float) -> None:
         for frame in frames:
             if writer is None:
                 writer = _writer()(str(path), frame.size, fps=per_second, quality=7, macro_block_size=1)
-                writer.send(None)
+                with warnings.catch_warnings():
+                    warnings.filterwarnings("ignore", message=".*fork")  # ffmpeg is another program at once
+                    writer.send(None)
             writer.send(np.ascontiguousarray(np.asarray(frame)))
     finally:
         if writer is not None:

@@ -32,12 +32,16 @@ class Watched:
     """
 
     title: str
-    actions: Sequence[str]
+    actions: Sequence[str] = ()
     unit: str = "Q"
     values: list[float] = field(default_factory=list)
     rewards: list[float] = field(default_factory=list)
     lowest: float = np.inf
     highest: float = -np.inf
+
+    def call(self, actions: Sequence[str]) -> None:
+        """The names of all actions."""
+        self.actions = actions
 
     def add(self, step: Step) -> None:
         """One more step that is shown."""

@@ -8,7 +8,7 @@ from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import replace
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -55,15 +55,16 @@ def watch(
     max_episode_steps: int | None = None,
     shown: Callable[[int], bool] = lambda step: True,
     pass_by: PassBy = lambda *_: None,
+    called: Callable[[list[str]], None] = lambda _: None,
 ) -> Generator[Step, None, None]:
     """The steps of greedy episodes, one after another, on seeds that no training uses.
 
     Of several seeds, the first one's agent plays. Steps that are not `shown` are played, and not told:
-    `pass_by` hears of them in their place.
+    `pass_by` hears of them in their place. `called` hears the names of all actions before the first step.
 
     Raises EngramError where there is no environment to play in, and SpaceError where it is not like that of training.
     """
-    play, teller = _on_device if agent.on_device else _on_host, None
+    play, teller = _on_device if agent.on_device else _on_host, cast("Teller | None", None)
     with closing(play(agent, episodes, seed, max_episode_steps)) as played:
         for number, (moments, env) in enumerate(played):
             for moment in moments:
@@ -72,7 +73,9 @@ def watch(
                     pass_by(moment.t, float(value), moment.reward, preference)
                 else:
                     recording = _recording(agent, moment, seed, env)
-                    teller = teller or Teller(recording, naming.Names.of(recording))
+                    if teller is None:
+                        teller = Teller(recording, naming.Names.of(recording))
+                        called(teller.names.actions)
                     teller.recording = recording
                     yield replace(teller.steps(0, [0], {})[0], t=moment.t, episode=number)
 
