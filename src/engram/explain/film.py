@@ -6,8 +6,9 @@ Pictures and gifs are made by Pillow, which comes with matplotlib. An mp4 needs 
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
+from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -24,9 +25,7 @@ from engram.explain.panel import (
     told_beside,
 )
 
-if TYPE_CHECKING:
-    from PIL.Image import Image
-
+Frame = Any  # an image of Pillow, which is imported where it is needed
 SIZE = 640, 360
 SIDE, LEFT, TOP = 320, 12, 30  # of the square for what was seen
 BESIDE, ALONG = 348, 276  # where the rest begins, and how wide it is
@@ -39,7 +38,7 @@ COLOURS = 128  # of a gif's frame
 FASTEST = 50.0  # pictures a second of a gif: most programs show no more
 
 
-def framed(step: Step, watched: Watched, scale: int = 1) -> "Image":
+def framed(step: Step, watched: Watched, scale: int = 1) -> Frame:
     """One step as a picture of 640 x 360 pixels, or `scale` times as many each way."""
     from PIL import Image, ImageDraw
 
@@ -79,7 +78,7 @@ class _Pen:
         self._draw.line(places, fill=colour, width=max(1, round(width * self._scale)), joint="curve")
 
 
-def _seen(image: "Image", pen: _Pen, step: Step, scale: int) -> None:
+def _seen(image: Frame, pen: _Pen, step: Step, scale: int) -> None:
     """What was seen, as large as it fits; or names and values."""
     from PIL import Image
 
@@ -200,7 +199,7 @@ def write_picture(step: Step, watched: Watched, path: Path, scale: int = 2) -> N
         raise WriteFailed(unwritten(path, error)) from None
 
 
-def write_film(frames: Iterable["Image"], path: Path, per_second: float) -> int:
+def write_film(frames: Iterable[Frame], path: Path, per_second: float) -> int:
     """Pictures as a film, a gif or an mp4, and how many they were. Raises WriteFailed, and SpecError for none.
 
     Pictures are written as they come, so that a long episode needs no memory for it.
@@ -221,16 +220,16 @@ def write_film(frames: Iterable["Image"], path: Path, per_second: float) -> int:
 class _Counted:
     """Counts what it hands on."""
 
-    def __init__(self, frames: Iterable["Image"]):
+    def __init__(self, frames: Iterable[Frame]):
         self._frames, self.number = frames, 0
 
-    def __iter__(self) -> "Iterator[Image]":
+    def __iter__(self) -> Iterator[Frame]:
         for frame in self._frames:
             self.number += 1
             yield frame
 
 
-def _gif(frames: "Iterator[Image]", path: Path, per_second: float) -> None:
+def _gif(frames: Iterator[Frame], path: Path, per_second: float) -> None:
     first = next(frames, None)
     if first is None:
         raise SpecError("no step was there to film; give other --steps")
@@ -239,7 +238,7 @@ def _gif(frames: "Iterator[Image]", path: Path, per_second: float) -> None:
     first.quantize(COLOURS).save(path, save_all=True, append_images=rest, duration=length, loop=0)
 
 
-def _mp4(frames: "Iterator[Image]", path: Path, per_second: float) -> None:
+def _mp4(frames: Iterator[Frame], path: Path, per_second: float) -> None:
     writer: Any = None
     try:
         for frame in frames:
@@ -259,7 +258,6 @@ def _mp4(frames: "Iterator[Image]", path: Path, per_second: float) -> None:
 def _writer() -> Callable[..., Any]:
     """What writes an mp4; SpecError where it is not installed."""
     try:
-        from imageio_ffmpeg import write_frames
+        return import_module("imageio_ffmpeg").write_frames
     except ImportError:
         raise SpecError(f"an mp4 needs the package imageio-ffmpeg; {install('video')}, or write a .gif") from None
-    return write_frames
