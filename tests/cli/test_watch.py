@@ -23,7 +23,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of a few steps on a device task."""
     folder = tmp_path_factory.mktemp("runs") / "maze"
     with engram.Trainer(
-        "engram/PassiveTMaze-v0", "dqn", run=folder, steps=64, env_args={"length": 4}, replay={"start": 16}
+        "engram/PassiveTMaze-v0", "dqn", run=folder, steps=64, env_args={"length": 4}, overrides={"replay.start": 16}
     ) as trainer:
         trainer.learn()
     return folder
