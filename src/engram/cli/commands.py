@@ -1,4 +1,4 @@
-"""The command `engram`: train, evaluate, info, compare, memory, tune, show, list, new.
+"""The command `engram`: train, evaluate, watch, explain, info, compare, memory, tune, show, list, new.
 
 What can be typed is in flags.py; here is what it does. Nothing heavy is imported until a command needs it, so that
 help answers at once.
@@ -22,6 +22,7 @@ from engram.cli.flags import (
     Command,
     Compare,
     Evaluate,
+    Explain,
     Info,
     List,
     Memory,
@@ -29,6 +30,7 @@ from engram.cli.flags import (
     Show,
     Train,
     Tune,
+    Watch,
     environment_argument,
     in_a_sentence,
     split_settings,
@@ -129,6 +131,14 @@ def _run(words: list[str]) -> int:
         from engram.cli.memory import memory
 
         memory(chosen)
+    elif isinstance(chosen, Explain):
+        from engram.cli.explain import explain
+
+        explain(chosen)
+    elif isinstance(chosen, Watch):
+        from engram.cli.watch import watch
+
+        watch(chosen)
     elif isinstance(chosen, Tune):
         from engram.cli.tune import tune
 

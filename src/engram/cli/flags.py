@@ -16,6 +16,7 @@ from typing import Annotated, Any, TypeVar, get_args, get_origin
 
 from tyro.conf import Positional, UseAppendAction, arg, subcommand
 
+from engram.cli.explain_flags import Explain
 from engram.cli.memory_flags import Memory
 from engram.cli.new import TRY
 from engram.cli.typed import Imports
@@ -105,6 +106,44 @@ class Evaluate:
     imports: Imports = ()
     json: Annotated[bool, _note("")] = False
     """Print one JSON object and nothing else to standard output."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Watch:
+    """Play a greedy episode and show each step: what was seen, all estimates, what was looked at.
+
+    In a terminal: space pauses, the right arrow takes one step, + and - change the speed, q ends.
+
+    Anywhere else: one line for each step.
+    """
+
+    run: Annotated[Positional[Path], arg(metavar="RUN")]
+    """The run's directory."""
+    at: Annotated[str | None, arg(metavar="newest|best|STEP"), _note("(default: newest)")] = None
+    """Which checkpoint: the newest, the best by the evaluations while training, or that of a step."""
+    episodes: Annotated[int | None, _whole(1, "N"), _note("(default: 1)")] = None
+    """How many episodes."""
+    steps: Annotated[str | None, arg(metavar="A:B"), _note("(default: all)")] = None
+    """Show the steps from A to before B of each episode."""
+    seed: Annotated[int | None, _whole(0, "S"), _note("(default: 0)")] = None
+    """The seed of the episodes, which are never those of training."""
+    speed: Annotated[float | None, arg(metavar="X"), _note("(default: 1)")] = None
+    """Times 10 steps a second."""
+    env: Annotated[str | None, arg(metavar="ENV"), _note("(default: that of training)")] = None
+    """Another environment to play in, with the same observations and actions."""
+    env_arg: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="NAME=VALUE")] = ()
+    """An argument for making the environment; without --env it changes one of training."""
+    max_episode_steps: Annotated[int | None, _whole(1, "N"), _note("(default: as in training, else 27,000)")] = None
+    """Cut an episode off after N steps."""
+    png: Annotated[int | None, _whole(0, "STEP"), _note("(default: none)")] = None
+    """Write one step as a picture instead."""
+    out: Annotated[Path | None, arg(metavar="FILE"), _note("(default: step-STEP.png)")] = None
+    """Where --png writes it."""
+    video: Annotated[Path | None, arg(metavar="FILE.gif|FILE.mp4"), _note("(default: none)")] = None
+    """Write a film instead; an mp4 needs the extra video."""
+    trust: Annotated[bool, _note("")] = False
+    """Import the module and hand on the paths that the run's files name, which may run code of whoever made them."""
+    imports: Imports = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -251,13 +290,15 @@ class New:
 
 
 COMMANDS: dict[str, type] = {
-    "train": Train, "evaluate": Evaluate, "info": Info, "compare": Compare, "memory": Memory, "tune": Tune,
-    "show": Show, "list": List, "new": New,
+    "train": Train, "evaluate": Evaluate, "watch": Watch, "explain": Explain, "info": Info, "compare": Compare,
+    "memory": Memory, "tune": Tune, "show": Show, "list": List, "new": New,
 }  # fmt: skip
 TAKE_SETTINGS = ("train", "tune", "show")
 Command = (
     Annotated[Train, subcommand("train")]
     | Annotated[Evaluate, subcommand("evaluate")]
+    | Annotated[Watch, subcommand("watch")]
+    | Annotated[Explain, subcommand("explain")]
     | Annotated[Info, subcommand("info")]
     | Annotated[Compare, subcommand("compare")]
     | Annotated[Memory, subcommand("memory")]

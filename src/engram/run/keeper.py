@@ -41,6 +41,7 @@ class Kept(NamedTuple):
     step: int
     minds: list[Mind]
     passed_over: list[str]  # a sentence for each newer checkpoint that was refused
+    id: str  # of the checkpoint: 12 hexadecimal digits of its manifest's digest
 
 
 class Keeper:
@@ -89,7 +90,7 @@ class Keeper:
         Neither the rows nor what only learning needs is read into the agent's form.
         """
         loaded = self.load(at)
-        return Kept(loaded.step, minds_of(agent, loaded.arrays), loaded.passed_over)
+        return Kept(loaded.step, minds_of(agent, loaded.arrays), loaded.passed_over, loaded.id)
 
     def save_again(self, loaded: Loaded, arrays: Mapping[str, np.ndarray]) -> Saved:
         """A checkpoint that was loaded here, as the newest, with other arrays; its rows and all else stay."""
