@@ -134,7 +134,7 @@ def test_a_policy_is_told_by_its_probabilities():
             {"steps": (900, None)},
             "steps = 900: lies outside of the episode, which had 11 steps; write a first step below 11",
         ),
-        ({"episodes": 0}, "episodes = 0 was given; expected a whole number, at least 1"),
+        ({"episodes": 0}, "episodes = 0 was given; expected a whole number of at least 1"),
     ],
 )
 def test_what_cannot_be_told_is_refused_in_a_sentence(given: dict[str, Any], said: str):
