@@ -27,7 +27,9 @@ FLOORS: tuple[tuple[frozenset[str], ...], ...] = (
     (frozenset({"encoders", "working", "external", "heads", "exploration", "checkpoint"}),),
     (frozenset({"agents"}),),
     tuple(frozenset({name}) for name in ("envs", "runners")),
-    tuple(frozenset({name}) for name in ("play", "recipes", "run", "comparison", "tuning", "testing", "cli")),
+    tuple(
+        frozenset({name}) for name in ("play", "recipes", "run", "explain", "comparison", "tuning", "testing", "cli")
+    ),
 )
 TOP = "__init__"  # what `import engram` gives
 START = "__main__"  # what `python -m engram` runs

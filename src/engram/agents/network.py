@@ -78,7 +78,18 @@ class Network(eqx.Module):
         bits: UInt32[Array, "words"],
     ) -> tuple[PyTree, Decision]:
         """One decision; what was seen is written into the memory first. `carry` begins as `working.init()`."""
-        encoding = self._encode(frames)
+        return self.step_encoded(carry, frames, self._encode(frames), is_first, previous, bits)
+
+    def step_encoded(
+        self,
+        carry: PyTree,
+        frames: PyTree,
+        encoding: Encoding,
+        is_first: Bool[Array, ""],
+        previous: Previous,
+        bits: UInt32[Array, "words"],
+    ) -> tuple[PyTree, Decision]:
+        """`step` where the encoder's view of the frames is known already."""
         inputs = self._inputs(encoding, is_first, previous)
         carry, read = self.working.step(carry, inputs, is_first | self.forget)
         return carry, self._decide(frames, encoding, read, bits)

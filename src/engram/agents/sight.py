@@ -10,7 +10,7 @@ flags lie follows from `layout` of the encoder's spec (`encoders/encoder.py`).
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, get_args
 
 import jax
@@ -21,6 +21,7 @@ from engram import spaces
 from engram.agents.mind import MindSpec
 from engram.encoders.encoder import EncoderSpec, Layout
 from engram.encoders.entities import MASK, ROWS, entity_shape, known_rows
+from engram.encoders.parts import Parts
 from engram.encoders.pixels import channels_first
 from engram.errors import SpaceError, SpecError
 from engram.nn.observation import filled, scaled
@@ -157,6 +158,18 @@ def sight_of(spec: MindSpec, space: spaces.Space) -> Sight | None:
         asked = "observation.missing = mask" if spec.takes_missing else "observation.normalize = true"
         raise SpaceError(f"{asked} is for numbers of type float32, but the observation is {space}; leave it out")
     return sight
+
+
+def parts_of(spec: MindSpec, space: spaces.Space) -> Parts:
+    """The parts of an agent's observations, which are of `space` and stacked as the agent stacks them.
+
+    Flags of missing numbers, where the encoder attends to them, are parts that own nothing of an observation.
+    """
+    sight, stack = sight_of(spec, space), spec.observation.stack
+    shown = spaces.seen(space) if sight is None else sight.shown
+    parts = spec.encoder.parts(shown, stack)
+    flagged = sight is not None and sight.missing and spec.encoder.layout == "numbers"
+    return replace(parts, space=space, shown=shown if flagged else None)
 
 
 def _over(keep: Bool[Array, "*leading"], value: Array) -> Bool[Array, "*values"]:

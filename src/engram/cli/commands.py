@@ -1,4 +1,4 @@
-"""The command `engram`: train, evaluate, info, compare, tune, show, list, new.
+"""The command `engram`: train, evaluate, watch, explain, info, compare, memory, tune, show, list, new.
 
 What can be typed is in flags.py; here is what it does. Nothing heavy is imported until a command needs it, so that
 help answers at once.
@@ -22,12 +22,15 @@ from engram.cli.flags import (
     Command,
     Compare,
     Evaluate,
+    Explain,
     Info,
     List,
+    Memory,
     New,
     Show,
     Train,
     Tune,
+    Watch,
     environment_argument,
     in_a_sentence,
     split_settings,
@@ -124,6 +127,18 @@ def _run(words: list[str]) -> int:
         for folder in chosen.runs:
             existing(folder)
         compare(chosen)
+    elif isinstance(chosen, Memory):
+        from engram.cli.memory import memory
+
+        memory(chosen)
+    elif isinstance(chosen, Explain):
+        from engram.cli.explain import explain
+
+        explain(chosen)
+    elif isinstance(chosen, Watch):
+        from engram.cli.watch import watch
+
+        watch(chosen)
     elif isinstance(chosen, Tune):
         from engram.cli.tune import tune
 

@@ -9,16 +9,19 @@ import dataclasses
 import json
 import re
 from collections.abc import Callable, Iterable
-from decimal import Decimal, InvalidOperation
 from functools import partial
 from itertools import dropwhile, takewhile
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_args, get_origin
 
 from tyro.conf import Positional, UseAppendAction, arg, subcommand
-from tyro.constructors import PrimitiveConstructorSpec
 
+from engram.cli.explain_flags import Explain
+from engram.cli.memory_flags import Memory
 from engram.cli.new import TRY
+from engram.cli.typed import Imports
+from engram.cli.typed import note as _note
+from engram.cli.typed import whole as _whole
 from engram.errors import SpecError, UnknownName, hint
 from engram.run.familiar import familiar, no_setting
 from engram.run.settings import OF_TRIALS, RUN, SESSION, default_of, type_of, written
@@ -27,39 +30,7 @@ T = TypeVar("T")
 SETTING = re.compile(r"[a-z_][a-z0-9_]*(\.[a-z0-9_]+)*=.*", re.DOTALL)
 
 
-def _whole(low: int, metavar: str) -> PrimitiveConstructorSpec[int | None]:
-    """How tyro reads an optional whole number of at least `low`; 1e6 and 1_000_000 are a million."""
-
-    def read(words: list[str]) -> int:
-        try:
-            number = Decimal(words[0])  # exact, unlike float, for seeds of any size
-        except InvalidOperation:
-            number = Decimal("nan")
-        if number.is_nan() or not low <= number < 2**63 or number != int(number):
-            raise ValueError(f"{words[0]!r} was given; write a whole number, at least {low} and below 2^63")
-        return int(number)
-
-    def known(value: Any) -> bool:
-        return value is None or isinstance(value, int)
-
-    return PrimitiveConstructorSpec(1, metavar, read, is_instance=known, str_from_instance=lambda value: [str(value)])
-
-
 LISTS = ("envs", "presets", "parts", "recipes")
-
-
-def _note(text: str) -> Any:
-    return arg(help_behavior_hint=text)
-
-
-Imports = Annotated[
-    UseAppendAction[tuple[str, ...]],
-    arg(
-        name="import",
-        metavar="MODULE",
-        help="Python module (also one of this folder) with parts of your own.",
-    ),
-]
 
 
 def _with_settings(names: Iterable[str]) -> Callable[[type[T]], type[T]]:
@@ -135,6 +106,44 @@ class Evaluate:
     imports: Imports = ()
     json: Annotated[bool, _note("")] = False
     """Print one JSON object and nothing else to standard output."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Watch:
+    """Play a greedy episode and show each step: what was seen, all estimates, what was looked at.
+
+    In a terminal: space pauses, the right arrow takes one step, + and - change the speed, q ends.
+
+    Anywhere else: one line for each step.
+    """
+
+    run: Annotated[Positional[Path], arg(metavar="RUN")]
+    """The run's directory."""
+    at: Annotated[str | None, arg(metavar="newest|best|STEP"), _note("(default: newest)")] = None
+    """Which checkpoint: the newest, the best by the evaluations while training, or that of a step."""
+    episodes: Annotated[int | None, _whole(1, "N"), _note("(default: 1)")] = None
+    """How many episodes."""
+    steps: Annotated[str | None, arg(metavar="A:B"), _note("(default: all)")] = None
+    """Show the steps from A to before B of each episode."""
+    seed: Annotated[int | None, _whole(0, "S"), _note("(default: 0)")] = None
+    """The seed of the episodes, which are never those of training."""
+    speed: Annotated[float | None, arg(metavar="X"), _note("(default: 1)")] = None
+    """Times 10 steps a second."""
+    env: Annotated[str | None, arg(metavar="ENV"), _note("(default: that of training)")] = None
+    """Another environment to play in, with the same observations and actions."""
+    env_arg: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="NAME=VALUE")] = ()
+    """An argument for making the environment; without --env it changes one of training."""
+    max_episode_steps: Annotated[int | None, _whole(1, "N"), _note("(default: as in training, else 27,000)")] = None
+    """Cut an episode off after N steps."""
+    png: Annotated[int | None, _whole(0, "STEP"), _note("(default: none)")] = None
+    """Write one step as a picture instead."""
+    out: Annotated[Path | None, arg(metavar="FILE"), _note("(default: step-STEP.png)")] = None
+    """Where --png writes it."""
+    video: Annotated[Path | None, arg(metavar="FILE.gif|FILE.mp4"), _note("(default: none)")] = None
+    """Write a film instead; an mp4 needs the extra video."""
+    trust: Annotated[bool, _note("")] = False
+    """Import the module and hand on the paths that the run's files name, which may run code of whoever made them."""
+    imports: Imports = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -281,15 +290,18 @@ class New:
 
 
 COMMANDS: dict[str, type] = {
-    "train": Train, "evaluate": Evaluate, "info": Info, "compare": Compare, "tune": Tune, "show": Show, "list": List,
-    "new": New,
+    "train": Train, "evaluate": Evaluate, "watch": Watch, "explain": Explain, "info": Info, "compare": Compare,
+    "memory": Memory, "tune": Tune, "show": Show, "list": List, "new": New,
 }  # fmt: skip
 TAKE_SETTINGS = ("train", "tune", "show")
 Command = (
     Annotated[Train, subcommand("train")]
     | Annotated[Evaluate, subcommand("evaluate")]
+    | Annotated[Watch, subcommand("watch")]
+    | Annotated[Explain, subcommand("explain")]
     | Annotated[Info, subcommand("info")]
     | Annotated[Compare, subcommand("compare")]
+    | Annotated[Memory, subcommand("memory")]
     | Annotated[Tune, subcommand("tune")]
     | Annotated[Show, subcommand("show")]
     | Annotated[List, subcommand("list")]

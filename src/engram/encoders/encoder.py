@@ -12,6 +12,7 @@ from typing import Literal, Protocol
 from jaxtyping import PyTree
 
 from engram import spaces
+from engram.encoders.parts import TILES, Parts, entity_parts, even_edges, grid_parts, number_parts
 from engram.registry import declare
 from engram.types import Encoding, Key
 
@@ -61,6 +62,14 @@ class EncoderSpec(Protocol):
         """The feature that tells which rows are there; -1 for none."""
         ...
 
+    def parts(self, space: spaces.Space, stack: int) -> Parts:
+        """What the axis `parts` of `Encoding.attention` is, for an encoder of `stack` frames of `space`.
+
+        Without attention: what of the input could be covered. A spec that declares none has `default_parts`, which are
+        not attended: its attention, if there is any, is then shown without names.
+        """
+        ...
+
     def build(self, space: spaces.Space, stack: int, key: Key) -> Encoder:
         """An encoder for `stack` frames of `space`, its parameters drawn with `key`.
 
@@ -69,4 +78,17 @@ class EncoderSpec(Protocol):
         ...
 
 
-declare("encoder", layout="numbers", presence=-1)
+def default_parts(chosen: EncoderSpec, space: spaces.Space, stack: int) -> Parts:
+    """Parts by the spec's `layout`: rows of a set, tiles of an image, else numbers, and tiles where they are many."""
+    if chosen.layout == "rows":
+        rows = next((leaf.shape[0] for _, leaf in spaces.leaves(space) if len(leaf.shape) == 2), 0)
+        return entity_parts(space, stack, rows) if rows else Parts("none", space, stack)
+    numbers = Parts("none", space, stack) if chosen.layout == "channels" else number_parts(space, stack)
+    if numbers.kind != "none" or not isinstance(space, spaces.Box) or len(space.shape) not in (2, 3):
+        return numbers
+    first = len(space.shape) == 3 and space.shape[0] <= 16 < min(space.shape[1:])  # channels, then rows and columns
+    rows, columns = (even_edges(side, min(side, TILES)) for side in space.shape[1 if first else 0 :][:2])
+    return grid_parts(space, stack, (rows, columns))
+
+
+declare("encoder", layout="numbers", presence=-1, parts=default_parts)

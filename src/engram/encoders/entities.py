@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PyTree
 
 from engram import spaces
+from engram.encoders.parts import Parts, entity_parts
 from engram.errors import SpaceError, SpecError
 from engram.nn.attention import MultiHeadAttention, check_heads
 from engram.nn.layers import MLP
@@ -51,6 +52,10 @@ class EntitiesSpec:
                 f"choose 0 to {features - 1}, or -1 for none"
             )
         return EntityEncoder(space, stack, self, key=key)
+
+    def parts(self, space: spaces.Space, stack: int) -> Parts:
+        """The entities of every frame."""
+        return entity_parts(space, stack, entity_shape(space)[0], attended=True)
 
 
 def entity_shape(space: spaces.Space) -> tuple[int, int]:

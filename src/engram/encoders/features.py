@@ -1,6 +1,7 @@
 """The features of a vector as tokens that attend to each other."""
 
 from engram import spaces
+from engram.encoders.parts import Parts, number_parts
 from engram.encoders.tokens import TokenEncoder
 from engram.nn.attention import check_heads
 from engram.ranges import OneOf
@@ -30,3 +31,7 @@ class FeaturesSpec:
 
     def build(self, space: spaces.Space, stack: int, key: Key) -> TokenEncoder:
         return TokenEncoder(space, stack, self, key=key)
+
+    def parts(self, space: spaces.Space, stack: int) -> Parts:
+        """The numbers, categories and symbols of every frame."""
+        return number_parts(space, stack, attended=True)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from engram import spaces
+from engram.encoders.parts import Parts, even_edges, grid_parts
 from engram.encoders.pixels import channels_first, frames_as_channels, image_shape
 from engram.encoders.vector import no_attention
 from engram.errors import SpaceError
@@ -38,6 +39,14 @@ class ImpalaSpec:
 
     def build(self, space: spaces.Space, stack: int, key: Key) -> "ImpalaEncoder":
         return ImpalaEncoder(space, stack, self, key=key)
+
+    def parts(self, space: spaces.Space, stack: int) -> Parts:
+        """The places of the last image, each an equal share of the picture."""
+        sides = image_shape(space)[:2]
+        left = [-(-side // 2 ** len(self.channels)) for side in sides]
+        cells = [min(side, POOL) if self.pool else side for side in left]
+        rows, columns = (even_edges(side, count) for side, count in zip(sides, cells, strict=True))
+        return grid_parts(space, stack, (rows, columns))
 
 
 class Block(eqx.Module):

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree, Shaped
 
 from engram import spaces
+from engram.encoders.parts import Parts, grid_parts, nearest_edges
 from engram.encoders.vector import no_attention
 from engram.errors import SpaceError
 from engram.nn.convolution import Convolution
@@ -37,6 +38,10 @@ class PixelsSpec:
     def build(self, space: spaces.Space, stack: int, key: Key) -> "ImageEncoder":
         return ImageEncoder(space, stack, NATURE, self.width, norm=self.norm, key=key)
 
+    def parts(self, space: spaces.Space, stack: int) -> Parts:
+        """The places that the convolutions leave."""
+        return convolved_parts(space, stack, NATURE)
+
 
 @register("encoder", "grid")
 @spec
@@ -50,6 +55,10 @@ class GridSpec:
 
     def build(self, space: spaces.Space, stack: int, key: Key) -> "ImageEncoder":
         return ImageEncoder(space, stack, GRID, self.width, norm=self.norm, key=key)
+
+    def parts(self, space: spaces.Space, stack: int) -> Parts:
+        """The places that the convolution leaves."""
+        return convolved_parts(space, stack, GRID)
 
 
 class ImageEncoder(eqx.Module):
@@ -110,6 +119,15 @@ def convolved(
         x = convolution(x)
         x = jax.nn.relu(jax.vmap(jax.vmap(normalised))(x) if norm else x)
     return x
+
+
+def convolved_parts(
+    space: spaces.Space, stack: int, layers: Sequence[tuple[int, int, int]], attended: bool = False
+) -> Parts:
+    """The cells that `build_convolutions` leaves, as places of the picture: to each pixel the nearest cell."""
+    steps = [(size, stride) for _, size, stride in layers]
+    rows, columns, _ = image_shape(space)
+    return grid_parts(space, stack, (nearest_edges(rows, steps), nearest_edges(columns, steps)), attended)
 
 
 def channels_first(space: spaces.Box) -> bool:

@@ -9,7 +9,8 @@ import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from engram import spaces
-from engram.encoders.pixels import GRID, NATURE, build_convolutions, convolved
+from engram.encoders.parts import Parts
+from engram.encoders.pixels import GRID, NATURE, build_convolutions, convolved, convolved_parts
 from engram.encoders.tokens import MOST_TOKENS
 from engram.errors import SpaceError
 from engram.nn.attention import AttentionPooling, SelfAttention, check_heads, received
@@ -39,6 +40,10 @@ class SpatialSpec:
     def build(self, space: spaces.Space, stack: int, key: Key) -> "SpatialEncoder":
         return SpatialEncoder(space, stack, self, key=key)
 
+    def parts(self, space: spaces.Space, stack: int) -> Parts:
+        """The cells, as places of the picture."""
+        return convolved_parts(space, stack, TRUNKS[self.trunk], attended=True)
+
 
 @register("encoder", "relational")
 @spec
@@ -59,6 +64,10 @@ class RelationalSpec:
 
     def build(self, space: spaces.Space, stack: int, key: Key) -> "RelationalEncoder":
         return RelationalEncoder(space, stack, self, key=key)
+
+    def parts(self, space: spaces.Space, stack: int) -> Parts:
+        """The cells, as places of the picture."""
+        return convolved_parts(space, stack, TRUNKS[self.trunk], attended=True)
 
 
 class Trunk(eqx.Module):

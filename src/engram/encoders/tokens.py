@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from engram import spaces
+from engram.encoders.parts import Parts, number_parts
 from engram.errors import SpaceError
 from engram.nn.attention import AttentionPooling, SelfAttention, check_heads, received
 from engram.nn.layers import MLP, normalised
@@ -45,6 +46,10 @@ class TokensSpec:
                     f"use encoder=features for numbers, or encoder=spatial for images"
                 )
         return TokenEncoder(space, stack, self, key=key)
+
+    def parts(self, space: spaces.Space, stack: int) -> Parts:
+        """The categories and symbols of every frame."""
+        return number_parts(space, stack, attended=True)
 
 
 class TokenEncoder(eqx.Module):

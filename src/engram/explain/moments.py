@@ -1,4 +1,4 @@
-"""What is told of a step, of a remembered experience and of an episode: plain values, ready for a page, a table, a film.
+"""What is told of a step, a remembered experience and an episode: plain values, ready for a page, a table, a film.
 
 Whoever shows an explanation reads these and nothing else. Numbers are Python's, arrays NumPy's, texts as a user may
 have written them: whoever prints them escapes them.
@@ -61,7 +61,7 @@ class Step:
     without_memories: list[float] | None  # preference of every action with no memory at all; None without one
     share: list[float] | None  # the external memory's weight in the estimate of each action, 0 to 1
     memories: list[Memory]  # those shown, by how much they mattered
-    others: tuple[int, float, float]  # memories that were read and are not shown: how many, their weight, what they gave
+    others: tuple[int, float, float]  # memories read and not shown: how many, their weight, what they gave
     attention: Float[np.ndarray, "heads parts"]  # of the encoder over `parts`; (0, 0) without one
     parts: list[Part]
     recalled: list[tuple[int, float]]  # working memory: step of this episode, its weight (mean over heads)

@@ -16,6 +16,7 @@ Source: Lampinen et al. 2021 (arXiv 2105.14039) for attention in two levels. The
 is a set of similar keys.
 """
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any, Literal
@@ -29,7 +30,7 @@ from engram.errors import SpecError
 from engram.external import chunking
 from engram.external.chunking import Chunks
 from engram.external.episodic import Episodic, EpisodicSpec, TableSettings
-from engram.external.memory import Entries, check_kept
+from engram.external.memory import Entries, Notes, check_kept
 from engram.external.store import located
 from engram.external.writing import Rule, drafted
 from engram.nn.attention import choose
@@ -132,6 +133,26 @@ class Chunked(eqx.Module):
     def holds(self, store: Chunks, ids: Int[Array, "block"]) -> Bool[Array, "block"]:
         """See `ExternalMemory.holds`."""
         return self.exact.holds(store.entries, ids)
+
+    def hide(self, store: Chunks, ids: Int[Array, "block"]) -> Chunks:
+        """See `ForgettingMemory.hide`. The summaries stay, so a read opens the chunks that it opened before."""
+        return dataclasses.replace(store, entries=self.exact.hide(store.entries, ids))
+
+    def forget(self, store: Chunks, gone: Bool[Array, "capacity"]) -> Chunks:
+        """See `ForgettingMemory.forget`. It writes blocks of `AT_ONCE` entries, or of half a chunk if that is less.
+
+        Where writing them anew would have to give some of them up, because chunks fill unevenly, they stay in the
+        chunks where they are, and only the summaries are made anew.
+        """
+        return chunking.forgotten(store, gone, self.eviction == "least-read")
+
+    def notes(self, store: Chunks, ids: Int[Array, "block"]) -> Notes:
+        """See `ForgettingMemory.notes`."""
+        return self.exact.notes(store.entries, ids)
+
+    def edit(self, store: Chunks, ids: Int[Array, "block"], values: Float[Array, "block"]) -> Chunks:
+        """See `forgetting.edit`."""
+        return dataclasses.replace(store, entries=self.exact.edit(store.entries, ids, values))
 
     def read(
         self, store: Chunks, query: Float[Array, "embedding"], offered: Float[Array, "actions features"] | None = None

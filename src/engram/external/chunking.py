@@ -24,7 +24,6 @@ from engram.external import store as stores
 from engram.external.store import Store, indexed, located
 from engram.external.writing import put
 
-NO_COLUMNS = ("index", "cursor", "clock", "refused")  # fields of a store without an axis of places
 ROUNDS = 4  # steps of the power iteration that finds the direction of a cut
 AT_ONCE = 64  # entries that are placed together, at most half a chunk of them
 
@@ -92,6 +91,44 @@ def removed(chunks: Chunks, ids: Int[Array, "block"]) -> Chunks:
     chunks = _summed(chunks, table, place // chunks.size, chunks.entries.key[table, place], jnp.where(ids < 0, 0, -1))
     live = chunks.entries.live.at[table, place].set(False, mode="drop")
     return dataclasses.replace(chunks, entries=dataclasses.replace(chunks.entries, live=live))
+
+
+def forgotten(chunks: Chunks, gone: Bool[Array, "capacity"], renew: bool) -> Chunks:
+    """The chunks that the entries which are not gone make, placed among empty ones in the order of `written`.
+
+    Where they would not all find a place so, because chunks fill unevenly, each stays where it is, and only summaries
+    are made anew. A chunk was used when one of its entries was last written, or with `renew` last read.
+    """
+    entries = chunks.entries
+    stays = entries.live & ~gone.reshape(entries.live.shape)
+    written = jnp.where(stays, entries.written, jnp.iinfo(jnp.int32).max).reshape(-1)
+    order = jnp.argsort(written, stable=True)
+    table, place = jnp.divmod(order, entries.places)
+    kept = {name: column for name, column in stores.columns_of(entries).items() if jax.tree.leaves(column)}
+    rows = jax.tree.map(lambda column: column[table, place], kept)
+    # What the columns held does not count where nothing is live.
+    none = dataclasses.replace(entries, live=jnp.zeros_like(stays), index=jnp.full_like(entries.index, -1))
+    vacant = empty(none, chunks.size)
+    anew = placed(vacant, rows, table.astype(jnp.int32), stays.reshape(-1)[order])
+    columns = stores.blanked(stores.columns_of(anew.entries), anew.entries.live)
+    anew = dataclasses.replace(anew, entries=stores.reindexed(dataclasses.replace(anew.entries, **columns)))
+    whole = anew.filled.sum() == stays.sum()
+    made = jax.lax.cond(whole, lambda: anew, lambda: _thinned(chunks, stays))
+    entries = made.entries
+    used = jnp.maximum(entries.written, entries.read) if renew else entries.written
+    return dataclasses.replace(made, used=used.reshape(*made.filled.shape, -1).max(2))
+
+
+def _thinned(chunks: Chunks, stays: Bool[Array, "tables places"]) -> Chunks:
+    """These entries where they are, and summaries of them."""
+    entries = chunks.entries
+    columns = stores.blanked(stores.columns_of(entries), stays)
+    entries = stores.reindexed(dataclasses.replace(entries, **columns, live=stays))
+    inside = (*chunks.filled.shape, chunks.size)
+    filled = stays.reshape(inside).sum(2, dtype=jnp.int32)
+    # What is not live is 0 now.
+    centre = entries.key.reshape(*inside, -1).sum(2) / jnp.maximum(filled, 1)[..., None]
+    return Chunks(entries, centre, (centre**2).sum(-1), filled, chunks.used)
 
 
 def placed(chunks: Chunks, rows: dict[str, Any], tables: Int[Array, "block"], wanted: Bool[Array, "block"]) -> Chunks:
@@ -224,13 +261,9 @@ def _moved(
 ) -> Store:
     """The columns of some places copied to others of the same table."""
     to = jnp.where(moves, table, entries.tables)
-    columns = {
-        field.name: jax.tree.map(
-            lambda column: column.at[to, target].set(column[table, source], mode="drop"), getattr(entries, field.name)
-        )
-        for field in dataclasses.fields(entries)
-        if field.name not in ("live", *NO_COLUMNS)
-    }
+    columns = jax.tree.map(
+        lambda column: column.at[to, target].set(column[table, source], mode="drop"), stores.columns_of(entries)
+    )
     return dataclasses.replace(entries, **columns)
 
 

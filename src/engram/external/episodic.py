@@ -16,7 +16,7 @@ from engram import bits
 from engram.errors import SpaceError, SpecError
 from engram.external import store as stores
 from engram.external.eviction import Eviction
-from engram.external.memory import OPTIONAL, Entries, check_kept
+from engram.external.memory import OPTIONAL, Entries, Notes, check_kept
 from engram.external.store import Store
 from engram.external.writing import Rule, Update, write
 from engram.nn.attention import attend, check_heads, choose
@@ -137,6 +137,22 @@ class Episodic(eqx.Module):
     def holds(self, store: Store, ids: Int[Array, "block"]) -> Bool[Array, "block"]:
         """See `ExternalMemory.holds`."""
         return stores.holds(store, ids)
+
+    def hide(self, store: Store, ids: Int[Array, "block"]) -> Store:
+        """See `ForgettingMemory.hide`. A read then attends to the next nearest entries instead."""
+        return stores.hidden(store, ids)
+
+    def forget(self, store: Store, gone: Bool[Array, "capacity"]) -> Store:
+        """See `ForgettingMemory.forget`. An entry that was met again counts as written then."""
+        return stores.forgotten(store, gone)
+
+    def notes(self, store: Store, ids: Int[Array, "block"]) -> Notes:
+        """See `ForgettingMemory.notes`."""
+        return stores.noted(store, ids)
+
+    def edit(self, store: Store, ids: Int[Array, "block"], values: Float[Array, "block"]) -> Store:
+        """See `forgetting.edit`."""
+        return stores.edited(store, ids, values)
 
     def rekey(self, store: Store, ids: Int[Array, "block"], embeddings: Float[Array, "block embedding"]) -> Store:
         """See `RekeyedMemory.rekey`."""

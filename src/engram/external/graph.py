@@ -18,7 +18,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree, UInt32
 
 from engram.bits import TURN, counted, held_back
 from engram.errors import SpecError
-from engram.external.memory import Entries, check_kept, known_rows
+from engram.external.memory import Entries, Notes, check_kept, known_rows
 from engram.nn.attention import attend, choose, squared_distance
 from engram.ranges import Log, OneOf
 from engram.registry import register
@@ -226,6 +226,42 @@ class Graph(eqx.Module):
         """See `ExternalMemory.holds`."""
         node, action = self._edges(ids)
         return (ids >= 0) & store.live[node] & store.known[node, action]
+
+    def hide(self, store: GraphStore, ids: Int[Array, "block"]) -> GraphStore:
+        """See `ForgettingMemory.hide`. A node without any edge left hides too.
+
+        Values stay those of the last propagation, with what the edge brought to others; `forget` propagates anew.
+        """
+        node, action = self._edges(ids)
+        known = store.known.at[jnp.where(ids >= 0, node, self.numbers.capacity), action].set(False, mode="drop")
+        bare = jnp.where((ids >= 0) & ~known[node].any(1), node, self.numbers.capacity)
+        return store._replace(known=known, written=store.written.at[bare].set(-1, mode="drop"))
+
+    def forget(self, store: GraphStore, gone: Bool[Array, "capacity"]) -> GraphStore:
+        """See `ForgettingMemory.forget`: the nodes with an edge left, and values that are propagated anew.
+
+        Nodes are in the order of their last write, edges of a node in that of their actions. A node keeps the key that
+        it was last written with.
+        """
+        known = store.known & ~gone.reshape(store.known.shape)
+        alive = store.live & known.any(1)
+        order = jnp.argsort(jnp.where(alive, store.written, jnp.iinfo(jnp.int32).max), stable=True)
+        live, known = alive[order], (known & alive[:, None])[order]
+        blank = self.init()
+
+        def moved(name: str, stays: Array) -> Array:
+            column, empty = getattr(store, name)[order], getattr(blank, name)
+            return jnp.where(stays.reshape(*stays.shape, *[1] * (column.ndim - stays.ndim)), column, empty)
+
+        of_nodes = {name: moved(name, live) for name in ("key", "hash", "written", "read")}
+        of_edges = {name: moved(name, known) for name in ("reward", "discount", "following", "base", "q", "origin")}
+        return propagate(store._replace(known=known, **of_nodes, **of_edges), self.numbers.sweeps)
+
+    def notes(self, store: GraphStore, ids: Int[Array, "block"]) -> Notes:
+        """See `ForgettingMemory.notes`: in moments, which writes and reads count alike; those of the node."""
+        node, _ = self._edges(ids)
+        read = store.read[node]
+        return Notes(store.moment - store.written[node], jnp.where(read < 0, -1, store.moment - read))
 
     def _edges(self, ids: Int[Array, "block"]) -> tuple[Int[Array, "block"], Int[Array, "block"]]:
         """Node and action of each id; those of 0 for -1."""

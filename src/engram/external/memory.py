@@ -171,6 +171,51 @@ class RekeyedMemory(ExternalMemory, Protocol):
         ...
 
 
+class Notes(eqx.Module):
+    """What a store knows of entries beside what was written. Axes [block]; None for what the kind does not keep."""
+
+    age: Int[Array, "block"] | None = None  # writes since the entry was last written; of `graph`, moments
+    unread: Int[Array, "block"] | None = None  # the same since acting last read it; -1 for never
+    attention: Float[Array, "block"] | None = None  # received while acting, in all
+    count: Int[Array, "block"] | None = None  # experiences in it that are known of
+
+
+class ForgettingMemory(ExternalMemory, Protocol):
+    """A memory with verbs of its own to take entries out, as Engram's kinds have.
+
+    `external.forgetting` has the same verbs for every kind: one without them is served by its other verbs.
+    """
+
+    def notes(self, store: Any, ids: Int[Array, "block"]) -> Notes:
+        """What is known of these entries beside what `fetch` gives. Means nothing where an id names nothing."""
+        ...
+
+    def hide(self, store: Any, ids: Int[Array, "block"]) -> Store:
+        """The store whose reads, and `holds`, no longer see the entries of these ids; all else stays as it is.
+
+        An id of -1, or one that names nothing, hides nothing; ids may repeat. For looking, such as at what a decision
+        would be without an entry: a store that goes on to be written wants `forget`.
+        """
+        ...
+
+    def forget(self, store: Any, gone: Bool[Array, "capacity"]) -> Store:
+        """The store as it would be had the entries that are gone never been written.
+
+        It is the store that writing the entries that remain makes, each as `fetch` gives it, in the order in which they
+        were last written: its reads are the same, to 0 ulp, and so are its free places, its index and what gives way
+        next. Beside that:
+
+        - What an entry was made of goes with it as a whole, such as experiences that were merged into it.
+        - Times, counts of reads and attention, and the counters of the store stay what they were.
+        - Ids are given anew. Of the entries that are gone no number is left in the columns of the store.
+        - A return that was written while the memory held them stays as it was written.
+
+        Each kind says in its docstring what else it keeps. It is compiled and batched like any other verb, but may cost
+        as much as writing everything that remains: it is for use outside of training.
+        """
+        ...
+
+
 def known_rows(column: PyTree, ids: Int[Array, "block"]) -> PyTree:
     """Rows that were taken from a column for these ids, with zeros for the ids of -1."""
 
@@ -251,3 +296,9 @@ class NoExternal(eqx.Module):
 
     def holds(self, store: Nothing, ids: Int[Array, "block"]) -> Bool[Array, "block"]:
         return jnp.zeros(len(ids), bool)
+
+    def hide(self, store: Nothing, ids: Int[Array, "block"]) -> Nothing:
+        return store
+
+    def forget(self, store: Nothing, gone: Bool[Array, "capacity"]) -> Nothing:
+        return store

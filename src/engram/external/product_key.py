@@ -27,7 +27,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from engram.bits import TURN
 from engram.errors import SpaceError, SpecError
-from engram.external.memory import Entries, check_kept, known_rows
+from engram.external.memory import Entries, Notes, check_kept, known_rows
 from engram.nn.attention import attend
 from engram.nn.layers import normalised
 from engram.ranges import OneOf
@@ -262,6 +262,30 @@ class ProductKey(eqx.Module):
     def holds(self, store: Grid, ids: Int[Array, "block"]) -> Bool[Array, "block"]:
         """See `ExternalMemory.holds`."""
         return (ids >= 0) & store.live[self._cells(ids)]
+
+    def hide(self, store: Grid, ids: Int[Array, "block"]) -> Grid:
+        """See `ForgettingMemory.hide`. What hides is all that was written into a slot for an action."""
+        slot, column = self._cells(ids)
+        row = jnp.where(ids >= 0, slot, len(store.writes))
+        return store._replace(writes=store.writes.at[row, column].set(0, mode="drop"))
+
+    def forget(self, store: Grid, gone: Bool[Array, "capacity"]) -> Grid:
+        """See `ForgettingMemory.forget`. No keys are stored: their mean and variance still count those that are gone.
+
+        All else is as if nothing had been written into these slots for these actions. Ids stay.
+        """
+        gone = gone.reshape(store.writes.shape)
+        return store._replace(value=jnp.where(gone, 0, store.value), writes=jnp.where(gone, 0, store.writes))
+
+    def notes(self, store: Grid, ids: Int[Array, "block"]) -> Notes:
+        """See `ForgettingMemory.notes`: how often a slot was written to for an action."""
+        return Notes(count=store.writes[self._cells(ids)])
+
+    def edit(self, store: Grid, ids: Int[Array, "block"], values: Float[Array, "block"]) -> Grid:
+        """See `forgetting.edit`."""
+        slot, column = self._cells(ids)
+        row = jnp.where(ids >= 0, slot, len(store.value))
+        return store._replace(value=store.value.at[row, column].set(values, mode="drop"))
 
     def _cells(self, ids: Int[Array, "block"]) -> tuple[Int[Array, "block"], Int[Array, "block"]]:
         """Slot and column of each id; those of 0 for -1."""

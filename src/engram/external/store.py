@@ -18,8 +18,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree, UInt32
 
 from engram import bits
-from engram.external.memory import Entries, known_rows
+from engram.external.memory import Entries, Notes, known_rows
 
+NO_COLUMNS = ("index", "cursor", "clock", "refused")  # fields of a store without an axis of places
+AT_ONCE = 256  # entries that are put into an index together, where it is made anew
 WAYS = 8  # of a bucket; with at least as many buckets as entries, one bucket in a million needs more
 
 
@@ -130,6 +132,53 @@ def holds(store: Store, ids: Int[Array, "block"]) -> Bool[Array, "block"]:
     return store.live[located(store, ids)] & (ids >= 0)
 
 
+def hidden(store: Store, ids: Int[Array, "block"]) -> Store:
+    """The store in which these entries are not live; -1 stands for nothing."""
+    return dataclasses.replace(store, live=store.live.at[located(store, ids)].set(False, mode="drop"))
+
+
+def forgotten(store: Store, gone: Bool[Array, "capacity"]) -> Store:
+    """The store that the entries which are not gone make, written into an empty one in the order of `written`.
+
+    Each is as it was, to the last bit, statistics of reads included; what is gone leaves zeros.
+    """
+    stays = store.live & ~gone.reshape(store.live.shape)
+    order = jnp.argsort(jnp.where(stays, store.written, jnp.iinfo(jnp.int32).max), axis=1, stable=True)
+    count = stays.sum(1, dtype=jnp.int32)
+    live = jnp.arange(store.places) < count[:, None]
+    tables = jnp.arange(store.tables)[:, None]
+    moved = blanked(jax.tree.map(lambda column: column[tables, order], columns_of(store)), live)
+    return reindexed(dataclasses.replace(store, **moved, live=live, cursor=count % store.places))
+
+
+def noted(store: Store, ids: Int[Array, "block"]) -> Notes:
+    """See `ForgettingMemory.notes`."""
+    where = located(store, ids)
+    read = store.read[where]
+    unread = jnp.where(read > 0, store.clock - read, -1)
+    return Notes(store.clock - store.written[where], unread, store.attention[where], store.count[where])
+
+
+def edited(store: Store, ids: Int[Array, "block"], values: Float[Array, "block"]) -> Store:
+    """The store with other values of these entries; -1 stands for nothing."""
+    return dataclasses.replace(store, value=store.value.at[located(store, ids)].set(values, mode="drop"))
+
+
+def columns_of(store: Store) -> dict[str, PyTree]:
+    """What a store keeps of each entry, by name; `live`, which says whether there is one, is not among it."""
+    names = (field.name for field in dataclasses.fields(store))
+    return {name: getattr(store, name) for name in names if name not in ("live", *NO_COLUMNS)}
+
+
+def blanked(columns: dict[str, PyTree], live: Bool[Array, "tables places"]) -> dict[str, PyTree]:
+    """The columns with zeros, as of an empty store, where a place is free."""
+
+    def one(column: Array) -> Array:
+        return jnp.where(live.reshape(*live.shape, *[1] * (column.ndim - 2)), column, jnp.zeros((), column.dtype))
+
+    return jax.tree.map(one, columns)
+
+
 def touched(store: Store, ids: Int[Array, "reads"], weights: Float[Array, "reads"]) -> Store:
     """The store after these entries were read with these weights; -1 stands for nothing. Ids may repeat."""
     where = located(store, ids)
@@ -182,3 +231,14 @@ def indexed(store: Store, ids: Int[Array, "block"]) -> Store:
     way = jnp.take_along_axis(order, (rank % WAYS)[:, None], 1)[:, 0]
     row = jnp.where(wanted, into, store.index.shape[0])
     return eqx.tree_at(lambda store: store.index, store, store.index.at[row, way].set(ids, mode="drop"))
+
+
+def reindexed(store: Store) -> Store:
+    """The store with an index that was made anew, of all its live entries in the order of ids."""
+    ids = jnp.where(store.live.reshape(-1), jnp.arange(store.capacity, dtype=jnp.int32), -1)
+    ids = jnp.pad(ids, (0, -store.capacity % AT_ONCE), constant_values=-1).reshape(-1, AT_ONCE)
+
+    def put(index: Array, ids: Array) -> tuple[Array, None]:
+        return indexed(dataclasses.replace(store, index=index), ids).index, None
+
+    return dataclasses.replace(store, index=jax.lax.scan(put, jnp.full_like(store.index, -1), ids)[0])

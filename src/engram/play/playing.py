@@ -1,6 +1,8 @@
 """Playing: whole episodes with one policy, on the host and on the device. Evaluating is playing that keeps nothing.
 
 `keep(seen, looked)` may pick out of each step what is to be kept of it: a tree of arrays with a leading axis [envs].
+What the environment did beside is told apart. On the host `tell` hears of every step. On the device `watch` picks of
+the state before each step and of what the step brought.
 
 No episode is played for ever: one that has not ended after `limit` steps counts as it is then, and is marked `cut`.
 `stop()` is asked between steps on the host, and about every half second on the device. Where it is true, Interrupted
@@ -21,13 +23,15 @@ from engram.agents import policy
 from engram.agents.mind import MindSpec
 from engram.agents.policy import Look, Mind, PolicyState, Seen, greedy, look, seen_on_host, still
 from engram.bits import next_words
-from engram.envs.device import DeviceEnv, where_done
+from engram.envs.device import DeviceEnv, DeviceStep, where_done
 from engram.envs.host.make import HostEnvs, HostStep
 from engram.errors import Interrupted, SpecError
 from engram.precision import all_in_32_bits, in_32_bits
 from engram.runners.common import PROGRAMS, next_size
 
 Keep = Callable[[Seen, Look], PyTree]
+Tell = Callable[[HostStep | None], None]  # hears of the first observations (None), then of what each action led to
+Watch = Callable[[PyTree, DeviceStep], PyTree]  # of one environment: its state before a step, and what the step brought
 Stop = Callable[[], bool]
 Choose = Callable[[PyTree, np.ndarray, np.ndarray], np.ndarray]  # observation, is_first, reward of the step before
 
@@ -48,6 +52,7 @@ class Played(NamedTuple):
     kept: PyTree  # [steps, envs, ...]; None where nothing was to be kept
     running: np.ndarray | Bool[Array, "steps envs"] | None = None  # which kept rows belong to a counted episode
     cut: int = 0  # how many episodes had not ended after `limit` steps
+    watched: PyTree = None  # what `watch` picked: [steps, envs, ...]; None without it, and on the host
 
 
 @all_in_32_bits
@@ -201,6 +206,7 @@ def play_host(
     limit: int = LONGEST,
     stop: Stop = never,
     choose: Choose | None = None,
+    tell: Tell | None = None,
 ) -> Played:
     """Greedy episodes. Each environment plays its share, so that short ones count no more.
 
@@ -213,6 +219,8 @@ def play_host(
     looking = None if choose else _Looking(Policy(mind, spec), envs.envs, keep)
     observation, is_first = envs.reset(), np.ones(envs.envs, bool)
     kept, counted, none = [], [], np.zeros(envs.envs, bool)
+    if tell is not None:
+        tell(None)
     while shares.running.any():
         if looking is None:
             action = choose(observation, is_first, reward)  # type: ignore[misc]
@@ -224,6 +232,8 @@ def play_host(
         if stop():
             raise Interrupted("the evaluation was stopped before its end; nothing of it was kept")
         step = envs.step(action)
+        if tell is not None:
+            tell(step)
         idle = none if step.idle is None else step.idle
         over = shares.add(step, idle)
         observation, is_first, reward = step.observation, over | idle, step.reward
@@ -258,19 +268,21 @@ def play_device(
     limit: int = LONGEST,
     stop: Stop = never,
     programs: "DevicePrograms | None" = None,
+    watch: Watch | None = None,
 ) -> Played:
     """Greedy episodes, all played side by side until the longest ends, or for `steps` steps.
 
-    What is kept needs room, so `keep` needs `steps`: episodes that have not ended by then are cut off there.
+    What is kept needs room, so `keep` and `watch` need `steps`: episodes that have not ended by then are cut off there.
     `programs`: those of `device_programs` for the same arguments, of whoever keeps them.
     """
-    if keep is not None and steps is None:
-        raise SpecError("steps = None was given with `keep`; expected how many steps to keep")
-    programs = programs or device_programs(env, spec, episodes, keep, steps)
+    if steps is None and not keep is watch is None:
+        name = "watch" if keep is None else "keep"
+        raise SpecError(f"steps = None was given with `{name}`; expected how many steps to keep")
+    programs = programs or device_programs(env, spec, episodes, keep, steps, watch)
     now = programs.begin(mind, key)
     if steps is not None:
-        end, (kept, running) = programs.record(mind, now, limit)
-        return Played(end.returns, end.lengths, kept, running, int(end.cut.sum()))
+        end, (kept, running, watched) = programs.record(mind, now, limit)
+        return Played(end.returns, end.lengths, kept, running, int(end.cut.sum()), watched)
     until, chunk, running = 0, 256, True
     while running:
         if stop():
@@ -292,7 +304,7 @@ class DevicePrograms(NamedTuple):
 
 @lru_cache(maxsize=PROGRAMS)
 def device_programs(
-    env: DeviceEnv, spec: MindSpec, episodes: int, keep: Keep | None, steps: int | None
+    env: DeviceEnv, spec: MindSpec, episodes: int, keep: Keep | None, steps: int | None, watch: Watch | None = None
 ) -> DevicePrograms:
     """Compiled at their first call, and kept for a few environments and agents only."""
 
@@ -303,11 +315,13 @@ def device_programs(
         def goes_on(now: Playing) -> Bool[Array, ""]:
             return now.running.any() & (now.time < until)
 
-        end = jax.lax.while_loop(goes_on, lambda now: step_device(env, mind, spec, keep, limit, now, None)[0], now)
+        end = jax.lax.while_loop(
+            goes_on, lambda now: step_device(env, mind, spec, None, None, limit, now, None)[0], now
+        )
         return end, end.running.any()
 
     def record(mind: Mind, now: Playing, limit: Array) -> Any:
-        return jax.lax.scan(partial(step_device, env, mind, spec, keep, limit), now, None, length=steps)
+        return jax.lax.scan(partial(step_device, env, mind, spec, keep, watch, limit), now, None, length=steps)
 
     return DevicePrograms(jax.jit(begin), jax.jit(advance), jax.jit(record))
 
@@ -322,9 +336,16 @@ def begin_device(env: DeviceEnv, mind: Mind, spec: MindSpec, episodes: int, key:
 
 
 def step_device(
-    env: DeviceEnv, mind: Mind, spec: MindSpec, keep: Keep | None, limit: Int[Array, ""], now: Playing, _: Any
-) -> tuple[Playing, tuple[PyTree, Bool[Array, "episodes"]]]:
-    """One greedy step of every episode that runs; what `keep` picked of it, and which ran.
+    env: DeviceEnv,
+    mind: Mind,
+    spec: MindSpec,
+    keep: Keep | None,
+    watch: Watch | None,
+    limit: Int[Array, ""],
+    now: Playing,
+    _: Any,
+) -> tuple[Playing, tuple[PyTree, Bool[Array, "episodes"], PyTree]]:
+    """One greedy step of every episode that runs; what `keep` picked of it, which ran, and what `watch` picked.
 
     An episode that has not ended after `limit` steps is marked `cut`.
     """
@@ -349,4 +370,5 @@ def step_device(
         cut=now.cut | late,
         time=now.time + 1,
     )
-    return following, (None if keep is None else keep(now.seen, looked), running)
+    kept = None if keep is None else keep(now.seen, looked)
+    return following, (kept, running, None if watch is None else jax.vmap(watch)(now.env, out))

@@ -2,7 +2,8 @@
 
 import logging
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import cached_property, partial, wraps
 from typing import Any, Protocol, TypeVar
 
@@ -14,7 +15,7 @@ from jaxtyping import PyTree
 
 from engram.agents.mind import MindSpec
 from engram.agents.policy import Mind, forgetful
-from engram.envs.device import is_device, make_device
+from engram.envs.device import DeviceEnv, is_device, make_device
 from engram.envs.host import own
 from engram.envs.host.build import check_unasked
 from engram.envs.host.make import Given, HostEnvs, make_host
@@ -22,6 +23,7 @@ from engram.envs.host.spaces import Translator
 from engram.envs.limit import limited
 from engram.errors import SpaceError, SpecError
 from engram.play.evaluation import Evaluation, evaluation_seed
+from engram.play.memories import Memories
 from engram.play.observations import Stored
 from engram.play.playing import LONGEST, Played, Policy, Stop, never, play_device, play_host
 from engram.spaces import Space, same
@@ -92,9 +94,11 @@ class TrainedAgent:
     Fields:
       plan: what was chosen about the run. minds: the parameters of each seed's agent, and what it remembers.
       step: the global step of the checkpoint that it came from; None for a trainer's own.
+      checkpoint: 12 hexadecimal digits of that checkpoint's manifest; None for a trainer's own.
     """
 
     step: int | None = None
+    checkpoint: str | None = None
 
     def __init__(
         self,
@@ -181,20 +185,46 @@ class TrainedAgent:
     def _played(self, minds: list[Mind], key: int, episodes: int, chosen: int | None, stop: Stop) -> list[Played]:
         """The episodes of each mind."""
         limit = LONGEST if chosen is None else chosen
-        if self._on_device:
-            env = self._checked(limited(make_device(str(self._env), **self._env_args), chosen))
+        if self.on_device:
+            env = self.device_world(chosen)
             keys = jax.random.split(jax.random.PRNGKey(key), len(minds))
             play = partial(play_device, env, spec=self.plan.agent, episodes=episodes, limit=limit, stop=stop)
             return [play(mind, one) for mind, one in zip(minds, keys, strict=True)]
-        envs, given = self._make(key, min(episodes, AT_ONCE), limit)
-        try:
-            self._checked(envs)
+        with self.host_world(key, min(episodes, AT_ONCE), limit) as envs:
             return [play_host(mind, self.plan.agent, envs, episodes, limit=limit, stop=stop) for mind in minds]
+
+    def device_world(self, limit: int | None = None) -> DeviceEnv:
+        """The environment to play in, of an agent that plays on the device.
+
+        Raises: SpaceError where it shows or takes something else than the agent learned from.
+        """
+        return self._checked(limited(make_device(str(self._env), **self._env_args), limit))
+
+    @contextmanager
+    def host_world(self, seed: int, envs: int, limit: int, **more: Any) -> Iterator[HostEnvs]:
+        """Environments to play in, of an agent that plays on the host; closed afterwards, or left if they were given.
+
+        `more`: arguments of the environment's constructor beside those of training.
+
+        Raises: EngramError where there is none, where it cannot be made, and as `device_world`.
+        """
+        made, given = self._make(seed, envs, limit, more)
+        try:
+            yield self._checked(made)
         finally:
             if given:
-                envs.leave()
+                made.leave()
             else:
-                envs.close()
+                made.close()
+
+    def elsewhere(self, env: Environment | None, env_args: Mapping[str, Any] | None = None) -> "TrainedAgent":
+        """The same agent for another environment, or for that of training with other arguments; itself for neither."""
+        return self if env is None and env_args is None else self._elsewhere(env, env_args)
+
+    @property
+    def world_name(self) -> str | None:
+        """The id of the environment to play in; None where an object or a function makes it."""
+        return self._env if isinstance(self._env, str) else None
 
     def predict(
         self,
@@ -221,6 +251,19 @@ class TrainedAgent:
         taken = translator.environment_action(action)
         return (taken if batched else taken[0]), state
 
+    @property
+    def memory(self) -> Memories:
+        """What it remembers of earlier episodes, to look at, to forget and to edit; see `Memories`.
+
+        What changes is this agent, and no file of its run. SpecError for an agent without an external memory.
+        """
+        return Memories(self)
+
+    def take(self, minds: list[Mind]) -> None:
+        """Decides with these from now on. Copies of this agent, which share the old ones, stay as they are."""
+        self.minds = minds
+        vars(self).pop("_policy", None)
+
     def close(self) -> None:
         """Does nothing: a trained agent holds nothing open. For `with engram.load(...) as agent`."""
 
@@ -242,7 +285,8 @@ class TrainedAgent:
         return kept if isinstance(self._env, str) or _importable(self._env) else {**kept, "_env": None}
 
     @property
-    def _on_device(self) -> bool:
+    def on_device(self) -> bool:
+        """Whether the environment to play in is one of the device."""
         return isinstance(self._env, str) and is_device(self._env)
 
     @cached_property
@@ -256,7 +300,7 @@ class TrainedAgent:
         missing = self.plan.agent.takes_missing
         return Stored(self.plan.space, missing) if shown is None else Translator.from_json(shown, missing)
 
-    def _make(self, seed: int, envs: int, limit: int) -> tuple[HostEnvs, bool]:
+    def _make(self, seed: int, envs: int, limit: int, more: Mapping[str, Any]) -> tuple[HostEnvs, bool]:
         """Environments to play in, and whether they were given, so that they must be left open."""
         env = self._env
         if env is None:
@@ -276,7 +320,7 @@ class TrainedAgent:
                 given = True
         if isinstance(env, str) and not self._trust:
             check_unasked(env, self._learned_args, self._named)
-        env_args = {name: value for name, value in self._env_args.items() if name != "life_loss"}
+        env_args = {name: value for name, value in self._env_args.items() if name != "life_loss"} | dict(more)
         about: dict[str, Any] = {"action_bins": self.plan.action_bins, "env_args": env_args, "to_play": True}
         made = make_host(env, seed=seed, envs=1 if given else envs, max_episode_steps=limit, **about)
         if self.plan.agent.takes_missing:

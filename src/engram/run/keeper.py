@@ -41,13 +41,14 @@ class Kept(NamedTuple):
     step: int
     minds: list[Mind]
     passed_over: list[str]  # a sentence for each newer checkpoint that was refused
+    id: str  # of the checkpoint: 12 hexadecimal digits of its manifest's digest
 
 
 class Keeper:
     """The checkpoints of one run directory. Each names the plan (`RunPlan.digest`) that it belongs to."""
 
-    def __init__(self, run: Path, plan: str):
-        self._run, self._store, self._plan = run, CheckpointStore(run / FOLDER), plan
+    def __init__(self, run: Path, plan: str, keep: int = 3):
+        self._run, self._store, self._plan = run, CheckpointStore(run / FOLDER, keep), plan
         # The best one has a store of its own, which no newer checkpoint pushes out. Of two, the newer is the best; the
         # one before stays until the next, for readers that are at it.
         self._best = CheckpointStore(run / FOLDER / BEST_FOLDER, keep=2)
@@ -89,12 +90,14 @@ class Keeper:
         Neither the rows nor what only learning needs is read into the agent's form.
         """
         loaded = self.load(at)
-        shape, numbered = numbered_mind(agent)
-        names = list(named(shape, "agent"))
-        renamed = {name: names[number] for name, number in named(numbered).items()}
-        arrays = {name: loaded.arrays[old] for name, old in renamed.items() if old in loaded.arrays}
-        like = agent.mind(shape)
-        return Kept(loaded.step, [restored(like, one) for one in _each_seed(arrays, named(like))], loaded.passed_over)
+        return Kept(loaded.step, minds_of(agent, loaded.arrays), loaded.passed_over, loaded.id)
+
+    def save_again(self, loaded: Loaded, arrays: Mapping[str, np.ndarray]) -> Saved:
+        """A checkpoint that was loaded here, as the newest, with other arrays; its rows and all else stay."""
+        log = None
+        if loaded.cursors is not None and loaded.capacity is not None:
+            log = ReplayLog(loaded.capacity, loaded.cursors, partial(_rows_of, loaded))
+        return self._store.save(loaded.step, arrays, loaded.meta, log)
 
     def load(self, at: At) -> Loaded:
         """A verified checkpoint: the newest, the best, or the newest of a step, the best one included.
@@ -120,6 +123,30 @@ class Keeper:
                 "restore run.json from a copy"
             )
         return loaded
+
+
+def mind_names(agent: Agent) -> dict[str, str]:
+    """What the leaves of a mind are called in a checkpoint, by their names in the mind."""
+    shape, numbered = numbered_mind(agent)
+    names = list(named(shape, "agent"))
+    return {name: names[number] for name, number in named(numbered).items()}
+
+
+def minds_of(agent: Agent, arrays: Mapping[str, np.ndarray]) -> list[Mind]:
+    """What each seed decides with, by the arrays of a checkpoint."""
+    found = {name: arrays[old] for name, old in mind_names(agent).items() if old in arrays}
+    like = agent.mind(numbered_mind(agent)[0])
+    return [restored(like, one) for one in _each_seed(found, named(like))]
+
+
+def _rows_of(loaded: Loaded, lane: int, start: int, stop: int) -> dict[str, np.ndarray]:
+    """Rows of one lane out of a loaded checkpoint."""
+    parts = []
+    for this, first, columns in loaded.replay_blocks():
+        if this == lane and first < stop and first + len(next(iter(columns.values()))) > start:
+            inside = slice(max(start - first, 0), stop - first)
+            parts.append({name: column[inside] for name, column in columns.items()})
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 def _each_seed(arrays: Mapping[str, np.ndarray], like: Mapping[str, jax.ShapeDtypeStruct]) -> list[dict]:

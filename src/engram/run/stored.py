@@ -25,5 +25,5 @@ def load(run: str | Path, env: Environment | None = None, at: At = NEWEST, trust
     plan = RunPlan.read(folder)
     kept = Keeper(folder, plan.digest()).minds(make_agent(plan), parse_at(str(at)))
     trained = TrainedAgent(plan, kept.minds, env, trust=trust)
-    trained.step = kept.step
+    trained.step, trained.checkpoint = kept.step, kept.id
     return trained

@@ -9,6 +9,7 @@ from jaxtyping import PyTree
 
 from engram import spaces
 from engram.encoders.encoder import Layout
+from engram.encoders.parts import Parts
 from engram.testing.contracts import ContractFault, as_part, check_slopes
 
 
@@ -33,7 +34,7 @@ def check_encoder(
     - gradients are finite and reach every leaf.
 
     Args:
-      spec: what the encoder was built by. Its `layout` and `presence` are then checked too.
+      spec: what the encoder was built by. Its `layout`, `presence` and `parts` are then checked too.
       tolerance: how far a compiled batch may be from a single observation, relative to 1 + the value.
       unreached: names (or their ends) of leaves that need no gradient.
 
@@ -45,6 +46,8 @@ def check_encoder(
     batch = observations(space, (8, stack), np.random.default_rng(seed))
     single = jax.tree.map(lambda leaf: leaf[0], batch)
     _check_encoding(encoder, encoder(single))
+    if spec is not None:
+        _check_parts(spec, space, stack, np.asarray(encoder(single).attention).shape[1])
     alone, together = encoder(single), jax.jit(jax.vmap(encoder))(batch)
     for name in ("embedding", "attention"):
         one, first = np.asarray(getattr(alone, name)), np.asarray(getattr(together, name)[0])
@@ -60,6 +63,27 @@ def _check_spec(spec: Any) -> None:
         raise ContractFault(f"the spec's `layout` is {spec.layout!r}; expected one of {', '.join(get_args(Layout))}")
     if type(spec.presence) is not int or spec.presence < -1:
         raise ContractFault(f"the spec's `presence` is {spec.presence!r}; expected the index of a feature, or -1")
+
+
+def _check_parts(spec: Any, space: spaces.Space, stack: int, attended: int) -> None:
+    if not hasattr(spec, "parts"):
+        return
+    parts = spec.parts(space, stack)
+    if not isinstance(parts, Parts):
+        raise ContractFault(f"the spec's `parts` gave a {type(parts).__name__}; expected a value of encoders.parts")
+    if parts.attended and parts.count != attended:
+        raise ContractFault(
+            f"the spec's `parts` are {parts.count}, and attention lies over {attended}; make the two agree, or declare "
+            f"attended=False"
+        )
+    if parts.kind != "none" and len(parts.names) != parts.count:
+        raise ContractFault(f"the spec's `parts` are {parts.count} with {len(parts.names)} names; give each a name")
+    owners = parts.owners()
+    if jax.tree.structure(owners) != jax.tree.structure(spaces.zeros(space)):
+        raise ContractFault("the spec's `parts` are of another space than the one given; pass `space` on to them")
+    numbers = np.concatenate([owner.reshape(-1) for owner in jax.tree.leaves(owners)])
+    if numbers.max() >= parts.count or (parts.kind != "none" and not np.isin(np.arange(parts.count), numbers).all()):
+        raise ContractFault("some of the spec's `parts` are no numbers of the observation; check shape and edges")
 
 
 def _check_encoding(encoder: Any, found: Any) -> None:

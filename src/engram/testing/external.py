@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, PyTree
 
 from engram.errors import SpecError
+from engram.external.forgetting import forget, hide
 from engram.external.memory import OPTIONAL, Entries, ExternalMemory, ExternalSpec
 from engram.testing.contracts import STORED, ContractFault, as_part, compare, form
 from engram.trees import named
@@ -56,7 +57,9 @@ def check_external(
     - entries that are not kept leave no trace, and numbers that are not finite do not come back;
     - compiled, batched and single reads agree;
     - gradients are finite, reach every leaf, and do not reach the store;
-    - an entry is read at its key, and `fetch` gives it back.
+    - an entry is read at its key, and `fetch` gives it back;
+    - what is hidden is not read, and nothing else changes;
+    - what is forgotten leaves nothing, the other entries stay, and the memory can be written again.
 
     Args:
       spec: what the memory was built by. Its abilities are then checked too; None leaves them unchecked.
@@ -70,10 +73,12 @@ def check_external(
     given = _given(embedding, actions, offered, rows, seed, tolerance)
     _check_store(memory, memory.init(), given.blocks[0], actions)
     _check_empty(memory, given)
-    _check_filled(memory, given, unreached)
+    store = _check_filled(memory, given, unreached)
     _check_fetched(memory, given, {})
     if spec is not None:
         _check_abilities(spec, memory, given)
+    _check_hidden(memory, store, given)
+    _check_forgotten(memory, store, given)
 
 
 # Module-level, so that each is compiled once for every memory of one structure.
@@ -82,6 +87,8 @@ TOUCH = jax.jit(lambda memory, *given: memory.touch(*given))
 READ = jax.jit(lambda memory, *given: memory.read(*given))
 READ_MANY = jax.jit(jax.vmap(lambda memory, *given: memory.read(*given), (None, None, 0, None)))
 FETCH = jax.jit(lambda memory, store, ids: (memory.fetch(store, ids), memory.holds(store, ids)))
+HIDE: Any = jax.jit(hide)
+FORGET: Any = jax.jit(forget)
 REKEY = jax.jit(lambda memory, *given: memory.rekey(*given))
 
 
@@ -142,8 +149,8 @@ def _check_empty(memory: ExternalMemory, given: Given) -> None:
         raise ContractFault("an empty memory reads something; weights, q and confidence are 0 where nothing is known")
 
 
-def _check_filled(memory: ExternalMemory, given: Given, unreached: tuple[str, ...]) -> None:
-    """A store that holds every block: what leaves no trace in it, its reads, and their gradients."""
+def _check_filled(memory: ExternalMemory, given: Given, unreached: tuple[str, ...]) -> Any:
+    """A store that holds every block: what leaves no trace in it, its reads, and their gradients. The store."""
     store = memory.init()
     for block in given.blocks:
         store = WRITE(memory, store, block, jnp.ones(given.rows, bool))
@@ -152,6 +159,7 @@ def _check_filled(memory: ExternalMemory, given: Given, unreached: tuple[str, ..
     _check_strays(memory, store, given)
     _check_reads(memory, store, given)
     _check_gradient(memory, store, given.queries[-1], given.features, unreached)
+    return store
 
 
 def _check_strays(memory: ExternalMemory, store: Any, given: Given) -> None:
@@ -166,6 +174,76 @@ def _check_strays(memory: ExternalMemory, store: Any, given: Given) -> None:
         for part in ("weights", "q", "confidence"):
             if not np.isfinite(getattr(after, part)).all():
                 raise ContractFault(f"a {name} that was not finite got into {part!r} of a read; refuse it in `write`")
+
+
+def _check_hidden(memory: ExternalMemory, store: Any, given: Given) -> None:
+    """An entry that a query reads is hidden from it; one without a `hide` is served by the other verbs."""
+    own, query, features = hasattr(memory, "hide"), given.queries[0], given.features
+    read = READ(memory, store, query, features)
+    seen = np.asarray(read.entries)[np.asarray(read.weights) > 0]
+    id = int(seen[0]) if len(seen) else -1
+    nothing, one = (HIDE(memory, store, jnp.array(ids, jnp.int32)) for ids in ([-1, -1], [id, -1]))
+    if (before := form(store)) != (after := form(one)):
+        raise ContractFault(f"`hide` made a store of {before} one of {after}; keep structure, shapes and types")
+    if own:
+        compare(store, nothing, "hiding -1, which stands for nothing, left a trace", 0)
+    after = READ(memory, one, query, features)
+    _check_read(after, given.actions)
+    if id < 0:
+        return
+    fewer = int(jnp.sum(jnp.asarray(one.held))) < int(jnp.sum(jnp.asarray(store.held)))
+    if own and (np.any(np.asarray(after.entries) == id) or FETCH(memory, one, jnp.array([id], jnp.int32))[1][0]):
+        raise ContractFault("an entry is still read, or held, after it was hidden; see ForgettingMemory.hide")
+    if not own and not fewer:
+        raise ContractFault(
+            "the memory without an entry cannot be made by writing what `fetch` gives of the others; give it a `hide`"
+        )
+    _check_others_seen(memory, store, one, id)
+
+
+def _check_others_seen(memory: ExternalMemory, store: Any, hidden: Any, id: int) -> None:
+    """Whatever else the store held is what it was."""
+    if not hasattr(memory, "hide"):
+        return
+    ids = jnp.arange(memory.capacity, dtype=jnp.int32)
+    (before, held), (after, kept) = FETCH(memory, store, ids), FETCH(memory, hidden, ids)
+    others = np.asarray(held) & (np.asarray(ids) != id)
+    if not np.array_equal(others, kept):
+        raise ContractFault("other entries vanished, or came back, when one was hidden; hide what is named alone")
+    rows = jax.tree.map(lambda leaf: np.asarray(leaf)[others], (before, after))
+    compare(*rows, "another entry changed when one was hidden", 0, equal_nan=True)
+
+
+def _check_forgotten(memory: ExternalMemory, store: Any, given: Given) -> None:
+    """Every second entry is forgotten, then all of them; one without a `forget` is served by the other verbs."""
+    query, features, every = given.queries[0], given.features, jnp.ones(memory.capacity, bool)
+    entries, held = FETCH(memory, store, jnp.arange(memory.capacity, dtype=jnp.int32))
+    gone = held & (jnp.cumsum(held) % 2 == 0)
+    half, none = FORGET(memory, store, gone), FORGET(memory, store, every)
+    if (before := form(store)) != (after := form(half)):
+        raise ContractFault(f"`forget` made a store of {before} one of {after}; keep structure, shapes and types")
+    found, kept = FETCH(memory, half, jnp.arange(memory.capacity, dtype=jnp.int32))
+    expected, got = _as_rows(entries, np.asarray(held & ~gone)), _as_rows(found, np.asarray(kept))
+    if not np.array_equal(expected, got):
+        raise ContractFault(
+            f"{int(gone.sum())} of {int(held.sum())} entries were forgotten, and the {len(got)} that remain are not "
+            "the others; " + ("see ForgettingMemory.forget" if hasattr(memory, "forget") else "give it a `forget`")
+        )
+    read = READ(memory, none, query, features)
+    if np.any(read.weights) or np.any(read.q) or np.any(read.confidence) or int(none.held):
+        raise ContractFault("a memory that has forgotten everything reads, or holds, something")
+    _check_read(READ(memory, half, query, features), given.actions)
+    again = WRITE(memory, half, given.blocks[0], jnp.ones(given.rows, bool))
+    _check_read(READ(memory, again, query, features), given.actions)
+    if memory.capacity and not np.any(READ(memory, again, query, features).weights):
+        raise ContractFault("an entry that is written after others were forgotten is not read at its own key")
+
+
+def _as_rows(entries: Entries, which: np.ndarray) -> np.ndarray:
+    """Key, features, action, hash and origin of some entries, the rows sorted: values may be those of neighbours."""
+    columns = (entries.key, entries.features, entries.action[:, None], entries.hash, entries.origin)
+    rows = np.concatenate([np.asarray(column, np.float64)[which] for column in columns], axis=1)
+    return rows[np.lexsort(rows.T)] if rows.size else rows
 
 
 def _check_reads(memory: ExternalMemory, store: Any, given: Given) -> None:

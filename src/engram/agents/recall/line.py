@@ -28,6 +28,8 @@ from engram.losses.returns import n_step
 from engram.nn.observation import filled
 from engram.types import Decision, TimeStep
 
+LEFT_OUT = -1  # in the place of an environment, in the line: this action was forgotten, and is not to be written
+NOT_NOTED = -2  # in the place of the ids that an action read, while it waits to come in line: the same
 RATE = 1e-3  # of the running means of squared errors: about the last thousand entries
 
 
@@ -82,17 +84,18 @@ def remember(
     """
     state = _broken_off(state, row.is_first & keep)
     now, past = _with_past(spec, state, record.waiting, row)
-    read = jnp.where(keep[:, None], record.entries, -1)
+    read = jnp.where(keep[:, None], jnp.maximum(record.entries, -1), -1)
     store = external.touch(state.store, read.reshape(-1), record.weights.reshape(-1))
     envs = jnp.arange(len(done))
     place = state.steps % spec.recall.n_step, envs
     old, origin = jax.tree.map(lambda leaf: leaf[place], (state.line.waiting, state.line.origin))
     outcome = _outcome(spec, state.line, now, state.steps)
     entries = _entries(spec, old, origin, outcome)
-    due = (state.steps >= spec.recall.n_step) & outcome.known & keep
+    due = (state.steps >= spec.recall.n_step) & outcome.known & keep & (origin[:, 0] != LEFT_OUT)
     store = external.write(store, entries, due)
     refused = store.refused > state.store.refused
-    here = jnp.stack([envs, state.episode, state.moment], axis=1)
+    noted = (record.entries != NOT_NOTED).all(1)
+    here = jnp.where(noted[:, None], jnp.stack([envs, state.episode, state.moment], axis=1), LEFT_OUT)
     reward = unscaled(scales, as_learned(spec, scales, row.reward))
     newest = Line(now, reward, row.terminated, done, here)
     return dataclasses.replace(

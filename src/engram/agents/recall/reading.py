@@ -23,11 +23,16 @@ def consult(
 ) -> tuple[Query, Decision]:
     """The query for one stacked observation, and the decision with what the memory says of it and its share."""
     query = query_of(spec, state.projection, network, target, frames, decision.working.vector)
+    return query, answered(spec, state, network, query, decision)
+
+
+def answered(spec: MindSpec, state: RecallState, network: Network, query: Query, decision: Decision) -> Decision:
+    """The decision with what the memory answers to a query, and its share."""
     read = network.external.read(state.store, query.key, query.offered)
     read = dataclasses.replace(read, q=in_network(spec, network.scales, read.q))
     certain = read.confidence if spec.recall.confidence == "near" else (read.confidence > 0).astype(jnp.float32)
     share = jax.lax.stop_gradient(spec.recall.max_memory_weight * trust(spec, state) * certain)
-    return query, dataclasses.replace(decision, external=read, share=share)
+    return dataclasses.replace(decision, external=read, share=share)
 
 
 def trust(spec: MindSpec, state: RecallState) -> Float[Array, ""]:

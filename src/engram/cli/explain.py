@@ -1,0 +1,118 @@
+"""`engram explain`: a page, one JSON object or words on what an agent chose and what that came from."""
+
+import json
+import sys
+import webbrowser
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import Any
+
+from engram.cli.explain_flags import Explain
+from engram.cli.flags import environment_argument
+from engram.cli.places import existing
+from engram.errors import SpecError
+from engram.run.display import clean, fitting
+
+PAGE = Path("report.html")
+COMPARE = "compare"
+
+
+def explain(chosen: Explain) -> None:
+    """Play, measure, and write or print what was found."""
+    steps, runs = _steps(chosen), _runs(chosen)
+    _check(chosen, len(runs))
+    for run in runs:
+        existing(run)
+    with redirect_stdout(sys.stderr):  # what an environment prints is no part of the answer
+        found = _compared(chosen, runs, steps) if len(runs) == 2 else _explained(chosen, runs[0], steps)
+    if len(runs) == 2:
+        print(json.dumps(found.json(), allow_nan=False)) if chosen.json else _say(found.lines())
+    elif chosen.json:
+        print(json.dumps(found.json(), allow_nan=False))
+    elif chosen.text:
+        _say(_words(chosen, found))
+    else:
+        _page(chosen, found)
+
+
+def _runs(chosen: Explain) -> list[Path]:
+    """The run, or the two that are compared."""
+    if len(chosen.runs) == 1:
+        return [*chosen.runs]
+    if len(chosen.runs) == 3 and str(chosen.runs[0]) == COMPARE:
+        return [*chosen.runs[1:]]
+    raise SpecError(
+        f"{len(chosen.runs)} runs were given; write engram explain RUN, or engram explain compare A B for two of them"
+    )
+
+
+def _steps(chosen: Explain) -> tuple[int | None, int | None] | None:
+    """A and B of --steps A:B; either may be left out."""
+    if chosen.steps is None:
+        return None if chosen.step is None else (chosen.step, chosen.step + 1)
+    first, colon, end = chosen.steps.partition(":")
+    numbers = [None if not word else int(word) if word.isdecimal() else -1 for word in (first, end)]
+    if not colon or -1 in numbers:
+        raise SpecError(f"--steps {chosen.steps} is no range; write A:B, such as 200:400, or one of them, as in :50")
+    return numbers[0], numbers[1]
+
+
+def _check(chosen: Explain, runs: int) -> None:
+    """What goes together, before anything heavy is loaded."""
+    if chosen.json and chosen.text:
+        raise SpecError("--json and --text were both given; leave one of them out")
+    if chosen.step is not None and not chosen.text:
+        raise SpecError("--step was given without --text; write --text --step T, or --steps A:B for a page")
+    if chosen.step is not None and chosen.steps is not None:
+        raise SpecError("--step and --steps were both given; leave one of them out")
+    page = {"--out": chosen.out is not None, "--open": chosen.open, "--max-mb": chosen.max_mb is not None}
+    for flag, given in page.items():
+        if given and (chosen.json or chosen.text or runs == 2):
+            raise SpecError(f"{flag} is for a page, and none is written here; leave it out")
+    if chosen.max_mb is not None and not chosen.max_mb > 0:
+        raise SpecError(f"--max-mb {chosen.max_mb:g} was given; expected millions of bytes, more than 0")
+
+
+def _given(chosen: Explain, steps: Any) -> dict[str, Any]:
+    given: dict[str, Any] = {"steps": steps, "seed": chosen.seed, "trust": chosen.trust}
+    given |= {"episodes": chosen.episodes} if chosen.episodes is not None else {}
+    given |= {"at": chosen.at} if chosen.at is not None else {}
+    given |= {"env": chosen.env} if chosen.env is not None else {}
+    given |= {"env_args": dict(map(environment_argument, chosen.env_arg))} if chosen.env_arg else {}
+    given |= {"max_episode_steps": chosen.max_episode_steps} if chosen.max_episode_steps is not None else {}
+    return given
+
+
+def _explained(chosen: Explain, run: Path, steps: Any) -> Any:
+    from engram.explain.explanation import explain as explained
+
+    found = explained(run, faithfulness=chosen.faithfulness, **_given(chosen, steps))
+    return found.without_pictures() if chosen.no_thumbnails else found
+
+
+def _compared(chosen: Explain, runs: list[Path], steps: Any) -> Any:
+    from engram.explain.compared import compare
+
+    return compare(*runs, **_given(chosen, steps))
+
+
+def _words(chosen: Explain, found: Any) -> list[str]:
+    from engram.explain import text
+
+    return [*(text.lines(found.told) if chosen.step is None else text.step_lines(found.told, found.step(chosen.step)))]
+
+
+def _say(lines: list[str]) -> None:
+    for line in lines:
+        print(*fitting(clean(line), sys.stdout, "    "), sep="\n")
+
+
+def _page(chosen: Explain, found: Any) -> None:
+    from engram.explain import text
+
+    more = {} if chosen.max_mb is None else {"max_mb": chosen.max_mb}
+    path = found.save(PAGE if chosen.out is None else chosen.out, **more)
+    _say([*text.faithful_lines(found.told.faithful)])
+    print(clean(f"{path} holds the page ({path.stat().st_size / 1e6:.1f} MB)"))
+    if chosen.open:
+        webbrowser.open(path.resolve().as_uri())

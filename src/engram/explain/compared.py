@@ -1,0 +1,100 @@
+"""Two agents on what one of them saw: where would the other have chosen differently?"""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from engram.errors import SpaceError
+from engram.explain.explanation import trained_of
+from engram.explain.naming import Names
+from engram.explain.recording import record
+from engram.explain.skipping import rerun
+from engram.play.trained import Environment, TrainedAgent
+from engram.spaces import same
+from engram.specs import Number, whole
+
+
+class Differs(NamedTuple):
+    """One step that both were asked about."""
+
+    episode: int
+    t: int
+    first: int  # what the first chose, and took
+    second: int  # what the second would have chosen
+    first_margin: float
+    second_margin: float
+
+
+class Compared(NamedTuple):
+    """What was found. `names`: of the two checkpoints."""
+
+    names: tuple[str, str]
+    actions: list[str]
+    steps: int
+    differences: list[Differs]
+
+    def json(self) -> dict[str, Any]:
+        """One object that JSON can hold."""
+        return {**self._asdict(), "differences": [one._asdict() for one in self.differences]}
+
+    def lines(self) -> list[str]:
+        """In words."""
+        first, second = self.names
+        share = len(self.differences) / self.steps
+        told = [f"{second} would have chosen otherwise at {len(self.differences)} of {self.steps} steps ({share:.0%})"]
+        for one in self.differences:
+            told.append(
+                f"episode {one.episode}, step {one.t}: {first} {self.actions[one.first]} (by {one.first_margin:.3g}), "
+                f"{second} {self.actions[one.second]} (by {one.second_margin:.3g})"
+            )
+        return told
+
+
+def compare(
+    first: Any,
+    second: Any,
+    episodes: Number = 1,
+    steps: tuple[int | None, int | None] | None = None,
+    seed: Number | None = None,
+    env: Environment | None = None,
+    env_args: Mapping[str, Any] | None = None,
+    at: Any = "newest",
+    max_episode_steps: int | None = None,
+    trust: bool = False,
+) -> Compared:
+    """Lets the first play and asks the second what it would have chosen, with a memory of the same past.
+
+    Arguments are those of `engram.explain`. Raises: SpaceError where the two see or do different things.
+    """
+    one, other = (trained_of(agent, at, trust)[0] for agent in (first, second))
+    if not same(one.plan.space, other.plan.space) or one.plan.actions != other.plan.actions:
+        raise SpaceError(
+            f"the first learned from {one.plan.space} and {one.plan.actions} actions, the second from "
+            f"{other.plan.space} and {other.plan.actions}; compare two that see and do the same"
+        )
+    seed = whole("seed", 0 if seed is None else seed, 0)
+    one = one.elsewhere(env, env_args)
+    recording = record(one, whole("episodes", episodes, 1), seed, max_episode_steps, pictured=False)
+    start, end = (0, None) if steps is None else steps
+    found, count = [], 0
+    for number, episode in enumerate(recording.episodes):
+        theirs = rerun(other.plan.agent, other.minds[0], episode)
+        which = range(start or 0, min(episode.length, end or episode.length))
+        count += len(which)
+        for t in which:
+            mine = episode.kept.preference[t]
+            if (chosen := int(theirs[t].argmax())) != int(episode.kept.action[t]):
+                action = int(episode.kept.action[t])
+                found.append(Differs(number, t, action, chosen, _lead(mine), _lead(theirs[t])))
+    return Compared((_called(one, "A"), _called(other, "B")), Names.of(recording).actions, max(count, 1), found)
+
+
+def _lead(preference: np.ndarray) -> float:
+    """How far the best lies before the next."""
+    ordered = np.sort(preference[np.isfinite(preference)])
+    return float(ordered[-1] - ordered[-2]) if len(ordered) > 1 else 0.0
+
+
+def _called(agent: TrainedAgent, letter: str) -> str:
+    return f"{letter} ({agent.plan.preset}, checkpoint {agent.checkpoint or 'unsaved'})"

@@ -1,0 +1,108 @@
+// Past experiences: what each was, how much it was looked at, how much it mattered, and what the choice is without it.
+const readAny = tables.reads.entry.length > 0;
+
+function showPast(step) {
+  const n = step.memories.length + step.others[0];
+  $("past-title").textContent = say("past", { n: whole(n) });
+  const sort = (byLooked, word) => toggle(say(word), state.byLooked === byLooked, () => change({ byLooked }), SMALL);
+  const none = step.without_memories ? make("button", {
+    class: "small", id: "no-memory", text: say("no_memory_button"), title: say("no_memory_means"),
+    "aria-pressed": state.noMemory, click: () => change({ noMemory: !state.noMemory, chosen: -1 }),
+  }) : null;
+  const several = step.memories.length > 1;
+  $("past-tools").replaceChildren(...[
+    several ? span("quiet", say("sort")) : null,
+    several ? sort(false, "mattered") : null, several ? sort(true, "looked") : null, none].filter(Boolean));
+  $("past").replaceChildren(...pastOf(step));
+}
+
+// Places of the memories as they are listed; without a measurement, by what they gave.
+function ranking(step) {
+  return order(step.memories.map((memory) => (state.byLooked ? memory.looked_at : Math.abs(memory.mattered ?? memory.gave))));
+}
+
+function pastOf(step) {
+  if (!step.kept) return [remark("not_kept")];
+  if (!step.memories.length) return [remark(emptyWord(step))];
+  const most = {
+    looked: Math.max(1e-12, ...finite(step.memories.map((memory) => memory.looked_at))),
+    mattered: Math.max(1e-12, ...finite(step.memories.map((memory) => Math.abs(memory.mattered ?? 0)))),
+  };
+  const list = make("ul", { class: "memories" + (step.memories.some(({ picture }) => picture >= 0) ? "" : " plainly") });
+  for (const index of ranking(step)) list.append(memoryLine(step, index, most));
+  if (step.others[0]) list.append(othersLine(step));
+  const head = make("div", { class: "memory-head", ...HIDDEN }, make("span"),
+    span("", say("looked")), span("", say("mattered")));
+  list.prepend(make("li", { class: "heads-of" }, head));
+  return [list];
+}
+
+function emptyWord(step) {
+  if (step.others[0]) return "memories_not_shown";
+  return data.health || readAny ? "memory_empty" : "no_memory";
+}
+
+// When it happened, as far as this kind of memory keeps it.
+function when(memory) {
+  const known_ = [];
+  if (memory.episode >= 0) known_.push(say("episode_n", { n: whole(memory.episode) }));
+  if (memory.step >= 0) known_.push(say("step_n", { n: whole(memory.step) }));
+  return known_.length ? known_.join(", ") : say("memory_id", { id: memory.id });
+}
+
+function memoryLine(step, index, most) {
+  const memory = step.memories[index];
+  const open = state.chosen === index;
+  const measured = memory.mattered !== null;
+  const side = !measured || !memory.mattered ? "" : memory.mattered > 0 ? " \u25b2" : " \u25bc";
+  const button = make("button", {
+    class: "memory", "aria-expanded": open, "data-memory": index,
+    "data-id": memory.id, click: () => change({ chosen: open ? -1 : index, noMemory: false }),
+  },
+  memory.picture >= 0 ? thumbnail(memory.picture, say("picture_of_memory", { id: memory.id })) : make("span", { class: "thumb blank" }),
+  make("span", { class: "about" },
+    span("when", when(memory)),
+    span("quiet", details(memory))),
+  make("span", { class: "cell" }, span("unseen", say("looked") + " "),
+    span("number looked", percent(memory.looked_at)), bar(0, memory.looked_at / most.looked, "look")),
+  make("span", { class: "cell" }, span("unseen", say("mattered") + " "),
+    span("number mattered", measured ? signed(memory.mattered) + side : say("not_measured")),
+    measured ? bar(0.5, 0.5 + 0.5 * memory.mattered / most.mattered, memory.mattered < 0 ? "against" : "for") : null));
+  return make("li", { class: open ? "open" : "" }, button, open ? opened(step, memory) : null);
+}
+
+function details(memory) {
+  const found = [say("did", { action: actionName(memory.action) })];
+  if (memory.age !== null) found.push(say("writes_ago", { n: whole(memory.age) }));
+  return found.join(" \u00b7 ");
+}
+
+function opened(step, memory) {
+  const rows = [
+    ["memory_number", memory.id], ["its_action", actionName(memory.action)], ["its_value", show(memory.value)],
+    ["looked", percent(memory.looked_at)], ["gave", signed(memory.gave)],
+    ["mattered_measured", memory.mattered === null ? say("not_measured") : signed(memory.mattered)],
+  ];
+  for (const word of ["environment", "episode", "step"]) if (memory[word] >= 0) rows.push([word, whole(memory[word])]);
+  if (memory.age !== null) rows.push(["age", say("writes_ago", { n: whole(memory.age) })]);
+  if (memory.reads !== null) rows.push(["reads", show(memory.reads)]);
+  const list = make("dl", { class: "pairs" });
+  for (const [word, text] of rows) list.append(make("dt", { text: say(word) }), make("dd", { text }));
+  for (const [name, text] of memory.facts) list.append(make("dt", { text: name }), make("dd", { text }));
+  const big = memory.picture >= 0 ? thumbnail(memory.picture, say("picture_of_memory", { id: memory.id })) : null;
+  if (big) big.className = "big";
+  return box("opened", big, list,
+    remark(memory.without ? "bars_show_without" : "without_not_measured"));
+}
+
+function othersLine(step) {
+  const [n, weight, gave] = step.others;
+  return make("li", { class: "others" },
+    make("span", { class: "thumb blank" }),
+    make("span", { class: "about" }, span("when", say("other_memories", { n: whole(n) })),
+      span("quiet", say("others_means"))),
+    make("span", { class: "cell" }, span("unseen", say("looked") + " "),
+      span("number looked", percent(weight))),
+    make("span", { class: "cell" }, span("unseen", say("gave") + " "),
+      span("number", say("gave_n", { n: signed(gave) }))));
+}

@@ -1,0 +1,257 @@
+// This step: what was seen, where each head looked, what each action was worth, and how the margin came about.
+const TOP_PARTS = 6;
+
+function showSeen(step) {
+  const weights = headWeights(step, state.head);
+  const boxed = step.parts.some((part) => part.box);
+  const frame = $("frame");
+  frame.replaceChildren();
+  if (step.picture >= 0) frame.append(pictureOf(step, weights, boxed));
+  else if (!step.facts.length && !step.parts.length) frame.append(remark(step.kept ? "nothing_seen" : "not_kept"));
+  $("lens").replaceChildren(...lens(step, boxed && step.picture >= 0));
+  // Where the parts are the numbers of the table, their weights stand in it.
+  const same = step.picture < 0 && step.facts.length && weights.length === step.facts.length;
+  $("parts").replaceChildren(...(same ? [] : attended(step, weights)));
+  $("facts").replaceChildren(...observed(step, same ? weights : null));
+}
+
+function pictureOf(step, weights, boxed) {
+  const sheet = data.images.sheets[pictures.sheet[step.picture]];
+  const canvas = make("canvas", { id: "picture", role: "img", "aria-label": pictureLabel(step, weights) });
+  const stage = make("div", { class: "stage" }, canvas);
+  stage.style.aspectRatio = sheet.width + " / " + sheet.height;
+  stage.style.width = "min(100%, " + (38 * sheet.width / sheet.height).toFixed(2) + "vh)";
+  paint(canvas, step.picture);
+  if (boxed && weights.length) {
+    const layer = make("canvas", { id: "layer", class: "layer", ...HIDDEN });
+    stage.append(layer);
+    requestAnimationFrame(() => overlay(layer, step, weights, state.opacity, state.boxes));
+  }
+  return stage;
+}
+
+function pictureLabel(step, weights) {
+  const first = order(weights).slice(0, 3).map((part) => step.parts[part].name + " " + percent(weights[part]));
+  const looked = first.length ? " " + say("looked_most", { parts: first.join(", ") }) : "";
+  return say("picture_of", { step: step.t }) + looked;
+}
+
+// Buttons to choose a head, how its weights are shown, and how strongly.
+function lens(step, visible) {
+  const heads = step.attention.length;
+  if (!heads) return step.kept ? [remark("no_attention")] : [];
+  const pick = (head, text, label) => toggle(text, state.head === head, () => change({ head }),
+    { "aria-label": label, "data-head": head });
+  const group = make("div", { class: "pick", role: "group", "aria-label": say("head") },
+    span("quiet", say("head") + "\u00a0"), pick(-1, say("mean"), say("mean_of_heads")));
+  for (let head = 0; head < heads; head += 1) group.append(pick(head, head + 1, say("head_number", { n: head + 1 })));
+  if (!visible) return heads > 1 ? [group] : [];
+  const way = make("div", { class: "pick", role: "group", "aria-label": say("shown_as") },
+        toggle(say("heat"), !state.boxes, () => change({ boxes: false })),
+    toggle(say("boxes"), state.boxes, () => change({ boxes: true })));
+  const slider = make("input", {
+    type: "range", min: "0", max: "100", value: Math.round(100 * state.opacity), "aria-label": say("opacity"),
+    id: "opacity", "aria-valuetext": Math.round(100 * state.opacity) + " %",
+  });
+  slider.addEventListener("input", () => {
+    state.opacity = Number(slider.value) / 100;
+    slider.setAttribute("aria-valuetext", slider.value + " %");
+    const layer = $("layer");
+    if (layer) overlay(layer, step, headWeights(step, state.head), state.opacity, state.boxes);
+  });
+  return [heads > 1 ? group : null, way, slider].filter(Boolean);
+}
+
+// The parts with their weights, the most attended first: the text twin of the overlay.
+function attended(step, weights) {
+  if (!weights.length) return [];
+  const ranked = order(weights);
+  const greatest = Math.max(1e-12, ...finite(weights));
+  const line = (part) => make("li", { "data-part": part },
+    span("name", step.parts[part].name),
+    span("what", step.parts[part].value),
+    bar(0, weights[part] / greatest, "look"),
+    span("number", percent(weights[part])));
+  const list = (parts) => ordered("attended", ...parts.map(line));
+  const rest = ranked.slice(TOP_PARTS);
+  const sum = rest.reduce((total, part) => total + weights[part], 0);
+  const more = rest.length ? folded(say("other_parts", { n: rest.length, share: percent(sum) })) : null;
+  // Filled when it is opened: there may be hundreds, at every step.
+  if (more) more.addEventListener("toggle", () => more.children.length < 2 && more.append(list(rest)));
+  return [heading("looked_at"), list(ranked.slice(0, TOP_PARTS)), more].filter(Boolean);
+}
+
+function observed(step, weights) {
+  if (!step.facts.length) return [];
+  const greatest = weights ? Math.max(1e-12, ...finite(weights)) : 1;
+  const lines = step.facts.map(([name, value], i) => make("li", {},
+    span("name", name), span("what", value),
+    weights ? bar(0, weights[i] / greatest, "look") : null,
+    weights ? span("number", percent(weights[i])) : null));
+  return [heading(weights ? "observed_and_looked_at" : "observed"),
+    make("ol", { class: weights ? "attended" : "facts" }, ...lines)];
+}
+
+// What the bars show besides the preferences: those without one memory, or without any.
+function alternative(step) {
+  if (state.noMemory) return step.without_memories && { values: step.without_memories, what: say("no_memory_at_all") };
+  const memory = step.memories[state.chosen];
+  return memory && memory.without
+    ? { values: memory.without, what: say("without_memory", { id: memory.id }) } : null;
+}
+
+function sentenceOf(step) {
+  if (state.language === "en" && step.sentence) return step.sentence;
+  if (!width) return say("no_actions");
+  return say(step.runner_up === step.action ? "chose_alone" : "chose", {
+    action: actionName(step.action), other: actionName(step.runner_up), margin: show(step.margin),
+    memories: show(step.from_memories), unit: data.meta.unit,
+  });
+}
+
+function flagsOf(step) {
+  const flags = [];
+  if (step.explored) flags.push(["explored", "explored_means"]);
+  if (step.terminated) flags.push(["terminated", "terminated_means"]);
+  if (step.truncated) flags.push(["truncated", "truncated_means"]);
+  return flags.map(([word, means]) => make("span", { class: "flag " + word, text: say(word), title: say(means) }));
+}
+
+function showDecision(step) {
+  const [first, ...more] = sentenceOf(step).split(/(?<=[.\u3002]) ?(?=[^\d\s])/);
+  $("sentence").replaceChildren(make("strong", { text: first }), more.length ? " " + more.join(" ") : "");
+  $("flags").replaceChildren(...flagsOf(step),
+    span("quiet", say("reward_value", { reward: signed(step.reward), value: show(step.value) })));
+  const other = alternative(step);
+  $("whatif").replaceChildren(...(other ? [whatIf(step, other)] : []));
+  $("bars").replaceChildren(...bars(step, other));
+  $("waterfall").replaceChildren(...waterfall(step));
+  $("spread").replaceChildren(...spread(step));
+}
+
+function whatIf(step, other) {
+  const now = best(step.preference, step.allowed);
+  const then = best(other.values, step.allowed);
+  const same = now.action === then.action;
+  const text = say(same ? "same_choice" : "other_choice", {
+    what: other.what, action: actionName(then.action), gap: show(then.gap),
+  });
+  return make("div", { class: "whatif" + (same ? "" : " flips") },
+    make("p", {}, make("strong", { text: say("what_if") + " " }), text),
+    make("button", { text: say("put_back"), click: () => change({ chosen: -1, noMemory: false }) }));
+}
+
+// Where the bars begin: at zero, unless all values are far from it and close together.
+function axis(values) {
+  const [low, high] = range(finite(values));
+  if (low <= 0 && high >= 0) return [low, high];
+  const near = high - low < 0.5 * Math.max(Math.abs(low), Math.abs(high));
+  if (near) return [low - 0.15 * (high - low), high + 0.05 * (high - low)];
+  return [Math.min(0, low), Math.max(0, high)];
+}
+
+function bars(step, other) {
+  if (!width) return [remark("no_actions")];
+  const ranked = order(step.preference);
+  const rank = ranked.map((_, action) => ranked.indexOf(action) + 1);
+  const [low, high] = axis(step.preference.concat(other ? other.values : []));
+  const scaled = (value) => (value === -Infinity ? 0 : (value - low) / (high - low));
+  const from = low <= 0 && high >= 0 ? scaled(0) : 0;
+  const listed = state.byValue ? ranked : actions.map((_, action) => action);
+  const lines = listed.map((action) => barLine(step, action, rank[action], other, scaled, from));
+  const sorted = toggle(say("sort_by_value"), state.byValue, () => change({ byValue: !state.byValue }), SMALL);
+  return [
+    box("row", heading("all_actions", { unit: term(data.meta.unit) }), sorted),
+    make("ol", { class: "bars" + (other ? " compared" : "") }, ...lines),
+    box("ends", span("", show(low)),
+      span("", (low > 0 || high < 0 ? say("not_from_zero") + " \u00b7 " : "") + say("marks_mean")), span("", show(high))),
+  ];
+}
+
+function barLine(step, action, rank, other, scaled, from) {
+  const chosen = action === step.action;
+  const value = step.preference[action];
+  const track = bar(from, scaled(value), chosen ? "chosen" : "");
+  if (other) {
+    const ghost = make("span", { class: "ghost" });
+    const ends = [from, scaled(other.values[action])].sort((a, b) => a - b);
+    ghost.style.left = 100 * Math.max(0, ends[0]) + "%";
+    ghost.style.width = 100 * Math.min(1, ends[1] - ends[0]) + "%";
+    track.append(ghost);
+  }
+  const second = !chosen && action === step.runner_up;
+  const marks = [];
+  if (!step.allowed[action]) marks.push(say("not_offered"));
+  if (step.share) marks.push(say("memory_share", { share: percent(step.share[action]) }));
+  if (Math.abs(step.q[action] - value) > 1e-6) marks.push(say("q_is", { q: show(step.q[action]) }));
+  return make("li", {
+    class: (chosen ? "is-chosen" : "") + (step.allowed[action] ? "" : " is-not-offered"), "data-action": action,
+  },
+  span("rank", rank, { title: say("rank") }),
+  span("unseen", chosen ? say("chosen") : second ? say("second") : ""),
+  span("name", (chosen ? "\u25b6 " : second ? "\u25b7 " : "") + actionName(action)),
+  track,
+  span("number", show(value)),
+  span("number other", other ? show(other.values[action]) : ""),
+  span("marks", marks.join(" \u00b7 ")));
+}
+
+// The margin as a sum: network, each memory shown, the others together, what belongs to no memory, and the rest.
+function pieces(step) {
+  const found = [[say("from_network"), step.from_network, "network"]];
+  let told = 0;
+  for (const i of ranking(step)) {
+    told += step.memories[i].gave;
+    found.push([say("memory_id", { id: step.memories[i].id }), step.memories[i].gave, "memory", i]);
+  }
+  if (step.others[0]) found.push([say("other_memories", { n: whole(step.others[0]) }), step.others[2], "others"]);
+  told += step.others[0] ? step.others[2] : 0;
+  const left = step.from_memories - told;
+  if (Math.abs(left) > 1e-5 * Math.max(1, Math.abs(step.margin), Math.abs(step.from_memories))) {
+    found.push([say(step.kept ? "memories_unsplit" : "memories_together"), left, "others"]);
+  }
+  if (step.rest) found.push([say("rest"), step.rest, "rest"]);
+  return found;
+}
+
+function waterfall(step) {
+  if (!width || step.runner_up === step.action) return [];
+  const all = pieces(step);
+  const levels = [0];
+  for (const [, size] of all) levels.push(levels[levels.length - 1] + size);
+  const [low, high] = range(levels, [step.margin]);
+  const scaled = (value) => (value - low) / (high - low);
+  const lines = all.map(([label, size, kind, index], i) => {
+    const line = make("li", { class: kind, "data-piece": kind }, span("name", label),
+      bar(scaled(levels[i]), scaled(levels[i + 1]), size < 0 ? "against" : "for"),
+      span("number", signed(size)));
+    if (index !== undefined && index === state.chosen) line.classList.add("is-picked");
+    return line;
+  });
+  lines.push(make("li", { class: "total", "data-piece": "margin" }, span("name", say("margin")),
+    bar(scaled(0), scaled(step.margin), "sum"), span("number", signed(step.margin))));
+  return [heading("margin_split", { action: actionName(step.action), other: actionName(step.runner_up) }),
+    ordered("waterfall", ...lines)];
+}
+
+// The distribution of returns of each action, on one axis.
+function spread(step) {
+  if (!step.distribution) return [];
+  const [low, high] = range(step.distribution.flat().filter(([, share]) => share > 0.002).map(([at_]) => at_));
+  const lines = step.distribution.map((pairs, action) => {
+    const shape = vector("svg", { viewBox: "0 0 200 24", preserveAspectRatio: "none", ...HIDDEN });
+    const x = (value) => 200 * (value - low) / (high - low);
+    for (const [at_, share] of pairs) {
+      if (!Number.isFinite(at_) || share <= 0.002) continue;
+      shape.append(vector("line", { x1: x(at_), x2: x(at_), y1: 24, y2: 24 - 22 * share }));
+    }
+    const mean = x(step.q[action]);
+    if (Number.isFinite(mean)) shape.append(segment("mean", mean, 0, mean, 24));
+    return make("li", { class: action === step.action ? "is-chosen" : "" },
+      span("name", actionName(action)), shape,
+      span("number", show(step.q[action])));
+  });
+  return [heading("spread"), ordered("spread", ...lines),
+    box("ends", span("", show(low)), span("", say("return")),
+      span("", show(high)))];
+}

@@ -1,0 +1,103 @@
+"""The parts of a margin add up to it."""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from support.explained import entries, trained, with_entries
+
+from engram.agents.mind import RewardSpec
+from engram.agents.spec import AgentSpec
+from engram.encoders.vector import VectorSpec
+from engram.explain.contributions import Choice, Entry, Read, choice, likely_effects, split
+from engram.explain.ledger import Ledger
+from engram.explain.recording import record
+from engram.external.chunked import ChunkedSpec
+from engram.external.episodic import EpisodicSpec
+from engram.external.graph import GraphSpec
+from engram.external.product_key import ProductKeySpec
+from engram.play.trained import TrainedAgent
+
+PLAIN = AgentSpec(encoder=VectorSpec(widths=(8,)))
+BY_HAND = Read(
+    weights=np.array([[[0.75, 0.25], [0.5, 0.5]]]),
+    ids=np.array([[[3, 4], [7, -1]]]),
+    values=np.array([[[2.0, 4.0], [6.0, 0.0]]]),
+    share=np.array([0.5, 0.25]),
+)
+
+
+def test_a_margin_by_hand():
+    """Q(0) = .5 * 1 + .5 * (.75 * 2 + .25 * 4) = 1.75; Q(1) = .75 * .2 + .25 * .5 * 6 = .9."""
+    chosen = choice(np.array([1.75, 0.9]), 0)
+    assert chosen == Choice(0, 1, pytest.approx(0.85))
+    parted = split(chosen, np.array([1.0, 0.2]), BY_HAND)
+    assert parted.network == pytest.approx(0.5 - 0.15)
+    assert parted.memories == pytest.approx(1.25 - 0.75)
+    assert parted.rest == pytest.approx(0.0)
+    assert parted.entries == [
+        Entry(3, 0, 0.75, pytest.approx(0.75)), Entry(7, 1, 0.5, pytest.approx(-0.75)),
+        Entry(4, 0, 0.25, pytest.approx(0.5)),
+    ]  # fmt: skip
+
+
+def test_what_leaving_out_would_do_by_hand():
+    """M(0) = 2.5: without entry 3 it is 4, so Q(0) would rise by .75; entry 7 stands alone in its read."""
+    chosen = choice(np.array([1.75, 0.9]), 0)
+    likely = likely_effects(split(chosen, np.array([1.0, 0.2]), BY_HAND), BY_HAND, chosen)
+    assert likely[3] == pytest.approx(0.5 * (2 - 2.5) * 0.75 / 0.25)
+    assert likely[4] == pytest.approx(0.5 * (4 - 2.5) * 0.25 / 0.75)
+
+
+def test_an_entry_of_both_reads_gave_to_both():
+    read = Read(np.array([[[1.0]]]), np.array([[[5]]]), np.array([[[2.0]]]), np.array([0.5, 0.25]))
+    parted = split(Choice(0, 1, 0.5), np.zeros(2), read)
+    assert parted.entries == [Entry(5, 0, 1.0, pytest.approx(0.5))]
+    assert parted.rest == pytest.approx(0.0)
+
+
+def test_forbidden_actions_are_no_runners_up():
+    preference = np.array([3.0, -np.inf, 1.0])
+    assert choice(preference, 0, np.array([True, False, True])) == Choice(0, 2, 2.0)
+    assert choice(preference, 0, np.array([True, False, False])) == Choice(0, 0, 0.0)
+    assert choice(np.array([3.0]), 0) == Choice(0, 0, 0.0)
+
+
+def test_a_policy_chooses_by_its_logits_alone():
+    parted = split(Choice(0, 1, 0.3), np.array([0.2, -0.1]), BY_HAND, by_policy=True)
+    assert (parted.network, parted.memories) == (pytest.approx(0.3), 0.0)
+    assert [entry.gave for entry in parted.entries] == [0.0, 0.0, 0.0]
+
+
+KINDS: dict[str, Any] = {
+    "episodic": EpisodicSpec(capacity=80, neighbours=6),
+    "multi-head": EpisodicSpec(capacity=80, neighbours=6, kernel="multi-head", heads=2),
+    "chunked": ChunkedSpec(capacity=80, size=10, probes=2, neighbours=6),
+    "graph": GraphSpec(capacity=80, neighbours=6),
+    "product-key": ProductKeySpec(),
+}
+
+
+@pytest.mark.parametrize(("kind", "normalized"), [*((kind, False) for kind in KINDS), ("episodic", True)])
+def test_every_kind_of_memory_adds_up(kind: str, normalized: bool):
+    recall = replace(PLAIN.recall, n_step=1)
+    spec = replace(PLAIN, external=KINDS[kind], reward=RewardSpec(normalize=normalized), recall=recall)
+    agent = trained(spec)
+    recording = record(agent, pictured=False)
+    keys = np.tile(recording.episodes[0].kept.query.key[:3], (20, 1))  # so that what is asked for is found
+    mind = with_entries(recording.mind, entries(recording.mind, 60, 2, keys=keys))
+    recording = record(TrainedAgent(agent.plan, [mind], None), pictured=False)
+    episode, ledger = recording.episodes[0], Ledger.of(spec, mind)
+    read: Any = episode.decision.external
+    gave = 0.0
+    for step in range(episode.length):
+        seen = Read(
+            read.weights[step], read.entries[step], ledger.worth(read.entries[step]), episode.decision.share[step]
+        )
+        chosen = choice(episode.kept.preference[step], int(episode.kept.action[step]))
+        parted = split(chosen, episode.kept.own[step], seen)
+        assert abs(parted.rest) <= 1e-5 * max(1, abs(chosen.margin))
+        assert parted.network + parted.memories + parted.rest == pytest.approx(chosen.margin)
+        gave = max(gave, abs(parted.memories))
+    assert gave > 1e-3

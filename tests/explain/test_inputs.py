@@ -1,0 +1,101 @@
+"""Covering parts of an observation, and telling them by name and value."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from engram import spaces
+from engram.encoders.entities import EntitiesSpec
+from engram.encoders.features import FeaturesSpec
+from engram.encoders.pixels import PixelsSpec
+from engram.encoders.vector import VectorSpec
+from engram.envs.names import Names
+from engram.explain.inputs import blurred, cover, facts, mean_of, number, parts_told
+
+MIXED = spaces.Dict((("action_mask", spaces.Box((2,), "bool")), ("a", spaces.Box((2,))), ("b", spaces.Discrete(5))))
+
+
+def test_a_covered_place_is_that_of_the_fill_and_nothing_else_changes():
+    space = spaces.Box((84, 84), "uint8")
+    parts = PixelsSpec().parts(space, 2)
+    frames = jnp.asarray(np.random.default_rng(0).integers(0, 100, (2, 84, 84)), jnp.uint8)
+    covered = jnp.arange(parts.count) == 8  # the second row's second place: pixels 22 to 30 of both
+    found = np.array(jax.jit(partial(cover, parts))(frames, covered, jnp.full((84, 84), 200.0)))
+    assert (found[:, 22:30, 22:30] == 200).all()
+    found[:, 22:30, 22:30] = np.asarray(frames)[:, 22:30, 22:30]
+    assert (found == np.asarray(frames)).all()
+    assert found.dtype == np.uint8
+
+
+def test_all_parts_together_are_all_that_is_seen():
+    for chosen, space in [
+        (PixelsSpec(), spaces.Box((84, 84), "uint8")),
+        (VectorSpec(), spaces.Box((3,))),
+        (FeaturesSpec(), spaces.Dict((("a", spaces.Box((2, 2))), ("b", spaces.Discrete(5))))),
+        (EntitiesSpec(), spaces.Dict((("entities", spaces.Box((3, 2))), ("mask", spaces.Box((3,), "bool"))))),
+    ]:
+        parts = chosen.parts(space, 2)
+        seen = jax.tree.map(jnp.asarray, spaces.zeros(space, (2,)))
+        other = jax.tree.map(jnp.ones_like, seen)
+        found = cover(parts, seen, jnp.ones(parts.count, bool), other)
+        assert all((np.asarray(leaf) == 1).all() for leaf in jax.tree.leaves(found)), chosen
+        kept = cover(parts, seen, jnp.zeros(parts.count, bool), other)
+        assert all((np.asarray(leaf) == 0).all() for leaf in jax.tree.leaves(kept)), chosen
+
+
+def test_many_ways_of_covering_can_be_tried_at_once():
+    parts = VectorSpec().parts(spaces.Box((3,)), 2)
+    frames = jnp.arange(6.0).reshape(2, 3)
+    found = jax.vmap(lambda covered: cover(parts, frames, covered, jnp.zeros((2, 3))))(jnp.eye(3, dtype=bool))
+    assert np.asarray(found[1]).tolist() == [[0, 0, 2], [3, 0, 5]]
+
+
+def test_what_may_be_done_is_never_covered():
+    seen = spaces.seen(MIXED)
+    parts = VectorSpec().parts(seen, 1)
+    whole = type(parts)(**{**vars(parts), "space": MIXED})
+    frames = jax.tree.map(lambda leaf: jnp.ones_like(jnp.asarray(leaf)), spaces.zeros(MIXED, (1,)))
+    found = cover(whole, frames, jnp.ones(3, bool), jax.tree.map(jnp.zeros_like, frames))
+    assert np.asarray(found["action_mask"]).all()
+    assert not np.asarray(found["a"]).any()
+
+
+def test_fills_keep_their_dtypes():
+    space = spaces.Dict((("a", spaces.Box((16, 16), "uint8")), ("b", spaces.Discrete(5))))
+    seen = {"a": np.arange(512, dtype=np.uint8).reshape(2, 16, 16), "b": np.array([1, 4], np.int32)}
+    mean = mean_of(space, seen)
+    assert (mean["a"].dtype, mean["b"]) == (np.uint8, 4)
+    smooth = blurred(space, {"a": seen["a"][0], "b": 1})
+    assert smooth["a"].dtype == np.uint8
+    assert int(np.ptp(smooth["a"][8])) < int(np.ptp(seen["a"][0][8]))
+    assert smooth["b"] == 1
+    missing = mean_of(spaces.Box((2,)), np.array([[1.0, np.nan], [3.0, np.nan]], np.float32))
+    assert missing.tolist() == [2.0, 0.0]
+
+
+def test_facts_are_names_and_values():
+    names = Names(numbers=("height", "speed", "gear"))
+    seen = {"action_mask": np.ones(2, bool), "a": np.array([0.5, np.nan], np.float32), "b": np.int32(3)}
+    assert facts(MIXED, seen, names) == [("height", "0.5"), ("speed", "missing"), ("gear", "3")]
+    assert facts(MIXED, seen)[0] == ("a 1", "0.5")
+    rows = np.array([[1, 0.25], [0, 0], [1, 2]], np.float32)
+    told = facts(spaces.Box((3, 2), unordered=True), rows, Names(entities=("itself", "bus", "car")))
+    assert told == [("itself", "1  0.25"), ("car", "1  2")]
+    assert facts(spaces.Box((84, 84), "uint8"), np.zeros((84, 84), np.uint8)) == []
+    assert facts(spaces.Box((100,)), np.zeros(100))[-1] == ("and more", "36 numbers")
+    assert facts(spaces.Text(5, 9), np.array([3, 1, 2, 0, 0], np.int16)) == [("text", "3 1 2")]
+    assert number(1e9) == "1e+09"
+
+
+def test_parts_are_told_with_name_value_and_box():
+    parts = FeaturesSpec().parts(spaces.Box((2,)), 2)
+    told = parts_told(parts, np.array([[1, 2], [3, 4.5]]), Names(("x", "y"), boxes=(None, (0.0, 0.0, 0.5, 0.5))))
+    assert [(one.name, one.value) for one in told] == [
+        ("x, 1 step ago", "1"), ("y, 1 step ago", "2"), ("x", "3"), ("y", "4.5"),
+    ]  # fmt: skip
+    assert told[3].box == (0.0, 0.0, 0.5, 0.5)
+    assert told[1].box is None
+    place = parts_told(PixelsSpec().parts(spaces.Box((84, 84), "uint8"), 1))[0]
+    assert (place.name, place.value, place.box[:2]) == ("row 1, column 1", "", (0.0, 0.0))
