@@ -18,7 +18,8 @@ function showPast(step) {
 
 // Places of the memories as they are listed; without a measurement, by what they gave.
 function ranking(step) {
-  return order(step.memories.map((memory) => (state.byLooked ? memory.looked_at : Math.abs(memory.mattered ?? memory.gave))));
+  return order(step.memories.map((memory) => (state.byLooked ? memory.looked_at
+    : Math.abs(memory.mattered ?? memory.gave))));
 }
 
 function pastOf(step) {
@@ -28,12 +29,13 @@ function pastOf(step) {
     looked: Math.max(1e-12, ...finite(step.memories.map((memory) => memory.looked_at))),
     mattered: Math.max(1e-12, ...finite(step.memories.map((memory) => Math.abs(memory.mattered ?? 0)))),
   };
-  const list = make("ul", { class: "memories" + (step.memories.some(({ picture }) => picture >= 0) ? "" : " plainly") });
+  const list = make("ul", { class: "memories" + (step.memories.some(({ picture }) => picture >= 0) ? ""
+    : " plainly") });
   for (const index of ranking(step)) list.append(memoryLine(step, index, most));
   if (step.others[0]) list.append(othersLine(step));
   const head = make("div", { class: "memory-head", ...HIDDEN }, make("span"),
     span("", say("looked")), span("", say("mattered")));
-  list.prepend(make("li", { class: "heads-of" }, head));
+  list.prepend(make("li", {}, head));
   return [list];
 }
 
@@ -59,7 +61,8 @@ function memoryLine(step, index, most) {
     class: "memory", "aria-expanded": open, "data-memory": index,
     "data-id": memory.id, click: () => change({ chosen: open ? -1 : index, noMemory: false }),
   },
-  memory.picture >= 0 ? thumbnail(memory.picture, say("picture_of_memory", { id: memory.id })) : make("span", { class: "thumb blank" }),
+  memory.picture >= 0 ? thumbnail(memory.picture, say("picture_of_memory", { id: memory.id })) : make("span",
+    { class: "thumb blank" }),
   make("span", { class: "about" },
     span("when", when(memory)),
     span("quiet", details(memory))),

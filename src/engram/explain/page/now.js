@@ -118,7 +118,7 @@ function flagsOf(step) {
 }
 
 function showDecision(step) {
-  const [first, ...more] = sentenceOf(step).split(/(?<=[.\u3002]) ?(?=[^\d\s])/);
+  const [first, ...more] = sentenceOf(step).split(/(?<=\.) (?=\D)/);
   $("sentence").replaceChildren(make("strong", { text: first }), more.length ? " " + more.join(" ") : "");
   $("flags").replaceChildren(...flagsOf(step),
     span("quiet", say("reward_value", { reward: signed(step.reward), value: show(step.value) })));
@@ -164,7 +164,8 @@ function bars(step, other) {
     box("row", heading("all_actions", { unit: term(data.meta.unit) }), sorted),
     make("ol", { class: "bars" + (other ? " compared" : "") }, ...lines),
     box("ends", span("", show(low)),
-      span("", (low > 0 || high < 0 ? say("not_from_zero") + " \u00b7 " : "") + say("marks_mean")), span("", show(high))),
+      span("", (low > 0 || high < 0 ? say("not_from_zero") + " \u00b7 " : "") + say("marks_mean")), span("",
+        show(high))),
   ];
 }
 

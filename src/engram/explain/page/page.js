@@ -37,7 +37,8 @@ function showStep() {
   if (BY_STEP.includes(state.tab)) fillTab();
   clearTimeout(spoken);
   if (!state.playing) {
-    spoken = setTimeout(() => { $("live").textContent = say("step_n", { n: whole(step.t) }) + ": " + sentenceOf(step); }, 300);
+    spoken = setTimeout(() => { $("live").textContent = say("step_n",
+      { n: whole(step.t) }) + ": " + sentenceOf(step); }, 300);
   }
 }
 
@@ -49,7 +50,8 @@ function showHead() {
   const shown = list.slice(0, 6).map(show).join(", ") + (list.length > 6 ? ", \u2026" : "");
   const rows = [[list.length > 1 ? "returns" : "return", shown || "\u2013"], ["steps", whole(count)],
     ["trained", whole(meta.trained)], ["checkpoint", meta.checkpoint], ["seed", meta.seed]];
-  $("meta").replaceChildren(...rows.map(([word, text]) => box("", make("dt", { text: say(word) }), make("dd", { text }))));
+  $("meta").replaceChildren(...rows.map(([word, text]) => box("", make("dt", { text: say(word) }), make("dd",
+    { text }))));
   $("badges").replaceChildren(span("badges-title", say("faithfulness")),
     ...(data.faithful.length ? data.faithful.map(badge) : [span("badge unknown", say("not_measured"))]));
   $("notes").replaceChildren(...meta.notes.map((text) => make("li", { text: term(text) })));
@@ -192,7 +194,8 @@ function start() {
   speak();
   startTimeline();
   const clicks = {
-    first: () => seek(0), back: () => seek(state.place - 1), next: () => seek(state.place + 1), last: () => seek(count - 1),
+    first: () => seek(0), back: () => seek(state.place - 1), next: () => seek(state.place + 1),
+      last: () => seek(count - 1),
     play: () => play(!state.playing), "help-open": () => $("help").showModal(),
     language: () => { state.language = state.language === "en" ? "zh" : "en"; speak(); },
   };
