@@ -30,9 +30,11 @@ function pictureOf(step, weights, boxed) {
   return stage;
 }
 
+const foremost = (step, weights) => order(weights).slice(0, 3)
+  .map((part) => step.parts[part].name + " " + percent(weights[part])).join(", ");
+
 function pictureLabel(step, weights) {
-  const first = order(weights).slice(0, 3).map((part) => step.parts[part].name + " " + percent(weights[part]));
-  const looked = first.length ? " " + say("looked_most", { parts: first.join(", ") }) : "";
+  const looked = weights.length ? " " + say("looked_most", { parts: foremost(step, weights) }) : "";
   return say("picture_of", { step: step.t }) + looked;
 }
 

@@ -9,8 +9,9 @@ function change(changes) {
 // What was focused before its part of the page was built anew.
 function focusMark(element) {
   if (element.id) return "#" + element.id;
-  if (element.dataset.memory) return '[data-memory="' + Number(element.dataset.memory) + '"]';
-  if (element.dataset.head) return '[data-head="' + Number(element.dataset.head) + '"]';
+  for (const name of ["memory", "head"]) {
+    if (element.dataset[name]) return "[data-" + name + '="' + Number(element.dataset[name]) + '"]';
+  }
   const parent = element.parentElement;
   if (!parent || !parent.id) return null;
   return "#" + parent.id + " > :nth-child(" + (Array.from(parent.children).indexOf(element) + 1) + ")";
@@ -66,7 +67,7 @@ function badge(each) {
     span("name", say("of_" + each.what)),
     span("number", each.score === null ? say("not_measured") : show(each.score)),
     span("quiet", between(each.interval)),
-    span("quiet verdict", term(each.verdict)));
+    span("quiet", term(each.verdict)));
 }
 
 // Everything that is said in words, again.
@@ -145,13 +146,14 @@ const PRESSED = {
   "?": () => $("help").showModal(),
 };
 
+const MOVES = ["ArrowLeft", "ArrowRight", "Home", "End", " "];
 // Which keys an element needs for itself.
 function own(element, key) {
   if ($("help").open) return true;
-  if (element.id === "seek") return !["ArrowLeft", "ArrowRight", "Home", "End", " "].includes(key);
+  if (element.id === "seek") return !MOVES.includes(key);
   if (element.matches("input, select, textarea")) return true;
   if (element.matches("button, summary, a")) return key === " ";
-  return element.matches(".scroll") && ["ArrowLeft", "ArrowRight", "Home", "End", " "].includes(key);
+  return element.matches(".scroll") && MOVES.includes(key);
 }
 
 function pressed(event) {
@@ -187,7 +189,7 @@ function start() {
   if (/^zh\b/.test(navigator.language || "")) state.language = "zh";
   if (!languages[state.language]) state.language = "en";
   state.place = count ? Math.max(0, opening()) : 0;
-  if (!data.health && !readAny) state.tab = data.faithful.length ? "faithfulness" : "episode";
+  if (!readAny) state.tab = data.faithful.length ? "faithfulness" : "episode";
   $("app").hidden = false;
   $("seek").max = String(Math.max(0, count - 1));
   for (const id of ["first", "back", "play", "next", "last", "seek", "speed"]) $(id).disabled = count < 2;

@@ -89,7 +89,7 @@ function showFaithfulness() {
       line("shuffled", say("near_zero")), line("reinitialised", say("near_zero")),
       line("flips", say("of_steps", { n: whole(each.samples) }), percent)];
     return make("section", { class: "faithful " + standing(each) }, heading("of_" + each.what),
-      make("p", { class: "verdict", text: term(each.verdict) }),
+      make("p", {}, make("strong", { text: term(each.verdict) })),
       box("charts",
         table([say("measure"), say("number"), say("interval")], rows), ...each.curves.map(curve)),
       ...each.notes.map((text) => note(term(text))));
@@ -129,11 +129,10 @@ function showHeads(step) {
   if (!step.attention.length) return [remark(step.kept ? "no_attention" : "not_kept")];
   const boxed = step.picture >= 0 && step.parts.some((part) => part.box);
   return [remark("heads_mean"), box("heads", ...step.attention.map((weights, head) => {
-    const first = order(weights).slice(0, 3).map((part) => step.parts[part].name + " " + percent(weights[part]));
     const entropy = weights.reduce((sum, weight) => sum - (weight > 0 ? weight * Math.log(weight) : 0), 0);
     return make("button", { class: "head", "aria-pressed": state.head === head, click: () => change({ head }) },
       make("strong", { text: say("head_number", { n: head + 1 }) }), boxed ? reduced(step, weights) : null,
-      span("", first.join(" \u00b7 ")),
+      span("", foremost(step, weights)),
       make("span", { class: "quiet", text: say("parts_in_effect", { n: show(Math.exp(entropy)) }) }));
   }))];
 }
@@ -182,7 +181,7 @@ function episodeLine(i) {
 
 // ---- recall
 function showRecall(step) {
-  if (!tables.recalled.step.length && !tables.still_moves.step.length) return [remark("no_working_memory")];
+  if (!recallsAny) return [remark("no_working_memory")];
   if (!step.kept) return [remark("not_kept")];
   return [remark("recall_means"), box("charts",
     pastSteps(step, step.recalled, "recalled", percent), pastSteps(step, step.still_moves, "still_moves", show))];
