@@ -13,17 +13,9 @@ from typing import Any
 import numpy as np
 
 from engram.errors import SpecError, WriteFailed, install, unwritten
-from engram.explain.moments import Memory, Step
+from engram.explain.moments import Step
 from engram.explain.overlay import overlaid, resized
-from engram.explain.panel import (
-    Watched,
-    memory_name,
-    most_attended,
-    most_recalled,
-    short,
-    signed,
-    told_beside,
-)
+from engram.explain.panel import Watched, attended_groups, most_attended, short
 
 Frame = Any  # an image of Pillow, which is imported where it is needed
 SIZE = 640, 360
@@ -128,14 +120,8 @@ def _estimates(pen: _Pen, step: Step, watched: Watched) -> float:
 
 def _remembered(pen: _Pen, step: Step, watched: Watched, top: float) -> None:
     """What was attended to: remembered experiences, steps of this episode, parts of the input."""
-    groups: list[tuple[str, list[tuple[str, float, str]]]] = []
-    if step.memories:
-        rows = [(memory_name(one), one.looked_at, _effect(one, watched)) for one in step.memories]
-        groups.append(("looked at in memory", rows))
-    if step.recalled:
-        groups.append(("looked back at", [(f"step {at}", share, "") for at, share in most_recalled(step)]))
-    if (parts := most_attended(step)) and not (told_beside(step) or any(part.box for part in step.parts)):
-        groups.append(("attended to", [(name, share, value) for name, value, share in parts]))
+    on_picture = any(part.box for part in step.parts)
+    groups = [one for one in attended_groups(step, watched) if not (on_picture and one[0] == "attended to")]
     room = int((284 - top) / 15) - len(groups)
     y = top
     for place, (head, rows) in enumerate(groups):
@@ -149,11 +135,6 @@ def _remembered(pen: _Pen, step: Step, watched: Watched, top: float) -> None:
             pen.text(624, y, f"{share:.0%}  {more}".strip(), DIM, 11, "ra")
             y += 15
         y += 3
-
-
-def _effect(memory: Memory, watched: Watched) -> str:
-    effect = memory.gave if memory.mattered is None else memory.mattered
-    return f"{short(watched.name(memory.action), 8)}  {signed(effect) if np.isfinite(effect) else ''}"
 
 
 def _course(pen: _Pen, step: Step, watched: Watched) -> None:
