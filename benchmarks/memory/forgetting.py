@@ -76,7 +76,7 @@ def case(kind: str, numbers: dict[str, Any], deletions: int) -> dict[str, Any]:
     for number in range(12):
         store = write(store, jax.tree.map(lambda leaf, number=number: leaf[number], given))
     if kind == "product-key":
-        stream = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), given)
+        stream = jax.tree.map(lambda leaf: leaf.reshape(leaf.shape[0] * ROWS, *leaf.shape[2:]), given)
         both = jax.jit(jax.vmap(lambda gone: cells_written_anew(memory, stream, gone)))
     else:
         both = jax.jit(jax.vmap(lambda gone: (store, written_anew(memory, store, gone))))

@@ -39,6 +39,7 @@ GUIDES = [page for page in PAGES if page.parent.name == "docs" and page.stem not
 ELSEWHERE = {
     "run.json",
     "metrics.jsonl",
+    "memory.jsonl",
     "learning-curve.png",
     "study.json",
     "journal.jsonl",

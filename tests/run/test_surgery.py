@@ -16,7 +16,7 @@ from engram.run.trainer import Trainer
 
 AGENT = dict(
     preset="nec", encoder__widths=(8,), replay__capacity=300, replay__start=40, replay__batch_size=8, seed=0, envs=2,
-    external__capacity=60, external__neighbours=4, recall__n_step=3, exploration__steps=100,
+    external__capacity=400, external__neighbours=4, recall__n_step=3, exploration__steps=100,
     learn_every=4,
 )  # fmt: skip
 STEPS, INSIDE = 260, 150  # blocks are of 64 steps
@@ -120,7 +120,7 @@ def test_the_steps_of_an_unfinished_block_are_told_as_they_will_be_written(run: 
         for origin, action in zip(block.origin[block.kept].tolist(), block.action[block.kept], strict=True)
     }
     both = actions.keys() & found.keys()
-    assert len(both) > len(told) / 3
+    assert len(both) > 0.7 * len(told)
     assert all(actions[one] == found[one] for one in both)
 
 

@@ -19,6 +19,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree, UInt32
 from engram import spaces
 from engram.agents.mind import MindSpec
 from engram.agents.network import Network, Previous
+from engram.agents.recall import forgetting
 from engram.agents.recall.keys import Query
 from engram.agents.recall.reading import consult
 from engram.agents.recall.state import RecallState, emptied
@@ -39,6 +40,19 @@ def forgetful(spec: MindSpec, mind: Mind) -> Mind:
     network = mind.network.forgetful()
     recall = None if mind.recall is None else emptied(spec, mind.recall, network)
     return replace(mind, network=network, recall=recall)
+
+
+def forgotten(mind: Mind, gone: Bool[Array, "capacity"], waiting: Bool[Array, "n envs"]) -> Mind:
+    """A mind that remembers, without some entries and without actions that wait; see `agents/recall/forgetting.py`."""
+    assert mind.recall is not None
+    recall = forgetting.forgotten(mind.network.external, mind.recall, gone, waiting)
+    return Mind(mind.network, recall, mind.target)
+
+
+def waiting(mind: Mind) -> forgetting.Waits:
+    """The actions that a mind which remembers has not made entries of yet."""
+    assert mind.recall is not None
+    return forgetting.waiting(mind.recall)
 
 
 class PolicyState(eqx.Module):

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from engram.play.memories import Memories, Remembered
     from engram.run.surgery import StoredMemory
 
-LIMIT = 20
+LIMIT, NUMBERS = 20, 64  # entries that are listed, and numbers of an observation that are shown, if not asked otherwise
 OF_VERB = {
     "list": ("where", "limit", "sort"),
     "show": ("id", "seed"),
@@ -144,8 +144,11 @@ def _shown(chosen: Memory) -> dict[str, Any]:
     with _opened(chosen) as stored:
         entry = next(iter(_selected(chosen, stored.memory)))
         seen = stored.memory.observation(entry.id, entry.seed)
-        observed = "not kept" if seen is None else jax.tree.map(lambda leaf: leaf.tolist(), seen)
-        return vars(entry) | {"observation": observed}
+        if seen is None:
+            return vars(entry) | {"observation": None if chosen.json else "not kept"}
+        if not chosen.json and (count := sum(leaf.size for leaf in jax.tree.leaves(seen))) > NUMBERS:
+            return vars(entry) | {"observation": f"{count:,} numbers; --json prints them"}
+        return vars(entry) | {"observation": jax.tree.map(lambda leaf: leaf.tolist(), seen)}
 
 
 def _exported(chosen: Memory) -> dict[str, Any]:

@@ -7,7 +7,7 @@
     agent.memory.export("memory.csv")
 
 An id names an entry of one seed until entries are forgotten; `episode` and `step` name it for good. What is left of an
-entry that was forgotten is told in `engram.agents.recall.forgetting`, and in docs/memory-surgery.md.
+entry that was forgotten is told in docs/memory-surgery.md.
 """
 
 import csv
@@ -26,8 +26,8 @@ import numpy as np
 from jaxtyping import Bool, Int, PyTree
 
 from engram import registry
+from engram.agents import policy
 from engram.agents.policy import Mind
-from engram.agents.recall import forgetting as recalled
 from engram.errors import SpecError, WriteFailed, unwritten
 from engram.external import forgetting
 from engram.play.choosing import Chosen, Told, check_conditions
@@ -174,10 +174,8 @@ class Memories:
         for number, mind in enumerate(self._agent.minds):
             gone, line = self._gone(number), self.waits(number)
             entries, waiting = entries + int(gone.sum()), waiting + int(line.sum())
-            recall = mind.recall
-            if gone.any() or line.any():
-                recall = _forgotten(mind.network.external, recall, jnp.asarray(gone), jnp.asarray(line))
-            minds.append(Mind(mind.network, recall, mind.target))
+            touched = gone.any() or line.any()
+            minds.append(_programs()[2](mind, jnp.asarray(gone), jnp.asarray(line)) if touched else mind)
         self._agent.take(minds)
         return Gone(entries, waiting)
 
@@ -199,7 +197,7 @@ class Memories:
 
     def waits(self, number: int) -> Bool[np.ndarray, "n envs"]:
         """Which actions in line the conditions cover, of the agent with this place among the seeds."""
-        found = recalled.waiting(self._agent.minds[number].recall)  # type: ignore[arg-type]
+        found = policy.waiting(self._agent.minds[number])
         return found.due & self.covers(number, found.action, found.origin)
 
     def covers(
@@ -330,7 +328,7 @@ def _programs() -> Any:
         columns = {name: getattr(entry, name) for name in ("action", "value", "td_error", "origin")}
         return columns | vars(notes)
 
-    return in_32_bits(jax.jit(held)), in_32_bits(jax.jit(rows)), in_32_bits(jax.jit(recalled.forgotten))
+    return in_32_bits(jax.jit(held)), in_32_bits(jax.jit(rows)), in_32_bits(jax.jit(policy.forgotten))
 
 
 def _held(external: Any, store: Any) -> np.ndarray:
@@ -339,7 +337,3 @@ def _held(external: Any, store: Any) -> np.ndarray:
 
 def _rows(external: Any, store: Any, ids: np.ndarray) -> dict[str, Any]:
     return _programs()[1](external, store, ids)
-
-
-def _forgotten(external: Any, recall: Any, gone: Any, line: Any) -> Any:
-    return _programs()[2](external, recall, gone, line)

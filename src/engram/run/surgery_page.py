@@ -96,8 +96,8 @@ def _decisions(plan: RunPlan, observations: Any, before: Mind, after: Mind) -> l
     head = ["observed", "Q before", "Q after", "chosen before", "after", "share of the memory before", "after"]
     count, flips = len(moved), int((one.action != other.action).sum())
     told = [
-        f"Of the newest {count} stored observations, {flips} are answered by another action, and the estimates of "
-        f"{int((moved > 0).sum())} differ; those that differ most are shown.",
+        f"Stored observations looked at: the newest {count}. Another estimate: {int((moved > 0).sum())}. "
+        f"Another action: {flips}. Those whose estimates differ most are shown; Q stands in the order of actions.",
         "Each is looked at as the first of an episode: without frames before it, and with an empty working memory.",
     ]
     return [html.sentences(told), html.table(head, rows)]
