@@ -76,13 +76,15 @@ def test_it_fits_terminals_of_any_width():
     full = step(
         memories=[memory(mattered=0.1)] * 9, recalled=[(at, 0.1) for at in range(9)],
         picture=np.zeros((160, 160, 3), np.uint8), attention=np.full((1, 9), 1 / 9, np.float32),
+        sentence="Chose a1, 0.3 above a0. " * 9,
         parts=[Part(f"part {number}", "0.5") for number in range(9)], preference=[1.0] * 30, allowed=[True] * 30,
     )  # fmt: skip
     known = watched(full, actions=tuple(f"a{number}" for number in range(30)))
     for width, height in ((100, 24), (100, 40), (60, 24), (60, 50)):
         lines = drawn(full, known, width, height=height).splitlines()
         assert len(lines) < height
-        assert "margin" in lines[-2]
+        assert "margin" in lines[-3]
+        assert lines[-2].endswith("… │")
 
 
 def test_a_picture_is_drawn_in_colour():

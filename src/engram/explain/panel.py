@@ -177,7 +177,7 @@ def panel(
     from rich.text import Text
 
     step = step if pictured else replace(step, picture=None)
-    wide, room = width >= WIDE, max(8, height - 6)
+    wide, room = width >= WIDE, max(8, height - 6 - bool(step.sentence))
     lines = min(TALLEST, room if wide else room // 2)
     seen = _seen(step, (width - 8) // 2 if wide else width - 6, lines)
     room -= 0 if wide else lines if step.picture is not None else min(lines, len(step.facts))
@@ -197,6 +197,7 @@ def panel(
     foot = Text.assemble(
         ("value ", "dim"), f"{step.value:.4g} ", (strip, "cyan"), ("\nreward ", "dim"), f"{step.reward:g}",
         ("  return ", "dim"), f"{watched.paid:g}", ("  margin ", "dim"), f"{step.margin:.3g}", (ends, "bold"),
+        (f"\n{short(step.sentence, width - 4)}" if step.sentence else "", "italic"),
     )  # fmt: skip
     number = f", episode {step.episode + 1}" if step.episode else ""
     title = Text(f"{short(watched.title, 60)}  step {step.t}{number}")
