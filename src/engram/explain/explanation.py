@@ -224,9 +224,12 @@ def _about(teller: Teller) -> list[str]:
     """What a reader must know of this kind of agent."""
     notes = []
     if teller.by_policy:
-        notes.append("this agent chooses by a policy, of which an external memory is no part")
+        apart = ", of which the external memory is no part" if teller.ledger is not None else ""
+        notes.append(f"this agent chooses by a policy{apart}: what it prefers are logarithms of probabilities")
     if teller.spec.has_memory:
         notes.append("leaving a step out runs the episode again without it; later steps move up by one")
+        if any(episode.length > skipping.MOST_SKIPPED for episode in teller.recording.episodes):
+            notes.append(f"of a long episode at most {skipping.MOST_SKIPPED} steps were left out, one at a time")
     if teller.ledger is not None:
         notes.append("leaving a remembered experience out reads the memory again; the next nearest takes its place")
     return notes
