@@ -23,7 +23,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of a few steps on a device task."""
     folder = tmp_path_factory.mktemp("runs") / "maze"
     with engram.Trainer(
-        "engram/PassiveTMaze-v0", "dqn", run=folder, steps=64, env_args={"length": 4}, replay={"start": 16}
+        "engram/PassiveTMaze-v0", "dqn", run=folder, steps=64, env_args={"length": 4}, overrides={"replay.start": 16}
     ) as trainer:
         trainer.learn()
     return folder
@@ -50,7 +50,6 @@ def test_a_pipe_gets_a_line_for_each_step(capsys, run):
 
 def test_it_is_the_episode_that_a_recording_holds(capsys, run):
     from engram.explain.recording import record
-
     from engram.run.stored import load
 
     recorded = record(load(run), seed=3).episodes[0]

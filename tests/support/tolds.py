@@ -1,6 +1,6 @@
 """Explanations made of numbers drawn here, not of an agent: for tests of what shows them."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -51,7 +51,8 @@ def memory(rng: np.random.Generator, number: int, action: int, q: list[float], *
     without = [value - (gave if place == action else 0.0) for place, value in enumerate(q)]
     return replace(
         Memory(
-            id=number, action=action, looked_at=looked, gave=gave, mattered=float(np.float32(1.1 * gave)), without=without,
+            id=number, action=action, looked_at=looked, gave=gave, mattered=float(np.float32(1.1 * gave)),
+            without=without,
             value=float(np.float32(rng.normal(3, 1))), environment=0, episode=number // 97, step=number % 97,
             age=int(rng.integers(1, 90_000)), reads=float(np.float32(rng.gamma(1.0, 3.0))),
         ),
@@ -59,9 +60,7 @@ def memory(rng: np.random.Generator, number: int, action: int, q: list[float], *
     )  # fmt: skip
 
 
-def step(
-    rng: np.random.Generator, t: int, actions: list[str], memories: list[Memory] | None = None, **changes
-) -> Step:
+def step(rng: np.random.Generator, t: int, actions: list[str], memories: list[Memory] | None = None, **changes) -> Step:
     """One decision whose numbers add up."""
     count = len(actions)
     level = 3 + 2 * np.sin(t / 40)
@@ -73,7 +72,9 @@ def step(
     margin = q[action] - q[other] if count else 0.0
     given = sum(each.gave for each in memories) + others[2]
     rest = float(np.float32(0.002 * rng.standard_normal()))
-    sentence = f"Chose {actions[action]}, {margin:.3f} above {actions[other]}; memory gave {given:.3f} of it."
+    sentence = "There was nothing to choose."
+    if count:
+        sentence = f"Chose {actions[action]}, {margin:.3f} above {actions[other]}; memory gave {given:.3f} of it."
     return replace(
         Step(
             t=t, episode=0, action=action, runner_up=other, allowed=[True] * count, q=q, preference=list(q),
@@ -83,7 +84,7 @@ def step(
             share=None, memories=memories, others=others, attention=np.zeros((0, 0), np.float32), parts=[],
             recalled=[], still_moves=[], reward=float(rng.random() < 0.04) - float(rng.random() < 0.02),
             terminated=False, truncated=False, explored=bool(rng.random() < 0.03), picture=None, facts=[],
-            sentence=sentence if count else "There was nothing to choose.",
+            sentence=sentence,
         ),
         **changes,
     )  # fmt: skip
@@ -184,3 +185,79 @@ def cartpole(steps: int = 200, seed: int = 0) -> Told:
             )
         )  # fmt: skip
     return told(made, ["left", "right"], env="CartPole-v1", agent="nec: episodic memory", faithful=[])
+
+
+EXTREME = (0.0, -0.0, 1e-308, -1e300, 1e300, 3.4e38, 5e-324, 1e-6, -7.25, np.inf, -np.inf, np.nan)
+
+
+@dataclass
+class Wild:
+    """Draws the parts of a valid explanation in which anything may stand."""
+
+    rng: np.random.Generator
+    texts: list[str]
+
+    def number(self) -> float:
+        return float(self.rng.choice(EXTREME)) if self.rng.random() < 0.2 else float(self.rng.normal(0, 100))
+
+    def numbers(self, count: int) -> list[float]:
+        return [self.number() for _ in range(count)]
+
+    def text(self) -> str:
+        return self.texts[self.rng.integers(len(self.texts))]
+
+    def maybe(self, value):
+        return value if self.rng.random() < 0.7 else None
+
+    def picture(self) -> np.ndarray:
+        return self.rng.integers(0, 256, (*self.rng.integers(1, 9, 2), 3), dtype=np.uint8)
+
+    def facts(self) -> list[tuple[str, str]]:
+        return [(self.text(), self.text()) for _ in range(self.rng.integers(3))]
+
+    def action(self, count: int) -> int:
+        return int(self.rng.integers(max(1, count)))
+
+    def memory(self, count: int) -> Memory:
+        whole = [int(value) for value in self.rng.integers(-1, 10**6, 3)]
+        return Memory(
+            int(self.rng.integers(2**40)), self.action(count), float(self.rng.random()), self.number(),
+            self.maybe(self.number()), self.maybe(self.numbers(count)), self.number(), *whole,
+            age=self.maybe(int(self.rng.integers(10**9))), reads=self.maybe(self.number()),
+            picture=self.maybe(self.picture()), facts=self.facts(),
+        )  # fmt: skip
+
+    def pairs(self) -> list[tuple[int, float]]:
+        return [(int(self.rng.integers(500)), self.number()) for _ in range(self.rng.integers(4))]
+
+    def step(self, t: int, actions: list[str], heads: int) -> Step:
+        count, parts = len(actions), int(self.rng.integers(20))
+        names = ("margin", "from_network", "from_memories", "rest", "value", "reward")
+        spread = [list(zip(self.numbers(3), self.rng.dirichlet([1.0] * 3).tolist(), strict=True)) for _ in actions]
+        return replace(
+            step(self.rng, t, actions), action=self.action(count), runner_up=self.action(count),
+            q=self.numbers(count), preference=self.numbers(count),
+            allowed=[bool(self.rng.integers(2)) for _ in actions],
+            distribution=self.maybe(spread), without_memories=self.maybe(self.numbers(count)),
+            share=self.maybe(self.numbers(count)), memories=[self.memory(count) for _ in range(self.rng.integers(4))],
+            others=(int(self.rng.integers(9)), float(self.rng.random()), self.number()),
+            attention=attention(self.rng, heads, parts),
+            parts=[Part(self.text(), self.text(), self.maybe((0.1, 0.2, 0.5, 0.9))) for _ in range(parts)],
+            recalled=self.pairs(), still_moves=self.pairs(), terminated=bool(self.rng.integers(2)),
+            picture=self.maybe(self.picture()), facts=self.facts(), sentence=self.text(),
+            **{name: self.number() for name in names},
+        )  # fmt: skip
+
+
+def wild(seed: int, actions: int = 3, heads: int = 2, steps: int = 3, texts: list[str] | None = None) -> Told:
+    """A valid explanation of extreme numbers and of `texts` in every place of a text."""
+    make = Wild(np.random.default_rng(seed), texts or [""])
+    names = [make.text() for _ in range(actions)]
+    made = [make.step(t, names, heads) for t in range(steps)]
+    score = make.maybe(make.number())
+    return told(
+        made, names, agent=make.text(), env=make.text(), checkpoint=make.text(), unit=make.text(),
+        returns=make.numbers(2), moments=[(place, make.text()) for place in range(steps)], notes=[make.text()],
+        faithful=[replace(faithful(), score=score, what=make.text(), verdict=make.text(), notes=[make.text()])],
+        health=make.maybe(health(steps)), versions={make.text(): make.text()}, holds=[make.text()],
+    )  # fmt: skip

@@ -4,8 +4,8 @@ import os
 import select
 import sys
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, suppress
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import AbstractContextManager, closing, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -30,20 +30,22 @@ Range = tuple[int, int]
 def watch(chosen: Watch) -> None:
     """Play, and show. Raises KeyboardInterrupt after Ctrl-C, once the terminal is as it was."""
     _check(chosen)
-    existing(chosen.run)
     shown = _steps(chosen.steps)
+    existing(chosen.run)
     if chosen.png is not None:
         shown = chosen.png, chosen.png + 1
+    if is_terminal(sys.stdout):
+        print("loading; the first time also compiling ...", flush=True)
     agent, watched = _loaded(chosen)
-    found = _played(chosen, agent, shown)
-    if chosen.png is not None:
-        _picture(chosen, found, watched)
-    elif chosen.video is not None:
-        _film(chosen, found, watched)
-    elif is_terminal(sys.stdout):
-        _live(found, watched, chosen.speed or 1.0)
-    else:
-        _lines(found, watched)
+    with closing(_played(chosen, agent, watched, shown)) as found:
+        if chosen.png is not None:
+            _picture(chosen, found, watched)
+        elif chosen.video is not None:
+            _film(chosen, found, watched)
+        elif is_terminal(sys.stdout):
+            _live(found, watched, chosen.speed or 1.0)
+        else:
+            _lines(found, watched)
 
 
 def _check(chosen: Watch) -> None:
@@ -90,7 +92,6 @@ def _steps(text: str | None) -> Range:
 
 def _loaded(chosen: Watch) -> tuple[Any, "Watched"]:
     """The agent, in the environment that was asked for, and what the display is told of both."""
-    from engram.envs.names import action_names
     from engram.explain.panel import Watched
     from engram.run.stored import load
 
@@ -98,20 +99,24 @@ def _loaded(chosen: Watch) -> tuple[Any, "Watched"]:
     agent = load(runs_of(chosen.run)[0], trust=chosen.trust, **given)
     env_args = dict(map(environment_argument, chosen.env_arg)) if chosen.env_arg else None
     agent = agent.elsewhere(chosen.env, env_args)
-    names = action_names(None, agent.world_name, agent.plan.actions)
-    return agent, Watched(f"{agent.plan.preset} on {agent.world_name or 'an environment of its own'}", names)
+    return agent, Watched(f"{agent.plan.preset} on {agent.world_name or 'an environment of its own'}")
 
 
-def _played(chosen: Watch, agent: Any, shown: Range) -> Iterator["Step"]:
+def _played(chosen: Watch, agent: Any, watched: "Watched", shown: Range) -> Generator["Step", None, None]:
     """The steps to show; the rest is played without being told, and nothing after the last one."""
     from engram.explain import watching
 
-    given = {"episodes": chosen.episodes or 1, "seed": chosen.seed or 0, "max_episode_steps": chosen.max_episode_steps}
-    steps = watching.watch(agent, shown=lambda step: shown[0] <= step < shown[1], **given)
-    for step in steps:
-        yield step
-        if step.t + 1 == shown[1] and step.episode + 1 == given["episodes"]:
-            return
+    given: dict[str, Any] = {
+        "episodes": chosen.episodes or 1,
+        "seed": chosen.seed or 0,
+        "max_episode_steps": chosen.max_episode_steps,
+    }
+    given |= {"shown": lambda step: shown[0] <= step < shown[1], "pass_by": watched.pass_by, "called": watched.call}
+    with closing(watching.watch(agent, **given)) as steps:
+        for step in steps:
+            yield step
+            if step.t + 1 == shown[1] and step.episode + 1 == given["episodes"]:
+                return
 
 
 # -- files -----------------------------------------------------------------------------------------------------------

@@ -86,14 +86,17 @@ class Texts:
     def __init__(self) -> None:
         self.list: list[str] = []
         self.places: dict[str, int] = {}
+        self.met: dict[tuple[str, int], int] = {}
 
     def add(self, text: str, limit: int = TEXT) -> int:
         """The place of `text` as it is shown."""
-        text = shown(text, limit)
-        if text not in self.places:
-            self.places[text] = len(self.list)
-            self.list.append(text)
-        return self.places[text]
+        place = self.met.get((text, limit))
+        if place is None:
+            seen = shown(text, limit)
+            place = self.met[text, limit] = self.places.setdefault(seen, len(self.list))
+            if place == len(self.list):
+                self.list.append(seen)
+        return place
 
 
 def check(told: Told) -> None:

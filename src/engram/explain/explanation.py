@@ -34,7 +34,7 @@ def explain(
     agent: Any,
     episodes: Number = 1,
     steps: tuple[int | None, int | None] | None = None,
-    faithfulness: How = "fast",
+    faithfulness: str = "fast",
     seed: Number | None = None,
     env: Environment | None = None,
     env_args: Mapping[str, Any] | None = None,
@@ -152,7 +152,7 @@ def _window(steps: tuple[int | None, int | None] | None) -> tuple[int, int | Non
     return first, end
 
 
-def _told(recording: Recording, trained: int, window: tuple[int, int | None], how: How) -> Told:
+def _told(recording: Recording, trained: int, window: tuple[int, int | None], how: str) -> Told:
     agent, names = recording.agent, Names.of(recording)
     teller = Teller(recording, names)
     steps, notes = _steps(teller, window)

@@ -3,15 +3,17 @@
 Pictures and gifs are made by Pillow, which comes with matplotlib. An mp4 needs the extra `video`.
 """
 
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
+from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from engram.errors import SpecError, WriteFailed, install, unwritten
-from engram.explain.moments import Step
+from engram.explain.moments import Memory, Step
 from engram.explain.overlay import overlaid, resized
 from engram.explain.panel import (
     Watched,
@@ -23,11 +25,10 @@ from engram.explain.panel import (
     told_beside,
 )
 
-if TYPE_CHECKING:
-    from PIL.Image import Image
-
+Frame = Any  # an image of Pillow, which is imported where it is needed
 SIZE = 640, 360
-SIDE = 296  # of the square for what was seen
+SIDE, LEFT, TOP = 320, 12, 30  # of the square for what was seen
+BESIDE, ALONG = 348, 276  # where the rest begins, and how wide it is
 PAPER, INK, DIM, FAINT = (250, 248, 243), (43, 45, 66), (120, 120, 130), (226, 221, 211)
 BAR, CHOSEN, GOLD, RED = (120, 162, 200), (226, 122, 44), (196, 150, 30), (200, 66, 58)
 MOST_ROWS = 9  # actions that get a bar
@@ -37,17 +38,18 @@ COLOURS = 128  # of a gif's frame
 FASTEST = 50.0  # pictures a second of a gif: most programs show no more
 
 
-def framed(step: Step, watched: Watched, scale: int = 1) -> "Image":
+def framed(step: Step, watched: Watched, scale: int = 1) -> Frame:
     """One step as a picture of 640 x 360 pixels, or `scale` times as many each way."""
     from PIL import Image, ImageDraw
 
     image = Image.new("RGB", (SIZE[0] * scale, SIZE[1] * scale), PAPER)
     pen = _Pen(ImageDraw.Draw(image), scale)
-    pen.text(16, 8, f"{short(watched.title, 52)}", INK, 13)
-    pen.text(624, 8, f"step {step.t}", DIM, 13, "ra")
+    pen.text(LEFT, 8, f"{short(watched.title, 48)}", INK, 13)
+    ends = ", the episode is over" if step.terminated else ", the clock ran out" if step.truncated else ""
+    pen.text(624, 8, f"step {step.t}{ends}", DIM, 13, "ra")
     _seen(image, pen, step, scale)
     bottom = _estimates(pen, step, watched)
-    _remembered(pen, step, bottom + 8)
+    _remembered(pen, step, watched, bottom + 8)
     _course(pen, step, watched)
     return image
 
@@ -76,7 +78,7 @@ class _Pen:
         self._draw.line(places, fill=colour, width=max(1, round(width * self._scale)), joint="curve")
 
 
-def _seen(image: "Image", pen: _Pen, step: Step, scale: int) -> None:
+def _seen(image: Frame, pen: _Pen, step: Step, scale: int) -> None:
     """What was seen, as large as it fits; or names and values."""
     from PIL import Image
 
@@ -88,7 +90,7 @@ def _seen(image: "Image", pen: _Pen, step: Step, scale: int) -> None:
     larger = min(SIDE * scale / height, SIDE * scale / width)
     larger = float(int(larger)) if larger >= 2 else larger  # whole pixels stay sharp
     tall, wide = max(1, round(height * larger)), max(1, round(width * larger))
-    left, top = 16 * scale + (SIDE * scale - wide) // 2, 32 * scale + (SIDE * scale - tall) // 2
+    left, top = LEFT * scale + (SIDE * scale - wide) // 2, TOP * scale + (SIDE * scale - tall) // 2
     image.paste(Image.fromarray(resized(picture, tall, wide)), (left, top))
 
 
@@ -109,7 +111,7 @@ def _estimates(pen: _Pen, step: Step, watched: Watched) -> float:
     order = [*range(len(step.preference))]
     if len(order) > MOST_ROWS:
         order = sorted(sorted(order, key=lambda one: (one != step.action, -step.preference[one]))[:MOST_ROWS])
-    pen.text(330, 34, f"{watched.unit} of each action", DIM, 11)
+    pen.text(BESIDE, 34, f"{watched.unit} of each action", DIM, 11)
     span = watched.highest - watched.lowest
     tall = 20 if len(order) <= 5 else 16
     for row, action in enumerate(order):
@@ -117,18 +119,18 @@ def _estimates(pen: _Pen, step: Step, watched: Watched) -> float:
         allowed = step.allowed[action]
         share = (value - watched.lowest) / span if allowed and np.isfinite(value) and span > 0 else 0.0
         if chosen:
-            pen.line([(331, y + 3), (336, y + 7), (331, y + 11)], CHOSEN, 2)
-        pen.text(341, y, short(watched.actions[action], 15), INK if allowed else DIM, 12)
-        pen.box(446, y + 1, 446 + 4 + 110 * share, y + tall - 6, CHOSEN if chosen else BAR if allowed else FAINT)
+            pen.line([(BESIDE + 1, y + 3), (BESIDE + 6, y + 7), (BESIDE + 1, y + 11)], CHOSEN, 2)
+        pen.text(BESIDE + 11, y, short(watched.actions[action], 15), INK if allowed else DIM, 12)
+        pen.box(462, y + 1, 462 + 4 + 96 * share, y + tall - 6, CHOSEN if chosen else BAR if allowed else FAINT)
         pen.text(624, y, f"{value:.4g}" if allowed else "not allowed", INK if chosen else DIM, 12, "ra")
     return 50.0 + tall * len(order)
 
 
-def _remembered(pen: _Pen, step: Step, top: float) -> None:
+def _remembered(pen: _Pen, step: Step, watched: Watched, top: float) -> None:
     """What was attended to: remembered experiences, steps of this episode, parts of the input."""
     groups: list[tuple[str, list[tuple[str, float, str]]]] = []
     if step.memories:
-        rows = [(memory_name(one), one.looked_at, _effect(one)) for one in step.memories]
+        rows = [(memory_name(one), one.looked_at, _effect(one, watched)) for one in step.memories]
         groups.append(("looked at in memory", rows))
     if step.recalled:
         groups.append(("looked back at", [(f"step {at}", share, "") for at, share in most_recalled(step)]))
@@ -139,35 +141,34 @@ def _remembered(pen: _Pen, step: Step, top: float) -> None:
     for place, (head, rows) in enumerate(groups):
         shown = rows[: max(1, min(5, room // (len(groups) - place)))]
         room -= len(shown)
-        pen.text(330, y, head, DIM, 11)
+        pen.text(BESIDE, y, head, DIM, 11)
         y += 15
         for name, share, more in shown:
-            pen.text(341, y, short(name, 22), INK, 11)
-            pen.box(476, y + 2, 476 + 2 + 70 * min(1.0, share), y + 11, GOLD)
+            pen.text(BESIDE + 11, y, short(name, 22), INK, 11)
+            pen.box(482, y + 2, 482 + 2 + 50 * min(1.0, share), y + 11, GOLD)
             pen.text(624, y, f"{share:.0%}  {more}".strip(), DIM, 11, "ra")
             y += 15
         y += 3
 
 
-def _effect(memory: Any) -> str:
+def _effect(memory: Memory, watched: Watched) -> str:
     effect = memory.gave if memory.mattered is None else memory.mattered
-    return signed(effect) if np.isfinite(effect) else ""
+    return f"{short(watched.name(memory.action), 8)}  {signed(effect) if np.isfinite(effect) else ''}"
 
 
 def _course(pen: _Pen, step: Step, watched: Watched) -> None:
     """The value so far, with rewards as ticks; reward, return and margin in words."""
-    ends = ", the episode is over" if step.terminated else ", the clock ran out" if step.truncated else ""
-    told = f"value {step.value:.4g}   reward {step.reward:g}   return {watched.paid:g}   margin {step.margin:.3g}{ends}"
-    pen.text(330, 292, told, INK, 11)
+    told = f"value {step.value:.4g}   reward {step.reward:g}   return {watched.paid:g}   margin {step.margin:.3g}"
+    pen.text(BESIDE, 292, told, INK, 11)
     values = np.asarray(watched.values[-300:], np.float64)
     values = np.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0)
     low, span = values.min(), max(float(np.ptp(values)), 1e-9)
-    width = 294 / max(len(values) - 1, 30)
-    points = [(330 + width * place, 346 - 34 * (value - low) / span) for place, value in enumerate(values)]
-    pen.box(330, 350, 624, 351, FAINT)
+    width = ALONG / max(len(values) - 1, 30)
+    points = [(BESIDE + width * place, 346 - 34 * (value - low) / span) for place, value in enumerate(values)]
+    pen.box(BESIDE, 350, 624, 351, FAINT)
     for place, paid in enumerate(watched.rewards[-300:]):
         if paid != 0:
-            pen.box(330 + width * place, 348, 330 + width * place + 1.5, 353, BAR if paid > 0 else RED)
+            pen.box(BESIDE + width * place, 348, BESIDE + width * place + 1.5, 353, BAR if paid > 0 else RED)
     if len(points) > 1:
         pen.line(points, INK)
     x, y = points[-1]
@@ -198,7 +199,7 @@ def write_picture(step: Step, watched: Watched, path: Path, scale: int = 2) -> N
         raise WriteFailed(unwritten(path, error)) from None
 
 
-def write_film(frames: Iterable["Image"], path: Path, per_second: float) -> int:
+def write_film(frames: Iterable[Frame], path: Path, per_second: float) -> int:
     """Pictures as a film, a gif or an mp4, and how many they were. Raises WriteFailed, and SpecError for none.
 
     Pictures are written as they come, so that a long episode needs no memory for it.
@@ -219,16 +220,16 @@ def write_film(frames: Iterable["Image"], path: Path, per_second: float) -> int:
 class _Counted:
     """Counts what it hands on."""
 
-    def __init__(self, frames: Iterable["Image"]):
+    def __init__(self, frames: Iterable[Frame]):
         self._frames, self.number = frames, 0
 
-    def __iter__(self) -> "Iterator[Image]":
+    def __iter__(self) -> Iterator[Frame]:
         for frame in self._frames:
             self.number += 1
             yield frame
 
 
-def _gif(frames: "Iterator[Image]", path: Path, per_second: float) -> None:
+def _gif(frames: Iterator[Frame], path: Path, per_second: float) -> None:
     first = next(frames, None)
     if first is None:
         raise SpecError("no step was there to film; give other --steps")
@@ -237,13 +238,15 @@ def _gif(frames: "Iterator[Image]", path: Path, per_second: float) -> None:
     first.quantize(COLOURS).save(path, save_all=True, append_images=rest, duration=length, loop=0)
 
 
-def _mp4(frames: "Iterator[Image]", path: Path, per_second: float) -> None:
+def _mp4(frames: Iterator[Frame], path: Path, per_second: float) -> None:
     writer: Any = None
     try:
         for frame in frames:
             if writer is None:
                 writer = _writer()(str(path), frame.size, fps=per_second, quality=7, macro_block_size=1)
-                writer.send(None)
+                with warnings.catch_warnings():
+                    warnings.filterwarnings("ignore", message=".*fork")  # ffmpeg is another program at once
+                    writer.send(None)
             writer.send(np.ascontiguousarray(np.asarray(frame)))
     finally:
         if writer is not None:
@@ -255,7 +258,6 @@ def _mp4(frames: "Iterator[Image]", path: Path, per_second: float) -> None:
 def _writer() -> Callable[..., Any]:
     """What writes an mp4; SpecError where it is not installed."""
     try:
-        from imageio_ffmpeg import write_frames
+        return import_module("imageio_ffmpeg").write_frames
     except ImportError:
         raise SpecError(f"an mp4 needs the package imageio-ffmpeg; {install('video')}, or write a .gif") from None
-    return write_frames

@@ -1,8 +1,12 @@
 """Health of an external memory: how full it is, how old, how it is read, and whether its keys still mean the same."""
 
+from typing import Any
+
+import jax
 import numpy as np
 from jaxtyping import Float
 
+from engram.agents.recall.keys import key_of
 from engram.explain.ledger import Ledger
 from engram.explain.moments import Health, Light
 from engram.explain.recording import Recording
@@ -51,7 +55,7 @@ def gini(values: Float[np.ndarray, "entries"]) -> float:
     return float((2 * np.arange(1, count + 1) - count - 1) @ ordered / (count * total))
 
 
-def _light(name: str, value: str, good: bool, look: bool, rule: str) -> Light:
+def _light(name: str, value: str, good: Any, look: Any, rule: str) -> Light:
     return Light(name, value, "good" if good else "look" if look else "bad", rule)
 
 
@@ -117,10 +121,6 @@ def _duplicates(keys: np.ndarray, actions: np.ndarray) -> Light:
 
 def _drift(recording: Recording, ledger: Ledger, chosen: np.ndarray, keys: np.ndarray) -> Light:
     """The cosine of each stored key and of today's encoding of its observation."""
-    import jax
-
-    from engram.agents.recall.keys import key_of
-
     network = recording.mind.target or recording.mind.network
     frames = jax.tree.map(lambda leaf: leaf[chosen], ledger.entries.observation)
     today = np.asarray(jax.vmap(lambda one: key_of(recording.spec, network.embed(one)))(frames))

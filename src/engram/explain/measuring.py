@@ -76,7 +76,7 @@ class Memories:
     recording: Recording
     places: list[Place]
     cases: list[Case]
-    ids: list[Int[np.ndarray, "items"]]
+    ids: list[np.ndarray]  # of each case
     what: str = "memories"
 
     def without(self, which: Int[np.ndarray, "asked"], removed: Bool[np.ndarray, "asked items"]) -> np.ndarray:
@@ -148,7 +148,7 @@ class History:
     recording: Recording
     places: list[Place]
     cases: list[Case]
-    steps: list[Int[np.ndarray, "items"]]
+    steps: list[np.ndarray]  # of each case
     what: str = "history"
 
     def without(self, which: Int[np.ndarray, "asked"], removed: Bool[np.ndarray, "asked items"]) -> np.ndarray:
@@ -183,6 +183,10 @@ def history(recording: Recording, how: str, random: np.random.Generator) -> Hist
     if not places:
         return None
     anew = _fresh(recording)
+    other = {
+        number: skipping.attended_anew(recording.spec, anew, recording.episodes[number])
+        for number in sorted({number for number, _ in places})
+    }
     cases, steps = [], []
     for number, step in places:
         episode = recording.episodes[number]
@@ -192,7 +196,7 @@ def history(recording: Recording, how: str, random: np.random.Generator) -> Hist
                 weights[past] = weight
         kept = np.sort(np.argsort(-weights, kind="stable")[: ITEMS[how]])
         chosen = _choice(episode, step)
-        fresh = skipping.weights_of(anew, episode, step)[:step][kept]
+        fresh = other[number][step][kept]
         cases.append(Case(weights[kept], chosen.action, chosen.runner_up, fresh))
         steps.append(kept)
     return History(recording, places, cases, steps)

@@ -32,20 +32,28 @@ class Watched:
     """
 
     title: str
-    actions: Sequence[str]
+    actions: Sequence[str] = ()
     unit: str = "Q"
     values: list[float] = field(default_factory=list)
     rewards: list[float] = field(default_factory=list)
     lowest: float = np.inf
     highest: float = -np.inf
 
+    def call(self, actions: Sequence[str]) -> None:
+        """The names of all actions."""
+        self.actions = actions
+
     def add(self, step: Step) -> None:
-        """One more step; the first one of an episode begins anew."""
-        if step.t == 0:
+        """One more step that is shown."""
+        self.pass_by(step.t, step.value, step.reward, step.preference)
+
+    def pass_by(self, t: int, value: float, reward: float, preference: Sequence[float]) -> None:
+        """One more step, shown or not; the first one of an episode begins anew."""
+        if t == 0:
             self.values, self.rewards = [], []
-        self.values.append(step.value)
-        self.rewards.append(step.reward)
-        known = [one for one in step.preference if np.isfinite(one)]
+        self.values.append(value)
+        self.rewards.append(reward)
+        known = [one for one in preference if np.isfinite(one)]
         self.lowest, self.highest = min([self.lowest, *known]), max([self.highest, *known])
 
     @property
@@ -170,7 +178,7 @@ def panel(
 
     step = step if pictured else replace(step, picture=None)
     seen = _seen(step, (width - 8) // 2 if width >= WIDE else width - 6, max(4, min(TALLEST, height - 8)))
-    known = Group(*_estimates(step, watched, blocks), *_remembered(step, blocks))
+    known = Group(*_estimates(step, watched, blocks), *_remembered(step, watched, blocks))
     if width >= WIDE:
         body: Any = Table.grid(padding=(0, 2))
         body.add_column(no_wrap=True)
@@ -260,7 +268,7 @@ def _estimates(step: Step, watched: Watched, blocks: str) -> "list[RenderableTyp
     return [Text(watched.unit, "dim"), table, *more]
 
 
-def _remembered(step: Step, blocks: str) -> "list[RenderableType]":
+def _remembered(step: Step, watched: Watched, blocks: str) -> "list[RenderableType]":
     """What was attended to: remembered experiences, steps of this episode, parts of the input."""
     from rich.table import Table
     from rich.text import Text
@@ -274,7 +282,7 @@ def _remembered(step: Step, blocks: str) -> "list[RenderableType]":
         found.extend([Text(f"\n{head}", "dim"), table])
 
     if step.memories:
-        rows = [(memory_name(one), one.looked_at, _gave(one)) for one in step.memories[:SHOWN]]
+        rows = [(memory_name(one), one.looked_at, _gave(one, watched)) for one in step.memories[:SHOWN]]
         add("looked at in memory", rows)
     if step.recalled:
         add("looked back at", [(f"step {at}", share, "") for at, share in most_recalled(step)])
@@ -283,6 +291,7 @@ def _remembered(step: Step, blocks: str) -> "list[RenderableType]":
     return found
 
 
-def _gave(memory: Memory) -> str:
+def _gave(memory: Memory, watched: Watched) -> str:
     gave = f"  gave {signed(memory.gave)}" if np.isfinite(memory.gave) else ""
+    gave = f" of {short(watched.name(memory.action), 12)}{gave}"  # each action has a read of its own
     return gave if memory.mattered is None else f"{gave}, mattered {signed(memory.mattered)}"

@@ -22,7 +22,6 @@ from engram.agents.policy import Look, Mind, PolicyState, Seen, begin
 from engram.agents.recall.keys import Query
 from engram.envs.device import DeviceEnv, DeviceStep
 from engram.envs.host.batch import HostEnvs, HostStep
-from engram.envs.limit import TimeLimited
 from engram.envs.names import Names, names_of
 from engram.errors import EngramError
 from engram.explain import views
@@ -289,18 +288,23 @@ def _of_lane(agent: TrainedAgent, mind: Mind, rows: Any, lane: int, length: int)
 
 
 def _drawn(agent: TrainedAgent, env: DeviceEnv, episode: Episode) -> Episode:
-    drawn = [
-        views.of_state(env, jax.tree.map(lambda leaf, t=t: leaf[t], episode.states)) for t in range(episode.length)
-    ]
+    seen = (views.newest(episode.kept.state.frames, t) for t in range(episode.length))
+    drawn = [views.of_state(env, state, each) for state, each in zip(_states(episode), seen, strict=True)]
     episode = replace(episode, pictures=drawn)
     return replace(episode, pictures=_seen(agent, episode))
 
 
 def _named(agent: TrainedAgent, env: DeviceEnv, episode: Episode) -> Episode:
     """The episode with the names at each step, where a method of the environment gives them."""
-    inner: Any = env.env if isinstance(env, TimeLimited) else env
-    if not callable(getattr(inner, "parts", None)):
-        return episode
-    states = episode.states.inner if isinstance(env, TimeLimited) else episode.states
-    each = (jax.tree.map(lambda leaf, t=t: leaf[t], states) for t in range(episode.length))
-    return replace(episode, names=[names_of(inner, agent.world_name, state) for state in each])
+    names = []
+    for t, state in enumerate(_states(episode)):
+        now = views.names_of_state(env, agent.world_name, state, views.newest(episode.kept.state.frames, t))
+        if now is None:
+            return episode
+        names.append(now)
+    return replace(episode, names=names)
+
+
+def _states(episode: Episode) -> Iterator[PyTree]:
+    """The state of a device environment before each step."""
+    return (jax.tree.map(lambda leaf, t=t: leaf[t], episode.states) for t in range(episode.length))

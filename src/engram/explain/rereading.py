@@ -25,7 +25,7 @@ from engram.types import Decision
 AT_ONCE = 32  # reads of one compiled step: more would only need more room
 
 
-def at(tree: PyTree, step: int) -> PyTree:
+def at(tree: PyTree, step: Any) -> PyTree:
     """One step of what has a leading axis of steps."""
     return jax.tree.map(lambda leaf: leaf[step], tree)
 

@@ -128,20 +128,31 @@ def _rerun_program(spec: MindSpec) -> Any:
 
 
 @in_32_bits
-def weights_of(mind: Mind, episode: Episode, step: int) -> Float[np.ndarray, "steps"]:
-    """What the working memory of another mind attends to at a step of the episode, for each step of it."""
-    kept = episode.kept
-    before = np.zeros(episode.length, np.int32) if kept.state.action is None else kept.state.action
-    frames = jax.tree.map(lambda leaf: jnp.asarray(leaf[: step + 1]), kept.state.frames)
-    previous = Previous(jnp.asarray(before[: step + 1]), jnp.asarray(kept.reward[: step + 1]))
-    network = mind.network
-    bits = jnp.broadcast_to(network.still, (step + 1, network.words))
-    begun = jnp.asarray(kept.is_first[: step + 1])
-    read = network.unroll(network.working.init(), frames, begun, previous, bits)[1].working
-    found = np.zeros(episode.length)
-    weights, entries = np.asarray(read.weights[-1]), np.asarray(read.entries[-1])
-    np.add.at(found, entries[entries >= 0], weights[entries >= 0] / (weights.shape[0] * weights.shape[1]))
+def attended_anew(spec: MindSpec, mind: Mind, episode: Episode) -> Float[np.ndarray, "steps steps"]:
+    """What the working memory of another mind attends to: at each step, for each step of the episode."""
+    weights, entries = map(np.asarray, _attention_program(spec)(mind, _rows(episode)[0]))
+    found = np.zeros((episode.length, episode.length))
+    for step in range(episode.length):
+        known = (entries[step] >= 0) & (entries[step] < episode.length)
+        share = weights[step] / max(1, weights.shape[1] * weights.shape[2])
+        np.add.at(found[step], entries[step][known], share[known])
     return found
+
+
+@lru_cache(maxsize=PROGRAMS)
+def _attention_program(spec: MindSpec) -> Any:
+    def run(mind: Mind, rows: PyTree) -> tuple[Array, Array]:
+        network = mind.network
+
+        def step(carry: PyTree, row: PyTree) -> tuple[PyTree, tuple[Array, Array]]:
+            frames, _, is_first, action, reward = row
+            previous = Previous(action, as_learned(spec, network.scales, reward))
+            carry, decision = network.step(carry, frames, is_first, previous, network.still)
+            return carry, (decision.working.weights, decision.working.entries)
+
+        return jax.lax.scan(step, network.working.init(), rows)[1]
+
+    return jax.jit(run)
 
 
 def _rows(episode: Episode) -> tuple[PyTree, int]:

@@ -4,6 +4,7 @@ import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -12,8 +13,8 @@ from jaxtyping import PyTree
 
 from engram import spaces
 from engram.envs.device import DeviceEnv
-from engram.envs.drawing import draw
-from engram.envs.limit import TimeLimited
+from engram.envs.drawing.pictures import boxes, draw, inner
+from engram.envs.names import Names, names_of
 from engram.explain.moments import Picture
 
 COLOURS = (1, 3, 4)  # channels of an image
@@ -56,11 +57,19 @@ def instance(envs: Any) -> Any:
     return instances[0]
 
 
-def of_state(env: DeviceEnv, state: PyTree) -> Picture | None:
-    """What a device environment looks like; None where nothing draws it."""
-    if isinstance(env, TimeLimited):
-        env, state = env.env, state.inner
-    return draw(env, state)
+def of_state(env: DeviceEnv, state: PyTree, observation: PyTree = None) -> Picture | None:
+    """What a device environment looks like; None where nothing draws it. Some cards are seen by `observation` only."""
+    return draw(env, state, observation)
+
+
+def names_of_state(env: DeviceEnv, id: str | None, state: PyTree, observation: PyTree) -> Names | None:
+    """What a device environment calls its parts in a state, and where they are; None where that is always the same."""
+    bare, inside = inner(env, state)
+    placed = boxes(bare, inside, observation)
+    if not placed and not callable(getattr(bare, "parts", None)):
+        return None
+    own = names_of(bare, id, inside)
+    return own if own.boxes else replace(own, boxes=placed)
 
 
 def of_observation(space: spaces.Space, observation: PyTree) -> Picture | None:

@@ -53,18 +53,14 @@ function table(names, rows, options = {}) {
 
 const folded = (title, ...children) => make("details", {}, make("summary", { text: title }), ...children);
 
-// Sheets are decoded when first needed; a few are kept.
-const sheets = new Map();
+// Sheets are decoded when first needed.
+const sheets = [];
 function sheetOf(index) {
-  let image = sheets.get(index);
-  if (!image) {
-    image = new Image();
+  if (!sheets[index]) {
+    const image = sheets[index] = new Image();
     image.src = data.images.sheets[index].source;
   }
-  sheets.delete(index);
-  sheets.set(index, image);
-  if (sheets.size > 12) sheets.delete(sheets.keys().next().value);
-  return image;
+  return sheets[index];
 }
 
 // Draw picture `number` on `canvas`, at once or when its sheet is decoded, unless another was asked for since.

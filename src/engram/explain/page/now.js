@@ -44,13 +44,13 @@ function lens(step, visible) {
     { "aria-label": label, "data-head": head });
   const group = make("div", { class: "pick", role: "group", "aria-label": say("head") },
     span("quiet", say("head") + "\u00a0"), pick(-1, say("mean"), say("mean_of_heads")));
-  for (let head = 0; head < heads; head += 1) group.append(pick(head, String(head + 1), say("head_number", { n: head + 1 })));
+  for (let head = 0; head < heads; head += 1) group.append(pick(head, head + 1, say("head_number", { n: head + 1 })));
   if (!visible) return heads > 1 ? [group] : [];
   const way = make("div", { class: "pick", role: "group", "aria-label": say("shown_as") },
         toggle(say("heat"), !state.boxes, () => change({ boxes: false })),
     toggle(say("boxes"), state.boxes, () => change({ boxes: true })));
   const slider = make("input", {
-    type: "range", min: "0", max: "100", value: String(Math.round(100 * state.opacity)), "aria-label": say("opacity"),
+    type: "range", min: "0", max: "100", value: Math.round(100 * state.opacity), "aria-label": say("opacity"),
     id: "opacity", "aria-valuetext": Math.round(100 * state.opacity) + " %",
   });
   slider.addEventListener("input", () => {
@@ -118,7 +118,8 @@ function flagsOf(step) {
 }
 
 function showDecision(step) {
-  $("sentence").textContent = sentenceOf(step);
+  const [first, ...more] = sentenceOf(step).split(/(?<=[.\u3002]) ?(?=[^\d\s])/);
+  $("sentence").replaceChildren(make("strong", { text: first }), more.length ? " " + more.join(" ") : "");
   $("flags").replaceChildren(...flagsOf(step),
     span("quiet", say("reward_value", { reward: signed(step.reward), value: show(step.value) })));
   const other = alternative(step);
@@ -160,7 +161,7 @@ function bars(step, other) {
   const lines = listed.map((action) => barLine(step, action, rank[action], other, scaled, from));
   const sorted = toggle(say("sort_by_value"), state.byValue, () => change({ byValue: !state.byValue }), SMALL);
   return [
-    box("row", heading("all_actions", { unit: known_text(data.meta.unit) }), sorted),
+    box("row", heading("all_actions", { unit: term(data.meta.unit) }), sorted),
     make("ol", { class: "bars" + (other ? " compared" : "") }, ...lines),
     box("ends", span("", show(low)),
       span("", (low > 0 || high < 0 ? say("not_from_zero") + " \u00b7 " : "") + say("marks_mean")), span("", show(high))),
@@ -186,7 +187,7 @@ function barLine(step, action, rank, other, scaled, from) {
   return make("li", {
     class: (chosen ? "is-chosen" : "") + (step.allowed[action] ? "" : " is-not-offered"), "data-action": action,
   },
-  span("rank", String(rank), { title: say("rank") }),
+  span("rank", rank, { title: say("rank") }),
   span("unseen", chosen ? say("chosen") : second ? say("second") : ""),
   span("name", (chosen ? "\u25b6 " : second ? "\u25b7 " : "") + actionName(action)),
   track,

@@ -1,7 +1,6 @@
 // The page: its head, its keys, and what happens when the reader goes to another step.
 function change(changes) {
-  const scroll = document.activeElement;
-  const mark = scroll && scroll.dataset ? focusMark(scroll) : null;
+  const mark = focusMark(document.activeElement ?? document.body);
   Object.assign(state, changes);
   showStep();
   if (mark) document.querySelector(mark)?.focus();
@@ -49,11 +48,11 @@ function showHead() {
   const list = Array.from(returns);
   const shown = list.slice(0, 6).map(show).join(", ") + (list.length > 6 ? ", \u2026" : "");
   const rows = [[list.length > 1 ? "returns" : "return", shown || "\u2013"], ["steps", whole(count)],
-    ["trained", whole(meta.trained)], ["checkpoint", meta.checkpoint], ["seed", String(meta.seed)]];
+    ["trained", whole(meta.trained)], ["checkpoint", meta.checkpoint], ["seed", meta.seed]];
   $("meta").replaceChildren(...rows.map(([word, text]) => box("", make("dt", { text: say(word) }), make("dd", { text }))));
   $("badges").replaceChildren(span("badges-title", say("faithfulness")),
     ...(data.faithful.length ? data.faithful.map(badge) : [span("badge unknown", say("not_measured"))]));
-  $("notes").replaceChildren(...meta.notes.map((text) => make("li", { text: known_text(text) })));
+  $("notes").replaceChildren(...meta.notes.map((text) => make("li", { text: term(text) })));
 }
 
 const SIGNS = { above: "\u2713", around: "?", below: "\u2717", unknown: "\u2013" };
@@ -65,7 +64,7 @@ function badge(each) {
     span("name", say("of_" + each.what)),
     span("number", each.score === null ? say("not_measured") : show(each.score)),
     span("quiet", between(each.interval)),
-    span("quiet verdict", known_text(each.verdict)));
+    span("quiet verdict", term(each.verdict)));
 }
 
 // Everything that is said in words, again.
@@ -88,14 +87,10 @@ function speak() {
   showStep();
 }
 
-const KEYS = [["\u2190 \u2192", "key_step"], ["Shift + \u2190 \u2192", "key_ten"], ["Home, End", "key_ends"],
-  ["Space", "key_play"], ["K", "key_moment"], ["0\u20139", "key_head"], ["M", "key_memories"], ["N", "key_none"],
-  ["Esc", "key_back"], ["?", "key_help"]];
-
 function showHelp() {
   const close = make("button", { text: say("close"), click: () => $("help").close() });
   $("help").replaceChildren(make("h2", { id: "help-title", text: say("help") }),
-    table([say("key"), say("does")], KEYS.map(([key, word]) => [key, say(word)])),
+    table([say("key"), say("does")], languages[state.language].keys),
     remark("help_more"), close);
 }
 

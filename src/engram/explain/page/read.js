@@ -147,7 +147,7 @@ function say(name, gaps = {}) {
 }
 
 // What Python wrote, in the reader's language where the page knows the sentence.
-const known_text = (text) => languages[state.language].sentences?.[text] ?? text;
+const term = (text) => text.split("; ").map((part) => languages[state.language].sentences?.[part] ?? part).join("; ");
 const actionName = (action) => actions[action] || (actions[action] === "" ? say("unnamed") : "\u2013");
 
 // A number with as many digits as a reader compares.

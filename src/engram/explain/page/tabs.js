@@ -46,9 +46,9 @@ function showHealth() {
     bar(0, full, "look"));
   const lights = make("ul", { class: "lights" }, ...health.lights.map((light) => make("li", { class: light.state },
     span("lamp", LIGHTS[light.state] ?? "\u25cb", HIDDEN),
-    span("name", known_text(light.name)), span("number", light.value),
+    span("name", term(light.name)), span("number", light.value),
     span("judged", say("light_" + light.state)),
-    span("quiet", known_text(light.rule)))));
+    span("quiet", term(light.rule)))));
   const effective = column(health.effective);
   return [fill, health.lights.length ? lights : remark("no_lights"),
     box("charts", histogram(column(health.ages), "ages", say("writes")),
@@ -65,10 +65,7 @@ function overSteps(values, title) {
   const y = (value) => 58 - 54 * (value - low) / (high - low);
   const x = (place) => (values.length < 2 ? 150 : 300 * place / (values.length - 1));
   const art = chart(vector("path", { class: "line value", d: trace(values, x, y, 300) }));
-  const real = finite(Array.from(values));
-  const mean = real.reduce((sum, value) => sum + value, 0) / Math.max(1, real.length);
-  return box("", heading(title), art, box("ends",
-    span("", show(low) + " \u2013 " + show(high)), span("", say("mean_n", { n: show(mean) }))));
+  return box("", heading(title), art, box("ends", span("", show(low) + " \u2013 " + show(high))));
 }
 
 // ---- faithfulness
@@ -91,10 +88,10 @@ function showFaithfulness() {
       line("shuffled", say("near_zero")), line("reinitialised", say("near_zero")),
       line("flips", say("of_steps", { n: whole(each.samples) }), percent)];
     return make("section", { class: "faithful " + standing(each) }, heading("of_" + each.what),
-      make("p", { class: "verdict", text: known_text(each.verdict) }),
+      make("p", { class: "verdict", text: term(each.verdict) }),
       box("charts",
         table([say("measure"), say("number"), say("interval")], rows), ...each.curves.map(curve)),
-      ...each.notes.map((text) => note(known_text(text))));
+      ...each.notes.map((text) => note(term(text))));
   })];
 }
 
@@ -116,7 +113,7 @@ function curve(each) {
   for (const name of [...CURVES].reverse()) {
     art.append(vector("path", { class: "line " + name, d: trace(each[name].map((value) => value ?? NaN), x, y, 1e6) }));
   }
-  const key = make("ul", { class: "legend" }, ...CURVES.map((name) => make("li", {},
+  const key = make("ul", { class: "legend" }, make("li", { text: say("axis", { low: show(low), high: show(high) }) }), ...CURVES.map((name) => make("li", {},
     make("span", { class: "key " + name, ...HIDDEN }), say("curve_" + name))));
   const rows = each.sizes.map((size, i) => [whole(size), ...lists.map((list) => (list[i] === null ? "\u2013" : show(list[i])))]);
   const title = say("way_" + each.way, { what: say("of_" + each.what) });
@@ -214,14 +211,14 @@ function pastSteps(step, pairs, word, write) {
 // ---- about
 function showAbout() {
   const list = (items) => make("ul", { class: "plain" }, ...items.map((text) => make("li", { text })));
-  const meta = data.meta;
+  const { meta } = data;
   const versions = Object.entries(meta.versions);
   return [box("charts",
     box("", heading("can_show"), list(languages[state.language].can)),
     box("", heading("cannot_show"), list(languages[state.language].cannot)),
-    box("", heading("holds"), meta.holds.length ? list(meta.holds.map(known_text)) : remark("holds_nothing"),
+    box("", heading("holds"), meta.holds.length ? list(meta.holds.map(term)) : remark("holds_nothing"),
       data.images.lossy ? remark("lossy") : null,
-      meta.notes.length ? list(meta.notes.map(known_text)) : null),
+      meta.notes.length ? list(meta.notes.map(term)) : null),
     box("", heading("versions"),
       versions.length ? table([say("package"), say("version")], versions) : remark("no_number"),
       heading("downloads"), box("row", ...downloads())))];

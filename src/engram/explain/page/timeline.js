@@ -16,10 +16,7 @@ function showTimeline() {
   });
   const x = (place) => across(place, wide);
   art.append(...shading(x, wide), ...lanes(x, wide), ...rewardTicks(x, wide));
-  for (const place of ends) {
-    if (ends.length > wide / 3) break;
-    art.append(segment("end", x(place), 8, x(place), LANES.height));
-  }
+  if (ends.length < wide / 3) art.append(...ends.map((place) => segment("end", x(place), 8, x(place), LANES.height)));
   const cursor = make("div", { id: "cursor", class: "cursor" });
   plot.replaceChildren(art, ...pins(wide), cursor);
   $("legend").replaceChildren(...["value", "margin", "reward", "explored", "episode_end"].map((word) => {
@@ -68,7 +65,7 @@ function lanes(x, wide) {
 }
 
 function rewardTicks(x, wide) {
-  const greatest = Math.max(1e-12, ...[0].concat(extremes()));
+  const greatest = Math.max(1e-12, ...range(steps.reward).map(Math.abs));
   const [top, bottom] = LANES.reward;
   const middle = (top + bottom) / 2;
   const drawn = new Map();
@@ -88,15 +85,10 @@ function rewardTicks(x, wide) {
     vector("path", { class: "tick good", d: good }), vector("path", { class: "tick bad", d: bad })];
 }
 
-function extremes() {
-  const [low, high] = range(steps.reward);
-  return [Math.abs(low), Math.abs(high)];
-}
-
 // Numbered marks of the key moments over the plot.
 function pins(wide) {
   return data.moments.map(({ place }, i) => {
-    const pin = span("pin", String(i + 1), { ...HIDDEN, click: () => seek(place) });
+    const pin = span("pin", i + 1, { ...HIDDEN, click: () => seek(place) });
     pin.style.left = 100 * across(place, wide) / wide + "%";
     return pin;
   });
@@ -107,7 +99,7 @@ function showMoments() {
   if (!data.moments.length) return group.replaceChildren(remark("no_moments"));
   return group.replaceChildren(...data.moments.map(({ place, why }, i) => make("button", {
     class: "moment", "data-place": place, click: () => seek(place),
-  }, span("index", String(i + 1)), span("why", known_text(why)),
+  }, span("index", i + 1), span("why", term(why)),
   span("quiet", say("step_n", { n: whole(steps.t[place]) })))));
 }
 

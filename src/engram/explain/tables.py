@@ -1,0 +1,133 @@
+"""What an explanation holds as plain tables, for a spreadsheet or a notebook."""
+
+import csv
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from engram.errors import WriteFailed
+from engram.explain.moments import Step, Told
+
+Table = list[list[Any]]  # the first row names the columns
+FORMULA = ("=", "+", "-", "@", "\t", "\r")  # how a text begins that a spreadsheet would run
+
+
+def tables(told: Told) -> dict[str, Table]:
+    """The tables of `told` by name: steps, memories, attention, recall, observed, faithfulness, health."""
+    return {
+        "steps": _steps(told),
+        "memories": _memories(told),
+        "attention": _attention(told.steps),
+        "recall": _recall(told.steps),
+        "observed": _observed(told.steps),
+        "faithfulness": _faithfulness(told),
+        "health": _health(told),
+    }
+
+
+def write_csv(told: Told, folder: str | Path) -> list[Path]:
+    """Write each table of `told` with rows as a CSV file (UTF-8) in `folder`, and return the files.
+
+    A text that a spreadsheet would run as a formula is preceded by an apostrophe. Raises `WriteFailed`.
+    """
+    folder = Path(folder)
+    written = []
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, rows in tables(told).items():
+            if len(rows) < 2:
+                continue
+            path = folder / f"{name}.csv"
+            with path.open("w", encoding="utf-8", newline="") as file:
+                csv.writer(file).writerows([_cell(value) for value in row] for row in rows)
+            written.append(path)
+    except OSError as error:
+        raise WriteFailed(f"the tables could not be written to {folder}: {error}") from error
+    return written
+
+
+def _cell(value: Any) -> Any:
+    if isinstance(value, str):
+        text = value.encode("utf-8", "backslashreplace").decode("utf-8")
+        return "'" + text if text.startswith(FORMULA) else text
+    return int(value) if isinstance(value, bool) else value
+
+
+def _names(kind: str, told: Told) -> list[str]:
+    return [f"{kind} {name}" for name in told.actions]
+
+
+def _named(told: Told, action: int) -> str:
+    return told.actions[action] if 0 <= action < len(told.actions) else ""
+
+
+def _steps(told: Told) -> Table:
+    names = ["episode", "t", "action", "runner_up", "explored", "reward", "terminated", "truncated", "value", "margin"]
+    parts = ["from_network", "from_memories", "rest", "other_memories", "other_weight", "other_gave"]
+    lists = [*_names("q", told), *_names("preference", told), *_names("without_memories", told)]
+    rows: Table = [[*names, *parts, *lists, "sentence"]]
+    for step in told.steps:
+        numbers = [getattr(step, name) for name in names]
+        numbers[2], numbers[3] = _named(told, step.action), _named(told, step.runner_up)
+        split = [step.from_network, step.from_memories, step.rest, *step.others]
+        without = step.without_memories or [None] * len(told.actions)
+        rows.append([*numbers, *split, *step.q, *step.preference, *without, step.sentence])
+    return rows
+
+
+def _memories(told: Told) -> Table:
+    names = ["id", "action", "looked_at", "gave", "mattered", "value", "environment", "episode", "step", "age", "reads"]
+    rows: Table = [["episode_told", "t", *names, *_names("without", told)]]
+    for step in told.steps:
+        for memory in step.memories:
+            values = [getattr(memory, name) for name in names]
+            values[1] = _named(told, memory.action)
+            rows.append([step.episode, step.t, *values, *(memory.without or [None] * len(told.actions))])
+    return rows
+
+
+def _attention(steps: Iterable[Step]) -> Table:
+    rows: Table = [["episode", "t", "head", "part", "value", "weight"]]
+    for step in steps:
+        for head, weights in enumerate(step.attention):
+            pairs = zip(step.parts, weights, strict=True)
+            rows += [[step.episode, step.t, head + 1, part.name, part.value, float(weight)] for part, weight in pairs]
+    return rows
+
+
+def _recall(steps: Iterable[Step]) -> Table:
+    rows: Table = [["episode", "t", "earlier_step", "recalled", "still_moves"]]
+    for step in steps:
+        recalled, moves = dict(step.recalled), dict(step.still_moves)
+        for earlier in sorted({*recalled, *moves}):
+            rows.append([step.episode, step.t, earlier, recalled.get(earlier), moves.get(earlier)])
+    return rows
+
+
+def _observed(steps: Iterable[Step]) -> Table:
+    rows: Table = [["episode", "t", "name", "value"]]
+    return rows + [[step.episode, step.t, name, value] for step in steps for name, value in step.facts]
+
+
+def _faithfulness(told: Told) -> Table:
+    curves = ["ours", "random", "random_low", "random_high", "least", "oracle"]
+    rows: Table = [["what", "score", "low", "high", "agreement", "flips", "samples", "verdict", "way", "size", *curves]]
+    for each in told.faithful:
+        low, high = each.interval or (None, None)
+        head = [each.what, each.score, low, high, each.agreement, each.flips, each.samples, each.verdict]
+        for curve in each.curves:
+            for at, size in enumerate(curve.sizes):
+                band = curve.random_interval[at]
+                values = [curve.ours[at], curve.random[at], *band, curve.least[at], curve.oracle[at]]
+                rows.append([*head, curve.way, size, *values])
+        if not each.curves:
+            rows.append([*head, *[None] * 8])
+    return rows
+
+
+def _health(told: Told) -> Table:
+    rows: Table = [["name", "value", "state", "rule"]]
+    if told.health is not None:
+        rows.append(["entries", f"{told.health.entries} of {told.health.capacity}", "", ""])
+        rows += [[light.name, light.value, light.state, light.rule] for light in told.health.lights]
+    return rows

@@ -1,0 +1,101 @@
+"""Steps told while they are played: those of a recording, with names, boxes and cards as they are at each of them."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import gymnasium
+import numpy as np
+import pytest
+from support.explained import Plan, trained
+
+from engram import spaces
+from engram.agents.spec import AgentSpec, ReplaySpec
+from engram.encoders.entities import EntitiesSpec
+from engram.encoders.features import FeaturesSpec
+from engram.encoders.tokens import TokensSpec
+from engram.explain.recording import record
+from engram.explain.watching import watch
+from engram.play.trained import TrainedAgent
+from engram.working.history import HistorySpec
+
+
+def test_it_tells_the_steps_of_a_recording_and_hears_of_those_that_are_not_shown():
+    agent = trained(AgentSpec(encoder=FeaturesSpec()), "engram/CartPole-v1", max_episode_steps=6)
+    recorded = record(agent, seed=5).episodes[0]
+    heard: list[Any] = []
+    called: list[str] = []
+    shown = (2, 3)
+    steps = [
+        *watch(agent, seed=5, shown=lambda t: t in shown, pass_by=lambda *one: heard.append(one), called=called.extend)
+    ]
+    assert [step.t for step in steps] == [2, 3]
+    assert [one[0] for one in heard] == [t for t in range(recorded.length) if t not in shown]
+    for step in steps:
+        assert step.q == pytest.approx(recorded.kept.q[step.t].tolist())
+        assert step.action == recorded.kept.action[step.t]
+    assert called == ["left", "right"]
+    assert [part.name for part in steps[0].parts][2] == "pole angle (rad)"
+    assert steps[0].attention.shape[1] == 4
+    assert steps[0].facts[2] == (steps[0].parts[2].name, steps[0].parts[2].value)
+    assert steps[0].picture is not None
+
+
+def test_entities_have_boxes_that_move_with_them():
+    agent = trained(AgentSpec(encoder=EntitiesSpec()), "engram/Intersection-v0", env_args={"openings": 4})
+    steps = [*watch(agent, max_episode_steps=3)]
+    boxes = [step.parts[0].box for step in steps]
+    assert all(boxes)
+    assert boxes[0] != boxes[-1]
+    kept = record(agent, max_episode_steps=3).episodes[0]
+    assert kept.names is not None
+    assert [one.boxes[0] for one in kept.names] == boxes
+
+
+def test_a_card_that_only_the_observation_holds_is_drawn():
+    memory = HistorySpec(window=4, layers=1, heads=1, hidden_size=8, inner=8)
+    spec = AgentSpec(encoder=TokensSpec(), working=memory, replay=ReplaySpec(window=4))
+    steps = [*watch(trained(spec, "engram/RepeatFirst-v0"), max_episode_steps=8)]
+    middles = {step.facts[0][1]: step.picture[50, 80].tolist() for step in steps if step.picture is not None}  # type: ignore[index]
+    assert len(middles) > 1
+    back = [64, 84, 140]  # of a card that lies face down
+    assert back not in middles.values()
+    assert any(at < step.t for step in steps for at, _ in step.recalled)
+
+
+class Cart(gymnasium.Env):
+    """A host environment whose boxes move."""
+
+    observation_space = gymnasium.spaces.Box(-1, 1, (2,), np.float32)
+    action_space = gymnasium.spaces.Discrete(2)
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+        super().reset(seed=seed)
+        self.time = 0
+        return np.zeros(2, np.float32), {}
+
+    def step(self, action: int) -> Any:
+        self.time += 1
+        return np.full(2, self.time / 10, np.float32), 1.0, False, self.time >= 4, {}
+
+    def parts(self) -> dict[str, Any]:
+        left = self.time / 10
+        return {"numbers": ["place", "speed"], "actions": ["stay", "go"], "boxes": [(left, 0, left + 0.1, 1), None]}
+
+
+@dataclass(frozen=True)
+class HostPlan(Plan):
+    """The plan of a run in an environment object."""
+
+
+def test_a_host_environment_names_its_parts_at_every_step():
+    agent = trained(AgentSpec(encoder=FeaturesSpec()), "engram/NoVelocityCartPole-v0")
+    plan = HostPlan(None, agent.plan.agent, spaces.Box((2,)), 2)
+    called: list[str] = []
+    steps = [*watch(TrainedAgent(plan, agent.minds, Cart), episodes=2, called=called.extend)]
+    assert called == ["stay", "go"]
+    assert [step.t for step in steps] == [0, 1, 2, 3] * 2
+    assert [step.episode for step in steps] == [0] * 4 + [1] * 4
+    assert [part.name for part in steps[0].parts] == ["place", "speed"]
+    assert [step.parts[0].box[0] for step in steps[:4]] == pytest.approx([0, 0.1, 0.2, 0.3])  # type: ignore[index]
+    assert steps[3].truncated
+    assert not steps[3].terminated
