@@ -153,7 +153,7 @@ def test_conditions_that_say_nothing_are_refused(conditions, words):
 
 
 def test_what_is_neither_a_condition_nor_a_function_is_refused():
-    with pytest.raises(SpecError, match="where = 3 was given; write conditions"):
+    with pytest.raises(SpecError, match="where = 3 was given; write where="):
         trained().memory.forget(where=3)
     with pytest.raises(SpecError, match="'action' was given twice"):
         trained().memory.forget(where={"action": 1}, action=0)

@@ -147,7 +147,7 @@ class Memories:
             test = dict([read_condition(test)])
         if test is not None and not isinstance(test, Mapping) and not callable(test):
             raise SpecError(
-                f"where = {test!r:.80} was given; write conditions, as in where={{'action': 2}}, or a function of an entry"
+                f"where = {test!r:.80} was given; write where={{'action': 2}} or a function of an entry"
             )
         given = dict(test) if isinstance(test, Mapping) else {}
         if both := sorted(given.keys() & conditions.keys()):
