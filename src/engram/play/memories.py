@@ -14,7 +14,7 @@ import csv
 import dataclasses
 import io
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from functools import lru_cache
 from pathlib import Path
@@ -130,9 +130,7 @@ class Memories:
             for name in known
         }
 
-    def where(
-        self, test: Callable[[Remembered], bool] | Mapping[str, Any] | str | None = None, **conditions: Any
-    ) -> "Memories":
+    def where(self, test: Any = None, **conditions: Any) -> "Memories":
         """The entries for which all conditions hold.
 
         Args:
@@ -146,9 +144,7 @@ class Memories:
         if isinstance(test, str):
             test = dict([read_condition(test)])
         if test is not None and not isinstance(test, Mapping) and not callable(test):
-            raise SpecError(
-                f"where = {test!r:.80} was given; write where={{'action': 2}} or a function of an entry"
-            )
+            raise SpecError(f"where = {test!r:.80} was given; write where={{'action': 2}} or a function of an entry")
         given = dict(test) if isinstance(test, Mapping) else {}
         if both := sorted(given.keys() & conditions.keys()):
             raise SpecError(f"{both[0]!r} was given twice; give each condition once")
