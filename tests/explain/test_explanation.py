@@ -122,7 +122,7 @@ def test_a_policy_is_told_by_its_probabilities():
     assert sum(np.exp(step.preference)) == pytest.approx(1.0)
     assert (step.from_memories, step.from_network) == (0.0, pytest.approx(step.margin, abs=1e-6))
     assert [one.mattered for one in step.memories] == [0.0] * len(step.memories)
-    assert any("of which an external memory is no part" in note for note in found.told.notes)
+    assert any("of which the external memory is no part" in note for note in found.told.notes)
 
 
 @pytest.mark.parametrize(

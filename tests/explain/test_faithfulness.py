@@ -79,7 +79,7 @@ def test_no_link_is_called_faithful_in_at_most_one_of_twenty_agents():
         verdicts.append(measure(Made(effects, weights), random, orders=8).verdict)
     positive = sum(verdict in (faithfulness.FAITHFUL, faithfulness.WEAK) for verdict in verdicts)
     assert positive <= 10
-    assert sum(verdict.startswith("not shown") for verdict in verdicts) >= 180
+    assert sum(verdict.startswith("not shown") for verdict in verdicts) >= 170
 
 
 def test_the_known_item_is_found_in_each_of_a_hundred_agents():

@@ -40,11 +40,11 @@ def watched(*steps: Step, actions: tuple[str, ...] = ("left", "right", "fire")) 
     return found
 
 
-def drawn(one: Step, known: Watched, width: int = 100, colour: bool = False, **how: Any) -> str:
+def drawn(one: Step, known: Watched, width: int = 100, colour: bool = False, height: int = 30, **how: Any) -> str:
     console = Console(
         file=io.StringIO(), width=width, force_terminal=True, color_system="truecolor" if colour else None, record=True
     )
-    console.print(panel(one, known, width, 30, **how))
+    console.print(panel(one, known, width, height, **how))
     return console.file.getvalue() if colour else console.export_text()  # type: ignore[attr-defined]
 
 
@@ -73,6 +73,18 @@ def test_it_fits_terminals_of_any_width():
     one = step(facts=[("a name that is much too long for any panel", "v" * 90)], memories=[memory()])
     for width in (40, 60, 84, 200):
         assert max(len(row) for row in drawn(one, watched(one), width).splitlines()) <= width
+    full = step(
+        memories=[memory(mattered=0.1)] * 9, recalled=[(at, 0.1) for at in range(9)],
+        picture=np.zeros((160, 160, 3), np.uint8), attention=np.full((1, 9), 1 / 9, np.float32),
+        sentence="Chose a1, 0.3 above a0. " * 9,
+        parts=[Part(f"part {number}", "0.5") for number in range(9)], preference=[1.0] * 30, allowed=[True] * 30,
+    )  # fmt: skip
+    known = watched(full, actions=tuple(f"a{number}" for number in range(30)))
+    for width, height in ((100, 24), (100, 40), (60, 24), (60, 50)):
+        lines = drawn(full, known, width, height=height).splitlines()
+        assert len(lines) < height
+        assert "margin" in lines[-3]
+        assert lines[-2].endswith("… │")
 
 
 def test_a_picture_is_drawn_in_colour():
@@ -104,7 +116,8 @@ def test_numbers_that_are_none_break_nothing():
         assert line(one, known)
     many = step(preference=[*map(float, range(300))], allowed=[True] * 300, action=5, q=[0.0] * 300)
     known = watched(many, actions=tuple(f"a{number}" for number in range(300)))
-    assert "and 282 more actions" in drawn(many, known)
+    assert "and 282 more actions" in drawn(many, known, height=50)
+    assert "and 288 more actions" in drawn(many, known)
     assert "▶ a5 " in drawn(many, known)
 
 

@@ -17,6 +17,7 @@ from engram.explain.measuring import measured
 from engram.explain.moments import Faithful, Memory, Step, Told
 from engram.explain.naming import Names
 from engram.explain.recording import Recording, record
+from engram.explain.tables import write_csv
 from engram.explain.telling import Teller
 from engram.play.playing import Stop, never
 from engram.play.trained import Environment, TrainedAgent
@@ -115,6 +116,13 @@ class Explanation:
     def json(self) -> dict[str, Any]:
         """Everything but pictures as one object that JSON can hold; what is infinite or unknown is None."""
         return _plain(self.told)
+
+    def csv(self, folder: str | Path) -> list[Path]:
+        """Writes steps, memories, attention, recall, numbers observed, faithfulness and health as CSV; the files.
+
+        Raises: WriteFailed if the disk refuses it.
+        """
+        return write_csv(self.told, folder)
 
     def _repr_html_(self) -> str:
         return page.notebook(self.told)
@@ -224,9 +232,12 @@ def _about(teller: Teller) -> list[str]:
     """What a reader must know of this kind of agent."""
     notes = []
     if teller.by_policy:
-        notes.append("this agent chooses by a policy, of which an external memory is no part")
+        apart = ", of which the external memory is no part" if teller.ledger is not None else ""
+        notes.append(f"this agent chooses by a policy{apart}: what it prefers are logarithms of probabilities")
     if teller.spec.has_memory:
         notes.append("leaving a step out runs the episode again without it; later steps move up by one")
+        if any(episode.length > skipping.MOST_SKIPPED for episode in teller.recording.episodes):
+            notes.append(f"of a long episode at most {skipping.MOST_SKIPPED} steps were left out, one at a time")
     if teller.ledger is not None:
         notes.append("leaving a remembered experience out reads the memory again; the next nearest takes its place")
     return notes

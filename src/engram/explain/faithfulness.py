@@ -5,18 +5,18 @@ the input), and a way to choose again without some of them. How far the margin b
 runner-up moves is the effect, whichever way it moves.
 
 Deletion removes 1, 2, 4, ... items in the order of their weights. The area is the mean effect over these sizes. With
-the areas of random orders and of the order by leave-one-out (the oracle),
+the areas of random orders and of the best order that was found, mostly the one by leave-one-out,
 
-    score = (ours - random) / (oracle - random)
+    score = (ours - random) / (best - random)
 
-summed over steps, each in units of its oracle's area. 0 is chance, 1 as good as can be, negative is misleading.
+summed over steps, each in units of its best area. 0 is chance, 1 as good as can be, negative is misleading.
 Insertion begins with nothing and adds the items. Sources: Samek et al. 2017 and Petsiuk et al. 2018 for deletion and
 insertion; Adebayo et al. 2018 for shuffled weights and layers drawn anew; Jain & Wallace 2019 for the agreement of
 attention with leave-one-out.
 """
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -83,7 +83,7 @@ class _Measured(NamedTuple):
     random: Float[np.ndarray, "orders sizes"]
     shuffled: float  # mean area
     fresh: float | None
-    margin: float
+    margin: float  # absolute; of insertion, how far all items together move it
     matters: bool  # whether anything does
 
 
@@ -194,10 +194,11 @@ def _walk(
     for number in kept:
         here = slice(place, place + len(masks[number]))
         begin, end, *moved = margins[here]
-        effects = np.abs(np.array(moved) - begin).reshape(-1, len(sizes))
+        way, rest = np.abs(np.array(moved) - begin), np.abs(np.array(moved) - end)
+        effects = (abs(end - begin) - rest if inserted else way).reshape(-1, len(sizes))
         finite = found[here][:2][np.isfinite(found[here][:2])]
         spread = float(np.abs(finite).max(initial=0.0))
-        results.append(_measured(drawn[number], effects, float(end if inserted else begin), spread))
+        results.append(_measured(drawn[number], effects, abs(end - begin) if inserted else abs(begin), spread))
         flips.append(found[here][2].argmax() != found[here][0].argmax())
         place = here.stop
     return results, float(np.mean(flips))
@@ -225,18 +226,23 @@ def _measured(orders: _Orders, effects: np.ndarray, margin: float, spread: float
     named = dict(zip(orders.named, effects, strict=False))
     rest = effects[len(named) :]
     random, shuffled = rest[: len(orders.random)], rest[len(orders.random) :]
-    oracle = np.maximum(named["oracle"], 0)
     fresh = float(named["fresh"].mean()) if "fresh" in named else None
-    matters = float(effects.max(initial=0.0)) > NOTHING * max(spread, 1e-6)
-    return _Measured(named["ours"], named["least"], oracle, random, float(shuffled.mean()), fresh, margin, matters)
+    matters = float(np.abs(effects).max(initial=0.0)) > NOTHING * max(spread, 1e-6)
+    return _Measured(
+        named["ours"], named["least"], named["oracle"], random, float(shuffled.mean()), fresh, margin, matters
+    )
 
 
 # -- judging ---------------------------------------------------------------------------------------------------------
 
 
 def _parts(measured: _Measured, area: float) -> tuple[float, float]:
-    """Ours above chance, and the oracle above chance, in units of the oracle's area; 0 where nothing matters."""
-    best = float(measured.oracle.mean())
+    """An order above chance, and the best one above chance, in units of the best one's area; 0 where nothing matters.
+
+    Items may stand in for each other, or only work together. So the order by leave-one-out need not be the best.
+    """
+    known = [measured.oracle.mean(), measured.ours.mean(), measured.least.mean(), *measured.random.mean(1)]
+    best = float(max(known))
     if not measured.matters or best <= 0:
         return 0.0, 0.0
     chance = float(measured.random.mean())
@@ -321,13 +327,14 @@ def judged(score: float, interval: tuple[float, float], shuffled: float, samples
 
 def _tau(weights: np.ndarray, effects: np.ndarray) -> float:
     """Kendall's tau; 0 where one of the two is the same for all items."""
-    tau = float(kendalltau(weights, effects).statistic)
+    found: Any = kendalltau(weights, effects)
+    tau = float(found.statistic)
     return 0.0 if np.isnan(tau) else tau
 
 
 def _curve(what: str, way: str, sizes: list[int], cases: Sequence[_Measured]) -> Curve:
     """Mean shares of the margin: what is left when items are removed, what is restored when they are added."""
-    margin = max(float(np.mean([abs(one.margin) for one in cases])), 1e-9)
+    margin = max(float(np.mean([one.margin for one in cases])), 1e-9)
     sign = -1.0 if way == "deletion" else 1.0
     begin = 1.0 if way == "deletion" else 0.0
 

@@ -8,22 +8,16 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
+from textwrap import wrap
 from typing import Any
 
 import numpy as np
 
 from engram.errors import SpecError, WriteFailed, install, unwritten
-from engram.explain.moments import Memory, Step
+from engram.explain.moments import Step
 from engram.explain.overlay import overlaid, resized
-from engram.explain.panel import (
-    Watched,
-    memory_name,
-    most_attended,
-    most_recalled,
-    short,
-    signed,
-    told_beside,
-)
+from engram.explain.panel import Watched, attended_groups, most_attended, short
+from engram.run.display import clean
 
 Frame = Any  # an image of Pillow, which is imported where it is needed
 SIZE = 640, 360
@@ -128,15 +122,9 @@ def _estimates(pen: _Pen, step: Step, watched: Watched) -> float:
 
 def _remembered(pen: _Pen, step: Step, watched: Watched, top: float) -> None:
     """What was attended to: remembered experiences, steps of this episode, parts of the input."""
-    groups: list[tuple[str, list[tuple[str, float, str]]]] = []
-    if step.memories:
-        rows = [(memory_name(one), one.looked_at, _effect(one, watched)) for one in step.memories]
-        groups.append(("looked at in memory", rows))
-    if step.recalled:
-        groups.append(("looked back at", [(f"step {at}", share, "") for at, share in most_recalled(step)]))
-    if (parts := most_attended(step)) and not (told_beside(step) or any(part.box for part in step.parts)):
-        groups.append(("attended to", [(name, share, value) for name, value, share in parts]))
-    room = int((284 - top) / 15) - len(groups)
+    on_picture = any(part.box for part in step.parts)
+    groups = [one for one in attended_groups(step, watched) if not (on_picture and one[0] == "attended to")]
+    room = int((256 - top) / 15) - len(groups)
     y = top
     for place, (head, rows) in enumerate(groups):
         shown = rows[: max(1, min(5, room // (len(groups) - place)))]
@@ -151,15 +139,13 @@ def _remembered(pen: _Pen, step: Step, watched: Watched, top: float) -> None:
         y += 3
 
 
-def _effect(memory: Memory, watched: Watched) -> str:
-    effect = memory.gave if memory.mattered is None else memory.mattered
-    return f"{short(watched.name(memory.action), 8)}  {signed(effect) if np.isfinite(effect) else ''}"
-
-
 def _course(pen: _Pen, step: Step, watched: Watched) -> None:
     """The value so far, with rewards as ticks; reward, return and margin in words."""
     told = f"value {step.value:.4g}   reward {step.reward:g}   return {watched.paid:g}   margin {step.margin:.3g}"
     pen.text(BESIDE, 292, told, INK, 11)
+    first, stop, _ = clean(step.sentence).partition(". ")  # the others have no room
+    for row, words in enumerate(wrap(first + stop.strip(), 50)[:2]):
+        pen.text(BESIDE, 262 + 14 * row, words, DIM, 11)
     values = np.asarray(watched.values[-300:], np.float64)
     values = np.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0)
     low, span = values.min(), max(float(np.ptp(values)), 1e-9)

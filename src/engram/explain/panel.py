@@ -126,12 +126,12 @@ def line(step: Step, watched: Watched) -> str:
     return "  ".join(told)
 
 
-def _shown_actions(step: Step) -> list[int]:
+def _shown_actions(step: Step, most: int = MOST_ACTIONS) -> list[int]:
     """All actions in their order; of very many the best, the chosen one among them."""
     every = range(len(step.preference))
-    if len(every) <= MOST_ACTIONS:
+    if len(every) <= most:
         return [*every]
-    best = sorted(every, key=lambda action: (action != step.action, -step.preference[action]))[:MOST_ACTIONS]
+    best = sorted(every, key=lambda action: (action != step.action, -step.preference[action]))[:most]
     return sorted(best)
 
 
@@ -177,9 +177,15 @@ def panel(
     from rich.text import Text
 
     step = step if pictured else replace(step, picture=None)
-    seen = _seen(step, (width - 8) // 2 if width >= WIDE else width - 6, max(4, min(TALLEST, height - 8)))
-    known = Group(*_estimates(step, watched, blocks), *_remembered(step, watched, blocks))
-    if width >= WIDE:
+    wide, room = width >= WIDE, max(8, height - 6 - bool(step.sentence))
+    lines = min(TALLEST, room if wide else room // 2)
+    seen = _seen(step, (width - 8) // 2 if wide else width - 6, lines)
+    room -= 0 if wide else lines if step.picture is not None else min(lines, len(step.facts))
+    most = max(3, min(MOST_ACTIONS, room // 2))
+    estimates = _estimates(step, watched, blocks, most)
+    room -= min(len(step.preference), most) + len(estimates) - 1
+    known = Group(*estimates, *_remembered(step, watched, blocks, room))
+    if wide:
         body: Any = Table.grid(padding=(0, 2))
         body.add_column(no_wrap=True)
         body.add_column(ratio=1)
@@ -191,6 +197,7 @@ def panel(
     foot = Text.assemble(
         ("value ", "dim"), f"{step.value:.4g} ", (strip, "cyan"), ("\nreward ", "dim"), f"{step.reward:g}",
         ("  return ", "dim"), f"{watched.paid:g}", ("  margin ", "dim"), f"{step.margin:.3g}", (ends, "bold"),
+        (f"\n{short(step.sentence, width - 4)}" if step.sentence else "", "italic"),
     )  # fmt: skip
     number = f", episode {step.episode + 1}" if step.episode else ""
     title = Text(f"{short(watched.title, 60)}  step {step.t}{number}")
@@ -244,14 +251,14 @@ def _bar(share: float, width: int, block: str = "█") -> str:
     return block * max(0, min(width, round(share * width)))
 
 
-def _estimates(step: Step, watched: Watched, blocks: str) -> "list[RenderableType]":
+def _estimates(step: Step, watched: Watched, blocks: str, most: int) -> "list[RenderableType]":
     """A bar for the estimate of every action, the chosen one marked by an arrow, forbidden ones by a cross."""
     from rich.table import Table
     from rich.text import Text
 
     table = Table.grid(padding=(0, 1))
     span = watched.highest - watched.lowest
-    for action in _shown_actions(step):
+    for action in (shown := _shown_actions(step, most)):
         value, chosen = step.preference[action], action == step.action
         allowed = step.allowed[action]
         share = (value - watched.lowest) / span if np.isfinite(value) and span > 0 else 0.0
@@ -263,35 +270,49 @@ def _estimates(step: Step, watched: Watched, blocks: str) -> "list[RenderableTyp
             Text(bar.ljust(20), style or "blue"),
             Text(f"{value:.4g}" if allowed else "not allowed", style),
         )
-    left_out = len(step.preference) - len(_shown_actions(step))
+    left_out = len(step.preference) - len(shown)
     more = [Text(f"and {left_out} more actions", "dim")] if left_out else []
     return [Text(watched.unit, "dim"), table, *more]
 
 
-def _remembered(step: Step, watched: Watched, blocks: str) -> "list[RenderableType]":
-    """What was attended to: remembered experiences, steps of this episode, parts of the input."""
+def _remembered(step: Step, watched: Watched, blocks: str, room: int) -> "list[RenderableType]":
+    """What was attended to, in so many lines at most."""
     from rich.table import Table
     from rich.text import Text
 
     found: list[Any] = []
-
-    def add(head: str, rows: Sequence[tuple[str, float, str]]) -> None:
+    groups = attended_groups(step, watched)[: max(0, room // 3)]
+    for place, (head, rows) in enumerate(groups):
+        shown = rows[: max(1, room // (len(groups) - place) - 2)]
+        room -= len(shown) + 2
         table = Table.grid(padding=(0, 1))
-        for name, share, more in rows:
-            table.add_row(Text(name), Text(_bar(share, 10, blocks[-1]).ljust(10), "yellow"), Text(f"{share:.0%}{more}"))
+        for _ in range(3):
+            table.add_column(no_wrap=True)
+        for name, share, more in shown:
+            bar = _bar(share, 10, blocks[-1]).ljust(10)
+            table.add_row(Text(name), Text(bar, "yellow"), Text(f"{share:.0%}  {more}".rstrip()))
         found.extend([Text(f"\n{head}", "dim"), table])
-
-    if step.memories:
-        rows = [(memory_name(one), one.looked_at, _gave(one, watched)) for one in step.memories[:SHOWN]]
-        add("looked at in memory", rows)
-    if step.recalled:
-        add("looked back at", [(f"step {at}", share, "") for at, share in most_recalled(step)])
-    if (parts := most_attended(step)) and not told_beside(step):
-        add("attended to", [(name, share, f"  {value}" if value else "") for name, value, share in parts])
     return found
 
 
-def _gave(memory: Memory, watched: Watched) -> str:
-    gave = f"  gave {signed(memory.gave)}" if np.isfinite(memory.gave) else ""
-    gave = f" of {short(watched.name(memory.action), 12)}{gave}"  # each action has a read of its own
-    return gave if memory.mattered is None else f"{gave}, mattered {signed(memory.mattered)}"
+def attended_groups(step: Step, watched: Watched) -> list[tuple[str, list[tuple[str, float, str]]]]:
+    """What was attended to under each heading: names, weights, and what there is to add.
+
+    Of remembered experiences these are the action whose read it was, as each action has its own, and the part of the
+    margin that it gave; or how far the margin moves without it, where that was measured.
+    """
+    found = []
+    if step.memories:
+        measured = step.memories[0].mattered is not None
+        rows = [(memory_name(one), one.looked_at, _effect(one, watched)) for one in step.memories[:SHOWN]]
+        found.append((f"looked at in memory, and {'mattered (measured)' if measured else 'gave'}", rows))
+    if step.recalled:
+        found.append(("looked back at", [(f"step {at}", share, "") for at, share in most_recalled(step)]))
+    if (parts := most_attended(step)) and not told_beside(step):
+        found.append(("attended to", [(name, share, value) for name, value, share in parts]))
+    return found
+
+
+def _effect(memory: Memory, watched: Watched) -> str:
+    effect = memory.gave if memory.mattered is None else memory.mattered
+    return f"{short(watched.name(memory.action), 8)}  {signed(effect) if np.isfinite(effect) else ''}"

@@ -106,8 +106,8 @@ class Episode:
         return float(np.asarray(self.reward, np.float64).sum())
 
     @property
-    def decision(self) -> Decision:
-        """What was known at each step."""
+    def decision(self) -> Any:
+        """What was known at each step: a `Decision` of NumPy arrays."""
         return self.kept.decision
 
 
@@ -167,7 +167,8 @@ def _bytes_of_a_step(agent: TrainedAgent, mind: Mind) -> int:
     plan = agent.plan
     state = jax.eval_shape(partial(begin, plan.agent, mind.network, 1))
     row = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((1, *leaf.shape[2:]), leaf.dtype), state.frames)
-    seen = Seen(row, jax.ShapeDtypeStruct((1,), bool), jax.ShapeDtypeStruct((1,), jnp.float32))
+    flags: Any = jax.ShapeDtypeStruct((1,), bool), jax.ShapeDtypeStruct((1,), jnp.float32)
+    seen = Seen(row, *flags)
     kept = jax.eval_shape(greedy_program(plan.agent, everything), mind, state, seen)[2]
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(kept))
 

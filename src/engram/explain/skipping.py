@@ -63,6 +63,8 @@ def density(spec: MindSpec, mind: Mind, episode: Episode) -> dict[int, list[tupl
     """
     which = _worth_skipping(episode)
     base, without = each_skipped(spec, mind, episode, which)
+    if episode.decision.returns.policy is not None:  # logits mean nothing but by their differences
+        base, without = (rows - np.logaddexp.reduce(rows, -1, keepdims=True) for rows in (base, without))
     with np.errstate(invalid="ignore"):  # of actions that are forbidden in both
         moved = np.abs(without - base)
     moved = np.where(np.isfinite(moved), moved, 0.0).max(-1)

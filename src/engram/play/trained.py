@@ -219,7 +219,11 @@ class TrainedAgent:
 
     def elsewhere(self, env: Environment | None, env_args: Mapping[str, Any] | None = None) -> "TrainedAgent":
         """The same agent for another environment, or for that of training with other arguments; itself for neither."""
-        return self if env is None and env_args is None else self._elsewhere(env, env_args)
+        if env is None and env_args is None:
+            return self
+        there = self._elsewhere(env, env_args)
+        there.step, there.checkpoint = self.step, self.checkpoint
+        return there
 
     @property
     def world_name(self) -> str | None:
