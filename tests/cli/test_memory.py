@@ -91,6 +91,15 @@ def test_a_page_shows_before_and_after(capsys, run, tmp_path):
     assert not re.search(r"<script|https?://", text)
 
 
+def test_a_page_of_a_run_that_keeps_no_replay_says_so(capsys, tmp_path):
+    run, page = tmp_path / "rollouts", tmp_path / "p.html"
+    given = {"preset": "pqn-memory", "external__capacity": 100, "external__neighbours": 4, "rollout__steps": 8}
+    with Trainer("engram/CartPole-v1", run=run, seed=0, steps=200, encoder__widths=(8,), envs=2, **given) as trainer:
+        trainer.learn()
+    assert said(capsys, run, "delete", "--all", "--page", page)[0] == 0
+    assert "keeps no replay" in page.read_text()
+
+
 def test_an_entry_is_edited_and_exported(capsys, run, tmp_path):
     id = listed(capsys, run)["shown"][0]["id"]
     assert said(capsys, run, "edit", id, "--value", 9.5, "--yes")[0] == 0

@@ -171,54 +171,12 @@ TOUR = """async () => {
     handlers: all.flatMap(each => [...each.attributes]).map(each => each.name).filter(name => name.startsWith('on')),
     links: [...document.querySelectorAll('[href],[src],[action]')].map(each => each.getAttribute('href') ?? each.src) };
 }""".replace("ASK", ASK)
-TAGS = {
-    "html",
-    "head",
-    "meta",
-    "title",
-    "style",
-    "body",
-    "noscript",
-    "div",
-    "header",
-    "h1",
-    "h2",
-    "h3",
-    "p",
-    "a",
-    "dl",
-    "dt",
-    "dd",
-    "button",
-    "svg",
-    "path",
-    "line",
-    "rect",
-    "main",
-    "section",
-    "select",
-    "option",
-    "input",
-    "output",
-    "ul",
-    "ol",
-    "li",
-    "dialog",
-    "script",
-    "span",
-    "strong",
-    "canvas",
-    "details",
-    "summary",
-    "table",
-    "thead",
-    "tbody",
-    "tr",
-    "th",
-    "td",
-    "figure",
-    "figcaption",
-}
+ALLOWED = (
+    "html head meta title style body noscript div header h1 h2 h3 p a dl dt dd button svg path line rect main section "
+    "select option input output ul ol li dialog script span strong canvas details summary table thead tbody tr th td "
+    "figure figcaption"
+)
+TAGS = set(ALLOWED.split())
 
 
 def bare(text: str) -> str:

@@ -66,6 +66,8 @@ def test_entries_are_what_the_store_holds_and_conditions_choose_among_them():
         chosen = list(memory.where(**{name: value}))
         assert chosen == [entry for entry in entries if holds(entry)], name
         assert chosen == list(memory.where({name: value})) == list(memory.where(holds)), name
+        text = ",".join(map(str, value)) if isinstance(value, list | range) else value
+        assert chosen == list(memory.where(f"{name}={text}")), name
         assert 0 < len(chosen) < 30, name
     assert list(memory.where(action=1).where(value_below=0)) == list(memory.where(action=1, value_below=0))
 
@@ -148,6 +150,13 @@ def test_export_writes_what_the_table_holds(tmp_path):
 def test_conditions_that_say_nothing_are_refused(conditions, words):
     with pytest.raises(SpecError, match=words):
         trained().memory.forget(where=conditions)
+
+
+def test_what_is_neither_a_condition_nor_a_function_is_refused():
+    with pytest.raises(SpecError, match="where = 3 was given; write where="):
+        trained().memory.forget(where=3)
+    with pytest.raises(SpecError, match="'action' was given twice"):
+        trained().memory.forget(where={"action": 1}, action=0)
 
 
 def test_an_agent_without_a_memory_and_columns_that_a_kind_lacks_are_told():

@@ -85,6 +85,27 @@ def test_what_is_kept_on_the_device_changes_nothing_and_fits_what_was_played(spe
     np.testing.assert_allclose(kept["seen"][1:][both], after[:-1][both], atol=1e-6)
 
 
+def test_the_host_tells_of_every_step_and_the_device_lets_its_environment_be_watched():
+    mind, told = mind_of(PLAIN), []
+    with closing(make_host("CartPole-v1", seed=5, envs=1)) as envs:
+        played = play_host(mind, PLAIN, envs, 1, tell=told.append)
+    assert told[0] is None
+    assert [bool(step.done[0]) for step in told[1:]] == [False] * (played.lengths[0] - 1) + [True]
+    assert sum(float(step.reward[0]) for step in told[1:]) == played.returns[0]
+
+    def watch(state: Any, step: Any) -> Any:
+        return state.physics, step.reward, step.terminated
+
+    on_device = play_device(CARTPOLE, mind, KEY, spec=PLAIN, episodes=2, keep=q_and_action, steps=60, watch=watch)
+    numbers, reward, terminated = on_device.watched
+    running = np.asarray(on_device.running)
+    np.testing.assert_allclose(numbers[running], on_device.kept["seen"][running])
+    np.testing.assert_array_equal(np.where(running, reward, 0).sum(0), on_device.returns)
+    assert np.asarray(terminated)[np.asarray(on_device.lengths) - 1, [0, 1]].all()
+    with pytest.raises(SpecError, match="steps = None was given with `watch`"):
+        play_device(CARTPOLE, mind, KEY, spec=PLAIN, episodes=2, watch=watch)
+
+
 def test_keeping_on_the_device_needs_a_number_of_steps():
     with pytest.raises(SpecError) as caught:
         play_device(CARTPOLE, mind_of(PLAIN), KEY, spec=PLAIN, episodes=2, keep=q_and_action)

@@ -93,7 +93,8 @@ def _explained(chosen: Explain, run: Path, steps: Any) -> Any:
 def _compared(chosen: Explain, runs: list[Path], steps: Any) -> Any:
     from engram.explain.compared import compare
 
-    return compare(*runs, **_given(chosen, steps))
+    first, second = runs
+    return compare(first, second, **_given(chosen, steps))
 
 
 def _words(chosen: Explain, found: Any) -> list[str]:

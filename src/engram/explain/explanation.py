@@ -17,6 +17,7 @@ from engram.explain.measuring import measured
 from engram.explain.moments import Faithful, Memory, Step, Told
 from engram.explain.naming import Names
 from engram.explain.recording import Recording, record
+from engram.explain.tables import write_csv
 from engram.explain.telling import Teller
 from engram.play.playing import Stop, never
 from engram.play.trained import Environment, TrainedAgent
@@ -115,6 +116,13 @@ class Explanation:
     def json(self) -> dict[str, Any]:
         """Everything but pictures as one object that JSON can hold; what is infinite or unknown is None."""
         return _plain(self.told)
+
+    def csv(self, folder: str | Path) -> list[Path]:
+        """Writes steps, memories, attention, recall, numbers observed, faithfulness and health as CSV; the files.
+
+        Raises: WriteFailed if the disk refuses it.
+        """
+        return write_csv(self.told, folder)
 
     def _repr_html_(self) -> str:
         return page.notebook(self.told)

@@ -16,7 +16,7 @@ attention with leave-one-out.
 """
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -327,7 +327,8 @@ def judged(score: float, interval: tuple[float, float], shuffled: float, samples
 
 def _tau(weights: np.ndarray, effects: np.ndarray) -> float:
     """Kendall's tau; 0 where one of the two is the same for all items."""
-    tau = float(kendalltau(weights, effects).statistic)
+    found: Any = kendalltau(weights, effects)
+    tau = float(found.statistic)
     return 0.0 if np.isnan(tau) else tau
 
 

@@ -22,7 +22,8 @@ def health(recording: Recording, ledger: Ledger) -> Health:
     live = np.flatnonzero(ledger.live)
     ages = None if ledger.ages is None else ledger.ages[live].astype(float)
     reads = None if ledger.reads is None else ledger.reads[live].astype(float)
-    effective = [one for episode in recording.episodes for one in effective_entries(episode.decision.external.weights)]  # type: ignore[union-attr]
+    reads_of = [episode.decision.external.weights for episode in recording.episodes]
+    effective = [one for weights in reads_of for one in effective_entries(weights)]
     lights = [_fill(len(live), ledger.capacity), *_age(ages), *_read(reads), _effective(effective)]
     if len(live) > 1:
         lights += _keys(recording, ledger, live)

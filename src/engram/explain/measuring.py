@@ -29,7 +29,9 @@ from engram.precision import in_32_bits
 from engram.runners.common import PROGRAMS
 
 STEPS = {"fast": 16, "full": 100}  # that are sampled
+INPUT_STEPS = {"fast": 8, "full": 50}  # the same of the input, where each look is a pass through the whole encoder
 ITEMS = {"fast": 32, "full": 128}  # of a step: those looked at most, where there are more
+MOST_IDS = 1 << 22  # that are hidden in one call
 MOST_ONLY = 1 << 16  # ids of a memory that is read with nothing but a few of its entries
 AT_ONCE = 32  # observations that are looked at side by side
 Place = tuple[int, int]  # episode, step
@@ -51,11 +53,11 @@ def measured(teller: Teller, how: str, seed: int) -> list[Faithful]:
     return found
 
 
-def _sampled(places: Sequence[Place], how: str, random: np.random.Generator) -> list[Place]:
+def _sampled(places: Sequence[Place], count: int, random: np.random.Generator) -> list[Place]:
     """So many of the steps, in order."""
-    if len(places) <= STEPS[how]:
+    if len(places) <= count:
         return list(places)
-    chosen = random.choice(len(places), STEPS[how], replace=False)
+    chosen = random.choice(len(places), count, replace=False)
     return [places[number] for number in sorted(chosen)]
 
 
@@ -93,8 +95,9 @@ class Memories:
         if size > MOST_ONLY:
             return None
         found = []
-        for start in range(0, len(which), 512):  # all ids for each of them
-            some = slice(start, start + 512)
+        rows = max(32, MOST_IDS // size)  # each row holds all ids
+        for start in range(0, len(which), rows):
+            some = slice(start, start + rows)
             hidden = np.tile(np.arange(size), (len(which[some]), 1))
             for row, (number, mask) in enumerate(zip(which[some], removed[some], strict=True)):
                 ids = self.ids[number]
@@ -115,7 +118,7 @@ def memories(teller: Teller, how: str, random: np.random.Generator) -> Memories 
     recording = teller.recording
     if teller.ledger is None or teller.by_policy:
         return None
-    places = _sampled(_places(recording), how, random)
+    places = _sampled(_places(recording), STEPS[how], random)
     anew = _fresh(recording)
     cases, ids = [], []
     for number, step in places:
@@ -179,7 +182,7 @@ def history(recording: Recording, how: str, random: np.random.Generator) -> Hist
     """What the working memory attends to; None for one without attention."""
     if recording.episodes[0].decision.working.weights.size == 0:
         return None
-    places = _sampled([place for place in _places(recording) if place[1] >= 2], how, random)
+    places = _sampled([place for place in _places(recording) if place[1] >= 2], STEPS[how], random)
     if not places:
         return None
     anew = _fresh(recording)
@@ -215,7 +218,7 @@ class Observations:
     parts: Parts
     fill: str
     fills: list[PyTree]  # for each case, stacked frames
-    most: int
+    both: bool  # whether parts are also put back one by one
     what: str = "input"
 
     def without(self, which: Int[np.ndarray, "asked"], removed: Bool[np.ndarray, "asked items"]) -> np.ndarray:
@@ -231,9 +234,9 @@ class Observations:
             )
         return found
 
-    def only(self, which: Int[np.ndarray, "asked"], removed: Bool[np.ndarray, "asked items"]) -> np.ndarray:
+    def only(self, which: Int[np.ndarray, "asked"], removed: Bool[np.ndarray, "asked items"]) -> np.ndarray | None:
         """See `Subject`."""
-        return self.without(which, removed)
+        return self.without(which, removed) if self.both else None
 
 
 def observations(teller: Teller, how: str, random: np.random.Generator) -> list[Observations]:
@@ -241,7 +244,7 @@ def observations(teller: Teller, how: str, random: np.random.Generator) -> list[
     recording, parts = teller.recording, teller.names.seen
     if not parts.attended or parts.count < 2:
         return []
-    places = _sampled(_places(recording), how, random)
+    places = _sampled(_places(recording), INPUT_STEPS[how], random)
     anew = _fresh(recording)
     cases = []
     for number, step in places:
@@ -250,7 +253,8 @@ def observations(teller: Teller, how: str, random: np.random.Generator) -> list[
         attention = episode.decision.encoding.attention[step]
         cases.append(Case(attention.mean(0), chosen.action, chosen.runner_up, np.asarray(other).mean(0)))
     fills = _fills(recording, places, random)
-    return [Observations(recording, places, cases, parts, name, each, parts.count) for name, each in fills.items()]
+    both = how == "full"
+    return [Observations(recording, places, cases, parts, name, each, both) for name, each in fills.items()]
 
 
 def _fills(recording: Recording, places: list[Place], random: np.random.Generator) -> dict[str, list[PyTree]]:
@@ -309,7 +313,7 @@ def _cover_program(spec: MindSpec, parts: Parts) -> Callable[..., Any]:
 def _given(episode: Episode, steps: np.ndarray) -> PyTree:
     """What was given at these steps: carry, frames, whether it was the first, and what came before."""
     kept = episode.kept
-    before = np.zeros(episode.length, np.int32) if kept.state.action is None else kept.state.action
+    before: Any = np.zeros(episode.length, np.int32) if kept.state.action is None else kept.state.action
     given = episode.carry, kept.state.frames, kept.is_first, Previous(before, kept.reward)
     return jax.tree.map(lambda leaf: jnp.asarray(leaf[steps]), given)
 

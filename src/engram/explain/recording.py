@@ -106,8 +106,8 @@ class Episode:
         return float(np.asarray(self.reward, np.float64).sum())
 
     @property
-    def decision(self) -> Decision:
-        """What was known at each step."""
+    def decision(self) -> Any:
+        """What was known at each step: a `Decision` of NumPy arrays."""
         return self.kept.decision
 
 
@@ -159,6 +159,8 @@ def record(
         notes.append(f"the run has {len(agent.minds)} seeds; the agent of the first one is told")
     if cut and limit != chosen:
         notes.append(f"{cut} of {episodes} episodes had not ended after {limit:,} steps and were cut off there")
+    if len(played) < episodes:
+        notes.append(f"a vector environment played {episodes} episodes side by side; those of its first part are told")
     return Recording(agent, mind, played, seed, notes, env)
 
 
@@ -167,7 +169,8 @@ def _bytes_of_a_step(agent: TrainedAgent, mind: Mind) -> int:
     plan = agent.plan
     state = jax.eval_shape(partial(begin, plan.agent, mind.network, 1))
     row = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((1, *leaf.shape[2:]), leaf.dtype), state.frames)
-    seen = Seen(row, jax.ShapeDtypeStruct((1,), bool), jax.ShapeDtypeStruct((1,), jnp.float32))
+    flags: Any = jax.ShapeDtypeStruct((1,), bool), jax.ShapeDtypeStruct((1,), jnp.float32)
+    seen = Seen(row, *flags)
     kept = jax.eval_shape(greedy_program(plan.agent, everything), mind, state, seen)[2]
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(kept))
 

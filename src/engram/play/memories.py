@@ -14,7 +14,7 @@ import csv
 import dataclasses
 import io
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from functools import lru_cache
 from pathlib import Path
@@ -30,7 +30,7 @@ from engram.agents import policy
 from engram.agents.policy import Mind
 from engram.errors import SpecError, WriteFailed, unwritten
 from engram.external import forgetting
-from engram.play.choosing import Chosen, Told, check_conditions
+from engram.play.choosing import Chosen, Told, check_conditions, read_condition
 from engram.precision import in_32_bits
 
 AT_ONCE = 4096  # entries that are fetched together
@@ -130,19 +130,21 @@ class Memories:
             for name in known
         }
 
-    def where(
-        self, test: Callable[[Remembered], bool] | Mapping[str, Any] | None = None, **conditions: Any
-    ) -> "Memories":
+    def where(self, test: Any = None, **conditions: Any) -> "Memories":
         """The entries for which all conditions hold.
 
         Args:
-          test: a function of an entry; or conditions in a mapping, for which the same is true as for those by name.
+          test: a function of an entry; or conditions, in a mapping or as text (`action=2`), as if given by name.
           action, environment, episode, step, seed, ids: the number, or several.
           older_than: more writes since it was last written.
           value_below, value_above, attention_below: the number.
 
         Raises: SpecError for a condition that there is not, or by what this kind of memory does not keep.
         """
+        if isinstance(test, str):
+            test = dict([read_condition(test)])
+        if test is not None and not isinstance(test, Mapping) and not callable(test):
+            raise SpecError(f"where = {test!r:.80} was given; write where={{'action': 2}} or a function of an entry")
         given = dict(test) if isinstance(test, Mapping) else {}
         if both := sorted(given.keys() & conditions.keys()):
             raise SpecError(f"{both[0]!r} was given twice; give each condition once")

@@ -211,8 +211,8 @@ def _check_others_seen(memory: ExternalMemory, store: Any, hidden: Any, id: int)
     others = np.asarray(held) & (np.asarray(ids) != id)
     if not np.array_equal(others, kept):
         raise ContractFault("other entries vanished, or came back, when one was hidden; hide what is named alone")
-    rows = jax.tree.map(lambda leaf: np.asarray(leaf)[others], (before, after))
-    compare(*rows, "another entry changed when one was hidden", 0, equal_nan=True)
+    one, other = (jax.tree.map(lambda leaf: np.asarray(leaf)[others], rows) for rows in (before, after))
+    compare(one, other, "another entry changed when one was hidden", 0, equal_nan=True)
 
 
 def _check_forgotten(memory: ExternalMemory, store: Any, given: Given) -> None:

@@ -1,45 +1,47 @@
 // Past experiences: what each was, how much it was looked at, how much it mattered, and what the choice is without it.
-const readAny = tables.reads.entry.length > 0;
+const readAny = data.health || tables.reads.entry.length > 0;
+const recallsAny = tables.recalled.step.length + tables.still_moves.step.length > 0;
 
 function showPast(step) {
+  // Without an external memory, its place is for what the working memory holds.
+  if (!readAny) {
+    document.querySelector(".past").hidden = !recallsAny;
+    $("past-title").textContent = say("tab_recall");
+    return $("past").replaceChildren(...showRecall(step));
+  }
   const n = step.memories.length + step.others[0];
   $("past-title").textContent = say("past", { n: whole(n) });
   const sort = (byLooked, word) => toggle(say(word), state.byLooked === byLooked, () => change({ byLooked }), SMALL);
-  const none = step.without_memories ? make("button", {
-    class: "small", id: "no-memory", text: say("no_memory_button"), title: say("no_memory_means"),
-    "aria-pressed": state.noMemory, click: () => change({ noMemory: !state.noMemory, chosen: -1 }),
-  }) : null;
   const several = step.memories.length > 1;
-  $("past-tools").replaceChildren(...[
-    several ? span("quiet", say("sort")) : null,
-    several ? sort(false, "mattered") : null, several ? sort(true, "looked") : null, none].filter(Boolean));
-  $("past").replaceChildren(...pastOf(step));
+  const without = () => change({ noMemory: !state.noMemory, chosen: -1 });
+  $("past-tools").replaceChildren(
+    ...(several ? [span("quiet", say("sort")), sort(false, "mattered"), sort(true, "looked")] : []),
+    ...(step.without_memories
+      ? [toggle(say("no_memory_button"), state.noMemory, without, { ...SMALL, id: "no-memory" })] : []));
+  return $("past").replaceChildren(...pastOf(step));
 }
 
 // Places of the memories as they are listed; without a measurement, by what they gave.
 function ranking(step) {
-  return order(step.memories.map((memory) => (state.byLooked ? memory.looked_at : Math.abs(memory.mattered ?? memory.gave))));
+  return order(step.memories.map((memory) => (state.byLooked ? memory.looked_at
+    : Math.abs(memory.mattered ?? memory.gave))));
 }
 
 function pastOf(step) {
   if (!step.kept) return [remark("not_kept")];
-  if (!step.memories.length) return [remark(emptyWord(step))];
+  if (!step.memories.length) return [remark(step.others[0] ? "memories_not_shown" : "memory_empty")];
   const most = {
     looked: Math.max(1e-12, ...finite(step.memories.map((memory) => memory.looked_at))),
     mattered: Math.max(1e-12, ...finite(step.memories.map((memory) => Math.abs(memory.mattered ?? 0)))),
   };
-  const list = make("ul", { class: "memories" + (step.memories.some(({ picture }) => picture >= 0) ? "" : " plainly") });
+  const list = make("ul", { class: "memories" + (step.memories.some(({ picture }) => picture >= 0) ? ""
+    : " plainly") });
   for (const index of ranking(step)) list.append(memoryLine(step, index, most));
   if (step.others[0]) list.append(othersLine(step));
   const head = make("div", { class: "memory-head", ...HIDDEN }, make("span"),
     span("", say("looked")), span("", say("mattered")));
-  list.prepend(make("li", { class: "heads-of" }, head));
+  list.prepend(make("li", {}, head));
   return [list];
-}
-
-function emptyWord(step) {
-  if (step.others[0]) return "memories_not_shown";
-  return data.health || readAny ? "memory_empty" : "no_memory";
 }
 
 // When it happened, as far as this kind of memory keeps it.
@@ -59,7 +61,8 @@ function memoryLine(step, index, most) {
     class: "memory", "aria-expanded": open, "data-memory": index,
     "data-id": memory.id, click: () => change({ chosen: open ? -1 : index, noMemory: false }),
   },
-  memory.picture >= 0 ? thumbnail(memory.picture, say("picture_of_memory", { id: memory.id })) : make("span", { class: "thumb blank" }),
+  memory.picture >= 0 ? thumbnail(memory.picture, say("picture_of_memory", { id: memory.id })) : make("span",
+    { class: "thumb blank" }),
   make("span", { class: "about" },
     span("when", when(memory)),
     span("quiet", details(memory))),

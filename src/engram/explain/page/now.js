@@ -30,9 +30,11 @@ function pictureOf(step, weights, boxed) {
   return stage;
 }
 
+const foremost = (step, weights) => order(weights).slice(0, 3)
+  .map((part) => step.parts[part].name + " " + percent(weights[part])).join(", ");
+
 function pictureLabel(step, weights) {
-  const first = order(weights).slice(0, 3).map((part) => step.parts[part].name + " " + percent(weights[part]));
-  const looked = first.length ? " " + say("looked_most", { parts: first.join(", ") }) : "";
+  const looked = weights.length ? " " + say("looked_most", { parts: foremost(step, weights) }) : "";
   return say("picture_of", { step: step.t }) + looked;
 }
 
@@ -118,7 +120,7 @@ function flagsOf(step) {
 }
 
 function showDecision(step) {
-  const [first, ...more] = sentenceOf(step).split(/(?<=[.\u3002]) ?(?=[^\d\s])/);
+  const [first, ...more] = sentenceOf(step).split(/(?<=\.) (?=\D)/);
   $("sentence").replaceChildren(make("strong", { text: first }), more.length ? " " + more.join(" ") : "");
   $("flags").replaceChildren(...flagsOf(step),
     span("quiet", say("reward_value", { reward: signed(step.reward), value: show(step.value) })));
@@ -164,7 +166,8 @@ function bars(step, other) {
     box("row", heading("all_actions", { unit: term(data.meta.unit) }), sorted),
     make("ol", { class: "bars" + (other ? " compared" : "") }, ...lines),
     box("ends", span("", show(low)),
-      span("", (low > 0 || high < 0 ? say("not_from_zero") + " \u00b7 " : "") + say("marks_mean")), span("", show(high))),
+      span("", (low > 0 || high < 0 ? say("not_from_zero") + " \u00b7 " : "") + say("marks_mean")), span("",
+        show(high))),
   ];
 }
 

@@ -9,8 +9,9 @@ function change(changes) {
 // What was focused before its part of the page was built anew.
 function focusMark(element) {
   if (element.id) return "#" + element.id;
-  if (element.dataset.memory) return '[data-memory="' + Number(element.dataset.memory) + '"]';
-  if (element.dataset.head) return '[data-head="' + Number(element.dataset.head) + '"]';
+  for (const name of ["memory", "head"]) {
+    if (element.dataset[name]) return "[data-" + name + '="' + Number(element.dataset[name]) + '"]';
+  }
   const parent = element.parentElement;
   if (!parent || !parent.id) return null;
   return "#" + parent.id + " > :nth-child(" + (Array.from(parent.children).indexOf(element) + 1) + ")";
@@ -37,7 +38,8 @@ function showStep() {
   if (BY_STEP.includes(state.tab)) fillTab();
   clearTimeout(spoken);
   if (!state.playing) {
-    spoken = setTimeout(() => { $("live").textContent = say("step_n", { n: whole(step.t) }) + ": " + sentenceOf(step); }, 300);
+    spoken = setTimeout(() => { $("live").textContent = say("step_n",
+      { n: whole(step.t) }) + ": " + sentenceOf(step); }, 300);
   }
 }
 
@@ -49,7 +51,8 @@ function showHead() {
   const shown = list.slice(0, 6).map(show).join(", ") + (list.length > 6 ? ", \u2026" : "");
   const rows = [[list.length > 1 ? "returns" : "return", shown || "\u2013"], ["steps", whole(count)],
     ["trained", whole(meta.trained)], ["checkpoint", meta.checkpoint], ["seed", meta.seed]];
-  $("meta").replaceChildren(...rows.map(([word, text]) => box("", make("dt", { text: say(word) }), make("dd", { text }))));
+  $("meta").replaceChildren(...rows.map(([word, text]) => box("", make("dt", { text: say(word) }), make("dd",
+    { text }))));
   $("badges").replaceChildren(span("badges-title", say("faithfulness")),
     ...(data.faithful.length ? data.faithful.map(badge) : [span("badge unknown", say("not_measured"))]));
   $("notes").replaceChildren(...meta.notes.map((text) => make("li", { text: term(text) })));
@@ -64,7 +67,7 @@ function badge(each) {
     span("name", say("of_" + each.what)),
     span("number", each.score === null ? say("not_measured") : show(each.score)),
     span("quiet", between(each.interval)),
-    span("quiet verdict", term(each.verdict)));
+    span("quiet", term(each.verdict)));
 }
 
 // Everything that is said in words, again.
@@ -143,13 +146,14 @@ const PRESSED = {
   "?": () => $("help").showModal(),
 };
 
+const MOVES = ["ArrowLeft", "ArrowRight", "Home", "End", " "];
 // Which keys an element needs for itself.
 function own(element, key) {
   if ($("help").open) return true;
-  if (element.id === "seek") return !["ArrowLeft", "ArrowRight", "Home", "End", " "].includes(key);
+  if (element.id === "seek") return !MOVES.includes(key);
   if (element.matches("input, select, textarea")) return true;
   if (element.matches("button, summary, a")) return key === " ";
-  return element.matches(".scroll") && ["ArrowLeft", "ArrowRight", "Home", "End", " "].includes(key);
+  return element.matches(".scroll") && MOVES.includes(key);
 }
 
 function pressed(event) {
@@ -185,14 +189,15 @@ function start() {
   if (/^zh\b/.test(navigator.language || "")) state.language = "zh";
   if (!languages[state.language]) state.language = "en";
   state.place = count ? Math.max(0, opening()) : 0;
-  if (!data.health && !readAny) state.tab = data.faithful.length ? "faithfulness" : "episode";
+  if (!readAny) state.tab = data.faithful.length ? "faithfulness" : "episode";
   $("app").hidden = false;
   $("seek").max = String(Math.max(0, count - 1));
   for (const id of ["first", "back", "play", "next", "last", "seek", "speed"]) $(id).disabled = count < 2;
   speak();
   startTimeline();
   const clicks = {
-    first: () => seek(0), back: () => seek(state.place - 1), next: () => seek(state.place + 1), last: () => seek(count - 1),
+    first: () => seek(0), back: () => seek(state.place - 1), next: () => seek(state.place + 1),
+      last: () => seek(count - 1),
     play: () => play(!state.playing), "help-open": () => $("help").showModal(),
     language: () => { state.language = state.language === "en" ? "zh" : "en"; speak(); },
   };

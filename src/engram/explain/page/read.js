@@ -162,7 +162,8 @@ function show(number) {
 
 const signed = (number) => (number > 0 && Number.isFinite(number) ? "+" + show(number) : show(number));
 const whole = (number) => Math.round(number).toLocaleString("en").replace(/,/g, "\u202f");
-const percent = (share) => (Number.isFinite(share) ? (100 * share).toFixed(share < 0.0995 ? 1 : 0) + " %" : show(share));
+const percent = (share) => (Number.isFinite(share) ? (100 * share).toFixed(share < 0.0995 ? 1 : 0) + " %"
+  : show(share));
 const finite = (values) => values.filter(Number.isFinite);
 
 // Places of `values` from the greatest to the least; what is no number comes last, equals keep their order.

@@ -83,12 +83,13 @@ const between = (pair) => (pair ? "[" + show(pair[0]) + ", " + show(pair[1]) + "
 function showFaithfulness() {
   if (!data.faithful.length) return [remark("faithfulness_off")];
   return [remark("faithfulness_means"), ...data.faithful.map((each) => {
-    const line = (word, beside, write = show) => [say(word), each[word] === null ? say("not_measured") : write(each[word]), beside];
+    const line = (word, beside, write = show) => [say(word), each[word] === null ? say("not_measured")
+      : write(each[word]), beside];
     const rows = [line("score", between(each.interval)), line("agreement", between(each.agreement_interval)),
       line("shuffled", say("near_zero")), line("reinitialised", say("near_zero")),
       line("flips", say("of_steps", { n: whole(each.samples) }), percent)];
     return make("section", { class: "faithful " + standing(each) }, heading("of_" + each.what),
-      make("p", { class: "verdict", text: term(each.verdict) }),
+      make("p", {}, make("strong", { text: term(each.verdict) })),
       box("charts",
         table([say("measure"), say("number"), say("interval")], rows), ...each.curves.map(curve)),
       ...each.notes.map((text) => note(term(text))));
@@ -104,7 +105,7 @@ function curve(each) {
   const y = (value) => 126 - 116 * (value - low) / (high - low);
   const art = vector("svg", { viewBox: "0 0 300 134", class: "curve", ...HIDDEN });
   art.append(segment("zero", 0, y(0), 300, y(0)));
-  const band = each.random_interval.map((pair, i) => [i, pair]).filter(([, pair]) => pair && pair[0] !== null && pair[1] !== null);
+  const band = each.random_interval.map((pair, i) => [i, pair]).filter(([, pair]) => pair && !pair.includes(null));
   if (band.length > 1) {
     const there = band.map(([i, pair]) => x(i).toFixed(1) + " " + y(pair[1]).toFixed(1));
     const back = band.reverse().map(([i, pair]) => x(i).toFixed(1) + " " + y(pair[0]).toFixed(1));
@@ -113,9 +114,10 @@ function curve(each) {
   for (const name of [...CURVES].reverse()) {
     art.append(vector("path", { class: "line " + name, d: trace(each[name].map((value) => value ?? NaN), x, y, 1e6) }));
   }
-  const key = make("ul", { class: "legend" }, make("li", { text: say("axis", { low: show(low), high: show(high) }) }), ...CURVES.map((name) => make("li", {},
+  const key = make("ul", { class: "legend" }, make("li", { text: say("axis", { low: show(low), high: show(high) }) }),
+    ...CURVES.map((name) => make("li", {},
     make("span", { class: "key " + name, ...HIDDEN }), say("curve_" + name))));
-  const rows = each.sizes.map((size, i) => [whole(size), ...lists.map((list) => (list[i] === null ? "\u2013" : show(list[i])))]);
+  const rows = each.sizes.map((size, i) => [whole(size), ...lists.map((list) => show(list[i]))]);
   const title = say("way_" + each.way, { what: say("of_" + each.what) });
   return make("figure", {}, make("figcaption", { text: title }), art,
     box("ends", ...each.sizes.map((size) => span("", whole(size)))), key,
@@ -127,11 +129,10 @@ function showHeads(step) {
   if (!step.attention.length) return [remark(step.kept ? "no_attention" : "not_kept")];
   const boxed = step.picture >= 0 && step.parts.some((part) => part.box);
   return [remark("heads_mean"), box("heads", ...step.attention.map((weights, head) => {
-    const first = order(weights).slice(0, 3).map((part) => step.parts[part].name + " " + percent(weights[part]));
     const entropy = weights.reduce((sum, weight) => sum - (weight > 0 ? weight * Math.log(weight) : 0), 0);
     return make("button", { class: "head", "aria-pressed": state.head === head, click: () => change({ head }) },
       make("strong", { text: say("head_number", { n: head + 1 }) }), boxed ? reduced(step, weights) : null,
-      span("", first.join(" \u00b7 ")),
+      span("", foremost(step, weights)),
       make("span", { class: "quiet", text: say("parts_in_effect", { n: show(Math.exp(entropy)) }) }));
   }))];
 }
@@ -151,7 +152,8 @@ function reduced(step, weights) {
 function showEpisode(step) {
   const pages = Math.max(1, Math.ceil(count / ROWS));
   const page = state.page < 0 ? Math.floor(step.place / ROWS) : Math.min(state.page, pages - 1);
-  const names = ["place", "episode", "step", "action", "reward", "value", "margin", "from_memories"].map((word) => say(word));
+  const names = ["place", "episode", "step", "action", "reward", "value", "margin",
+    "from_memories"].map((word) => say(word));
   const head = make("tr", {}, ...names.concat(actions.map((_, action) => actionName(action)))
     .map((text) => make("th", { scope: "col", text })));
   const lines = [];
@@ -179,7 +181,7 @@ function episodeLine(i) {
 
 // ---- recall
 function showRecall(step) {
-  if (!tables.recalled.step.length && !tables.still_moves.step.length) return [remark("no_working_memory")];
+  if (!recallsAny) return [remark("no_working_memory")];
   if (!step.kept) return [remark("not_kept")];
   return [remark("recall_means"), box("charts",
     pastSteps(step, step.recalled, "recalled", percent), pastSteps(step, step.still_moves, "still_moves", show))];
@@ -230,7 +232,8 @@ function downloads() {
   const button = (word, name, kind, text) => make("button", {
     class: "small", text: say(word), "data-download": name, click: () => save(name, kind, text()),
   });
-  return [button("csv_steps", "steps.csv", "text/csv", stepsCsv), button("csv_memories", "memories.csv", "text/csv", memoriesCsv),
+  return [button("csv_steps", "steps.csv", "text/csv", stepsCsv),
+    button("csv_memories", "memories.csv", "text/csv", memoriesCsv),
     button("json_all", "explanation.json", "application/json", allJson)];
 }
 
@@ -258,16 +261,19 @@ const exact = (number) => (Number.isFinite(number) ? Number(number.toPrecision(8
 function stepsCsv() {
   const names = ["episode", "t", "action", "explored", "reward", "terminated", "truncated", "value", "margin",
     "from_network", "from_memories", "rest"];
-  let text = lineOf([...names, ...actions.map((name) => "q " + name), ...actions.map((name) => "preference " + name), "sentence"]);
+  let text = lineOf([...names, ...actions.map((name) => "q " + name), ...actions.map((name) => "preference " + name),
+    "sentence"]);
   for (let i = 0; i < count; i += 1) {
     const numbers = names.map((name) => (name === "action" ? actions[steps.action[i]] : exact(steps[name][i])));
-    text += lineOf([...numbers, ...row(tables.q, i).map(exact), ...row(tables.preference, i).map(exact), texts[steps.sentence[i]]]);
+    text += lineOf([...numbers, ...row(tables.q, i).map(exact), ...row(tables.preference, i).map(exact),
+      texts[steps.sentence[i]]]);
   }
   return text;
 }
 
 function memoriesCsv() {
-  const names = ["id", "action", "looked_at", "gave", "mattered", "value", "environment", "episode", "step", "age", "reads"];
+  const names = ["id", "action", "looked_at", "gave", "mattered", "value", "environment", "episode", "step", "age",
+    "reads"];
   let text = lineOf(["episode_told", "t", ...names, ...actions.map((name) => "without " + name)]);
   for (let i = 0; i < count; i += 1) {
     for (const k of places(at.reads, i)) {

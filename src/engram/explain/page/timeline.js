@@ -3,7 +3,8 @@ const LANES = { height: 84, value: [14, 48], margin: [52, 64], reward: [68, 84] 
 const episodes = new Set(steps.episode).size;
 const ends = [];
 for (let i = 0; i < count; i += 1) {
-  if (steps.terminated[i] || steps.truncated[i] || (i + 1 < count && steps.episode[i + 1] !== steps.episode[i])) ends.push(i);
+  if (steps.terminated[i] || steps.truncated[i] || (i + 1 < count
+    && steps.episode[i + 1] !== steps.episode[i])) ends.push(i);
 }
 const across = (place, wide) => (count < 2 ? wide / 2 : (place / (count - 1)) * wide);
 
@@ -37,7 +38,8 @@ function shading(x, wide) {
   let from = -1;
   let until = -1;
   const close = () => found.push(vector("rect", {
-    class: "explored", x: x(from - 0.5), width: Math.max(1, x(until + 0.5) - x(from - 0.5)), y: 8, height: LANES.height - 8,
+    class: "explored", x: x(from - 0.5), width: Math.max(1, x(until + 0.5) - x(from - 0.5)), y: 8,
+      height: LANES.height - 8,
   }));
   for (let i = 0; i < count; i += 1) {
     if (!steps.explored[i]) continue;
@@ -130,7 +132,8 @@ function startTimeline() {
     plot.setPointerCapture(event.pointerId);
     from(event);
   });
-  plot.addEventListener("pointermove", (event) => event.buttons && plot.hasPointerCapture(event.pointerId) && from(event));
+  plot.addEventListener("pointermove", (event) => event.buttons && plot.hasPointerCapture(event.pointerId)
+    && from(event));
   new ResizeObserver(() => {
     showTimeline();
     if (count) showPlace(stepAt(state.place));
