@@ -9,6 +9,7 @@ from fnmatch import fnmatch
 ALONE = "nothing: the slow run alone holds it"
 REPEATS = {
     "tests/external/test_forgetting.py::test_a_thousand_deletions_*": "test_reads_equal_those_of_a_memory_...: 16 each",
+    "tests/external/test_forgetting.py::test_reads_equal_those_of_*[[]episodic-numbers1]": "[episodic-numbers0]",
     "tests/agents/recall/test_recall_runs.py::test_one_seed_alone_remembers_as_side_by_side[[]chunked]": "[episodic]",
     "tests/agents/recall/test_recall_runs.py::test_a_run_with_an_external_memory_*[[]CartPole-v1-chunked]": (
         "[engram/CartPole-v1-chunked], [CartPole-v1-online]"

@@ -110,11 +110,11 @@ class Evaluate:
 
 @dataclasses.dataclass(frozen=True)
 class Watch:
-    """Play a greedy episode and show each step: what was seen, all estimates, what was looked at.
+    """Play a greedy episode and show each step: what was seen, estimated, looked at.
 
-    In a terminal: space pauses, the right arrow takes one step, + and - change the speed, q ends.
+    Keys: space pauses, right arrow one step, + and - change the speed, q ends.
 
-    Anywhere else: one line for each step.
+    Into a file or a pipe: one line for each step.
     """
 
     run: Annotated[Positional[Path], arg(metavar="RUN")]

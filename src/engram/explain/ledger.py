@@ -1,6 +1,8 @@
 """The ledger of an external memory: what is known of its entries, read once from the store and kept as NumPy."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import jax
@@ -13,6 +15,7 @@ from engram.agents.policy import Mind
 from engram.agents.statistics import in_network
 from engram.external.memory import Entries
 from engram.precision import in_32_bits
+from engram.runners.common import PROGRAMS
 
 
 class Known(NamedTuple):
@@ -71,13 +74,23 @@ class Ledger:
 def _read(spec: MindSpec, mind: Mind) -> Ledger:
     recall: Any = mind.recall
     external, store = mind.network.external, recall.store
-    ids = jnp.arange(external.capacity, dtype=jnp.int32)
-    entries = external.fetch(store, ids)
-    in_q = np.asarray(in_network(spec, mind.network.scales, entries.value), np.float64)
+    kept, in_q, live = jax.tree.map(np.asarray, _program(spec)(mind))
     table = getattr(store, "entries", store)  # chunks hold a table
     per_id = getattr(getattr(table, "live", None), "size", 0) == external.capacity
     keeps = per_id and all(hasattr(table, name) for name in ("written", "clock", "attention"))
     ages = np.asarray(table.clock - table.written).reshape(-1) if keeps else None
     reads = np.asarray(table.attention).reshape(-1) if keeps else None
-    kept = jax.tree.map(np.asarray, entries)
-    return Ledger(kept, np.asarray(external.holds(store, ids)), in_q, ages, reads)
+    return Ledger(kept, live, in_q.astype(np.float64), ages, reads)
+
+
+@lru_cache(maxsize=PROGRAMS)
+def _program(spec: MindSpec) -> Callable[[Mind], Any]:
+    """Compiled: every entry, what it says in units of Q, and which ids name one."""
+
+    def run(mind: Mind) -> Any:
+        recall: Any = mind.recall
+        external, ids = mind.network.external, jnp.arange(mind.network.external.capacity, dtype=jnp.int32)
+        entries = external.fetch(recall.store, ids)
+        return entries, in_network(spec, mind.network.scales, entries.value), external.holds(recall.store, ids)
+
+    return jax.jit(run)

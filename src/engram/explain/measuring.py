@@ -31,6 +31,7 @@ from engram.runners.common import PROGRAMS
 STEPS = {"fast": 16, "full": 100}  # that are sampled
 INPUT_STEPS = {"fast": 8, "full": 50}  # the same of the input, where each look is a pass through the whole encoder
 ITEMS = {"fast": 32, "full": 128}  # of a step: those looked at most, where there are more
+MOST_IDS = 1 << 22  # that are hidden in one call
 MOST_ONLY = 1 << 16  # ids of a memory that is read with nothing but a few of its entries
 AT_ONCE = 32  # observations that are looked at side by side
 Place = tuple[int, int]  # episode, step
@@ -94,8 +95,9 @@ class Memories:
         if size > MOST_ONLY:
             return None
         found = []
-        for start in range(0, len(which), 512):  # all ids for each of them
-            some = slice(start, start + 512)
+        rows = max(32, MOST_IDS // size)  # each row holds all ids
+        for start in range(0, len(which), rows):
+            some = slice(start, start + rows)
             hidden = np.tile(np.arange(size), (len(which[some]), 1))
             for row, (number, mask) in enumerate(zip(which[some], removed[some], strict=True)):
                 ids = self.ids[number]

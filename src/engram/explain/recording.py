@@ -159,6 +159,8 @@ def record(
         notes.append(f"the run has {len(agent.minds)} seeds; the agent of the first one is told")
     if cut and limit != chosen:
         notes.append(f"{cut} of {episodes} episodes had not ended after {limit:,} steps and were cut off there")
+    if len(played) < episodes:
+        notes.append(f"a vector environment played {episodes} episodes side by side; those of its first part are told")
     return Recording(agent, mind, played, seed, notes, env)
 
 
