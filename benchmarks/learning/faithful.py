@@ -8,8 +8,8 @@ every decision that depends on an earlier step, up to 100 of them for each agent
 
 - *hit@1*: the share whose most attended earlier step is the known one; beside it the same for *mattered* (the step that
   moves the preferences most when it is left out, exactly) and for gradient saliency.
-- *deletion*: the score of `engram.explain.faithfulness` by three orders: attention, saliency (the norm of the gradient
-  of the margin with respect to what the encoder gave at a step), and shuffled attention. 0 is chance, 1 the best order.
+- *deletion*: the score of `engram.explaining.faithfulness` by three orders: attention, saliency (the norm of the
+  gradient of the margin by what the encoder gave at a step), and shuffled attention. 0 is chance, 1 the best order.
 
 The agents with equal weights are the control: they attend to everything alike, so that attention cannot say anything.
 """
@@ -28,9 +28,9 @@ from benchmarks.record import Record, add_flags
 from benchmarks.scores import summary
 from engram import Trainer
 from engram.agents.network import Previous
-from engram.explain import measuring, skipping
-from engram.explain.faithfulness import measure
-from engram.explain.recording import Recording, record
+from engram.explaining import measuring, skipping
+from engram.explaining.faithfulness import measure
+from engram.explaining.recording import Recording, record
 
 EPISODES = 40
 DECISIONS = 100

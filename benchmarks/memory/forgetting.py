@@ -129,9 +129,8 @@ def main() -> None:
             record.put(name, {"kind": kind, "settings": numbers} | case(kind, numbers, options.deletions))
             print(name, record.parts[name], flush=True)
     parts = record.parts.values()
-    record.summarize(
-        {"deletions": sum(part["deletions"] for part in parts), "different": sum(part["different"] for part in parts)}
-    )
+    total = {name: sum(part[name] for part in parts) for name in ("deletions", "kept their chunks", "different")}
+    record.summarize(total | {"compared": total["deletions"] - total["kept their chunks"]})
 
 
 if __name__ == "__main__":

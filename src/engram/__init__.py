@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from engram.envs.device import check_device_env, register_device
     from engram.envs.host.make import register_exact
     from engram.errors import EngramError
-    from engram.explain.explanation import Explanation, explain
+    from engram.explaining.explanation import Explanation, explain
     from engram.external.memory import Entries
     from engram.heads.head import scalar
     from engram.losses.bootstrap import Following, Similar
@@ -103,7 +103,7 @@ _HOMES = {
     "Entries": "external.memory",
     "Evaluate": "run.callbacks",
     "Evaluation": "play.evaluation",
-    "Explanation": "explain.explanation",
+    "Explanation": "explaining.explanation",
     "Following": "losses.bootstrap",
     "LoggedRun": "run.loggers",
     "Logger": "run.loggers",
@@ -123,7 +123,7 @@ _HOMES = {
     "check_device_env": "envs.device",
     "check_env": "testing.environments",
     "compare": "comparison.compare",
-    "explain": "explain.explanation",
+    "explain": "explaining.explanation",
     "info": "run.trainer",
     "load": "run.trainer",
     "part": "specs",

@@ -49,7 +49,7 @@ def test_a_pipe_gets_a_line_for_each_step(capsys, run):
 
 
 def test_it_is_the_episode_that_a_recording_holds(capsys, run):
-    from engram.explain.recording import record
+    from engram.explaining.recording import record
     from engram.run.stored import load
 
     recorded = record(load(run), seed=3).episodes[0]

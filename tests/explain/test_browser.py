@@ -11,8 +11,8 @@ import pytest
 from support import tolds
 from support.payloads import PAYLOADS
 
-from engram.explain import page
-from engram.explain.data import shown
+from engram.explaining import page
+from engram.explaining.data import shown
 
 pytestmark = pytest.mark.browser
 READY = "html[data-ready]"

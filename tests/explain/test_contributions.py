@@ -10,9 +10,9 @@ from support.explained import entries, trained, with_entries
 from engram.agents.mind import RewardSpec
 from engram.agents.spec import AgentSpec
 from engram.encoders.vector import VectorSpec
-from engram.explain.contributions import Choice, Entry, Read, choice, likely_effects, split
-from engram.explain.ledger import Ledger
-from engram.explain.recording import record
+from engram.explaining.contributions import Choice, Entry, Read, choice, likely_effects, split
+from engram.explaining.ledger import Ledger
+from engram.explaining.recording import record
 from engram.external.chunked import ChunkedSpec
 from engram.external.episodic import EpisodicSpec
 from engram.external.graph import GraphSpec

@@ -15,7 +15,7 @@ from PIL import Image
 from support import tolds
 
 from engram.errors import EngramError
-from engram.explain import columns, data
+from engram.explaining import columns, data
 
 LONG = ["", "</script>", "𝒂" * 300, "\u202eabc", "动作", "\ud800", "<b>&amp;"]
 DRAWN = st.fixed_dictionaries(dict(

@@ -14,9 +14,9 @@ from engram.agents.spec import AgentSpec, ReplaySpec
 from engram.encoders.features import FeaturesSpec
 from engram.encoders.vector import VectorSpec
 from engram.errors import SpecError
-from engram.explain.explanation import Explanation, dumped
-from engram.explain.highlights import key_moments
-from engram.explain.text import lines, step_lines
+from engram.explaining.explanation import Explanation, dumped
+from engram.explaining.highlights import key_moments
+from engram.explaining.text import lines, step_lines
 from engram.external.episodic import EpisodicSpec
 from engram.heads.q import QSpec
 from engram.heads.returns import QuantileSpec

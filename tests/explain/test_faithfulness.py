@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from engram.explain import faithfulness
-from engram.explain.faithfulness import Case, measure
+from engram.explaining import faithfulness
+from engram.explaining.faithfulness import Case, measure
 
 
 @dataclass

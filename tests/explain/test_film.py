@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 
 from engram.errors import SpecError, WriteFailed
-from engram.explain.film import FILMS, check_ending, framed, write_film, write_picture
-from engram.explain.moments import Part
+from engram.explaining.film import FILMS, check_ending, framed, write_film, write_picture
+from engram.explaining.moments import Part
 
 from test_panel import memory, step, watched  # isort: skip
 

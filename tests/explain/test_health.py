@@ -9,9 +9,9 @@ from support.explained import entries, trained, with_entries
 
 from engram.agents.spec import AgentSpec
 from engram.encoders.vector import VectorSpec
-from engram.explain.health import effective_entries, gini, health
-from engram.explain.ledger import Ledger
-from engram.explain.recording import record
+from engram.explaining.health import effective_entries, gini, health
+from engram.explaining.ledger import Ledger
+from engram.explaining.recording import record
 from engram.external.episodic import EpisodicSpec
 from engram.play.trained import TrainedAgent
 

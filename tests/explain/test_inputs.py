@@ -12,7 +12,7 @@ from engram.encoders.features import FeaturesSpec
 from engram.encoders.pixels import PixelsSpec
 from engram.encoders.vector import VectorSpec
 from engram.envs.names import Names
-from engram.explain.inputs import blurred, cover, facts, mean_of, number, parts_told
+from engram.explaining.inputs import blurred, cover, facts, mean_of, number, parts_told
 
 MIXED = spaces.Dict((("action_mask", spaces.Box((2,), "bool")), ("a", spaces.Box((2,))), ("b", spaces.Discrete(5))))
 

@@ -10,8 +10,8 @@ import pytest
 from support import tolds
 
 from engram.errors import EngramError, WriteFailed
-from engram.explain import columns, data, faithfulness, page, pictures, tables
-from engram.explain.explanation import Explanation
+from engram.explaining import columns, data, faithfulness, page, pictures, tables
+from engram.explaining.explanation import Explanation
 
 LARGEST = 80_000  # bytes of script and style
 

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from engram.explain.moments import Memory, Part, Step
-from engram.explain.overlay import overlaid, resized
-from engram.explain.panel import PLAIN, Watched, line, panel, short, spark
+from engram.explaining.moments import Memory, Part, Step
+from engram.explaining.overlay import overlaid, resized
+from engram.explaining.panel import PLAIN, Watched, line, panel, short, spark
 
 
 def step(**changes: Any) -> Step:

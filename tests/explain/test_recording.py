@@ -15,8 +15,8 @@ from engram.agents.network import Previous
 from engram.agents.policy import decide, still
 from engram.agents.spec import AgentSpec, ReplaySpec
 from engram.encoders.vector import VectorSpec
-from engram.explain import views
-from engram.explain.recording import record
+from engram.explaining import views
+from engram.explaining.recording import record
 from engram.external.episodic import EpisodicSpec
 from engram.spaces import Box
 from engram.working.gated import GRUSpec

@@ -13,11 +13,11 @@ from engram.agents.network import Previous
 from engram.agents.policy import decide, still
 from engram.agents.spec import AgentSpec, ReplaySpec
 from engram.encoders.vector import VectorSpec
-from engram.explain.naming import Names
-from engram.explain.recording import record
-from engram.explain.rereading import without
-from engram.explain.skipping import attended, density, skipping
-from engram.explain.telling import Teller
+from engram.explaining.naming import Names
+from engram.explaining.recording import record
+from engram.explaining.rereading import without
+from engram.explaining.skipping import attended, density, skipping
+from engram.explaining.telling import Teller
 from engram.external.episodic import EpisodicSpec
 from engram.play.trained import TrainedAgent
 from engram.working.gated import GRUSpec

@@ -13,8 +13,8 @@ from engram.agents.spec import AgentSpec, ReplaySpec
 from engram.encoders.entities import EntitiesSpec
 from engram.encoders.features import FeaturesSpec
 from engram.encoders.tokens import TokensSpec
-from engram.explain.recording import record
-from engram.explain.watching import watch
+from engram.explaining.recording import record
+from engram.explaining.watching import watch
 from engram.play.trained import TrainedAgent
 from engram.working.history import HistorySpec
 

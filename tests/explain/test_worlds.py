@@ -13,7 +13,7 @@ from engram.agents.spec import AgentSpec, ReplaySpec
 from engram.encoders.parts import entity_parts
 from engram.envs.device import make_device
 from engram.envs.limit import limited
-from engram.explain.worlds import Answer, Asked, asked, chooser, edits, parts_left_out, replayed, steps_left_out
+from engram.explaining.worlds import Answer, Asked, asked, chooser, edits, parts_left_out, replayed, steps_left_out
 from engram.working.history import HistorySpec
 
 

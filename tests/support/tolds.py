@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from engram.explain.moments import Curve, Faithful, Health, Light, Memory, Part, Step, Told
+from engram.explaining.moments import Curve, Faithful, Health, Light, Memory, Part, Step, Told
 
 ATARI = ["NOOP", "FIRE", "RIGHT", "LEFT", "RIGHTFIRE", "LEFTFIRE"]
 BITS = 16  # of a step's number, as pixels of its picture

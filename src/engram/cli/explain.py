@@ -84,21 +84,21 @@ def _given(chosen: Explain, steps: Any) -> dict[str, Any]:
 
 
 def _explained(chosen: Explain, run: Path, steps: Any) -> Any:
-    from engram.explain.explanation import explain as explained
+    from engram.explaining.explanation import explain as explained
 
     found = explained(run, faithfulness=chosen.faithfulness, **_given(chosen, steps))
     return found.without_pictures() if chosen.no_thumbnails else found
 
 
 def _compared(chosen: Explain, runs: list[Path], steps: Any) -> Any:
-    from engram.explain.compared import compare
+    from engram.explaining.compared import compare
 
     first, second = runs
     return compare(first, second, **_given(chosen, steps))
 
 
 def _words(chosen: Explain, found: Any) -> list[str]:
-    from engram.explain import text
+    from engram.explaining import text
 
     return [*(text.lines(found.told) if chosen.step is None else text.step_lines(found.told, found.step(chosen.step)))]
 
@@ -109,7 +109,7 @@ def _say(lines: list[str]) -> None:
 
 
 def _page(chosen: Explain, found: Any) -> None:
-    from engram.explain import text
+    from engram.explaining import text
 
     more = {} if chosen.max_mb is None else {"max_mb": chosen.max_mb}
     path = found.save(PAGE if chosen.out is None else chosen.out, **more)

@@ -16,8 +16,8 @@ from engram.errors import SpecError
 from engram.run.display import clean, is_terminal, is_tty
 
 if TYPE_CHECKING:
-    from engram.explain.moments import Step
-    from engram.explain.panel import Watched
+    from engram.explaining.moments import Step
+    from engram.explaining.panel import Watched
 
 PACE = 10.0  # steps a second at --speed 1
 FASTER = 1.5  # times as fast, by a key
@@ -50,7 +50,7 @@ def watch(chosen: Watch) -> None:
 
 def _check(chosen: Watch) -> None:
     """What can be said before JAX is loaded."""
-    from engram.explain.film import FILMS, PICTURES, check_ending
+    from engram.explaining.film import FILMS, PICTURES, check_ending
 
     if chosen.png is not None and chosen.video is not None:
         raise SpecError("--png and --video were both given; write one at a time")
@@ -92,7 +92,7 @@ def _steps(text: str | None) -> Range:
 
 def _loaded(chosen: Watch) -> tuple[Any, "Watched"]:
     """The agent, in the environment that was asked for, and what the display is told of both."""
-    from engram.explain.panel import Watched
+    from engram.explaining.panel import Watched
     from engram.run.stored import load
 
     given: dict[str, Any] = {} if chosen.at is None else {"at": chosen.at}
@@ -104,7 +104,7 @@ def _loaded(chosen: Watch) -> tuple[Any, "Watched"]:
 
 def _played(chosen: Watch, agent: Any, watched: "Watched", shown: Range) -> Generator["Step", None, None]:
     """The steps to show; the rest is played without being told, and nothing after the last one."""
-    from engram.explain import watching
+    from engram.explaining import watching
 
     given: dict[str, Any] = {
         "episodes": chosen.episodes or 1,
@@ -123,7 +123,7 @@ def _played(chosen: Watch, agent: Any, watched: "Watched", shown: Range) -> Gene
 
 
 def _picture(chosen: Watch, steps: Iterator["Step"], watched: "Watched") -> None:
-    from engram.explain.film import write_picture
+    from engram.explaining.film import write_picture
 
     step = next(steps, None)
     if step is None:
@@ -134,7 +134,7 @@ def _picture(chosen: Watch, steps: Iterator["Step"], watched: "Watched") -> None
 
 
 def _film(chosen: Watch, steps: Iterator["Step"], watched: "Watched") -> None:
-    from engram.explain.film import framed, write_film
+    from engram.explaining.film import framed, write_film
 
     assert chosen.video is not None
 
@@ -151,7 +151,7 @@ def _film(chosen: Watch, steps: Iterator["Step"], watched: "Watched") -> None:
 
 
 def _lines(steps: Iterable["Step"], watched: "Watched") -> None:
-    from engram.explain.panel import line
+    from engram.explaining.panel import line
 
     for step in steps:
         watched.add(step)
@@ -163,7 +163,7 @@ def _live(steps: Iterator["Step"], watched: "Watched", speed: float) -> None:
     from rich.console import Console
     from rich.live import Live
 
-    from engram.explain.panel import PLAIN, SPARKS, panel
+    from engram.explaining.panel import PLAIN, SPARKS, panel
     from engram.run.stop import StopRequest
 
     console = Console(highlight=False)  # heeds NO_COLOR, TERM and COLUMNS by itself

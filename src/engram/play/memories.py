@@ -148,7 +148,7 @@ class Memories:
         given = dict(test) if isinstance(test, Mapping) else {}
         if both := sorted(given.keys() & conditions.keys()):
             raise SpecError(f"{both[0]!r} was given twice; give each condition once")
-        function = None if isinstance(test, Mapping) else test
+        function: Any = None if isinstance(test, Mapping) else test
         checked = check_conditions(given | conditions)
         return Memories(self._agent, self._chosen.also(checked, function))
 

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 
 from engram.errors import SpecError, WriteFailed, install, unwritten
-from engram.explain.moments import Step
-from engram.explain.overlay import overlaid, resized
-from engram.explain.panel import Watched, attended_groups, most_attended, short
+from engram.explaining.moments import Step
+from engram.explaining.overlay import overlaid, resized
+from engram.explaining.panel import Watched, attended_groups, most_attended, short
 from engram.run.display import clean
 
 Frame = Any  # an image of Pillow, which is imported where it is needed

@@ -18,7 +18,7 @@ from engram.agents.network import Previous
 from engram.agents.policy import Mind, Seen, begin, look, still
 from engram.agents.recall.reading import consult
 from engram.agents.statistics import as_learned
-from engram.explain.recording import Episode
+from engram.explaining.recording import Episode
 from engram.precision import in_32_bits
 from engram.runners.common import PROGRAMS
 

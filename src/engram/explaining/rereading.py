@@ -18,6 +18,7 @@ from engram.agents.mind import MindSpec
 from engram.agents.policy import Mind
 from engram.agents.recall.keys import Query
 from engram.agents.recall.reading import answered
+from engram.external.forgetting import hide
 from engram.precision import in_32_bits
 from engram.runners.common import PROGRAMS
 from engram.types import Decision
@@ -59,7 +60,7 @@ def _reread(spec: MindSpec) -> Any:
         def one(asked: tuple[Int[Array, ""], Int[Array, "most"]]) -> Float[Array, "actions"]:
             step, ids = asked
             recall: Any = mind.recall
-            store = mind.network.external.hide(recall.store, ids)
+            store = hide(mind.network.external, recall.store, ids)
             seen, known = at(query, step), at(decision, step)
             other = eqx.tree_at(lambda state: state.store, recall, store)
             return answered(spec, other, mind.network, seen, known).preference

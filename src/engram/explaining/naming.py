@@ -10,9 +10,9 @@ from engram.agents.sight import parts_of
 from engram.encoders.parts import Parts
 from engram.envs import names as environment
 from engram.envs.limit import TimeLimited
-from engram.explain import inputs
-from engram.explain.moments import Part
-from engram.explain.recording import Recording
+from engram.explaining import inputs
+from engram.explaining.moments import Part
+from engram.explaining.recording import Recording
 
 
 @dataclass(frozen=True)

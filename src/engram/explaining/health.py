@@ -7,9 +7,9 @@ import numpy as np
 from jaxtyping import Float
 
 from engram.agents.recall.keys import key_of
-from engram.explain.ledger import Ledger
-from engram.explain.moments import Health, Light
-from engram.explain.recording import Recording
+from engram.explaining.ledger import Ledger
+from engram.explaining.moments import Health, Light
+from engram.explaining.recording import Recording
 
 BINS = 10
 SIMILAR = 0.99  # cosine from which two entries of one action are duplicates

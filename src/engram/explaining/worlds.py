@@ -27,7 +27,7 @@ from engram.envs.drawing.pictures import inner
 from engram.envs.limit import TimeLimited
 from engram.envs.names import SUITS
 from engram.envs.tasks.intersection import observe
-from engram.explain.inputs import cover
+from engram.explaining.inputs import cover
 from engram.precision import in_32_bits
 
 Choose = Callable[[PyTree], Float[Array, "actions"]]  # observations [time, ...] -> preference at the last of them

@@ -15,7 +15,7 @@ from engram import spaces
 from engram.envs.device import DeviceEnv
 from engram.envs.drawing.pictures import boxes, draw, inner
 from engram.envs.names import Names, names_of
-from engram.explain.moments import Picture
+from engram.explaining.moments import Picture
 
 COLOURS = (1, 3, 4)  # channels of an image
 LONGEST_SIDE = 320  # of a picture, in pixels: an episode has thousands of them

@@ -17,8 +17,8 @@ from importlib import resources
 from pathlib import Path
 
 from engram.errors import EngramError, WriteFailed
-from engram.explain.data import dumps, encode, shown
-from engram.explain.moments import Told
+from engram.explaining.data import dumps, encode, shown
+from engram.explaining.moments import Told
 
 SCRIPTS = ("read.js", "draw.js", "now.js", "memories.js", "timeline.js", "tabs.js", "page.js")  # one after the other
 MEGABYTE = 1_000_000
@@ -106,7 +106,7 @@ def _thinned(told: Told, max_mb: float) -> str:
 @cache
 def source(name: str) -> str:
     """A file of the page."""
-    return resources.files("engram.explain").joinpath("page", name).read_text("utf-8")
+    return resources.files("engram.explaining").joinpath("page", name).read_text("utf-8")
 
 
 @cache

@@ -3,7 +3,7 @@
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from engram.explain.moments import Picture, Step
+from engram.explaining.moments import Picture, Step
 
 LIGHT = (255, 214, 64)
 DARKER = 0.38  # share of the brightness of places that nobody attended to that is taken away

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from engram.errors import WriteFailed
-from engram.explain.moments import Step, Told
+from engram.explaining.moments import Step, Told
 
 Table = list[list[Any]]  # the first row names the columns
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # how a text begins that a spreadsheet would run

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from engram.explain.moments import Step
+from engram.explaining.moments import Step
 
 MOST = 10
 LAST = 5  # steps before the end of an episode that is told to its end

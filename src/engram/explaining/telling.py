@@ -6,14 +6,14 @@ from typing import Any
 
 import numpy as np
 
-from engram.explain import contributions, rereading, sentences, views
-from engram.explain.contributions import Choice, Read, Split
-from engram.explain.ledger import Ledger
-from engram.explain.moments import Memory, Step
-from engram.explain.naming import Names
-from engram.explain.recording import Episode, Recording
-from engram.explain.rereading import at
-from engram.explain.skipping import attended
+from engram.explaining import contributions, rereading, sentences, views
+from engram.explaining.contributions import Choice, Read, Split
+from engram.explaining.ledger import Ledger
+from engram.explaining.moments import Memory, Step
+from engram.explaining.naming import Names
+from engram.explaining.recording import Episode, Recording
+from engram.explaining.rereading import at
+from engram.explaining.skipping import attended
 
 SHOWN = 8  # remembered experiences of a step: those that mattered most, and those looked at most
 RECALLED = 64  # past steps that a step tells of its working memory

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from engram.explain.columns import integers
+from engram.explaining.columns import integers
 
 LONGEST = 640  # pixels of a side; a larger picture is averaged over blocks
 PER_SHEET, COLUMNS = 100, 10

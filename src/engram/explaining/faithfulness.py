@@ -22,7 +22,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from scipy.stats import kendalltau
 
-from engram.explain.moments import Curve, Faithful
+from engram.explaining.moments import Curve, Faithful
 
 ORDERS = 32  # random orders that a case is compared with
 SHUFFLES = 8  # of the weights

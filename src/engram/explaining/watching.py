@@ -21,10 +21,10 @@ from engram.envs.device import DeviceEnv
 from engram.envs.host.batch import HostEnvs
 from engram.envs.names import Names, names_of
 from engram.errors import EngramError
-from engram.explain import naming, views
-from engram.explain.moments import Picture, Step
-from engram.explain.recording import Episode, Kept, Recording, everything, world
-from engram.explain.telling import Teller
+from engram.explaining import naming, views
+from engram.explaining.moments import Picture, Step
+from engram.explaining.recording import Episode, Kept, Recording, everything, world
+from engram.explaining.telling import Teller
 from engram.play.evaluation import evaluation_seed
 from engram.play.playing import LONGEST, begin_device, greedy_program, step_device
 from engram.play.trained import TrainedAgent

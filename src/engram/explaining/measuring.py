@@ -19,12 +19,12 @@ from engram.agents.mind import MindSpec
 from engram.agents.network import Previous
 from engram.agents.policy import Mind, decide, still
 from engram.encoders.parts import Parts
-from engram.explain import inputs, rereading, skipping
-from engram.explain.contributions import choice
-from engram.explain.faithfulness import Case, measure
-from engram.explain.moments import Faithful
-from engram.explain.recording import Episode, Recording
-from engram.explain.telling import Teller
+from engram.explaining import inputs, rereading, skipping
+from engram.explaining.contributions import choice
+from engram.explaining.faithfulness import Case, measure
+from engram.explaining.moments import Faithful
+from engram.explaining.recording import Episode, Recording
+from engram.explaining.telling import Teller
 from engram.precision import in_32_bits
 from engram.runners.common import PROGRAMS
 

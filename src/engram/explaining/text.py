@@ -2,8 +2,8 @@
 
 from collections.abc import Iterator, Sequence
 
-from engram.explain.moments import Faithful, Step, Told
-from engram.explain.sentences import ENTERED, number
+from engram.explaining.moments import Faithful, Step, Told
+from engram.explaining.sentences import ENTERED, number
 
 MOST_NUMBERS = 12  # of what was seen
 
@@ -76,7 +76,7 @@ def step_lines(told: Told, step: Step) -> Iterator[str]:
 
 
 def _memory(told: Told, one: "object") -> str:
-    from engram.explain.moments import Memory
+    from engram.explaining.moments import Memory
 
     assert isinstance(one, Memory)
     made = "" if one.episode < 0 else f", episode {one.episode} step {one.step} of training"

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from engram.errors import EngramError
-from engram.explain.columns import Column, floats, integers, packed
-from engram.explain.moments import Faithful, Health, Memory, Part, Step, Told
-from engram.explain.pictures import Pictures
+from engram.explaining.columns import Column, floats, integers, packed
+from engram.explaining.moments import Faithful, Health, Memory, Part, Step, Told
+from engram.explaining.pictures import Pictures
 
 FORMAT = "explain/1"
 NAME, TEXT = 200, 2000  # characters that are shown of a name, and of any other text
@@ -36,7 +36,7 @@ def shown(text: str, limit: int = TEXT) -> str:
 @cache
 def schema() -> dict[str, Any]:
     """The JSON Schema of the format."""
-    return json.loads(resources.files("engram.explain").joinpath("page", "schema.json").read_text("utf-8"))
+    return json.loads(resources.files("engram.explaining").joinpath("page", "schema.json").read_text("utf-8"))
 
 
 def encode(told: Told, keep: Sequence[bool] | None = None) -> dict[str, Any]:

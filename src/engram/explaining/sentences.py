@@ -6,7 +6,7 @@ No sentence says why.
 
 from collections.abc import Sequence
 
-from engram.explain.moments import Step
+from engram.explaining.moments import Step
 
 ENTERED = "This page shows what entered the calculation. Only the items marked measured were tested by removing them."
 NO_MEASURE = "not measured"

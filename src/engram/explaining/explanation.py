@@ -10,15 +10,15 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from engram.errors import SpecError
-from engram.explain import page, skipping
-from engram.explain.health import health
-from engram.explain.highlights import key_moments
-from engram.explain.measuring import measured
-from engram.explain.moments import Faithful, Memory, Step, Told
-from engram.explain.naming import Names
-from engram.explain.recording import Recording, record
-from engram.explain.tables import write_csv
-from engram.explain.telling import Teller
+from engram.explaining import page, skipping
+from engram.explaining.health import health
+from engram.explaining.highlights import key_moments
+from engram.explaining.measuring import measured
+from engram.explaining.moments import Faithful, Memory, Step, Told
+from engram.explaining.naming import Names
+from engram.explaining.recording import Recording, record
+from engram.explaining.tables import write_csv
+from engram.explaining.telling import Teller
 from engram.play.playing import Stop, never
 from engram.play.trained import Environment, TrainedAgent
 from engram.registry import name_of
@@ -75,7 +75,7 @@ class Explanation:
     """What `engram.explain` found.
 
     Fields:
-      told: all of it, as plain values (`engram.explain.moments`).
+      told: all of it, as plain values (`engram.explaining.moments`).
     """
 
     def __init__(self, told: Told, recording: Recording | None = None):
@@ -128,7 +128,7 @@ class Explanation:
         return page.notebook(self.told)
 
     def __str__(self) -> str:
-        from engram.explain.text import lines
+        from engram.explaining.text import lines
 
         return "\n".join(lines(self.told))
 

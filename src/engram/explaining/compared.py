@@ -6,10 +6,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from engram.errors import SpaceError
-from engram.explain.explanation import trained_of
-from engram.explain.naming import Names
-from engram.explain.recording import record
-from engram.explain.skipping import rerun
+from engram.explaining.explanation import trained_of
+from engram.explaining.naming import Names
+from engram.explaining.recording import record
+from engram.explaining.skipping import rerun
 from engram.play.trained import Environment, TrainedAgent
 from engram.spaces import same
 from engram.specs import Number, whole

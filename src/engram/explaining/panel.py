@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from engram.explain.moments import Memory, Picture, Step
-from engram.explain.overlay import looked_at, overlaid, resized
+from engram.explaining.moments import Memory, Picture, Step
+from engram.explaining.overlay import looked_at, overlaid, resized
 from engram.run.display import clean
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, PyTree
 from engram import spaces
 from engram.encoders.parts import Parts, place_names
 from engram.envs.names import NOTHING, Names
-from engram.explain.moments import Part
+from engram.explaining.moments import Part
 
 MOST_FACTS = 64  # numbers of one observation that are told
 PICTURE = 8  # rows and columns from which an array is a picture, whose numbers nobody reads

@@ -24,8 +24,8 @@ from engram.envs.device import DeviceEnv, DeviceStep
 from engram.envs.host.batch import HostEnvs, HostStep
 from engram.envs.names import Names, names_of
 from engram.errors import EngramError
-from engram.explain import views
-from engram.explain.moments import Picture
+from engram.explaining import views
+from engram.explaining.moments import Picture
 from engram.play.evaluation import evaluation_seed
 from engram.play.playing import LONGEST, Stop, greedy_program, never, play_device, play_host
 from engram.play.trained import TrainedAgent

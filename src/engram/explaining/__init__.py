@@ -1,0 +1,1 @@
+"""Why an agent chose: what it looked at, what it remembered, and whether that is true."""
