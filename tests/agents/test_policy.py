@@ -142,7 +142,8 @@ def test_begin_look_and_explore_are_what_acting_does(kind: str):
 @pytest.mark.parametrize("kind", [kind for kind in registry.names("head") if not kind.startswith("test-")])
 def test_no_head_of_ours_takes_words(kind: str):
     space, head = spaces.Box((2,)), registry.find("head", kind)()
-    chosen = replace(preset("ppo", space, 100) if head.has_policy else PLAIN, head=head)
+    of_a_policy = preset("sac" if head.has_twins else "ppo", space, 100)
+    chosen = replace(of_a_policy if head.has_policy else PLAIN, head=head)
     made = build(chosen, space, 2, KEY)
     assert made.words == 0
     assert policy.still(made, ENVS).shape == (ENVS, 0)

@@ -30,6 +30,13 @@ REPEATS = {
     "tests/envs/test_intersection.py::test_the_environment_keeps_the_contract": "its dynamics, against the recording",
     "tests/envs/test_memory_envs.py::test_every_task_keeps_the_contract*arguments18]": "arguments17",
     "tests/run/test_resume.py::test_a_state_without_one_of_its_fields_is_refused_*numpy]": "[device], [compiled]",
+    "tests/run/test_resume.py::test_a_state_without_one_of_its_fields_is_refused_*rollouts]": (
+        "[device], [compiled]; runs of rollouts with stops are the runs without"
+    ),
+    "tests/run/test_resume.py::test_a_soft_actor_critic_with_stops_is_the_one_without[[]device]": "[host]",
+    "tests/explain/test_recording.py::test_the_kept_state_before_a_step_*[[]engram/CartPole-v1-gru-episodic]": (
+        "the other kinds; tests/explain/test_rereading.py"
+    ),
     "tests/run/test_resume.py::test_a_device_run_with_stops_is_the_run_without[[]memory]": "[two environments, ...]",
     "tests/run/test_resume.py::test_a_device_run_with_stops_is_the_run_without[[]rainbow]": (
         "test_a_host_run_with_stops_..._[rainbow], test_a_state_without_one_of_its_fields_...[rainbow]"

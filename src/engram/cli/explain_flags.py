@@ -15,7 +15,7 @@ class Explain:
 
     The page is one file: it opens in a browser, without a network.
 
-    `engram explain compare A B` puts two runs on what A saw, and lists where they choose differently.
+    `explain compare A B` lists where two runs choose differently on what A saw.
     """
 
     runs: Annotated[Positional[tuple[Path, ...]], arg(metavar="RUN", help_behavior_hint="")]
