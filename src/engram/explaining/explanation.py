@@ -65,10 +65,10 @@ def explain(
     limit = whole_if_given("max_episode_steps", max_episode_steps, 1)
     if faithfulness not in get_args(How):
         raise SpecError(f"faithfulness = {faithfulness!r} was given; expected {', '.join(get_args(How))}")
-    window = _window(steps)
+    told = window(steps)
     player, trained = trained_of(agent, at, trust)
     recording = record(player.elsewhere(env, env_args), episodes, seed, limit, stop=stop)
-    return Explanation(_told(recording, trained, window, faithfulness), recording)
+    return Explanation(_told(recording, trained, told, faithfulness), recording)
 
 
 class Explanation:
@@ -152,7 +152,8 @@ def trained_of(agent: Any, at: Any, trust: bool) -> tuple[TrainedAgent, int]:
     raise SpecError(f"{given} was given; expected a run's directory, a Trainer, or what engram.load gives")
 
 
-def _window(steps: tuple[int | None, int | None] | None) -> tuple[int, int | None]:
+def window(steps: tuple[int | None, int | None] | None) -> tuple[int, int | None]:
+    """The first step that is told, and the one after the last. SpecError where none lies between."""
     first, end = (None, None) if steps is None else steps
     first, end = whole("steps", first or 0, 0), whole_if_given("steps", end, 1)
     if end is not None and end <= first:
@@ -160,10 +161,10 @@ def _window(steps: tuple[int | None, int | None] | None) -> tuple[int, int | Non
     return first, end
 
 
-def _told(recording: Recording, trained: int, window: tuple[int, int | None], how: str) -> Told:
+def _told(recording: Recording, trained: int, which: tuple[int, int | None], how: str) -> Told:
     agent, names = recording.agent, Names.of(recording)
     teller = Teller(recording, names)
-    steps, notes = _steps(teller, window)
+    steps, notes = _steps(teller, which)
     spec: Any = recording.spec
     units = spec.reward.normalize or spec.reward.rescale
     kept = recording.episodes[0].kept
@@ -191,9 +192,9 @@ def _told(recording: Recording, trained: int, window: tuple[int, int | None], ho
     )
 
 
-def _steps(teller: Teller, window: tuple[int, int | None]) -> tuple[list[Step], list[str]]:
+def _steps(teller: Teller, told_of: tuple[int, int | None]) -> tuple[list[Step], list[str]]:
     """The steps that are told, and what was left out. SpecError where none is."""
-    first, end = window
+    first, end = told_of
     told: list[Step] = []
     left_out = 0
     for number, episode in enumerate(teller.recording.episodes):
@@ -206,12 +207,17 @@ def _steps(teller: Teller, window: tuple[int, int | None]) -> tuple[list[Step], 
         moves = skipping.density(teller.spec, teller.mind, episode) if teller.spec.has_memory else {}
         told += teller.steps(number, which, moves)
     if not told:
-        longest = max(episode.length for episode in teller.recording.episodes)
-        raise SpecError(
-            f"steps = {first}:{'' if end is None else end} lies outside of the episode, which had {longest} steps; "
-            f"write a first step below {longest}"
-        )
+        raise outside(teller.recording, first, end)
     return told, [f"{left_out:,} steps are not told: at most {MOST_TOLD:,} are"] if left_out else []
+
+
+def outside(recording: Recording, first: int, end: int | None) -> SpecError:
+    """The error of steps that no episode had."""
+    longest = max(episode.length for episode in recording.episodes)
+    return SpecError(
+        f"steps = {first}:{'' if end is None else end} lies outside of the episode, which had {longest} steps; "
+        f"write a first step below {longest}"
+    )
 
 
 def _health(teller: Teller, steps: Sequence[Step]) -> Any:
