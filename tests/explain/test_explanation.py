@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from support import tolds
 from support.explained import trained
 
 import engram
@@ -14,7 +15,7 @@ from engram.agents.spec import AgentSpec, ReplaySpec
 from engram.encoders.features import FeaturesSpec
 from engram.encoders.vector import VectorSpec
 from engram.errors import SpecError
-from engram.explaining.explanation import Explanation, dumped
+from engram.explaining.explanation import Explanation, _holds, dumped
 from engram.explaining.highlights import key_moments
 from engram.explaining.text import lines, step_lines
 from engram.external.episodic import EpisodicSpec
@@ -163,3 +164,13 @@ def test_key_moments_say_why(told: Explanation):
     assert "largest margin" in found[largest]
     ended = [*steps[:-1], replace(steps[-1], terminated=True)]
     assert dict(key_moments(ended, None))[len(steps) - 1].endswith("last step")
+
+
+def test_a_page_says_what_it_holds_of_training():
+    bare = tolds.cartpole(3).steps
+    bare = [replace(step, memories=[replace(one, facts=[]) for one in step.memories]) for step in bare]
+    assert bare[0].memories
+    seen = replace(bare[0], memories=[replace(bare[0].memories[0], facts=[("pole angle", "0.1")])])
+    told = "numbers of the observations of training that were remembered"
+    assert told not in _holds(bare, True)
+    assert told in _holds([seen], True)

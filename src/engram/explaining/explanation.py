@@ -168,11 +168,6 @@ def _told(recording: Recording, trained: int, which: tuple[int, int | None], how
     spec: Any = recording.spec
     units = spec.reward.normalize or spec.reward.rescale
     kept = recording.episodes[0].kept
-    holds = ["numbers of observations, actions, estimates and rewards of the episodes told"]
-    if any(step.picture is not None for step in steps):
-        holds.append("pictures of what was seen")
-    if teller.ledger is not None:
-        holds.append("values of remembered experiences, and in which episode of training they were made")
     return Told(
         agent=_agent(agent),
         env=agent.world_name or agent.plan.env or "an environment of one's own",
@@ -187,7 +182,7 @@ def _told(recording: Recording, trained: int, which: tuple[int, int | None], how
         faithful=[] if how == "off" else measured(teller, how, recording.seed),
         health=None if teller.ledger is None else _health(teller, steps),
         notes=[*recording.notes, *notes, *_about(teller)],
-        holds=holds,
+        holds=_holds(steps, teller.ledger is not None),
         versions={package: version(package) for package in PACKAGES},
     )
 
@@ -209,6 +204,19 @@ def _steps(teller: Teller, told_of: tuple[int, int | None]) -> tuple[list[Step],
     if not told:
         raise outside(teller.recording, first, end)
     return told, [f"{left_out:,} steps are not told: at most {MOST_TOLD:,} are"] if left_out else []
+
+
+def _holds(steps: Sequence[Step], remembers: bool) -> list[str]:
+    """What somebody should know before the page is given away."""
+    holds = ["numbers of observations, actions, estimates and rewards of the episodes told"]
+    memories = [memory for step in steps for memory in step.memories]
+    if any(one.picture is not None for one in (*steps, *memories)):
+        holds.append("pictures of what was seen")
+    if remembers:
+        holds.append("values of remembered experiences, and in which episode of training they were made")
+    if any(memory.facts for memory in memories):
+        holds.append("numbers of the observations of training that were remembered")
+    return holds
 
 
 def outside(recording: Recording, first: int, end: int | None) -> SpecError:
