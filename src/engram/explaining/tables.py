@@ -28,7 +28,8 @@ def tables(told: Told) -> dict[str, Table]:
 def write_csv(told: Told, folder: str | Path) -> list[Path]:
     """Write each table of `told` with rows as a CSV file (UTF-8) in `folder`, and return the files.
 
-    A text that a spreadsheet would run as a formula is preceded by an apostrophe, a number is not. Raises `WriteFailed`.
+    A text that a spreadsheet would run as a formula is preceded by an apostrophe, a number is not. Raises
+    `WriteFailed`.
     """
     folder = Path(folder)
     written = []
