@@ -250,6 +250,8 @@ def _about(teller: Teller) -> list[str]:
         notes.append(f"this agent chooses by a policy{apart}: what it prefers are logarithms of probabilities")
     if teller.spec.has_memory:
         notes.append("leaving a step out runs the episode again without it; later steps move up by one")
+        if teller.spec.observation.stack > 1:
+            notes.append("a step left out is still among the stacked frames of the steps after it")
         if any(episode.length > skipping.MOST_SKIPPED for episode in teller.recording.episodes):
             notes.append(f"of a long episode at most {skipping.MOST_SKIPPED} steps were left out, one at a time")
     if teller.ledger is not None:
