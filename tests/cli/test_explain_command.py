@@ -49,6 +49,9 @@ def test_two_runs_on_the_same_steps(run: Path, capsys: pytest.CaptureFixture[str
         (["--json", "--text"], "--json and --text were both given; leave one of them out"),
         (["--step", "3"], "--step was given without --text; write --text --step T, or --steps A:B for a page"),
         (["--text", "--open"], "--open is for a page, and none is written here; leave it out"),
+        (["--json", "--no-thumbnails"], "--no-thumbnails is for a page, and none is written here; leave it out"),
+        (["--out", "no/where.html"], "--out no/where.html cannot be a file; name one in a folder that is there"),
+        (["--out", "/tmp"], "--out /tmp cannot be a file; name one in a folder that is there, as in report.html"),
         (["--steps", "3"], "--steps 3 is no range; write A:B, such as 200:400, or one of them, as in :50"),
         (["--max-mb", "0"], "--max-mb 0 was given; expected millions of bytes, more than 0"),
         (
@@ -64,6 +67,19 @@ def test_what_is_refused(run: Path, words: list[str], said: str, capsys: pytest.
     error = capsys.readouterr().err.replace("\n", " ")
     assert said in " ".join(error.split())
     assert "Traceback" not in error
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--steps", "99:"], "steps = 99: lies outside of the episode, which had 11 steps"),
+        (["--steps", "5:3"], "steps = 5:3 holds no step"),
+        (["--faithfulness", "full"], "--faithfulness was given, and nothing is measured where two runs are compared"),
+    ],
+)
+def test_what_is_refused_of_two(run: Path, words: list[str], said: str, capsys: pytest.CaptureFixture[str]):
+    assert main(["explain", "compare", str(run), str(run), *words]) != 0
+    assert said in " ".join(capsys.readouterr().err.split())
 
 
 def test_no_run_and_too_many(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

@@ -129,6 +129,10 @@ def test_an_entry_is_edited_and_exported(capsys, run, tmp_path):
         (["edit", "0"], "no value was given"),
         (["edit", "0", "--value", "nan"], "write a finite number"),
         (["export"], "no file was named"),
+        (
+            ["delete", "--all", "--yes", "--page", "no/p.html"],
+            "--page no/p.html cannot be a file; name one in a folder",
+        ),
         (["export", "--out", "m.txt"], "ends neither in .csv nor in .json"),
     ],
 )

@@ -1,6 +1,7 @@
 """The parts of a margin add up to it."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ from support.explained import entries, trained, with_entries
 from engram.agents.mind import RewardSpec
 from engram.agents.spec import AgentSpec
 from engram.encoders.vector import VectorSpec
+from engram.explaining import measuring
 from engram.explaining.contributions import Choice, Entry, Read, choice, likely_effects, split
 from engram.explaining.ledger import Ledger
 from engram.explaining.recording import record
@@ -101,3 +103,10 @@ def test_every_kind_of_memory_adds_up(kind: str, normalized: bool):
         assert parted.network + parted.memories + parted.rest == pytest.approx(chosen.margin)
         gave = max(gave, abs(parted.memories))
     assert gave > 1e-3
+
+
+def test_layers_drawn_anew_are_told_by_the_mean_over_heads():
+    ids = np.array([[[[4, 7], [9, 9]]], [[[4, 8], [9, 9]]]]).reshape(1, 2, 2, 2)
+    weights = np.array([[0.8, 0.2], [0.5, 0.5], [0.1, 0.9], [0.5, 0.5]]).reshape(1, 2, 2, 2)
+    found = measuring._weights_of(SimpleNamespace(entries=ids, weights=weights), Choice(0, 0, 0.0))
+    assert found == pytest.approx({4: 0.45, 8: 0.45, 7: 0.1})

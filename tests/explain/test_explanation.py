@@ -1,12 +1,15 @@
 """`engram.explain`: what it tells of agents of every kind, that it is the same for a seed, and what it refuses."""
 
+import inspect
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+from support import tolds
 from support.explained import trained
 
 import engram
@@ -14,8 +17,9 @@ from engram.agents.spec import AgentSpec, ReplaySpec
 from engram.encoders.features import FeaturesSpec
 from engram.encoders.vector import VectorSpec
 from engram.errors import SpecError
-from engram.explaining.explanation import Explanation, dumped
+from engram.explaining.explanation import Explanation, _about, _holds, dumped
 from engram.explaining.highlights import key_moments
+from engram.explaining.sentences import of_step
 from engram.explaining.text import lines, step_lines
 from engram.external.episodic import EpisodicSpec
 from engram.heads.q import QSpec
@@ -163,3 +167,24 @@ def test_key_moments_say_why(told: Explanation):
     assert "largest margin" in found[largest]
     ended = [*steps[:-1], replace(steps[-1], terminated=True)]
     assert dict(key_moments(ended, None))[len(steps) - 1].endswith("last step")
+
+
+def test_a_page_says_what_it_holds_of_training():
+    bare = tolds.cartpole(3).steps
+    bare = [replace(step, memories=[replace(one, facts=[]) for one in step.memories]) for step in bare]
+    assert bare[0].memories
+    seen = replace(bare[0], memories=[replace(bare[0].memories[0], facts=[("pole angle", "0.1")])])
+    told = "numbers of the observations of training that were remembered"
+    assert told not in _holds(bare, True)
+    assert told in _holds([seen], True)
+
+
+def test_sentences_and_notes_say_how_far_leaving_out_went(told: Explanation):
+    step = told.step(5)
+    assert "mattered most of the 8 left out" in of_step(replace(step, others=(3, 0.1, 0.0)), ["left", "right"], False)
+    assert "mattered most:" in of_step(replace(step, others=(0, 0.0, 0.0)), ["left", "right"], False)
+    among = "a step left out is still among the stacked frames of the steps after it"
+    assert among not in told.told.notes
+    teller: Any = SimpleNamespace(by_policy=False, ledger=None, recording=SimpleNamespace(episodes=[]))
+    teller.spec = SimpleNamespace(has_memory=True, observation=SimpleNamespace(stack=4))
+    assert among in inspect.unwrap(_about)(teller)

@@ -71,8 +71,10 @@ def test_half_a_film_is_none(tmp_path: Path):
     with pytest.raises(KeyboardInterrupt):
         write_film(frames(), tmp_path / "a.gif", 20)
     assert list(tmp_path.iterdir()) == []
+    (tmp_path / "a.gif").write_bytes(b"an earlier film")
     with pytest.raises(SpecError, match="no step was there to film; give other --steps"):
         write_film(iter(()), tmp_path / "a.gif", 20)
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"an earlier film"]
 
 
 def test_what_cannot_be_written_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -204,3 +204,7 @@ def test_tables_hold_what_the_steps_say(tmp_path):
     assert [float(row["q right"]) for row in rows] == [step.q[1] for step in told.steps]
     with files["memories"].open(encoding="utf-8", newline="") as file:
         assert len(list(csv.DictReader(file))) == sum(len(step.memories) for step in told.steps)
+    with files["observed"].open(encoding="utf-8", newline="") as file:
+        rows = [row["value"] for row in csv.DictReader(file)]
+    assert rows == [value for step in told.steps for _, value in step.facts]
+    assert any(value.startswith("-") for value in rows)

@@ -13,6 +13,7 @@ from engram.agents.spec import AgentSpec, ReplaySpec
 from engram.encoders.entities import EntitiesSpec
 from engram.encoders.features import FeaturesSpec
 from engram.encoders.tokens import TokensSpec
+from engram.errors import EngramError
 from engram.explaining.recording import record
 from engram.explaining.watching import watch
 from engram.play.trained import TrainedAgent
@@ -99,3 +100,29 @@ def test_a_host_environment_names_its_parts_at_every_step():
     assert [step.parts[0].box[0] for step in steps[:4]] == pytest.approx([0, 0.1, 0.2, 0.3])  # type: ignore[index]
     assert steps[3].truncated
     assert not steps[3].terminated
+
+
+class Breaking(Cart):
+    """A host environment that draws itself, and breaks."""
+
+    metadata = {"render_modes": ["rgb_array"]}  # noqa: RUF012
+
+    def __init__(self, render_mode: str | None = None):
+        self.render_mode = render_mode
+
+    def render(self) -> Any:
+        return np.zeros((8, 8, 3), np.uint8)
+
+    def step(self, action: int) -> Any:
+        raise EngramError("the cart broke")
+
+
+def test_what_an_environment_that_draws_raises_is_told():
+    agent = trained(AgentSpec(encoder=FeaturesSpec()), "engram/NoVelocityCartPole-v0")
+    gymnasium.register("Breaking-v0", Breaking)
+    try:
+        plan = HostPlan("Breaking-v0", agent.plan.agent, spaces.Box((2,)), 2)
+        with pytest.raises(EngramError, match="the cart broke"):
+            next(watch(TrainedAgent(plan, agent.minds, None)))
+    finally:
+        del gymnasium.registry["Breaking-v0"]

@@ -119,7 +119,7 @@ def test_ids_belong_to_a_seed():
     assert [len(one.memory.where(seed=seed)) for seed in (3, 4)] == [30, 29]
 
 
-def test_export_writes_what_the_table_holds(tmp_path):
+def test_export_writes_what_the_table_holds(tmp_path, monkeypatch):
     memory = trained().memory.where(action=0)
     rows = list(csv.DictReader(memory.export(tmp_path / "m.csv").open()))
     found = json.loads(memory.export(tmp_path / "m.json", observations=True).read_text())
@@ -130,6 +130,9 @@ def test_export_writes_what_the_table_holds(tmp_path):
     assert memory.table()["id"] == [entry.id for entry in memory]
     with pytest.raises(SpecError, match="ends neither in .csv nor in .json"):
         memory.export("m.txt")
+    monkeypatch.setattr(memory, "observation", lambda *_: {"seen": np.array([[1.5, np.nan]], np.float32)})
+    found = json.loads(memory.export(tmp_path / "m.json", observations=True).read_text())
+    assert found[0]["observation"] == {"seen": [[1.5, None]]}
     with pytest.raises(WriteFailed, match="could not be written"):
         memory.export(tmp_path / "nowhere" / "m.csv")
 

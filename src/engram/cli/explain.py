@@ -66,9 +66,14 @@ def _check(chosen: Explain, runs: int) -> None:
     if chosen.step is not None and chosen.steps is not None:
         raise SpecError("--step and --steps were both given; leave one of them out")
     page = {"--out": chosen.out is not None, "--open": chosen.open, "--max-mb": chosen.max_mb is not None}
+    page |= {"--no-thumbnails": chosen.no_thumbnails}
     for flag, given in page.items():
         if given and (chosen.json or chosen.text or runs == 2):
             raise SpecError(f"{flag} is for a page, and none is written here; leave it out")
+    if runs == 2 and chosen.faithfulness != "fast":
+        raise SpecError("--faithfulness was given, and nothing is measured where two runs are compared; leave it out")
+    if chosen.out is not None and (chosen.out.is_dir() or not chosen.out.parent.is_dir()):
+        raise SpecError(f"--out {chosen.out} cannot be a file; name one in a folder that is there, as in {PAGE}")
     if chosen.max_mb is not None and not chosen.max_mb > 0:
         raise SpecError(f"--max-mb {chosen.max_mb:g} was given; expected millions of bytes, more than 0")
 

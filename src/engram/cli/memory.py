@@ -57,6 +57,9 @@ def _check(chosen: Memory) -> None:
         raise SpecError("no value was given; write engram memory RUN edit ID --value NUMBER")
     if chosen.verb == "export" and chosen.out is None:
         raise SpecError("no file was named; write engram memory RUN export --out FILE.csv (or .json)")
+    for flag, file in (("--page", chosen.page), ("--out", chosen.out)):
+        if file is not None and (file.is_dir() or not file.parent.is_dir()):  # said before anything is changed
+            raise SpecError(f"{flag} {file} cannot be a file; name one in a folder that is there")
     if chosen.verb == "delete" and chosen.id is None and not chosen.where and not chosen.all:
         raise SpecError(
             "nothing says which entries to delete; write an ID, --where NAME=VALUE (as in --where episode=7), or --all"

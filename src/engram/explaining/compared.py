@@ -6,13 +6,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from engram.errors import SpaceError
-from engram.explaining.explanation import trained_of
+from engram.explaining.explanation import outside, trained_of, window
 from engram.explaining.naming import Names
 from engram.explaining.recording import record
 from engram.explaining.skipping import rerun
 from engram.play.trained import Environment, TrainedAgent
 from engram.spaces import same
-from engram.specs import Number, whole
+from engram.specs import Number, whole, whole_if_given
 
 
 class Differs(NamedTuple):
@@ -60,13 +60,16 @@ def compare(
     env: Environment | None = None,
     env_args: Mapping[str, Any] | None = None,
     at: Any = "newest",
-    max_episode_steps: int | None = None,
+    max_episode_steps: Number | None = None,
     trust: bool = False,
 ) -> Compared:
     """Lets the first play and asks the second what it would have chosen, with a memory of the same past.
 
-    Arguments are those of `engram.explain`. Raises: SpaceError where the two see or do different things.
+    Arguments are those of `engram.explain`. Raises: SpaceError where the two see or do different things, SpecError
+      where no step of an episode is among `steps`.
     """
+    start, end = window(steps)
+    limit = whole_if_given("max_episode_steps", max_episode_steps, 1)
     one, other = (trained_of(agent, at, trust)[0] for agent in (first, second))
     if not same(one.plan.space, other.plan.space) or one.plan.actions != other.plan.actions:
         raise SpaceError(
@@ -75,19 +78,20 @@ def compare(
         )
     seed = whole("seed", 0 if seed is None else seed, 0)
     one = one.elsewhere(env, env_args)
-    recording = record(one, whole("episodes", episodes, 1), seed, max_episode_steps, pictured=False)
-    start, end = (0, None) if steps is None else steps
+    recording = record(one, whole("episodes", episodes, 1), seed, limit, pictured=False)
     found, count = [], 0
     for number, episode in enumerate(recording.episodes):
         theirs = rerun(other.plan.agent, other.minds[0], episode)
-        which = range(start or 0, min(episode.length, end or episode.length))
+        which = range(start, episode.length if end is None else min(end, episode.length))
         count += len(which)
         for t in which:
             mine = episode.kept.preference[t]
             if (chosen := int(theirs[t].argmax())) != int(episode.kept.action[t]):
                 action = int(episode.kept.action[t])
                 found.append(Differs(number, t, action, chosen, _lead(mine), _lead(theirs[t])))
-    return Compared((_called(one, "A"), _called(other, "B")), Names.of(recording).actions, max(count, 1), found)
+    if not count:
+        raise outside(recording, start, end)
+    return Compared((_called(one, "A"), _called(other, "B")), Names.of(recording).actions, count, found)
 
 
 def _lead(preference: np.ndarray) -> float:

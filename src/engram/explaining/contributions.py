@@ -76,19 +76,19 @@ def split(
     """
     a, b, margin = chosen
     if a == b:
-        return Split(0.0, 0.0, 0.0, [] if read is None else _entries(chosen, read, by_policy))
+        return Split(0.0, 0.0, 0.0, [] if read is None else entries_of(chosen, read, by_policy))
     if read is None or by_policy:
         network = float(own[a]) - float(own[b])
-        return Split(network, 0.0, margin - network, [] if read is None else _entries(chosen, read, by_policy))
+        return Split(network, 0.0, margin - network, [] if read is None else entries_of(chosen, read, by_policy))
     share = np.asarray(read.share, np.float64)
     network = float((1 - share[a]) * own[a] - (1 - share[b]) * own[b])
-    entries = _entries(chosen, read, by_policy)
+    entries = entries_of(chosen, read, by_policy)
     memories = float(sum(entry.gave for entry in entries))
     return Split(network, memories, margin - network - memories, entries)
 
 
-def _entries(chosen: Choice, read: Read, by_policy: bool) -> list[Entry]:
-    """Those of both reads; one that is in both is one entry, and gave to both."""
+def entries_of(chosen: Choice, read: Read, by_policy: bool) -> list[Entry]:
+    """The entries of both actions' reads; one that is in both is one entry, and gave to both."""
     found: dict[int, Entry] = {}
     signs = ((chosen.action, 1.0), (chosen.runner_up, -1.0))
     for action, sign in signs[: 1 if chosen.action == chosen.runner_up else 2]:

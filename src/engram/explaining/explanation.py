@@ -65,10 +65,10 @@ def explain(
     limit = whole_if_given("max_episode_steps", max_episode_steps, 1)
     if faithfulness not in get_args(How):
         raise SpecError(f"faithfulness = {faithfulness!r} was given; expected {', '.join(get_args(How))}")
-    window = _window(steps)
+    told = window(steps)
     player, trained = trained_of(agent, at, trust)
     recording = record(player.elsewhere(env, env_args), episodes, seed, limit, stop=stop)
-    return Explanation(_told(recording, trained, window, faithfulness), recording)
+    return Explanation(_told(recording, trained, told, faithfulness), recording)
 
 
 class Explanation:
@@ -152,7 +152,8 @@ def trained_of(agent: Any, at: Any, trust: bool) -> tuple[TrainedAgent, int]:
     raise SpecError(f"{given} was given; expected a run's directory, a Trainer, or what engram.load gives")
 
 
-def _window(steps: tuple[int | None, int | None] | None) -> tuple[int, int | None]:
+def window(steps: tuple[int | None, int | None] | None) -> tuple[int, int | None]:
+    """The first step that is told, and the one after the last. SpecError where none lies between."""
     first, end = (None, None) if steps is None else steps
     first, end = whole("steps", first or 0, 0), whole_if_given("steps", end, 1)
     if end is not None and end <= first:
@@ -160,18 +161,13 @@ def _window(steps: tuple[int | None, int | None] | None) -> tuple[int, int | Non
     return first, end
 
 
-def _told(recording: Recording, trained: int, window: tuple[int, int | None], how: str) -> Told:
+def _told(recording: Recording, trained: int, which: tuple[int, int | None], how: str) -> Told:
     agent, names = recording.agent, Names.of(recording)
     teller = Teller(recording, names)
-    steps, notes = _steps(teller, window)
+    steps, notes = _steps(teller, which)
     spec: Any = recording.spec
     units = spec.reward.normalize or spec.reward.rescale
     kept = recording.episodes[0].kept
-    holds = ["numbers of observations, actions, estimates and rewards of the episodes told"]
-    if any(step.picture is not None for step in steps):
-        holds.append("pictures of what was seen")
-    if teller.ledger is not None:
-        holds.append("values of remembered experiences, and in which episode of training they were made")
     return Told(
         agent=_agent(agent),
         env=agent.world_name or agent.plan.env or "an environment of one's own",
@@ -186,14 +182,14 @@ def _told(recording: Recording, trained: int, window: tuple[int, int | None], ho
         faithful=[] if how == "off" else measured(teller, how, recording.seed),
         health=None if teller.ledger is None else _health(teller, steps),
         notes=[*recording.notes, *notes, *_about(teller)],
-        holds=holds,
+        holds=_holds(steps, teller.ledger is not None),
         versions={package: version(package) for package in PACKAGES},
     )
 
 
-def _steps(teller: Teller, window: tuple[int, int | None]) -> tuple[list[Step], list[str]]:
+def _steps(teller: Teller, told_of: tuple[int, int | None]) -> tuple[list[Step], list[str]]:
     """The steps that are told, and what was left out. SpecError where none is."""
-    first, end = window
+    first, end = told_of
     told: list[Step] = []
     left_out = 0
     for number, episode in enumerate(teller.recording.episodes):
@@ -206,12 +202,30 @@ def _steps(teller: Teller, window: tuple[int, int | None]) -> tuple[list[Step], 
         moves = skipping.density(teller.spec, teller.mind, episode) if teller.spec.has_memory else {}
         told += teller.steps(number, which, moves)
     if not told:
-        longest = max(episode.length for episode in teller.recording.episodes)
-        raise SpecError(
-            f"steps = {first}:{'' if end is None else end} lies outside of the episode, which had {longest} steps; "
-            f"write a first step below {longest}"
-        )
+        raise outside(teller.recording, first, end)
     return told, [f"{left_out:,} steps are not told: at most {MOST_TOLD:,} are"] if left_out else []
+
+
+def _holds(steps: Sequence[Step], remembers: bool) -> list[str]:
+    """What somebody should know before the page is given away."""
+    holds = ["numbers of observations, actions, estimates and rewards of the episodes told"]
+    memories = [memory for step in steps for memory in step.memories]
+    if any(one.picture is not None for one in (*steps, *memories)):
+        holds.append("pictures of what was seen")
+    if remembers:
+        holds.append("values of remembered experiences, and in which episode of training they were made")
+    if any(memory.facts for memory in memories):
+        holds.append("numbers of the observations of training that were remembered")
+    return holds
+
+
+def outside(recording: Recording, first: int, end: int | None) -> SpecError:
+    """The error of steps that no episode had."""
+    longest = max(episode.length for episode in recording.episodes)
+    return SpecError(
+        f"steps = {first}:{'' if end is None else end} lies outside of the episode, which had {longest} steps; "
+        f"write a first step below {longest}"
+    )
 
 
 def _health(teller: Teller, steps: Sequence[Step]) -> Any:
@@ -236,6 +250,8 @@ def _about(teller: Teller) -> list[str]:
         notes.append(f"this agent chooses by a policy{apart}: what it prefers are logarithms of probabilities")
     if teller.spec.has_memory:
         notes.append("leaving a step out runs the episode again without it; later steps move up by one")
+        if teller.spec.observation.stack > 1:
+            notes.append("a step left out is still among the stacked frames of the steps after it")
         if any(episode.length > skipping.MOST_SKIPPED for episode in teller.recording.episodes):
             notes.append(f"of a long episode at most {skipping.MOST_SKIPPED} steps were left out, one at a time")
     if teller.ledger is not None:

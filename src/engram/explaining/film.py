@@ -3,6 +3,7 @@
 Pictures and gifs are made by Pillow, which comes with matplotlib. An mp4 needs the extra `video`.
 """
 
+import secrets
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
@@ -192,14 +193,15 @@ def write_film(frames: Iterable[Frame], path: Path, per_second: float) -> int:
     """
     counted = _Counted(frames)
     write: Callable[..., None] = _gif if path.suffix.lower() == ".gif" else _mp4
+    beside = path.with_name(f".{path.stem}.{secrets.token_hex(4)}.part{path.suffix}")
     try:
-        write(iter(counted), path, per_second)
+        write(iter(counted), beside, per_second)
+        beside.replace(path)
     except OSError as error:
-        path.unlink(missing_ok=True)
         raise WriteFailed(unwritten(path, error)) from None
-    except BaseException:  # also Ctrl-C: half a film is none
-        path.unlink(missing_ok=True)
-        raise
+    finally:  # also after Ctrl-C: half a film is none, and one that was there stays
+        with suppress(OSError):
+            beside.unlink(missing_ok=True)
     return counted.number
 
 

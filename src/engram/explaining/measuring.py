@@ -20,7 +20,7 @@ from engram.agents.network import Previous
 from engram.agents.policy import Mind, decide, still
 from engram.encoders.parts import Parts
 from engram.explaining import inputs, rereading, skipping
-from engram.explaining.contributions import choice
+from engram.explaining.contributions import Choice, Read, choice, entries_of
 from engram.explaining.faithfulness import Case, measure
 from engram.explaining.moments import Faithful
 from engram.explaining.recording import Episode, Recording
@@ -127,18 +127,22 @@ def memories(teller: Teller, how: str, random: np.random.Generator) -> Memories 
         entries = [entry for entry in parted.entries if entry.weight > 0][: ITEMS[how]]
         ids.append(np.array([entry.id for entry in entries], int))
         weights = np.array([entry.weight for entry in entries])
-        other = _weights_anew(recording.spec, anew, episode, step)
+        other = _weights_anew(recording.spec, anew, episode, step, chosen)
         fresh = np.array([other.get(entry.id, 0.0) for entry in entries])
         cases.append(Case(weights, chosen.action, chosen.runner_up, fresh))
     return Memories(recording, places, cases, ids)
 
 
-def _weights_anew(spec: MindSpec, mind: Mind, episode: Episode, step: int) -> dict[int, float]:
-    """What layers that were drawn anew attend to in the same memory."""
-    decision = _looked(spec, mind, episode, np.array([step]))[1]
-    read: Any = decision.external
-    ids, weights = np.asarray(read.entries[0]).reshape(-1), np.asarray(read.weights[0]).reshape(-1)
-    return {int(id): float(weight) for id, weight in zip(ids, weights, strict=True) if id >= 0}
+def _weights_anew(spec: MindSpec, mind: Mind, episode: Episode, step: int, chosen: Choice) -> dict[int, float]:
+    """What layers that were drawn anew attend to in the same memory, for the same two actions."""
+    return _weights_of(_looked(spec, mind, episode, np.array([step]))[1].external, chosen)
+
+
+def _weights_of(read: Any, chosen: Choice) -> dict[int, float]:
+    """The weight of each entry in a read of one step, as those of the mind that played are told."""
+    weights = np.asarray(read.weights[0])
+    known = Read(weights, np.asarray(read.entries[0]), np.zeros_like(weights), np.zeros(0))
+    return {entry.id: entry.weight for entry in entries_of(chosen, known, by_policy=True)}
 
 
 # -- steps of the episode --------------------------------------------------------------------------------------------

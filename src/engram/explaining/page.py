@@ -16,9 +16,10 @@ from functools import cache
 from importlib import resources
 from pathlib import Path
 
-from engram.errors import EngramError, WriteFailed
+from engram.errors import EngramError, WriteFailed, unwritten
 from engram.explaining.data import dumps, encode, shown
 from engram.explaining.moments import Told
+from engram.run.metrics import replace_file
 
 SCRIPTS = ("read.js", "draw.js", "now.js", "memories.js", "timeline.js", "tabs.js", "page.js")  # one after the other
 MEGABYTE = 1_000_000
@@ -69,9 +70,9 @@ def write(told: Told, path: str | Path, max_mb: float = MAX_MB) -> Path:
         )
     path = Path(path)
     try:
-        path.write_text(text, encoding="ascii", newline="\n")
+        replace_file(path, text.encode("ascii"))  # a page that was there stays until this one is whole
     except OSError as error:
-        raise WriteFailed(f"{path} could not be written: {error}") from error
+        raise WriteFailed(unwritten(path, error)) from None
     return path
 
 

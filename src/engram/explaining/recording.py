@@ -198,7 +198,7 @@ class _Diary:
 def _on_host(
     agent: TrainedAgent, mind: Mind, episodes: int, key: int, limit: int, pictured: bool, stop: Stop
 ) -> tuple[list[Episode], int, None]:
-    with _opened(agent, key, limit, pictured) as envs:
+    with opened(agent, key, limit, pictured) as envs:
         diary = _Diary(envs, agent.world_name or agent.plan.env, pictured)
         play = partial(play_host, keep=everything, limit=limit, stop=stop, tell=diary)
         played = play(mind, agent.plan.agent, envs, episodes)
@@ -208,7 +208,7 @@ def _on_host(
 
 
 @contextmanager
-def _opened(agent: TrainedAgent, key: int, limit: int, pictured: bool) -> Iterator[HostEnvs]:
+def opened(agent: TrainedAgent, key: int, limit: int, pictured: bool) -> Iterator[HostEnvs]:
     """The environment to play in: one that renders pictures, where it can."""
     with ExitStack() as opened:
         envs = None

@@ -41,4 +41,5 @@ def _most(step: Step) -> str:
     if not most.mattered:
         return ""
     way = "towards" if most.mattered > 0 else "against"
-    return f" Memory {most.id} mattered most: {number(abs(most.mattered))} {way} it (measured)."
+    among = f" of the {len(step.memories)} left out" if step.others[0] else ""  # the others were not tested
+    return f" Memory {most.id} mattered most{among}: {number(abs(most.mattered))} {way} it (measured)."

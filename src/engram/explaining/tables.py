@@ -28,7 +28,8 @@ def tables(told: Told) -> dict[str, Table]:
 def write_csv(told: Told, folder: str | Path) -> list[Path]:
     """Write each table of `told` with rows as a CSV file (UTF-8) in `folder`, and return the files.
 
-    A text that a spreadsheet would run as a formula is preceded by an apostrophe. Raises `WriteFailed`.
+    A text that a spreadsheet would run as a formula is preceded by an apostrophe, a number is not. Raises
+    `WriteFailed`.
     """
     folder = Path(folder)
     written = []
@@ -49,8 +50,16 @@ def write_csv(told: Told, folder: str | Path) -> list[Path]:
 def _cell(value: Any) -> Any:
     if isinstance(value, str):
         text = value.encode("utf-8", "backslashreplace").decode("utf-8")
-        return "'" + text if text.startswith(FORMULA) else text
+        return "'" + text if text.startswith(FORMULA) and not _is_number(text) else text
     return int(value) if isinstance(value, bool) else value
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _names(kind: str, told: Told) -> list[str]:

@@ -5,7 +5,7 @@ step is told as soon as it is chosen, so that a long episode begins at once and 
 """
 
 from collections.abc import Callable, Generator, Iterator
-from contextlib import ExitStack, closing, contextmanager, suppress
+from contextlib import closing
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any, NamedTuple, cast
@@ -18,12 +18,10 @@ from jaxtyping import PyTree
 from engram.agents.mind import MindSpec
 from engram.agents.policy import begin, seen_on_host
 from engram.envs.device import DeviceEnv
-from engram.envs.host.batch import HostEnvs
 from engram.envs.names import Names, names_of
-from engram.errors import EngramError
 from engram.explaining import naming, views
 from engram.explaining.moments import Picture, Step
-from engram.explaining.recording import Episode, Kept, Recording, everything, world
+from engram.explaining.recording import Episode, Kept, Recording, everything, opened, world
 from engram.explaining.telling import Teller
 from engram.play.evaluation import evaluation_seed
 from engram.play.playing import LONGEST, begin_device, greedy_program, step_device
@@ -138,7 +136,7 @@ def _on_host(agent: TrainedAgent, episodes: int, seed: int, most: int | None) ->
     chosen = most or agent.plan.max_episode_steps
     limit, spec, mind = LONGEST if chosen is None else chosen, agent.plan.agent, agent.minds[0]
     program = in_32_bits(greedy_program(spec, everything))
-    with opened(agent, evaluation_seed(seed), limit) as envs:
+    with opened(agent, evaluation_seed(seed), limit, True) as envs:
         observation, id = envs.reset(), agent.world_name or agent.plan.env
 
         def moments() -> Iterator[Moment]:
@@ -161,20 +159,3 @@ def _on_host(agent: TrainedAgent, episodes: int, seed: int, most: int | None) ->
 
         for _ in range(episodes):
             yield moments(), None
-
-
-@contextmanager
-def opened(agent: TrainedAgent, key: int, limit: int) -> Iterator[HostEnvs]:
-    """One environment to play in, which renders pictures where it can."""
-    with ExitStack() as stack:
-        if agent.world_name is not None:
-            with (
-                suppress(EngramError),
-                views.without_notes(),
-            ):  # told below, if it is wrong without them too
-                envs = stack.enter_context(agent.host_world(key, 1, limit, **views.RENDERED))
-                if views.renders(envs):
-                    yield envs
-                    return
-            stack.close()
-        yield stack.enter_context(agent.host_world(key, 1, limit))

@@ -17,6 +17,7 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from functools import lru_cache
+from numbers import Real
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -188,7 +189,7 @@ class Memories:
         """
         number = self._number(seed)
         self._check_held(number, [id])
-        if not isinstance(value, int | float) or not np.isfinite(np.float32(value)):
+        if not isinstance(value, Real) or not np.isfinite(np.float32(value)):
             raise SpecError(f"value = {value!r} was given for entry {id}; write a finite number")
         minds = list(self._agent.minds)
         mind = minds[number]
@@ -239,7 +240,7 @@ class Memories:
 
     def _as_json(self, row: dict[str, Any]) -> Any:
         seen = self.observation(row["id"], row["seed"])
-        return None if seen is None else jax.tree.map(lambda leaf: leaf.tolist(), seen)
+        return None if seen is None else jax.tree.map(_numbers, seen)
 
     # -- finding -------------------------------------------------------------------------------------------
 
@@ -287,6 +288,11 @@ class Memories:
             if id not in held:
                 some = f"it holds {len(held):,} entries" + (f", with ids from {held[0]} on" if len(held) else "")
                 raise SpecError(f"no entry of the memory has the id {id}; {some} (`engram memory RUN list` shows them)")
+
+
+def _numbers(leaf: np.ndarray) -> list[Any]:
+    """For JSON, which holds no number that is not finite: null stands for what was missing."""
+    return np.where(np.isfinite(leaf), leaf.astype(object), None).tolist()
 
 
 def _table(mind: Mind, seed: int) -> dict[str, np.ndarray | None]:
