@@ -1,17 +1,23 @@
 """Covering parts of an observation, and telling them by name and value."""
 
+import inspect
 from functools import partial
+from types import SimpleNamespace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from engram import spaces
+from engram.agents.spec import AgentSpec
 from engram.encoders.entities import EntitiesSpec
 from engram.encoders.features import FeaturesSpec
 from engram.encoders.pixels import PixelsSpec
 from engram.encoders.vector import VectorSpec
 from engram.envs.names import Names
+from engram.envs.steady import Steady
+from engram.explaining import naming
 from engram.explaining.inputs import blurred, cover, facts, mean_of, number, parts_told
 
 MIXED = spaces.Dict((("action_mask", spaces.Box((2,), "bool")), ("a", spaces.Box((2,))), ("b", spaces.Discrete(5))))
@@ -99,3 +105,12 @@ def test_parts_are_told_with_name_value_and_box():
     assert told[1].box is None
     place = parts_told(PixelsSpec().parts(spaces.Box((84, 84), "uint8"), 1))[0]
     assert (place.name, place.value, place.box[:2]) == ("row 1, column 1", "", (0.0, 0.0))
+
+
+def test_names_of_an_environment_whose_dtypes_drift_are_its_own():
+    env: Any = SimpleNamespace(parts={"actions": ["fall", "push"]})
+    spec = AgentSpec(encoder=VectorSpec(widths=(8,)))
+    plan = SimpleNamespace(agent=spec, space=spaces.Box((2,)), actions=2, env=None)
+    agent = SimpleNamespace(plan=plan, world_name=None)
+    recording: Any = SimpleNamespace(agent=agent, env=Steady(env, ()), episodes=[SimpleNamespace(names=None)])
+    assert inspect.unwrap(naming.Names.of.__func__)(naming.Names, recording).actions == ["fall", "push"]  # type: ignore[attr-defined]

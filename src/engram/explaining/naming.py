@@ -10,6 +10,7 @@ from engram.agents.sight import parts_of
 from engram.encoders.parts import Parts
 from engram.envs import names as environment
 from engram.envs.limit import TimeLimited
+from engram.envs.steady import Steady
 from engram.explaining import inputs
 from engram.explaining.moments import Part
 from engram.explaining.recording import Recording
@@ -33,7 +34,9 @@ class Names:
     def of(cls, recording: Recording) -> "Names":
         """Those of a recording's agent and environment."""
         plan, env, id = recording.agent.plan, recording.env, recording.agent.world_name or recording.agent.plan.env
-        inner: Any = env.env if isinstance(env, TimeLimited) else env
+        inner: Any = env
+        while isinstance(inner, TimeLimited | Steady):
+            inner = inner.env
         own = recording.episodes[0].names
         known = environment.names_of(inner, id) if own is None else own[0]
         fits = len(known.actions) == plan.actions

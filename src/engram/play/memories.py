@@ -292,7 +292,9 @@ class Memories:
 
 def _numbers(leaf: np.ndarray) -> list[Any]:
     """For JSON, which holds no number that is not finite: null stands for what was missing."""
-    return np.where(np.isfinite(leaf), leaf.astype(object), None).tolist()
+    found = leaf.astype(object)
+    found[~np.isfinite(leaf)] = None
+    return found.tolist()
 
 
 def _table(mind: Mind, seed: int) -> dict[str, np.ndarray | None]:
