@@ -48,6 +48,10 @@ def test_a_pipe_gets_a_line_for_each_step(capsys, run):
     assert some[:2] == [line.replace("return", "return") for line in some[:2]]
 
 
+def test_steps_after_the_end_are_said_to_be_none(capsys, run):
+    assert "no episode had a step 90;" in said(capsys, str(run), "--steps", "90:99", code=2)
+
+
 def test_it_is_the_episode_that_a_recording_holds(capsys, run):
     from engram.explaining.recording import record
     from engram.run.stored import load

@@ -112,11 +112,15 @@ def _played(chosen: Watch, agent: Any, watched: "Watched", shown: Range) -> Gene
         "max_episode_steps": chosen.max_episode_steps,
     }
     given |= {"shown": lambda step: shown[0] <= step < shown[1], "pass_by": watched.pass_by, "called": watched.call}
+    found = False
     with closing(watching.watch(agent, **given)) as steps:
         for step in steps:
+            found = True
             yield step
             if step.t + 1 == shown[1] and step.episode + 1 == given["episodes"]:
                 return
+    if not found and chosen.png is None:
+        raise SpecError(f"no episode had a step {shown[0]}; give --steps an earlier one, or another --seed")
 
 
 # -- files -----------------------------------------------------------------------------------------------------------
