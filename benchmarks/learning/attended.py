@@ -97,11 +97,16 @@ def watch(trainer: Trainer, seed: int) -> dict[str, Any]:
     }
 
 
+def trainer_of(task: Task, seed: int, steps: int, uniform: bool, **given: Any) -> Trainer:
+    """A trainer of one agent; with `uniform`, of its control."""
+    settings = task.settings | {"working.uniform": uniform, "exploration.steps": steps // 5}
+    about: dict[str, Any] = {"seed": seed, "steps": steps, "envs": 8, "env_args": task.env_args}
+    return Trainer(task.env, "dtqn", overrides=settings, **about, **given)
+
+
 def learn(task: Task, seed: int, steps: int, uniform: bool) -> dict[str, Any]:
     """One agent, trained and watched."""
-    settings = task.settings | {"working.uniform": uniform, "exploration.steps": steps // 5}
-    trainer = Trainer(task.env, "dtqn", seed=seed, steps=steps, envs=8, env_args=task.env_args, overrides=settings)
-    with trainer:
+    with trainer_of(task, seed, steps, uniform) as trainer:
         trainer.learn()
         return watch(trainer, 7_204_000 + seed)
 

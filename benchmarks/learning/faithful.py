@@ -23,10 +23,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.learning.attended import TASKS, Task
+from benchmarks.learning.attended import TASKS, Task, trainer_of
 from benchmarks.record import Record, add_flags
 from benchmarks.scores import summary
-from engram import Trainer
 from engram.agents.network import Previous
 from engram.explaining import measuring, skipping
 from engram.explaining.faithfulness import measure
@@ -54,7 +53,7 @@ def saliency(recording: Recording, number: int, step: int) -> np.ndarray:
     """The norm of d margin / d embedding at each earlier step."""
     episode, mind = recording.episodes[number], recording.mind
     kept, network = episode.kept, mind.network
-    chosen = measuring._choice(episode, step)
+    chosen = episode.choice(step)
     actions = np.zeros(episode.length, np.int32) if kept.state.action is None else kept.state.action
     rows = jax.tree.map(
         lambda leaf: jnp.asarray(leaf[: step + 1]),
@@ -98,7 +97,7 @@ def watched(recording: Recording, seed: int) -> dict[str, Any]:
         gradient = saliency(recording, number, step)
         for name, order in (("attention", weights), ("mattered", moved), ("saliency", gradient)):
             hits[name] += int(np.argmax(order) == relevant and order.max() > order.min())
-        chosen = measuring._choice(episode, step)
+        chosen = episode.choice(step)
         cases.append(measuring.Case(weights, chosen.action, chosen.runner_up))
         gradients.append(gradient)
         steps.append(np.arange(step))
@@ -118,11 +117,7 @@ def watched(recording: Recording, seed: int) -> dict[str, Any]:
 
 def learn(task: Task, seed: int, steps: int, uniform: bool) -> dict[str, Any]:
     """One agent, trained and explained."""
-    settings = task.settings | {"working.uniform": uniform, "exploration.steps": steps // 5}
-    with Trainer(
-        task.env, "dtqn", seed=seed, steps=steps, envs=8, env_args=task.env_args, overrides=settings,
-        evaluate_every=0, progress=False,
-    ) as trainer:  # fmt: skip
+    with trainer_of(task, seed, steps, uniform, evaluate_every=0, progress=False) as trainer:
         trainer.learn()
         return watched(record(trainer.trained(), EPISODES, seed, pictured=False), seed)
 

@@ -20,7 +20,7 @@ from engram.agents.network import Previous
 from engram.agents.policy import Mind, decide, still
 from engram.encoders.parts import Parts
 from engram.explaining import inputs, rereading, skipping
-from engram.explaining.contributions import Choice, Read, choice, entries_of
+from engram.explaining.contributions import Choice, Read, entries_of
 from engram.explaining.faithfulness import Case, measure
 from engram.explaining.moments import Faithful
 from engram.explaining.recording import Episode, Recording
@@ -123,7 +123,7 @@ def memories(teller: Teller, how: str, random: np.random.Generator) -> Memories 
     cases, ids = [], []
     for number, step in places:
         episode = recording.episodes[number]
-        parted, chosen = teller.split(episode, step, teller.read(episode, step)), teller.choice(episode, step)
+        parted, chosen = teller.split(episode, step, teller.read(episode, step)), episode.choice(step)
         entries = [entry for entry in parted.entries if entry.weight > 0][: ITEMS[how]]
         ids.append(np.array([entry.id for entry in entries], int))
         weights = np.array([entry.weight for entry in entries])
@@ -202,7 +202,7 @@ def history(recording: Recording, how: str, random: np.random.Generator) -> Hist
             if past < step:  # the present one is what is decided on
                 weights[past] = weight
         kept = np.sort(np.argsort(-weights, kind="stable")[: ITEMS[how]])
-        chosen = _choice(episode, step)
+        chosen = episode.choice(step)
         fresh = other[number][step][kept]
         cases.append(Case(weights[kept], chosen.action, chosen.runner_up, fresh))
         steps.append(kept)
@@ -252,7 +252,7 @@ def observations(teller: Teller, how: str, random: np.random.Generator) -> list[
     anew = _fresh(recording)
     cases = []
     for number, step in places:
-        episode, chosen = recording.episodes[number], _choice(recording.episodes[number], step)
+        episode, chosen = recording.episodes[number], recording.episodes[number].choice(step)
         other = _looked(recording.spec, anew, episode, np.array([step]))[1].encoding.attention[0]
         attention = episode.decision.encoding.attention[step]
         cases.append(Case(attention.mean(0), chosen.action, chosen.runner_up, np.asarray(other).mean(0)))
@@ -338,12 +338,6 @@ def _look_program(spec: MindSpec) -> Callable[..., Any]:
 
 def _places(recording: Recording) -> list[Place]:
     return [(number, step) for number, one in enumerate(recording.episodes) for step in range(one.length)]
-
-
-def _choice(episode: Episode, step: int) -> Any:
-    allowed = episode.decision.allowed
-    row = None if allowed is None else allowed[step]
-    return choice(episode.kept.preference[step], int(episode.kept.action[step]), row)
 
 
 def _by_episode(

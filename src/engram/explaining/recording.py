@@ -25,6 +25,7 @@ from engram.envs.host.batch import HostEnvs, HostStep
 from engram.envs.names import Names, names_of
 from engram.errors import EngramError
 from engram.explaining import views
+from engram.explaining.contributions import Choice, choice
 from engram.explaining.moments import Picture
 from engram.play.evaluation import evaluation_seed
 from engram.play.playing import LONGEST, Stop, greedy_program, never, play_device, play_host
@@ -109,6 +110,12 @@ class Episode:
     def decision(self) -> Any:
         """What was known at each step: a `Decision` of NumPy arrays."""
         return self.kept.decision
+
+    def choice(self, step: int) -> Choice:
+        """What was chosen at a step, and over what."""
+        allowed = self.decision.allowed
+        row = None if allowed is None else allowed[step]
+        return choice(self.kept.preference[step], int(self.kept.action[step]), row)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from engram.explaining import contributions, rereading, sentences, views
-from engram.explaining.contributions import Choice, Read, Split
+from engram.explaining.contributions import Read, Split
 from engram.explaining.ledger import Ledger
 from engram.explaining.moments import Memory, Step
 from engram.explaining.naming import Names
@@ -42,13 +42,6 @@ class Teller:
 
     # -- one step ----------------------------------------------------------------------------------------------------
 
-    def choice(self, episode: Episode, step: int) -> Choice:
-        """What was chosen at a step."""
-        allowed = episode.decision.allowed
-        return contributions.choice(
-            episode.kept.preference[step], int(episode.kept.action[step]), None if allowed is None else allowed[step]
-        )
-
     def read(self, episode: Episode, step: int) -> Read:
         """What was read at a step of the external memory."""
         read: Any = episode.decision.external
@@ -59,11 +52,11 @@ class Teller:
 
     def split(self, episode: Episode, step: int, read: Read | None = None) -> Split:
         """The margin of a step, taken apart."""
-        return contributions.split(self.choice(episode, step), episode.kept.own[step], read, self.by_policy)
+        return contributions.split(episode.choice(step), episode.kept.own[step], read, self.by_policy)
 
     def _plain(self, episode: Episode, number: int, step: int, names: Names) -> Step:
         """The step without what an external memory gave."""
-        decision, chosen, last = episode.decision, self.choice(episode, step), step == episode.length - 1
+        decision, chosen, last = episode.decision, episode.choice(step), step == episode.length - 1
         parted = self.split(episode, step)
         actions = len(episode.kept.preference[step])
         allowed = np.ones(actions, bool) if decision.allowed is None else decision.allowed[step]
@@ -138,7 +131,7 @@ class Teller:
         at. So one that draws attention and moves nothing is among them.
         """
         entries = [entry for entry in parted.entries if entry.weight > 0]
-        likely = contributions.likely_effects(parted, read, self.choice(episode, step))
+        likely = contributions.likely_effects(parted, read, episode.choice(step))
         by_effect = sorted(entries, key=lambda entry: (-abs(likely[entry.id]), entry.id))
         chosen = [entry.id for entry in by_effect[: self.shown - self.shown // 4]]
         more = [entry.id for entry in entries if entry.id not in chosen]  # by weight
