@@ -7,8 +7,10 @@ import errno
 import json
 import math
 import os
+import secrets
 import shutil
 import stat
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -129,6 +131,26 @@ class Disk:
 
     def free(self, path: Path) -> int:
         return shutil.disk_usage(path).free
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Write `content` to `path` so that a reader, or a kill, finds the old file or the new one and nothing between.
+
+    A link at `path` is replaced, not followed. Raises: OSError, which names `path`.
+    """
+    beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    try:
+        handle = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666)
+        with open(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(beside, path)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
+    finally:
+        with suppress(OSError):
+            beside.unlink(missing_ok=True)
 
 
 def read_small(fs: FileSystem, path: Path, limit: int) -> bytes:

@@ -5,10 +5,10 @@ from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from engram.checkpoint.disk import replace_file
 from engram.comparison import report
 from engram.errors import WriteFailed, unwritten
 from engram.run import html
-from engram.run.metrics import replace_file
 
 if TYPE_CHECKING:
     from engram.comparison.compare import Comparison

@@ -16,10 +16,10 @@ from functools import cache
 from importlib import resources
 from pathlib import Path
 
+from engram.checkpoint.disk import replace_file
 from engram.errors import EngramError, WriteFailed, unwritten
 from engram.explaining.data import dumps, encode, shown
 from engram.explaining.moments import Told
-from engram.run.metrics import replace_file
 
 SCRIPTS = ("read.js", "draw.js", "now.js", "memories.js", "timeline.js", "tabs.js", "page.js")  # one after the other
 MEGABYTE = 1_000_000

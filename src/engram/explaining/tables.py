@@ -1,10 +1,12 @@
 """What an explanation holds as plain tables, for a spreadsheet or a notebook."""
 
 import csv
+import io
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from engram.checkpoint.disk import replace_file
 from engram.errors import WriteFailed
 from engram.explaining.moments import Step, Told
 
@@ -39,8 +41,9 @@ def write_csv(told: Told, folder: str | Path) -> list[Path]:
             if len(rows) < 2:
                 continue
             path = folder / f"{name}.csv"
-            with path.open("w", encoding="utf-8", newline="") as file:
-                csv.writer(file).writerows([_cell(value) for value in row] for row in rows)
+            text = io.StringIO(newline="")
+            csv.writer(text).writerows([_cell(value) for value in row] for row in rows)
+            replace_file(path, text.getvalue().encode())
             written.append(path)
     except OSError as error:
         raise WriteFailed(f"the tables could not be written to {folder}: {error}") from error

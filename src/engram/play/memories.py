@@ -29,6 +29,7 @@ from jaxtyping import Bool, Int, PyTree
 from engram import registry
 from engram.agents import policy
 from engram.agents.policy import Mind
+from engram.checkpoint.disk import replace_file
 from engram.errors import SpecError, WriteFailed, unwritten
 from engram.external import forgetting
 from engram.play.choosing import Chosen, Told, check_conditions, read_condition
@@ -233,7 +234,7 @@ class Memories:
                 rows = [row | {"observation": self._as_json(row)} for row in rows]
             content = json.dumps(rows, allow_nan=False, indent=1) + "\n"
         try:
-            path.write_text(content)
+            replace_file(path, content.encode())
         except OSError as error:
             raise WriteFailed(unwritten(path, error)) from None
         return path

@@ -5,8 +5,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from engram.checkpoint.disk import replace_file
 from engram.run.intervals import interval
-from engram.run.metrics import number, read_metrics, replace_file
+from engram.run.metrics import number, read_metrics
 
 CURVE_FILE = "learning-curve.png"
 

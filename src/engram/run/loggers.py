@@ -22,6 +22,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
+from engram.checkpoint.disk import replace_file
 from engram.errors import EngramError, SpecError, UnknownName, Warned, hint, install
 
 LOG = logging.getLogger("engram")
@@ -202,8 +203,6 @@ class CsvLogger:
         """Every line is on the disk already."""
 
     def _rewrite(self) -> None:
-        from engram.run.metrics import replace_file  # the log imports this file
-
         self._columns = list(dict.fromkeys(name for row in self._rows for name in row))
         header = [dict(zip(self._columns, self._columns, strict=True))] if self._columns else []
         replace_file(self._path, self._text(header + self._rows).encode())
@@ -225,8 +224,6 @@ class _Sent:
 
     def put(self, id: str, step: int) -> None:
         """What was sent last."""
-        from engram.run.metrics import replace_file
-
         self.id, self.step = id, step
         content = self._read() | {self._service: {"id": id, "step": step}}
         replace_file(self._path, (json.dumps(content) + "\n").encode())

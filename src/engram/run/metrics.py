@@ -8,14 +8,13 @@ import errno
 import json
 import math
 import os
-import secrets
 import stat
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from engram.checkpoint.disk import replace_file
 from engram.errors import CheckpointError, WriteFailed, unwritten
 from engram.run.appending import Appending
 from engram.run.loggers import EVENTS, check_loggers, settings_of
@@ -212,26 +211,6 @@ def number(value: Any) -> float | None:
     """A number out of a log that somebody may have changed; None for anything else, and for what no float holds."""
     known = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < LARGEST
     return float(value) if known else None
-
-
-def replace_file(path: Path, content: bytes) -> None:
-    """Write `content` to `path` so that a reader, or a kill, finds the old file or the new one and nothing between.
-
-    A link at `path` is replaced, not followed. Raises: OSError, which names `path`.
-    """
-    beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
-    try:
-        handle = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666)
-        with open(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, path)
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, str(path)) from error
-    finally:
-        with suppress(OSError):
-            beside.unlink(missing_ok=True)
 
 
 def _content(path: Path) -> bytes:

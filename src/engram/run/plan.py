@@ -10,12 +10,11 @@ from engram import registry, spaces, specs
 from engram.agents import presets  # noqa: F401, its parts are registered
 from engram.agents.mind import MindSpec
 from engram.bits import LAST
-from engram.checkpoint.disk import Disk, bytes_in, read_small, strict_json
+from engram.checkpoint.disk import Disk, bytes_in, read_small, replace_file, strict_json
 from engram.checkpoint.store import TRIES, CheckpointStore, Loaded, state_digest
 from engram.errors import CheckpointError, EngramError, SpecError, WriteFailed, told, unwritten
 from engram.registry import UnknownPart
 from engram.run.keeper import BEST_FOLDER, FOLDER
-from engram.run.metrics import replace_file
 from engram.run.settings import FREE, RUN, RunSettings, check
 from engram.specs import NEEDED, setting, spec
 

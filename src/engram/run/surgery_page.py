@@ -9,12 +9,12 @@ import numpy as np
 
 from engram import spaces
 from engram.agents.policy import Look, Mind, Seen, seen_on_host
+from engram.checkpoint.disk import replace_file
 from engram.checkpoint.store import Loaded
 from engram.errors import WriteFailed, unwritten
 from engram.play.memories import COLUMNS, Remembered
 from engram.play.playing import Policy
 from engram.run import html
-from engram.run.metrics import replace_file
 from engram.run.plan import RunPlan
 from engram.trees import named
 

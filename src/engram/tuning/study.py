@@ -14,11 +14,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from engram.checkpoint.disk import Disk, read_small, strict_json
+from engram.checkpoint.disk import Disk, read_small, replace_file, strict_json
 from engram.checkpoint.files import RunLock
 from engram.errors import CheckpointError, EngramError, SpecError, WriteFailed, install, unwritten
 from engram.run.keeper import FOLDER
-from engram.run.metrics import replace_file
 from engram.tuning.shared import JOURNAL, LOCK, Exclusive, claim, storage
 from engram.tuning.space import Choice, Dimension, from_json, to_json
 
