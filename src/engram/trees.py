@@ -23,8 +23,11 @@ def copied(tree: Any, prefix: str = "") -> dict[str, np.ndarray]:
     return {name: np.array(leaf) for name, leaf in named(tree, prefix).items()}
 
 
-def restored(like: T, arrays: Mapping[str, np.ndarray], prefix: str = "") -> T:
+def restored(like: T, arrays: Mapping[str, np.ndarray], prefix: str = "", owned: bool = True) -> T:
     """A tree of the structure, shapes and dtypes of `like`, with the leaves that `arrays` holds under these names.
+
+    `owned`: each leaf is a buffer of its own, which can be donated. What is only read needs no copies: they are a
+    program for each shape, which takes time to load.
 
     Raises: CheckpointError naming the first leaf that is missing or does not fit.
     """
@@ -38,7 +41,9 @@ def restored(like: T, arrays: Mapping[str, np.ndarray], prefix: str = "") -> T:
                 f"{name!r} is {array.dtype}{list(array.shape)} in the checkpoint, but this agent needs "
                 f"{leaf.dtype}{list(leaf.shape)}; resume with the settings that the run was started with"
             )
-        leaves.append(jnp.array(array))
+        leaves.append(jnp.array(array) if owned else array)
+    if not owned:
+        leaves = jax.device_put(leaves)
     return jax.tree.unflatten(jax.tree.structure(like), leaves)
 
 

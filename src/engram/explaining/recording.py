@@ -220,6 +220,7 @@ def opened(agent: TrainedAgent, key: int, limit: int, pictured: bool) -> Iterato
     with ExitStack() as opened:
         envs = None
         if pictured and agent.world_name is not None:
+            views.without_screen()
             with (
                 suppress(EngramError),
                 views.without_notes(),

@@ -1,6 +1,8 @@
 """Pictures of what was seen: as the environment draws it, or the observation itself where that is an image."""
 
 import logging
+import os
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +21,7 @@ from engram.explaining.moments import Picture
 
 COLOURS = (1, 3, 4)  # channels of an image
 LONGEST_SIDE = 320  # of a picture, in pixels: an episode has thousands of them
+SCREENS = ("SDL_VIDEODRIVER", "DISPLAY", "WAYLAND_DISPLAY", "XDG_RUNTIME_DIR")  # one of them is set where one is
 RENDERED = {"render_mode": "rgb_array"}  # the argument by which a Gymnasium environment draws pictures
 
 
@@ -34,6 +37,12 @@ def without_notes() -> Iterator[None]:
             yield
         finally:
             notes.setLevel(level)
+
+
+def without_screen() -> None:
+    """Where there is no screen, pygame is told so: else it looks for one, and says that it finds none."""
+    if sys.platform == "linux" and not any(os.environ.get(name) for name in SCREENS):
+        os.environ["SDL_VIDEODRIVER"] = "dummy"
 
 
 def renders(envs: Any) -> bool:

@@ -136,7 +136,7 @@ def minds_of(agent: Agent, arrays: Mapping[str, np.ndarray]) -> list[Mind]:
     """What each seed decides with, by the arrays of a checkpoint."""
     found = {name: arrays[old] for name, old in mind_names(agent).items() if old in arrays}
     like = agent.mind(numbered_mind(agent)[0])
-    return [restored(like, one) for one in _each_seed(found, named(like))]
+    return [restored(like, one, owned=False) for one in _each_seed(found, named(like))]
 
 
 def _rows_of(loaded: Loaded, lane: int, start: int, stop: int) -> dict[str, np.ndarray]:

@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, UInt32
 
 from engram.envs.device import DeviceStep, at_least, register_device, typed_key, uniforms
+from engram.envs.tasks.kept import kept
 from engram.envs.tasks.traffic import (
     ACCESS,
     AGENT,
@@ -34,6 +35,7 @@ from engram.envs.tasks.traffic import (
     placed,
     touching,
 )
+from engram.envs.tasks.traffic import __file__ as traffic_source
 from engram.spaces import Box
 
 ROWS = 15  # vehicles in an observation
@@ -207,9 +209,13 @@ def _half_turned(traffic: Traffic, half: Bool[Array, ""]) -> Traffic:
 @cache
 def _openings(count: int) -> Float[np.ndarray, "count columns others"]:
     """The traffic of first moments: simulated once, because a reset runs at every step of every environment."""
-    with jax.ensure_compile_time_eval():  # also where the caller is being traced
-        key = typed_key(jnp.array([0, count], jnp.uint32))
-        return np.asarray(jax.jit(jax.vmap(_opening))(jax.random.uniform(key, (count, OPENING_VEHICLES, 6))))
+
+    def make() -> np.ndarray:
+        with jax.ensure_compile_time_eval():  # also where the caller is being traced
+            key = typed_key(jnp.array([0, count], jnp.uint32))
+            return np.asarray(jax.jit(jax.vmap(_opening))(jax.random.uniform(key, (count, OPENING_VEHICLES, 6))))
+
+    return kept("openings", make, (count, len(Traffic._fields), OPENING_VEHICLES), (__file__, traffic_source))
 
 
 def _opening(draws: Float[Array, "others 6"]) -> Float[Array, "columns others"]:
