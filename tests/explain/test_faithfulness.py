@@ -20,11 +20,13 @@ class Made:
     what: str = "memories"
     fresh: np.ndarray | None = None
     asked: int = 0
+    per_episode: int = 1000
 
     @property
     def cases(self) -> list[Case]:
         fresh = [None] * len(self.weights) if self.fresh is None else self.fresh
-        return [Case(weights, 0, 1, other) for weights, other in zip(self.weights, fresh, strict=True)]
+        each = enumerate(zip(self.weights, fresh, strict=True))
+        return [Case(weights, 0, 1, other, divmod(n, self.per_episode)) for n, (weights, other) in each]
 
     def without(self, which: np.ndarray, removed: np.ndarray) -> np.ndarray:
         self.asked += len(which)
@@ -71,15 +73,31 @@ def test_a_decoy_that_is_looked_at_and_does_nothing_is_exposed():
     assert found.verdict == faithfulness.MISLEADING
 
 
-def test_no_link_is_called_faithful_in_at_most_one_of_twenty_agents():
-    """200 agents whose weights say nothing of what matters."""
+@pytest.mark.parametrize(("alike", "agents"), [(1, 200), (3, 60)])
+def test_no_link_is_called_faithful_or_misleading_in_at_most_one_of_twenty_agents(alike: int, agents: int):
+    """Agents whose weights say nothing of what matters; also where the steps of an episode are the same step."""
     verdicts = []
-    for seed in range(200):
-        random, weights, effects = made(seed, cases=8, items=8)
-        verdicts.append(measure(Made(effects, weights), random, orders=8).verdict)
-    positive = sum(verdict in (faithfulness.FAITHFUL, faithfulness.WEAK) for verdict in verdicts)
-    assert positive <= 10
-    assert sum(verdict.startswith("not shown") for verdict in verdicts) >= 170
+    for seed in range(agents):
+        random, weights, effects = made(seed, cases=8 if alike == 1 else 6, items=8)
+        subject = Made(np.repeat(effects, alike, 0), np.repeat(weights, alike, 0), per_episode=alike)
+        verdicts.append(measure(subject, random, orders=8).verdict)
+    assert sum(verdict in (faithfulness.FAITHFUL, faithfulness.WEAK) for verdict in verdicts) <= agents // 20
+    assert sum(not verdict.startswith("not shown") for verdict in verdicts) <= agents // 10
+
+
+def test_few_episodes_are_told():
+    random, weights, _ = made(6)
+    one, six = (measure(Made(weights * 3, weights, per_episode=size), random) for size in (12, 2))
+    assert any(note.startswith("one episode: ") for note in one.notes)
+    assert any("of 6 episodes" in note for note in six.notes)
+
+
+def test_a_removal_that_raises_the_margin_is_drawn_above_it():
+    random, weights, _ = made(7)
+    found = measure(Made(-weights, weights, base=3.0), random)
+    assert found.score == pytest.approx(1.0)
+    assert all(low < high for low, high in zip(found.curves[0].ours, found.curves[0].ours[1:], strict=False))
+    assert found.curves[0].ours[0] > 1.0
 
 
 def test_the_known_item_is_found_in_each_of_a_hundred_agents():
@@ -98,6 +116,7 @@ def test_layers_drawn_anew_and_too_few_steps_are_told():
     random, weights, _ = made(3)
     alike = measure(Made(weights, weights, fresh=weights), random)
     assert alike.reinitialised == pytest.approx(1.0)
+    assert alike.verdict == faithfulness.UNLEARNED
     assert any("drawn anew" in note for note in alike.notes)
     other = measure(Made(weights, weights, fresh=random.permuted(weights, axis=1)), random)
     assert abs(other.reinitialised) < 0.3

@@ -10,9 +10,14 @@ the areas of random orders and of the best order that was found, mostly the one 
     score = (ours - random) / (best - random)
 
 summed over steps, each in units of its best area. 0 is chance, 1 as good as can be, negative is misleading.
-Insertion begins with nothing and adds the items. Sources: Samek et al. 2017 and Petsiuk et al. 2018 for deletion and
-insertion; Adebayo et al. 2018 for shuffled weights and layers drawn anew; Jain & Wallace 2019 for the agreement of
-attention with leave-one-out.
+Insertion begins with nothing and adds the items.
+
+Steps of one episode are alike. So the bootstrap draws whole episodes, or where they are few, blocks of steps that
+follow each other. The interval is so many of its standard errors as Student's t says of so few groups.
+
+Sources: Samek et al. 2017 and Petsiuk et al. 2018 for deletion and insertion; Adebayo et al. 2018 for shuffled weights
+and layers drawn anew; Jain & Wallace 2019 for the agreement of attention with leave-one-out; Cameron, Gelbach & Miller
+2008 for a bootstrap over few groups.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,14 +25,15 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
-from scipy.stats import kendalltau
+from scipy.stats import kendalltau, t
 
 from engram.explaining.moments import Curve, Faithful
 
 ORDERS = 32  # random orders that a case is compared with
 SHUFFLES = 8  # of the weights
-RESAMPLES = 1000  # of the bootstrap
-FEWEST = 4  # steps from which an interval is told
+RESAMPLES = 2000  # of the bootstrap
+FEWEST = 8  # steps from which an interval is told
+FEWEST_EPISODES = 5  # from which whole episodes are drawn
 CLEAR = 0.2  # a score is called faithful where its whole interval lies above
 NO_AREA = 1e-9  # above chance, of all cases together: below, there is nothing to divide by
 NOTHING = 1e-4  # of the spread of the preferences: effects below are rounding
@@ -37,6 +43,7 @@ WEAK = "attention predicts a little of what mattered here"
 NOT_SHOWN = "not shown: treat the highlights as decoration"
 MISLEADING = "misleading: what was looked at most mattered less than chance"
 INVALID = "the measurement is invalid: shuffled weights score as well"
+UNLEARNED = "not shown: layers drawn anew order the items as well"
 TOO_FEW = "not shown: too few steps to measure"
 NO_EFFECT = "not shown: nothing that was looked at moved the choice"
 
@@ -48,6 +55,7 @@ class Case(NamedTuple):
     action: int
     runner_up: int
     fresh: Float[np.ndarray, "items"] | None = None  # weights that layers drawn anew give the same items
+    place: tuple[int, int] = (0, 0)  # episode, step
 
 
 class Subject(Protocol):
@@ -83,8 +91,9 @@ class _Measured(NamedTuple):
     random: Float[np.ndarray, "orders sizes"]
     shuffled: float  # mean area
     fresh: float | None
-    margin: float  # absolute; of insertion, how far all items together move it
+    margin: float  # with all items
     matters: bool  # whether anything does
+    left: Float[np.ndarray, "named+orders sizes"]  # the margin itself: of ours, least, oracle, then of random orders
 
 
 def measure(subject: Subject, random: np.random.Generator, orders: int = ORDERS) -> Faithful:
@@ -198,7 +207,8 @@ def _walk(
         effects = (abs(end - begin) - rest if inserted else way).reshape(-1, len(sizes))
         finite = found[here][:2][np.isfinite(found[here][:2])]
         spread = float(np.abs(finite).max(initial=0.0))
-        results.append(_measured(drawn[number], effects, abs(end - begin) if inserted else abs(begin), spread))
+        left = np.array(moved).reshape(-1, len(sizes))
+        results.append(_measured(drawn[number], effects, left, end if inserted else begin, spread))
         flips.append(found[here][2].argmax() != found[here][0].argmax())
         place = here.stop
     return results, float(np.mean(flips))
@@ -222,14 +232,21 @@ def _mask(order: np.ndarray, size: int, most: int, inserted: bool) -> np.ndarray
     return mask
 
 
-def _measured(orders: _Orders, effects: np.ndarray, margin: float, spread: float) -> _Measured:
+def _measured(orders: _Orders, effects: np.ndarray, left: np.ndarray, margin: float, spread: float) -> _Measured:
     named = dict(zip(orders.named, effects, strict=False))
-    rest = effects[len(named) :]
-    random, shuffled = rest[: len(orders.random)], rest[len(orders.random) :]
+    at, end = len(named), len(named) + len(orders.random)
     fresh = float(named["fresh"].mean()) if "fresh" in named else None
     matters = float(np.abs(effects).max(initial=0.0)) > NOTHING * max(spread, 1e-6)
     return _Measured(
-        named["ours"], named["least"], named["oracle"], random, float(shuffled.mean()), fresh, margin, matters
+        ours=named["ours"],
+        least=named["least"],
+        oracle=named["oracle"],
+        random=effects[at:end],
+        shuffled=float(effects[end:].mean()),
+        fresh=fresh,
+        margin=margin,
+        matters=matters,
+        left=np.concatenate([left[:3], left[at:end]]),
     )
 
 
@@ -260,17 +277,42 @@ def _ratio(parts: np.ndarray) -> np.ndarray:
     return np.where(best > NO_AREA, above / np.maximum(best, NO_AREA), 0.0)
 
 
-def _mean(rows: np.ndarray) -> np.ndarray:
-    return rows.mean(-1)
+class _Groups(NamedTuple):
+    """What the bootstrap draws: which cases belong together."""
+
+    members: list[Int[np.ndarray, "cases"]]
+    note: str
+
+    @classmethod
+    def of(cls, places: Sequence[tuple[int, int]]) -> "_Groups":
+        """Whole episodes, or blocks of the steps of each where there are few episodes."""
+        order = sorted(range(len(places)), key=lambda case: places[case])
+        episodes = [
+            np.array([case for case in order if places[case][0] == number])
+            for number in sorted({episode for episode, _ in places})
+        ]
+        if len(episodes) >= FEWEST_EPISODES:
+            return cls(episodes, f"interval: of {len(episodes)} episodes, drawn as a whole")
+        block = max(2, round(len(places) ** (1 / 3)))
+        blocks = [part for one in episodes for part in np.array_split(one, max(1, len(one) // block))]
+        count = "one episode" if len(episodes) == 1 else f"{len(episodes)} episodes only"
+        return cls(blocks, f"{count}: the interval is of {len(blocks)} blocks of steps, and says little of others")
 
 
 def _interval(
-    random: np.random.Generator, statistic: Callable[[np.ndarray], np.ndarray], rows: np.ndarray
+    random: np.random.Generator, statistic: Callable[[np.ndarray], np.ndarray], rows: np.ndarray, groups: _Groups
 ) -> tuple[float, float]:
-    """95 %, by the percentiles of a bootstrap over cases, which are the first axis."""
-    drawn = random.integers(0, len(rows), (RESAMPLES, len(rows)))
-    low, high = np.percentile(statistic(rows[drawn]), (2.5, 97.5))
-    return float(low), float(high)
+    """95 %, by the standard error of a bootstrap over groups of cases, which are the first axis of `rows`.
+
+    `statistic` is of sums: groups of different sizes weigh by what they sum to.
+    """
+    sums = np.array([rows[members].sum(0) for members in groups.members])
+    count = len(sums)
+    middle, drawn = float(statistic(sums)), random.integers(0, count, (RESAMPLES, count))
+    if count < 2:
+        return -np.inf, np.inf
+    reach = t.ppf(0.975, count - 1) * np.sqrt(count / (count - 1)) * float(statistic(sums[drawn]).std())
+    return middle - reach, middle + reach
 
 
 def _judged(
@@ -288,24 +330,29 @@ def _judged(
     fresh = None
     if all(one.fresh is not None for one in measured):
         fresh = float(_ratio(np.array([_parts(one, one.fresh or 0.0) for one in measured])))
-    score, interval = float(_ratio(parts)), _interval(random, _ratio, parts)
-    taus = np.array([_tau(subject.cases[number].weights, alone[number].effects) for number in kept])
+    groups = _Groups.of([subject.cases[number].place for number in kept])
+    score, interval = float(_ratio(parts)), _interval(random, _ratio, parts, groups)
+    taus = np.array([(_tau(subject.cases[number].weights, alone[number].effects), 1.0) for number in kept])
     verdict = judged(score, interval, shuffled, len(measured), any(one.matters for one in measured))
     if fresh is not None and fresh > CLEAR and fresh > score / 2:
         notes = [*notes, "layers drawn anew order the items much alike: the order owes little to what was learned"]
+        anew = np.array([_parts(one, one.fresh or 0.0) for one in measured])
+        better = np.stack([parts[:, 0] - anew[:, 0], parts[:, 1]], 1)  # the same units, so the scores' difference
+        if verdict in (FAITHFUL, WEAK) and _interval(random, _ratio, better, groups)[0] <= 0:
+            verdict = UNLEARNED
     return Faithful(
         what=subject.what,
         score=score,
         interval=interval,
-        agreement=float(taus.mean()),
-        agreement_interval=_interval(random, _mean, taus),
+        agreement=float(_ratio(taus)),
+        agreement_interval=_interval(random, _ratio, taus, groups),
         shuffled=shuffled,
         reinitialised=fresh,
         flips=flips,
         samples=len(measured),
         verdict=verdict,
         curves=curves,
-        notes=notes,
+        notes=[*notes, groups.note],
     )
 
 
@@ -333,26 +380,20 @@ def _tau(weights: np.ndarray, effects: np.ndarray) -> float:
 
 
 def _curve(what: str, way: str, sizes: list[int], cases: Sequence[_Measured]) -> Curve:
-    """Mean shares of the margin: what is left when items are removed, what is restored when they are added."""
-    margin = max(float(np.mean([one.margin for one in cases])), 1e-9)
-    sign = -1.0 if way == "deletion" else 1.0
-    begin = 1.0 if way == "deletion" else 0.0
-
-    def share(effects: np.ndarray) -> list[float]:
-        return (begin + sign * effects / margin).tolist()
-
-    random = np.mean([one.random for one in cases], axis=0)
-    low, high = np.percentile(random, (2.5, 97.5), axis=0)
-    ends = (share(high), share(low)) if way == "deletion" else (share(low), share(high))
+    """Mean margins as shares of the whole one, with their sign: above 1 where what is left prefers the choice more."""
+    margin = float(np.mean([one.margin for one in cases]))
+    margin = np.copysign(max(abs(margin), 1e-9), margin)
+    left = np.mean([one.left for one in cases], axis=0) / margin
+    low, high = np.percentile(left[3:], (2.5, 97.5), axis=0)
     return Curve(
         what=what,
         way=way,
         sizes=sizes,
-        ours=share(np.mean([one.ours for one in cases], axis=0)),
-        random=share(random.mean(0)),
-        random_interval=list(zip(*ends, strict=True)),
-        least=share(np.mean([one.least for one in cases], axis=0)),
-        oracle=share(np.mean([one.oracle for one in cases], axis=0)),
+        ours=left[0].tolist(),
+        random=left[3:].mean(0).tolist(),
+        random_interval=list(zip(low.tolist(), high.tolist(), strict=True)),
+        least=left[1].tolist(),
+        oracle=left[2].tolist(),
     )
 
 

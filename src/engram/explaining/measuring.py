@@ -129,7 +129,7 @@ def memories(teller: Teller, how: str, random: np.random.Generator) -> Memories 
         weights = np.array([entry.weight for entry in entries])
         other = _weights_anew(recording.spec, anew, episode, step, chosen)
         fresh = np.array([other.get(entry.id, 0.0) for entry in entries])
-        cases.append(Case(weights, chosen.action, chosen.runner_up, fresh))
+        cases.append(Case(weights, chosen.action, chosen.runner_up, fresh, (number, step)))
     return Memories(recording, places, cases, ids)
 
 
@@ -204,7 +204,7 @@ def history(recording: Recording, how: str, random: np.random.Generator) -> Hist
         kept = np.sort(np.argsort(-weights, kind="stable")[: ITEMS[how]])
         chosen = episode.choice(step)
         fresh = other[number][step][kept]
-        cases.append(Case(weights[kept], chosen.action, chosen.runner_up, fresh))
+        cases.append(Case(weights[kept], chosen.action, chosen.runner_up, fresh, (number, step)))
         steps.append(kept)
     return History(recording, places, cases, steps)
 
@@ -255,7 +255,8 @@ def observations(teller: Teller, how: str, random: np.random.Generator) -> list[
         episode, chosen = recording.episodes[number], recording.episodes[number].choice(step)
         other = _looked(recording.spec, anew, episode, np.array([step]))[1].encoding.attention[0]
         attention = episode.decision.encoding.attention[step]
-        cases.append(Case(attention.mean(0), chosen.action, chosen.runner_up, np.asarray(other).mean(0)))
+        seen = attention.mean(0), chosen.action, chosen.runner_up, np.asarray(other).mean(0)
+        cases.append(Case(*seen, (number, step)))
     fills = _fills(recording, places, random)
     both = how == "full"
     return [Observations(recording, places, cases, parts, name, each, both) for name, each in fills.items()]
