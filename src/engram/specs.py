@@ -42,14 +42,17 @@ def setting(
     below: float = math.inf,
     about: Any = None,
     search: Range | None = None,
+    later: bool = False,
 ) -> Any:
     """A field with its help text and its range: low <= value <= high and above < value < below.
 
     default: `NEEDED` for a setting that must be given. about: kept in the field's metadata for whoever reads the spec.
     search: where `engram tune` searches it (`engram.ranges`); without it, only where a range is given by hand.
+    later: whether runs were stored before there was this setting. Its default is then not stored, so that those can be
+    read, and that their digests stay.
     """
     metadata = {"help": help, "low": low, "high": high, "above": above, "below": below, "about": about}
-    metadata["search"] = search
+    metadata |= {"search": search, "later": later}
     _check_search(search, metadata)
     if dataclasses.is_dataclass(default) or isinstance(default, dict):
         return dataclasses.field(
@@ -103,6 +106,8 @@ def to_json(value: Any) -> dict[str, Any]:
     out: dict[str, Any] = {}
     for field in dataclasses.fields(value):
         inner = getattr(value, field.name)
+        if field.metadata.get("later") and inner == _default(field):
+            continue
         if dataclasses.is_dataclass(inner):
             role = field.metadata.get("role")
             kind = {"kind": registry.name_of(role, type(inner))} if role else {}
@@ -112,12 +117,19 @@ def to_json(value: Any) -> dict[str, Any]:
     return out
 
 
+def _default(field: "dataclasses.Field[Any]") -> Any:
+    """What a setting is where nobody said."""
+    return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+
+
 def from_json(cls: type[T], value: dict[str, Any], path: str = "") -> T:
     """The spec of class `cls` that `to_json` wrote. Unknown and missing names are SpecErrors."""
     fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
     unknown = [name for name in value if name not in fields]
     if unknown:
         raise SpecError(f"{path}{unknown[0]!r} is not a setting of {cls.__name__}; {hint(unknown[0], fields)}")
+    later = {name: _default(field) for name, field in fields.items() if field.metadata.get("later")}
+    value = later | value
     missing = [name for name in fields if name not in value]
     if missing:
         raise SpecError(
@@ -135,6 +147,8 @@ def from_json(cls: type[T], value: dict[str, Any], path: str = "") -> T:
                 )
             rest = {key: item for key, item in inner.items() if key != "kind"}
             made[name] = from_json(chosen, rest, f"{path}{name}.")
+        elif dataclasses.is_dataclass(inner):
+            made[name] = inner  # the default of a later setting
         elif dataclasses.is_dataclass(kind):
             made[name] = from_json(kind, inner, f"{path}{name}.")  # type: ignore[arg-type]
         else:

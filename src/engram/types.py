@@ -25,6 +25,8 @@ class TimeStep(eqx.Module):
     reward: Float[Array, "..."]
     terminated: Bool[Array, "..."]
     carry: PyTree = None  # the working memory's carry before this observation; None where rows do not store it
+    # 1 where the same side moves next, -1 where the other does, whose worth counts against; None in tasks of one side
+    sign: Float[Array, "..."] | None = None
 
 
 class Encoding(eqx.Module):

@@ -18,6 +18,7 @@ PROBES = {
     "engram/Chain-v0": {"length": 4},
     "engram/Truncation-v0": {"max_steps": 3},
     "engram/Termination-v0": {"length": 4},
+    "engram/Nim-v0": {"pile": 6, "again": True},
 }
 NO_KEY = jnp.zeros(2, jnp.uint32)
 
@@ -27,7 +28,7 @@ def seen(observation):
 
 
 def played(env, resets=6):
-    """Every transition that can be met, by observation and action: {observation: {action: (reward, next, terminated)}}.
+    """Every transition that can be met, by observation and action: {observation: {action: (reward, next, terminated, sign)}}.
 
     Fails if two states that look alike behave differently: then no function of the observation could be the value.
     """
@@ -37,7 +38,8 @@ def played(env, resets=6):
         state, observation = waiting.pop()
         for action in range(env.actions):
             following, step = env.step(state, jnp.int32(action), NO_KEY)
-            outcome = (float(step.reward), seen(step.observation), bool(step.terminated))
+            sign = 1.0 if step.sign is None else float(step.sign)
+            outcome = (float(step.reward), seen(step.observation), bool(step.terminated), sign)
             assert model.setdefault(seen(observation), {}).setdefault(action, outcome) == outcome
             if not (step.terminated or step.truncated):
                 waiting.append((following, step.observation))
@@ -50,8 +52,8 @@ def iterated(model, discount):
     for _ in range(2000):
         q = {
             observation: {
-                action: reward + (0.0 if terminated else discount * max(q[following].values()))
-                for action, (reward, following, terminated) in actions.items()
+                action: reward + (0.0 if terminated else sign * discount * max(q[following].values()))
+                for action, (reward, following, terminated, sign) in actions.items()
             }
             for observation, actions in model.items()
         }
@@ -83,6 +85,8 @@ def test_values_by_hand():
         "engram/Chain-v0": [[0.125], [0.25], [0.5], [1.0]],
         "engram/Truncation-v0": [[2.0]],
         "engram/Termination-v0": [[1.875], [1.75], [1.5], [1.0]],
+        # Piles 6 to 1. Of 1 and 2 the last is taken. 3: the other side takes all. 4: one more move, on a pile of 3.
+        "engram/Nim-v0": [[0.125, 0.125], [0.125, 0.25], [-0.25, -0.5], [-0.5, -0.5], [0.5, 1.0], [1.0, 1.0]],
     }
     for id, arguments in PROBES.items():
         assert [q.tolist() for _, q in make_device(id, **arguments).values(0.5)] == expected[id]

@@ -203,7 +203,8 @@ def transition(
     far = far or horizon(spec, None)
     rows = sampling.rows_from(ring, row, lane, spec.rows)
     reward = as_learned(spec, scales, rows.reward[:-1])
-    step = n_step(reward, rows.terminated[:-1], rows.is_first[1:], far.powers, far.rewards)
+    sign = None if rows.sign is None else rows.sign[:-1]
+    step = n_step(reward, rows.terminated[:-1], rows.is_first[1:], far.powers, far.rewards, sign)
     observe = partial(sampling.stacked, ring, lane=lane, stack=spec.observation.stack, unknown=spec.may_be_blank)
     weight = 1.0 - rows.is_first[1].astype(jnp.float32)
     start = Start(rows.action[0], step, weight)
@@ -243,7 +244,8 @@ def window(
     starts = jnp.arange(size)[:, None] + jnp.arange(n)
     reward = as_learned(spec, scales, rows.reward)
     returns = jax.vmap(partial(n_step, powers=far.powers, count=far.rewards))
-    step = returns(reward[starts], rows.terminated[starts], rows.is_first[starts + 1])
+    more = {} if rows.sign is None else {"sign": rows.sign[starts]}
+    step = returns(reward[starts], rows.terminated[starts], rows.is_first[starts + 1], **more)
     begun = jnp.cumsum(rows.is_first[:size]) > 0  # the carry is as it was when acting, however early that is
     learned = begun | (jnp.arange(size) >= spec.replay.burn_in)
     weight = learned & ~rows.is_first[1 : size + 1]

@@ -19,6 +19,7 @@ from engram.agents.optimizing import accepted
 from engram.agents.recall import reading
 from engram.agents.statistics import Scales, Statistics, beyond
 from engram.agents.timeline import timeline
+from engram.errors import SpecError
 from engram.types import Key, TimeStep
 
 if TYPE_CHECKING:
@@ -41,6 +42,21 @@ class LearnerState(eqx.Module):
     def scales(self) -> Scales | None:
         """What the networks scale by."""
         return None if self.statistics is None else self.statistics.scales
+
+
+def of_turns(spec: MindSpec, experience: Experience) -> Experience:
+    """The steps with signs for an agent that counts them, and without for others.
+
+    Raises SpecError where it counts them and there are none.
+    """
+    if not spec.turns:
+        return experience._replace(row=dataclasses.replace(experience.row, sign=None))
+    if experience.row.sign is None:
+        raise SpecError(
+            "turns = true counts what the other side is worth against, but these steps do not say who moves next; "
+            "leave it out, or give DeviceStep a sign"
+        )
+    return experience
 
 
 def with_met(

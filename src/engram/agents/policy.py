@@ -70,6 +70,7 @@ class Seen(NamedTuple):
     observation: PyTree
     is_first: Bool[Array, "envs"]
     reward: Float[Array, "envs"]  # of the step before; means nothing where `is_first`
+    sign: Float[Array, "envs"] | None = None  # of the step before: see `DeviceStep`; None in tasks of one side
 
 
 def seen_on_host(observation: PyTree, is_first: Any, reward: Any) -> Seen:

@@ -19,7 +19,7 @@ from engram import spaces
 from engram.agents import demos, examples, statistics
 from engram.agents.acting import ActorState, act, new_actor, remembered
 from engram.agents.agent import Acted, AgentState, Experience, PlainPolicy, Rhythm, shape_of
-from engram.agents.learner import LearnerState, fault, first_fault, nbytes, report, stepped, with_met
+from engram.agents.learner import LearnerState, fault, first_fault, nbytes, of_turns, report, stepped, with_met
 from engram.agents.network import Network, Previous, build
 from engram.agents.optimizing import begun_anew, follow, mixed, optimizer_of
 from engram.agents.policy import Mind, Seen, begin, decide, still
@@ -132,7 +132,7 @@ class QLearner:
 
     def _empty(self, carry: PyTree) -> Replay:
         """A replay without rows, each of which will keep a carry like this one."""
-        rows = ring.empty(self.space, self.rows_per_lane, self.envs, carry)
+        rows = ring.empty(self.space, self.rows_per_lane, self.envs, carry, self.spec.turns)
         given = demos.empty(self.spec, self.space, self.demonstrations, carry)
         return Replay(rows, self.spec.draw.init(self.rows_per_lane, self.envs), given)
 
@@ -175,7 +175,7 @@ class QLearner:
         """Writes the rows of a few successive steps, the final rows of the episodes that they ended, and the entries
         of actions whose return is known now; counts what was met.
         """
-        old: Replay = state.replay
+        experience, old = of_turns(self.spec, experience), state.replay
         rows, keep = timeline(experience, None if experience.noted is None else experience.noted.carry)
         before = ring.renumbered(old.ring)
         grown = ring.write(before, rows, keep)

@@ -38,7 +38,7 @@ class Steps(NamedTuple):
     """A whole rollout as a target needs it."""
 
     reward: Float[Array, "time envs"]  # as it is learned
-    discount: Float[Array, "time envs"]  # gamma, and 0 after a termination
+    discount: Float[Array, "time envs"]  # gamma, 0 after a termination, -gamma where the other side moves next
     following: Float[Array, "time envs"]  # what came next is worth
     ends: Bool[Array, "time envs"]  # whether the next row is of another episode, or of the next rollout
     known: PyTree
@@ -58,8 +58,10 @@ class Examples(NamedTuple):
     target: PyTree
 
 
-def empty(space: spaces.Space, steps: int, envs: int, stack: int, carry: PyTree, known: PyTree) -> Rollout:
-    """A rollout without steps. `carry` and `known`: of one environment, arrays or their shapes."""
+def empty(
+    space: spaces.Space, steps: int, envs: int, stack: int, carry: PyTree, known: PyTree, turns: bool = False
+) -> Rollout:
+    """A rollout without steps. `carry` and `known`: of one environment, arrays or their shapes. `turns`: with signs."""
     leading = (steps, envs)
     zeros = partial(jnp.zeros, leading)
 
@@ -69,7 +71,9 @@ def empty(space: spaces.Space, steps: int, envs: int, stack: int, carry: PyTree,
     def observation() -> PyTree:
         return spaces.map_space(lambda leaf: jnp.zeros((*leading, *leaf.shape), leaf.dtype), space)
 
-    row = TimeStep(observation(), zeros(bool), zeros(jnp.int32), zeros(), zeros(bool), of(carry))
+    row = TimeStep(
+        observation(), zeros(bool), zeros(jnp.int32), zeros(), zeros(bool), of(carry), zeros() if turns else None
+    )
     frames = jax.tree.map(jnp.asarray, spaces.zeros(space, (envs, stack)))
     before = Previous(jnp.zeros(envs, jnp.int32), jnp.zeros(envs))
     return Rollout(row, zeros(bool), zeros(bool), observation(), of(known), frames, before, jnp.int32(0))
@@ -170,6 +174,7 @@ def steps_of(spec: MindSpec, mind: Mind, rollout: Rollout, frames: PyTree, value
     following = _valued(spec, mind, rollout, frames, wanted, following)
     reward = as_learned(spec, mind.network.scales, row.reward)
     discount = jnp.where(row.terminated, 0.0, spec.discount)
+    discount = discount if row.sign is None else row.sign * discount
     return Steps(reward, discount, following, ends, rollout.known)
 
 

@@ -201,7 +201,8 @@ class RolloutLearner:
         decision = jax.eval_shape(network.__call__, frames, bits)
         known = jax.eval_shape(self.spec.known, decision, jax.ShapeDtypeStruct((), jnp.int32))
         stack = self.spec.observation.stack
-        return rollouts.empty(self.space, self.spec.rollout.steps, self.envs, stack, carry, known)
+        about = stack, carry, known, self.spec.turns
+        return rollouts.empty(self.space, self.spec.rollout.steps, self.envs, *about)
 
     def mind(self, state: AgentState) -> Mind:
         """What it decides with now."""
@@ -221,6 +222,7 @@ class RolloutLearner:
 
     def observe(self, state: AgentState, experience: Experience) -> AgentState:
         """Puts successive steps into the rollout, counts what was met, and remembers what it came to."""
+        experience = learning.of_turns(self.spec, experience)
         learner = learning.with_met(self.spec, self.space, state.learner, experience)
         external, scales = state.learner.params.external, state.learner.scales
         recall = remembered(self.spec, external, state.recall, experience, scales)

@@ -83,14 +83,25 @@ def updated(
 def _discounted(
     discount: float, returns: Float[Array, "envs"], steps: TimeStep, keep: Bool[Array, "time envs"]
 ) -> tuple[Float[Array, "envs"], Float[Array, "time envs"]]:
-    """The discounted sum of each running episode's rewards, after the steps and at each of them."""
+    """The discounted sum of each running episode's rewards, after the steps and at each of them.
+
+    Where sides take turns it is as whoever moves sees it, and after a step as whoever moves next does.
+    """
 
     def one(total: Array, step: tuple[Array, Array, Array]) -> tuple[Array, Array]:
         is_first, reward, kept = step
         total = jnp.where(kept, jnp.where(is_first, 0.0, discount * total) + reward, total)
         return total, total
 
-    return jax.lax.scan(one, returns, (steps.is_first, steps.reward, keep))
+    def turned(total: Array, step: tuple[Array, Array, Array, Array]) -> tuple[Array, Array]:
+        *rest, sign = step
+        now, found = one(total, (rest[0], rest[1], rest[2]))
+        return jnp.where(rest[2], sign * now, now), found
+
+    rows = steps.is_first, steps.reward, keep
+    return (
+        jax.lax.scan(one, returns, rows) if steps.sign is None else jax.lax.scan(turned, returns, (*rows, steps.sign))
+    )
 
 
 def as_learned(spec: MindSpec, scales: Scales | None, reward: Float[Array, "*rows"]) -> Float[Array, "*rows"]:

@@ -25,6 +25,7 @@ def timeline(experience: Experience, carry: PyTree) -> tuple[TimeStep, Bool[Arra
         reward=jnp.zeros_like(row.reward),
         terminated=jnp.zeros_like(done),
         carry=jax.tree.map(jnp.zeros_like, row.carry),
+        sign=None if row.sign is None else jnp.zeros_like(row.sign),
     )
     return interleave(row, final), interleave(experience.keep, experience.keep & done)
 

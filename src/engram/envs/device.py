@@ -44,10 +44,16 @@ class DeviceStep(NamedTuple):
     reward: Float[Array, ""]
     terminated: Bool[Array, ""]  # the task is over: nothing follows, the value of what follows is 0
     truncated: Bool[Array, ""]  # the clock ran out: the value of what would follow still counts
+    # Of an environment with `turns`: 1 where the same side moves next, -1 where the other does. The reward is that of
+    # whoever moved, and the value of what follows is that of whoever moves next, so it counts with this sign.
+    sign: Float[Array, ""] | None = None
 
 
 class DeviceEnv(Protocol):
     """One environment as three pure functions of arrays; implemented by frozen (so hashable, static) dataclasses.
+
+    It may have two attributes more: `turns`, which is True where its steps have a `sign`, and `to_evaluate`, the
+    environment that evaluations play in.
 
     Keys are raw threefry words, because the runner draws all bits of a step at once. They may be treated as
     independent uniform bits (`uniforms`), or wrapped for `jax.random` (`typed_key`).
@@ -68,6 +74,16 @@ class DeviceEnv(Protocol):
     def step(self, state: EnvState, action: Int[Array, ""], key: UInt32[Array, "2"]) -> tuple[EnvState, DeviceStep]:
         """The next state; after an end (either flag) the state must not be stepped again."""
         ...
+
+
+def has_turns(env: Any) -> bool:
+    """Whether the steps of an environment say who moves next. Host environments have no such sign."""
+    return bool(getattr(env, "turns", False))
+
+
+def to_evaluate(env: DeviceEnv) -> DeviceEnv:
+    """The environment that evaluations play in: the same, but for games whose other side must be somebody's."""
+    return getattr(env, "to_evaluate", env)
 
 
 def typed_key(key: UInt32[Array, "2"]):
@@ -347,6 +363,13 @@ def _check_types(env: DeviceEnv, name: str) -> None:
     _same_types(f"the reward of {name}.step", step.reward, jax.ShapeDtypeStruct((), jnp.float32))
     _same_types(f"terminated of {name}.step", step.terminated, flag)
     _same_types(f"truncated of {name}.step", step.truncated, flag)
+    if has_turns(env) != (step.sign is not None):
+        raise EnvironmentFault(
+            f"{name}.turns is {has_turns(env)}, but its step gives {'no' if step.sign is None else 'a'} sign; make the "
+            f"two agree"
+        )
+    if step.sign is not None:
+        _same_types(f"the sign of {name}.step", step.sign, jax.ShapeDtypeStruct((), jnp.float32))
 
 
 def _same_types(what: str, given: PyTree, expected: PyTree) -> None:
@@ -369,6 +392,8 @@ def _check_numbers(env: DeviceEnv, name: str, happened: list[PyTree], missing: b
     steps = [step for _, step in happened[1:]]
     if not np.all(np.isfinite([step.reward for step in steps])):
         raise EnvironmentFault(f"{name} gave a reward that is not finite; bound it")
+    if has_turns(env) and not np.all(np.abs([step.sign for step in steps]) == 1):
+        raise EnvironmentFault(f"{name} gave a sign that is neither 1 nor -1; give one of them at every step")
     observations = [happened[0][1], *(step.observation for step in steps)]
     columns = zip(*(jax.tree.leaves(observation) for observation in observations), strict=True)
     for (path, leaf), values in zip(spaces.leaves(env.observation_space), columns, strict=True):

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Int, PyTree, UInt32
 
-from engram.envs.device import DeviceEnv, DeviceStep
+from engram.envs.device import DeviceEnv, DeviceStep, has_turns
 from engram.spaces import Space
 
 
@@ -31,6 +31,10 @@ class TimeLimited:
     @property
     def actions(self) -> int:
         return self.env.actions
+
+    @property
+    def turns(self) -> bool:
+        return has_turns(self.env)
 
     def reset(self, key: UInt32[Array, "2"]) -> tuple[Timed, PyTree]:
         state, observation = self.env.reset(key)

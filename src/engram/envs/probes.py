@@ -10,6 +10,7 @@
 | `Chain-v0`           | carrying a value back over many steps                            |
 | `Truncation-v0`      | taking a time limit for an end (value below 1/(1-discount))      |
 | `Termination-v0`     | taking an end for a time limit (value above the finite sum)      |
+| `Nim-v0`             | counting what the other side is worth for one's own              |
 
 Every class has `values(discount)`: pairs of an observation and the optimal Q of each action there, in the order in
 which an episode meets them. Observations that only follow an end have no value and are not listed.
@@ -213,3 +214,54 @@ class Termination:
         shown = np.eye(self.length, dtype=np.float32)
         powers = gamma ** np.arange(self.length)
         return [(shown[i], np.array([powers[: self.length - i].sum()])) for i in range(self.length)]
+
+
+@register_device("engram/Nim-v0")
+@dataclass(frozen=True)
+class Nim:
+    """Two sides take one or two of a pile in turn; who takes the last one is paid 1.
+
+    The observation is the pile, one-hot, so both sides see it alike. Piles of three and its multiples are lost. With
+    `again` whoever takes one of an even pile moves once more, so that a sign of 1 is met too.
+
+    Args:
+      pile: at the beginning of a game.
+    """
+
+    pile: int = 5
+    again: bool = False
+
+    actions = 2
+    turns = True
+
+    def __post_init__(self):
+        at_least(self, "pile", 1)
+
+    @property
+    def observation_space(self) -> Box:
+        return Box((self.pile + 1,))
+
+    def reset(self, key: UInt32[Array, "2"]) -> tuple[Int[Array, ""], Float[Array, "piles"]]:
+        return jnp.int32(self.pile), _one_hot(self.pile, self.pile + 1)
+
+    def step(
+        self, state: Int[Array, ""], action: Int[Array, ""], key: UInt32[Array, "2"]
+    ) -> tuple[Int[Array, ""], DeviceStep]:
+        left = jnp.maximum(state - 1 - action, 0).astype(jnp.int32)
+        once_more = self.again & (action == 0) & (state % 2 == 0)
+        sign = jnp.where(once_more, 1.0, -1.0).astype(jnp.float32)
+        over = left == 0
+        return left, DeviceStep(_one_hot(left, self.pile + 1), over.astype(jnp.float32), over, jnp.bool_(False), sign)
+
+    def values(self, discount: float) -> Values:
+        """Q = 1 where nothing is left, else the sign times the discount times the largest Q of what is left."""
+        gamma, best, found = _checked(discount), [0.0], []
+        for pile in range(1, self.pile + 1):
+            q = np.array([self._worth(pile, take, gamma, best) for take in (1, 2)])
+            best.append(float(q.max()))
+            found.append((np.eye(self.pile + 1, dtype=np.float32)[pile], q))
+        return found[::-1]
+
+    def _worth(self, pile: int, take: int, gamma: float, best: list[float]) -> float:
+        sign = 1.0 if self.again and take == 1 and pile % 2 == 0 else -1.0
+        return 1.0 if take >= pile else sign * gamma * best[pile - take]

@@ -33,6 +33,10 @@ class Steady:
     def actions(self) -> int:
         return self.env.actions
 
+    @property
+    def turns(self) -> bool:
+        return bool(getattr(self.env, "turns", False))
+
     def reset(self, key: UInt32[Array, "2"]) -> tuple[PyTree, PyTree]:
         state, observation = self.env.reset(key)
         return _cast(state, self.dtypes), _cast(observation, _stored(self.observation_space))
@@ -44,6 +48,7 @@ class Steady:
             reward=jnp.asarray(step.reward).astype(jnp.float32),
             terminated=jnp.asarray(step.terminated).astype(bool),
             truncated=jnp.asarray(step.truncated).astype(bool),
+            sign=None if step.sign is None else jnp.asarray(step.sign).astype(jnp.float32),
         )
         return _cast(following, self.dtypes), step
 
@@ -64,6 +69,7 @@ def steady(env: Any, name: str) -> Any:
             state = jax.tree.map(_wider, state, following)
             following, step = jax.eval_shape(env.step, state, action, key)
         shown, ends = step.observation, (step.reward, step.terminated, step.truncated)
+        signs = () if step.sign is None else ("float32",)
     except EnvironmentFault:
         raise
     except Exception as problem:  # whatever the environment raises while it is traced
@@ -74,7 +80,7 @@ def steady(env: Any, name: str) -> Any:
     dtypes = tuple(str(leaf.dtype) for leaf in jax.tree.leaves(state))
     kept = all(_dtypes(tree) == dtypes for tree in (begun, following))
     stored = all(_dtypes(tree) == _stored(env.observation_space) for tree in (first, shown))
-    if kept and stored and _dtypes(ends) == ("float32", "bool", "bool"):
+    if kept and stored and _dtypes((*ends, step.sign)) == ("float32", "bool", "bool", *signs):
         return env
     return Steady(env, dtypes)
 

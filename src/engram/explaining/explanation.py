@@ -166,7 +166,7 @@ def _told(recording: Recording, trained: int, which: tuple[int, int | None], how
     teller = Teller(recording, names)
     steps, notes = _steps(teller, which)
     spec: Any = recording.spec
-    units = spec.reward.normalize or spec.reward.rescale
+    units = spec.reward.normalize or spec.reward.rescale or spec.turns
     kept = recording.episodes[0].kept
     return Told(
         agent=_agent(agent),

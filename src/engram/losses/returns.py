@@ -22,6 +22,7 @@ def n_step(
     next_is_first: Bool[Array, "n *lanes"],
     powers: Float[Array, "n_1"],
     count: Int[Array, ""] | None = None,
+    sign: Float[Array, "n *lanes"] | None = None,
 ) -> NStep:
     """The n-step return of the first of n successive rows, in each lane.
 
@@ -30,11 +31,15 @@ def n_step(
     where m is n, or less if the episode ends sooner: m is then its final row, so that a time limit bootstraps
     from the last observation and a termination does not bootstrap at all.
 
+    Where sides take turns, r_k and the bootstrap are those of whoever moves there. Each counts with the product of the
+    signs of the rows before it, so the return is that of whoever moved first.
+
     Args:
       reward, terminated: of rows 0..n-1. Row 0 is not a final row.
       next_is_first: whether rows 1..n open an episode; row k is final iff next_is_first[k].
       powers: gamma^0 to gamma^n; see `discounts`.
       count: rewards that count, 1..n; None for all of them. So n may change within one program.
+      sign: of rows 0..n-1, see `TimeStep`; None in tasks of one side.
 
     Source: Sutton & Barto 2018, eq. 7.1; Pardo et al. 2018 (arXiv 1712.00378) for time limits.
     """
@@ -47,11 +52,16 @@ def n_step(
         inside = inside & (jnp.arange(len(reward)) < count).reshape(over_lanes)
     offset = inside.sum(0)
     ends = (inside & terminated).any(0)
+    if sign is not None:
+        side = jnp.concatenate([jnp.ones_like(sign[:1]), jnp.cumprod(sign, axis=0)])  # as rows 0..n see it
+        reward = side[:-1] * reward
     known = jnp.where(inside, powers[:-1].reshape(over_lanes) * reward, 0.0).sum(0)
     # One of a few constants, chosen by comparisons: these fuse with what is around them, a gather or a sum does not.
     factor = jnp.broadcast_to(powers[-1], offset.shape)
     for rows in range(1, len(powers) - 1):
         factor = jnp.where(offset == rows, powers[rows], factor)
+    if sign is not None:
+        factor = factor * jnp.take_along_axis(side, offset[None], axis=0)[0]
     return NStep(known, jnp.where(ends, 0.0, factor), offset)
 
 
@@ -131,8 +141,8 @@ def lambda_returns(
 
     Args:
       reward: r_t.
-      discount: gamma, and 0 where step t terminated the episode.
-      following: v_t+1, the value of what step t led to; of a step that a time limit ended, of its final observation.
+      discount: gamma, and 0 where step t terminated the episode; -gamma where the other side moves next.
+      following: v_t+1, the value of what step t led to, for whoever moves there; of a step that a time limit ended, of its final observation.
       ends: whether step t is the last of its episode or of the rollout, so that step t + 1 does not follow it.
       trace: lambda, 0 to 1.
 

@@ -23,7 +23,7 @@ from engram.agents import policy
 from engram.agents.mind import MindSpec
 from engram.agents.policy import Look, Mind, PolicyState, Seen, greedy, look, seen_on_host, still
 from engram.bits import next_words
-from engram.envs.device import DeviceEnv, DeviceStep, where_done
+from engram.envs.device import DeviceEnv, DeviceStep, has_turns, where_done
 from engram.envs.host.make import HostEnvs, HostStep
 from engram.errors import Interrupted, SpecError
 from engram.precision import all_in_32_bits, in_32_bits
@@ -47,7 +47,8 @@ def never() -> bool:
 class Played(NamedTuple):
     """What was played."""
 
-    returns: list[float] | Float[Array, "episodes"]  # undiscounted and unclipped
+    # Undiscounted and unclipped; where sides take turns, of the side that moved first.
+    returns: list[float] | Float[Array, "episodes"]
     lengths: list[int] | Int[Array, "episodes"]
     kept: PyTree  # [steps, envs, ...]; None where nothing was to be kept
     running: np.ndarray | Bool[Array, "steps envs"] | None = None  # which kept rows belong to a counted episode
@@ -253,6 +254,7 @@ class Playing(NamedTuple):
     lengths: Int[Array, "episodes"]
     cut: Bool[Array, "episodes"]
     time: Int[Array, ""]
+    side: Float[Array, "episodes"] | None = None  # 1 where the side moves that moved first, else -1; None of one side
 
 
 @in_32_bits
@@ -332,7 +334,8 @@ def begin_device(env: DeviceEnv, mind: Mind, spec: MindSpec, episodes: int, key:
     state, observation = jax.vmap(env.reset)(bits.reshape(episodes, 2))
     first, zeros = jnp.ones(episodes, bool), jnp.zeros(episodes)
     begun, none = policy.begin(spec, mind.network, episodes), jnp.zeros(episodes, jnp.int32)
-    return Playing(key, state, begun, Seen(observation, first, zeros), first, zeros, none, ~first, jnp.int32(0))
+    seen, side = Seen(observation, first, zeros), jnp.ones(episodes) if has_turns(env) else None
+    return Playing(key, state, begun, seen, first, zeros, none, ~first, jnp.int32(0), side)
 
 
 def step_device(
@@ -365,10 +368,11 @@ def step_device(
         policy=state,
         seen=Seen(out.observation, jnp.zeros(episodes, bool), out.reward),
         running=running & ~ended & ~late,
-        returns=now.returns + jnp.where(running, out.reward, 0.0),
+        returns=now.returns + jnp.where(running, out.reward if now.side is None else now.side * out.reward, 0.0),
         lengths=lengths,
         cut=now.cut | late,
         time=now.time + 1,
+        side=None if now.side is None else now.side * out.sign,
     )
     kept = None if keep is None else keep(now.seen, looked)
     return following, (kept, running, None if watch is None else jax.vmap(watch)(now.env, out))

@@ -15,7 +15,7 @@ from jaxtyping import PyTree
 
 from engram.agents.mind import MindSpec
 from engram.agents.policy import Mind, forgetful
-from engram.envs.device import DeviceEnv, is_device, make_device
+from engram.envs.device import DeviceEnv, is_device, make_device, to_evaluate
 from engram.envs.host import own
 from engram.envs.host.build import check_unasked
 from engram.envs.host.make import Given, HostEnvs, make_host
@@ -186,7 +186,7 @@ class TrainedAgent:
         """The episodes of each mind."""
         limit = LONGEST if chosen is None else chosen
         if self.on_device:
-            env = self.device_world(chosen)
+            env = limited(to_evaluate(self.device_world()), chosen)
             keys = jax.random.split(jax.random.PRNGKey(key), len(minds))
             play = partial(play_device, env, spec=self.plan.agent, episodes=episodes, limit=limit, stop=stop)
             return [play(mind, one) for mind, one in zip(minds, keys, strict=True)]

@@ -43,7 +43,7 @@ class Ring(eqx.Module):
 Rows = tuple[Ring, ...]  # what checkpoints share of an agent: its own rows first, then what it was given
 
 
-ROW_BYTES = 1 + 4 + 4 + 1  # is_first, action, reward, terminated
+ROW_BYTES = 1 + 4 + 4 + 1  # is_first, action, reward, terminated; where sides take turns 4 more
 
 
 def row_nbytes(space: spaces.Space, carry: PyTree = None) -> int:
@@ -59,8 +59,11 @@ def nbytes(space: spaces.Space, rows: int, carry: PyTree = None) -> int:
     return rows * row_nbytes(space, carry)
 
 
-def empty(space: spaces.Space, capacity: int, envs: int, carry: PyTree = None) -> Ring:
-    """A ring of `capacity` rows for each of `envs` lanes, nothing written. `carry`: see `row_nbytes`."""
+def empty(space: spaces.Space, capacity: int, envs: int, carry: PyTree = None, turns: bool = False) -> Ring:
+    """A ring of `capacity` rows for each of `envs` lanes, nothing written. `carry`: see `row_nbytes`.
+
+    `turns`: whether rows keep a sign.
+    """
     leading = (capacity, envs)
     observation = spaces.map_space(lambda leaf: jnp.zeros((*leading, *leaf.shape), leaf.dtype), space)
     rows = TimeStep(
@@ -70,6 +73,7 @@ def empty(space: spaces.Space, capacity: int, envs: int, carry: PyTree = None) -
         reward=jnp.zeros(leading, jnp.float32),
         terminated=jnp.zeros(leading, bool),
         carry=jax.tree.map(lambda leaf: jnp.zeros((*leading, *leaf.shape), leaf.dtype), carry),
+        sign=jnp.zeros(leading, jnp.float32) if turns else None,
     )
     return Ring(rows, jnp.zeros(envs, jnp.int32))
 

@@ -64,6 +64,7 @@ def rows_from(ring: Ring, row: Int[Array, ""], lane: Int[Array, ""], length: int
         action=rows.action[place, lane],
         reward=rows.reward[place, lane],
         terminated=rows.terminated[place, lane],
+        sign=None if rows.sign is None else rows.sign[place, lane],
     )
 
 

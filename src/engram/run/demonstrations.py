@@ -16,7 +16,7 @@ from engram.agents.mind import MindSpec
 from engram.errors import EngramError, SpaceError, SpecError, Warned
 from engram.play.observations import Stored
 from engram.run.plan import RunPlan
-from engram.run.prefill import CHUNK, Converted, check_replays, chunks, converted, own_rows, store
+from engram.run.prefill import CHUNK, Converted, check_one_side, check_replays, chunks, converted, own_rows, store
 from engram.run.recorded import recorded
 from engram.run.warm import WITH_REPLAY, Source
 from engram.runners.common import Runner
@@ -67,6 +67,7 @@ def _with_those_of(plan: RunPlan, source: Source | None) -> RunPlan:
 def _check_takes(spec: MindSpec) -> None:
     """SpecError for an agent whose own rows need more than demonstrations tell."""
     check_replays(spec, "demonstrations")
+    check_one_side(spec, "demonstrations")
     if not spec.demonstrated and (what := own_rows(spec)):
         raise SpecError(
             f"demonstrations would lie among rows that hold what acting knew, because of {what}; set demos.ratio=0.25, "

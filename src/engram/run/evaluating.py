@@ -12,7 +12,7 @@ import gymnasium
 from gymnasium.vector import VectorEnv
 
 from engram.agents.policy import Mind
-from engram.envs.device import is_device, make_device
+from engram.envs.device import is_device, make_device, to_evaluate
 from engram.envs.host import own
 from engram.envs.host.make import HostEnvs, make_host
 from engram.envs.limit import limited
@@ -95,7 +95,8 @@ class Evaluating:
             env, arguments = plan.evaluate_env, {}
         name = f"evaluate_env = {env}"
         if isinstance(env, str) and is_device(env):
-            made = checked(name, limited(make_device(env, **arguments), plan.max_episode_steps), plan)
+            played = limited(to_evaluate(make_device(env, **arguments)), plan.max_episode_steps)
+            made = checked(name, played, plan)
             return DeviceEvaluator(plan.agent, made, seed, episodes, limit)
         arguments.pop("life_loss", None)  # whole games are played
         envs = host_to_play(env, arguments, plan, seed, min(episodes, AT_ONCE), limit)

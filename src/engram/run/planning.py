@@ -26,7 +26,7 @@ from engram import specs
 from engram.agents.mind import MindSpec
 from engram.agents.presets import WITHOUT_REPLAY, default_steps, kind_of, preset
 from engram.agents.without_replay import ENVS
-from engram.envs.device import is_device
+from engram.envs.device import has_turns, is_device
 from engram.errors import SpecError
 from engram.run.machine import SHARE, available
 from engram.run.plan import OF_AGENT, RunPlan
@@ -74,6 +74,7 @@ def new_plan(
         return agent.fitted(changes.keys(), total, chosen.get("envs", 1))
 
     agent = specs.override_all(agent, changes, None if kept else fit)
+    agent = with_turns(agent, changes, made, env)
     agent = agent if kept else within_memory(agent, given, made)
     stated = () if kept is None else [path for path in SCHEDULES if path not in kept.schedules]
     schedules = [path for path in SCHEDULES if _has(agent, path) and not _given(changes, path) and path not in stated]
@@ -86,6 +87,21 @@ def new_plan(
         env=env, agent=agent, space=space, actions=made.actions, shown=shown, horizon=total, follows=tuple(follows),
         **{**derived, **chosen, "steps": total},
     )  # fmt: skip
+
+
+def with_turns(agent: MindSpec, changes: dict[str, Any], made: Any, env: str | None) -> MindSpec:
+    """The agent that counts what the other side is worth against, where the environment says who moves next.
+
+    Raises SpecError where that was asked for, and the environment does not say it.
+    """
+    if has_turns(made):
+        return agent if "turns" in changes else specs.override(agent, "turns", True)
+    if agent.turns:
+        raise SpecError(
+            f"turns = true was given, but {env or 'this environment'} does not say who moves next; leave it out "
+            f"(an environment of your own says it by a sign in DeviceStep)"
+        )
+    return agent
 
 
 def within_memory(agent: MindSpec, given: Given, made: Any) -> MindSpec:

@@ -67,10 +67,20 @@ def store(runner: Runner, plan: RunPlan, episodes: Iterable["Converted"]) -> Non
 def _check_takes(spec: MindSpec) -> None:
     """Raises SpecError for an agent whose rows need what only its own acting knows."""
     check_replays(spec, "prefill")
+    check_one_side(spec, "prefill")
     if what := own_rows(spec):
         raise SpecError(
             f"prefill is for agents whose rows hold nothing but experience, and this one has {what}, which is written "
             f"while it acts; leave that out, or begin from a run of such an agent (start_from, start_with='all')"
+        )
+
+
+def check_one_side(spec: MindSpec, what: str) -> None:
+    """Raises SpecError for an agent of a game with sides: recorded steps do not say who moves next."""
+    if spec.turns:
+        raise SpecError(
+            f"{what} was given for an agent that counts what the other side is worth against (turns = true), and "
+            f"recorded steps do not say who moves next; leave it out"
         )
 
 

@@ -134,6 +134,13 @@ def begin_from(source: Source | None, runner: Runner, plan: RunPlan) -> None:
             f"what {source.name} learned has reward.rescale = {str(there).lower()}, so its Q is in other units than "
             f"those of this run; begin with reward.rescale={str(there).lower()}, or without --from (start_from)"
         )
+    there, here = (one.agent.turns for one in (source.plan, plan))
+    if there != here:
+        told = "counts what the other side is worth against" if there else "knows one side only"
+        raise CheckpointError(
+            f"what {source.name} learned {told}, so its Q means something else than that of this run; begin without "
+            f"--from (start_from)"
+        )
     prefixes = [WEIGHTS + name for name in TAKEN]
     prefixes += [REPLAY] * (what in WITH_REPLAY) + [MEMORY] * (what in ("memory", "all"))
     own = runner.capture().arrays

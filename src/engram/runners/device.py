@@ -22,7 +22,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree, UInt32
 from engram.agents.agent import Agent, AgentState, Experience
 from engram.agents.policy import Mind, Seen
 from engram.bits import counted, next_words, whole
-from engram.envs.device import DeviceEnv, DeviceStep, where_done
+from engram.envs.device import DeviceEnv, DeviceStep, has_turns, where_done
 from engram.errors import EnvironmentFault, LearningFault, told
 from engram.nn.observation import known, mask_of
 from engram.precision import all_in_32_bits
@@ -49,9 +49,12 @@ class EpisodeCounts(eqx.Module):
 
     running_return: Float[Array, "*seeds envs"]
     running_length: Int[Array, "*seeds envs"]
-    returns: Float[Array, "*seeds recent"]
+    returns: Float[Array, "*seeds recent"]  # where sides take turns, of the side that moved first
     lengths: Int[Array, "*seeds recent"]
     finished: Int[Array, "*seeds envs"]
+    side: Float[Array, "*seeds envs"] | None = (
+        None  # 1 where the side moves that moved first, else -1; None of one side
+    )
 
 
 class DeviceRun(eqx.Module):
@@ -73,8 +76,9 @@ def init(agent: Agent, env: DeviceEnv, key: Key) -> DeviceRun:
     state, observation = jax.vmap(env.reset)(bits.reshape(agent.envs, 2))
     zeros, recent = jnp.zeros(agent.envs), jnp.zeros(RECENT)
     none = jnp.zeros(agent.envs, jnp.int32)
-    episodes = EpisodeCounts(zeros, none, recent, recent.astype(jnp.int32), none)
-    seen = Seen(observation, jnp.ones(agent.envs, bool), zeros)
+    side = jnp.ones(agent.envs) if has_turns(env) else None
+    episodes = EpisodeCounts(zeros, none, recent, recent.astype(jnp.int32), none, side)
+    seen = Seen(observation, jnp.ones(agent.envs, bool), zeros, side)
     fault = jnp.full(4, -1, jnp.int32)
     return DeviceRun(agent.init(agent_key), state, seen, env_key, jnp.int32(0), episodes, fault)
 
@@ -90,17 +94,17 @@ def step(agent: Agent, env: DeviceEnv, run: DeviceRun) -> DeviceRun:
     begin = partial(jax.tree.map, partial(where_done, done))
     env_state, observation = begin(jax.vmap(env.reset)(reset_keys), (env_state, out.observation))
     bad = _bad(env, seen, acted.decision.allowed, out, agent.missing)
-    row = TimeStep(seen.observation, seen.is_first, acted.action, out.reward, out.terminated)
+    row = TimeStep(seen.observation, seen.is_first, acted.action, out.reward, out.terminated, sign=out.sign)
     # After the first bad value nothing more is stored: the next row would begin with it.
     experience = Experience(row, done, out.observation, ~bad.any(0) & (run.fault[0] < 0), acted.noted)
     experience = jax.tree.map(lambda leaf: leaf[None], experience)
     return DeviceRun(
         agent=agent.observe(dataclasses.replace(state, actor=acted.actor), experience),
         env=env_state,
-        seen=Seen(observation, done, out.reward),
+        seen=Seen(observation, done, out.reward, out.sign),
         key=key,
         steps=counted(run.steps, envs),
-        episodes=count(run.episodes, out.reward, done),
+        episodes=count(run.episodes, out.reward, done, out.sign),
         fault=_note_fault(run.fault, bad, run.episodes.finished, run.steps),
     )
 
@@ -198,8 +202,17 @@ def _each(change: Callable[[Array], Array], axes: PyTree, state: PyTree) -> PyTr
     )
 
 
-def count(episodes: EpisodeCounts, reward: Float[Array, "envs"], done: Bool[Array, "envs"]) -> EpisodeCounts:
+def count(
+    episodes: EpisodeCounts,
+    reward: Float[Array, "envs"],
+    done: Bool[Array, "envs"],
+    sign: Float[Array, "envs"] | None = None,
+) -> EpisodeCounts:
     """Adds one step; finished episodes overwrite the oldest of the newest `RECENT`."""
+    side = episodes.side
+    if side is not None:
+        reward = side * reward
+        side = jnp.where(done, 1.0, side * sign)
     returns, lengths = episodes.running_return + reward, episodes.running_length + 1
     number = episodes.finished.sum() + jnp.cumsum(done) - done
     place = jnp.where(done, number % RECENT, RECENT)
@@ -209,6 +222,7 @@ def count(episodes: EpisodeCounts, reward: Float[Array, "envs"], done: Bool[Arra
         returns=episodes.returns.at[place].set(returns, mode="drop"),
         lengths=episodes.lengths.at[place].set(lengths, mode="drop"),
         finished=episodes.finished + done,
+        side=side,
     )
 
 

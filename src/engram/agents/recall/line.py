@@ -97,7 +97,7 @@ def remember(
     noted = (record.entries != NOT_NOTED).all(1)
     here = jnp.where(noted[:, None], jnp.stack([envs, state.episode, state.moment], axis=1), LEFT_OUT)
     reward = unscaled(scales, as_learned(spec, scales, row.reward))
-    newest = Line(now, reward, row.terminated, done, here)
+    newest = Line(now, reward, row.terminated, done, here, row.sign)
     return dataclasses.replace(
         state,
         store=store,
@@ -152,8 +152,10 @@ def _outcome(spec: MindSpec, line: Line, now: Waiting, steps: Int[Array, "envs"]
     cut = done & ~terminated
     # The table that entries were always computed with: `discounts` differs from it in the last digit of some powers.
     powers = jnp.asarray(np.float32(spec.discount) ** np.arange(n + 1, dtype=np.float32))
-    step = n_step(reward, terminated, cut, powers)
-    inside = (step.offset < n) & (step.discount > 0)  # the return ends at an action that is still in line
+    sign = None if line.sign is None else line.sign[order]
+    step = n_step(reward, terminated, cut, powers, sign=sign)
+    goes_on = step.discount > 0 if sign is None else step.discount != 0
+    inside = (step.offset < n) & goes_on  # the return ends at an action that is still in line
     final = order[0][jnp.minimum(step.offset, n - 1), lanes], lanes
 
     def following(waited: Array, new: Array) -> Array:

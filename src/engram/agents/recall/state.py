@@ -46,6 +46,7 @@ class Line(NamedTuple):
     terminated: Bool[Array, "n envs"]
     done: Bool[Array, "n envs"]
     origin: Int[Array, "n envs 3"]
+    sign: Float[Array, "n envs"] | None = None  # as in `TimeStep`
 
 
 class RecallState(eqx.Module):
@@ -114,4 +115,5 @@ def _empty_line(spec: MindSpec, envs: int, width: int, offered: int, frames: PyT
         best=zeros(),
         frames=jax.tree.map(lambda leaf: jnp.zeros((*leading, *leaf.shape), leaf.dtype), frames),
     )
-    return Line(waiting, zeros(), zeros(bool), zeros(bool), jnp.zeros((*leading, 3), jnp.int32))
+    sign = zeros() if spec.turns else None
+    return Line(waiting, zeros(), zeros(bool), zeros(bool), jnp.zeros((*leading, 3), jnp.int32), sign)
