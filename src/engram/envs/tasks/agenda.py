@@ -200,8 +200,8 @@ def heard(
     informs = jnp.where(moved.any() & (places == to), jnp.where(size > 0, any_value, UNKNOWN), informs)
 
     lost = (act.asks != NOBODY) & (chances[1] < slot_error)
-    elsewhere = jnp.floor(chances[2] * 2 * slots).astype(jnp.int32)  # a slot in half of all cases
-    asks = jnp.where(lost, jnp.where(elsewhere < slots, elsewhere, NOBODY), act.asks)
+    there = (jnp.maximum(act.asks, 0) + 1 + jnp.floor(chances[2] * 2 * (slots - 1)).astype(jnp.int32)) % slots
+    asks = jnp.where(lost, jnp.where(chances[2] < 0.5, there, NOBODY), act.asks)
     wrong = chances[3] < intent_error
     shift = 1 + jnp.floor(chances[3] / max(intent_error, 1e-6) * (len(INTENTS) - 1)).astype(jnp.int32)
     intent = jnp.where(wrong, (act.intent + shift) % len(INTENTS), act.intent)

@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float, Int, UInt32
 
 from engram import spaces
 from engram.envs.device import DeviceStep, at_least, register_device, uniforms
-from engram.envs.tasks import agenda
+from engram.envs.tasks import agenda, wording
 from engram.envs.tasks.agenda import ASK, BOOK, HANG_UP, INTENTS, KINDS, NOBODY, OFFER, READ_BACK, REQUEST, TELL, YES
 from engram.envs.tasks.agenda import NOT_KNOWN, Act, Spoken, User
 from engram.envs.tasks.tickets import ANY, UNKNOWN, Tickets, tickets
@@ -287,6 +287,12 @@ class Dialogue:
             ),
             spoken,
         )
+
+    # -- for people ------------------------------------------------------------------------------------------
+
+    def converse(self, agent: Any, ask: Any, tell: Any, seed: int) -> None:
+        """A person is the user: see `engram/play/conversation.py`."""
+        wording.converse(self, agent, ask, tell, seed)
 
     def _kind(self, action: Int[Array, ""]) -> Int[Array, ""]:
         return jnp.asarray(self.acts.kind, jnp.int32)[action]
