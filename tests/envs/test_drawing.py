@@ -34,6 +34,7 @@ TASKS: list[tuple[str, dict[str, Any]]] = [
     ("engram/Battleship-v0", {"level": "hard"}),
     ("engram/MemoryLength-v0", {}),
     ("engram/MemorySize-v0", {"size": 40}),
+    ("engram/Dialogue-v0", {}),
 ]
 
 

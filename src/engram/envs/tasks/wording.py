@@ -1,0 +1,214 @@
+"""A dialogue in words: typed acts of a person, the sentences that the agent says, and the whole conversation."""
+
+import re
+from random import Random
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from engram.envs.tasks.agenda import (
+    ASK,
+    BOOK,
+    DENY,
+    GO_ON,
+    HANG_UP,
+    INFORM,
+    NOBODY,
+    NOT_KNOWN,
+    NOTHING_FITS,
+    OFFER,
+    READ_BACK,
+    REQUEST,
+    TELL,
+    THANKS,
+    YES,
+    Act,
+    Spoken,
+)
+from engram.envs.tasks.tickets import ANY, TICKET, UNKNOWN, Tickets
+from engram.errors import EngramError, hint
+
+if TYPE_CHECKING:
+    from engram.envs.tasks.dialogue import Dialogue
+
+SPOKEN = {  # what people call the slots of the base that is shipped
+    "moviename": "film", "starttime": "time", "numberofpeople": "number of people", "video_format": "format",
+    "theater_chain": "chain", "distanceconstraints": "place", "zip": "zip code", "critic_rating": "rating",
+    "mpaa_rating": "age rating", "numberofkids": "number of children",
+}  # fmt: skip
+QUESTIONS = {
+    "moviename": "Which film would you like to see?", "theater": "Which theater?", "starttime": "At what time?",
+    "date": "On which day?", "numberofpeople": "For how many people?", "city": "In which city?",
+    "state": "In which state?",
+}  # fmt: skip
+WORDS = {"yes": YES, "right": YES, "no": DENY, "deny": DENY, "thanks": THANKS, "bye": THANKS, "inform": INFORM}
+ASKING = ("request", "which", "what")
+FREE = ("any", "anything", "whatever")
+HELP = """Type acts, with a comma between two:
+  inform city seattle   or: city seattle    what you want
+  request theater       or: theater?        what you ask for; also: request ticket
+  any city                                  you do not mind
+  yes, no city boston, thanks
+  values city           the values that are known of a slot
+  help, quit"""
+
+
+class NotUnderstood(EngramError):
+    """What was typed is no act."""
+
+
+def called(slot: str) -> str:
+    """What people call a slot."""
+    return SPOKEN.get(slot, slot.replace("_", " "))
+
+
+def read_act(text: str, data: Tickets) -> Act:
+    """An act as a person types it.
+
+    >>> read_act("inform city seattle, request theater", tickets("", "", 0))
+
+    Raises NotUnderstood, with the nearest word, for anything else.
+    """
+    informs, asks, intent = np.full(len(data.slots), UNKNOWN, np.int32), NOBODY, None
+    for part in filter(None, (part.strip() for part in re.split(r"[,;]", text.lower()))):
+        words = part.rstrip("?.!").replace("=", " ").split()
+        if not words:
+            continue
+        asking = part.endswith("?") or words[0] in ASKING
+        if words[0] in WORDS:
+            intent = WORDS[words[0]]
+        words = words[words[0] in ASKING or words[0] in WORDS :]
+        if not words:
+            continue
+        if words[0] in FREE or words[-1] in FREE and len(words) > 1:
+            informs[_slot(words[1] if words[0] in FREE and len(words) > 1 else words[0], data)] = ANY
+        elif asking and len(words) == 1:
+            asks, intent = len(data.slots) if words[0] == TICKET else _slot(words[0], data), REQUEST
+        else:
+            slot = _slot(words[0], data)
+            informs[slot] = _value(slot, " ".join(words[1:]), data)
+    if intent is None and asks == NOBODY and (informs == UNKNOWN).all():
+        raise NotUnderstood(f"{text!r} says nothing; type such as: city {_example('city', data)}, theater?")
+    return Act(jnp.int32(INFORM if intent is None else intent), jnp.asarray(informs), jnp.int32(asks))
+
+
+def _slot(word: str, data: Tickets) -> int:
+    names = {called(slot).replace(" ", ""): place for place, slot in enumerate(data.slots)}
+    names |= {slot: place for place, slot in enumerate(data.slots)}
+    if word not in names:
+        raise NotUnderstood(f"no slot is called {word!r}; {hint(word, data.slots)}")
+    return names[word]
+
+
+def _value(slot: int, text: str, data: Tickets) -> int:
+    name, values = data.slots[slot], data.values[slot]
+    if not text:
+        raise NotUnderstood(f"{name} has no value here; type such as: {name} {_example(name, data)}, or {name}?")
+    if text not in values:
+        raise NotUnderstood(f"no {called(name)} is called {text!r}; {hint(text, values)}")
+    return values.index(text)
+
+
+def _example(name: str, data: Tickets) -> str:
+    values = data.values[data.slots.index(name)] if name in data.slots else ()
+    return values[0] if values else "..."
+
+
+# -- what is said ----------------------------------------------------------------------------------------------------
+
+
+def sentence(spoken: Spoken, data: Tickets) -> str:
+    """What the agent says, in words."""
+    kind, slot = int(spoken.kind), int(spoken.slot)
+    name = data.slots[slot] if slot >= 0 else ""
+    value = int(spoken.value)
+    if kind == ASK:
+        return QUESTIONS.get(name, f"Which {called(name)}?")
+    if kind == TELL:
+        if value == UNKNOWN:
+            return "I find nothing that fits."
+        return f"The {called(name)} is {data.values[slot][value]}." if value >= 0 else f"I know no {called(name)}."
+    order = _listed(np.asarray(spoken.order), data)
+    if kind == OFFER:
+        return f"I can offer: {order}." if int(spoken.row) >= 0 else "I have no ticket that fits."
+    if kind == BOOK:
+        return f"Booked: {order}." if int(spoken.row) >= 0 else "I cannot book anything that fits."
+    if kind == READ_BACK:
+        return f"I heard: {_listed(np.asarray(spoken.read), data)}. Is that right?"
+    return {GO_ON: "I see. Go on.", NOTHING_FITS: "I find nothing. What did I get wrong?", HANG_UP: "Good bye."}.get(
+        kind, "..."
+    )
+
+
+def act_in_words(act: Act, data: Tickets) -> str:
+    """An act of the user, as it could be typed."""
+    informs, asks, intent = np.asarray(act.informs), int(act.asks), int(act.intent)
+    parts = [f"{name} {data.values[place][value]}" if value >= 0 else f"any {name}"
+             for place, (name, value) in enumerate(zip(data.slots, informs, strict=True)) if value != UNKNOWN]  # fmt: skip
+    first = {DENY: ["no"], YES: ["yes"], THANKS: ["thanks"]}.get(intent, [])
+    parts = [" ".join([*first, *parts[:1]]), *parts[1:]] if first or parts else []
+    if asks != NOBODY:
+        parts.append(f"{TICKET if asks == len(data.slots) else data.slots[asks]}?")
+    return ", ".join(parts) or "..."
+
+
+def _listed(values: Any, data: Tickets) -> str:
+    told = [
+        f"{called(name)} {data.values[place][value]}" if value >= 0 else f"any {called(name)}"
+        for place, (name, value) in enumerate(zip(data.slots, np.asarray(values).tolist(), strict=True))
+        if value not in (UNKNOWN, NOT_KNOWN) or value == ANY
+    ]
+    return ", ".join(told) or "nothing"
+
+
+def goal_in_words(goal: int, data: Tickets) -> str:
+    """What a user with this goal wants."""
+    wants = _listed(data.wanted[goal], data)
+    asks = [called(name) for name, flag in zip(data.slots, data.asked[goal], strict=True) if flag]
+    return f"You want a ticket with {wants}." + (f" You ask for: {', '.join(asks)}." if asks else "")
+
+
+# -- a conversation --------------------------------------------------------------------------------------------------
+
+
+def converse(env: "Dialogue", agent: Any, ask: Any, tell: Any, seed: int) -> None:
+    """A person is the user. A goal is proposed, which nobody has to follow. What is typed is heard as it is."""
+    data, goals = env.data, env.data.of_split(env.split)
+    goal = int(goals[int(Random(seed).random() * len(goals))])
+    tell("You call to buy cinema tickets. A goal, if you like one:\n  " + goal_in_words(goal, data))
+    tell(HELP)
+    listen, speak, observe = jax.jit(env.listen), jax.jit(env.speak), jax.jit(env.observe)
+    heard, state = env.silence(), None
+    while int(heard.turns) < env.max_turn // 2:
+        heard = listen(heard, _typed(ask, tell, data))
+        action, state = agent.predict(jax.tree.map(np.asarray, observe(heard)), state)
+        heard, spoken = speak(heard, jnp.int32(action))
+        tell(f"agent> {sentence(spoken, data)}   [{env.acts.names[int(action)]}]")
+        if int(spoken.kind) == BOOK:
+            wanted, order = data.wanted[goal], np.asarray(spoken.order)
+            right = int(spoken.row) >= 0 and bool(((wanted < 0) | (wanted == order)).all())
+            tell("That is what the goal wants." if right else "That is not what the goal wants.")
+            return
+        if int(spoken.kind) == HANG_UP:
+            tell("The agent hung up.")
+            return
+    tell(f"The {env.max_turn} turns of a dialogue are over, and nothing is booked.")
+
+
+def _typed(ask: Any, tell: Any, data: Tickets) -> Act:
+    """The next act that is understood."""
+    while True:
+        line = ask("you> ")
+        word, _, rest = line.strip().lower().partition(" ")
+        try:
+            if word == "help" or not word:
+                tell(HELP)
+            elif word == "values":
+                place = _slot(rest.strip(), data)
+                tell(f"{data.slots[place]}: {', '.join(data.values[place])}")
+            else:
+                return read_act(line, data)
+        except NotUnderstood as problem:
+            tell(str(problem))
