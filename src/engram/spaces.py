@@ -54,6 +54,22 @@ class Scale(NamedTuple):
     factor: "float | np.ndarray"
 
 
+class Column(NamedTuple):
+    """What one number of each row of a set is."""
+
+    name: str  # x, y; vx, vy; cos_h, sin_h: a place, a velocity, a heading. Any other name says nothing more
+    unit: float = 1.0  # what 1 of it stands for, in m or m/s
+
+
+def columns_of(given: Any) -> tuple[Column, ...]:
+    """Columns from names, or pairs of a name and its unit; SpaceError for anything else."""
+    try:
+        pairs = [(one, 1.0) if isinstance(one, str) else tuple(one) for one in given]
+        return tuple(Column(str(name), float(unit)) for name, unit in pairs)
+    except (TypeError, ValueError):
+        raise SpaceError(f"columns = {given!r} were given; expected names, or pairs of a name and its unit") from None
+
+
 @dataclass(frozen=True)
 class Box:
     """An array of numbers.
@@ -62,6 +78,7 @@ class Box:
       low, high: the bounds of the numbers; None where there is none. Arrays and infinities may be given. An image
         (uint8, two or three axes) has 0 and 255 unless others are given.
       unordered: whether the rows (the first axis) are a set of things, whose order says nothing.
+      columns: what the numbers of such a row are; () where nobody says.
     """
 
     shape: tuple[int, ...]
@@ -69,8 +86,14 @@ class Box:
     low: Bound = None
     high: Bound = None
     unordered: bool = False
+    columns: tuple[Column, ...] = ()
 
     def __post_init__(self):
+        if self.columns and (len(self.shape) != 2 or len(self.columns) != self.shape[-1]):
+            raise SpaceError(
+                f"{len(self.columns)} columns were named of a Box of shape {self.shape}; name one for each number of a "
+                f"row, or none"
+            )
         if self.dtype not in DTYPES:
             raise SpaceError(f"a Box holds one of {', '.join(DTYPES)}; {self.dtype!r} was given: convert it first")
         if self.dtype == "uint8" and len(self.shape) in (2, 3) and self.low is None and self.high is None:
@@ -325,7 +348,8 @@ def to_json(space: Space) -> dict[str, Any]:
         return {"kind": "text", "length": space.length, "symbols": space.symbols}
     low, high = (list(bound) if isinstance(bound, tuple) else bound for bound in (space.low, space.high))
     what = {"shape": list(space.shape), "dtype": space.dtype, "low": low, "high": high, "unordered": space.unordered}
-    return {"kind": "box", **what}
+    named = {"columns": [list(column) for column in space.columns]} if space.columns else {}
+    return {"kind": "box", **what, **named}
 
 
 def from_json(value: dict[str, Any]) -> Space:
@@ -345,7 +369,8 @@ def from_json(value: dict[str, Any]) -> Space:
             none = math.inf  # given, so that images without bounds stay so
             given = [value if bound is None else bound for bound, value in ((low, -none), (high, none))]
             low, high = (tuple(bound) if isinstance(bound, list) else bound for bound in given)
-            return Box(tuple(int(n) for n in shape), dtype, low, high, flag)
+            columns = columns_of(value.get("columns", ()))
+            return Box(tuple(int(n) for n in shape), dtype, low, high, flag, columns)
     raise SpaceError(
         f"{value!r} does not describe a space; expected a 'kind' of box, discrete, multidiscrete, text, dict or tuple"
     )

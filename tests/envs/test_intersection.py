@@ -330,3 +330,51 @@ def test_episodes_end_as_often_in_each_way_as_in_highway_env(name):
     for ours, theirs in zip((crashed, arrived, steps, total), HIGHWAY[name], strict=True):
         error = np.std(ours) * (1 / 200 + 1 / 400) ** 0.5
         assert abs(np.mean(ours) - theirs) < 4 * error
+
+
+CHOSEN = Intersection(
+    openings=256, max_steps=4, order="shuffled", clock=True, late_ends=True, arrive=2, crash=4, late=3, speed=0
+)
+step_chosen = jax.jit(CHOSEN.step)
+
+
+def test_shuffled_rows_are_the_same_vehicles_after_the_agents_own():
+    """Each of 14 places is as likely for the nearest: five standard errors of 400 draws."""
+    keys = jax.random.bits(jax.random.key(3), (400, 2), "uint32")
+    shown, plain = (np.asarray(jax.jit(jax.vmap(env.reset))(keys)[1]) for env in (CHOSEN, ENV))
+    np.testing.assert_array_equal(shown[:, 0, :7], plain[:, 0])
+    for ours, theirs in zip(shown[:20, 1:, :7], plain[:20, 1:], strict=True):
+        np.testing.assert_array_equal(*(rows[np.lexsort(rows.T)] for rows in (ours, theirs)))
+    place = (shown[:, 1:, :7] == plain[:, 1:2]).all(-1).argmax(1)
+    assert abs(place.mean() - 6.5) < 5 * (195 / 12 / 400) ** 0.5
+
+
+def test_the_clock_is_seen_and_running_out_of_it_may_cost_and_end():
+    state, told = start(agent(100.0)), []
+    for _ in range(4):
+        state, step = step_chosen(state, jnp.int32(SLOWER), KEY)
+        told.append((float(step.observation[0, 7]), float(step.reward), bool(step.terminated)))
+    np.testing.assert_allclose([clock for clock, *_ in told], [0.15, 0.1, 0.05, 0.0], atol=1e-6)
+    assert [rest for _, *rest in told] == [[0, False], [0, False], [0, False], [-3, True]]
+    assert not np.any(step.observation[1:, 7])
+
+
+AT_THE_LINE = (-35, -2, np.pi, 9, 9, 4, 0, LEFT, 2, 0)  # on the way out, a second before it has arrived
+ENDS = [([agent(-1.9)], 0), ([agent(30.0), westbound(28.0)], -4), ([AT_THE_LINE], 2)]
+
+
+@pytest.mark.parametrize(("rows", "reward"), ENDS)
+def test_arriving_and_crashing_are_worth_what_was_chosen(rows, reward):
+    state = start(*rows)
+    for _ in range(4 if reward < 0 else 1):
+        state, step = step_chosen(state, jnp.int32(IDLE), KEY)
+        if step.terminated:
+            break
+    assert step.reward == reward
+
+
+def test_weights_below_nothing_are_refused():
+    with pytest.raises(SpecError, match="crash = -1.0 is too small for Intersection; give 0 or more"):
+        make_device("engram/Intersection-v0", crash=-1)
+    with pytest.raises(SpecError, match="order = 'random' does not suit engram/Intersection-v0"):
+        make_device("engram/Intersection-v0", order="random")

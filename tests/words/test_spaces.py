@@ -124,4 +124,6 @@ def test_rows_may_be_said_to_be_a_set():
     assert convert_space(rows) == Box((5, 3))
     rows.unordered = True  # type: ignore[attr-defined]
     assert convert_space(rows) == Box((5, 3), unordered=True)
-    assert make_device("engram/Intersection-v0").observation_space == Box((15, 7), unordered=True)
+    named = make_device("engram/Intersection-v0").observation_space
+    assert isinstance(named, Box)
+    assert (named.shape, named.unordered, named.columns[1]) == ((15, 7), True, ("x", 100.0))

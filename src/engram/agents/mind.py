@@ -258,6 +258,9 @@ class MindSpec:
                 f"reward.normalize = true and reward_clip = {self.reward_clip} both bound rewards; set "
                 f"reward_clip=0, or leave reward.normalize out"
             )
+        if self.encoder.relative and self.may_be_blank:
+            what = "observation.missing = mask" if self.takes_missing else "observation.normalize = true"
+            raise SpecError(f"encoder.relative = true reads distances, which {what} gives no units of; leave one out")
         self._check_external()
         self._check_turns()
         self._check_loss()

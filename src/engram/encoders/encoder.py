@@ -49,7 +49,7 @@ class EncoderSpec(Protocol):
 
     With `rows`, a spec may also declare `presence`, the index of the feature that is above 0 in every row that is
     there. With -1, the default, a row is there where one of its features is not 0. The first row, the agent's own,
-    always is.
+    always is. A spec whose `relative` is true reads distances, so it is given numbers in their own units only.
     """
 
     @property
@@ -60,6 +60,11 @@ class EncoderSpec(Protocol):
     @property
     def presence(self) -> int:
         """The feature that tells which rows are there; -1 for none."""
+        ...
+
+    @property
+    def relative(self) -> bool:
+        """Whether it reads distances between rows, so numbers must keep their units."""
         ...
 
     def parts(self, space: spaces.Space, stack: int) -> Parts:
@@ -91,4 +96,4 @@ def default_parts(chosen: EncoderSpec, space: spaces.Space, stack: int) -> Parts
     return grid_parts(space, stack, (rows, columns))
 
 
-declare("encoder", layout="numbers", presence=-1, parts=default_parts)
+declare("encoder", layout="numbers", presence=-1, parts=default_parts, relative=False)

@@ -7,6 +7,7 @@ from jaxtyping import Array, Bool, Float, PyTree
 
 from engram import spaces
 from engram.encoders.parts import Parts, entity_parts
+from engram.encoders.relative import Frame, differences, frame_of
 from engram.errors import SpaceError, SpecError
 from engram.nn.attention import MultiHeadAttention, check_heads
 from engram.nn.layers import MLP
@@ -38,11 +39,25 @@ class EntitiesSpec:
         -1, "feature that is above 0 where there is an entity; -1: rows of zeros are none. Not used with a mask", low=-1
     )
     uniform: bool = setting(False, "control: all entities that are there weigh the same")
+    relative: bool = setting(
+        False, "entities are also seen by where they are and how they move from the ego's point of view"
+    )
+    position: tuple[int, ...] = setting((), "with relative: columns of x and y; () as the observation names them")
+    velocity: tuple[int, ...] = setting((), "with a position: columns of the velocity along x and y; () for none")
+    heading: tuple[int, ...] = setting((), "with a position: columns of the heading's cosine and sine; () for none")
+    units: tuple[float, ...] = setting(
+        (1.0, 1.0), "with a position: m that 1 of it stands for, and m/s that 1 of the velocity does", above=0
+    )
 
     layout = "rows"
 
     def check(self) -> None:
         check_heads(self.heads, self.token_width, ("encoder.heads", "encoder.token_width"))
+        given = [name for name in ("position", "velocity", "heading") if getattr(self, name)]
+        if given and not self.relative:
+            raise SpecError(f"encoder.{given[0]} is for encoder.relative = true; set that too, or leave it out")
+        if len(self.units) != 2:
+            raise SpecError(f"encoder.units = {self.units} was given; expected two numbers, such as 100,20")
 
     def build(self, space: spaces.Space, stack: int, key: Key) -> "EntityEncoder":
         features = entity_shape(space)[1]
@@ -52,6 +67,13 @@ class EntitiesSpec:
                 f"choose 0 to {features - 1}, or -1 for none"
             )
         return EntityEncoder(space, stack, self, key=key)
+
+    def frame(self, space: spaces.Space) -> Frame | None:
+        """Which columns of a row are what; None where rows are seen as they are. Raises as `frame_of` does."""
+        if not self.relative:
+            return None
+        chosen = self.position, self.velocity, self.heading, self.units
+        return frame_of(rows_of(space), *chosen)  # type: ignore[arg-type]
 
     def parts(self, space: spaces.Space, stack: int) -> Parts:
         """The entities of every frame."""
@@ -72,6 +94,13 @@ def entity_shape(space: spaces.Space) -> tuple[int, int]:
             f"{MASK!r} (one flag for each), but the observation is {space}; use encoder=features"
         )
     return rows.shape[0], rows.shape[1]
+
+
+def rows_of(space: spaces.Space) -> spaces.Box:
+    """The array of entities x features of a space that `entities` can read."""
+    rows = dict(space.items)[ROWS] if isinstance(space, spaces.Dict) else space
+    assert isinstance(rows, spaces.Box)  # entity_shape saw to it
+    return rows
 
 
 def is_set(space: spaces.Space) -> bool:
@@ -108,11 +137,13 @@ class EntityEncoder(eqx.Module):
     width: int = eqx.field(static=True)
     space: spaces.Space = eqx.field(static=True)
     presence: int = eqx.field(static=True)
+    frame: Frame | None = eqx.field(static=True)
 
     def __init__(self, space: spaces.Space, stack: int, chosen: EntitiesSpec, *, key: Key):
         keys = jax.random.split(key, 4)
         width = chosen.token_width
-        inputs = entity_shape(space)[1] + (stack if stack > 1 else 0)
+        self.frame = chosen.frame(space)
+        inputs = entity_shape(space)[1] + (stack if stack > 1 else 0) + (self.frame.features if self.frame else 0)
         self.ego = MLP(inputs, (width, width), key=keys[0])
         self.others = MLP(inputs, (width, width), key=keys[1])
         self.attention = MultiHeadAttention(width, width, width, chosen.heads, uniform=chosen.uniform, key=keys[2])
@@ -132,14 +163,16 @@ class EntityEncoder(eqx.Module):
         self, observation: PyTree
     ) -> tuple[Float[Array, "stack entities features"], Bool[Array, "stack entities"]]:
         """The entities of each frame, zero where there is none, and which are there."""
-        box = dict(self.space.items)[ROWS] if isinstance(self.space, spaces.Dict) else self.space
-        assert isinstance(box, spaces.Box)  # entity_shape saw to it
+        box = rows_of(self.space)
         masked = box is not self.space
         given = observation[ROWS] if masked else observation
         known = known_rows(given, observation[MASK] if masked else None, self.presence)
         rows = scaled(box, given)
         rows = jnp.where(known[..., None], rows, 0)  # whatever stood there: not even a NaN gets through
         stack, entities, _ = rows.shape
+        if self.frame is not None:
+            plain = jnp.where(known[..., None], given, 0)
+            rows = jnp.concatenate([rows, differences(self.frame, plain, plain[-1, 0])], axis=-1)
         if stack > 1:
             frame = jnp.broadcast_to(jnp.eye(stack)[:, None], (stack, entities, stack))
             rows = jnp.concatenate([rows, frame], axis=-1)

@@ -16,10 +16,23 @@ from engram.envs.adapters.adapter import Adapter
 def make(spec: EnvSpec, env_args: dict[str, Any]) -> gymnasium.Env:
     """The environment. A row of its `Kinematics` observation is a vehicle, the first one the agent's own."""
     env = plain.make(spec, env_args)
-    seen = type(getattr(env.unwrapped, "observation_type", None)).__name__
-    if seen == "KinematicObservation" and isinstance(env.observation_space, gym_spaces.Box):
+    kind: Any = getattr(env.unwrapped, "observation_type", None)
+    if type(kind).__name__ == "KinematicObservation" and isinstance(env.observation_space, gym_spaces.Box):
         env.observation_space.unordered = True  # type: ignore[attr-defined]  # see spaces.Box
+        env.observation_space.columns = columns(kind)  # type: ignore[attr-defined]
     return env
+
+
+def columns(kind: Any) -> tuple[tuple[str, float], ...]:
+    """Names and units of a row's numbers, by the settings of a `Kinematics` observation; () where its rows are told
+    from the agent's own place already (`absolute=False`), or their units are not.
+    """
+    ranges = (kind.features_range or {}) if kind.normalize else dict.fromkeys(kind.features, (-1, 1))
+    measured = [name for name in kind.features if name in ("x", "y", "vx", "vy")]
+    if not kind.absolute or any(name not in ranges for name in measured):
+        return ()
+    halves = {name: (ranges[name][1] - ranges[name][0]) / 2 for name in measured}
+    return tuple((name, float(halves.get(name, 1.0))) for name in kind.features)
 
 
 ADAPTER = Adapter(

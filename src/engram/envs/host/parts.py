@@ -23,7 +23,7 @@ import numpy as np
 from gymnasium import spaces as gym_spaces
 
 from engram.errors import EnvironmentFault, SpaceError
-from engram.spaces import MASK, OFFERED, Box, Discrete, Leaf, MultiDiscrete, Text
+from engram.spaces import MASK, OFFERED, Box, Discrete, Leaf, MultiDiscrete, Text, columns_of
 
 _NARROWED = {"float16": "float32", "float64": "float32", "int64": "int32", "uint32": "int32", "uint64": "int32"}
 _SUPPORTED = "Box, Discrete, MultiDiscrete, MultiBinary, Text, and Dict or Tuple of these"
@@ -93,9 +93,9 @@ def part_of(space: gym_spaces.Space, path: str) -> Part:
 
 def _box(space: gym_spaces.Box, dtype: str) -> Box:
     """The stored Box. It keeps only bounds that numbers are scaled by, so that spaces are equal where agents are."""
-    unordered = bool(getattr(space, "unordered", False))
-    bounded = Box(space.shape, dtype, space.low, space.high, unordered)
-    return bounded if bounded.scale else Box(space.shape, dtype, -np.inf, np.inf, unordered)
+    unordered, columns = bool(getattr(space, "unordered", False)), columns_of(getattr(space, "columns", ()))
+    bounded = Box(space.shape, dtype, space.low, space.high, unordered, columns)
+    return bounded if bounded.scale else Box(space.shape, dtype, -np.inf, np.inf, unordered, columns)
 
 
 def _check_countable(space: gym_spaces.Discrete | gym_spaces.MultiDiscrete, path: str) -> None:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from functools import cache
 from math import pi
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -36,9 +36,11 @@ from engram.envs.tasks.traffic import (
     touching,
 )
 from engram.envs.tasks.traffic import __file__ as traffic_source
-from engram.spaces import Box
+from engram.spaces import Box, columns_of
 
 ROWS = 15  # vehicles in an observation
+UNITS = {"presence": 1.0, "x": 100.0, "y": 100.0, "vx": 20.0, "vy": 20.0, "cos_h": 1.0, "sin_h": 1.0}  # 1, m, m/s
+LONG = 20.0  # s, that 1 of the time left stands for
 TARGET_SPEED = 4.5  # m/s; the agent aims at 0, 1 or 2 times this
 SPAWN_PROBABILITY, SPAWN_SPEED, SPAWN_ALONG = 0.6, 8.0, 5.0  # of a vehicle per second; m/s; m
 OPENING_VEHICLES = 9  # attempts to put a vehicle on the road three seconds before an episode
@@ -69,7 +71,7 @@ class Intersection:
     Actions: aim at the next lower of the speeds 0, 4.5 and 9 m/s; keep the aim; aim at the next higher. It starts at 9.
     Reward: (speed - 7)/2 cut off to 0..1, less 5 in a crash; 1 on arrival, 25 m down the western road. Not normalised.
     Terminated on a crash or an arrival, truncated at step `max_steps`; both flags may come together. The last reward
-    tells how it terminated: it is 1 on arrival, -4 or less in a crash. So do `crashed` and `arrived` of the
+    tells how it terminated: by default it is 1 on arrival, -4 or less in a crash. So do `crashed` and `arrived` of the
     state; in about one episode of a hundred both hold, for the agent crashes and slides over the line: its reward is 1.
 
     In highway-env's terms this is `intersection-v2` with its default settings: the same lanes, spawning, steering,
@@ -85,21 +87,39 @@ class Intersection:
     Args:
       max_steps: seconds until truncation.
       openings: how many scenes there are to begin with. They are made when the environment is first traced.
+      order: `sorted` as above, or `shuffled`: the others' rows, empty ones too, in an order that is drawn at each step.
+      clock: whether rows have another number, the seconds left / 20 s in the agent's own row and 0 in others.
+      late_ends: whether running out of time terminates the episode, so that nothing is thought to follow.
+      arrive, crash, late, speed: weights of the reward: for arriving; what a crash costs; what running out of time
+        costs; and for each second of driving at 9 m/s or more.
 
     Source: Leurent and Mercat 2019 (arXiv 1911.12250) for the task; highway-env 1.12.1, of which this is a rewriting.
     """
 
     max_steps: int = 13
     openings: int = 4096
+    order: Literal["sorted", "shuffled"] = "sorted"
+    clock: bool = False
+    late_ends: bool = False
+    arrive: float = 1.0
+    crash: float = 5.0
+    late: float = 0.0
+    speed: float = 1.0
 
-    observation_space = Box((ROWS, 7), unordered=True)
     actions = 3
 
     def __post_init__(self):
         at_least(self, "max_steps", 1)
         at_least(self, "openings", 1)
+        for name in ("arrive", "crash", "late", "speed"):
+            at_least(self, name, 0)
 
-    def reset(self, key: UInt32[Array, "2"]) -> tuple[IntersectionState, Float[Array, "15 7"]]:
+    @property
+    def observation_space(self) -> Box:
+        columns = columns_of([*UNITS.items(), *([("time left", LONG)] if self.clock else [])])
+        return Box((ROWS, len(columns)), unordered=True, columns=columns)
+
+    def reset(self, key: UInt32[Array, "2"]) -> tuple[IntersectionState, Float[Array, "15 features"]]:
         which, half, corner, exponent, *noise = uniforms(key, 6)
         others = jnp.asarray(_openings(self.openings))[jnp.floor(which * self.openings).astype(jnp.int32)]
         traffic = _half_turned(_unpacked(others), half < 0.5)
@@ -109,7 +129,7 @@ class Intersection:
         )
         traffic = _with_agent(traffic, 65 + 5 * own)
         state = IntersectionState(traffic, jnp.int32(0), jnp.bool_(False), jnp.bool_(False))
-        return state, observe(traffic)
+        return state, self._told(observe(traffic), state.steps, key)
 
     def step(
         self, state: IntersectionState, action: Int[Array, ""], key: UInt32[Array, "2"]
@@ -120,11 +140,30 @@ class Intersection:
         lanes = nearest_lanes(traffic, places)
         out = jnp.where(lanes // 4 == OUT, in_lane(places.along, lanes), 0.0)
         crashed, arrived, steps = traffic.crashed[0], out[0] >= ARRIVED, state.steps + 1
-        reward = jnp.where(arrived, 1.0, jnp.clip((traffic.speed[0] - 7) / 2, 0, 1) - 5 * crashed)
-        shown = _shown(traffic, places, lanes[0])
-        step = DeviceStep(shown, reward.astype(jnp.float32), crashed | arrived, steps >= self.max_steps)
+        over = steps >= self.max_steps
+        reward = self.speed * jnp.clip((traffic.speed[0] - 7) / 2, 0, 1) - self.crash * crashed
+        reward = jnp.where(arrived, self.arrive, reward)
+        if self.late:
+            reward -= self.late * (over & ~crashed & ~arrived)
+        shown = self._told(_shown(traffic, places, lanes[0]), steps, key)
+        step = DeviceStep(shown, reward.astype(jnp.float32), crashed | arrived | (over & self.late_ends), over)
         traffic = traffic._replace(present=traffic.present & ((out < LEFT_BEHIND) | AGENT))
         return IntersectionState(_spawned(traffic, uniforms(key, 6)), steps, crashed, arrived), step
+
+    def _told(
+        self, rows: Float[Array, "15 7"], steps: Int[Array, ""], key: UInt32[Array, "2"]
+    ) -> Float[Array, "15 features"]:
+        """The rows as these settings show them."""
+        if self.order == "shuffled":
+            drawn = uniforms(key ^ jnp.uint32(0x5AFF1ED), ROWS - 1)  # not those that newcomers are drawn by
+            numbers = np.arange(ROWS - 1)
+            before = (drawn < drawn[:, None]) | ((drawn == drawn[:, None]) & (numbers < numbers[:, None]))
+            chosen = jnp.sum(before, axis=1) == numbers[:, None]
+            rows = rows.at[1:].set(jnp.sum(jnp.where(chosen[:, :, None], rows[1:], 0.0), axis=1))
+        if self.clock:
+            left = (self.max_steps - steps) / LONG
+            rows = jnp.concatenate([rows, jnp.zeros((ROWS, 1)).at[0, 0].set(left)], axis=1)
+        return rows
 
 
 def observe(traffic: Traffic) -> Float[Array, "15 7"]:
