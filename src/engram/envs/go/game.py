@@ -130,6 +130,30 @@ class Go:
     def _answer(self, game: PyTree, key: UInt32[Array, "2"]) -> PyTree:
         return self.moved(game, self.player(self.opponent)(game, key))
 
+    @property
+    def passes(self) -> tuple[int, ...]:
+        """Actions that no opening draws."""
+        return (self.size**2,)
+
+    @property
+    def rivals(self) -> tuple[str, ...]:
+        """Whom a match can be against."""
+        from engram.envs.go.rivals import NAMES
+
+        return NAMES
+
+    def rival(self, name: str, seed: int) -> Any:
+        """The rival of that name; None for none."""
+        from engram.envs.go import rivals
+
+        return rivals.rival(self, name, seed)
+
+    def converse(self, agent: Any, ask: Any, tell: Any, seed: int) -> None:
+        """A person plays, as `engram play` has it."""
+        from engram.envs.go.talk import converse
+
+        converse(replace(self, opponent="self"), agent, ask, tell, seed)
+
     def draw(self, state: GoState) -> np.ndarray:
         """The board with its stones."""
         from engram.envs.drawing.boards import stones
