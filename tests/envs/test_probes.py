@@ -28,7 +28,7 @@ def seen(observation):
 
 
 def played(env, resets=6):
-    """Every transition that can be met, by observation and action: {observation: {action: (reward, next, terminated, sign)}}.
+    """Every transition that can be met: {observation: {action: (reward, next, terminated, sign)}}.
 
     Fails if two states that look alike behave differently: then no function of the observation could be the value.
     """

@@ -7,12 +7,12 @@ from typing import Any, NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Int, PyTree
+from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from engram.agents.agent import Acted, Experience
 from engram.agents.mind import MindSpec
 from engram.agents.network import Network
-from engram.agents.policy import Mind, PolicyState, Seen, begin, draws, explore, look
+from engram.agents.policy import Look, Mind, PolicyState, Seen, begin, draws, explore, look
 from engram.agents.recall import line
 from engram.agents.recall.state import Record
 from engram.agents.statistics import Scales
@@ -26,6 +26,8 @@ class ActorState(eqx.Module):
     policy: PolicyState
     key: Key
     steps: Int[Array, ""]  # the global step, which schedules follow; it stays at the largest number of 32 bits
+    # 1 where the side moves that moved first, else -1; None where nobody asks
+    side: Float[Array, "*seeds envs"] | None = None
 
 
 class Noted(NamedTuple):
@@ -37,6 +39,7 @@ class Noted(NamedTuple):
 
 
 Known = Callable[[Decision, Int[Array, ""]], PyTree]  # of one decision and the action taken
+Played = Callable[[Look], Look]  # by what actions are chosen, in the place of the agent's own look
 
 
 def new_actor(spec: MindSpec, params: Network, envs: int, key: Key) -> ActorState:
@@ -45,24 +48,31 @@ def new_actor(spec: MindSpec, params: Network, envs: int, key: Key) -> ActorStat
 
 
 def act(
-    spec: MindSpec, mind: Mind, actor: ActorState, seen: Seen, stored: bool = False, known: Known | None = None
+    spec: MindSpec,
+    mind: Mind,
+    actor: ActorState,
+    seen: Seen,
+    stored: bool = False,
+    known: Known | None = None,
+    played: Played | None = None,
 ) -> Acted:
     """Actions for one observation of every environment, what the agent knew, and what is to be kept of it.
 
-    `stored`: whether the carry is noted.
+    `stored`: whether the carry is noted. `played`: where somebody else chooses some of the actions.
     """
     envs, words = len(seen.is_first), mind.network.words
     exploring = 2 * envs * draws(spec)
     key, bits = next_words(actor.key, exploring + envs * words)
     looked = look(spec, mind, actor.policy, seen, bits[exploring:].reshape(envs, words))
-    policy, action = explore(spec, looked, seen.is_first, bits[:exploring].reshape(-1, envs, 2), actor.steps)
+    choosing = looked if played is None else played(looked)
+    policy, action = explore(spec, choosing, seen.is_first, bits[:exploring].reshape(-1, envs, 2), actor.steps)
     record = None
     if looked.query is not None:
         note = jax.vmap(partial(line.note, spec, mind.network.scales))
         record = note(looked.query, looked.state.frames, looked.decision, action)
     more = None if known is None else jax.vmap(known)(looked.decision, action)
     noted = Noted(actor.policy.carry if stored else None, record, more)
-    actor = ActorState(policy, key, held_back(actor.steps, envs) + envs)
+    actor = ActorState(policy, key, held_back(actor.steps, envs) + envs, actor.side)
     return Acted(actor, action, looked.decision, noted if jax.tree.leaves(noted) else None)
 
 

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PyTree, UInt32
 
+from engram.agents import symmetry
 from engram.agents.network import Network, Previous
 from engram.agents.recall import reading
 from engram.agents.recall.state import RecallState
@@ -94,11 +95,15 @@ Score = Callable[[Any, Nets, PyTree, Decision, Start, Following], Scored]
 
 def words(spec: AgentSpec, network: Network) -> int:
     """Random words that one example takes: to draw its row, to place its window, and for its forward passes."""
-    return spec.draw.words + _placing(spec) + network.words * _looks(spec)
+    return spec.draw.words + _placing(spec) + network.words * _looks(spec) + _turning(spec)
 
 
 def _placing(spec: AgentSpec) -> int:
     return int(spec.has_memory and spec.replay.align)
+
+
+def _turning(spec: AgentSpec) -> int:
+    return int(spec.symmetry == "board")
 
 
 def _looks(spec: AgentSpec) -> int:
@@ -129,15 +134,36 @@ def draw(
     ring, first, last = replay.ring, spec.draw.words, spec.draw.words + _placing(spec)
     embed = partial(_embedded, spec, network, ring)
     drawn = spec.draw.draw(replay.drawing, ring, spec.reach, bits[:, :first], embed)
-    passes = bits[:, last:]
+    passes = bits[:, last:-1] if _turning(spec) else bits[:, last:]
     if not spec.has_memory:
         cut = partial(transition, spec, ring, scales=network.scales, far=far)
-        return drawn, jax.vmap(cut)(drawn.row, drawn.lane, passes)
+        return drawn, _turned(spec, network, jax.vmap(cut)(drawn.row, drawn.lane, passes), bits)
     row = drawn.row
     if spec.replay.align:
         begin = partial(sampling.back_to_start, ring, reach=spec.replay.window - 1, before=spec.rows_before)
         row = jax.vmap(begin)(row, drawn.lane, bits[:, first])
-    return drawn, jax.vmap(partial(window, spec, ring, scales=network.scales, far=far))(row, drawn.lane, passes)
+    windows = jax.vmap(partial(window, spec, ring, scales=network.scales, far=far))(row, drawn.lane, passes)
+    return drawn, _turned(spec, network, windows, bits)
+
+
+def _turned(
+    spec: AgentSpec, network: Network, batch: Transition | Window, bits: UInt32[Array, "batch words"]
+) -> Transition | Window:
+    """Each example by a symmetry of its own, where these are learned from."""
+    if not _turning(spec):
+        return batch
+
+    def one(example: Any, word: UInt32[Array, ""]) -> Any:
+        which = symmetry.drawn(word)
+        observe = partial(symmetry.turned, network.space, network.actions, which=which)
+        act = partial(symmetry.turned_action, network.space, network.actions, which=which)
+        example = example._replace(start=example.start._replace(action=act(example.start.action)))
+        if isinstance(example, Transition):
+            return example._replace(observation=observe(example.observation), following=observe(example.following))
+        previous = example.previous._replace(action=act(example.previous.action))
+        return example._replace(frames=observe(example.frames), previous=previous)
+
+    return jax.vmap(one)(batch, bits[:, -1])
 
 
 def _embedded(

@@ -37,6 +37,7 @@ class LearnerState(eqx.Module):
     fault: Int[Array, "*seeds"]  # number of the first update that was not finite, or -1
     statistics: Statistics | None = None  # of what was met, where anything is normalised or has limits
     annealed: Int[Array, ""] | None = None  # updates of the annealing of n and the discount so far; None without one
+    pool: Any = None  # a PoolState, of an agent that plays against its past
 
     @property
     def scales(self) -> Scales | None:

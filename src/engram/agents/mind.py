@@ -132,6 +132,10 @@ class MindSpec:
     discount: float = setting(0.99, "gamma", low=0, high=1, search=OneOf(0.9, 0.95, 0.98, 0.99, 0.995, 0.999))
     reward: RewardSpec = setting(RewardSpec(), "how rewards are learned from")
     reward_clip: float = setting(0.0, "rewards are learned from within +- this; 0 for as they are", low=0)
+    symmetry: Literal["none", "board"] = setting(
+        "none", "each example is learned from as it is (none), or turned and mirrored as a square board is (board)",
+        later=True,
+    )  # fmt: skip
     turns: bool = setting(
         False, "the environment says who moves next, and what is the other side's counts against; set by itself",
         later=True,
@@ -269,8 +273,8 @@ class MindSpec:
         """A memory that lets values travel backwards must know whose they are."""
         if self.turns and self.external.one_step:
             raise SpecError(
-                f"external={name_of('external', type(self.external))} lets values rise along the steps of one side, and "
-                f"here sides take turns; set external=episodic, or another"
+                f"external={name_of('external', type(self.external))} lets values rise along the steps of one side, "
+                f"and here sides take turns; set external=episodic, or another"
             )
 
     def check_values(self) -> None:

@@ -33,6 +33,7 @@ class Mind(eqx.Module):
     network: Network
     recall: RecallState | None = None  # of an agent with an external memory
     target: Network | None = None  # the target network, where keys are its embeddings
+    past: Network | None = None  # frozen past selves, leaves [selves, ...], of an agent that plays against them
 
 
 def forgetful(spec: MindSpec, mind: Mind) -> Mind:
@@ -46,7 +47,7 @@ def forgotten(mind: Mind, gone: Bool[Array, "capacity"], waiting: Bool[Array, "n
     """A mind that remembers, without some entries and without actions that wait; see `agents/recall/forgetting.py`."""
     assert mind.recall is not None
     recall = forgetting.forgotten(mind.network.external, mind.recall, gone, waiting)
-    return Mind(mind.network, recall, mind.target)
+    return replace(mind, recall=recall)
 
 
 def waiting(mind: Mind) -> forgetting.Waits:

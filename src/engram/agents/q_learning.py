@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PyTree
 
 from engram import spaces
-from engram.agents import demos, examples, statistics
+from engram.agents import demos, examples, statistics, symmetry
 from engram.agents.acting import ActorState, act, new_actor, remembered
 from engram.agents.agent import Acted, AgentState, Experience, PlainPolicy, Rhythm, shape_of
 from engram.agents.learner import LearnerState, fault, first_fault, nbytes, of_turns, report, stepped, with_met
@@ -62,6 +62,7 @@ class QLearner:
                 f"learning falls between two steps of all environments, so one must divide the other; set "
                 f"learn_every={self.envs}"
             )
+        symmetry.check(self.spec, self.space, self.actions)
         needed = self.spec.rows + self.spec.rows_before
         block = 2 * self.rhythm.acts  # rows written at once, at most
         if self.rows_per_lane <= needed + block:

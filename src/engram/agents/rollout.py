@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree, UInt32
 
 from engram import spaces
+from engram.agents import symmetry
 from engram.agents.agent import Experience
 from engram.agents.mind import MindSpec
 from engram.agents.network import Network, Previous
@@ -269,6 +270,21 @@ def examples_of(
 def shuffled(order: Int[Array, "examples"], examples: Examples, batches: int) -> Examples:
     """The examples in another order, as [batches, examples of a batch, ...]."""
     return jax.tree.map(lambda leaf: leaf[order].reshape(batches, len(order) // batches, *leaf.shape[1:]), examples)
+
+
+def turned(space: spaces.Space, actions: int, examples: Examples, words: UInt32[Array, "examples"]) -> Examples:
+    """Each example, or window, by a symmetry of the board of its own."""
+
+    def one(example: Examples, word: UInt32[Array, ""]) -> Examples:
+        which = symmetry.drawn(word)
+        act = partial(symmetry.turned_action, space, actions, which=which)
+        return example._replace(
+            frames=symmetry.turned(space, actions, example.frames, which),
+            action=act(example.action),
+            previous=example.previous._replace(action=act(example.previous.action)),
+        )
+
+    return jax.vmap(one)(examples, words)
 
 
 def decisions(spec: MindSpec, network: Network, batch: Examples) -> tuple[Any, Examples]:

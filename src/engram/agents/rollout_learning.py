@@ -8,16 +8,17 @@ import dataclasses
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from engram import spaces
 from engram.agents import learner as learning
+from engram.agents import pool as pools
 from engram.agents import rollout as rollouts
-from engram.agents import statistics
+from engram.agents import statistics, symmetry
 from engram.agents.acting import ActorState, act, new_actor, remembered
 from engram.agents.agent import Acted, AgentState, Experience, PlainPolicy, Rhythm, shape_of
 from engram.agents.learner import LearnerState, first_fault, stepped
@@ -25,6 +26,7 @@ from engram.agents.mind import MindSpec
 from engram.agents.network import Network, build
 from engram.agents.optimizing import optimizer_of
 from engram.agents.policy import Mind, Seen
+from engram.agents.pool import PoolSpec
 from engram.agents.recall import state as recalls
 from engram.agents.rollout import Examples, Rollout, Steps
 from engram.bits import TURN, counted, next_words, permutation, whole
@@ -51,6 +53,13 @@ class CollectSpec:
     )  # fmt: skip
 
 
+class Pooled(NamedTuple):
+    """What acting knew, and whose move it was."""
+
+    own: PyTree
+    theirs: Bool[Array, "*batch"]  # whether a past self made it
+
+
 @spec
 class RolloutSpec(MindSpec):
     """What is chosen about an agent that learns from rollouts. A kind adds the three functions at the end."""
@@ -60,6 +69,8 @@ class RolloutSpec(MindSpec):
         0.95, "lambda: 0 bootstraps after one step, 1 at the end of the rollout", low=0, high=1,
         search=OneOf(0.5, 0.65, 0.8, 0.9, 0.95, 1.0),
     )  # fmt: skip
+
+    pool: PoolSpec = setting(PoolSpec(), "frozen past selves to play against", later=True)
 
     def build(self, space: spaces.Space, actions: int, envs: int, demonstrations: int = 0) -> "RolloutLearner":
         return RolloutLearner(self, space, actions, envs)
@@ -98,6 +109,11 @@ class RolloutSpec(MindSpec):
     def check(self) -> None:
         super().check()
         recall, seen = self.recall, self.observation
+        if self.pool.share and (self.has_memory or self.has_external):
+            raise SpecError(
+                f"pool.share = {self.pool.share} lets past selves play, which have no memory of their own; set "
+                f"pool.share=0, or working=none and external=none"
+            )
         if not self.has_memory and (seen.previous_action or seen.previous_reward):
             raise SpecError(
                 f"observation.previous_action = {seen.previous_action} and observation.previous_reward = "
@@ -146,6 +162,8 @@ class RolloutLearner:
     envs: int = 1
 
     def __post_init__(self):
+        symmetry.check(self.spec, self.space, self.actions)
+        pools.check(self.spec.pool, self.spec.turns, self.envs)
         chosen = self.spec.rollout
         examples, what = (self.envs, "environments") if self.spec.has_memory else (self.envs * chosen.steps, "steps")
         if examples % chosen.minibatches:
@@ -171,7 +189,12 @@ class RolloutLearner:
 
     @property
     def metrics(self) -> tuple[str, ...]:
-        return self.spec.metrics
+        return (*self.spec.metrics, "pool_return") if self._pooled else self.spec.metrics
+
+    @property
+    def _pooled(self) -> bool:
+        """Whether past selves play."""
+        return self.spec.pool.share > 0
 
     @property
     def optimizer(self) -> "optax.GradientTransformation":
@@ -187,7 +210,10 @@ class RolloutLearner:
         actor = new_actor(self.spec, params, self.envs, keys[1])
         met = statistics.begin(self.spec, params.sight, self.envs)
         optimizer = self.optimizer.init(params)  # type: ignore[arg-type]
-        learner = LearnerState(params, None, optimizer, keys[2], jnp.int32(0), jnp.int32(-1), met)
+        pool = pools.begin(self.spec.pool, params) if self._pooled else None
+        learner = LearnerState(params, None, optimizer, keys[2], jnp.int32(0), jnp.int32(-1), met, pool=pool)
+        if self._pooled:
+            actor = dataclasses.replace(actor, side=jnp.ones(self.envs))
         network, recall = params.seeing(learner.scales), None
         if self.spec.has_external:
             key = jax.random.fold_in(key, 3)
@@ -200,19 +226,30 @@ class RolloutLearner:
         bits = jnp.zeros(network.words, jnp.uint32)
         decision = jax.eval_shape(network.__call__, frames, bits)
         known = jax.eval_shape(self.spec.known, decision, jax.ShapeDtypeStruct((), jnp.int32))
+        if self._pooled:
+            known = Pooled(known, jax.ShapeDtypeStruct((), jnp.bool_))
         stack = self.spec.observation.stack
         about = stack, carry, known, self.spec.turns
         return rollouts.empty(self.space, self.spec.rollout.steps, self.envs, *about)
 
     def mind(self, state: AgentState) -> Mind:
         """What it decides with now."""
-        return Mind(state.learner.params.seeing(state.learner.scales), state.recall)
+        learner = state.learner
+        past = None if learner.pool is None else learner.pool.past
+        return Mind(learner.params.seeing(learner.scales), state.recall, past=past)
 
     # -- acting ------------------------------------------------------------------------------------------------------
 
     def act(self, mind: Mind, actor: ActorState, seen: Seen) -> Acted:
         """Actions for one observation of every environment, and what is known of them."""
-        return act(self.spec, mind, actor, seen, self.spec.has_memory, self.spec.known)
+        if not self._pooled:
+            return act(self.spec, mind, actor, seen, self.spec.has_memory, self.spec.known)
+        side = pools.side_now(actor.side, seen)
+        moves = pools.theirs(self.spec.pool, self.envs, side)
+        played = partial(pools.played, self.spec.pool, mind, moves)
+        acted = act(self.spec, mind, actor, seen, self.spec.has_memory, self.spec.known, played)
+        noted = acted.noted._replace(known=Pooled(acted.noted.known, moves))
+        return acted._replace(actor=dataclasses.replace(acted.actor, side=side), noted=noted)
 
     def plain(self) -> PlainPolicy | None:
         """None: what is known of each action is noted."""
@@ -224,6 +261,9 @@ class RolloutLearner:
         """Puts successive steps into the rollout, counts what was met, and remembers what it came to."""
         experience = learning.of_turns(self.spec, experience)
         learner = learning.with_met(self.spec, self.space, state.learner, experience)
+        if self._pooled:
+            pool = pools.with_results(self.spec.pool, learner.pool, experience, experience.noted.known.theirs)
+            learner = dataclasses.replace(learner, pool=pool)
         external, scales = state.learner.params.external, state.learner.scales
         recall = remembered(self.spec, external, state.recall, experience, scales)
         return AgentState(state.actor, learner, rollouts.written(state.replay, experience), recall)
@@ -233,6 +273,8 @@ class RolloutLearner:
     def learn(self, state: AgentState) -> tuple[AgentState, Metrics]:
         """The updates from one rollout, which is then forgotten."""
         chosen, mind, rollout = self.spec, self.mind(state), state.replay
+        if self._pooled:
+            rollout = dataclasses.replace(rollout, known=rollout.known.own)
         frames = rollouts.stacked(chosen, rollout)
         steps = rollouts.steps_of(chosen, mind, rollout, frames, rollout.known.value)
         words = mind.network.words
@@ -243,15 +285,21 @@ class RolloutLearner:
         count, batches = len(examples.weight), chosen.rollout.minibatches
 
         def epoch(learner: LearnerState, _: Any) -> tuple[LearnerState, Metrics]:
-            key, bits = next_words(learner.key, count)
-            order = permutation(bits)
+            turns = chosen.symmetry == "board"
+            key, bits = next_words(learner.key, 2 * count if turns else count)
+            order = permutation(bits[:count] if turns else bits)
             learner = dataclasses.replace(learner, key=key)
-            return jax.lax.scan(self._update, learner, rollouts.shuffled(order, examples, batches))
+            drawn = rollouts.turned(self.space, self.actions, examples, bits[count:]) if turns else examples
+            return jax.lax.scan(self._update, learner, rollouts.shuffled(order, drawn, batches))
 
         learner = dataclasses.replace(state.learner, key=key)
         learner, told = jax.lax.scan(epoch, learner, None, length=chosen.rollout.epochs)
-        metrics = {name: told[name].mean() for name in self.metrics}
-        return AgentState(state.actor, learner, rollouts.learned(rollout, frames), state.recall), metrics
+        metrics = {name: told[name].mean() for name in chosen.metrics}
+        if self._pooled:
+            pool = pools.after_rollout(chosen.pool, learner.pool, learner.params)
+            learner, metrics = dataclasses.replace(learner, pool=pool), metrics | {"pool_return": pool.result}
+        replay = rollouts.learned(state.replay, frames)
+        return AgentState(state.actor, learner, replay, state.recall), metrics
 
     def _update(self, learner: LearnerState, batch: Examples) -> tuple[LearnerState, Metrics]:
         """One update of the parameters from a minibatch."""
@@ -263,7 +311,8 @@ class RolloutLearner:
         new = stepped(self.optimizer, learner, loss_of)
         updates = counted(learner.updates, 1)
         fault = first_fault(learner.fault, new.finite, updates)
-        after = LearnerState(new.params, None, new.optimizer, learner.key, updates, fault, learner.statistics)
+        met, pool = learner.statistics, learner.pool
+        after = LearnerState(new.params, None, new.optimizer, learner.key, updates, fault, met, pool=pool)
         return after, {"loss": new.loss, **new.told}
 
     # -- what a runner asks ------------------------------------------------------------------------------------------

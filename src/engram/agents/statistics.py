@@ -99,9 +99,9 @@ def _discounted(
         return jnp.where(rest[2], sign * now, now), found
 
     rows = steps.is_first, steps.reward, keep
-    return (
-        jax.lax.scan(one, returns, rows) if steps.sign is None else jax.lax.scan(turned, returns, (*rows, steps.sign))
-    )
+    if steps.sign is None:
+        return jax.lax.scan(one, returns, rows)
+    return jax.lax.scan(turned, returns, (*rows, steps.sign))
 
 
 def as_learned(spec: MindSpec, scales: Scales | None, reward: Float[Array, "*rows"]) -> Float[Array, "*rows"]:

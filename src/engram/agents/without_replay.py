@@ -4,20 +4,25 @@ from dataclasses import replace
 from typing import Any
 
 from engram.agents.mind import OptimizerSpec, RecallSpec
+from engram.agents.pool import PoolSpec
 from engram.agents.ppo import PPOSpec
 from engram.agents.pqn import PQNSpec
 from engram.agents.rollout_learning import CollectSpec
 from engram.agents.spec import AgentSpec
+from engram.encoders.vector import VectorSpec
 from engram.exploration.greedy import EpsilonGreedySpec
+from engram.exploration.openings import OpeningsSpec
 from engram.exploration.sample import SampleSpec
 from engram.external.episodic import EpisodicSpec
 from engram.heads.actor_critic import ActorCriticSpec
 from engram.losses.regression import SquaredSpec
+from engram.spaces import MASK, Space, has, leaves, seen
 from engram.specs import unfinished
 from engram.working.gated import GRUSpec
 
 # Environments stepped together where nobody says how many: on the device, and on the host.
 ENVS = (64, 8)
+ENVS_OF = {"go": (128, 8)}  # where a preset has other numbers
 MANY = 32  # environments on the device from which on a rollout is the better way to learn
 
 
@@ -79,6 +84,26 @@ def a2c(chosen: AgentSpec, steps: int, kind: str) -> PPOSpec:
         rollout=CollectSpec(steps=5, epochs=1, minibatches=1),  # 5: the paper, section 8
         trace=1.0,
         standardize=False,
+    )
+
+
+def game(space: Space, steps: int, width: int = 512) -> PQNSpec:
+    """PQN for a game of two sides on a board: symmetries, random openings, a pool of past selves.
+
+    Of an observation without a board, or without a mask of the moves, it takes neither symmetries nor past selves.
+    """
+    boards = [leaf for _, leaf in leaves(seen(space)) if len(leaf.shape) >= 2 and leaf.shape[0] == leaf.shape[1]]
+    taken_in_turns = bool(boards) and has(space, MASK)
+    return PQNSpec(
+        encoder=VectorSpec(widths=(width, width), norm=True),
+        rollout=CollectSpec(steps=16, epochs=2, minibatches=8),
+        trace=0.9,
+        discount=0.997,
+        loss=SquaredSpec(),
+        optimizer=OptimizerSpec(learning_rate=5e-4, final_fraction=0.05, decay_steps=steps, clip_norm=10.0),
+        exploration=OpeningsSpec(start=0.2, end=0.03, steps=max(1, steps // 4)),
+        symmetry="board" if taken_in_turns else "none",
+        pool=PoolSpec(share=0.2) if taken_in_turns else PoolSpec(),
     )
 
 

@@ -1,4 +1,4 @@
-"""The command `engram`: train, evaluate, play, watch, explain, info, compare, memory, tune, show, list, new.
+"""The command `engram`: train, evaluate, play, match, watch, explain, info, compare, memory, tune, show, list, new.
 
 What can be typed is in flags.py; here is what it does. Nothing heavy is imported until a command needs it, so that
 help answers at once.
@@ -35,7 +35,7 @@ from engram.cli.flags import (
     in_a_sentence,
     split_settings,
 )
-from engram.cli.games import Play, play
+from engram.cli.games import Match, Play, match, play
 from engram.cli.leave import EXIT_INTERRUPTED
 from engram.cli.parts import import_parts, search_here
 from engram.cli.places import existing, runs_of
@@ -145,7 +145,7 @@ def _run(words: list[str]) -> int:
 
         tune(chosen, settings)
     else:
-        {Evaluate: evaluate, Info: info, New: new, Play: play}[type(chosen)](chosen)
+        {Evaluate: evaluate, Info: info, New: new, Play: play, Match: match}[type(chosen)](chosen)
     return 0
 
 

@@ -17,7 +17,7 @@ from typing import Annotated, Any, TypeVar, get_args, get_origin
 from tyro.conf import Positional, UseAppendAction, arg, subcommand
 
 from engram.cli.explain_flags import Explain
-from engram.cli.games import Play
+from engram.cli.games import Match, Play
 from engram.cli.memory_flags import Memory
 from engram.cli.new import TRY
 from engram.cli.typed import Imports
@@ -291,14 +291,15 @@ class New:
 
 
 COMMANDS: dict[str, type] = {
-    "train": Train, "evaluate": Evaluate, "play": Play, "watch": Watch, "explain": Explain, "info": Info,
-    "compare": Compare, "memory": Memory, "tune": Tune, "show": Show, "list": List, "new": New,
+    "train": Train, "evaluate": Evaluate, "play": Play, "match": Match, "watch": Watch, "explain": Explain,
+    "info": Info, "compare": Compare, "memory": Memory, "tune": Tune, "show": Show, "list": List, "new": New,
 }  # fmt: skip
 TAKE_SETTINGS = ("train", "tune", "show")
 Command = (
     Annotated[Train, subcommand("train")]
     | Annotated[Evaluate, subcommand("evaluate")]
     | Annotated[Play, subcommand("play")]
+    | Annotated[Match, subcommand("match")]
     | Annotated[Watch, subcommand("watch")]
     | Annotated[Explain, subcommand("explain")]
     | Annotated[Info, subcommand("info")]

@@ -168,6 +168,7 @@ def _load_ours() -> None:
     ours = [
         "adapters.minatar",
         "adapters.gymnax_style",
+        "go.game",
         "probes",
         *sorted(f"tasks.{module.name}" for module in iter_modules(tasks.__path__)),
     ]

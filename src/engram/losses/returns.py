@@ -142,7 +142,8 @@ def lambda_returns(
     Args:
       reward: r_t.
       discount: gamma, and 0 where step t terminated the episode; -gamma where the other side moves next.
-      following: v_t+1, the value of what step t led to, for whoever moves there; of a step that a time limit ended, of its final observation.
+      following: v_t+1, the value of what step t led to, for whoever moves there; of a step that a time limit ended, of
+        its final observation.
       ends: whether step t is the last of its episode or of the rollout, so that step t + 1 does not follow it.
       trace: lambda, 0 to 1.
 

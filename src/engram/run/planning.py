@@ -25,7 +25,7 @@ from typing import Any
 from engram import specs
 from engram.agents.mind import MindSpec
 from engram.agents.presets import WITHOUT_REPLAY, default_steps, kind_of, preset
-from engram.agents.without_replay import ENVS
+from engram.agents.without_replay import ENVS, ENVS_OF
 from engram.envs.device import has_turns, is_device
 from engram.errors import SpecError
 from engram.run.machine import SHARE, available
@@ -48,7 +48,7 @@ def with_envs(env: Any, given: Given) -> Given:
     """With as many environments as a preset without replay steps together, where nobody said how many."""
     if given.run.get("preset") not in WITHOUT_REPLAY or "envs" in given.run or not isinstance(env, str):
         return given
-    on_device, on_host = ENVS
+    on_device, on_host = ENVS_OF.get(str(given.run["preset"]), ENVS)
     return given._replace(run={**given.run, "envs": on_device if is_device(env) else on_host})
 
 

@@ -52,9 +52,8 @@ class EpisodeCounts(eqx.Module):
     returns: Float[Array, "*seeds recent"]  # where sides take turns, of the side that moved first
     lengths: Int[Array, "*seeds recent"]
     finished: Int[Array, "*seeds envs"]
-    side: Float[Array, "*seeds envs"] | None = (
-        None  # 1 where the side moves that moved first, else -1; None of one side
-    )
+    # 1 where the side moves that moved first, else -1; None in tasks of one side
+    side: Float[Array, "*seeds envs"] | None = None
 
 
 class DeviceRun(eqx.Module):

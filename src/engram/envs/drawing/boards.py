@@ -22,6 +22,7 @@ from engram.envs.drawing.canvas import (
 
 SIDE = 160
 NIGHT = (24, 26, 38)
+WOOD = (214, 176, 112)
 # One for each channel: told apart also by those who see few colours, by their lightness.
 CHANNELS: tuple[Colour, ...] = (
     (120, 200, 255), (255, 206, 84), (96, 110, 150), (232, 96, 84), (110, 190, 110),
@@ -118,4 +119,21 @@ def ships(env: Any, state: Any) -> Picture:
         canvas.rectangle(edge * cell - 0.4, 0, edge * cell, side * cell, WHITE)
         canvas.rectangle(0, edge * cell - 0.4, side * cell, edge * cell, WHITE)
     canvas.frame(0, 0, side * cell, side * cell, INK, 1)
+    return canvas.picture()
+
+
+def stones(board: np.ndarray) -> Picture:
+    """A board of Go: 1 for a black stone, -1 for a white one, on the crossings of lines."""
+    size = len(board)
+    cell = max(6, SIDE // size)
+    canvas = Canvas(size * cell, size * cell, WOOD)
+    first, last = cell / 2, (size - 0.5) * cell
+    for line in range(size):
+        at = (line + 0.5) * cell
+        canvas.line(first, at, last, at, INK, 1)
+        canvas.line(at, first, at, last, INK, 1)
+    for row, column in np.argwhere(board):
+        x, y = (column + 0.5) * cell, (row + 0.5) * cell
+        canvas.disc(x, y, 0.45 * cell, INK)
+        canvas.disc(x, y, 0.41 * cell, (28, 28, 32) if board[row, column] > 0 else WHITE)
     return canvas.picture()

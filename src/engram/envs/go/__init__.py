@@ -1,0 +1,1 @@
+"""Go, played by pgx (extra `board`): the game, simple players, GNU Go, and a person in the terminal."""

@@ -1,0 +1,87 @@
+"""A person plays Go with a trained agent."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from engram.envs.go import board
+from engram.envs.go.board import BLACK, NAMES, WHITE
+from engram.spaces import MASK
+
+HELP = "a point such as {point}, pass, undo, resign, or quit"
+
+
+def converse(env: Any, agent: Any, ask: Any, tell: Any, seed: int) -> None:
+    """Games, until the person has enough."""
+    game = 0
+    while True:
+        own = _colour(ask, tell)
+        _game(env, agent, own, ask, tell, [seed, game])
+        game += 1
+        if ask("another game? (y/n) ").lower() not in ("y", "yes"):
+            return
+
+
+def _colour(ask: Any, tell: Any) -> int:
+    while True:
+        word = ask("your colour, black or white: ").lower()
+        for colour in (BLACK, WHITE):
+            if word and NAMES[colour].lower().startswith(word):
+                return colour
+        tell(f"{word!r} is no colour; type b or w")
+
+
+def _game(env: Any, agent: Any, own: int, ask: Any, tell: Any, key: list[int]) -> None:
+    reset, step = jax.jit(env.reset), jax.jit(env.step)
+    bits = jnp.asarray(np.array(key, np.uint32))
+    past: list[Any] = [(*reset(bits), BLACK, None)]  # state, observation, who moves, the move before
+    tell(f"You are {NAMES[own]}: X is Black, O is White, komi {env.points_to_white:g}.")
+    while True:
+        state, shown, mover, last = past[-1]
+        if mover == own:
+            tell(board.drawn(board.stones(np.asarray(state.game.observation)), last))
+            action = _move(env, np.asarray(shown[MASK]), past, own, ask, tell)
+            if action is None:
+                continue
+            if action < 0:
+                tell(f"You resign; {NAMES[-own]} wins.")
+                return
+        else:
+            action = int(agent.predict(jax.tree.map(np.asarray, shown))[0])
+            tell(f"{NAMES[mover]} plays {board.name_of(action, env.size)}.")
+        following, out = step(state, jnp.int32(action), bits)
+        past.append((following, out.observation, -mover, action))
+        if out.terminated:
+            _end(env, following, float(out.reward) * mover, tell)
+            return
+
+
+def _move(env: Any, legal: np.ndarray, past: list[Any], own: int, ask: Any, tell: Any) -> int | None:
+    """What the person plays; -1 to resign, None after an undo."""
+    while True:
+        word = ask(f"{NAMES[own]}: ")
+        if word.lower() == "resign":
+            return -1
+        if word.lower() == "undo":
+            if len(past) < 3:
+                tell("there is no move of yours to take back")
+                continue
+            del past[-2:]
+            return None
+        action = board.action_of(word, env.size)
+        if action is None:
+            tell(f"{word!r} is no move; type {HELP.format(point=board.name_of(env.size**2 // 2, env.size))}")
+        elif not legal[action]:
+            tell(f"{board.name_of(action, env.size)} is not allowed here: it is taken, without a liberty, or a ko")
+        else:
+            return action
+
+
+def _end(env: Any, state: Any, black: float, tell: Any) -> None:
+    stones = board.stones(np.asarray(state.game.observation))
+    ours, theirs = board.area(stones)
+    tell(board.drawn(stones))
+    winner = NAMES[BLACK if black > 0 else WHITE]
+    tell(f"Black {ours}, White {theirs} and komi {env.points_to_white:g}: {winner} wins.")
