@@ -3,7 +3,7 @@
 from dataclasses import replace
 from typing import Any
 
-from engram.agents.mind import OptimizerSpec, RecallSpec
+from engram.agents.mind import OptimizerSpec, RecallSpec, RewardSpec
 from engram.agents.ppo import PPOSpec
 from engram.agents.pqn import PQNSpec
 from engram.agents.rollout_learning import CollectSpec
@@ -12,6 +12,7 @@ from engram.exploration.greedy import EpsilonGreedySpec
 from engram.exploration.sample import SampleSpec
 from engram.external.episodic import EpisodicSpec
 from engram.heads.actor_critic import ActorCriticSpec
+from engram.heads.attention import AttentionSpec
 from engram.losses.regression import SquaredSpec
 from engram.specs import unfinished
 from engram.working.gated import GRUSpec
@@ -47,6 +48,12 @@ def pqn(chosen: AgentSpec, steps: int, kind: str) -> PQNSpec:
         ),
         exploration=EpsilonGreedySpec(start=1.0, end=0.05, steps=max(1, steps // 10)),
     )
+
+
+def dialogue(chosen: AgentSpec, steps: int, kind: str, offers: bool) -> PQNSpec:
+    """PQN that attends over the acts on offer, with rewards of 80 at the end of a talk brought to order one."""
+    made = pqn(chosen, steps, kind)
+    return replace(made, head=AttentionSpec() if offers else made.head, reward=RewardSpec(normalize=True))
 
 
 def ppo(chosen: AgentSpec, steps: int, kind: str) -> PPOSpec:

@@ -291,8 +291,8 @@ class New:
 
 
 COMMANDS: dict[str, type] = {
-    "train": Train, "evaluate": Evaluate, "play": Play, "watch": Watch, "explain": Explain, "info": Info, "compare": Compare,
-    "memory": Memory, "tune": Tune, "show": Show, "list": List, "new": New,
+    "train": Train, "evaluate": Evaluate, "play": Play, "watch": Watch, "explain": Explain, "info": Info,
+    "compare": Compare, "memory": Memory, "tune": Tune, "show": Show, "list": List, "new": New,
 }  # fmt: skip
 TAKE_SETTINGS = ("train", "tune", "show")
 Command = (
