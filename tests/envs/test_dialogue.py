@@ -264,7 +264,7 @@ def test_wrong_arguments_are_said(arguments, said, tmp_path, monkeypatch):
     [
         ("inform city Seattle, theater?", "city seattle, theater?"),
         ("city=seattle; request ticket", "city seattle, ticket?"),
-        ("no, film the paper comet", "no moviename the last comet"),
+        ("no, film the paper comet", "no moviename the paper comet"),
         ("any city", "any city"),
         ("thanks!", "thanks"),
     ],
