@@ -1,4 +1,4 @@
-"""Tickets are as counted by hand, the user keeps to his rules, the line errs as often as it says, and a booking counts."""
+"""Tickets are as counted by hand, the user keeps to his rules, the line errs as often as it says."""
 
 import json
 import logging
@@ -12,8 +12,23 @@ import pytest
 
 from engram.envs.device import make_device
 from engram.envs.tasks import agenda, clerk
-from engram.envs.tasks.agenda import ASK, BOOK, DENY, GO_ON, INFORM, NOBODY, NOT_KNOWN, OFFER, READ_BACK, REQUEST, TELL
-from engram.envs.tasks.agenda import THANKS, YES, Act, Spoken
+from engram.envs.tasks.agenda import (
+    ASK,
+    BOOK,
+    DENY,
+    GO_ON,
+    INFORM,
+    NOBODY,
+    NOT_KNOWN,
+    OFFER,
+    READ_BACK,
+    REQUEST,
+    TELL,
+    THANKS,
+    YES,
+    Act,
+    Spoken,
+)
 from engram.envs.tasks.dialogue import Dialogue
 from engram.envs.tasks.tickets import ANY, UNKNOWN, Goal, made_goals, made_rows, numbered, tickets
 from engram.envs.tasks.wording import NotUnderstood, act_in_words, read_act, sentence
@@ -112,14 +127,14 @@ def test_the_line_errs_as_often_as_it_says():
 
 def test_what_is_made_is_the_same_again_and_split_by_goal():
     assert made_rows(1) == made_rows(1) != made_rows(2)
-    data = tickets("", "", 0)
+    data = tickets("", "", 1)
     assert data.rows.shape == (1000, 12)
     assert len(Dialogue().acts.names) == 29
-    goals = made_goals(made_rows(0), 0)
+    goals = made_goals(made_rows(1), 1)
     train, test = (set(np.array([hash(goal) for goal in goals])[data.of_split(one)]) for one in ("train", "test"))
     assert len(train & test) == 0
     assert 0.15 < len(test) / len(train | test) < 0.25
-    rows = made_rows(0)
+    rows = made_rows(1)
     met = [
         any(all(row.get(slot) == value for slot, value in goal.wants if slot != "numberofpeople") for row in rows)
         for goal in goals
@@ -132,7 +147,7 @@ def test_the_rows_that_fit_are_those_found_one_by_one():
     rows, values = env.data.rows, np.full(12, UNKNOWN)
     of = {name: place for place, name in enumerate(env.data.slots)}
     values[of["city"]], values[of["date"]], values[of["numberofpeople"]] = 3, 2, 5
-    fitting, all_but = jax.jit(env._fitting)(jnp.asarray(values))
+    _, all_but = jax.jit(env._fitting)(jnp.asarray(values))
     told = (np.asarray(all_but)[:, :, None] >> np.arange(32) & 1).reshape(12, -1)[:, : len(rows)]
     city, date = rows[:, of["city"]] == 3, rows[:, of["date"]] == 2
     np.testing.assert_array_equal(told[of["city"]], date)
@@ -249,13 +264,13 @@ def test_wrong_arguments_are_said(arguments, said, tmp_path, monkeypatch):
     [
         ("inform city Seattle, theater?", "city seattle, theater?"),
         ("city=seattle; request ticket", "city seattle, ticket?"),
-        ("no, film the last comet", "no moviename the last comet"),
+        ("no, film the paper comet", "no moviename the paper comet"),
         ("any city", "any city"),
         ("thanks!", "thanks"),
     ],
 )
 def test_typed_acts_are_read(line, read):
-    data = tickets("", "", 0)
+    data = tickets("", "", 1)
     assert act_in_words(read_act(line, data), data) == read
 
 
@@ -270,7 +285,7 @@ def test_typed_acts_are_read(line, read):
 )
 def test_what_is_no_act_is_answered_by_the_way_out(line, said):
     with pytest.raises(NotUnderstood, match=said):
-        read_act(line, tickets("", "", 0))
+        read_act(line, tickets("", "", 1))
 
 
 class Scripted:
@@ -291,7 +306,8 @@ def test_a_person_buys_a_ticket():
     assert any("no slot is called 'citty'" in line for line in told)
     said = [line for line in told if line.startswith("agent> ")]
     assert said[0].startswith("agent> The film is the ")
-    assert "city seattle" in said[1] and "number of people 2" in said[1]
+    assert "city seattle" in said[1]
+    assert "number of people 2" in said[1]
     assert said[2].startswith("agent> Booked: ")
     assert told[-1] == "That is not what the goal wants."
 
@@ -304,7 +320,7 @@ def test_equal_goals_are_on_one_side_of_the_split():
 
 
 def test_sentences_say_what_is_not_known():
-    data = tickets("", "", 0)
+    data = tickets("", "", 1)
     slots = np.full(12, UNKNOWN)
     theater = data.slots.index("theater")
     says = [spoken(TELL, theater, value, read=slots, order=slots) for value in (3, NOT_KNOWN, UNKNOWN)]

@@ -12,7 +12,7 @@ from engram.agents import value
 from engram.agents.mind import MindSpec, ObservationSpec, OptimizerSpec, RecallSpec, RewardSpec
 from engram.agents.sac import from_dqn
 from engram.agents.spec import AgentSpec, ReplaySpec, TargetSpec
-from engram.agents.without_replay import a2c, game, ppo, pqn, recalling, recurrent
+from engram.agents.without_replay import a2c, dialogue, game, ppo, pqn, recalling, recurrent
 from engram.encoders.entities import EntitiesSpec, is_set
 from engram.encoders.features import FeaturesSpec  # noqa: F401, registered
 from engram.encoders.impala import ImpalaSpec  # noqa: F401, registered
@@ -415,13 +415,17 @@ PRESETS: dict[str, tuple[Callable[[spaces.Space, int], MindSpec], str]] = {
     ),
     "go": (game, "pqn for a game of two sides on a board, against itself and its past"),
     "a2c": (_from_rollouts(a2c), "a policy gradient from short rollouts (Mnih et al. 2016)"),
+    "dialogue": (
+        lambda space, steps: dialogue(dqn(space, steps), steps, kind_of(space), spaces.has(space, spaces.OFFERED)),
+        "pqn with attention over the acts on offer and normalised rewards; for engram/Dialogue-v0",
+    ),
     "sac": (sac, "soft actor-critic for discrete actions (Christodoulou 2019), from a replay"),
     "lru-dqn": (lru_dqn, "linear recurrent units as working memory, for long delays (Orvieto et al. 2023)"),
 }
 
 
 # Those that learn from rollouts, so from many environments.
-WITHOUT_REPLAY = frozenset(name for name in PRESETS if name.startswith(("pqn", "ppo", "a2c", "go")))
+WITHOUT_REPLAY = frozenset(name for name in PRESETS if name.startswith(("pqn", "ppo", "a2c", "go", "dialogue")))
 
 
 def preset(name: str, space: spaces.Space, steps: int | None = None, reward_clip: float = 0.0) -> MindSpec:

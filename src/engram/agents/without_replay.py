@@ -3,7 +3,7 @@
 from dataclasses import replace
 from typing import Any
 
-from engram.agents.mind import OptimizerSpec, RecallSpec
+from engram.agents.mind import OptimizerSpec, RecallSpec, RewardSpec
 from engram.agents.pool import PoolSpec
 from engram.agents.ppo import PPOSpec
 from engram.agents.pqn import PQNSpec
@@ -15,6 +15,7 @@ from engram.exploration.openings import OpeningsSpec
 from engram.exploration.sample import SampleSpec
 from engram.external.episodic import EpisodicSpec
 from engram.heads.actor_critic import ActorCriticSpec
+from engram.heads.attention import AttentionSpec
 from engram.losses.regression import SquaredSpec
 from engram.spaces import MASK, Space, has, leaves, seen
 from engram.specs import unfinished
@@ -52,6 +53,12 @@ def pqn(chosen: AgentSpec, steps: int, kind: str) -> PQNSpec:
         ),
         exploration=EpsilonGreedySpec(start=1.0, end=0.05, steps=max(1, steps // 10)),
     )
+
+
+def dialogue(chosen: AgentSpec, steps: int, kind: str, offers: bool) -> PQNSpec:
+    """PQN that attends over the acts on offer, with rewards of 80 at the end of a talk brought to order one."""
+    made = pqn(chosen, steps, kind)
+    return replace(made, head=AttentionSpec() if offers else made.head, reward=RewardSpec(normalize=True))
 
 
 def ppo(chosen: AgentSpec, steps: int, kind: str) -> PPOSpec:

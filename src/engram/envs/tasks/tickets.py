@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import chain
 from pathlib import Path
-from random import Random
 from typing import Any, NamedTuple
 from zlib import crc32
 
@@ -264,44 +263,44 @@ ASTRAY = 0.03  # chance that a goal wants another value than its row has, which 
 PEOPLE = 8
 
 
-def _one(random: Random, things: Sequence[Any]) -> Any:
-    # `random()` alone is the same in every version of Python.
-    return things[int(random.random() * len(things))]
+def _one(draws: np.random.Generator, things: Sequence[Any]) -> Any:
+    # Other methods of a generator give other numbers from one version of NumPy to the next.
+    return things[int(draws.random() * len(things))]
 
 
 def made_rows(seed: int) -> list[dict[str, str]]:
     """A base of `ROWS` showings."""
-    random = Random(2 * seed)
-    films = [(f"the {first} {thing}", _one(random, GENRES)) for first in OPENINGS for thing in THINGS]
-    films = [film for film in films if random.random() < 0.35]
-    houses = [_house(random, city, name) for city in CITIES for name in HOUSES]
+    draws = np.random.default_rng([seed, 0])
+    films = [(f"the {first} {thing}", _one(draws, GENRES)) for first in OPENINGS for thing in THINGS]
+    films = [film for film in films if draws.random() < 0.35]
+    houses = [_house(draws, city, name) for city in CITIES for name in HOUSES]
     rows = []
     for _ in range(ROWS):
-        film, genre = _one(random, films)
-        row = {**_one(random, houses), "moviename": film, "genre": genre, "date": _one(random, DATES),
-               "starttime": _one(random, TIMES), "video_format": _one(random, FORMATS)}  # fmt: skip
-        kept = {slot for slot in row if random.random() < OFTEN_KNOWN or slot in CERTAIN}
+        film, genre = _one(draws, films)
+        row = {**_one(draws, houses), "moviename": film, "genre": genre, "date": _one(draws, DATES),
+               "starttime": _one(draws, TIMES), "video_format": _one(draws, FORMATS)}  # fmt: skip
+        kept = {slot for slot in row if draws.random() < OFTEN_KNOWN or slot in CERTAIN}
         rows.append({slot: value for slot, value in row.items() if slot in kept})
     return rows
 
 
-def _house(random: Random, city: str, name: str) -> dict[str, str]:
-    zip_code = f"{10_000 + 7 * sorted(CITIES).index(city) * 100 + int(random.random() * 3):05d}"
+def _house(draws: np.random.Generator, city: str, name: str) -> dict[str, str]:
+    zip_code = f"{10_000 + 7 * sorted(CITIES).index(city) * 100 + int(draws.random() * 3):05d}"
     return {"theater": f"{city} {name}", "city": city, "state": CITIES[city], "zip": zip_code,
-            "theater_chain": _one(random, CHAINS), "distanceconstraints": _one(random, PLACES)}  # fmt: skip
+            "theater_chain": _one(draws, CHAINS), "distanceconstraints": _one(draws, PLACES)}  # fmt: skip
 
 
 def made_goals(rows: Sequence[Mapping[str, str]], seed: int) -> list[Goal]:
     """Goals of `GOALS` users: each wants some values of a row and asks for others; a few want what no row has."""
-    random, goals = Random(2 * seed + 1), []
+    draws, goals = np.random.default_rng([seed, 1]), []
     of_slot = {slot: sorted({row[slot] for row in rows if slot in row}) for slot in WANTED}
     for _ in range(GOALS):
-        row = _one(random, rows)
-        wants = {slot: row[slot] for slot, chance in WANTED.items() if random.random() < chance and slot in row}
-        asks = [slot for slot in ASKABLE if random.random() < ASKED and slot not in wants]
-        if random.random() < ASTRAY and wants:
-            slot = _one(random, sorted(wants))
-            wants[slot] = _one(random, of_slot[slot])
-        wants["numberofpeople"] = str(1 + int(random.random() * PEOPLE))
+        row = _one(draws, rows)
+        wants = {slot: row[slot] for slot, chance in WANTED.items() if draws.random() < chance and slot in row}
+        asks = [slot for slot in ASKABLE if draws.random() < ASKED and slot not in wants]
+        if draws.random() < ASTRAY and wants:
+            slot = _one(draws, sorted(wants))
+            wants[slot] = _one(draws, of_slot[slot])
+        wants["numberofpeople"] = str(1 + int(draws.random() * PEOPLE))
         goals.append(Goal(tuple(sorted(wants.items())), tuple(sorted(asks))))
     return goals

@@ -1,7 +1,6 @@
 """A dialogue in words: typed acts of a person, the sentences that the agent says, and the whole conversation."""
 
 import re
-from random import Random
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -67,7 +66,7 @@ def called(slot: str) -> str:
 def read_act(text: str, data: Tickets) -> Act:
     """An act as a person types it.
 
-    >>> read_act("inform city seattle, request theater", tickets("", "", 0))
+    >>> read_act("inform city seattle, request theater", tickets("", "", 1))
 
     Raises NotUnderstood, with the nearest word, for anything else.
     """
@@ -82,7 +81,7 @@ def read_act(text: str, data: Tickets) -> Act:
         words = words[words[0] in ASKING or words[0] in WORDS :]
         if not words:
             continue
-        if words[0] in FREE or words[-1] in FREE and len(words) > 1:
+        if words[0] in FREE or (words[-1] in FREE and len(words) > 1):
             informs[_slot(words[1] if words[0] in FREE and len(words) > 1 else words[0], data)] = ANY
         elif asking and len(words) == 1:
             asks, intent = len(data.slots) if words[0] == TICKET else _slot(words[0], data), REQUEST
@@ -145,8 +144,11 @@ def sentence(spoken: Spoken, data: Tickets) -> str:
 def act_in_words(act: Act, data: Tickets) -> str:
     """An act of the user, as it could be typed."""
     informs, asks, intent = np.asarray(act.informs), int(act.asks), int(act.intent)
-    parts = [f"{name} {data.values[place][value]}" if value >= 0 else f"any {name}"
-             for place, (name, value) in enumerate(zip(data.slots, informs, strict=True)) if value != UNKNOWN]  # fmt: skip
+    parts = [
+        f"{name} {data.values[place][value]}" if value >= 0 else f"any {name}"
+        for place, (name, value) in enumerate(zip(data.slots, informs, strict=True))
+        if value != UNKNOWN
+    ]
     first = {DENY: ["no"], YES: ["yes"], THANKS: ["thanks"]}.get(intent, [])
     parts = [" ".join([*first, *parts[:1]]), *parts[1:]] if first or parts else []
     if asks != NOBODY:
@@ -176,7 +178,7 @@ def goal_in_words(goal: int, data: Tickets) -> str:
 def converse(env: "Dialogue", agent: Any, ask: Any, tell: Any, seed: int) -> None:
     """A person is the user. A goal is proposed, which nobody has to follow. What is typed is heard as it is."""
     data, goals = env.data, env.data.of_split(env.split)
-    goal = int(goals[int(Random(seed).random() * len(goals))])
+    goal = int(goals[int(np.random.default_rng(seed).random() * len(goals))])
     tell("You call to buy cinema tickets. A goal, if you like one:\n  " + goal_in_words(goal, data))
     tell(HELP)
     listen, speak, observe = jax.jit(env.listen), jax.jit(env.speak), jax.jit(env.observe)
