@@ -39,6 +39,7 @@ ORDER_ONE = (1 / 32, 32.0)
 NO_BOUND = 1e6  # a larger one stands for "any number", as the largest float does: what comes is nowhere near it
 MOST_ONE_HOT = 16_384  # places for the categories of an observation, one for each; a larger one is read by its digits
 MOST_BASE = 1024  # of these digits
+MOST_NUMBERED = 2**31 - 1  # joint actions, which are numbers of 32 bits
 
 # One for all numbers, or one for each in row-major order; an array is accepted, and kept as such a value.
 Bound = float | tuple[float | None, ...] | np.ndarray | None

@@ -1,5 +1,11 @@
-"""The values that flow through an agent. Leading axes depend on context: [envs], [time envs], [batch]."""
+"""The values that flow through an agent. Leading axes depend on context: [envs], [time envs], [batch].
 
+**Joint actions.** An action may be several numbers at once, each of one of a few values. It is numbered as the digits
+of a number are, the last one fastest (`digits`, `numbered`). Where returns are *decoupled*, the axis of actions holds
+one place for each value of each number, number after number, in place of one for each action (`Returns.sizes`).
+"""
+
+import itertools
 from typing import Any, Literal, NamedTuple
 
 import equinox as eqx
@@ -69,8 +75,34 @@ class Distribution(NamedTuple):
         return (self.atoms * self.probabilities).sum(-1)
 
 
+def digits(action: Int[Array, "*batch"], sizes: tuple[int, ...]) -> Int[Array, "*batch numbers"]:
+    """The numbers that an action of so many values each is made of."""
+    found, rest = [], action
+    for size in reversed(sizes):
+        found.append(rest % size)
+        rest = rest // size
+    return jnp.stack(found[::-1], axis=-1)
+
+
+def numbered(values: Int[Array, "*batch numbers"], sizes: tuple[int, ...]) -> Int[Array, "*batch"]:
+    """The inverse of `digits`."""
+    action = jnp.zeros(values.shape[:-1], jnp.int32)
+    for place, size in enumerate(sizes):
+        action = action * size + values[..., place]
+    return action
+
+
+def starts(sizes: tuple[int, ...]) -> tuple[int, ...]:
+    """The place of each number's first value on a decoupled axis of actions, and its end."""
+    return (0, *itertools.accumulate(sizes))
+
+
 class Returns(eqx.Module):
-    """Per action, a discrete distribution of the return. A scalar Q is one atom of probability 1."""
+    """Per action, a discrete distribution of the return. A scalar Q is one atom of probability 1.
+
+    With `sizes` the axis of actions has a place for each value of each number of an action, and the return of an action
+    is the mean over its numbers. So the best action has the best value of each.
+    """
 
     atoms: Float[Array, "*batch actions atoms"]
     logits: Float[Array, "*batch actions atoms"]  # unnormalised logarithms of the atoms' probabilities
@@ -78,6 +110,7 @@ class Returns(eqx.Module):
     levels: Float[Array, "*batch actions atoms"] | None = None  # where atoms are quantiles, which ones; 0 to 1
     policy: Float[Array, "*batch actions"] | None = None  # logits of a policy, of a head that has one beside returns
     twins: Float[Array, "*batch two actions"] | None = None  # both estimates of Q, of a head that joins two into one
+    sizes: tuple[int, ...] = eqx.field(static=True, default=())  # values of each number; () where actions are whole
 
     @property
     def probabilities(self) -> Float[Array, "*batch actions atoms"]:
@@ -96,8 +129,25 @@ class Returns(eqx.Module):
             # A single atom is gathered as a number: a row of one would cost kernels of its own, and their gradient's.
             return leaf[:, 0][action][None] if leaf.shape[1] == 1 else leaf[action]
 
+        if self.sizes:
+            chosen = self.atoms[:, 0][digits(action, self.sizes) + jnp.array(starts(self.sizes)[:-1])]
+            return Distribution(chosen.mean()[None], jnp.ones(1), jnp.zeros(1))
         levels, logits = None if self.levels is None else row(self.levels), row(self.logits)
         return Distribution(row(self.atoms), _probabilities(logits), logits, levels)
+
+    def best(self, preference: Float[Array, "*batch actions"]) -> Int[Array, "*batch"]:
+        """The action that is preferred: of decoupled ones, that of each number's preferred value."""
+        if not self.sizes:
+            return preference.argmax(-1)
+        parts = itertools.pairwise(starts(self.sizes))
+        return numbered(jnp.stack([preference[..., a:b].argmax(-1) for a, b in parts], axis=-1), self.sizes)
+
+    def most(self, preference: Float[Array, "*batch actions"]) -> Float[Array, "*batch"]:
+        """The preference of that action."""
+        if not self.sizes:
+            return preference.max(-1)
+        parts = itertools.pairwise(starts(self.sizes))
+        return jnp.stack([preference[..., a:b].max(-1) for a, b in parts], axis=-1).mean(-1)
 
 
 def _probabilities(logits: Float[Array, "*batch atoms"]) -> Float[Array, "*batch atoms"]:
@@ -150,10 +200,15 @@ class Decision(eqx.Module):
         return jnp.where(self.allowed | ~self.allowed.any(-1, keepdims=True), preferred, -jnp.inf)
 
     @property
+    def best(self) -> Int[Array, "*batch"]:
+        """The preferred action."""
+        return self.returns.best(self.preference)
+
+    @property
     def value(self) -> Float[Array, "*batch"]:
         """What the observation is worth: Q of the preferred action, or by a policy the mean of Q under it."""
         if self.returns.policy is None:
-            return self.preference.max(-1)
+            return self.returns.most(self.preference)
         return (jax.nn.softmax(self.preference) * self.q).sum(-1)
 
 

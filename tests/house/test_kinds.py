@@ -49,6 +49,7 @@ SHOWN = {
         "dueling": "tests/agents/test_agent.py::test_every_variant_learns_the_true_value",
         "attention": "tests/heads/test_heads.py::test_q_follows_an_action_on_offer_wherever_it_stands",
         "twin": PRESET + "sac",
+        "decoupled": "tests/heads/test_decoupled.py::test_it_finds_the_best_value_of_each_number",
     },
     "exploration": {
         "sample": PROBES,
@@ -65,6 +66,7 @@ SHOWN = {
     },
     "draw": {
         "uniform": CARTPOLE,
+        "hindsight": "tests/replay/test_hindsight.py::test_an_example_is_what_plain_python_makes_of_its_episode",
         "similar": "tests/replay/test_draw.py::test_similar_rows_are_learned_from",
         "prioritized": "tests/replay/test_prioritized.py::test_an_agent_draws_what_surprises_it",
     },

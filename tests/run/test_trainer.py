@@ -494,8 +494,8 @@ def test_an_environment_object_that_cannot_be_made_anew_trains_and_names_the_cal
 class Noise:
     """Shows noise, pays noise, and ends or is cut off after a few steps: whatever is chosen makes a difference."""
 
-    observation_space: spaces.Leaf
-    actions = 3
+    observation_space: spaces.Space
+    actions = 4
 
     def reset(self, key: UInt32[Array, "2"]) -> tuple[Int[Array, ""], Array]:
         return jnp.int32(0), self._show(key)
@@ -505,7 +505,9 @@ class Noise:
         over = state + 1 >= 9
         return state + 1, DeviceStep(self._show(key), reward, over & (key[0] % 2 == 0), over & (key[0] % 2 == 1))
 
-    def _show(self, key: UInt32[Array, "2"]) -> Array:
+    def _show(self, key: UInt32[Array, "2"]) -> Any:
+        if isinstance(self.observation_space, spaces.Dict):
+            return {name: 10 * Noise(part)._show(key) for name, part in self.observation_space.items}
         bits = jax.random.bits(key, self.observation_space.shape, jnp.uint8)
         if isinstance(self.observation_space, spaces.MultiDiscrete):
             return (bits % 5).astype(jnp.int32)
@@ -516,7 +518,9 @@ VECTOR = spaces.Box((3,))
 SPACES = {
     **dict.fromkeys(("pixels", "impala"), spaces.Box((36, 36), "uint8")),
     **dict.fromkeys(("spatial", "relational"), spaces.Box((44, 44), "uint8")),  # 2 x 2 places: attention has a choice
-    "grid": spaces.Box((5, 5, 1), "uint8"), "entities": spaces.Box((3, 4)), "tokens": spaces.MultiDiscrete((5, 5, 5)),
+    "grid": spaces.Box((5, 5, 1), "uint8"), "tokens": spaces.MultiDiscrete((5, 5, 5)),
+    "entities": spaces.Box((3, 4), columns=spaces.columns_of(["x", "y", "vx", "vy"])),
+    "hindsight": spaces.Dict(tuple((name, VECTOR) for name in ("observation", "achieved_goal", "desired_goal"))),
 }  # fmt: skip
 SIZES = {
     "encoder.channels": (4, 4), "anneal.n_step": 4,
@@ -525,6 +529,7 @@ SIZES = {
     "optimizer.learning_rate": 0.02, "target.every": 10, "target.rate": 0.5,  # so that the target lags behind
     "working.hidden_size": 8, "working.window": 4, "working.chunk": 3, "working.inner": 8, "encoder.token_width": 8,
     "head.action_width": 8, "external.capacity": 60, "external.neighbours": 3, "external.heads": 2, "recall.n_step": 3,
+    "draw.within": 3.0,
     "external.codes": 4, "external.size": 5, "external.probes": 2, "external.every": 10, "external.sweeps": 1,
 }  # fmt: skip
 # A working memory, and all that is only read with one.
@@ -544,6 +549,7 @@ ONLY_WITH = {
 # Settings that are read where another one has this value.
 RESET = {"optimizer.reset_every": 10}
 KEPT = {"demos.ratio": 0.25}
+GIVEN_PLACE = {"encoder.relative": True, "encoder.position": (0, 1), "encoder.velocity": (2, 3)}
 READ_WHERE = {
     "demos.margin_weight": KEPT,
     "demos.margin": {**KEPT, "demos.margin_weight": 1.0},
@@ -553,6 +559,8 @@ READ_WHERE = {
     "anneal.discount": {"anneal.updates": 50},
     "recall.frozen_width": {"recall.keys": "frozen"},
     "external.heads": {"external.kernel": "multi-head"},
+    "encoder.position": {"encoder.relative": True},
+    **dict.fromkeys(("encoder.velocity", "encoder.heading", "encoder.units"), GIVEN_PLACE),
 }
 # What changes an entry that is met again needs observations that come again.
 AGAIN, ON_MEETING_AGAIN = spaces.MultiDiscrete((5, 5, 5)), ("external.alpha", "external.update")
@@ -564,7 +572,11 @@ ROLLOUT_MEMORY = {
     "observation.previous_reward": True, "forget": False,
 }  # fmt: skip
 REFUSED = ("reward.rescale", "optimizer.reset_every", "optimizer.reset_encoder", "optimizer.reset_rest")
-OTHERS = {"working.max_radius": 0.95, "encoder.presence": 0}  # where twice or half of the value is not legal
+# Where twice or half of the value is not legal.
+OTHERS = {
+    "working.max_radius": 0.95, "encoder.presence": 0, "encoder.position": (1, 0), "encoder.velocity": (3, 2),
+    "encoder.heading": (2, 3), "head.sizes": (2, 2),
+}  # fmt: skip
 STEPS = 100
 
 
@@ -633,7 +645,8 @@ def changed(spec: Any, path: str) -> Any:
     if path in OTHERS:
         other = OTHERS[path]
     elif kind.startswith("one of "):
-        choices = ("quantile", "scalar") if path == "head.returns" else ("gru", "none")
+        known = {"head.returns": ("quantile", "scalar"), "draw.over": ("prioritized", "uniform")}
+        choices = known.get(path, ("gru", "none"))
         other = next(choice for choice in choices if choice != value)
     elif isinstance(value, bool):
         other = not value

@@ -23,7 +23,7 @@ from engram.agents.statistics import Scales, as_learned
 from engram.losses.bootstrap import Following, Here, Similar
 from engram.losses.margin import large_margin
 from engram.losses.returns import NStep, annealed, discounts, n_step, squashed, stretched
-from engram.replay import sampling
+from engram.replay import hindsight, sampling
 from engram.replay.draw import Drawn, Replay, Surprise
 from engram.replay.ring import Ring
 from engram.types import Decision, Distribution, Metrics
@@ -137,7 +137,11 @@ def draw(
     passes = bits[:, last:-1] if _turning(spec) else bits[:, last:]
     if not spec.has_memory:
         cut = partial(transition, spec, ring, scales=network.scales, far=far)
-        return drawn, _turned(spec, network, jax.vmap(cut)(drawn.row, drawn.lane, passes), bits)
+        if drawn.goal is None:
+            found = jax.vmap(cut)(drawn.row, drawn.lane, passes)
+        else:
+            found = jax.vmap(lambda *at: cut(*at[:3], goal=at[3]))(drawn.row, drawn.lane, passes, drawn.goal)
+        return drawn, _turned(spec, network, found, bits)
     row = drawn.row
     if spec.replay.align:
         begin = partial(sampling.back_to_start, ring, reach=spec.replay.window - 1, before=spec.rows_before)
@@ -224,17 +228,25 @@ def transition(
     bits: UInt32[Array, "words"],
     scales: Scales | None = None,
     far: Horizon | None = None,
+    goal: Int[Array, ""] | None = None,
 ) -> Transition:
-    """The n-step transition that starts at one row of the replay."""
+    """The n-step transition that starts at one row of the replay. `goal`: see `Drawn.goal`."""
     far = far or horizon(spec, None)
     rows = sampling.rows_from(ring, row, lane, spec.rows)
-    reward = as_learned(spec, scales, rows.reward[:-1])
+    paid = rows.reward[:-1]
+    if goal is not None:
+        paid = hindsight.rewards(ring, row, lane, goal, paid, spec.draw.rule)
+    reward = as_learned(spec, scales, paid)
     sign = None if rows.sign is None else rows.sign[:-1]
     step = n_step(reward, rows.terminated[:-1], rows.is_first[1:], far.powers, far.rewards, sign)
     observe = partial(sampling.stacked, ring, lane=lane, stack=spec.observation.stack, unknown=spec.may_be_blank)
     weight = 1.0 - rows.is_first[1].astype(jnp.float32)
     start = Start(rows.action[0], step, weight)
-    return Transition(start, observe(row), observe(row + step.offset), bits.reshape(LOOKS, -1))
+    now, later = observe(row), observe(row + step.offset)
+    if goal is not None:
+        now = hindsight.wanting(ring, row, lane, goal, now)
+        later = hindsight.wanting(ring, row + step.offset, lane, goal, later)
+    return Transition(start, now, later, bits.reshape(LOOKS, -1))
 
 
 def score_transition(spec: AgentSpec, nets: Nets, example: Transition, by: Score) -> Scored:

@@ -287,6 +287,15 @@ class MindSpec:
                 f"exploration={name_of('exploration', type(self.exploration))} draws from a policy, and head={head} "
                 f"has none; set exploration=boltzmann or epsilon-greedy, or use --preset ppo"
             )
+        asked = {
+            f"exploration={name_of('exploration', type(self.exploration))}": not self.exploration.decouples,
+            f"external={name_of('external', type(self.external))}": self.has_external,
+            "reward.rescale = true": self.reward.rescale,
+        }
+        for what in [what for what, wanted in asked.items() if wanted and self.head.decouples]:
+            raise SpecError(
+                f"{what} is about whole actions, which head={head} has no values of; leave it out, or set head=q"
+            )
 
     def _check_loss(self) -> None:
         """A loss compares what the head predicts."""

@@ -23,7 +23,7 @@ from engram.errors import SpecError
 from engram.nn.observation import mask_of, offered_of
 from engram.nn.welcome import built
 from engram.registry import name_of
-from engram.types import Decision, Encoding, Key, MemoryRead
+from engram.types import Decision, Encoding, Key, MemoryRead, digits
 
 
 class Previous(NamedTuple):
@@ -52,6 +52,7 @@ class Network(eqx.Module):
     reads_reward: bool = eqx.field(static=True, default=False)
     forget: bool = eqx.field(static=True, default=False)
     sight: Sight | None = eqx.field(static=True, default=None)
+    sizes: tuple[int, ...] = eqx.field(static=True, default=())  # of decoupled actions; see `Returns`
     scales: Scales | None = None
 
     @property
@@ -135,11 +136,18 @@ class Network(eqx.Module):
     def _inputs(self, encoding: Encoding, is_first: Bool[Array, ""], previous: Previous) -> Float[Array, "inputs"]:
         parts = [encoding.embedding]
         if self.reads_action:
-            taken = jax.nn.one_hot(previous.action, self.actions)
+            taken = self._one_hot(previous.action)
             parts.append(jnp.where(is_first, 0.0, taken))
         if self.reads_reward:
             parts.append(jnp.where(is_first, 0.0, previous.reward)[None])
         return jnp.concatenate(parts) if len(parts) > 1 else parts[0]
+
+    def _one_hot(self, action: Int[Array, ""]) -> Float[Array, "places"]:
+        """One place for each action, or one for each value of each number of a decoupled one."""
+        if not self.sizes:
+            return jax.nn.one_hot(action, self.actions)
+        parts = zip(digits(action, self.sizes), self.sizes, strict=True)
+        return jnp.concatenate([jax.nn.one_hot(value, size) for value, size in parts])
 
     def _decide(self, frames: PyTree, encoding: Encoding, read: MemoryRead, bits: UInt32[Array, "words"]) -> Decision:
         _check_width("working memory", self.working, read.vector)
@@ -168,16 +176,33 @@ def build(spec: MindSpec, space: spaces.Space, actions: int, key: Key) -> Networ
             "observation.previous_action = true gives a memory the number of the action, which means nothing where "
             "actions are offered by their features; leave it out"
         )
+    sizes = _decoupled(spec, space, actions)
     sight = sight_of(spec, space)
     shown = spaces.seen(space) if sight is None else sight.shown
     encoder = built(partial(spec.encoder.build, shown, spec.observation.stack), encoder_key)
     reads = spec.observation.previous_action, spec.observation.previous_reward
-    inputs = memory_inputs(encoder.width, actions, *reads)
+    inputs = memory_inputs(encoder.width, sum(sizes) or actions, *reads)
     working = built(partial(spec.working.build, inputs), jax.random.fold_in(key, 2))
     width = spec.recall.key_width(working.width)
     external = built(partial(spec.external.build, width, actions, offered), jax.random.fold_in(key, 3))
     head = built(partial(spec.head.build, working.width, actions, offered=offered), head_key)
-    return Network(encoder, working, external, head, space, actions, *reads, forget=spec.forget, sight=sight)
+    return Network(
+        encoder, working, external, head, space, actions, *reads, forget=spec.forget, sight=sight, sizes=sizes
+    )
+
+
+def _decoupled(spec: MindSpec, space: spaces.Space, actions: int) -> tuple[int, ...]:
+    """The values of each number of an action, for a head that has a value for each of these; else ().
+
+    Raises SpecError where actions are allowed or offered as wholes, which such a head cannot tell apart.
+    """
+    sizes = spec.head.sizes if len(spec.head.sizes) > 1 else ()
+    if sizes and spaces.has(space, spaces.MASK):
+        raise SpecError(
+            f"the observation says which of {actions:,} joint actions are allowed, and head=decoupled has values of "
+            f"their numbers alone; set head=q"
+        )
+    return sizes
 
 
 def _check_width(what: str, part: Any, given: Float[Array, "..."]) -> None:

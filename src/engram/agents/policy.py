@@ -125,7 +125,7 @@ def decide(
 
 def greedy(looked: Look) -> tuple[PolicyState, Int[Array, "envs"]]:
     """The preferred actions, and the state after them."""
-    return _taken(looked.state, looked.decision.preference.argmax(-1).astype(jnp.int32), looked.state.episode)
+    return _taken(looked.state, looked.decision.best.astype(jnp.int32), looked.state.episode)
 
 
 def explore(

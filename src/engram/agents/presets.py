@@ -29,9 +29,11 @@ from engram.external.episodic import EpisodicSpec
 from engram.external.graph import GraphSpec  # noqa: F401, registered
 from engram.external.product_key import ProductKeySpec  # noqa: F401, registered
 from engram.heads.attention import AttentionSpec
+from engram.heads.decoupled import DecoupledSpec
 from engram.heads.q import DuelingSpec
 from engram.losses.bootstrap import FromMemorySpec
 from engram.losses.regression import SquaredSpec
+from engram.replay.hindsight import HindsightSpec
 from engram.replay.prioritized import PrioritizedSpec
 from engram.replay.similar import SimilarSpec  # noqa: F401, registered
 from engram.working.fast_weights import FastWeightsSpec  # noqa: F401, registered
@@ -217,6 +219,34 @@ def sac(space: spaces.Space, steps: int) -> AgentSpec:
     games, offers = kind in WIDTHS, spaces.has(space, spaces.OFFERED)
     chosen = dqn(space, steps) if games or kind == "text" else _by_kind(kind, space, steps)
     return from_dqn(chosen, games, WIDTHS.get(kind, 64), offers)
+
+
+# -- for robots ------------------------------------------------------------------------------------------------------
+
+
+def decqn(space: spaces.Space, steps: int) -> AgentSpec:
+    """DecQN (Seyde et al. 2023, arXiv 2210.12566): double DQN with a value for each value of each number of an action.
+
+    Departures: one network and not two, a uniform replay, and the numbers of `auto`.
+    """
+    return replace(auto(space, steps), head=DecoupledSpec())
+
+
+def her(space: spaces.Space, steps: int) -> AgentSpec:
+    """DecQN that learns from goals in hindsight (Andrychowicz et al. 2017): for arms with a goal to reach.
+
+    A goal is -1 a step until it is reached. So a target lies within 1 / (1 - gamma) of 0.
+    """
+    chosen = decqn(space, steps)
+    return replace(
+        chosen,
+        encoder=VectorSpec(widths=(256, 256, 256), norm=True),  # three layers of 256: appendix A
+        draw=HindsightSpec(),
+        n_step=1,
+        discount=0.98,  # appendix A
+        replay=replace(chosen.replay, capacity=max(100_000, min(steps, 1_000_000)), batch_size=256),  # 256: the same
+        exploration=EpsilonGreedySpec(start=1.0, end=0.2, steps=max(1, steps // 4)),  # 0.2: the same
+    )
 
 
 # -- with a working memory ---------------------------------------------------------------------------------
@@ -420,6 +450,8 @@ PRESETS: dict[str, tuple[Callable[[spaces.Space, int], MindSpec], str]] = {
         "pqn with attention over the acts on offer and normalised rewards; for engram/Dialogue-v0",
     ),
     "sac": (sac, "soft actor-critic for discrete actions (Christodoulou 2019), from a replay"),
+    "decqn": (decqn, "a value for each motor's own values, for robots (Seyde et al. 2023)"),
+    "her": (her, "decqn that learns from goals in hindsight (Andrychowicz et al. 2017), for arms"),
     "lru-dqn": (lru_dqn, "linear recurrent units as working memory, for long delays (Orvieto et al. 2023)"),
 }
 

@@ -29,6 +29,7 @@ from engram.agents.spec import AgentSpec
 from engram.agents.timeline import timeline
 from engram.bits import TURN, counted, next_words, whole
 from engram.errors import SpecError
+from engram.goals import goal_size
 from engram.precision import all_in_32_bits
 from engram.replay import ring
 from engram.replay.draw import Growth, Replay
@@ -56,6 +57,13 @@ class QLearner:
     score: ClassVar[examples.Score] = staticmethod(examples.score)  # what one action is taught
 
     def __post_init__(self):
+        if self.spec.draw.relabels:
+            goal_size(self.space)
+            if not self.spec.draw.distance and self.spec.draw.within < 0:
+                raise SpecError(
+                    "draw=hindsight was not told how goals are rewarded, and the environment's compute_reward gave no "
+                    "rule; set draw.within=0.05 (with draw.reached and draw.missed), or draw.distance=true"
+                )
         if self.spec.learn_every % self.envs and self.envs % self.spec.learn_every:
             raise SpecError(
                 f"learn_every = {self.spec.learn_every} and {self.envs} environments do not fit: each moment of "
@@ -157,7 +165,7 @@ class QLearner:
         """For networks without any memory over one array of numbers, explored by chance alone."""
         chance: Any = self.spec.exploration.chance
         remembers = self.spec.has_memory or self.spec.has_external
-        if remembers or not isinstance(self.space, spaces.Box) or chance(0) is None:
+        if remembers or not isinstance(self.space, spaces.Box) or chance(0) is None or self.spec.head.sizes:
             return None
         if shape_of(self).learner.params.words:  # new ones at each look, which a PlainPolicy has not
             return None

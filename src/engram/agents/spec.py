@@ -186,6 +186,11 @@ class AgentSpec(MindSpec):
                 f"draw={name_of('draw', type(self.draw))} compares single observations, but a working memory learns "
                 f"from windows; set draw=uniform, or working=none"
             )
+        if self.draw.relabels and self.has_memory:
+            raise SpecError(
+                f"draw={name_of('draw', type(self.draw))} gives single steps other goals, but a working memory learns "
+                f"from windows; set working=none (observation.stack shows it several steps), or draw=uniform"
+            )
         self._check_demos()
         if replay.capacity <= self.rows + self.rows_before:
             raise SpecError(
@@ -196,6 +201,15 @@ class AgentSpec(MindSpec):
     def _check_head(self) -> None:
         """Q is chosen by, so there is no policy; a kind of agent that has one says so here."""
         self.check_values()
+        if self.head.decouples and not self.bootstrap.decouples:
+            raise SpecError(
+                f"{self.asks_by} weighs whole actions, which head=decoupled has no values of; set bootstrap=plain"
+            )
+        if self.head.decouples and self.demos.margin_weight:
+            raise SpecError(
+                f"demos.margin_weight = {self.demos.margin_weight} compares whole actions, which head=decoupled has no "
+                f"values of; leave it out"
+            )
 
     def _check_demos(self) -> None:
         """A batch has examples of both kinds, where demonstrations are kept."""

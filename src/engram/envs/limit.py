@@ -36,6 +36,14 @@ class TimeLimited:
     def turns(self) -> bool:
         return has_turns(self.env)
 
+    @property
+    def action_sizes(self) -> tuple[int, ...]:
+        return getattr(self.env, "action_sizes", ())
+
+    @property
+    def goal_rule(self) -> Any:
+        return getattr(self.env, "goal_rule", None)
+
     def reset(self, key: UInt32[Array, "2"]) -> tuple[Timed, PyTree]:
         state, observation = self.env.reset(key)
         return Timed(state, jnp.int32(0)), observation

@@ -60,6 +60,10 @@ _ARM = (
     "cosine of shoulder", "sine of shoulder", "cosine of elbow", "sine of elbow",
     "shoulder velocity (rad/s)", "elbow velocity (rad/s)",
 )  # fmt: skip
+_REACH = (
+    "tip x (m)", "tip y (m)", "goal x (m)", "goal y (m)", "cosine of shoulder", "sine of shoulder", "cosine of elbow",
+    "sine of elbow", "shoulder velocity (10 rad/s)", "elbow velocity (10 rad/s)",
+)  # fmt: skip
 _TORQUE = ("torque -1", "torque 0", "torque +1")
 _LANDER = (
     "x", "y", "x velocity", "y velocity", "angle (rad)", "turning (rad/s)", "left leg touches", "right leg touches",
@@ -70,6 +74,7 @@ _KNOWN: tuple[tuple[str, Names], ...] = (
     (r"engram/NoVelocityCartPole", Names(_CART[::2], actions=_PUSH)),
     (r"(engram/\w*|gymnax:)?CartPole-v", Names(_CART, actions=_PUSH)),
     (r"(engram/|gymnax:)?Acrobot-v", Names(_ARM, actions=_TORQUE)),
+    (r"engram/TwoLinkArm", Names(_REACH)),
     (r"(gymnax:)?MountainCar-v", Names(("position", "velocity"), actions=("left", "nothing", "right"))),
     (r"MountainCarContinuous-v", Names(("position", "velocity"))),
     (r"(gymnax:)?Pendulum-v", Names(("cosine of angle", "sine of angle", "angular velocity (rad/s)"))),

@@ -37,6 +37,14 @@ class Steady:
     def turns(self) -> bool:
         return bool(getattr(self.env, "turns", False))
 
+    @property
+    def action_sizes(self) -> tuple[int, ...]:
+        return getattr(self.env, "action_sizes", ())
+
+    @property
+    def goal_rule(self) -> Any:
+        return getattr(self.env, "goal_rule", None)
+
     def reset(self, key: UInt32[Array, "2"]) -> tuple[PyTree, PyTree]:
         state, observation = self.env.reset(key)
         return _cast(state, self.dtypes), _cast(observation, _stored(self.observation_space))

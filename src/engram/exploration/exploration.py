@@ -13,6 +13,7 @@
 `engram.testing.check_exploration` holds an exploration of your own to this page.
 """
 
+from math import prod
 from typing import Protocol
 
 import jax
@@ -23,8 +24,9 @@ from engram.bits import below, uniform
 from engram.registry import declare
 from engram.types import Decision
 
-# Whether actions have the probabilities softmax(preference), which a policy gradient needs.
-declare("exploration", samples=False)
+# Whether actions have the probabilities softmax(preference), which a policy gradient needs; and whether it chooses
+# among actions whose returns are decoupled.
+declare("exploration", samples=False, decouples=False)
 
 
 class ExplorationSpec(Protocol):
@@ -85,7 +87,7 @@ def any_of(decision: Decision, word: UInt32[Array, ""]) -> Int[Array, ""]:
     """Any of the actions that are allowed."""
     allowed = decision.allowed
     if allowed is None:
-        return below(word, decision.preference.shape[0])
+        return below(word, prod(decision.returns.sizes) if decision.returns.sizes else decision.preference.shape[0])
     return (jnp.cumsum(allowed) > below(word, jnp.maximum(allowed.sum(), 1))).argmax()
 
 

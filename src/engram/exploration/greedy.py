@@ -21,6 +21,7 @@ class EpsilonGreedySpec:
     steps: int = setting(5_000, "environment steps over which epsilon falls", low=1, search=Times(0.2, 5))
 
     by_episode = False
+    decouples = True
 
     @property
     def settled(self) -> int:
@@ -48,4 +49,4 @@ class EpsilonGreedySpec:
     ) -> Int[Array, ""]:
         """An action: the preferred one, or with probability epsilon any of those allowed."""
         explored = uniform(bits[0]) < self.epsilon(step)
-        return jnp.where(explored, any_of(decision, bits[1]), decision.preference.argmax()).astype(jnp.int32)
+        return jnp.where(explored, any_of(decision, bits[1]), decision.best).astype(jnp.int32)

@@ -220,5 +220,6 @@ class Implicit(eqx.Module):
 
 declare("returns", limits=None)
 # A head has the limits of its returns. One with a policy gives `Returns.policy`. One with twins gives `Returns.twins`,
-# too, and keeps the logarithm of a temperature that is learned with them.
-declare("head", limits=None, has_policy=False, has_twins=False)
+# too, and keeps the logarithm of a temperature that is learned with them. One that `decouples` has returns for each
+# value of each number of an action, of which there are `sizes`.
+declare("head", limits=None, has_policy=False, has_twins=False, decouples=False, sizes=())

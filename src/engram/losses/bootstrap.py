@@ -21,7 +21,7 @@ from jaxtyping import Array, Float, Int
 
 from engram.losses.returns import NStep
 from engram.ranges import Linear, Log
-from engram.registry import register
+from engram.registry import declare, register
 from engram.specs import setting, spec
 from engram.types import Distribution, Returns, blend
 
@@ -65,6 +65,9 @@ class BootstrapSpec(Protocol):
         ...
 
 
+# Whether it knows returns that are decoupled: of each number of an action for itself.
+declare("bootstrap", decouples=False)
+
 # -- distributions of the next observation's value -------------------------------------------------------------------
 
 
@@ -75,7 +78,7 @@ def double(following: Returns, selector: Float[Array, "actions"]) -> Distributio
 
     Source: van Hasselt et al. 2016 (arXiv 1509.06461), eq. 4; Mnih et al. 2015 (Nature 518), algorithm 1.
     """
-    return following.of(selector.argmax())
+    return following.of(following.best(selector))
 
 
 def remembered(following: Following) -> Distribution:
@@ -155,6 +158,7 @@ class PlainSpec:
     """The network's own Q: the greedy action's, picked as `double` says."""
 
     asks = "nothing"
+    decouples = True
 
     def __call__(self, step: NStep, following: Following) -> Distribution:
         return target(step, double(following.returns, following.selector))

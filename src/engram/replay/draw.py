@@ -21,6 +21,7 @@ from typing import Any, NamedTuple, Protocol
 import equinox as eqx
 from jaxtyping import Array, Bool, Float, Int, PyTree, UInt32
 
+from engram.registry import declare
 from engram.replay.ring import Ring, Rows
 
 
@@ -47,6 +48,9 @@ class Drawn(NamedTuple):
     lane: Int[Array, "batch"]
     importance: Float[Array, "batch"] | None = None  # weight of each example's loss; None where all weigh the same
     note: PyTree = None  # whatever `learned` is to be given back
+    goal: Int[Array, "batch"] | None = (
+        None  # row whose achieved goal an example is given, -1 for its own; see hindsight
+    )
 
 
 class Surprise(NamedTuple):
@@ -59,6 +63,9 @@ class Surprise(NamedTuple):
     error: Float[Array, "batch"]  # absolute TD error: the distance of the means, in units of return
     loss: Float[Array, "batch"]  # of the predicted return against its target; for distributions more than the error
 
+
+# Whether examples are given other goals, for which observations need some; see hindsight.py.
+declare("draw", relabels=False)
 
 Embed = Callable[[Int[Array, ""], Int[Array, ""]], Float[Array, "embedding"]]  # of the observation at a row and lane
 

@@ -93,10 +93,15 @@ def stacked_window(
     return jax.vmap(lambda number: stacked(ring, number, lane, stack, unknown))(row + jnp.arange(length))
 
 
+def of_episode(is_first: Bool[Array, "stack"]) -> Bool[Array, "stack"]:
+    """Which of successive rows belong to the newest one's episode."""
+    opened_later = jnp.cumsum(is_first[::-1])[::-1] - is_first
+    return opened_later == 0
+
+
 def hide(frames: PyTree, is_first: Bool[Array, "stack"], unknown: bool = False) -> PyTree:
     """`spaces.blank` for every frame that is older than the newest episode begun within the stack."""
-    opened_later = jnp.cumsum(is_first[::-1])[::-1] - is_first
-    known = opened_later == 0
+    known = of_episode(is_first)
 
     def mask(frame: Array) -> Array:
         return jnp.where(

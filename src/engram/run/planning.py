@@ -27,6 +27,7 @@ from engram.agents.mind import MindSpec
 from engram.agents.presets import WITHOUT_REPLAY, default_steps, kind_of, preset
 from engram.agents.without_replay import ENVS, ENVS_OF
 from engram.envs.device import has_turns, is_device
+from engram.envs.host.actions import check_few_of
 from engram.errors import SpecError
 from engram.run.machine import SHARE, available
 from engram.run.plan import OF_AGENT, RunPlan
@@ -74,7 +75,7 @@ def new_plan(
         return agent.fitted(changes.keys(), total, chosen.get("envs", 1))
 
     agent = specs.override_all(agent, changes, None if kept else fit)
-    agent = with_turns(agent, changes, made, env)
+    agent = of_environment(with_turns(agent, changes, made, env), changes, made)
     agent = agent if kept else within_memory(agent, given, made)
     stated = () if kept is None else [path for path in SCHEDULES if path not in kept.schedules]
     schedules = [path for path in SCHEDULES if _has(agent, path) and not _given(changes, path) and path not in stated]
@@ -102,6 +103,28 @@ def with_turns(agent: MindSpec, changes: dict[str, Any], made: Any, env: str | N
             f"(an environment of your own says it by a sign in DeviceStep)"
         )
     return agent
+
+
+def of_environment(agent: MindSpec, changes: dict[str, Any], made: Any) -> MindSpec:
+    """The agent with what only the environment knows, where nobody gave it: its joint actions, its rule of goals.
+
+    Raises SpaceError for more joint actions than can have a value each. SpecError where goals were said to be rewarded
+    in another way than the environment rewards them.
+    """
+    sizes = getattr(made, "action_sizes", ())
+    if agent.head.decouples and not agent.head.sizes and len(sizes) > 1:
+        agent = specs.override(agent, "head.sizes", sizes)
+    elif not agent.head.decouples:
+        check_few_of(sizes)
+    draw, rule = getattr(agent, "draw", None), getattr(made, "goal_rule", None)
+    if draw is None or not draw.relabels or rule is None:
+        return agent
+    told = {"distance": rule.kind == "distance"}
+    told |= {} if told["distance"] else {name: getattr(rule, name) for name in ("within", "reached", "missed")}
+    for name, value in told.items():
+        if changes.get(path := f"draw.{name}", value) != value:
+            raise SpecError(f"{path} = {changes[path]} was given, but this environment has {value:g}; leave it out")
+    return specs.override_all(agent, {f"draw.{name}": value for name, value in told.items()})
 
 
 def within_memory(agent: MindSpec, given: Given, made: Any) -> MindSpec:

@@ -36,6 +36,7 @@ def _drawn() -> dict[str, Draw]:
     return {
         **dict.fromkeys(carts, poles.cart),
         "Acrobot": poles.arm,
+        "TwoLinkArm": poles.reaching,
         "MinAtar": boards.minatar,
         "SparseGrid": boards.maze,
         "TMaze": boards.t_maze,

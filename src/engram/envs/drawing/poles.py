@@ -1,10 +1,11 @@
-"""A cart with a pole, and an arm of two links."""
+"""A cart with a pole, and arms of two links."""
 
 from typing import Any
 
 import numpy as np
 
 from engram.envs.drawing.canvas import BLUE, GREEN, INK, ORANGE, PALE, RED, SHADE, Canvas, Picture
+from engram.envs.tasks.arm import LENGTH
 from engram.envs.tasks.cartpole import ANGLE_LIMIT, POSITION_LIMIT
 
 SIDE = 120
@@ -44,4 +45,21 @@ def arm(env: Any, state: Any) -> Picture:  # noqa: ARG001
     for x, y in ((middle, middle), (x1, y1)):
         canvas.disc(x, y, 2.2, INK)
     canvas.disc(x2, y2, 4, GREEN if y2 < goal else RED)
+    return canvas.picture()
+
+
+def reaching(env: Any, state: Any) -> Picture:  # noqa: ARG001
+    """The arm seen from above, and the place where its tip is wanted."""
+    shoulder, elbow, *_ = np.asarray(state.physics, np.float64)
+    canvas, metre, middle = Canvas(SIDE, SIDE), SIDE / 2.1, SIDE / 2
+    goal = middle + metre * np.asarray(state.goal, np.float64)
+    canvas.disc(*goal, 5, GREEN)
+    x1, y1 = middle + metre * LENGTH * np.cos(shoulder), middle + metre * LENGTH * np.sin(shoulder)
+    x2 = x1 + metre * LENGTH * np.cos(shoulder + elbow)
+    y2 = y1 + metre * LENGTH * np.sin(shoulder + elbow)
+    canvas.line(middle, middle, x1, y1, BLUE, 6)
+    canvas.line(x1, y1, x2, y2, ORANGE, 6)
+    for x, y in ((middle, middle), (x1, y1)):
+        canvas.disc(x, y, 2.2, INK)
+    canvas.disc(x2, y2, 2.5, RED)
     return canvas.picture()

@@ -7,12 +7,69 @@ import numpy as np
 from gymnasium import spaces as gym_spaces
 
 from engram.errors import SpaceError
+from engram.spaces import MOST_NUMBERED
 
-MOST_JOINT_ACTIONS = 1024
+MOST_JOINT_ACTIONS = 1024  # that a head may have a value for each of
 MOST_ACTIONS = 100_000  # of one number: a row of weights for each of them
 
 
+class Grid:
+    """Every combination of values of several numbers, the last one fastest. Row i is action i, made when asked for.
+
+    Attributes:
+      values: what each number may be. sizes: how many values that are.
+      shape, dtype: of an action as the environment expects it.
+    """
+
+    def __init__(self, values: list[np.ndarray], shape: tuple[int, ...], dtype: Any):
+        self.values, self.shape, self.dtype = values, tuple(shape), np.dtype(dtype)
+        self.sizes = tuple(len(column) for column in values)
+        self.ndim = 1 + len(self.shape)
+        self._dense = self._rows(np.arange(len(self))) if len(self) <= MOST_JOINT_ACTIONS else None
+
+    def __len__(self) -> int:
+        return prod(self.sizes)
+
+    def __getitem__(self, index: Any) -> np.ndarray:
+        return self._rows(np.asarray(index)) if self._dense is None else self._dense[index]
+
+    def _rows(self, index: np.ndarray) -> np.ndarray:
+        digits = np.unravel_index(index, self.sizes)
+        numbers = [column[digit] for column, digit in zip(self.values, digits, strict=True)]
+        return np.stack(numbers, axis=-1).reshape(*index.shape, *self.shape).astype(self.dtype)
+
+
+Table = np.ndarray | Grid
+
+
 def joint_actions(space: gym_spaces.Space, bins: int | None = None) -> np.ndarray:
+    """`table_of` as one array. Raises SpaceError also for more than 1,024 combinations."""
+    table = table_of(space, bins)
+    check_few(table)
+    return table[np.arange(len(table))] if isinstance(table, Grid) else table
+
+
+def sizes_of(table: Table) -> tuple[int, ...]:
+    """How many values each number of an action has; () where actions are single numbers."""
+    return table.sizes if isinstance(table, Grid) else ()
+
+
+def check_few(table: Table) -> None:
+    """Raises SpaceError for more combinations than may have a value each."""
+    if isinstance(table, Grid):
+        check_few_of(table.sizes)
+
+
+def check_few_of(sizes: tuple[int, ...]) -> None:
+    """`check_few` of numbers with so many values."""
+    if (count := prod(sizes)) > MOST_JOINT_ACTIONS and len(sizes) > 1:
+        raise SpaceError(
+            f"{' x '.join(map(str, sizes))} = {count:,} joint actions; at most {MOST_JOINT_ACTIONS:,} can have a value "
+            f"each: use fewer values per number (--action-bins), or head=decoupled, a value for each number's values"
+        )
+
+
+def table_of(space: gym_spaces.Space, bins: int | None = None) -> Table:
     """What each of the agent's actions 0..n-1 is to the environment: row i is action i.
 
     Args:
@@ -20,8 +77,8 @@ def joint_actions(space: gym_spaces.Space, bins: int | None = None) -> np.ndarra
         fastest), or a bounded Box (every combination of `bins` evenly spaced values per number, bounds included).
       bins: values per number of a Box, >= 2.
 
-    Raises SpaceError where the space is another, is unbounded, has no action, or has more than 1,024 combinations or
-    100,000 actions of one number.
+    Raises SpaceError where the space is another, is unbounded, has no action, or has more combinations than int32 can
+    number or 100,000 actions of one number.
     """
     if isinstance(space, gym_spaces.Box):
         return _box_actions(space, bins)
@@ -45,7 +102,7 @@ def joint_actions(space: gym_spaces.Space, bins: int | None = None) -> np.ndarra
     )
 
 
-def _box_actions(space: gym_spaces.Box, bins: int | None) -> np.ndarray:
+def _box_actions(space: gym_spaces.Box, bins: int | None) -> Grid:
     if bins is None:
         raise SpaceError(
             f"the actions {space} are continuous and Engram chooses among a fixed number; "
@@ -62,13 +119,12 @@ def _box_actions(space: gym_spaces.Box, bins: int | None) -> np.ndarray:
     return _combine(values, space.shape, space.dtype, f"action_bins = {bins} of {space}")
 
 
-def _combine(values: list[np.ndarray], shape: tuple[int, ...], dtype: Any, what: str) -> np.ndarray:
+def _combine(values: list[np.ndarray], shape: tuple[int, ...], dtype: Any, what: str) -> Grid:
     count = prod(len(column) for column in values)
-    if count > MOST_JOINT_ACTIONS:
+    if count > MOST_NUMBERED:
         sizes = " x ".join(str(len(column)) for column in values)
         raise SpaceError(
-            f"{what} has {sizes} = {count:,} joint actions; at most {MOST_JOINT_ACTIONS:,} are possible: "
-            f"use fewer values per number, or wrap the environment to offer a choice of actions"
+            f"{what} has {sizes} = {count:,} joint actions; at most {MOST_NUMBERED:,} can be numbered: use fewer "
+            f"values per number, or wrap the environment to offer a choice of actions"
         )
-    grid = np.stack(np.meshgrid(*values, indexing="ij"), axis=-1).reshape(count, *shape)
-    return grid.astype(dtype)
+    return Grid(values, shape, dtype)

@@ -10,10 +10,12 @@ from jaxtyping import PyTree
 
 from engram.envs.host import capture as capturing
 from engram.envs.host import own
+from engram.envs.host.actions import sizes_of
 from engram.envs.host.build import reward_clip
 from engram.envs.host.episodes import Episodes, Level
 from engram.envs.host.spaces import Translator
 from engram.errors import CheckpointError, EngramError, EnvironmentFault
+from engram.goals import GoalRule
 from engram.spaces import Space, offered_features
 
 _LEVELS: tuple[Level, ...] = ("boundary", "replayed", "exact")  # weakest first
@@ -42,6 +44,8 @@ class HostEnvs(Protocol):
 
     observation_space: Space
     actions: int
+    action_sizes: tuple[int, ...]  # how many values each number of an action has; () for single numbers
+    goal_rule: GoalRule | None  # how a goal that was achieved is rewarded; None where there is no such rule
     envs: int
     level: Literal["exact", "replayed", "boundary"]
     description: str
@@ -105,7 +109,8 @@ class LocalEnvs:
         self.envs = len(self._episodes)
         self._shapes = [((self.envs, *part.shape), part.dtype) for part in first.observer.parts]
         self.observation_space = shown_space(first)
-        self.actions = first.actions
+        self.actions, self.action_sizes = first.actions, sizes_of(first.action_table)
+        self.goal_rule = first.goal_rule
         self.level: Level = weakest([episodes.level for episodes in self._episodes])
         self.description = "; ".join(filter(None, (description, first.remark)))
         self.reward_clip = reward_clip(first.env)

@@ -26,7 +26,8 @@ from typing import Any, Literal
 import gymnasium
 import numpy as np
 
-from engram.envs.host.actions import joint_actions
+from engram.envs.host.actions import Table, table_of
+from engram.envs.host.goals import rule_of
 from engram.envs.host.masks import Found, Source, find_masks, joint, method_of
 from engram.envs.host.masks import told as told_masks
 from engram.envs.host.spaces import Observer, mask_problem
@@ -62,6 +63,7 @@ class Episodes:
     Attributes:
       index: the environment's number, in messages and seeds.
       actions: how many discrete actions it has.
+      goal_rule: how it rewards a goal that was achieved; None for one without goals, or with another rule.
       level: how exactly `capture` can save it; set by the maker (see `capture.choose_level`).
       masked: as given or found. remark: what a user should know of that; empty for nothing.
       looked: resets and steps that it took to find out.
@@ -93,6 +95,7 @@ class Episodes:
         self.level: Level = "boundary"
         self.observer, self.action_table = _spaces_of(env, action_bins)
         self.actions = len(self.action_table)
+        self.goal_rule = rule_of(env)
         found = self._source_of_masks(masked)
         self.masked: Source = found.source
         self.remark = found.remark
@@ -429,10 +432,10 @@ def _form(value: Any) -> str:
     return f"{type(value).__name__} {text}" if len(text) <= 60 else f"a {type(value).__name__}"
 
 
-def _spaces_of(env: gymnasium.Env, action_bins: int | None) -> tuple[Observer, np.ndarray]:
+def _spaces_of(env: gymnasium.Env, action_bins: int | None) -> tuple[Observer, Table]:
     """How its observations are read, and what each action is to it. SpaceError where it lacks a space."""
     try:
-        return Observer(env.observation_space), joint_actions(env.action_space, action_bins)
+        return Observer(env.observation_space), table_of(env.action_space, action_bins)
     except AttributeError as error:
         raise SpaceError(
             f"{env} lacks a space ({error}); a Gymnasium environment sets self.observation_space and "

@@ -5,22 +5,24 @@ from multiprocessing import parent_process
 from typing import Any, NamedTuple
 
 import gymnasium
-import numpy as np
 
+from engram.envs.host.actions import Table
 from engram.envs.host.build import reward_clip
 from engram.envs.host.episodes import Episodes, Level, fault_of, leave_signals_to_the_main_process
+from engram.goals import GoalRule
 
 
 class Looked(NamedTuple):
     """What has to be known of an environment before its workers start."""
 
     source: gymnasium.Space  # what is observed, the mask included
-    table: np.ndarray  # the environment's action for each index
+    table: Table  # the environment's action for each index
     masked: Any  # see `Episodes`
     level: Level  # how exactly it can be captured
     clip: float  # what the field of the environment clips rewards to, 0 for nothing
     remark: str  # what is to be said of it
     notes: list[str]  # see `Episodes`
+    goal_rule: GoalRule | None  # see `Episodes`
 
 
 class LookingEnvironment(gymnasium.Env):
@@ -39,7 +41,7 @@ class LookingEnvironment(gymnasium.Env):
         try:
             episodes = self._episodes = self._make()
             seen, clip = episodes.observer.source, reward_clip(episodes.env)
-            about = episodes.masked, episodes.level, clip, episodes.remark, episodes.notes
+            about = episodes.masked, episodes.level, clip, episodes.remark, episodes.notes, episodes.goal_rule
             return Looked(seen, episodes.action_table, *about)
         except BaseException as error:
             return fault_of(error)

@@ -165,4 +165,4 @@ def _make_asynchronous(builder: Builder, makers: list[EpisodesMaker], worker_tim
     offered_features(observer.space, len(seen.table))
     makers = [replace(maker, masked=seen.masked, level=seen.level) for maker in makers]
     description = "; ".join(filter(None, (builder.description, seen.remark)))
-    return AsyncEnvs(makers, observer, seen.table, description, worker_timeout, seen.clip, seen.notes)
+    return AsyncEnvs(makers, observer, seen.table, description, worker_timeout, seen.clip, seen.notes, seen.goal_rule)

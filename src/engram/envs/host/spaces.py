@@ -15,6 +15,7 @@ from gymnasium import spaces as gym_spaces
 
 from engram import spaces
 from engram.envs.adapters.adapter import TranslatingSpace
+from engram.envs.host.actions import MOST_JOINT_ACTIONS, Grid, Table
 from engram.envs.host.parts import Part, part_of, reader_of, say, where
 from engram.envs.host.stored import space_from_json, space_to_json
 from engram.errors import EnvironmentFault, SpaceError
@@ -122,19 +123,24 @@ class Translator:
 
     Args:
       observer: checks and converts one observation.
-      table: what each of the agent's actions is to the environment, row by row (`actions.joint_actions`).
+      table: what each of the agent's actions is to the environment, row by row (`actions.table_of`).
     """
 
-    def __init__(self, observer: Observer, table: np.ndarray):
+    def __init__(self, observer: Observer, table: Table):
         self._observer = observer
         self._table = table
 
     def to_json(self) -> dict[str, Any]:
         """All of it as JSON values; `from_json` gives it back."""
         table = self._table
+        if isinstance(table, Grid) and len(table) > MOST_JOINT_ACTIONS:
+            about = {"dtype": str(table.dtype), "shape": list(table.shape)}
+            actions: Any = {**about, "values": [column.tolist() for column in table.values]}
+            return {"observation": space_to_json(self._observer.source), "actions": actions}
+        table = table[np.arange(len(table))]
         first = int(table.flat[0]) if table.dtype.kind in "iu" else None
         if first is not None and table.ndim == 1 and (table == np.arange(first, first + len(table))).all():
-            actions: Any = {"first": first, "number": len(table)}
+            actions = {"first": first, "number": len(table)}
         else:
             actions = {"dtype": str(table.dtype), "rows": table.tolist()}
         return {"observation": space_to_json(self._observer.source), "actions": actions}
@@ -144,7 +150,11 @@ class Translator:
         """The inverse of `to_json`; anything else is a SpaceError. `missing`: a NaN is a missing number."""
         try:
             actions = value["actions"]
-            if "first" in actions:
+            if "values" in actions:
+                dtype = np.dtype(actions["dtype"])
+                columns = [np.array(column) for column in actions["values"]]
+                table: Table = Grid(columns, tuple(actions["shape"]), dtype)
+            elif "first" in actions:
                 table = np.arange(actions["first"], actions["first"] + actions["number"], dtype=np.int64)
             else:
                 table = np.array(actions["rows"], actions["dtype"])

@@ -23,7 +23,7 @@ from jaxtyping import PyTree
 
 from engram.envs.host import capture as capturing
 from engram.envs.host import own
-from engram.envs.host.actions import joint_actions
+from engram.envs.host.actions import sizes_of, table_of
 from engram.envs.host.batch import HostStep, join_snapshots, split_snapshots, stack
 from engram.envs.host.episodes import Level, episode_seed, numbers_of, raised
 from engram.envs.host.masks import METHOD
@@ -63,14 +63,16 @@ class VectorEnvs:
 
     level: Level = "boundary"
     reward_clip = 0.0
+    goal_rule = None  # its environments are not asked
 
     def __init__(self, vector: VectorEnv, seed: int, action_bins: int | None):
         self.env: Any = vector  # Gymnasium's own types leave out lists of seeds
         self._mode = autoreset_mode(vector)
         self._observer = observer = Observer(vector.single_observation_space)
-        self._table = joint_actions(vector.single_action_space, action_bins)
+        self._table = table_of(vector.single_action_space, action_bins)
         self.translator = Translator(observer, self._table)
         self.observation_space, self.actions = observer.space, len(self._table)
+        self.action_sizes = sizes_of(self._table)
         offered_features(self.observation_space, self.actions)
         if observer.mask is not None and observer.parts[observer.mask].shape != (self.actions,):
             raise SpaceError(f"the observation's part {MASK!r} needs one flag for each of {self.actions} actions")

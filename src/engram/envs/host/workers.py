@@ -25,12 +25,14 @@ from jaxtyping import PyTree
 
 import engram.errors
 from engram.envs.host import capture as capturing
+from engram.envs.host.actions import Table, sizes_of
 from engram.envs.host.batch import HostStep, check_alike, join_snapshots, split_snapshots, stack, weakest
 from engram.envs.host.build import EpisodesMaker
 from engram.envs.host.episodes import CUT, NUMBERS, Episodes, Level, WorkerEnvironment
 from engram.envs.host.looking import Looked, LookingEnvironment
 from engram.envs.host.spaces import Observer, Translator
 from engram.errors import EngramError, EnvironmentFault, SpecError, told
+from engram.goals import GoalRule
 
 _PATIENCE = 5.0  # seconds for a process to be seen dead, or to close its environment
 _REPLAY_BATCH = 1000  # actions replayed at a restore within one worker_timeout
@@ -43,11 +45,12 @@ class AsyncEnvs:
         self,
         makers: list[EpisodesMaker],
         observer: Observer,
-        table: np.ndarray,
+        table: Table,
         description: str,
         worker_timeout: float,
         reward_clip: float = 0.0,
         notes: Iterable[str] = (),
+        goal_rule: GoalRule | None = None,
     ):
         self._observer = observer
         self.translator = Translator(observer, table)
@@ -56,6 +59,7 @@ class AsyncEnvs:
         self._timeout = worker_timeout
         self.observation_space = observer.space
         self.actions = actions = len(table)
+        self.action_sizes, self.goal_rule = sizes_of(table), goal_rule
         self.envs = len(makers)
         self.description = description
         self.notes = list(notes)
