@@ -24,6 +24,8 @@ PACKAGES = (
     "equinox",
     "optax",
     "gymnasium",
+    "sacrebleu",
+    "tokenizers",
     "ale-py",
     "highway-env",
     "pgx",

@@ -553,6 +553,10 @@ GIVEN_PLACE = {"encoder.relative": True, "encoder.position": (0, 1), "encoder.ve
 READ_WHERE = {
     "demos.margin_weight": KEPT,
     "demos.margin": {**KEPT, "demos.margin_weight": 1.0},
+    "conservative.temperature": {"conservative.weight": 1.0},
+    "conservative.on": {**KEPT, "conservative.weight": 1.0},
+    "recall.demonstrations": KEPT,
+    "recall.played": {**KEPT, "recall.demonstrations": 5},
     "optimizer.reset_encoder": RESET,
     "optimizer.reset_rest": RESET,
     "anneal.n_step": {"anneal.updates": 50},
@@ -596,7 +600,7 @@ def every_setting() -> Iterator[Any]:
     for path, *_ in specs.describe(BASE):
         if path not in parts:
             spec = specs.override_all(BASE, MEMORY | READ_WHERE.get(path, {})) if path in WITH_MEMORY else BASE
-            if path.startswith(("optimizer.", "anneal.", "demos.")):
+            if path.startswith(("optimizer.", "anneal.", "demos.", "conservative.")):
                 spec = specs.override_all(BASE, READ_WHERE.get(path, {}))
             if path.startswith("recall."):
                 spec = sized(specs.override_all(BASE, EXTERNAL | READ_WHERE.get(path, {})))

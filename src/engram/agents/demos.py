@@ -114,7 +114,7 @@ def draw(
 
 def _marked(spec: AgentSpec, batch: Transition | Window, shown: float) -> Transition | Window:
     """The examples, each of which says whether it is a demonstration where that makes a difference."""
-    if not spec.demos.margin_weight:
+    if not spec.marks_demonstrations:
         return batch
     return batch._replace(start=batch.start._replace(shown=jnp.full_like(batch.start.weight, shown)))
 

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, PyTree, UInt32
+from jaxtyping import Array, Bool, Float, Int, PyTree, UInt32
 
 from engram.agents import symmetry
 from engram.agents.network import Network, Previous
@@ -21,6 +21,7 @@ from engram.agents.recall.state import RecallState
 from engram.agents.spec import AgentSpec
 from engram.agents.statistics import Scales, as_learned
 from engram.losses.bootstrap import Following, Here, Similar
+from engram.losses.conservative import conservative
 from engram.losses.margin import large_margin
 from engram.losses.returns import NStep, annealed, discounts, n_step, squashed, stretched
 from engram.replay import hindsight, sampling
@@ -349,6 +350,8 @@ def score(
     loss = spec.loss(predicted, target)
     error = jnp.abs(target.mean - predicted.mean)
     every = loss + (_imitation(spec, decision, own, start.action) + _margin(spec, decision, start))
+    if spec.conservative.weight:
+        every = every + held_down(spec, decision.returns.q, decision.allowed, start)
     q = stretched(predicted.mean) if spec.reward.rescale else predicted.mean
     return Scored(every, loss, q, jax.lax.stop_gradient(error), start.weight)
 
@@ -398,7 +401,16 @@ def _imitation(spec: AgentSpec, told: Decision, own: Distribution, action: Int[A
 
 def _margin(spec: AgentSpec, told: Decision, start: Start) -> Float[Array, ""] | float:
     """The weighted large-margin loss of a demonstration, of the network's own Q."""
-    if start.shown is None:
+    if start.shown is None or not spec.demos.margin_weight:
         return 0.0
     lacks = large_margin(told.returns.q, told.allowed, start.action, spec.demos.margin)
     return spec.demos.margin_weight * start.shown * lacks
+
+
+def held_down(
+    spec: AgentSpec, q: Float[Array, "actions"], allowed: Bool[Array, "actions"] | None, start: Start
+) -> Float[Array, ""]:
+    """The weighted conservative term of one action, of the network's own Q; 0 for rows that do not have it."""
+    held = spec.conservative
+    term = held.weight * conservative(q, allowed, start.action, held.temperature)
+    return term if held.on == "all" or start.shown is None else start.shown * term

@@ -105,6 +105,10 @@ class RecallSpec:
     imitation_weight: float = setting(
         0.0, "weight of a loss that draws Q to the value stored for the same action", low=0, search=Log(0.01, 1.0)
     )
+    played: bool = setting(True, "what the agent does becomes entries")
+    demonstrations: int = setting(
+        0, "entries made of demonstrations (demos.ratio) at each moment of learning, in turn, with fresh keys", low=0
+    )
     refresh: int = setting(0, "entries whose key is computed anew at each moment of learning, in turn", low=0)
 
     def key_width(self, embedding: int) -> int:
@@ -315,6 +319,8 @@ class MindSpec:
             f"recall.imitation_weight = {recall.imitation_weight}": recall.imitation_weight > 0,
             f"recall.refresh = {recall.refresh}": recall.refresh > 0,
             "recall.train_through_memory = true": recall.train_through_memory,
+            "recall.played = false": not recall.played,
+            f"recall.demonstrations = {recall.demonstrations}": recall.demonstrations > 0,
         }
         for what, wanted in asked.items():
             if wanted and not self.has_external:
@@ -326,6 +332,19 @@ class MindSpec:
                 f"{kind} keeps single steps and adds them up itself, but recall.n_step = {recall.n_step}; set "
                 f"recall.n_step=1"
             )
+        if recall.demonstrations and not self.demonstrated:
+            raise SpecError(
+                f"recall.demonstrations = {recall.demonstrations} makes entries of demonstrations that are kept; set "
+                f"demos.ratio=0.25 and name them with demonstrations= (--demonstrations FILE), or leave it out"
+            )
+        if not recall.played and not recall.demonstrations:
+            raise SpecError(
+                "recall.played = false leaves nothing to become an entry; set recall.demonstrations=64, or leave it out"
+            )
+        if self.external.one_step and recall.demonstrations:
+            raise SpecError(
+                f"recall.demonstrations makes entries of whole returns, but {kind} keeps single steps; use episodic"
+            )
         self._check_observations(kind)
 
     def _check_observations(self, kind: str) -> None:
@@ -335,7 +354,11 @@ class MindSpec:
             "bootstrap=successors": SUCCESSOR if self.asks == "successors" else frozenset(),
             f"recall.refresh = {recall.refresh}": OBSERVATION if recall.refresh else frozenset(),
         }
-        for what, wanted in (observations | {'recall.keys = "target"': self.keys_of_target}).items():
+        single = {
+            'recall.keys = "target"': self.keys_of_target,
+            f"recall.demonstrations = {recall.demonstrations}": recall.demonstrations > 0,
+        }
+        for what, wanted in (observations | single).items():
             if wanted and self.has_memory:
                 raise SpecError(
                     f"{what} looks at single observations again, which tell nothing of a working memory; set "

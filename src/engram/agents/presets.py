@@ -28,6 +28,7 @@ from engram.external.chunked import ChunkedSpec  # noqa: F401, registered
 from engram.external.episodic import EpisodicSpec
 from engram.external.graph import GraphSpec  # noqa: F401, registered
 from engram.external.product_key import ProductKeySpec  # noqa: F401, registered
+from engram.external.votes import VotesSpec  # noqa: F401, registered
 from engram.heads.attention import AttentionSpec
 from engram.heads.decoupled import DecoupledSpec
 from engram.heads.q import DuelingSpec

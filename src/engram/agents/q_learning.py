@@ -25,6 +25,7 @@ from engram.agents.optimizing import begun_anew, follow, mixed, optimizer_of
 from engram.agents.policy import Mind, Seen, begin, decide, still
 from engram.agents.recall import state as recalls
 from engram.agents.recall.drift import refresh
+from engram.agents.recall.taught import taught
 from engram.agents.spec import AgentSpec
 from engram.agents.timeline import timeline
 from engram.bits import TURN, counted, next_words, whole
@@ -214,6 +215,9 @@ class QLearner:
         if recall is not None and self.spec.recall.refresh:
             network = learner.target if self.spec.keys_of_target else learner.params
             recall = refresh(self.spec, network.seeing(learner.scales), recall)
+        if recall is not None and self.spec.recall.demonstrations and replay.given is not None:
+            network, target = (each.seeing(learner.scales) for each in (learner.params, learner.target))
+            recall = taught(self.spec, network, target, replay.given.ring, recall, learner.updates // self.updates)
         return AgentState(state.actor, learner, replay.with_drawings(drawings), recall), metrics
 
     def _update(self, learner: LearnerState, replay: Replay, recall: PyTree) -> tuple[LearnerState, PyTree, Metrics]:

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from engram.agents.examples import Nets, Score, Scored, Start
+from engram.agents.examples import Nets, Score, Scored, Start, held_down
 from engram.agents.q_learning import QLearner
 from engram.agents.spec import AgentSpec, TargetSpec
 from engram.errors import SpecError
@@ -115,6 +115,9 @@ def score(spec: SACSpec, nets: Nets, frames: PyTree, decision: Decision, start: 
     spread = entropy(logs)
     policy = soft_improvement(logs, decision.returns.q, temperature)
     every = own + policy + temperature_loss(learned, spread, spec.target_entropy * greatest_entropy(logs))
+    if spec.conservative.weight:  # of both estimates, as Kumar et al. 2020 have it
+        every = every + held_down(spec, estimates[0], decision.allowed, start)
+        every = every + held_down(spec, estimates[1], decision.allowed, start)
     told = {"loss": own, "policy_loss": policy, "entropy": spread, "temperature": temperature}
     fixed: Any = jax.lax.stop_gradient((error, told))
     return Scored(every, own, decision.returns.q[start.action], fixed[0], start.weight, fixed[1])

@@ -4,7 +4,7 @@ DQN, double DQN, DRQN, DTQN and the rest are values of one spec (presets.py), no
 """
 
 from collections.abc import Collection
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from engram.agents.fitting import fitted
 from engram.agents.mind import MindSpec
@@ -83,6 +83,22 @@ class DemosSpec:
         return round(self.ratio * batch)
 
 
+@spec
+class ConservativeSpec:
+    """Q of actions that were not taken is held down, so that a maximum over many does not trust what nobody tried.
+
+    Sources: Kumar et al. 2020 (arXiv 2006.04779), CQL(H); Snell et al. 2023 (arXiv 2206.11871), ILQL, for tokens.
+    """
+
+    weight: float = setting(
+        0.0, "weight of a loss that holds the soft maximum of Q near Q of the action that was taken; 0 for none", low=0
+    )
+    temperature: float = setting(1.0, "of that soft maximum, in units of return as it is learned", above=0)
+    on: Literal["all", "demonstrations"] = setting(
+        "all", "the rows that have this loss: all of a batch, or demonstrations that are kept (demos.ratio)"
+    )
+
+
 @register("agent", "q-learning")
 @spec
 class AgentSpec(MindSpec):
@@ -91,6 +107,7 @@ class AgentSpec(MindSpec):
     replay: ReplaySpec = setting(ReplaySpec(), "the replay")
     draw: Any = part("draw", UniformSpec(), "which rows of the replay are learned from")
     demos: DemosSpec = setting(DemosSpec(), "how demonstrations are learned from")
+    conservative: ConservativeSpec = setting(ConservativeSpec(), "how Q of actions that were not taken is held down")
     target: TargetSpec = setting(TargetSpec(), "the target network")
     bootstrap: Any = part("bootstrap", PlainSpec(), "what the next observation is worth")
     double: bool = setting(False, "the online network picks the next action, the target network says what it is worth")
@@ -127,6 +144,12 @@ class AgentSpec(MindSpec):
     @property
     def demonstrated(self) -> float:
         return self.demos.ratio
+
+    @property
+    def marks_demonstrations(self) -> bool:
+        """Whether the loss of a demonstration differs from that of other rows."""
+        held = self.conservative
+        return self.demos.margin_weight > 0 or (held.weight > 0 and held.on == "demonstrations")
 
     @property
     def kept(self) -> str:
@@ -218,6 +241,11 @@ class AgentSpec(MindSpec):
             raise SpecError(
                 f"demos.margin_weight = {demos.margin_weight} is for demonstrations that are kept beside the replay; "
                 f"set demos.ratio=0.25, or leave it out"
+            )
+        if self.conservative.on == "demonstrations" and not demos.ratio:
+            raise SpecError(
+                "conservative.on = demonstrations is for demonstrations that are kept beside the replay; set "
+                "demos.ratio=0.25, or conservative.on=all"
             )
         if demos.ratio and not 0 < demos.of(batch) < batch:
             raise SpecError(

@@ -49,7 +49,7 @@ def note(
     waiting = Waiting(
         key=query.key,
         features=jnp.zeros(0) if query.offered is None else query.offered[action],
-        hash=fingerprint(_whatever_its_nan(spec, frames)),
+        hash=fingerprint(whatever_its_nan(spec, frames)),
         action=action,
         network=in_reward(spec, scales, decision.returns.q[action]),
         memory=in_reward(spec, scales, read.q[action]),
@@ -61,7 +61,7 @@ def note(
     return Record(waiting, read.entries[:, action].reshape(-1), weights.reshape(-1))
 
 
-def _whatever_its_nan(spec: MindSpec, frames: PyTree) -> PyTree:
+def whatever_its_nan(spec: MindSpec, frames: PyTree) -> PyTree:
     """Frames without NaN, and where they had one: the bits of a NaN may differ, and say nothing."""
     if not spec.may_be_blank:
         return frames
@@ -92,7 +92,7 @@ def remember(
     outcome = _outcome(spec, state.line, now, state.steps)
     entries = _entries(spec, old, origin, outcome)
     due = (state.steps >= spec.recall.n_step) & outcome.known & keep & (origin[:, 0] != LEFT_OUT)
-    store = external.write(store, entries, due)
+    store = external.write(store, entries, due if spec.recall.played else jnp.zeros_like(due))
     refused = store.refused > state.store.refused
     noted = (record.entries != NOT_NOTED).all(1)
     here = jnp.where(noted[:, None], jnp.stack([envs, state.episode, state.moment], axis=1), LEFT_OUT)

@@ -1,0 +1,79 @@
+"""Makes a folder of sentence pairs for `engram/Translate-v0`, with its vocabulary and demonstrations.
+
+    python -m engram.envs.translation data/office-de --from libreoffice-de
+    engram train engram/Translate-v0 --env-arg data=data/office-de \\
+        --demonstrations data/office-de/demonstrations.npz ...
+
+Near-duplicates of a source (equal letters in lower case) are left out. Train, valid and test are divided by a hash of
+the source, 80 to 5 to 15.
+"""
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from engram.envs.translation import demonstrations
+from engram.envs.translation.cleaning import prepared
+from engram.envs.translation.corpus import FILE, PHRASES, Corpus, Pairs, divided, find, write
+from engram.envs.translation.sources import found
+from engram.envs.translation.vocabulary import Vocabulary, learned, of_words
+from engram.errors import EngramError, SpecError
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Runs the command with these words, or those of the command line; its exit code."""
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser("python -m engram.envs.translation", description=__doc__, formatter_class=raw)
+    parser.add_argument("folder", type=Path, help="where the pairs go")
+    parser.add_argument("--from", dest="source", default=PHRASES, help="libreoffice-XX, bible-es, phrases, or FILE.tsv")
+    parser.add_argument(
+        "--pieces", type=int, default=1_200, help="pieces of the vocabulary, of both languages together"
+    )
+    parser.add_argument("--words", type=int, nargs=2, default=(2, 12), metavar=("LEAST", "MOST"), help="of a source")
+    parser.add_argument("--tokens", type=int, default=18, help="the longest sentence, in pieces")
+    parser.add_argument("--packages", type=Path, help="a folder that holds or is given the Debian packages")
+    options = parser.parse_args(words)
+    try:
+        with tempfile.TemporaryDirectory() as temporary:
+            made = corpus(options, Path(options.packages or temporary))
+        write(options.folder, made)
+        find.cache_clear()  # of a folder that was there before
+        steps = demonstrations.write(options.folder / "demonstrations.npz", str(options.folder))
+    except EngramError as problem:
+        print(f"{problem}", file=sys.stderr)
+        return problem.exit_code
+    counts = ", ".join(f"{len(pairs):,} {name}" for name, pairs in made.splits.items())
+    pieces = len(made.vocabulary.pieces)
+    print(f"{options.folder / FILE}: {counts} pairs, {pieces:,} pieces; {steps:,} demonstrated tokens")
+    return 0
+
+
+def corpus(options: argparse.Namespace, work: Path) -> Corpus:
+    """The corpus that was asked for. SpecError where too little is left of it."""
+    pairs, about = found(options.source, work)
+    kept = list(prepared(pairs, tuple(options.words))) if options.source != PHRASES else pairs
+    splits: Any = divided(kept)
+    if not splits["train"]:
+        raise SpecError(f"{len(pairs)} pairs were read and none is left to learn from; widen --words {options.words}")
+    texts = [text for pair in splits["train"] for text in pair]
+    pieces = (
+        of_words(text for pair in kept for text in pair)
+        if options.source == PHRASES
+        else learned(texts, options.pieces)
+    )
+    short = {name: _short(pieces, each, options.tokens) for name, each in splits.items()}
+    if lacking := [name for name, each in short.items() if not each]:
+        raise SpecError(f"no pair is left in {lacking[0]}; give more text, or raise --tokens {options.tokens}")
+    return Corpus(str(options.folder), {**about, "pairs_read": len(pairs)}, pieces, short)
+
+
+def _short(pieces: Vocabulary, pairs: Pairs, tokens: int) -> Pairs:
+    """The pairs of at most so many tokens on either side, END included."""
+    return [pair for pair in pairs if max(len(pieces.encode(text)) for text in pair) < tokens]
+
+
+if __name__ == "__main__":
+    sys.exit(main())
