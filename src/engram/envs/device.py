@@ -52,8 +52,8 @@ class DeviceStep(NamedTuple):
 class DeviceEnv(Protocol):
     """One environment as three pure functions of arrays; implemented by frozen (so hashable, static) dataclasses.
 
-    It may have more attributes: `turns`, which is True where its steps have a `sign`, and `to_evaluate`, the environment
-    that evaluations play in. An action of several numbers is numbered, the last number fastest; an environment with
+    It may have more attributes: `turns`, which is True where its steps have a `sign`, and `to_evaluate`, the
+    environment that evaluations play in. An action of several numbers is numbered, the last number fastest; an environment with
     such actions may say how many values each of them has (`action_sizes`). One with goals may say how they are rewarded
     (`goal_rule`).
 
