@@ -53,9 +53,9 @@ class DeviceEnv(Protocol):
     """One environment as three pure functions of arrays; implemented by frozen (so hashable, static) dataclasses.
 
     It may have more attributes: `turns`, which is True where its steps have a `sign`, and `to_evaluate`, the
-    environment that evaluations play in. An action of several numbers is numbered, the last number fastest; an environment with
-    such actions may say how many values each of them has (`action_sizes`). One with goals may say how they are rewarded
-    (`goal_rule`).
+    environment that evaluations play in. An action of several numbers is numbered, the last number fastest; an
+    environment with such actions may say how many values each of them has (`action_sizes`). One with goals may say
+    how they are rewarded (`goal_rule`).
 
     Keys are raw threefry words, because the runner draws all bits of a step at once. They may be treated as
     independent uniform bits (`uniforms`), or wrapped for `jax.random` (`typed_key`).
