@@ -1,5 +1,6 @@
 """Go: rules, players, symmetries, engines by GTP, matches, and a person at the board."""
 
+import dataclasses
 import stat
 import sys
 from pathlib import Path
@@ -11,14 +12,22 @@ import numpy as np
 import pytest
 
 import engram
+from engram import specs
+from engram.agents import pool as pools
 from engram.agents import symmetry
+from engram.agents.agent import Experience
+from engram.agents.policy import Seen
+from engram.agents.pool import PoolSpec
+from engram.agents.presets import preset
 from engram.cli.commands import main
 from engram.envs.device import check_device_env, make_device
 from engram.envs.go import gtp, rivals
 from engram.envs.go.board import BLACK, WHITE, action_of, area, drawn, name_of, stones
 from engram.envs.go.gtp import Engine, gnu_go
 from engram.errors import EnvironmentFault, SpecError
+from engram.exploration.openings import OpeningsSpec
 from engram.play.match import rate
+from engram.types import TimeStep
 
 GO: Any = make_device("engram/Go-v0", size=3)
 RESET, STEP = jax.jit(GO.reset), jax.jit(GO.step)
@@ -129,6 +138,103 @@ def test_the_eight_tables_differ_and_invert_each_other():
     assert all((one[other] == np.arange(9)).all() for one, other in zip(forth, back, strict=True))
 
 
+# -- exploration and the pool ----------------------------------------------------------------------------------------
+
+
+def decision(q: list[float], allowed: list[bool]) -> Any:
+    from engram.types import Decision, Encoding, MemoryRead, Returns
+
+    shape = jnp.array(q)[:, None]
+    nothing = MemoryRead(jnp.zeros(1), jnp.zeros((0, 1, 0)), jnp.zeros((0, 1, 0), jnp.int32))
+    returns = Returns(shape, jnp.zeros_like(shape), jnp.zeros((0, len(q))))
+    return Decision(Encoding(jnp.zeros(1), jnp.zeros((0, 0))), nothing, returns, jnp.array(allowed))
+
+
+def test_openings_are_random_and_the_pass_is_drawn_rarely():
+    spec = OpeningsSpec(start=0.0, end=0.0, opening=3, opening_share=0.5, last_weight=0.1)
+    fresh = jax.random.bits(jax.random.PRNGKey(0), (4_000, 2), "uint32")
+    kept = jax.vmap(lambda word: spec.kept(jnp.zeros(2, jnp.uint32), jnp.bool_(True), word, word))(fresh)
+    left = np.asarray(kept[:, 0])
+    np.testing.assert_allclose(np.bincount(left, minlength=4) / 4_000, [0.5, 1 / 6, 1 / 6, 1 / 6], atol=0.03)
+    counts = [3]
+    for _ in range(4):
+        counts.append(int(spec.kept(jnp.array([counts[-1], 0], jnp.uint32), jnp.bool_(False), KEY, KEY)[0]))
+    assert counts == [3, 2, 1, 0, 0]
+    known = decision([5.0, 0.0, 0.0, 0.0], [True, False, True, True])
+    opening, after = (jnp.array([count, 0], jnp.uint32) for count in (1, 0))
+    moves = jax.vmap(lambda bits: spec.choose(known, bits, opening, 0))(fresh)
+    np.testing.assert_allclose(np.bincount(moves, minlength=4) / 4_000, [1 / 2.1, 0, 1 / 2.1, 0.1 / 2.1], atol=0.03)
+    assert int(spec.choose(known, fresh[0], after, 0)) == 0
+    only = decision([0.0] * 4, [False, False, False, True])
+    assert int(spec.choose(only, fresh[0], opening, 0)) == 3  # the pass, where there is nothing else
+
+
+def test_past_selves_play_one_side_each_in_the_first_lanes():
+    """Of 16 lanes with a share of a half and two members: lanes 0, 1 and 4, 5 move first, 2, 3 and 6, 7 second."""
+    chosen = PoolSpec(share=0.5, size=2)
+    assert chosen.lanes(16) == 8
+    first = np.flatnonzero(pools.theirs(chosen, 16, jnp.ones(16)))
+    second = np.flatnonzero(pools.theirs(chosen, 16, -jnp.ones(16)))
+    assert (first.tolist(), second.tolist()) == ([0, 1, 4, 5], [2, 3, 6, 7])
+
+
+def test_the_pool_keeps_the_newest_selves_and_those_choose_where_they_move():
+    """A member whose Q prefers another action plays it in its lanes, on its side, and nowhere else."""
+    spec = specs.override_all(
+        preset("go", GO.observation_space, 1_000),
+        {"turns": True, "encoder.widths": (8,), "pool.size": 2, "pool.share": 0.5, "pool.every": 2,
+         "exploration.opening": 0, "exploration.start": 0.0, "exploration.end": 0.0},
+    )  # fmt: skip
+    agent = spec.build(GO.observation_space, GO.actions, 16)
+    state = jax.jit(agent.init)(jax.random.PRNGKey(3))
+    params = state.learner.params
+    other = dataclasses.replace(params, head=jax.tree.map(jnp.negative, params.head))  # its best move is our worst
+    pool = state.learner.pool
+    for _ in range(2):
+        pool = pools.after_rollout(spec.pool, pool, other)
+    assert (int(pool.kept), int(pool.rollouts)) == (1, 0)
+    own, past = jax.tree.leaves(state.learner.params), jax.tree.leaves(pool.past)
+    assert all((two[1] == one).all() for one, two in zip(own, past, strict=True))
+    assert all((two[0] == one).all() for one, two in zip(jax.tree.leaves(other), past, strict=True))
+    mind = dataclasses.replace(agent.mind(state), past=pool.past)
+    _, shown = jax.vmap(GO.reset)(jnp.zeros((16, 2), jnp.uint32))
+    seen = Seen(shown, jnp.ones(16, bool), jnp.zeros(16), jnp.ones(16))
+    acted = jax.jit(agent.act)(mind, state.actor, seen)
+    frames = jax.tree.map(lambda leaf: leaf[:1, None][0], shown)
+    by_other = int(other(frames, jnp.zeros(0, jnp.uint32)).preference.argmax())
+    by_own = int(state.learner.params(frames, jnp.zeros(0, jnp.uint32)).preference.argmax())
+    assert by_other != by_own
+    expected = [by_other if lane in (0, 4) else by_own for lane in range(16)]  # member 0, where it moves first
+    assert acted.action.tolist() == expected
+    assert np.flatnonzero(acted.noted.known.theirs).tolist() == [0, 1, 4, 5]
+
+
+def test_results_against_the_past_are_the_agents_own():
+    """A past self that made the winning move has beaten the agent. Of four games, the pool's two are won and lost."""
+    chosen = PoolSpec(share=0.5, size=1)
+    pool = pools.PoolState(None, jnp.int32(0), jnp.int32(0), jnp.zeros(()))
+    yes, none = jnp.ones((1, 4), bool), jnp.zeros((1, 4), jnp.int32)
+    ended = Experience(TimeStep(None, ~yes, none, jnp.ones((1, 4)), yes), yes, None, yes, None)
+    both = pools.with_results(chosen, pool, ended, jnp.array([[True, False, False, False]]))
+    assert float(both.result) == 0.0
+    lost = pools.with_results(chosen, pool, ended, jnp.array([[True, True, False, False]]))
+    np.testing.assert_allclose(lost.result, -(1 - 0.99**2), rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("env", "overrides", "told"),
+    [
+        ("engram/CartPole-v1", {"pool.share": 0.2}, "here there is one side only; set pool.share=0"),
+        ("engram/CartPole-v1", {"symmetry": "board"}, "turns square boards whose points are the actions"),
+        ("engram/Go-v0", {"working": "gru"}, "past selves play, which have no memory of their own"),
+        ("engram/Go-v0", {"pool.size": 99}, "does not suffice for pool.size = 99 past selves on either side"),
+    ],
+)
+def test_what_games_do_not_have_is_said_in_a_sentence(env, overrides, told):
+    with pytest.raises(SpecError, match=told):
+        engram.Trainer(env, "go", steps=2_000, overrides=overrides).learn()
+
+
 # -- engines ---------------------------------------------------------------------------------------------------------
 
 FAKE = '''#!{python}
@@ -182,9 +288,12 @@ def test_an_engine_plays_and_hears(tmp_path):
     ],
 )
 def test_what_an_engine_does_wrong_is_one_sentence(tmp_path, quirk, genmove, said):
-    with Engine(fake(tmp_path, quirk, genmove), patience=1.0) as engine, pytest.raises(EnvironmentFault, match=said):
+    def game(engine: Engine) -> None:
         engine.begin(3, 0.5)
         engine.choose(BLACK)
+
+    with Engine(fake(tmp_path, quirk, genmove), patience=1.0) as engine, pytest.raises(EnvironmentFault, match=said):
+        game(engine)
 
 
 def test_gnu_go_that_is_not_there_is_named_with_its_package(monkeypatch, tmp_path):
@@ -267,6 +376,33 @@ def test_a_person_plays_takes_back_passes_and_is_told_the_score(capsys, run, mon
     assert "B2 is not allowed here: it is taken" in told
     assert "(X)" not in told.split("White plays")[0]
     assert " wins." in told
+
+
+def test_every_setting_of_games_changes_the_program():
+    """Of the preset: symmetries, signs, and all about the pool; and symmetries of an agent with a replay."""
+    import hashlib
+    from functools import partial
+
+    from engram.runners import device
+    from engram.runners.common import Tally
+
+    def digest(spec: Any, env: Any = GO) -> str:
+        agent = spec.build(env.observation_space, env.actions, 8)
+        start, run = jax.make_jaxpr(partial(device.init, agent, env), return_shape=True)(jax.random.PRNGKey(0))
+        cycle = jax.make_jaxpr(partial(device.cycle, agent, env, True))(run, jax.eval_shape(lambda: Tally.empty(agent)))
+        numbers = [np.asarray(number).tolist() for made in (start, cycle) for number in made.consts]
+        return hashlib.sha256(f"{start} {cycle} {numbers}".encode()).hexdigest()
+
+    small = {"turns": True, "encoder.widths": (8,), "rollout.steps": 2, "rollout.minibatches": 2, "pool.size": 1}
+    base = specs.override_all(preset("go", GO.observation_space, 1_000), small)
+    changes = [
+        {"pool.share": 0.5}, {"pool.size": 2, "pool.share": 0.5}, {"pool.every": 7}, {"symmetry": "none"},
+        {"turns": False, "pool.share": 0.0}, {"pool.share": 0.0},
+    ]  # fmt: skip
+    found = [digest(base), *(digest(specs.override_all(base, change)) for change in changes)]
+    dqn = specs.override_all(preset("dqn", GO.observation_space, 1_000), {"turns": True, "encoder": "vector"})
+    found += [digest(dqn), digest(specs.override(dqn, "symmetry", "board"))]
+    assert len(set(found)) == len(found)
 
 
 def test_a_run_of_the_preset_resumes_exactly(run, tmp_path):

@@ -565,6 +565,7 @@ ROLLOUT_MEMORY = {
 }  # fmt: skip
 REFUSED = ("reward.rescale", "optimizer.reset_every", "optimizer.reset_encoder", "optimizer.reset_rest")
 OTHERS = {"working.max_radius": 0.95, "encoder.presence": 0}  # where twice or half of the value is not legal
+OF_GAMES = ("turns", "symmetry", "pool.share", "pool.size", "pool.every")  # tests/envs/test_go.py changes these
 STEPS = 100
 
 
@@ -582,7 +583,7 @@ def every_setting() -> Iterator[Any]:
     """(spec, space, path of a setting): those of the default parts, then each other part and its own settings."""
     parts = {path: value for path, _, value, _ in specs.describe(BASE) if path in registry.roles()}
     for path, *_ in specs.describe(BASE):
-        if path not in parts:
+        if path not in parts and path not in OF_GAMES:
             spec = specs.override_all(BASE, MEMORY | READ_WHERE.get(path, {})) if path in WITH_MEMORY else BASE
             if path.startswith(("optimizer.", "anneal.", "demos.")):
                 spec = specs.override_all(BASE, READ_WHERE.get(path, {}))
@@ -616,7 +617,11 @@ def settings_of_rollouts() -> Iterator[Any]:
         base = sized(specs.override_all(presets.preset(name, VECTOR, STEPS), ROLLOUT))
         for path, kind, *_ in specs.describe(base):
             group = path.partition(".")[0]
-            if kind.startswith("one of") or path in REFUSED or group in ("encoder", "working", "external", "recall"):
+            if (
+                kind.startswith("one of")
+                or path in (*REFUSED, *OF_GAMES)
+                or group in ("encoder", "working", "external", "recall")
+            ):
                 continue
             needed = {"rollout.minibatches": 1, **ROLLOUT_MEMORY} if path in ROLLOUT_MEMORY else {}
             yield pytest.param(specs.override_all(base, needed), VECTOR, path, id=f"{name} {path}")
