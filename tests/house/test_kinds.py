@@ -53,6 +53,7 @@ SHOWN = {
     },
     "exploration": {
         "sample": PROBES,
+        "openings": PRESET + "go",
         "epsilon-greedy": CARTPOLE,
         "boltzmann": "tests/agents/test_windows.py::test_boltzmann_exploration_draws_by_the_softmax_of_q",
         "parameter-noise": RESULTS + "| passive T-maze 100 | LRU, windows of an episode, parameter noise",

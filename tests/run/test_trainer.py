@@ -581,6 +581,7 @@ OTHERS = {
     "working.max_radius": 0.95, "encoder.presence": 0, "encoder.position": (1, 0), "encoder.velocity": (3, 2),
     "encoder.heading": (2, 3), "head.sizes": (2, 2),
 }  # fmt: skip
+OF_GAMES = ("turns", "symmetry", "pool.share", "pool.size", "pool.every")  # tests/envs/test_go.py changes these
 STEPS = 100
 
 
@@ -598,7 +599,7 @@ def every_setting() -> Iterator[Any]:
     """(spec, space, path of a setting): those of the default parts, then each other part and its own settings."""
     parts = {path: value for path, _, value, _ in specs.describe(BASE) if path in registry.roles()}
     for path, *_ in specs.describe(BASE):
-        if path not in parts:
+        if path not in parts and path not in OF_GAMES:
             spec = specs.override_all(BASE, MEMORY | READ_WHERE.get(path, {})) if path in WITH_MEMORY else BASE
             if path.startswith(("optimizer.", "anneal.", "demos.", "conservative.")):
                 spec = specs.override_all(BASE, READ_WHERE.get(path, {}))
@@ -632,7 +633,11 @@ def settings_of_rollouts() -> Iterator[Any]:
         base = sized(specs.override_all(presets.preset(name, VECTOR, STEPS), ROLLOUT))
         for path, kind, *_ in specs.describe(base):
             group = path.partition(".")[0]
-            if kind.startswith("one of") or path in REFUSED or group in ("encoder", "working", "external", "recall"):
+            if (
+                kind.startswith("one of")
+                or path in (*REFUSED, *OF_GAMES)
+                or group in ("encoder", "working", "external", "recall")
+            ):
                 continue
             needed = {"rollout.minibatches": 1, **ROLLOUT_MEMORY} if path in ROLLOUT_MEMORY else {}
             yield pytest.param(specs.override_all(base, needed), VECTOR, path, id=f"{name} {path}")

@@ -5,6 +5,7 @@ first ones are the pool's, and each has one member of it and one side that this 
 """
 
 from dataclasses import replace
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -39,7 +40,7 @@ class PoolSpec:
 class PoolState(eqx.Module):
     """What changes of a pool."""
 
-    past: Network  # leaves [selves, ...]
+    past: Any  # a Network, leaves [selves, ...]
     rollouts: Int[Array, "*seeds"]  # so far, since the last self was kept
     kept: Int[Array, "*seeds"]  # selves so far, modulo the size
     result: Float[Array, "*seeds"]  # running mean of what games against them were worth
