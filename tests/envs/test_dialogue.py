@@ -52,9 +52,12 @@ NOTHING = np.full(4, UNKNOWN)
 step_of = jax.jit(agenda.answered)
 
 
-def spoken(kind: int, slot: int = NOBODY, value: int = UNKNOWN, row: int = NOBODY, read: Any = NOTHING, order=NOTHING):
+def spoken(
+    kind: int, slot: int = NOBODY, value: int = UNKNOWN, row: int = NOBODY, read: Any = NOTHING, order: Any = NOTHING
+):
     """What the agent says."""
-    return Spoken(*(jnp.int32(one) for one in (kind, slot, value, row)), jnp.asarray(read), jnp.asarray(order))
+    numbers = [jnp.int32(one) for one in (kind, slot, value, row)]
+    return Spoken._make([*numbers, jnp.asarray(read), jnp.asarray(order)])
 
 
 def after(*said: Spoken, chance: float = 0.9) -> Act:

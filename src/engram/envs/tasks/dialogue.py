@@ -248,7 +248,8 @@ class Dialogue:
 
     def _nothing_said(self) -> Spoken:
         nothing = jnp.full(len(self.data.slots), UNKNOWN, jnp.int32)
-        return Spoken(*(jnp.int32(NOBODY),) * 4, nothing, nothing)
+        nobody = jnp.int32(NOBODY)
+        return Spoken(nobody, nobody, nobody, nobody, nothing, nothing)
 
     def listen(self, heard: Heard, act: Act) -> Heard:
         """What is known once `act` was heard."""
@@ -336,7 +337,7 @@ class Dialogue:
         if not self.tracked and not self.described:
             return seen[0]
         vector, of_slots, mask = seen
-        parts = {"seen": vector}
+        parts: dict[str, Any] = {"seen": vector}
         if self.tracked:
             parts[spaces.MASK] = mask
         if self.described:
