@@ -136,7 +136,9 @@ def learn(name: str, seed: int, stages: tuple[int, ...], files: dict[str, str], 
         shutil.rmtree(folder, ignore_errors=True)
     new: dict[str, Any] = {"env": ENV, "preset": PRESET, "seed": seed, "envs": ENVS, "steps": steps, "env_args": args,
                            "overrides": settings, "log_every": CHUNK, "save_every": 8 * CHUNK}  # fmt: skip
-    with Trainer(run=folder, progress=False, **({"resume": True} if begun else new)) as trainer:
+    if begun:
+        new = {"resume": True}
+    with Trainer(run=folder, progress=False, **new) as trainer:
         began = time.monotonic()
         while len(found) < len(stages):
             trainer.learn(CHUNK)
@@ -211,7 +213,7 @@ def tables(parts: dict[str, Any], quiet: bool = False) -> dict[str, Any]:
         rows = [part["stages"] for key, part in parts.items() if key.startswith(f"{group}: seed ")]
         for stage in rows[0]:
             each = [row[stage] for row in rows]
-            success = summary([one["success"] for one in each])
+            success: dict[str, Any] = summary([one["success"] for one in each])
             share = success["mean"] / each[0]["ceiling"]
             acts = float(np.mean([one["acts"] for one in each]))
             found[f"{group}: {stage}"] = {"success": success, "of_the_ceiling": share, "acts": acts}

@@ -469,4 +469,6 @@ def preset(name: str, space: spaces.Space, steps: int | None = None, reward_clip
     if name not in PRESETS:
         raise UnknownName(f"no preset is called {name!r}; {hint(name, PRESETS)}")
     made = PRESETS[name][0](space, steps or default_steps(space))
-    return replace(made, reward_clip=reward_clip) if reward_clip else made
+    if not reward_clip:
+        return made
+    return replace(made, reward_clip=reward_clip, reward=replace(made.reward, normalize=False))  # one or the other

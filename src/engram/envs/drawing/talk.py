@@ -32,7 +32,7 @@ def dialogue(env: Any, state: Any) -> Picture:
         if informs[place] != -1:
             canvas.rectangle(LEFT + 20, y - 2, LEFT + 24, y + 2, ORANGE)
         if values[place] >= 0:
-            canvas.text(data.values[place][values[place]][:16], LEFT + 62, y, INK)
+            canvas.text(data.values[place][values[place]][:17], LEFT + 62, y, INK)
     y = ROW * shown + 8
     action = int(heard.action)
     said = env.acts.names[action] if action >= 0 else "-"

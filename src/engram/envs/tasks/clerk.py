@@ -1,6 +1,7 @@
 """Agents made of rules for `engram/Dialogue-v0`: what a learned one is held against."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -27,14 +28,15 @@ def clerk(env: Dialogue, heard: Heard) -> Int[Array, ""]:
 
     It offers again after everything that it hears anew, and books once the user thanks or asks for the ticket.
     """
-    choices = [(_unheard(env, heard, slot), _act(env, ASK, slot)) for slot in BASICS]
+    choices: list[tuple[Any, int | None]] = [(_unheard(env, heard, slot), _act(env, ASK, slot)) for slot in BASICS]
     names = env.data.slots
     choices += [(heard.asked[names.index(slot)], _act(env, TELL, slot)) for slot in names]
     wants_it = (heard.act.intent == THANKS) | (heard.act.asks == len(names))
     choices += [(~heard.shown, _act(env, OFFER)), (wants_it | (heard.act.intent == REQUEST), _act(env, BOOK))]
     open_ = [(flag, act) for flag, act in choices if act is not None]
     flags = jnp.stack([jnp.asarray(flag) for flag, _ in open_])
-    return jnp.where(flags.any(), jnp.array([act for _, act in open_])[flags.argmax()], _act(env, BOOK))
+    last = open_[-1][1]  # the booking
+    return jnp.where(flags.any(), jnp.array([act for _, act in open_])[flags.argmax()], last)
 
 
 def at_random(env: Dialogue, bits: Int[Array, ""], allowed: Bool[Array, "acts"] | None = None) -> Int[Array, ""]:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -29,8 +29,8 @@ from engram.envs.tasks.agenda import (
     Spoken,
     User,
 )
-from engram.envs.tasks.tickets import ANY, UNKNOWN, Tickets, tickets
-from engram.errors import SpecError
+from engram.envs.tasks.tickets import ANY, SPLITS, UNKNOWN, Tickets, tickets
+from engram.errors import SpecError, hint
 
 FILM = "moviename"  # what a user names first
 MATCHES = (0, 1, 3, 10)  # rows that fit: none, one, up to 3, up to 10, more
@@ -122,10 +122,10 @@ class Dialogue:
       max_turn: turns of user and agent together.
     """
 
-    base: str = ""
-    goals: str = ""
+    base: str | None = None
+    goals: str | None = None
     data_seed: int = 1  # of 0 to 2 the one whose held-out goals are as hard as the others
-    split: Literal["train", "test", "all"] = "train"
+    split: str = "train"
     tracked: bool = True
     described: bool = True
     slot_error: float = 0.0
@@ -138,6 +138,8 @@ class Dialogue:
         for name in ("slot_error", "intent_error"):
             if not 0 <= getattr(self, name) < 1:
                 raise SpecError(f"{name} = {getattr(self, name)} is no chance below 1; give 0 to 0.99, such as 0.05")
+        if self.split not in SPLITS:
+            raise SpecError(f"no split is called {self.split!r}; {hint(self.split, SPLITS)}")
         if not len(self._goals):
             raise SpecError(f"split = {self.split!r} has no goals; give more goals, or split=all")
 
@@ -146,7 +148,7 @@ class Dialogue:
     @property
     def data(self) -> Tickets:
         """Base and goals."""
-        return tickets(self.base, self.goals, self.data_seed)
+        return tickets(self.base or "", self.goals or "", self.data_seed)
 
     @property
     def ceiling(self) -> float:
@@ -246,7 +248,8 @@ class Dialogue:
 
     def _nothing_said(self) -> Spoken:
         nothing = jnp.full(len(self.data.slots), UNKNOWN, jnp.int32)
-        return Spoken(*(jnp.int32(NOBODY),) * 4, nothing, nothing)
+        nobody = jnp.int32(NOBODY)
+        return Spoken(nobody, nobody, nobody, nobody, nothing, nothing)
 
     def listen(self, heard: Heard, act: Act) -> Heard:
         """What is known once `act` was heard."""
@@ -334,7 +337,7 @@ class Dialogue:
         if not self.tracked and not self.described:
             return seen[0]
         vector, of_slots, mask = seen
-        parts = {"seen": vector}
+        parts: dict[str, Any] = {"seen": vector}
         if self.tracked:
             parts[spaces.MASK] = mask
         if self.described:

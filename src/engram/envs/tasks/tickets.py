@@ -123,7 +123,7 @@ def numbered(rows: Sequence[Mapping[str, str]], goals: Sequence[Goal]) -> Ticket
 
     known, wanted = table(rows), table(wants)
     asked = np.array([[slot in goal.asks for slot in slots] for goal in goals])
-    amount = ~(known >= 0).any(0)
+    amount = np.asarray(~(known >= 0).any(0))
     meetable = np.array([((known == want) | (want < 0) | amount).all(1).any() for want in wanted])
     return Tickets(slots, values, known, wanted, asked, meetable, _held_out(goals), amount)
 

@@ -42,6 +42,10 @@ QUESTIONS = {
     "date": "On which day?", "numberofpeople": "For how many people?", "city": "In which city?",
     "state": "In which state?",
 }  # fmt: skip
+REMARKS = {
+    GO_ON: "I see. Go on.", NOTHING_FITS: "I find nothing. What did I get wrong?",
+    HANG_UP: "I have nothing for you. Good bye.",
+}  # fmt: skip
 WORDS = {"yes": YES, "right": YES, "no": DENY, "deny": DENY, "thanks": THANKS, "bye": THANKS, "inform": INFORM}
 ASKING = ("request", "which", "what")
 FREE = ("any", "anything", "whatever")
@@ -136,9 +140,7 @@ def sentence(spoken: Spoken, data: Tickets) -> str:
         return f"Booked: {order}." if int(spoken.row) >= 0 else "I cannot book anything that fits."
     if kind == READ_BACK:
         return f"I heard: {_listed(np.asarray(spoken.read), data)}. Is that right?"
-    return {GO_ON: "I see. Go on.", NOTHING_FITS: "I find nothing. What did I get wrong?", HANG_UP: "Good bye."}.get(
-        kind, "..."
-    )
+    return REMARKS.get(kind, "...")
 
 
 def act_in_words(act: Act, data: Tickets) -> str:
