@@ -19,7 +19,14 @@ from engram.errors import UnknownName, hint
 
 FILE = Path(__file__).with_name("environments.json")
 GYMNASIUM = "gymnasium"
-PACKAGES = (GYMNASIUM, "ale-py", "minigrid", "popgym", "highway-env")  # whose ids the file holds, if installed
+PACKAGES = (
+    GYMNASIUM,
+    "ale-py",
+    "minigrid",
+    "popgym",
+    "highway-env",
+    "gymnasium-robotics",
+)  # whose ids the file holds, if installed
 MOST = 5  # arguments in a line; `engram show env ID` prints all
 PLUGINS = "gymnasium.envs"  # entry points by which further packages bring ids of their own
 
@@ -63,6 +70,8 @@ FAMILIES = (
     (r"MiniGrid-|BabyAI-", "minigrid", "a task in a grid world, seen as a board of planes"),
     (r"popgym-", "popgym", "a task of POPGym, which needs memory"),
     (r"intersection-|highway-|merge-|roundabout-", "highway-env", "driving (highway-env)"),
+    (r"Fetch|HandReach|HandManipulate", "gymnasium-robotics", "an arm or a hand with a goal (MuJoCo)"),
+    (r"PointMaze_|AntMaze_|AdroitHand|FrankaKitchen", "gymnasium-robotics", "a task of Gymnasium-Robotics (MuJoCo)"),
     (r"envpool/", "envpool", "a task of EnvPool, in C++"),
     (r"GymV\d+Environment", GYMNASIUM, "an environment of the old gym, for its porting"),
 )
@@ -287,7 +296,9 @@ def gather() -> dict[str, Any]:
 def _package_of(entry_point: Any) -> str:
     module = entry_point if isinstance(entry_point, str) else entry_point.__module__
     root = module.partition(":")[0].partition(".")[0]
-    return {"ale_py": "ale-py", "highway_env": "highway-env"}.get(root, root)
+    return {"ale_py": "ale-py", "highway_env": "highway-env", "gymnasium_robotics": "gymnasium-robotics"}.get(
+        root, root
+    )
 
 
 def _arguments(spec: Any) -> Iterator[tuple[str, Any]]:

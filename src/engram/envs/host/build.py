@@ -211,6 +211,8 @@ def _find(name: str) -> EnvSpec:
         spec = gymnasium.registry[env_id]
         if str(spec.entry_point).startswith("gymnasium.envs.box2d") and find_spec("Box2D") is None:
             raise UnknownName(f"{env_id} needs the package Box2D; {install('box2d')}")
+        if str(spec.entry_point).startswith("gymnasium.envs.mujoco") and find_spec("mujoco") is None:
+            raise UnknownName(f"{env_id} needs the package mujoco; {install('robotics')}")
         return spec
     if family is not None and not family.installed:
         raise UnknownName(f"{env_id} needs the package {family.module}; {install(family.extra)}")
