@@ -9,168 +9,29 @@ from typing import Any
 
 from engram import spaces
 from engram.agents import value
-from engram.agents.mind import MindSpec, ObservationSpec, OptimizerSpec, RecallSpec, RewardSpec
+from engram.agents.mind import MindSpec, ObservationSpec, OptimizerSpec
 from engram.agents.sac import from_dqn
-from engram.agents.spec import AgentSpec, ReplaySpec, TargetSpec
+from engram.agents.spec import AgentSpec
+from engram.agents.usual import WIDTHS, auto, by_kind, default_steps, double_dqn, dqn, dueling_dqn, kind_of
+from engram.agents.with_memory import attention_dqn, drqn, dtqn, emdqn, lru_dqn, mfec, nec, r2d2, recalled
 from engram.agents.without_replay import a2c, dialogue, game, ppo, pqn, recalling, recurrent
-from engram.encoders.entities import EntitiesSpec, is_set
+from engram.encoders.entities import EntitiesSpec
 from engram.encoders.features import FeaturesSpec  # noqa: F401, registered
 from engram.encoders.impala import ImpalaSpec  # noqa: F401, registered
-from engram.encoders.pixels import GridSpec, PixelsSpec, image_shape
-from engram.encoders.spatial import SpatialSpec
-from engram.encoders.tokens import TokensSpec
 from engram.encoders.vector import VectorSpec
 from engram.errors import UnknownName, hint
 from engram.exploration.boltzmann import BoltzmannSpec  # noqa: F401, registered
 from engram.exploration.greedy import EpsilonGreedySpec
 from engram.exploration.noise import ParameterNoiseSpec  # noqa: F401, registered
 from engram.external.chunked import ChunkedSpec  # noqa: F401, registered
-from engram.external.episodic import EpisodicSpec
 from engram.external.graph import GraphSpec  # noqa: F401, registered
 from engram.external.product_key import ProductKeySpec  # noqa: F401, registered
 from engram.external.votes import VotesSpec  # noqa: F401, registered
-from engram.heads.attention import AttentionSpec
 from engram.heads.decoupled import DecoupledSpec
-from engram.heads.q import DuelingSpec
-from engram.losses.bootstrap import FromMemorySpec
-from engram.losses.regression import SquaredSpec
 from engram.replay.hindsight import HindsightSpec
-from engram.replay.prioritized import PrioritizedSpec
 from engram.replay.similar import SimilarSpec  # noqa: F401, registered
 from engram.working.fast_weights import FastWeightsSpec  # noqa: F401, registered
-from engram.working.gated import GRUSpec, LRUSpec, LSTMSpec
-from engram.working.history import HistorySpec
 from engram.working.slots import SlotsSpec  # noqa: F401, registered
-
-WIDTHS = {"pixels": 512, "grid": 128}  # units of a stream of a head, as of the encoder before it
-IMAGE = 36  # the smallest side that the Nature CNN's three convolutions leave something of
-
-
-def kind_of(space: spaces.Space) -> str:
-    """The kind of an observation, which decides the encoder.
-
-    `pixels` for images, `grid` for small boards, `entities` for a set of things that the space says is one (a Dict of
-    `entities` and `mask`, or an array whose rows are unordered), `text` where any part is a text, `vector` for all
-    else. An array of two axes keeps order and place: it may be a time window or a map.
-    """
-    space = spaces.seen(space)
-    if any(isinstance(leaf, spaces.Text) for _, leaf in spaces.leaves(space)):
-        return "text"
-    if is_set(space):
-        return "entities"
-    if not isinstance(space, spaces.Box) or len(space.shape) not in (2, 3):
-        return "vector"
-    if min(image_shape(space)[:2]) >= IMAGE:
-        return "pixels"
-    return "grid" if len(space.shape) == 3 and min(space.shape[:2]) >= 5 else "vector"
-
-
-def default_steps(space: spaces.Space) -> int:
-    """Environment steps of a run whose `steps` were not given."""
-    return {"pixels": 1_000_000, "grid": 1_000_000}.get(kind_of(space), 50_000)
-
-
-def dqn(space: spaces.Space, steps: int) -> AgentSpec:
-    """DQN (Mnih et al. 2015), with usual numbers for each kind of observation."""
-    kind = kind_of(space)
-    if kind == "pixels":
-        return _pixels(space, steps)
-    if kind == "grid":
-        return _grid(steps)
-    other = {"entities": EntitiesSpec(), "text": TokensSpec()}
-    return replace(_vector(steps), encoder=other[kind]) if kind in other else _vector(steps)
-
-
-def _vector(steps: int) -> AgentSpec:
-    return AgentSpec(
-        encoder=VectorSpec(widths=(128, 128)),
-        replay=ReplaySpec(capacity=50_000, batch_size=64, start=_start(steps, 1_000)),
-        optimizer=OptimizerSpec(learning_rate=1e-3),
-        target=TargetSpec(every=125, rate=1.0),
-        exploration=EpsilonGreedySpec(start=1.0, end=0.02, steps=max(1, steps // 10)),
-    )
-
-
-def _grid(steps: int) -> AgentSpec:
-    return AgentSpec(
-        encoder=GridSpec(width=128),  # Young & Tian 2019 (arXiv 1903.03176), section 3
-        replay=ReplaySpec(capacity=100_000, batch_size=32, start=_start(steps, 5_000)),  # all three: the same
-        optimizer=OptimizerSpec(learning_rate=2.5e-4, epsilon=1e-5),
-        target=TargetSpec(every=250, rate=1.0),  # 1,000 steps: the same
-        exploration=EpsilonGreedySpec(start=1.0, end=0.05, steps=max(1, min(100_000, steps // 10))),
-    )
-
-
-def _pixels(space: spaces.Space, steps: int) -> AgentSpec:
-    seen = spaces.seen(space)
-    single = isinstance(seen, spaces.Box) and len(seen.shape) == 2
-    return AgentSpec(
-        observation=ObservationSpec(stack=4 if single else 1),  # Mnih et al. 2015: 4 grey frames
-        encoder=PixelsSpec(width=512),  # Mnih et al. 2015
-        replay=ReplaySpec(
-            capacity=min(1_000_000, max(10_000, steps)),
-            batch_size=32,
-            start=_start(steps, 20_000 if steps >= 1_000_000 else 2_000),
-        ),
-        optimizer=OptimizerSpec(learning_rate=1e-4, epsilon=1.5e-4),  # Adam in place of RMSProp: Dopamine's DQN study
-        loss=SquaredSpec(),  # with Adam, better than Huber: the same study
-        target=TargetSpec(every=250, rate=1.0),
-        exploration=EpsilonGreedySpec(start=1.0, end=0.01, steps=max(1, steps // 10)),
-    )
-
-
-def _start(steps: int, usual: int) -> int:
-    """Steps before learning: the usual number, or a tenth of a short run."""
-    return min(usual, max(16, steps // 10))
-
-
-def double_dqn(space: spaces.Space, steps: int) -> AgentSpec:
-    """DQN whose next action the online network picks (van Hasselt et al. 2016)."""
-    return replace(dqn(space, steps), double=True)
-
-
-def dueling_dqn(space: spaces.Space, steps: int) -> AgentSpec:
-    """Double DQN with a value and an advantage stream (Wang et al. 2016)."""
-    width = WIDTHS.get(kind_of(space), 0)
-    return replace(double_dqn(space, steps), head=DuelingSpec(width=width))
-
-
-def auto(space: spaces.Space, steps: int) -> AgentSpec:
-    """Double DQN. For numbers and categories: a slow target network and a falling learning rate.
-
-    The encoder attends where the article advises it: convolutions and attention for images and boards, entity
-    attention for rows of entities, recurrence and attention for texts. The head attends over the actions where the
-    offered actions vary.
-    """
-    kind = kind_of(space)
-    chosen = _by_kind(kind, space, steps)
-    offers = spaces.has(space, spaces.OFFERED)
-    return replace(chosen, head=AttentionSpec()) if offers else chosen
-
-
-def _by_kind(kind: str, space: spaces.Space, steps: int) -> AgentSpec:
-    chosen = double_dqn(space, steps)
-    if kind == "pixels":
-        return replace(chosen, encoder=SpatialSpec(trunk="nature", width=512))
-    if kind == "grid":
-        return replace(chosen, encoder=SpatialSpec(trunk="grid", width=128))
-    if kind == "text":
-        return remembering(
-            replace(chosen, encoder=TokensSpec()), steps, HistorySpec(window=32, over=GRUSpec()), window=32
-        )
-    return replace(
-        chosen,
-        # Without `norm` the policies of three seeds in twenty collapsed; Gallici et al. 2024 (arXiv 2407.04811).
-        encoder=EntitiesSpec() if kind == "entities" else VectorSpec(widths=(128, 128), norm=True),
-        n_step=3,
-        learn_every=2,
-        replay=ReplaySpec(capacity=max(50_000, steps), batch_size=128, start=_start(steps, 1_000)),
-        optimizer=OptimizerSpec(learning_rate=1e-3, final_fraction=0.01, decay_steps=steps),
-        target=TargetSpec(every=1, rate=0.01),
-        # With 0.02 the policies of more seeds drift: mistakes are then too rare to learn from.
-        exploration=EpsilonGreedySpec(start=1.0, end=0.1, steps=max(1, steps // 10)),
-    )
-
 
 # -- successors of DQN -------------------------------------------------------------------------------------
 
@@ -218,7 +79,7 @@ def sac(space: spaces.Space, steps: int) -> AgentSpec:
     """Soft actor-critic for discrete actions (Christodoulou 2019); for numbers it sees and stores as `auto` does."""
     kind = kind_of(space)
     games, offers = kind in WIDTHS, spaces.has(space, spaces.OFFERED)
-    chosen = dqn(space, steps) if games or kind == "text" else _by_kind(kind, space, steps)
+    chosen = dqn(space, steps) if games or kind == "text" else by_kind(kind, space, steps)
     return from_dqn(chosen, games, WIDTHS.get(kind, 64), offers)
 
 
@@ -232,7 +93,7 @@ def driving(space: spaces.Space, steps: int) -> AgentSpec:
     `auto`. The numbers were tuned on seed 0 of `engram/Intersection-v0`.
     """
     kind = kind_of(space)
-    chosen = _by_kind(kind, space, steps) if kind in ("entities", "vector") else double_dqn(space, steps)
+    chosen = by_kind(kind, space, steps) if kind in ("entities", "vector") else double_dqn(space, steps)
     if kind != "entities":
         return chosen
     seen = spaces.seen(space)
@@ -274,157 +135,9 @@ def her(space: spaces.Space, steps: int) -> AgentSpec:
     )
 
 
-# -- with a working memory ---------------------------------------------------------------------------------
-
-
-def remembering(chosen: AgentSpec, steps: int, working: Any, window: int, batch_size: int = 16) -> AgentSpec:
-    """The agent with a working memory, which learns from windows; all presets with one share this."""
-    # A window must have been filled before the first update, in each of up to eight environments.
-    start = max(_start(steps, 2_000), 8 * (window + 8))
-    replay = ReplaySpec(capacity=max(50_000, min(steps, 500_000)), batch_size=batch_size, window=window, start=start)
-    return replace(
-        chosen,
-        working=working,
-        replay=replay,
-        optimizer=OptimizerSpec(learning_rate=3e-4, clip_norm=1.0),
-        target=TargetSpec(every=1, rate=0.005),
-        exploration=EpsilonGreedySpec(start=1.0, end=0.05, steps=max(1, steps // 10)),
-        learn_every=8,
-    )
-
-
-def drqn(space: spaces.Space, steps: int) -> AgentSpec:
-    """DRQN (Hausknecht & Stone 2015, arXiv 1507.06527): an LSTM after the encoder, learned from random windows."""
-    width = 512 if kind_of(space) == "pixels" else 128  # 512 in the paper, for images
-    memory = LSTMSpec(hidden_size=width)
-    chosen = remembering(dqn(space, steps), steps, memory, window=10, batch_size=32)  # 10: section 4
-    return replace(
-        chosen,
-        observation=replace(chosen.observation, stack=1),  # one frame at a time: section 4
-        replay=replace(chosen.replay, align=False),  # windows begin anywhere: section 4, random updates
-    )
-
-
-def r2d2(space: spaces.Space, steps: int) -> AgentSpec:
-    """R2D2 (Kapturowski et al. 2019): an LSTM that also sees the previous action and reward, burn-in, n-step targets.
-
-    Windows are drawn by priority and returns are rescaled. Departures: the gradient also flows through the burn-in;
-    the target network is a running average; one process acts and learns.
-    """
-    width = 512 if kind_of(space) == "pixels" else 128  # 512 in the paper, for images
-    memory = LSTMSpec(hidden_size=width)
-    chosen = remembering(dueling_dqn(space, steps), steps, memory, window=120)  # 40 + 80: section 2.3
-    return replace(
-        chosen,
-        observation=replace(chosen.observation, previous_action=True, previous_reward=True),
-        replay=replace(chosen.replay, burn_in=40, stored_carry=True, align=False),  # section 3
-        n_step=5,  # table 2 of the paper, as is the discount
-        discount=0.997,
-        reward=RewardSpec(rescale=True),  # section 2.3
-        draw=PrioritizedSpec(exponent=0.9, correction=0.6, final_correction=0.6),  # table 2: both exponents
-    )
-
-
-def dtqn(space: spaces.Space, steps: int) -> AgentSpec:
-    """DTQN (Esslinger et al. 2022, arXiv 2206.01078): a causal transformer over the last 50 steps, a loss at each."""
-    history = HistorySpec(window=50, layers=2, heads=8, hidden_size=64, inner=256)  # the authors' configuration
-    return remembering(double_dqn(space, steps), steps, history, window=50, batch_size=32)  # both: the same
-
-
-def lru_dqn(space: spaces.Space, steps: int) -> AgentSpec:
-    """Double DQN over linear recurrent units (Orvieto et al. 2023), which remember for about a thousand steps."""
-    return remembering(double_dqn(space, steps), steps, LRUSpec(), window=128)
-
-
-# -- with an external memory -------------------------------------------------------------------------------
-
-
-def nec(space: spaces.Space, steps: int) -> AgentSpec:
-    """Neural episodic control (Pritzel et al. 2017, arXiv 1703.01988): Q is the mean return of similar situations.
-
-    Departures: the gradient reaches the embedding, not the stored keys and values; Adam; where no entry is
-    near, the network's Q answers; 10,000 entries over all actions, where the paper has 500,000 for each.
-    """
-    chosen = dqn(space, steps)
-    return replace(
-        chosen,
-        external=EpisodicSpec(neighbours=50, delta=1e-3, eviction="least-read"),  # section 3.1 and 4
-        recall=RecallSpec(
-            n_step=100, weigh_by_error=False, confidence="known", train_through_memory=True, unit_keys=False
-        ),  # N = 100: section 4
-        bootstrap=FromMemorySpec(),
-        n_step=_rewards(chosen, 100),
-        replay=replace(chosen.replay, batch_size=32),  # section 4
-        learn_every=16,  # section 4
-    )
-
-
-def mfec(space: spaces.Space, steps: int) -> AgentSpec:
-    """Model-free episodic control (Blundell et al. 2016, arXiv 1606.04460): the best return of similar situations.
-
-    Departures: returns bootstrap after a hundred steps; where no entry is near, the network's Q answers; 10,000 entries
-    over all actions, where the paper has a million for each. Neighbours are weighted by inverse distance, so an exact
-    match outweighs all others; the paper takes the exact match alone, or else the plain mean.
-    """
-    chosen = dqn(space, steps)
-    return replace(
-        chosen,
-        external=EpisodicSpec(neighbours=11, update="max", eviction="least-read"),  # k = 11: section 4.1
-        recall=RecallSpec(
-            n_step=100, weigh_by_error=False, confidence="known", keys="frozen", frozen_width=64, unit_keys=False
-        ),  # 64: section 4.1
-        learn_every=16,
-    )
-
-
-def emdqn(space: spaces.Space, steps: int) -> AgentSpec:
-    """Episodic memory deep Q-network (Lin et al. 2018, arXiv 1805.07603): DQN whose Q imitates the best stored return.
-
-    Departures: returns bootstrap after a hundred steps; keys of 64 numbers are those of `mfec`; one neighbour, 10,000
-    entries and the weight of the imitation are our own choice.
-    """
-    chosen = dqn(space, steps)
-    return replace(
-        chosen,
-        external=EpisodicSpec(neighbours=1, update="max", eviction="least-read"),
-        recall=RecallSpec(
-            n_step=100,
-            max_memory_weight=0.0,
-            weigh_by_error=False,
-            keys="frozen",
-            frozen_width=64,
-            unit_keys=False,
-            imitation_weight=0.1,
-        ),
-    )
-
-
-def attention_dqn(space: spaces.Space, steps: int) -> AgentSpec:
-    """The agent of the article: `auto`, with attention over stored experience in Q and in its target.
-
-    Encoders attend as in `auto`: to images, boards, rows of entities and texts.
-    """
-    return _recalling(auto(space, steps))
-
-
 def rainbow_memory(space: spaces.Space, steps: int) -> AgentSpec:
     """Rainbow with the external memory of `attention-dqn` and its bootstrap."""
-    return _recalling(rainbow(space, steps))
-
-
-def _recalling(chosen: AgentSpec) -> AgentSpec:
-    """The agent with attention over stored experience in Q and in its target."""
-    return replace(
-        chosen,
-        external=EpisodicSpec(neighbours=25),
-        recall=RecallSpec(n_step=20, refresh=0 if chosen.has_memory else 32),
-        bootstrap=FromMemorySpec(),
-    )
-
-
-def _rewards(chosen: AgentSpec, wanted: int) -> int:
-    """Rewards in a target: at most so many that each of eight environments has a whole window before learning."""
-    return max(1, min(wanted, chosen.replay.start // 8 - 1))
+    return recalled(rainbow(space, steps))
 
 
 def _from_rollouts(make: Callable[..., Any], change: Callable[[Any], Any] = lambda made: made) -> Any:

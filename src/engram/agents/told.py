@@ -2,8 +2,8 @@
 
 from engram import registry, spaces
 from engram.agents.mind import MindSpec
-from engram.agents.presets import kind_of
 from engram.agents.spec import AgentSpec
+from engram.agents.usual import kind_of
 
 
 def reasons(spec: MindSpec, space: spaces.Space) -> str:

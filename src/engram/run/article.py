@@ -24,9 +24,9 @@ from jaxtyping import Array, Float, PyTree
 
 from engram import spaces, specs
 from engram.agents.policy import Mind, Seen, begin, look, still
-from engram.agents.presets import attention_dqn
 from engram.agents.q_learning import QLearner
 from engram.agents.spec import AgentSpec
+from engram.agents.with_memory import attention_dqn
 from engram.envs.host.make import HostEnvs, make_host
 from engram.errors import EnvironmentFault, Interrupted, SpaceError
 from engram.precision import all_in_32_bits

@@ -24,7 +24,8 @@ from typing import Any
 
 from engram import specs
 from engram.agents.mind import MindSpec
-from engram.agents.presets import WITHOUT_REPLAY, default_steps, kind_of, preset
+from engram.agents.presets import WITHOUT_REPLAY, preset
+from engram.agents.usual import default_steps, kind_of
 from engram.agents.without_replay import ENVS, ENVS_OF
 from engram.envs.device import has_turns, is_device
 from engram.envs.host.actions import check_few_of
