@@ -13,6 +13,7 @@ from support.payloads import PAYLOADS
 
 from engram.explaining import page
 from engram.explaining.data import shown
+from engram.explaining.moments import World
 
 pytestmark = pytest.mark.browser
 READY = "html[data-ready]"
@@ -150,6 +151,7 @@ def poisoned(payload: str) -> tuple:
         faithful=[replace(faithful, what=bad("what"), verdict=bad("verdict"), notes=[bad("how")],
                           curves=[replace(faithful.curves[0], what=bad("curve"), way=bad("way"))])],
         health=replace(tolds.health(2), lights=[light]),
+        worlds=[World(bad("edit"), 0, 0, 1, 0, 1, bad("first"), False)],
     )  # fmt: skip
     return told, marks
 
