@@ -234,8 +234,8 @@ READ = """places => {
     return { sentence: all('#sentence')[0], bars: all('#bars li > .number:not(.other)'),
       ranks: all('#bars .rank').map(Number),
       names: all('#waterfall .name'), pieces: all('#waterfall .number'), looked: all('.memory .looked'),
-      mattered: all('.memory .mattered'), parts: all('#parts > ol .name'), weights: all('#parts > ol .number'),
-      ids: [...document.querySelectorAll('[data-id]')].map(each => Number(each.dataset.id)) };
+      mattered: all('.memory .mattered'), parts: all('#parts > ol:first-of-type .name'), weights: all('#parts > ol:first-of-type .number'),
+      covered: all('[data-covered] .number'), ids: [...document.querySelectorAll('[data-id]')].map(each => Number(each.dataset.id)) };
   });
 }""".replace("ASK", ASK)
 
@@ -258,6 +258,8 @@ def test_numbers_on_the_page_are_the_numbers_of_the_steps(browser, atari, atari_
         for key, looked, mattered in zip(said["ids"], said["looked"], said["mattered"], strict=True):
             assert close(looked, 100 * by_id[key].looked_at)
             assert close(mattered, by_id[key].mattered)
+        effects = sorted((effect for _, effect in step.parts_mattered), key=abs, reverse=True)[:6]
+        assert all(map(close, said["covered"], effects))
         mean = dict(zip((part.name for part in step.parts), step.attention.mean(0), strict=True))
         assert abs(mean[said["parts"][0]] - max(mean.values())) < 1 / 255
         assert all(
@@ -276,7 +278,7 @@ def test_a_memory_taken_away_changes_the_bars_to_what_was_measured(browser, atar
                 assert all(map(close, opened.texts("#bars .other"), memory.without))
                 best = int(np.argmax(memory.without))
                 assert atari.actions[best] in opened.texts("#whatif")[0]
-                assert str(memory.id) in opened.texts("#whatif")[0]
+                assert f"episode {memory.episode}, step {memory.step} were" in opened.texts("#whatif")[0]
             opened.tab.click("#no-memory")
             assert all(map(close, opened.texts("#bars .other"), step.without_memories))
             opened.tab.keyboard.press("Escape")
