@@ -13,6 +13,7 @@ from support.payloads import PAYLOADS
 
 from engram.explaining import page
 from engram.explaining.data import shown
+from engram.explaining.moments import World
 
 pytestmark = pytest.mark.browser
 READY = "html[data-ready]"
@@ -150,6 +151,7 @@ def poisoned(payload: str) -> tuple:
         faithful=[replace(faithful, what=bad("what"), verdict=bad("verdict"), notes=[bad("how")],
                           curves=[replace(faithful.curves[0], what=bad("curve"), way=bad("way"))])],
         health=replace(tolds.health(2), lights=[light]),
+        worlds=[World(bad("edit"), 0, 0, 1, 0, 1, bad("first"), False)],
     )  # fmt: skip
     return told, marks
 
@@ -232,8 +234,8 @@ READ = """places => {
     return { sentence: all('#sentence')[0], bars: all('#bars li > .number:not(.other)'),
       ranks: all('#bars .rank').map(Number),
       names: all('#waterfall .name'), pieces: all('#waterfall .number'), looked: all('.memory .looked'),
-      mattered: all('.memory .mattered'), parts: all('#parts > ol .name'), weights: all('#parts > ol .number'),
-      ids: [...document.querySelectorAll('[data-id]')].map(each => Number(each.dataset.id)) };
+      mattered: all('.memory .mattered'), parts: all('#parts > ol:first-of-type .name'), weights: all('#parts > ol:first-of-type .number'),
+      covered: all('[data-covered] .number'), ids: [...document.querySelectorAll('[data-id]')].map(each => Number(each.dataset.id)) };
   });
 }""".replace("ASK", ASK)
 
@@ -256,6 +258,8 @@ def test_numbers_on_the_page_are_the_numbers_of_the_steps(browser, atari, atari_
         for key, looked, mattered in zip(said["ids"], said["looked"], said["mattered"], strict=True):
             assert close(looked, 100 * by_id[key].looked_at)
             assert close(mattered, by_id[key].mattered)
+        effects = sorted((effect for _, effect in step.parts_mattered), key=abs, reverse=True)[:6]
+        assert all(map(close, said["covered"], effects))
         mean = dict(zip((part.name for part in step.parts), step.attention.mean(0), strict=True))
         assert abs(mean[said["parts"][0]] - max(mean.values())) < 1 / 255
         assert all(
@@ -274,7 +278,7 @@ def test_a_memory_taken_away_changes_the_bars_to_what_was_measured(browser, atar
                 assert all(map(close, opened.texts("#bars .other"), memory.without))
                 best = int(np.argmax(memory.without))
                 assert atari.actions[best] in opened.texts("#whatif")[0]
-                assert str(memory.id) in opened.texts("#whatif")[0]
+                assert f"episode {memory.episode}, step {memory.step} were" in opened.texts("#whatif")[0]
             opened.tab.click("#no-memory")
             assert all(map(close, opened.texts("#bars .other"), step.without_memories))
             opened.tab.keyboard.press("Escape")

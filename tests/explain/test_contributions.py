@@ -23,7 +23,7 @@ from engram.play.trained import TrainedAgent
 
 PLAIN = AgentSpec(encoder=VectorSpec(widths=(8,)))
 BY_HAND = Read(
-    weights=np.array([[[0.75, 0.25], [0.5, 0.5]]]),
+    weights=np.array([[[0.75, 0.25], [1.0, 0.0]]]),
     ids=np.array([[[3, 4], [7, -1]]]),
     values=np.array([[[2.0, 4.0], [6.0, 0.0]]]),
     share=np.array([0.5, 0.25]),
@@ -31,17 +31,25 @@ BY_HAND = Read(
 
 
 def test_a_margin_by_hand():
-    """Q(0) = .5 * 1 + .5 * (.75 * 2 + .25 * 4) = 1.75; Q(1) = .75 * .2 + .25 * .5 * 6 = .9."""
-    chosen = choice(np.array([1.75, 0.9]), 0)
-    assert chosen == Choice(0, 1, pytest.approx(0.85))
+    """Q(0) = .5 * 1 + .5 * (.75 * 2 + .25 * 4) = 1.75; Q(1) = .75 * .2 + .25 * 6 = 1.65."""
+    chosen = choice(np.array([1.75, 1.65]), 0)
+    assert chosen == Choice(0, 1, pytest.approx(0.1))
     parted = split(chosen, np.array([1.0, 0.2]), BY_HAND)
-    assert parted.network == pytest.approx(0.5 - 0.15)
-    assert parted.memories == pytest.approx(1.25 - 0.75)
+    assert parted.network == pytest.approx(1.0 - 0.2)
+    assert parted.memories == pytest.approx(0.75 - 1.45)
     assert parted.rest == pytest.approx(0.0)
     assert parted.entries == [
-        Entry(3, 0, 0.75, pytest.approx(0.75)), Entry(7, 1, 0.5, pytest.approx(-0.75)),
-        Entry(4, 0, 0.25, pytest.approx(0.5)),
+        Entry(7, 1, 1.0, pytest.approx(-1.45)), Entry(3, 0, 0.75, pytest.approx(0.375)),
+        Entry(4, 0, 0.25, pytest.approx(0.375)),
     ]  # fmt: skip
+
+
+def test_a_number_added_to_all_returns_changes_no_part():
+    moved = BY_HAND._replace(values=np.where(BY_HAND.ids >= 0, BY_HAND.values + 100, 0.0))
+    chosen = Choice(0, 1, 0.1)
+    parted = split(chosen, np.array([1.0, 0.2]), BY_HAND)
+    other = split(chosen, np.array([101.0, 100.2]), moved)
+    assert (other.network, other.memories) == (pytest.approx(parted.network), pytest.approx(parted.memories))
 
 
 def test_what_leaving_out_would_do_by_hand():

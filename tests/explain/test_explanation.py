@@ -7,6 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
 from support import tolds
@@ -17,10 +18,13 @@ from engram.agents.spec import AgentSpec, ReplaySpec
 from engram.encoders.features import FeaturesSpec
 from engram.encoders.vector import VectorSpec
 from engram.errors import SpecError
+from engram.explaining import trying
 from engram.explaining.explanation import Explanation, _about, _holds, dumped
 from engram.explaining.highlights import key_moments
+from engram.explaining.recording import record
 from engram.explaining.sentences import of_step
 from engram.explaining.text import lines, step_lines
+from engram.explaining.worlds import Edit, replayed
 from engram.external.episodic import EpisodicSpec
 from engram.heads.q import QSpec
 from engram.heads.returns import QuantileSpec
@@ -177,6 +181,29 @@ def test_a_page_says_what_it_holds_of_training():
     told = "numbers of the observations of training that were remembered"
     assert told not in _holds(bare, True)
     assert told in _holds([seen], True)
+
+
+def test_parts_are_covered_and_the_memory_is_poisoned(told: Explanation):
+    measured = [step for step in told.told.steps if step.parts_mattered]
+    assert len(measured) == len(told.told.steps)
+    assert all(part < len(step.parts) for step in measured for part, _ in step.parts_mattered)
+    assert any(effect != 0 for step in measured for _, effect in step.parts_mattered)
+    assert told.told.health is not None
+    names = [light.name for light in told.told.health.lights]
+    assert {"same episode", "poisoned by strange frames (measured)"} <= set(names)
+    assert told.told.worlds == []
+
+
+def test_a_world_that_is_not_edited_is_played_as_it_was():
+    """The words of chance are those that the environment was given."""
+    agent = trained(AgentSpec(encoder=VectorSpec(widths=(4,))), "engram/ContextBandit-v0")
+    recording = record(agent, 2, seed=3, pictured=False)
+    episode = recording.episodes[1]
+    first = jax.tree.map(lambda leaf: leaf[0], (episode.states, episode.kept.state.frames))
+    edit = Edit("nothing", first[0], jax.tree.map(lambda leaf: leaf[-1], first[1]), 0)
+    played = replayed(recording.env, edit, episode.kept.action[:12], trying._keys(recording, 1, 12))
+    own = jax.tree.map(lambda leaf: leaf[:13, -1], episode.kept.state.frames)
+    assert all(map(np.array_equal, jax.tree.leaves(played), jax.tree.leaves(own)))
 
 
 def test_sentences_and_notes_say_how_far_leaving_out_went(told: Explanation):

@@ -52,7 +52,7 @@ def test_a_line_tells_all_that_matters():
     one = step(memories=[memory()], recalled=[(0, 0.7), (2, 0.2)], terminated=True)
     told = line(one, watched(step(t=0), one))
     assert told == (
-        "step 3  right  Q left=1 right=2  margin 1  value 2  reward 0.5  return 1  memories episode 12 step 40 40% "
+        "step 3  right  Q left=1 right=2  margin 1  value 2  reward 0.5  return 1  memories episode 12, step 40 40% "
         "gave +0.25  looked back at step 0 70%, step 2 20%  the episode is over"
     )
 
@@ -62,7 +62,7 @@ def test_the_panel_shows_all_actions_and_marks_the_chosen_one():
     assert "▶ right" in text
     assert "× fire" in text
     assert "not allowed" in text
-    assert "episode 12 step 40" in text
+    assert "episode 12, step 40" in text
     assert "memory 8" in text
     assert "step 0" in text
     assert "height (m)" in text

@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from engram.explaining.moments import Curve, Faithful, Health, Light, Memory, Part, Step, Told
+from engram.explaining.moments import Curve, Faithful, Health, Light, Memory, Part, Step, Told, World
 
 ATARI = ["NOOP", "FIRE", "RIGHT", "LEFT", "RIGHTFIRE", "LEFTFIRE"]
 BITS = 16  # of a step's number, as pixels of its picture
@@ -159,6 +159,7 @@ def atari(steps: int = 1000, seed: int = 0, heads: int = 4, side: int = 11, memo
             step(
                 rng, t, ATARI, kept, picture=picture(t), parts=parts, attention=attention(rng, heads, side * side),
                 terminated=last,
+                parts_mattered=[(part, 0.1 * (part - 5)) for part in range(min(12, side * side)) if t % 40 == 0],
             )
         )  # fmt: skip
     return told(made, ATARI)
@@ -243,6 +244,7 @@ class Wild:
             others=(int(self.rng.integers(9)), float(self.rng.random()), self.number()),
             attention=attention(self.rng, heads, parts),
             parts=[Part(self.text(), self.text(), self.maybe((0.1, 0.2, 0.5, 0.9))) for _ in range(parts)],
+            parts_mattered=[(part, self.number()) for part in range(min(parts, 2))],
             recalled=self.pairs(), still_moves=self.pairs(), terminated=bool(self.rng.integers(2)),
             picture=self.maybe(self.picture()), facts=self.facts(), sentence=self.text(),
             **{name: self.number() for name in names},
@@ -259,5 +261,6 @@ def wild(seed: int, actions: int = 3, heads: int = 2, steps: int = 3, texts: lis
         made, names, agent=make.text(), env=make.text(), checkpoint=make.text(), unit=make.text(),
         returns=make.numbers(2), moments=[(place, make.text()) for place in range(steps)], notes=[make.text()],
         faithful=[replace(faithful(), score=score, what=make.text(), verdict=make.text(), notes=[make.text()])],
+        worlds=[World(make.text(), 0, 0, 1, make.action(actions), make.action(actions), make.text(), True)],
         health=make.maybe(health(steps)), versions={make.text(): make.text()}, holds=[make.text()],
     )  # fmt: skip

@@ -27,7 +27,11 @@ def explain(chosen: Explain) -> None:
         found = _compared(chosen, runs, steps) if len(runs) == 2 else _explained(chosen, runs[0], steps)
     if len(runs) == 2:
         print(json.dumps(found.json(), allow_nan=False)) if chosen.json else _say(found.lines())
-    elif chosen.json:
+        return
+    if chosen.csv is not None:
+        with redirect_stdout(sys.stderr):
+            _say([f"{chosen.csv} holds {', '.join(path.name for path in found.csv(chosen.csv))}"])
+    if chosen.json:
         print(json.dumps(found.json(), allow_nan=False))
     elif chosen.text:
         _say(_words(chosen, found))
@@ -37,10 +41,13 @@ def explain(chosen: Explain) -> None:
 
 def _runs(chosen: Explain) -> list[Path]:
     """The run, or the two that are compared."""
+    if str(chosen.runs[0] if chosen.runs else "") == COMPARE and (len(chosen.runs) != 1 or not Path(COMPARE).exists()):
+        if len(chosen.runs) == 3:
+            return [*chosen.runs[1:]]
+        given = len(chosen.runs) - 1
+        raise SpecError(f"compare was given {given} run{'s' * (given != 1)}; write engram explain compare A B")
     if len(chosen.runs) == 1:
         return [*chosen.runs]
-    if len(chosen.runs) == 3 and str(chosen.runs[0]) == COMPARE:
-        return [*chosen.runs[1:]]
     raise SpecError(
         f"{len(chosen.runs)} runs were given; write engram explain RUN, or engram explain compare A B for two of them"
     )
@@ -70,6 +77,10 @@ def _check(chosen: Explain, runs: int) -> None:
     for flag, given in page.items():
         if given and (chosen.json or chosen.text or runs == 2):
             raise SpecError(f"{flag} is for a page, and none is written here; leave it out")
+    if runs == 2 and chosen.csv is not None:
+        raise SpecError("--csv was given, and two runs that are compared make no tables; leave it out, or write --json")
+    if chosen.csv is not None and chosen.csv.exists() and not chosen.csv.is_dir():
+        raise SpecError(f"--csv {chosen.csv} is a file; name a folder, which is made where there is none")
     if runs == 2 and chosen.faithfulness != "fast":
         raise SpecError("--faithfulness was given, and nothing is measured where two runs are compared; leave it out")
     if chosen.out is not None and (chosen.out.is_dir() or not chosen.out.parent.is_dir()):

@@ -30,6 +30,8 @@ class Explain:
     """Where the page goes."""
     json: Annotated[bool, note("")] = False
     """Print everything but pictures as one JSON object, and nothing else, to standard output; no page."""
+    csv: Annotated[Path | None, arg(metavar="DIR"), note("")] = None
+    """Also write steps, memories, attention, measurements and health as CSV files into this folder."""
     text: Annotated[bool, note("")] = False
     """Print it in words; no page."""
     step: Annotated[int | None, whole(0, "T"), note("(default: the key moments)")] = None

@@ -60,6 +60,9 @@ def _check(chosen: Memory) -> None:
     for flag, file in (("--page", chosen.page), ("--out", chosen.out)):
         if file is not None and (file.is_dir() or not file.parent.is_dir()):  # said before anything is changed
             raise SpecError(f"{flag} {file} cannot be a file; name one in a folder that is there")
+    if chosen.all and (chosen.id is not None or chosen.where):
+        other = "an ID" if chosen.id is not None else "--where"
+        raise SpecError(f"--all was given with {other}; leave one of them out")
     if chosen.verb == "delete" and chosen.id is None and not chosen.where and not chosen.all:
         raise SpecError(
             "nothing says which entries to delete; write an ID, --where NAME=VALUE (as in --where episode=7), or --all"

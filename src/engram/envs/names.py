@@ -12,6 +12,7 @@ may be left out:
 |------------|----------------------------------------------------------------------------------------------|
 | `numbers`  | a name for each number, category and symbol of one observation, in the order in which it lies |
 | `entities` | a name for each row of a set                                                                 |
+| `columns`  | a name for each number of such a row                                                         |
 | `actions`  | a name for each action                                                                       |
 | `boxes`    | for each number or entity (left, top, right, bottom) in the picture, 0 to 1; None for nowhere |
 
@@ -37,6 +38,7 @@ class Names:
     entities: tuple[str, ...] = ()
     actions: tuple[str, ...] = ()
     boxes: tuple[Box | None, ...] = ()
+    columns: tuple[str, ...] = ()
 
     def over(self, other: "Names") -> "Names":
         """These names, and where there are none, those of `other`."""
@@ -68,6 +70,8 @@ _TORQUE = ("torque -1", "torque 0", "torque +1")
 _LANDER = (
     "x", "y", "x velocity", "y velocity", "angle (rad)", "turning (rad/s)", "left leg touches", "right leg touches",
 )  # fmt: skip
+_VEHICLES = ("own vehicle", *(f"vehicle {number}" for number in range(1, 15)))
+_DRIVING = ("there", "x", "y", "vx", "vy", "cosine", "sine")
 _COMPASS = ("up", "right", "down", "left")
 # The first pattern that an id begins with decides.
 _KNOWN: tuple[tuple[str, Names], ...] = (
@@ -86,8 +90,8 @@ _KNOWN: tuple[tuple[str, Names], ...] = (
     (r"Blackjack-v", Names(("own sum", "dealer's card", "usable ace"), actions=("stick", "hit"))),
     (r"engram/\w*TMaze", Names(("at the junction", "cue or arm"), actions=("right", "up", "left", "down"))),
     (r"engram/SparseGrid", Names(actions=_COMPASS)),
-    (r"engram/Intersection", Names(actions=("slower", "keep", "faster"))),
-    (r"(intersection|roundabout)-v", Names(actions=("slower", "keep", "faster"))),
+    (r"engram/Intersection", Names((), _VEHICLES, ("slower", "keep", "faster"), (), _DRIVING)),
+    (r"(intersection|roundabout)-v", Names((), _VEHICLES, ("slower", "keep", "faster"))),
     (r"(highway|merge)-", Names(actions=("lane left", "keep", "lane right", "faster", "slower"))),
     (r"(engram/|popgym-)Repeat", Names(("card",), actions=SUITS)),
     (r"(engram/|popgym-)Autoencode", Names(("watching", "card"), actions=SUITS)),

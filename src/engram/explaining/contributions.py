@@ -4,11 +4,13 @@ The estimate of an action a is the sum
 
     Q(a) = (1 - s_a) N_a + s_a M_a,    M_a = sum_i w_ai v_i
 
-of the network's N and the memory's M, with its share s. So the margin of the chosen action a over the runner-up b is
+of the network's N and the memory's M, with its share s. The weights of a read sum to 1. So the margin of the chosen
+action a over the runner-up b is
 
-    [(1 - s_a) N_a - (1 - s_b) N_b]  +  sum_i (s_a w_ai - s_b w_bi) v_i
+    (N_a - N_b)  +  sum_i [s_a w_ai (v_i - N_a) - s_b w_bi (v_i - N_b)]
 
-and each entry i has a signed part of it. A policy chooses by its logits, of which a memory is no part. Weights are
+the network's own, and for each entry i a signed part: how far it moves an estimate away from the network's. A number
+that is added to all returns changes no part. A policy chooses by its logits, of which a memory is no part. Weights are
 means over the heads of a read. Everything here is NumPy, for one step.
 """
 
@@ -76,18 +78,14 @@ def split(
     """
     a, b, margin = chosen
     if a == b:
-        return Split(0.0, 0.0, 0.0, [] if read is None else entries_of(chosen, read, by_policy))
-    if read is None or by_policy:
-        network = float(own[a]) - float(own[b])
-        return Split(network, 0.0, margin - network, [] if read is None else entries_of(chosen, read, by_policy))
-    share = np.asarray(read.share, np.float64)
-    network = float((1 - share[a]) * own[a] - (1 - share[b]) * own[b])
-    entries = entries_of(chosen, read, by_policy)
+        return Split(0.0, 0.0, 0.0, [] if read is None else entries_of(chosen, read, own, by_policy))
+    network = float(own[a]) - float(own[b])
+    entries = [] if read is None else entries_of(chosen, read, own, by_policy)
     memories = float(sum(entry.gave for entry in entries))
     return Split(network, memories, margin - network - memories, entries)
 
 
-def entries_of(chosen: Choice, read: Read, by_policy: bool) -> list[Entry]:
+def entries_of(chosen: Choice, read: Read, own: Float[np.ndarray, "actions"], by_policy: bool = False) -> list[Entry]:
     """The entries of both actions' reads; one that is in both is one entry, and gave to both."""
     found: dict[int, Entry] = {}
     signs = ((chosen.action, 1.0), (chosen.runner_up, -1.0))
@@ -100,7 +98,7 @@ def entries_of(chosen: Choice, read: Read, by_policy: bool) -> list[Entry]:
             if id < 0:
                 continue
             weight = float(weight) / heads
-            gave = share * weight * float(value)
+            gave = share * weight * (float(value) - float(own[action])) if share else 0.0
             before = found.get(int(id))
             if before is None:
                 found[int(id)] = Entry(int(id), action, weight, gave)

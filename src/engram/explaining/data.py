@@ -4,6 +4,7 @@ import json
 import math
 import re
 from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 from functools import cache
 from importlib import resources
 from typing import Any
@@ -12,7 +13,7 @@ import numpy as np
 
 from engram.errors import EngramError
 from engram.explaining.columns import Column, floats, integers, packed
-from engram.explaining.moments import Faithful, Health, Memory, Part, Step, Told
+from engram.explaining.moments import Faithful, Health, Memory, Part, Step, Told, World
 from engram.explaining.pictures import Pictures
 
 FORMAT = "explain/1"
@@ -66,8 +67,10 @@ def encode(told: Told, keep: Sequence[bool] | None = None) -> dict[str, Any]:
         **_memories([step.memories if step else [] for step in full], count, texts, pictures),
         "recalled": _pairs([step.recalled if step else [] for step in full]),
         "still_moves": _pairs([step.still_moves if step else [] for step in full]),
+        "parts_mattered": _pairs([step.parts_mattered if step else [] for step in full]),
         "moments": [{"place": place, "why": shown(why)} for place, why in told.moments],
         "faithful": [_faithful(each) for each in told.faithful],
+        "worlds": [_world(each) for each in told.worlds],
         "health": None if told.health is None else _health(told.health),
     }
     images = pictures.encoded()
@@ -117,6 +120,8 @@ def check(told: Told) -> None:
                 f"{where} has attention over {step.attention.shape[1]} parts and {len(step.parts)} parts: name each."
             )
         _check_memories(step, where, count)
+        if any(not 0 <= part < len(step.parts) for part, _ in step.parts_mattered):
+            raise EngramError(f"{where} has parts that mattered past its {len(step.parts)} parts: name each.")
     for place, _ in told.moments:
         if not 0 <= place < len(told.steps):
             raise EngramError(f"a key moment is at place {place}, but {len(told.steps)} steps are told.")
@@ -323,6 +328,10 @@ def _faithful(told: Faithful) -> dict[str, Any]:
             for curve in told.curves
         ],
     }
+
+
+def _world(told: World) -> dict[str, Any]:
+    return {**asdict(told), "edit": shown(told.edit, NAME), "first": shown(told.first, NAME)}
 
 
 def _health(told: Health) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from engram.errors import SpecError
-from engram.explaining import page, skipping
+from engram.explaining import page, skipping, trying
 from engram.explaining.health import health
 from engram.explaining.highlights import key_moments
 from engram.explaining.measuring import measured
@@ -28,6 +28,10 @@ from engram.specs import Number, whole, whole_if_given
 How = Literal["fast", "full", "off"]
 MOST_TOLD = 5_000  # steps; more would make a page that nobody reads
 PARTS = ("encoder", "working", "external", "head")
+INEXACT = {
+    "graph": "external=graph: without an entry, what it brought to the values of others stays; mattered is approximate",
+    "chunked": "external=chunked: without an entry, the same chunks are opened as with it; mattered is approximate",
+}
 PACKAGES = ("engram-rl", "jax", "numpy")
 
 
@@ -168,6 +172,10 @@ def _told(recording: Recording, trained: int, which: tuple[int, int | None], how
     spec: Any = recording.spec
     units = spec.reward.normalize or spec.reward.rescale or spec.turns
     kept = recording.episodes[0].kept
+    moments = key_moments(steps, None if units or kept.value is None else spec.discount)
+    random = np.random.default_rng([recording.seed, 0x7219])
+    if how != "off":
+        steps = trying.with_parts(teller, steps, [place for place, _ in moments], how)
     return Told(
         agent=_agent(agent),
         env=agent.world_name or agent.plan.env or "an environment of one's own",
@@ -178,12 +186,13 @@ def _told(recording: Recording, trained: int, which: tuple[int, int | None], how
         unit="log-probability" if teller.by_policy else "Q",
         steps=steps,
         returns=[episode.total for episode in recording.episodes],
-        moments=key_moments(steps, None if units or kept.value is None else spec.discount),
+        moments=moments,
         faithful=[] if how == "off" else measured(teller, how, recording.seed),
-        health=None if teller.ledger is None else _health(teller, steps),
+        health=None if teller.ledger is None else _health(teller, steps, trained, how, random),
         notes=[*recording.notes, *notes, *_about(teller)],
         holds=_holds(steps, teller.ledger is not None),
         versions={package: version(package) for package in PACKAGES},
+        worlds=[] if how == "off" else trying.edited(teller, how, random),
     )
 
 
@@ -199,7 +208,7 @@ def _steps(teller: Teller, told_of: tuple[int, int | None]) -> tuple[list[Step],
         which = which[:room]
         if not which:
             continue
-        moves = skipping.density(teller.spec, teller.mind, episode) if teller.spec.has_memory else {}
+        moves = skipping.density(teller.spec, teller.mind, episode, which[-1] + 1) if teller.spec.has_memory else {}
         told += teller.steps(number, which, moves)
     if not told:
         raise outside(teller.recording, first, end)
@@ -228,11 +237,14 @@ def outside(recording: Recording, first: int, end: int | None) -> SpecError:
     )
 
 
-def _health(teller: Teller, steps: Sequence[Step]) -> Any:
+def _health(teller: Teller, steps: Sequence[Step], trained: int, how: str, random: np.random.Generator) -> Any:
     assert teller.ledger is not None
-    found = health(teller.recording, teller.ledger)
+    found = health(teller.recording, teller.ledger, trained)
     starts = np.cumsum([0, *(episode.length for episode in teller.recording.episodes)])
-    return replace(found, effective=[found.effective[starts[step.episode] + step.t] for step in steps])
+    poisoned = None if how == "off" else trying.poisoned(teller, how, random)
+    lights = found.lights if poisoned is None else [*found.lights, poisoned]
+    effective = [found.effective[starts[step.episode] + step.t] for step in steps]
+    return replace(found, lights=lights, effective=effective)
 
 
 def _agent(agent: TrainedAgent) -> str:
@@ -256,6 +268,8 @@ def _about(teller: Teller) -> list[str]:
             notes.append(f"of a long episode at most {skipping.MOST_SKIPPED} steps were left out, one at a time")
     if teller.ledger is not None:
         notes.append("leaving a remembered experience out reads the memory again; the next nearest takes its place")
+        if (kind := name_of("external", type(teller.spec.external))) in INEXACT:
+            notes.append(INEXACT[kind])
     return notes
 
 

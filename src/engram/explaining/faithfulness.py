@@ -311,7 +311,8 @@ def _interval(
     middle, drawn = float(statistic(sums)), random.integers(0, count, (RESAMPLES, count))
     if count < 2:
         return -np.inf, np.inf
-    reach = t.ppf(0.975, count - 1) * np.sqrt(count / (count - 1)) * float(statistic(sums[drawn]).std())
+    students = float(t.ppf(0.975, count - 1) * np.sqrt(count / (count - 1)))
+    reach = students * float(statistic(sums[drawn]).std())
     return middle - reach, middle + reach
 
 

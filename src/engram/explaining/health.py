@@ -17,14 +17,15 @@ STALE = 0.9  # cosine of a stored key and today's, below which it is stale
 MOST_KEYS = 2_000  # that are compared, evenly spaced
 
 
-def health(recording: Recording, ledger: Ledger) -> Health:
-    """What the memory of a recording holds, and how the recorded steps read it."""
+def health(recording: Recording, ledger: Ledger, trained: int = 0) -> Health:
+    """What the memory of a recording holds after so many steps of training, and how the recorded steps read it."""
     live = np.flatnonzero(ledger.live)
     ages = None if ledger.ages is None else ledger.ages[live].astype(float)
     reads = None if ledger.reads is None else ledger.reads[live].astype(float)
     reads_of = [episode.decision.external.weights for episode in recording.episodes]
     effective = [one for weights in reads_of for one in effective_entries(weights)]
-    lights = [_fill(len(live), ledger.capacity), *_age(ages), *_read(reads), _effective(effective)]
+    lights = [_fill(len(live), ledger.capacity), *_written(ledger, len(live), trained), *_age(ages), *_read(reads)]
+    lights += [_effective(effective), *_same_episode(recording, ledger)]
     if len(live) > 1:
         lights += _keys(recording, ledger, live)
     return Health(
@@ -64,6 +65,35 @@ def _fill(entries: int, capacity: int) -> Light:
     share = entries / max(capacity, 1)
     value = f"{entries:,} of {capacity:,} ({share:.0%})"
     return _light("fill", value, share >= 0.1, entries > 0, "good from 10 % on, bad where empty")
+
+
+def _written(ledger: Ledger, entries: int, trained: int) -> list[Light]:
+    """Writes and evictions; what became one entry with another counts as a write, and as one that gave way."""
+    if ledger.writes is None or trained <= 0:
+        return []
+    writes, gone = 1000 * ledger.writes / trained, 1000 * max(ledger.writes - entries, 0) / trained
+    value = f"{writes:,.0f} writes, {gone:,.0f} gave way or merged"
+    return [_light("per 1,000 steps", value, writes > 0, True, "good where something is written")]
+
+
+def _same_episode(recording: Recording, ledger: Ledger) -> list[Light]:
+    """How much of each read one and the same episode of training has."""
+    shares = []
+    for episode in recording.episodes:
+        read: Any = episode.decision.external
+        rows = (np.asarray(leaf).reshape(-1, leaf.shape[-1]) for leaf in (read.entries, read.weights))
+        for row, share in zip(*rows, strict=True):
+            known = (row >= 0) & (share > 0)
+            origin = ledger.entries.origin[row[known]][:, :2]
+            if not known.any() or (origin < 0).any():
+                continue
+            _, which = np.unique(origin, axis=0, return_inverse=True)
+            shares.append(np.bincount(which.reshape(-1), share[known]).max() / share[known].sum())
+    if not shares:
+        return []
+    mean = float(np.mean(shares))
+    rule = "the largest share of a read that one episode of training has; good up to 50 %, bad above 90 %"
+    return [_light("same episode", f"{mean:.0%}", mean <= 0.5, mean <= 0.9, rule)]
 
 
 def _age(ages: np.ndarray | None) -> list[Light]:

@@ -107,7 +107,7 @@ def facts(space: spaces.Space, observation: PyTree, names: Names = NOTHING) -> l
             at += count if called and len(called) == _numbers(seen) else 0
             continue
         if isinstance(leaf, spaces.Box) and leaf.unordered and value.ndim == 2:
-            found += _rows(value, names.entities)
+            found += _rows(value, names)
         elif isinstance(leaf, spaces.Text):
             found.append((path or "text", " ".join(str(one) for one in value if one > 0)))
         else:
@@ -126,12 +126,19 @@ def _numbers(space: spaces.Space) -> int:
     return sum(prod(leaf.shape) for _, leaf in spaces.leaves(space))
 
 
-def _rows(rows: np.ndarray, names: tuple[str, ...]) -> list[tuple[str, str]]:
+def _rows(rows: np.ndarray, names: Names) -> list[tuple[str, str]]:
     return [
-        (entity_name(row, names), "  ".join(number(one) for one in values))
+        (entity_name(row, names.entities), _labelled([number(one) for one in values], names.columns))
         for row, values in enumerate(rows)
         if row == 0 or np.any(values != 0)
     ]
+
+
+def _labelled(numbers: list[str], columns: tuple[str, ...]) -> str:
+    """The numbers of a row, each with its name where there is one for each."""
+    if len(columns) != len(numbers):
+        return "  ".join(numbers)
+    return "  ".join(f"{name} {value}" for name, value in zip(columns, numbers, strict=True))
 
 
 def entity_name(row: int, names: tuple[str, ...] = ()) -> str:
@@ -157,7 +164,11 @@ def parts_told(parts: Parts, observation: PyTree | None = None, names: Names = N
     Places of a picture hold nothing that could be written; without `observation` nothing does.
     """
     called = parts.named(names.entities if parts.kind == "entities" else names.numbers)
-    values = [""] * parts.count if observation is None or parts.kind in ("grid", "none") else _held(parts, observation)
+    values = (
+        [""] * parts.count
+        if observation is None or parts.kind in ("grid", "none")
+        else _held(parts, observation, names)
+    )
     frames = parts.shape[0] if len(parts.shape) == 2 and parts.kind != "grid" else 1
     places = len(parts.places)
     moving = [names.boxes[place] if place < len(names.boxes) else None for place in range(places)]
@@ -167,7 +178,7 @@ def parts_told(parts: Parts, observation: PyTree | None = None, names: Names = N
     return [Part(name, value, box) for name, value, box in told]
 
 
-def _held(parts: Parts, observation: PyTree) -> list[str]:
+def _held(parts: Parts, observation: PyTree, names: Names) -> list[str]:
     """What each part holds, as text; of a part that is a number of all frames the newest one."""
     held: list[list[str]] = [[] for _ in range(parts.count)]
     frames = parts.shape[0] if len(parts.shape) == 2 else 1
@@ -178,4 +189,4 @@ def _held(parts: Parts, observation: PyTree) -> list[str]:
         for part, one in zip(owner.reshape(-1).tolist(), value.reshape(-1), strict=True):
             if part >= 0:
                 held[part].append(number(one))
-    return ["  ".join(each) for each in held]
+    return [_labelled(each, names.columns if parts.kind == "entities" else ()) for each in held]

@@ -13,6 +13,7 @@ from jaxtyping import Float, Int, PyTree
 from engram.agents.mind import MindSpec
 from engram.agents.policy import Mind
 from engram.agents.statistics import in_network
+from engram.external import forgetting
 from engram.external.memory import Entries
 from engram.precision import in_32_bits
 from engram.runners.common import PROGRAMS
@@ -42,6 +43,7 @@ class Ledger:
     in_q: Float[np.ndarray, "ids"]
     ages: Int[np.ndarray, "ids"] | None
     reads: Float[np.ndarray, "ids"] | None
+    writes: int | None = None  # in all; None where the kind does not count them
 
     @classmethod
     def of(cls, spec: MindSpec, mind: Mind) -> "Ledger":
@@ -73,24 +75,21 @@ class Ledger:
 @in_32_bits
 def _read(spec: MindSpec, mind: Mind) -> Ledger:
     recall: Any = mind.recall
-    external, store = mind.network.external, recall.store
-    kept, in_q, live = jax.tree.map(np.asarray, _program(spec)(mind))
-    table = getattr(store, "entries", store)  # chunks hold a table
-    per_id = getattr(getattr(table, "live", None), "size", 0) == external.capacity
-    keeps = per_id and all(hasattr(table, name) for name in ("written", "clock", "attention"))
-    ages = np.asarray(table.clock - table.written).reshape(-1) if keeps else None
-    reads = np.asarray(table.attention).reshape(-1) if keeps else None
-    return Ledger(kept, live, in_q.astype(np.float64), ages, reads)
+    kept, in_q, live, notes = jax.tree.map(np.asarray, _program(spec)(mind))
+    clock = getattr(getattr(recall.store, "entries", recall.store), "clock", None)  # chunks hold a table
+    writes = None if clock is None or notes.age is None else int(clock)
+    return Ledger(kept, live, in_q.astype(np.float64), notes.age, notes.attention, writes)
 
 
 @lru_cache(maxsize=PROGRAMS)
 def _program(spec: MindSpec) -> Callable[[Mind], Any]:
-    """Compiled: every entry, what it says in units of Q, and which ids name one."""
+    """Compiled: every entry, what it says in units of Q, which ids name one, and what else is known of it."""
 
     def run(mind: Mind) -> Any:
         recall: Any = mind.recall
         external, ids = mind.network.external, jnp.arange(mind.network.external.capacity, dtype=jnp.int32)
         entries = external.fetch(recall.store, ids)
-        return entries, in_network(spec, mind.network.scales, entries.value), external.holds(recall.store, ids)
+        in_q = in_network(spec, mind.network.scales, entries.value)
+        return entries, in_q, external.holds(recall.store, ids), forgetting.notes(external, recall.store, ids)
 
     return jax.jit(run)

@@ -29,7 +29,7 @@ from engram.precision import in_32_bits
 from engram.runners.common import PROGRAMS
 
 STEPS = {"fast": 16, "full": 100}  # that are sampled
-INPUT_STEPS = {"fast": 8, "full": 50}  # the same of the input, where each look is a pass through the whole encoder
+INPUT_STEPS = {"fast": 12, "full": 50}  # the same of the input, where each look is a pass through the whole encoder
 ITEMS = {"fast": 32, "full": 128}  # of a step: those looked at most, where there are more
 MOST_IDS = 1 << 22  # that are hidden in one call
 MOST_ONLY = 1 << 16  # ids of a memory that is read with nothing but a few of its entries
@@ -53,7 +53,7 @@ def measured(teller: Teller, how: str, seed: int) -> list[Faithful]:
     return found
 
 
-def _sampled(places: Sequence[Place], count: int, random: np.random.Generator) -> list[Place]:
+def sampled(places: Sequence[Place], count: int, random: np.random.Generator) -> list[Place]:
     """So many of the steps, in order."""
     if len(places) <= count:
         return list(places)
@@ -118,7 +118,7 @@ def memories(teller: Teller, how: str, random: np.random.Generator) -> Memories 
     recording = teller.recording
     if teller.ledger is None or teller.by_policy:
         return None
-    places = _sampled(_places(recording), STEPS[how], random)
+    places = sampled(all_places(recording), STEPS[how], random)
     anew = _fresh(recording)
     cases, ids = [], []
     for number, step in places:
@@ -142,7 +142,7 @@ def _weights_of(read: Any, chosen: Choice) -> dict[int, float]:
     """The weight of each entry in a read of one step, as those of the mind that played are told."""
     weights = np.asarray(read.weights[0])
     known = Read(weights, np.asarray(read.entries[0]), np.zeros_like(weights), np.zeros(0))
-    return {entry.id: entry.weight for entry in entries_of(chosen, known, by_policy=True)}
+    return {entry.id: entry.weight for entry in entries_of(chosen, known, np.zeros(0), by_policy=True)}
 
 
 # -- steps of the episode --------------------------------------------------------------------------------------------
@@ -186,7 +186,7 @@ def history(recording: Recording, how: str, random: np.random.Generator) -> Hist
     """What the working memory attends to; None for one without attention."""
     if recording.episodes[0].decision.working.weights.size == 0:
         return None
-    places = _sampled([place for place in _places(recording) if place[1] >= 2], STEPS[how], random)
+    places = sampled([place for place in all_places(recording) if place[1] >= 2], STEPS[how], random)
     if not places:
         return None
     anew = _fresh(recording)
@@ -233,7 +233,7 @@ class Observations:
             place, step = self.places[number]
             episode = self.recording.episodes[place]
             fill = jax.tree.map(np.asarray, self.fills[number])
-            found[rows] = _covered(
+            found[rows] = covered(
                 self.recording.spec, self.recording.mind, self.parts, episode, step, removed[rows], fill
             )
         return found
@@ -248,7 +248,7 @@ def observations(teller: Teller, how: str, random: np.random.Generator) -> list[
     recording, parts = teller.recording, teller.names.seen
     if not parts.attended or parts.count < 2:
         return []
-    places = _sampled(_places(recording), INPUT_STEPS[how], random)
+    places = sampled(all_places(recording), INPUT_STEPS[how], random)
     anew = _fresh(recording)
     cases = []
     for number, step in places:
@@ -285,7 +285,7 @@ def _fills(recording: Recording, places: list[Place], random: np.random.Generato
 
 
 @in_32_bits
-def _covered(
+def covered(
     spec: MindSpec, mind: Mind, parts: Parts, episode: Episode, step: int, removed: np.ndarray, fill: PyTree
 ) -> Float[np.ndarray, "asked actions"]:
     """The preferences at a step with some parts of the input covered."""
@@ -337,7 +337,8 @@ def _look_program(spec: MindSpec) -> Callable[..., Any]:
     return jax.jit(run)
 
 
-def _places(recording: Recording) -> list[Place]:
+def all_places(recording: Recording) -> list[Place]:
+    """Every step of a recording."""
     return [(number, step) for number, one in enumerate(recording.episodes) for step in range(one.length)]
 
 

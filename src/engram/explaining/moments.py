@@ -73,6 +73,23 @@ class Step:
     picture: Picture | None  # what was seen; None where nothing draws it
     facts: list[tuple[str, str]]  # names and values of the observation's numbers
     sentence: str  # what was chosen, and by how much
+    # Parts, by their place in `parts`, and the margin with each minus the margin with it covered by its mean over the
+    # episode; empty where it was not measured.
+    parts_mattered: list[tuple[int, float]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class World:
+    """One thing of the task was another: what the agent chose there, and what leave-one-out had named."""
+
+    edit: str  # "the cue is down, not up"
+    episode: int
+    step: int  # whose observation was edited
+    asked: int  # step of the choice
+    before: int  # action
+    after: int  # action in the edited world
+    first: str  # the step, or the part, that moves the margin most when it is left out
+    named: bool  # whether that is what was edited
 
 
 @dataclass(frozen=True)
@@ -148,3 +165,4 @@ class Told:
     notes: list[str]  # what was left out, thinned or cut, in sentences
     holds: list[str]  # what the file contains, for privacy
     versions: dict[str, str]
+    worlds: list[World] = field(default_factory=list)  # edited ones; empty where the task cannot be edited

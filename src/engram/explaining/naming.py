@@ -48,9 +48,9 @@ class Names:
         own = recording.episodes[number].names
         return self if own is None else replace(self, known=own[step])
 
-    def parts(self, frames: PyTree) -> list[Part]:
-        """The parts of a stacked observation that the encoder attends to."""
-        return inputs.parts_told(self.seen, frames, self.known) if self.seen.attended else []
+    def parts(self, frames: PyTree, always: bool = False) -> list[Part]:
+        """The parts of a stacked observation that the encoder attends to; `always`: also those it does not."""
+        return inputs.parts_told(self.seen, frames, self.known) if self.seen.attended or always else []
 
     def facts(self, observation: PyTree) -> list[tuple[str, str]]:
         """Names and values of the numbers of one observation, unless they are an image's."""

@@ -8,6 +8,7 @@ import numpy as np
 
 from engram.explaining.moments import Memory, Picture, Step
 from engram.explaining.overlay import looked_at, overlaid, resized
+from engram.explaining.sentences import memory_name
 from engram.run.display import clean
 
 if TYPE_CHECKING:
@@ -138,13 +139,6 @@ def _shown_actions(step: Step, most: int = MOST_ACTIONS) -> list[int]:
 def _memory(memory: Memory) -> str:
     gave = f" gave {signed(memory.gave)}" if np.isfinite(memory.gave) else ""
     return f"{memory_name(memory)} {memory.looked_at:.0%}{gave}"
-
-
-def memory_name(memory: Memory) -> str:
-    """When it was: by episode and step where the memory keeps them, else by its number."""
-    if memory.episode >= 0 and memory.step >= 0:
-        return f"episode {memory.episode} step {memory.step}"
-    return f"memory {memory.id}"
 
 
 def most_recalled(step: Step) -> list[tuple[int, float]]:

@@ -6,7 +6,7 @@ No sentence says why.
 
 from collections.abc import Sequence
 
-from engram.explaining.moments import Step
+from engram.explaining.moments import Memory, Step
 
 ENTERED = "This page shows what entered the calculation. Only the items marked measured were tested by removing them."
 NO_MEASURE = "not measured"
@@ -36,10 +36,17 @@ def of_step(step: Step, actions: Sequence[str], by_policy: bool) -> str:
     return sentence
 
 
+def memory_name(memory: Memory) -> str:
+    """What a remembered experience is called: by when it was, or by its number where the memory does not keep that."""
+    if memory.episode >= 0 and memory.step >= 0:
+        return f"episode {memory.episode}, step {memory.step}"
+    return f"memory {memory.id}"
+
+
 def _most(step: Step) -> str:
     most = step.memories[0]
     if not most.mattered:
         return ""
     way = "towards" if most.mattered > 0 else "against"
     among = f" of the {len(step.memories)} left out" if step.others[0] else ""  # the others were not tested
-    return f" Memory {most.id} mattered most{among}: {number(abs(most.mattered))} {way} it (measured)."
+    return f" {memory_name(most).capitalize()} mattered most{among}: {number(abs(most.mattered))} {way} it (measured)."

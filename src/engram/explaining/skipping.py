@@ -55,12 +55,13 @@ def each_skipped(
     return found[0, : episode.length], found[1 : len(which) + 1, : episode.length]
 
 
-def density(spec: MindSpec, mind: Mind, episode: Episode) -> dict[int, list[tuple[int, float]]]:
-    """Recall density: for each step, how far leaving out each earlier one moves the preferences now.
+def density(spec: MindSpec, mind: Mind, episode: Episode, end: int) -> dict[int, list[tuple[int, float]]]:
+    """Recall density: for each step before `end`, how far leaving out each earlier one moves the preferences now.
 
     That is the largest change over the actions. Of an episode with more than `MOST_SKIPPED` steps, evenly spaced ones
     are left out, and those that attention fell on most.
     """
+    episode = _begun(episode, end)
     which = _worth_skipping(episode)
     base, without = each_skipped(spec, mind, episode, which)
     if episode.decision.returns.policy is not None:  # logits mean nothing but by their differences
@@ -72,6 +73,14 @@ def density(spec: MindSpec, mind: Mind, episode: Episode) -> dict[int, list[tupl
         step: [(int(past), float(moved[place, step])) for place, past in enumerate(which) if past < step]
         for step in range(episode.length)
     }
+
+
+def _begun(episode: Episode, end: int) -> Episode:
+    """The episode before step `end`: no step has an effect on those before it."""
+    if end >= episode.length:
+        return episode
+    kept, carry = (jax.tree.map(lambda leaf: leaf[:end], tree) for tree in (episode.kept, episode.carry))
+    return replace(episode, kept=kept, carry=carry, reward=episode.reward[:end])
 
 
 def _worth_skipping(episode: Episode) -> Int[np.ndarray, "skipped"]:

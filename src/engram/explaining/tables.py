@@ -15,7 +15,7 @@ FORMULA = ("=", "+", "-", "@", "\t", "\r")  # how a text begins that a spreadshe
 
 
 def tables(told: Told) -> dict[str, Table]:
-    """The tables of `told` by name: steps, memories, attention, recall, observed, faithfulness, health."""
+    """The tables of `told` by name: steps, memories, attention, recall, observed, faithfulness, worlds, health."""
     return {
         "steps": _steps(told),
         "memories": _memories(told),
@@ -23,6 +23,7 @@ def tables(told: Told) -> dict[str, Table]:
         "recall": _recall(told.steps),
         "observed": _observed(told.steps),
         "faithfulness": _faithfulness(told),
+        "worlds": _worlds(told),
         "health": _health(told),
     }
 
@@ -99,11 +100,25 @@ def _memories(told: Told) -> Table:
 
 
 def _attention(steps: Iterable[Step]) -> Table:
-    rows: Table = [["episode", "t", "head", "part", "value", "weight"]]
+    rows: Table = [["episode", "t", "head", "part", "value", "weight", "mattered"]]
     for step in steps:
+        mattered = {step.parts[place].name: by for place, by in step.parts_mattered}
         for head, weights in enumerate(step.attention):
             pairs = zip(step.parts, weights, strict=True)
-            rows += [[step.episode, step.t, head + 1, part.name, part.value, float(weight)] for part, weight in pairs]
+            rows += [
+                [step.episode, step.t, head + 1, part.name, part.value, float(weight), mattered.get(part.name)]
+                for part, weight in pairs
+            ]
+        if not len(step.attention):
+            rows += [[step.episode, step.t, None, name, None, None, by] for name, by in mattered.items()]
+    return rows
+
+
+def _worlds(told: Told) -> Table:
+    rows: Table = [["episode", "edit", "edited_step", "asked_step", "before", "after", "named_first", "is_the_edited"]]
+    for one in told.worlds:
+        chosen = [_named(told, one.before), _named(told, one.after)]
+        rows.append([one.episode, one.edit, one.step, one.asked, *chosen, one.first, one.named])
     return rows
 
 

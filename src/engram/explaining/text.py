@@ -2,8 +2,8 @@
 
 from collections.abc import Iterator, Sequence
 
-from engram.explaining.moments import Faithful, Step, Told
-from engram.explaining.sentences import ENTERED, number
+from engram.explaining.moments import Faithful, Memory, Step, Told, World
+from engram.explaining.sentences import ENTERED, memory_name, number
 
 MOST_NUMBERS = 12  # of what was seen
 
@@ -17,11 +17,22 @@ def lines(told: Told) -> Iterator[str]:
     if told.health is not None:
         for light in told.health.lights:
             yield f"memory {light.name}: {light.value} [{light.state}: {light.rule}]"
+    yield from (world_line(told, world) for world in told.worlds)
     for place, why in told.moments:
         step = told.steps[place]
         yield f"{where(told, step)} ({why}): {step.sentence}"
     yield from (f"note: {note}" for note in told.notes)
     yield ENTERED
+
+
+def world_line(told: Told, world: World) -> str:
+    """What an edited world came to."""
+    after = "still" if world.after == world.before else "no longer"
+    named = "is" if world.named else "is not"
+    return (
+        f"edited world, episode {world.episode}: {world.edit} (step {world.step}); step {world.asked} {after} chooses "
+        f"{told.actions[world.before]}; leave-one-out names {world.first}, which {named} what was edited"
+    )
 
 
 def where(told: Told, step: Step) -> str:
@@ -72,16 +83,15 @@ def step_lines(told: Told, step: Step) -> Iterator[str]:
         names = [step.parts[part].name if part < len(step.parts) else f"part {part}" for part in most_parts]
         told_parts = (f"{name} {mean[part]:.0%}" for name, part in zip(names, most_parts, strict=True))
         yield "parts looked at: " + ", ".join(told_parts)
+    if step.parts_mattered:
+        most = sorted(step.parts_mattered, key=lambda pair: -abs(pair[1]))[:5]
+        yield "parts that mattered (measured): " + ", ".join(f"{step.parts[at].name} {by:+.3g}" for at, by in most)
     yield from faithful_lines(told.faithful)
 
 
-def _memory(told: Told, one: "object") -> str:
-    from engram.explaining.moments import Memory
-
-    assert isinstance(one, Memory)
-    made = "" if one.episode < 0 else f", episode {one.episode} step {one.step} of training"
+def _memory(told: Told, one: Memory) -> str:
     mattered = "not measured" if one.mattered is None else f"{number(one.mattered)} (measured)"
     return (
-        f"{one.id} of {told.actions[one.action]}{made}: value {number(one.value)}, looked at {one.looked_at:.0%}, "
-        f"gave {number(one.gave)}, mattered {mattered}"
+        f"{memory_name(one)} ({told.actions[one.action]}, id {one.id}): value {number(one.value)}, "
+        f"looked at {one.looked_at:.0%}, gave {number(one.gave)}, mattered {mattered}"
     )

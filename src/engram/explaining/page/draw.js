@@ -1,8 +1,8 @@
-// Drawing: elements that hold text only, pictures out of their sheets, attention over them, lines and bars.
+// Drawing: elements that hold text only, pictures, attention over them, lines and bars.
 const SVG = "http://www.w3.org/2000/svg";
 const HIDDEN = { "aria-hidden": "true" };
 
-// An element with attributes named by this script and children; text goes in as text.
+// An element; text goes in as text.
 function make(tag, options = {}, ...children) {
   const element = document.createElement(tag);
   if (tag === "button") element.type = "button";
@@ -42,12 +42,15 @@ function bar(from, to, kind = "") {
   return make("span", { class: "track", ...HIDDEN }, fill);
 }
 
-function table(names, rows, options = {}) {
+// To the right what is for the choice, to the left what is against it.
+const effectBar = (effect, most) => bar(0.5, 0.5 + 0.5 * effect / most, effect < 0 ? "against" : "for");
+
+function table(names, rows) {
   const head = make("tr", {}, ...names.map((text) => make("th", { scope: "col", text })));
   const body = rows.map((cells) => make("tr", {}, ...cells.map((text, i) => {
     return make(i ? "td" : "th", { text, scope: i ? null : "row" });
   })));
-  return make("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": options.label ?? names[0] },
+  return make("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": names[0] },
     make("table", {}, make("thead", {}, head), make("tbody", {}, ...body)));
 }
 
@@ -63,7 +66,7 @@ function sheetOf(index) {
   return sheets[index];
 }
 
-// Draw picture `number` on `canvas`, at once or when its sheet is decoded, unless another was asked for since.
+// Draw a picture, now or when its sheet is decoded, unless another was asked for since.
 function paint(canvas, number) {
   const index = pictures.sheet[number];
   const sheet = data.images.sheets[index];
@@ -99,9 +102,17 @@ function hue(share) {
   return SCALE[low].map((from, i) => Math.round(from + (SCALE[low + 1][i] - from) * (x - low)));
 }
 
-// The weights of one head, or their mean.
+// The weights of one head, or their mean; or of the measured effects each part's share.
+const MEASURED = -2;
 function headWeights(step, head) {
   const heads = step.attention;
+  const effects = step.parts_mattered;
+  if (effects.length && (head === MEASURED || !heads.length)) {
+    const total = effects.reduce((sum, [, effect]) => sum + Math.abs(effect), 0) || 1;
+    const shares = step.parts.map(() => 0);
+    for (const [part, effect] of effects) shares[part] = Math.abs(effect) / total;
+    return shares;
+  }
   if (!heads.length) return [];
   if (head >= 0) return heads[Math.min(head, heads.length - 1)];
   return heads[0].map((_, part) => heads.reduce((sum, weights) => sum + weights[part], 0) / heads.length);
@@ -132,23 +143,19 @@ function overlay(canvas, step, weights, opacity, outlined) {
   }
 }
 
-// A box whose frame is as thick as its weight, dark around so that it shows on any picture, and its weight in it.
+// A box as thick as its weight, dark around so that it shows on any picture.
 function outline(brush, [left, top, wide, high], share, label, ratio) {
-  const thick = (1 + 3 * share) * ratio;
-  for (const [colour, extra] of [["#000", 2 * ratio], ["#fde725", 0]]) {
-    brush.strokeStyle = colour;
-    brush.lineWidth = thick + extra;
-    brush.strokeRect(left, top, wide, high);
-  }
   brush.font = 11 * ratio + "px system-ui, sans-serif";
-  const room = brush.measureText(label).width + 6 * ratio;
-  brush.fillStyle = "#000";
-  brush.fillRect(left, top, room, 15 * ratio);
-  brush.fillStyle = "#fde725";
-  brush.fillText(label, left + 3 * ratio, top + 11 * ratio);
+  for (const [colour, extra] of [["#000", 2 * ratio], ["#fde725", 0]]) {
+    brush.strokeStyle = brush.fillStyle = colour;
+    brush.lineWidth = (1 + 3 * share) * ratio + extra;
+    brush.strokeRect(left, top, wide, high);
+    if (extra) brush.fillRect(left, top, brush.measureText(label).width + 3 * extra, 15 * ratio);
+    else brush.fillText(label, left + 3 * ratio, top + 11 * ratio);
+  }
 }
 
-// A line through `values`; where there are more than pixels, the least and greatest of each column. Gaps stay gaps.
+// A line; where there are more values than pixels, the least and greatest of each column. Gaps stay gaps.
 function trace(values, x, y, pixels) {
   const each = Math.max(1, Math.ceil(values.length / Math.max(1, pixels)));
   let path = "";
@@ -181,7 +188,6 @@ function range(values, also = []) {
   return low === high ? [low - 0.5, high + 0.5] : [low, high];
 }
 
-// A histogram of [from, to, count] rows, with its words below.
 function histogram(values, title, unit) {
   const bars = Array.from({ length: values.length / 3 }, (_, i) => Array.from(values.slice(3 * i, 3 * i + 3)));
   if (!bars.length) return box("", heading(title), remark("nothing_counted"));

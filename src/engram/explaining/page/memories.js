@@ -1,4 +1,4 @@
-// Past experiences: what each was, how much it was looked at, how much it mattered, and what the choice is without it.
+// Past experiences: looked at, mattered, and the choice without each.
 const readAny = data.health || tables.reads.entry.length > 0;
 const recallsAny = tables.recalled.step.length + tables.still_moves.step.length > 0;
 
@@ -21,7 +21,7 @@ function showPast(step) {
   return $("past").replaceChildren(...pastOf(step));
 }
 
-// Places of the memories as they are listed; without a measurement, by what they gave.
+// Memories as they are listed; without a measurement, by what they gave.
 function ranking(step) {
   return order(step.memories.map((memory) => (state.byLooked ? memory.looked_at
     : Math.abs(memory.mattered ?? memory.gave))));
@@ -44,7 +44,6 @@ function pastOf(step) {
   return [list];
 }
 
-// When it happened, as far as this kind of memory keeps it.
 function when(memory) {
   const known_ = [];
   if (memory.episode >= 0) known_.push(say("episode_n", { n: whole(memory.episode) }));
@@ -61,7 +60,7 @@ function memoryLine(step, index, most) {
     class: "memory", "aria-expanded": open, "data-memory": index,
     "data-id": memory.id, click: () => change({ chosen: open ? -1 : index, noMemory: false }),
   },
-  memory.picture >= 0 ? thumbnail(memory.picture, say("picture_of_memory", { id: memory.id })) : make("span",
+  memory.picture >= 0 ? thumbnail(memory.picture, say("picture_of_memory", { name: when(memory) })) : make("span",
     { class: "thumb blank" }),
   make("span", { class: "about" },
     span("when", when(memory)),
@@ -70,7 +69,7 @@ function memoryLine(step, index, most) {
     span("number looked", percent(memory.looked_at)), bar(0, memory.looked_at / most.looked, "look")),
   make("span", { class: "cell" }, span("unseen", say("mattered") + " "),
     span("number mattered", measured ? signed(memory.mattered) + side : say("not_measured")),
-    measured ? bar(0.5, 0.5 + 0.5 * memory.mattered / most.mattered, memory.mattered < 0 ? "against" : "for") : null));
+    measured ? effectBar(memory.mattered, most.mattered) : null));
   return make("li", { class: open ? "open" : "" }, button, open ? opened(step, memory) : null);
 }
 
@@ -83,16 +82,14 @@ function details(memory) {
 function opened(step, memory) {
   const rows = [
     ["memory_number", memory.id], ["its_action", actionName(memory.action)], ["its_value", show(memory.value)],
-    ["looked", percent(memory.looked_at)], ["gave", signed(memory.gave)],
-    ["mattered_measured", memory.mattered === null ? say("not_measured") : signed(memory.mattered)],
+    ["gave", signed(memory.gave)],
   ];
   for (const word of ["environment", "episode", "step"]) if (memory[word] >= 0) rows.push([word, whole(memory[word])]);
-  if (memory.age !== null) rows.push(["age", say("writes_ago", { n: whole(memory.age) })]);
   if (memory.reads !== null) rows.push(["reads", show(memory.reads)]);
   const list = make("dl", { class: "pairs" });
   for (const [word, text] of rows) list.append(make("dt", { text: say(word) }), make("dd", { text }));
   for (const [name, text] of memory.facts) list.append(make("dt", { text: name }), make("dd", { text }));
-  const big = memory.picture >= 0 ? thumbnail(memory.picture, say("picture_of_memory", { id: memory.id })) : null;
+  const big = memory.picture >= 0 ? thumbnail(memory.picture, say("picture_of_memory", { name: when(memory) })) : null;
   if (big) big.className = "big";
   return box("opened", big, list,
     remark(memory.without ? "bars_show_without" : "without_not_measured"));

@@ -1,4 +1,4 @@
-// This step: what was seen, where each head looked, what each action was worth, and how the margin came about.
+// This step: what was seen and looked at, what each action was worth, and how the margin came about.
 const TOP_PARTS = 6;
 
 function showSeen(step) {
@@ -10,22 +10,41 @@ function showSeen(step) {
   else if (!step.facts.length && !step.parts.length) frame.append(remark(step.kept ? "nothing_seen" : "not_kept"));
   $("lens").replaceChildren(...lens(step, boxed && step.picture >= 0));
   // Where the parts are the numbers of the table, their weights stand in it.
-  const same = step.picture < 0 && step.facts.length && weights.length === step.facts.length;
-  $("parts").replaceChildren(...(same ? [] : attended(step, weights)));
+  const measured = state.head === MEASURED || !step.attention.length;
+  const same = step.picture < 0 && !measured && step.facts.length && weights.length === step.facts.length;
+  $("parts").replaceChildren(...(same || measured ? [] : attended(step, weights)), ...partsMattered(step));
   $("facts").replaceChildren(...observed(step, same ? weights : null));
 }
 
+// How far the margin falls when a part of the input is covered, the largest first.
+function partsMattered(step) {
+  const ranked = order(step.parts_mattered.map(([, effect]) => Math.abs(effect))).slice(0, TOP_PARTS);
+  if (!ranked.length) return [];
+  const most = Math.max(1e-12, Math.abs(step.parts_mattered[ranked[0]][1]));
+  return [heading("parts_mattered"), ordered("attended", ...ranked.map((k) => {
+    const [part, effect] = step.parts_mattered[k];
+    return make("li", { "data-covered": part }, span("name", step.parts[part].name), span("what",
+      step.parts[part].value), effectBar(effect, most), span("number", signed(effect)));
+  }))];
+}
+
 function pictureOf(step, weights, boxed) {
+  const about = { id: "picture", role: "img", "aria-label": pictureLabel(step, weights) };
+  const stage = stageOf(step, boxed ? weights : [], about, { id: "layer" });
+  const { width: wide, height: high } = data.images.sheets[pictures.sheet[step.picture]];
+  stage.style.width = "min(100%, " + (38 * wide / high).toFixed(2) + "vh)";
+  return stage;
+}
+
+function stageOf(step, weights, about = HIDDEN, named = {}) {
   const sheet = data.images.sheets[pictures.sheet[step.picture]];
-  const canvas = make("canvas", { id: "picture", role: "img", "aria-label": pictureLabel(step, weights) });
-  const stage = make("div", { class: "stage" }, canvas);
+  const stage = make("span", { class: "stage" }, make("canvas", about));
   stage.style.aspectRatio = sheet.width + " / " + sheet.height;
-  stage.style.width = "min(100%, " + (38 * sheet.width / sheet.height).toFixed(2) + "vh)";
-  paint(canvas, step.picture);
-  if (boxed && weights.length) {
-    const layer = make("canvas", { id: "layer", class: "layer", ...HIDDEN });
+  paint(stage.firstChild, step.picture);
+  if (weights.length) {
+    const layer = make("canvas", { ...named, class: "layer", ...HIDDEN });
     stage.append(layer);
-    requestAnimationFrame(() => overlay(layer, step, weights, state.opacity, state.boxes));
+    requestAnimationFrame(() => overlay(layer, step, weights, state.opacity, named.id && state.boxes));
   }
   return stage;
 }
@@ -38,16 +57,18 @@ function pictureLabel(step, weights) {
   return say("picture_of", { step: step.t }) + looked;
 }
 
-// Buttons to choose a head, how its weights are shown, and how strongly.
 function lens(step, visible) {
   const heads = step.attention.length;
-  if (!heads) return step.kept ? [remark("no_attention")] : [];
+  const measured = step.parts_mattered.length;
+  if (!heads && !measured) return step.kept ? [remark("no_attention")] : [];
   const pick = (head, text, label) => toggle(text, state.head === head, () => change({ head }),
     { "aria-label": label, "data-head": head });
   const group = make("div", { class: "pick", role: "group", "aria-label": say("head") },
     span("quiet", say("head") + "\u00a0"), pick(-1, say("mean"), say("mean_of_heads")));
   for (let head = 0; head < heads; head += 1) group.append(pick(head, head + 1, say("head_number", { n: head + 1 })));
-  if (!visible) return heads > 1 ? [group] : [];
+  if (measured) group.append(pick(MEASURED, say("mattered"), say("parts_mattered")));
+  const several = heads > 1 || (heads && measured);
+  if (!visible) return several ? [group] : [];
   const way = make("div", { class: "pick", role: "group", "aria-label": say("shown_as") },
         toggle(say("heat"), !state.boxes, () => change({ boxes: false })),
     toggle(say("boxes"), state.boxes, () => change({ boxes: true })));
@@ -61,10 +82,10 @@ function lens(step, visible) {
     const layer = $("layer");
     if (layer) overlay(layer, step, headWeights(step, state.head), state.opacity, state.boxes);
   });
-  return [heads > 1 ? group : null, way, slider].filter(Boolean);
+  return [several ? group : null, way, slider].filter(Boolean);
 }
 
-// The parts with their weights, the most attended first: the text twin of the overlay.
+// The text twin of the overlay.
 function attended(step, weights) {
   if (!weights.length) return [];
   const ranked = order(weights);
@@ -94,12 +115,12 @@ function observed(step, weights) {
     make("ol", { class: weights ? "attended" : "facts" }, ...lines)];
 }
 
-// What the bars show besides the preferences: those without one memory, or without any.
+// What the bars show besides: the preferences without one memory, or without any.
 function alternative(step) {
   if (state.noMemory) return step.without_memories && { values: step.without_memories, what: say("no_memory_at_all") };
   const memory = step.memories[state.chosen];
   return memory && memory.without
-    ? { values: memory.without, what: say("without_memory", { id: memory.id }) } : null;
+    ? { values: memory.without, what: say("without_memory", { name: when(memory) }) } : null;
 }
 
 function sentenceOf(step) {
@@ -112,11 +133,9 @@ function sentenceOf(step) {
 }
 
 function flagsOf(step) {
-  const flags = [];
-  if (step.explored) flags.push(["explored", "explored_means"]);
-  if (step.terminated) flags.push(["terminated", "terminated_means"]);
-  if (step.truncated) flags.push(["truncated", "truncated_means"]);
-  return flags.map(([word, means]) => make("span", { class: "flag " + word, text: say(word), title: say(means) }));
+  return ["terminated", "truncated"].filter((word) => step[word]).map((word) => {
+    return make("span", { class: "flag " + word, text: say(word), title: say(word + "_means") });
+  });
 }
 
 function showDecision(step) {
@@ -159,15 +178,13 @@ function bars(step, other) {
   const [low, high] = axis(step.preference.concat(other ? other.values : []));
   const scaled = (value) => (value === -Infinity ? 0 : (value - low) / (high - low));
   const from = low <= 0 && high >= 0 ? scaled(0) : 0;
-  const listed = state.byValue ? ranked : actions.map((_, action) => action);
-  const lines = listed.map((action) => barLine(step, action, rank[action], other, scaled, from));
-  const sorted = toggle(say("sort_by_value"), state.byValue, () => change({ byValue: !state.byValue }), SMALL);
+  const lines = actions.map((_, action) => barLine(step, action, rank[action], other, scaled, from));
   return [
-    box("row", heading("all_actions", { unit: term(data.meta.unit) }), sorted),
+    heading("all_actions", { unit: term(data.meta.unit) }),
     make("ol", { class: "bars" + (other ? " compared" : "") }, ...lines),
     box("ends", span("", show(low)),
-      span("", (low > 0 || high < 0 ? say("not_from_zero") + " \u00b7 " : "") + say("marks_mean")), span("",
-        show(high))),
+      span("", (low > 0 || high < 0 ? say("not_from_zero") + " \u00b7 " : "") + say("marks_mean")),
+      span("", show(high))),
   ];
 }
 
@@ -199,13 +216,13 @@ function barLine(step, action, rank, other, scaled, from) {
   span("marks", marks.join(" \u00b7 ")));
 }
 
-// The margin as a sum: network, each memory shown, the others together, what belongs to no memory, and the rest.
+// The margin as a sum: network, each memory shown, the others together, and the rest.
 function pieces(step) {
   const found = [[say("from_network"), step.from_network, "network"]];
   let told = 0;
   for (const i of ranking(step)) {
     told += step.memories[i].gave;
-    found.push([say("memory_id", { id: step.memories[i].id }), step.memories[i].gave, "memory", i]);
+    found.push([when(step.memories[i]), step.memories[i].gave, "memory", i]);
   }
   if (step.others[0]) found.push([say("other_memories", { n: whole(step.others[0]) }), step.others[2], "others"]);
   told += step.others[0] ? step.others[2] : 0;
@@ -237,7 +254,6 @@ function waterfall(step) {
     ordered("waterfall", ...lines)];
 }
 
-// The distribution of returns of each action, on one axis.
 function spread(step) {
   if (!step.distribution) return [];
   const [low, high] = range(step.distribution.flat().filter(([, share]) => share > 0.002).map(([at_]) => at_));

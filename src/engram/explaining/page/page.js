@@ -1,4 +1,4 @@
-// The page: its head, its keys, and what happens when the reader goes to another step.
+// The page: its head, its keys, and going to another step.
 function change(changes) {
   const mark = focusMark(document.activeElement ?? document.body);
   Object.assign(state, changes);
@@ -21,7 +21,15 @@ function seek(place) {
   if (!count) return;
   const to = Math.max(0, Math.min(count - 1, place));
   if (to === state.place) return;
-  change({ place: to, chosen: -1, page: -1 });
+  change({ place: to, chosen: -1 });
+}
+
+// To a step by its number in this episode, or the nearest that is told.
+function jump(t) {
+  const near = (i) => Math.abs(steps.t[i] - t) + (steps.episode[i] === steps.episode[state.place] ? 0 : 1e9);
+  let to = state.place;
+  for (let i = 0; i < count; i += 1) if (near(i) < near(to)) to = i;
+  seek(to);
 }
 
 let spoken = 0;
@@ -70,7 +78,6 @@ function badge(each) {
     span("quiet", term(each.verdict)));
 }
 
-// Everything that is said in words, again.
 function speak() {
   document.documentElement.lang = state.language;
   for (const element of document.querySelectorAll("[data-word]")) element.textContent = say(element.dataset.word);
@@ -124,7 +131,7 @@ function play(on) {
 }
 
 function nextMoment() {
-  const places = data.moments.map((moment) => moment.place).sort((a, b) => a - b);
+  const places = data.moments.map((moment) => moment.place);
   if (places.length) seek(places.find((place) => place > state.place) ?? places[0]);
 }
 
@@ -192,7 +199,7 @@ function start() {
   if (!readAny) state.tab = data.faithful.length ? "faithfulness" : "episode";
   $("app").hidden = false;
   $("seek").max = String(Math.max(0, count - 1));
-  for (const id of ["first", "back", "play", "next", "last", "seek", "speed"]) $(id).disabled = count < 2;
+  for (const id of ["first", "back", "play", "next", "last", "seek", "jump", "speed"]) $(id).disabled = count < 2;
   speak();
   startTimeline();
   const clicks = {
@@ -203,6 +210,7 @@ function start() {
   };
   for (const [id, act] of Object.entries(clicks)) $(id).addEventListener("click", act);
   $("seek").addEventListener("input", () => seek(Number($("seek").value)));
+  $("jump").addEventListener("change", () => jump(Number($("jump").value)));
   $("speed").addEventListener("change", () => state.playing && play(true));
   $("tabs").addEventListener("keydown", pressedOnTab);
   document.addEventListener("keydown", pressed);

@@ -6,7 +6,7 @@ const ARRAYS = { "<u1": Uint8Array, "<i2": Int16Array, "<i4": Int32Array, "<f4":
 
 const state = {
   place: 0, language: document.documentElement.lang, head: -1, boxes: false, opacity: 0.75,
-  byLooked: false, byValue: false, chosen: -1, noMemory: false, playing: 0, tab: "health", page: -1,
+  byLooked: false, chosen: -1, noMemory: false, playing: 0, tab: "health",
 };
 
 // A column of the data as an array; all columns of an object at once.
@@ -46,6 +46,7 @@ const tables = columns({
   q: data.q, preference: data.preference, allowed: data.allowed, without_memories: data.without_memories,
   share: data.share, distribution: data.distribution, attention: data.attention, facts: data.facts,
   entries: data.entries, reads: data.reads, recalled: data.recalled, still_moves: data.still_moves,
+  parts_mattered: data.parts_mattered,
   parts: { layout: data.parts.layout, values: data.parts.values },
 });
 const layouts = data.parts.layouts.map(columns);
@@ -55,7 +56,8 @@ const returns = column(data.meta.returns);
 const at = {
   facts: starts(tables.facts.count), reads: starts(tables.reads.count), without: starts(tables.reads.without.has),
   entryFacts: starts(tables.entries.facts.count), recalled: starts(tables.recalled.count),
-  still: starts(tables.still_moves.count), none: starts(tables.without_memories.has),
+  still: starts(tables.still_moves.count), mattered: starts(tables.parts_mattered.count),
+  none: starts(tables.without_memories.has),
   share: starts(tables.share.has), spread: starts(tables.distribution.has), atoms: starts(tables.distribution.atoms),
   heads: starts(tables.attention.heads),
   mass: starts(Array.from(tables.distribution.support, (row) => tables.distribution.atoms[row])),
@@ -100,16 +102,14 @@ function partsOf(i) {
   });
 }
 
-// For each action: its returns and probabilities, the latter as shares of the greatest.
-function spreadOf(i) {
-  const { has, support, returns: ats, mass } = tables.distribution;
-  if (!has[i]) return null;
-  return actions.map((_, action) => {
-    const k = at.spread[i] * width + action;
-    const from = at.atoms[support[k]];
-    return Array.from(mass.subarray(at.mass[k], at.mass[k + 1]), (share, n) => [ats[from + n], share / 255]);
-  });
+// The returns of an action and their probabilities, the latter as shares of the greatest.
+function atomsOf(i, action) {
+  const { support, returns: ats, mass } = tables.distribution;
+  const k = at.spread[i] * width + action;
+  const from = at.atoms[support[k]];
+  return Array.from(mass.subarray(at.mass[k], at.mass[k + 1]), (share, n) => [ats[from + n], share / 255]);
 }
+const spreadOf = (i) => (tables.distribution.has[i] ? actions.map((_, action) => atomsOf(i, action)) : null);
 
 function pairsOf(table, sums, i) {
   return places(sums, i).map((k) => [table.step[k], table.weight[k]]);
@@ -137,6 +137,7 @@ function stepAt(i) {
   step.memories = places(at.reads, i).map(memoryOf);
   step.recalled = pairsOf(tables.recalled, at.recalled, i);
   step.still_moves = pairsOf(tables.still_moves, at.still, i);
+  step.parts_mattered = pairsOf(tables.parts_mattered, at.mattered, i);
   return step;
 }
 
@@ -146,7 +147,7 @@ function say(name, gaps = {}) {
   return text.replace(/\{(\w+)\}/g, (_, gap) => String(gaps[gap]));
 }
 
-// What Python wrote, in the reader's language where the page knows the sentence.
+// What Python wrote, in the reader's language where it is known.
 const term = (text) => text.split("; ").map((part) => languages[state.language].sentences?.[part] ?? part).join("; ");
 const actionName = (action) => actions[action] || (actions[action] === "" ? say("unnamed") : "\u2013");
 
@@ -166,7 +167,7 @@ const percent = (share) => (Number.isFinite(share) ? (100 * share).toFixed(share
   : show(share));
 const finite = (values) => values.filter(Number.isFinite);
 
-// Places of `values` from the greatest to the least; what is no number comes last, equals keep their order.
+// Places from the greatest to the least; what is no number comes last, equals keep their order.
 function order(values) {
   const rank = (value) => (Number.isNaN(value) ? -Infinity : value);
   return values.map((_, i) => i).sort((a, b) => {
@@ -175,7 +176,7 @@ function order(values) {
   });
 }
 
-// The best allowed action by `preference`, and how far it is above the next best.
+// The best allowed action, and how far it is above the next best.
 function best(preference, allowed) {
   const ranked = order(preference).filter((action) => allowed[action]);
   const gap = ranked.length > 1 ? preference[ranked[0]] - preference[ranked[1]] : 0;

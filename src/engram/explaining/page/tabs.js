@@ -1,4 +1,4 @@
-// Behind the first screen: memory health, faithfulness, heads, every step, recall, and what the page is.
+// Behind the first screen.
 const TABS = ["health", "faithfulness", "heads", "episode", "recall", "about"];
 const FILLED = {
   health: showHealth, faithfulness: showFaithfulness, heads: showHeads, episode: showEpisode, recall: showRecall,
@@ -17,7 +17,6 @@ function showTabs() {
 
 function openTab(name, quiet = false) {
   state.tab = name;
-  state.page = -1;
   for (const tab of $("tabs").children) {
     const here = tab.id === "tab-" + name;
     tab.setAttribute("aria-selected", String(here));
@@ -40,10 +39,8 @@ const LIGHTS = { good: "\u25cf", look: "\u25b2", bad: "\u25a0" };
 function showHealth() {
   const health = data.health;
   if (!health) return [remark("no_memory")];
-  const full = health.capacity ? health.entries / health.capacity : 0;
-  const fill = make("div", { class: "fill-line" },
-    span("", say("fill", { n: whole(health.entries), capacity: whole(health.capacity), share: percent(full) })),
-    bar(0, full, "look"));
+  const share = percent(health.capacity ? health.entries / health.capacity : 0);
+  const fill = remark("fill", { n: whole(health.entries), capacity: whole(health.capacity), share });
   const lights = make("ul", { class: "lights" }, ...health.lights.map((light) => make("li", { class: light.state },
     span("lamp", LIGHTS[light.state] ?? "\u25cb", HIDDEN),
     span("name", term(light.name)), span("number", light.value),
@@ -59,7 +56,6 @@ function showHealth() {
 const chart = (...shapes) => vector("svg",
   { viewBox: "0 0 300 60", preserveAspectRatio: "none", class: "line-chart", ...HIDDEN }, ...shapes);
 
-// A line over the steps told.
 function overSteps(values, title) {
   const [low, high] = range(values, [0]);
   const y = (value) => 58 - 54 * (value - low) / (high - low);
@@ -93,7 +89,17 @@ function showFaithfulness() {
       box("charts",
         table([say("measure"), say("number"), say("interval")], rows), ...each.curves.map(curve)),
       ...each.notes.map((text) => note(term(text))));
-  })];
+  }), ...editedWorlds()];
+}
+
+// One thing of the task is another: does the choice change, and was it named first?
+function editedWorlds() {
+  if (!data.worlds.length) return [];
+  const rows = data.worlds.map((one) => [one.edit, whole(one.episode) + " \u00b7 " + whole(one.step), whole(one.asked),
+    actionName(one.before), actionName(one.after), one.first + (one.named ? " \u2713" : " \u2717")]);
+  const names = ["edit", "edited_at", "asked_at", "chose_before", "chose_after", "named_first"];
+  return [make("section", { class: "faithful" }, heading("worlds"), remark("worlds_mean"),
+    table(names.map((word) => say(word)), rows))];
 }
 
 function curve(each) {
@@ -131,46 +137,31 @@ function showHeads(step) {
   return [remark("heads_mean"), box("heads", ...step.attention.map((weights, head) => {
     const entropy = weights.reduce((sum, weight) => sum - (weight > 0 ? weight * Math.log(weight) : 0), 0);
     return make("button", { class: "head", "aria-pressed": state.head === head, click: () => change({ head }) },
-      make("strong", { text: say("head_number", { n: head + 1 }) }), boxed ? reduced(step, weights) : null,
+      make("strong", { text: say("head_number", { n: head + 1 }) }), boxed ? stageOf(step, weights) : null,
       span("", foremost(step, weights)),
       make("span", { class: "quiet", text: say("parts_in_effect", { n: show(Math.exp(entropy)) }) }));
   }))];
 }
 
-function reduced(step, weights) {
-  const sheet = data.images.sheets[pictures.sheet[step.picture]];
-  const canvas = make("canvas");
-  const layer = make("canvas", { class: "layer" });
-  const stage = make("span", { class: "stage", ...HIDDEN }, canvas, layer);
-  stage.style.aspectRatio = sheet.width + " / " + sheet.height;
-  paint(canvas, step.picture);
-  requestAnimationFrame(() => overlay(layer, step, weights, state.opacity, false));
-  return stage;
-}
-
 // ---- every step
 function showEpisode(step) {
-  const pages = Math.max(1, Math.ceil(count / ROWS));
-  const page = state.page < 0 ? Math.floor(step.place / ROWS) : Math.min(state.page, pages - 1);
-  const names = ["place", "episode", "step", "action", "reward", "value", "margin",
-    "from_memories"].map((word) => say(word));
-  const head = make("tr", {}, ...names.concat(actions.map((_, action) => actionName(action)))
+  const words = ["place", "episode", "step", "action", "reward", "value", "margin", "from_memories"];
+  const head = make("tr", {}, ...words.map((word) => say(word)).concat(actions.map((_, action) => actionName(action)))
     .map((text) => make("th", { scope: "col", text })));
-  const lines = [];
-  for (let i = page * ROWS; i < Math.min(count, (page + 1) * ROWS); i += 1) lines.push(episodeLine(i));
-  const turn = (by, word) => make("button", {
-    class: "small", text: say(word), disabled: page + by < 0 || page + by >= pages,
-    click: () => { state.page = page + by; fillTab(); },
+  const from = Math.floor(step.place / ROWS) * ROWS;
+  const until = Math.min(count, from + ROWS);
+  const turn = (to, word) => make("button", {
+    class: "small", text: say(word), disabled: to < 0 || to >= count, click: () => seek(to),
   });
-  return [box("row", turn(-1, "page_back"), span("", say("page_n", { n: page + 1, of: pages })),
-    turn(1, "page_on"), ...downloads()),
+  return [box("row", turn(from - ROWS, "page_back"), span("", whole(from + 1) + " \u2013 " + whole(until)),
+    turn(until, "page_on"), ...downloads()),
   make("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": say("tab_episode") },
-    make("table", { class: "steps" }, make("thead", {}, head), make("tbody", {}, ...lines)))];
+    make("table", { class: "steps" }, make("thead", {}, head),
+      make("tbody", {}, ...Array.from({ length: until - from }, (_, i) => episodeLine(from + i)))))];
 }
 
 function episodeLine(i) {
-  const marks = [steps.explored[i] && say("explored"), steps.terminated[i] && say("terminated"),
-    steps.truncated[i] && say("truncated")].filter(Boolean);
+  const marks = [steps.terminated[i] && say("terminated"), steps.truncated[i] && say("truncated")].filter(Boolean);
   const cells = [whole(steps.episode[i]), whole(steps.t[i]), [actionName(steps.action[i]), ...marks].join(" \u00b7 "),
     signed(steps.reward[i]), show(steps.value[i]), show(steps.margin[i]), signed(steps.from_memories[i]),
     ...row(tables.preference, i).map(show)];
@@ -226,7 +217,7 @@ function showAbout() {
       heading("downloads"), box("row", ...downloads())))];
 }
 
-// Everything shown, as files made here; a frame of a notebook may not download, so there it offers none.
+// Everything shown, as files; a frame of a notebook may not download, so there it offers none.
 function downloads() {
   if (window.self !== window.top) return [];
   const button = (word, name, kind, text) => make("button", {
@@ -246,53 +237,40 @@ function save(name, kind, text) {
   setTimeout(() => URL.revokeObjectURL(address), 10000);
 }
 
-// A cell of a table; a text that a spreadsheet would take for a formula is marked as text.
+// What float32 held, without the digits that float64 adds.
+const exact = (number) => (Number.isFinite(number) ? Number(number.toPrecision(8)) : number);
+
+// A text that a spreadsheet would take for a formula is marked as text.
 function cell(value) {
   if (value === null || value === undefined || Number.isNaN(value)) return "";
-  if (typeof value !== "string") return String(value);
+  if (typeof value !== "string") return String(typeof value === "number" ? exact(value) : value);
   const text = /^[=+\-@\t\r]/.test(value) ? "'" + value : value;
   return /[",\n\r]/.test(text) ? '"' + text.replace(/"/g, '""') + '"' : text;
 }
 
-const lineOf = (cells) => cells.map(cell).join(",") + "\r\n";
-// What float32 held, without the digits that float64 adds.
-const exact = (number) => (Number.isFinite(number) ? Number(number.toPrecision(8)) : number);
+const csv = (rows) => rows.map((cells) => cells.map(cell).join(",") + "\r\n").join("");
+const named = (word) => actions.map((name) => word + " " + name);
+const everyStep = () => Array.from({ length: count }, (_, i) => stepAt(i));
+const valuesOf = (one, names) => names.map((name) => (name === "action" ? actions[one.action] : one[name]));
 
 function stepsCsv() {
   const names = ["episode", "t", "action", "explored", "reward", "terminated", "truncated", "value", "margin",
     "from_network", "from_memories", "rest"];
-  let text = lineOf([...names, ...actions.map((name) => "q " + name), ...actions.map((name) => "preference " + name),
-    "sentence"]);
-  for (let i = 0; i < count; i += 1) {
-    const numbers = names.map((name) => (name === "action" ? actions[steps.action[i]] : exact(steps[name][i])));
-    text += lineOf([...numbers, ...row(tables.q, i).map(exact), ...row(tables.preference, i).map(exact),
-      texts[steps.sentence[i]]]);
-  }
-  return text;
+  return csv([[...names, ...named("q"), ...named("preference"), "sentence"], ...everyStep().map((step) => [
+    ...valuesOf(step, names), ...step.q, ...step.preference, step.sentence])]);
 }
 
 function memoriesCsv() {
   const names = ["id", "action", "looked_at", "gave", "mattered", "value", "environment", "episode", "step", "age",
     "reads"];
-  let text = lineOf(["episode_told", "t", ...names, ...actions.map((name) => "without " + name)]);
-  for (let i = 0; i < count; i += 1) {
-    for (const k of places(at.reads, i)) {
-      const memory = memoryOf(k);
-      const values = names.map((name) => (name === "action" ? actions[memory.action] : exactOr(memory[name])));
-      text += lineOf([steps.episode[i], steps.t[i], ...values, ...(memory.without ?? []).map(exact)]);
-    }
-  }
-  return text;
+  return csv([["episode_told", "t", ...names, ...named("without")], ...everyStep().flatMap((step) => step.memories
+    .map((memory) => [step.episode, step.t, ...valuesOf(memory, names), ...(memory.without ?? [])]))]);
 }
 
-const exactOr = (value) => (value === null ? null : exact(value));
-
 function allJson() {
-  const told = [];
-  for (let i = 0; i < count; i += 1) told.push(stepAt(i));
-  const { meta, moments, faithful, health } = data;
-  return JSON.stringify({ format: data.format, meta: { ...meta, returns: Array.from(returns) }, actions, steps: told,
-    moments, faithful, health }, (_, value) => {
+  const { meta, moments, faithful, worlds, health } = data;
+  return JSON.stringify({ format: data.format, meta: { ...meta, returns: Array.from(returns) }, actions,
+    steps: everyStep(), moments, faithful, worlds, health }, (_, value) => {
     if (typeof value !== "number") return value && value.dtype ? Array.from(column(value)) : value;
     return Number.isFinite(value) ? exact(value) : String(value);
   });

@@ -1,5 +1,5 @@
-// The timeline: value, margin, rewards, explored steps, ends of episodes and key moments, with one cursor over all.
-const LANES = { height: 84, value: [14, 48], margin: [52, 64], reward: [68, 84] };
+// The timeline: lines, rewards and key moments, with one cursor over all.
+const LANES = { height: 100, value: [14, 46], margin: [50, 62], doubt: [66, 78], reward: [84, 100] };
 const episodes = new Set(steps.episode).size;
 const ends = [];
 for (let i = 0; i < count; i += 1) {
@@ -16,49 +16,40 @@ function showTimeline() {
     "aria-label": say("timeline_twin", { steps: whole(count), episodes: whole(episodes) }),
   });
   const x = (place) => across(place, wide);
-  art.append(...shading(x, wide), ...lanes(x, wide), ...rewardTicks(x, wide));
+  art.append(...lanes(x, wide), ...rewardTicks(x, wide));
   if (ends.length < wide / 3) art.append(...ends.map((place) => segment("end", x(place), 8, x(place), LANES.height)));
   const cursor = make("div", { id: "cursor", class: "cursor" });
   plot.replaceChildren(art, ...pins(wide), cursor);
-  $("legend").replaceChildren(...["value", "margin", "reward", "explored", "episode_end"].map((word) => {
+  const words = ["value", "margin", doubts && "doubt", "reward", "episode_end"].filter(Boolean);
+  $("legend").replaceChildren(...words.map((word) => {
     return make("li", {}, make("span", { class: "key " + word, ...HIDDEN }), legendText(word));
   }));
 }
 
 function legendText(word) {
-  if (word !== "value" && word !== "margin") return say("legend_" + word);
+  if (!["value", "margin", "doubt"].includes(word)) return say("legend_" + word);
   const [low, high] = range(steps[word]);
-  return say("legend_" + word, { low: show(low), high: show(high) });
+  const name = word !== "doubt" ? word : ofPolicy ? "entropy" : "spread";
+  return say("legend_" + name, { low: show(low), high: show(high) });
 }
 
-// Runs of explored steps; more than there are pixels for are joined.
-function shading(x, wide) {
-  const found = [];
-  const gap = Math.max(1, Math.floor(count / wide));
-  let from = -1;
-  let until = -1;
-  const close = () => found.push(vector("rect", {
-    class: "explored", x: x(from - 0.5), width: Math.max(1, x(until + 0.5) - x(from - 0.5)), y: 8,
-      height: LANES.height - 8,
-  }));
-  for (let i = 0; i < count; i += 1) {
-    if (!steps.explored[i]) continue;
-    if (from >= 0 && i - until > gap) {
-      close();
-      from = -1;
-    }
-    if (from < 0) from = i;
-    until = i;
-  }
-  if (from >= 0) close();
-  return found;
-}
+// The entropy of a policy, or the spread of the chosen action's return; NaN where neither is known.
+const ofPolicy = data.meta.unit === "log-probability";
+steps.doubt = Float64Array.from({ length: count }, (_, i) => {
+  const sum = (values) => values.reduce((total, value) => total + value, 0);
+  if (ofPolicy) return sum(finite(row(tables.preference, i)).map((log) => -log * Math.exp(log)));
+  const atoms = tables.distribution.has[i] ? atomsOf(i, steps.action[i]) : [];
+  const mean = (of) => sum(atoms.map(([back, share]) => of(back) * share)) / sum(atoms.map(([, share]) => share));
+  const middle = mean((back) => back);
+  return Math.sqrt(mean((back) => (back - middle) ** 2));
+});
+const doubts = steps.doubt.some(Number.isFinite);
 
 function lanes(x, wide) {
   const found = [];
-  for (const word of ["margin", "value"]) {
+  for (const word of doubts ? ["margin", "doubt", "value"] : ["margin", "value"]) {
     const [top, bottom] = LANES[word];
-    const [low, high] = word === "margin" ? range(steps.margin, [0]) : range(steps.value);
+    const [low, high] = word === "margin" ? range(steps.margin, [0]) : range(steps[word]);
     const y = (value) => bottom - (bottom - top) * (value - low) / (high - low);
     if (word === "margin") found.push(segment("zero", 0, y(0), wide, y(0)));
     found.push(vector("path", { class: "line " + word, d: trace(steps[word], x, y, wide) }));
@@ -70,24 +61,14 @@ function rewardTicks(x, wide) {
   const greatest = Math.max(1e-12, ...range(steps.reward).map(Math.abs));
   const [top, bottom] = LANES.reward;
   const middle = (top + bottom) / 2;
-  const drawn = new Map();
-  for (let i = 0; i < count; i += 1) {
-    const reward = steps.reward[i];
-    if (!reward || !Number.isFinite(reward)) continue;
-    const key = Math.round(x(i)) + (reward > 0 ? "+" : "-");
-    if (Math.abs(reward) > Math.abs(drawn.get(key) ?? 0)) drawn.set(key, reward);
-  }
-  let [good, bad] = ["", ""];
-  for (const [key, reward] of drawn) {
+  const path = (sign) => Array.from(steps.reward, (reward, i) => {
     const tall = Math.max(2, (middle - top) * Math.abs(reward) / greatest);
-    if (reward > 0) good += "M" + parseInt(key, 10) + " " + middle + "v" + (-tall).toFixed(1);
-    else bad += "M" + parseInt(key, 10) + " " + middle + "v" + tall.toFixed(1);
-  }
+    return sign * reward > 0 && tall < 99 ? "M" + x(i).toFixed(1) + " " + middle + "v" + -sign * tall.toFixed(1) : "";
+  }).join("");
   return [segment("zero", 0, middle, wide, middle),
-    vector("path", { class: "tick good", d: good }), vector("path", { class: "tick bad", d: bad })];
+    vector("path", { class: "tick good", d: path(1) }), vector("path", { class: "tick bad", d: path(-1) })];
 }
 
-// Numbered marks of the key moments over the plot.
 function pins(wide) {
   return data.moments.map(({ place }, i) => {
     const pin = span("pin", i + 1, { ...HIDDEN, click: () => seek(place) });
@@ -114,6 +95,7 @@ function showPlace(step) {
     step: whole(step.t), place: whole(state.place + 1), count: whole(count), action: actionName(step.action),
     episode: whole(step.episode),
   };
+  if (document.activeElement !== $("jump")) $("jump").value = step.t;
   slider.setAttribute("aria-valuetext", say("slider_text", gaps));
   $("where").textContent = say(episodes > 1 ? "where_episodes" : "where", gaps);
   for (const button of $("moments").querySelectorAll("button")) {
