@@ -36,7 +36,7 @@ ENV = "engram/Go-v0"
 CELLS = {"encoder": "relational", "encoder.trunk": "grid"}
 AGENTS: dict[str, dict[str, Any]] = {
     "go": {},
-    "no-symmetry": {"symmetry": "none"},
+    "no-symmetry": {"symmetry": "off"},
     "no-pool": {"pool.share": 0.0},
     "attention": CELLS,
     "uniform": CELLS | {"encoder.uniform": True},

@@ -396,7 +396,7 @@ def test_every_setting_of_games_changes_the_program():
     small = {"turns": True, "encoder.widths": (8,), "rollout.steps": 2, "rollout.minibatches": 2, "pool.size": 1}
     base = specs.override_all(preset("go", GO.observation_space, 1_000), small)
     changes = [
-        {"pool.share": 0.5}, {"pool.size": 2, "pool.share": 0.5}, {"pool.every": 7}, {"symmetry": "none"},
+        {"pool.share": 0.5}, {"pool.size": 2, "pool.share": 0.5}, {"pool.every": 7}, {"symmetry": "off"},
         {"turns": False, "pool.share": 0.0}, {"pool.share": 0.0},
     ]  # fmt: skip
     found = [digest(base), *(digest(specs.override_all(base, change)) for change in changes)]

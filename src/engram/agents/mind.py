@@ -136,8 +136,8 @@ class MindSpec:
     discount: float = setting(0.99, "gamma", low=0, high=1, search=OneOf(0.9, 0.95, 0.98, 0.99, 0.995, 0.999))
     reward: RewardSpec = setting(RewardSpec(), "how rewards are learned from")
     reward_clip: float = setting(0.0, "rewards are learned from within +- this; 0 for as they are", low=0)
-    symmetry: Literal["none", "board"] = setting(
-        "none", "each example is learned from as it is (none), or turned and mirrored as a square board is (board)",
+    symmetry: Literal["off", "board"] = setting(
+        "off", "each example is learned from as it is (off), or turned and mirrored as a square board is (board)",
         later=True,
     )  # fmt: skip
     turns: bool = setting(

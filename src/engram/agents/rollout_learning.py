@@ -227,7 +227,8 @@ class RolloutLearner:
         decision = jax.eval_shape(network.__call__, frames, bits)
         known = jax.eval_shape(self.spec.known, decision, jax.ShapeDtypeStruct((), jnp.int32))
         if self._pooled:
-            known = Pooled(known, jax.ShapeDtypeStruct((), jnp.bool_))
+            flag: Any = jax.ShapeDtypeStruct((), jnp.bool_)
+            known = Pooled(known, flag)
         stack = self.spec.observation.stack
         about = stack, carry, known, self.spec.turns
         return rollouts.empty(self.space, self.spec.rollout.steps, self.envs, *about)
@@ -244,6 +245,7 @@ class RolloutLearner:
         """Actions for one observation of every environment, and what is known of them."""
         if not self._pooled:
             return act(self.spec, mind, actor, seen, self.spec.has_memory, self.spec.known)
+        assert actor.side is not None  # `init` gave it
         side = pools.side_now(actor.side, seen)
         moves = pools.theirs(self.spec.pool, self.envs, side)
         played = partial(pools.played, self.spec.pool, mind, moves)

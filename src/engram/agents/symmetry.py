@@ -36,7 +36,7 @@ def check(spec: MindSpec, space: spaces.Space, actions: int) -> None:
     if spec.symmetry == "board" and (side_of(space, actions) is None or spaces.has(space, spaces.OFFERED)):
         raise SpecError(
             f"symmetry = 'board' turns square boards whose points are the actions, and {space} with {actions} actions "
-            f"is none; set symmetry=none"
+            f"is none; set symmetry=off"
         )
 
 

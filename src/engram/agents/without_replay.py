@@ -109,7 +109,7 @@ def game(space: Space, steps: int, width: int = 512) -> PQNSpec:
         loss=SquaredSpec(),
         optimizer=OptimizerSpec(learning_rate=5e-4, final_fraction=0.05, decay_steps=steps, clip_norm=10.0),
         exploration=OpeningsSpec(start=0.2, end=0.03, steps=max(1, steps // 4)),
-        symmetry="board" if taken_in_turns else "none",
+        symmetry="board" if taken_in_turns else "off",
         pool=PoolSpec(share=0.2) if taken_in_turns else PoolSpec(),
     )
 

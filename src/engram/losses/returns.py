@@ -52,6 +52,7 @@ def n_step(
         inside = inside & (jnp.arange(len(reward)) < count).reshape(over_lanes)
     offset = inside.sum(0)
     ends = (inside & terminated).any(0)
+    side = None
     if sign is not None:
         side = jnp.concatenate([jnp.ones_like(sign[:1]), jnp.cumprod(sign, axis=0)])  # as rows 0..n see it
         reward = side[:-1] * reward
@@ -60,7 +61,7 @@ def n_step(
     factor = jnp.broadcast_to(powers[-1], offset.shape)
     for rows in range(1, len(powers) - 1):
         factor = jnp.where(offset == rows, powers[rows], factor)
-    if sign is not None:
+    if side is not None:
         factor = factor * jnp.take_along_axis(side, offset[None], axis=0)[0]
     return NStep(known, jnp.where(ends, 0.0, factor), offset)
 

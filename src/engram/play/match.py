@@ -1,7 +1,8 @@
 """Matches: a trained agent against somebody, in a game whose sides take turns. Each opening is played twice.
 
 A *rival* is another agent, or one that the environment knows by name: it then has a method `rival(name, seed)`, which
-gives None for a name that it does not know, and `rivals`, the names. Two deterministic sides would play one game again
+gives None for a name that it does not know, and `rivals`, the names. An environment that may have an opponent inside
+names the one without in `to_match`. Two deterministic sides would play one game again
 and again, so games begin with random moves, and how many different ones there were is told.
 """
 
@@ -161,6 +162,7 @@ def play_match(
     """Plays the games, as many side by side as the rival takes. Raises SpecError where sides do not take turns."""
     if not has_turns(env):
         raise SpecError("a match needs a game whose sides take turns, and this environment has one side")
+    env = getattr(env, "to_match", env)
     began, table = time.perf_counter(), _Table(env, spec, mind, rival, opening_moves, seed)
     played: list[Game] = []
     while len(played) < games:

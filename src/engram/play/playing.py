@@ -372,7 +372,7 @@ def step_device(
         lengths=lengths,
         cut=now.cut | late,
         time=now.time + 1,
-        side=None if now.side is None else now.side * out.sign,
+        side=None if now.side is None or out.sign is None else now.side * out.sign,
     )
     kept = None if keep is None else keep(now.seen, looked)
     return following, (kept, running, None if watch is None else jax.vmap(watch)(now.env, out))

@@ -209,7 +209,7 @@ def count(
 ) -> EpisodeCounts:
     """Adds one step; finished episodes overwrite the oldest of the newest `RECENT`."""
     side = episodes.side
-    if side is not None:
+    if side is not None and sign is not None:
         reward = side * reward
         side = jnp.where(done, 1.0, side * sign)
     returns, lengths = episodes.running_return + reward, episodes.running_length + 1

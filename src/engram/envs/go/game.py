@@ -97,6 +97,11 @@ class Go:
         """Evaluations are played against the player that captures, for two sides of one agent say nothing of it."""
         return replace(self, opponent="capture") if self.opponent == "self" else self
 
+    @property
+    def to_match(self) -> "Go":
+        """Matches have an opponent outside."""
+        return replace(self, opponent="self")
+
     def reset(self, key: UInt32[Array, "2"]) -> tuple[GoState, dict[str, Array]]:
         game = _played(self).init(typed_key(key))
         if self.opponent != "self":
@@ -152,7 +157,7 @@ class Go:
         """A person plays, as `engram play` has it."""
         from engram.envs.go.talk import converse
 
-        converse(replace(self, opponent="self"), agent, ask, tell, seed)
+        converse(self.to_match, agent, ask, tell, seed)
 
     def draw(self, state: GoState) -> np.ndarray:
         """The board with its stones."""
