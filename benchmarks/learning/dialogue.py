@@ -6,9 +6,9 @@
 
 Agents are told apart by one thing each, and learn without a warm start: `attention` (preset `dialogue`: the state
 attends over the acts on offer), `uniform` (the same, equal weights for all acts), `mlp` (a fixed set of acts, one
-network over what is seen), `raw` (nothing is tracked: the last acts only, and a GRU), `raw without memory` (the
-same without it). `errors 5 %`, `errors 10 %` and `errors 10 % + intents 5 %` are `attention` over a line on which slots, and
-intents, are heard wrong. Each is asked for 2,000 greedy dialogues on goals it never trained on, after 10,000 and
+network over what is seen), `raw` (nothing is tracked: the last acts only, and a GRU), `raw without memory` (the same
+without it). `errors 5 %`, `errors 10 %` and `errors 10 % + intents 5 %` are `attention` over a line on which slots, and
+intents, are heard wrong. Each is asked for 2,000 greedy dialogues on goals that it never trained on, after 10,000 and
 50,000 dialogues. Beside them: two agents of rules, and one at random.
 
 `--published FOLDER` (base and goals of the published runs) trains and asks on all 128 goals, as those did, after
@@ -188,7 +188,7 @@ def main() -> int:
                         shutil.rmtree(folder, ignore_errors=True)
                     record.put(part, learn(name, seed, own_stages, files, folder))
                     record.summarize(tables(record.parts, quiet=True))
-            for name in (name for name in AGENTS if "slot_error" in AGENTS[name][0] or name == "attention"):
+            for name in (name for name in chosen if "slot_error" in AGENTS[name][0] or name == "attention"):
                 if (part := f"{where}, rules: {name}") not in record.parts:
                     record.put(part, by_rules(AGENTS[name][0] | test))
     except EngramError as problem:
