@@ -23,6 +23,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ from benchmarks.scores import summary
 from engram import Trainer
 from engram.agents.policy import Seen, begin, greedy, look, still
 from engram.bits import next_words
-from engram.envs.device import make_device
+from engram.envs.device import make_device, where_done
 from engram.envs.tasks import clerk
 from engram.envs.tasks.dialogue import Dialogue
 from engram.errors import EngramError
@@ -125,6 +126,34 @@ def by_rules(args: dict[str, Any]) -> dict[str, Any]:
     return found | {"random": asked(env, nothing, anything, key)}
 
 
+def speed(envs: int = 256, steps: int = 200_000) -> dict[str, float]:
+    """Acts a second of the environment alone, with random acts, resets and observations; by CPU time and by the clock.
+
+    A turn of the user follows each act, so there are twice as many turns.
+    """
+    env = make_device(ENV)
+
+    def step(_: int, carry: Any) -> Any:
+        key, state, total = carry
+        key, bits = next_words(key, 5 * envs)
+        words = bits.reshape(envs, 5)
+        state, out = jax.vmap(env.step)(state, (words[:, 4] % env.actions).astype(jnp.int32), words[:, :2])
+        begun, observation = jax.vmap(env.reset)(words[:, 2:4])
+        state = jax.tree.map(partial(where_done, out.terminated), begun, state)
+        seen = jax.tree.map(partial(where_done, out.terminated), observation, out.observation)
+        shown = sum(leaf.astype(jnp.float32).sum() for leaf in jax.tree.leaves(seen))  # so that nothing is left out
+        return key, state, total + out.reward.sum() + shown
+
+    key, bits = next_words(jax.random.PRNGKey(0), 2 * envs)
+    state, _ = jax.jit(jax.vmap(env.reset))(bits.reshape(envs, 2))
+    run = jax.jit(lambda carry, count: jax.lax.fori_loop(0, count, step, carry))
+    carry = jax.block_until_ready(run((key, state, jnp.zeros(())), 2))
+    clock, cpu = time.monotonic(), time.process_time()
+    jax.block_until_ready(run(carry, steps // envs))
+    cpu, clock = time.process_time() - cpu, time.monotonic() - clock
+    return {"acts_per_cpu_second": steps / cpu, "acts_per_second": steps / clock, "envs": envs}
+
+
 def learn(name: str, seed: int, stages: tuple[int, ...], files: dict[str, str], folder: Path) -> dict[str, Any]:
     """One agent, trained (or trained on) in `folder`, and asked whenever it has had the dialogues of a stage."""
     given, settings = AGENTS[name]
@@ -191,6 +220,8 @@ def main() -> int:
             for name in (name for name in chosen if "slot_error" in AGENTS[name][0] or name == "attention"):
                 if (part := f"{where}, rules: {name}") not in record.parts:
                     record.put(part, by_rules(AGENTS[name][0] | test))
+        if "speed" not in record.parts:
+            record.put("speed", speed())
     except EngramError as problem:
         print(problem, file=sys.stderr)
         return problem.exit_code
