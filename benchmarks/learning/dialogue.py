@@ -127,7 +127,7 @@ def by_rules(args: dict[str, Any]) -> dict[str, Any]:
 
 
 def speed(envs: int = 256, steps: int = 100_000) -> dict[str, Any]:
-    """Acts a second of the environment alone, with random acts, resets and observations; by CPU time and by the clock, five times.
+    """Acts a second of the environment alone, at random, by CPU time and by the clock: five times 100,000.
 
     A turn of the user follows each act, so there are twice as many turns.
     """
