@@ -20,7 +20,7 @@ LONGEST = 450  # lines of a file; one that grows past this is two ideas
 FLOORS: tuple[tuple[frozenset[str], ...], ...] = (
     tuple(
         frozenset({name})
-        for name in ("errors", "spaces", "registry", "ranges", "specs", "types", "precision", "bits", "trees")
+        for name in ("errors", "spaces", "goals", "registry", "ranges", "specs", "types", "precision", "bits", "trees")
     ),
     (frozenset({"nn", "losses", "replay"}),),
     # A checkpoint knows named arrays, JSON and rows of replay: on this floor it can be tested to import no agent.

@@ -8,27 +8,22 @@ from dataclasses import replace
 from typing import Any
 
 from engram import spaces
-from engram.agents import value
-from engram.agents.mind import MindSpec, ObservationSpec, OptimizerSpec
+from engram.agents import fields, value
+from engram.agents.mind import MindSpec
 from engram.agents.sac import from_dqn
 from engram.agents.spec import AgentSpec
 from engram.agents.usual import WIDTHS, auto, by_kind, default_steps, double_dqn, dqn, dueling_dqn, kind_of
 from engram.agents.with_memory import attention_dqn, drqn, dtqn, emdqn, lru_dqn, mfec, nec, r2d2, recalled
 from engram.agents.without_replay import a2c, dialogue, game, ppo, pqn, recalling, recurrent
-from engram.encoders.entities import EntitiesSpec
 from engram.encoders.features import FeaturesSpec  # noqa: F401, registered
 from engram.encoders.impala import ImpalaSpec  # noqa: F401, registered
-from engram.encoders.vector import VectorSpec
 from engram.errors import UnknownName, hint
 from engram.exploration.boltzmann import BoltzmannSpec  # noqa: F401, registered
-from engram.exploration.greedy import EpsilonGreedySpec
 from engram.exploration.noise import ParameterNoiseSpec  # noqa: F401, registered
 from engram.external.chunked import ChunkedSpec  # noqa: F401, registered
 from engram.external.graph import GraphSpec  # noqa: F401, registered
 from engram.external.product_key import ProductKeySpec  # noqa: F401, registered
 from engram.external.votes import VotesSpec  # noqa: F401, registered
-from engram.heads.decoupled import DecoupledSpec
-from engram.replay.hindsight import HindsightSpec
 from engram.replay.similar import SimilarSpec  # noqa: F401, registered
 from engram.working.fast_weights import FastWeightsSpec  # noqa: F401, registered
 from engram.working.slots import SlotsSpec  # noqa: F401, registered
@@ -81,58 +76,6 @@ def sac(space: spaces.Space, steps: int) -> AgentSpec:
     games, offers = kind in WIDTHS, spaces.has(space, spaces.OFFERED)
     chosen = dqn(space, steps) if games or kind == "text" else by_kind(kind, space, steps)
     return from_dqn(chosen, games, WIDTHS.get(kind, 64), offers)
-
-
-# -- for cars and robots ----------------------------------------------------------------------------------
-
-
-def driving(space: spaces.Space, steps: int) -> AgentSpec:
-    """Double DQN for traffic: entity attention over two moments, each road user seen from the ego's point of view.
-
-    Two frames show who brakes, from which their intentions can be guessed. For other observations it has the encoder of
-    `auto`. The numbers were tuned on seed 0 of `engram/Intersection-v0`.
-    """
-    kind = kind_of(space)
-    chosen = by_kind(kind, space, steps) if kind in ("entities", "vector") else double_dqn(space, steps)
-    if kind != "entities":
-        return chosen
-    seen = spaces.seen(space)
-    named = isinstance(seen, spaces.Box) and {"x", "y"} <= {column.name for column in seen.columns}
-    return replace(
-        chosen,
-        encoder=EntitiesSpec(heads=4, relative=named),
-        observation=ObservationSpec(stack=2),
-        n_step=1,
-        learn_every=8,
-        replay=replace(chosen.replay, capacity=max(50_000, min(steps, 500_000))),
-        optimizer=OptimizerSpec(learning_rate=1e-3, final_fraction=0.05, decay_steps=steps),
-        exploration=EpsilonGreedySpec(start=1.0, end=0.05, steps=max(1, steps // 4)),
-    )
-
-
-def decqn(space: spaces.Space, steps: int) -> AgentSpec:
-    """DecQN (Seyde et al. 2023, arXiv 2210.12566): double DQN with a value for each value of each number of an action.
-
-    Departures: one network and not two, a uniform replay, and the numbers of `auto`.
-    """
-    return replace(auto(space, steps), head=DecoupledSpec())
-
-
-def her(space: spaces.Space, steps: int) -> AgentSpec:
-    """DecQN that learns from goals in hindsight (Andrychowicz et al. 2017): for arms with a goal to reach.
-
-    A goal is -1 a step until it is reached. So a target lies within 1 / (1 - gamma) of 0.
-    """
-    chosen = decqn(space, steps)
-    return replace(
-        chosen,
-        encoder=VectorSpec(widths=(256, 256, 256), norm=True),  # three layers of 256: appendix A
-        draw=HindsightSpec(),
-        n_step=1,
-        discount=0.98,  # appendix A
-        replay=replace(chosen.replay, capacity=max(100_000, min(steps, 1_000_000)), batch_size=256),  # 256: the same
-        exploration=EpsilonGreedySpec(start=1.0, end=0.2, steps=max(1, steps // 4)),  # 0.2: the same
-    )
 
 
 def rainbow_memory(space: spaces.Space, steps: int) -> AgentSpec:
@@ -188,9 +131,18 @@ PRESETS: dict[str, tuple[Callable[[spaces.Space, int], MindSpec], str]] = {
         "pqn with attention over the acts on offer and normalised rewards; for engram/Dialogue-v0",
     ),
     "sac": (sac, "soft actor-critic for discrete actions (Christodoulou 2019), from a replay"),
-    "driving": (driving, "entity attention over two moments, from the ego's point of view; for traffic"),
-    "decqn": (decqn, "a value for each motor's own values, for robots (Seyde et al. 2023)"),
-    "her": (her, "decqn that learns from goals in hindsight (Andrychowicz et al. 2017), for arms"),
+    "driving": (
+        lambda space, steps: fields.driving(auto(space, steps), space, steps),
+        "entity attention over two moments, from the ego's point of view; for traffic",
+    ),
+    "decqn": (
+        lambda space, steps: fields.decqn(auto(space, steps)),
+        "a value for each motor's own values, for robots (Seyde et al. 2023)",
+    ),
+    "her": (
+        lambda space, steps: fields.her(auto(space, steps), steps),
+        "decqn that learns from goals in hindsight (Andrychowicz et al. 2017), for arms",
+    ),
     "lru-dqn": (lru_dqn, "linear recurrent units as working memory, for long delays (Orvieto et al. 2023)"),
 }
 

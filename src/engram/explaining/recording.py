@@ -23,7 +23,7 @@ from engram.agents.recall.keys import Query
 from engram.envs.device import DeviceEnv, DeviceStep
 from engram.envs.host.batch import HostEnvs, HostStep
 from engram.envs.names import Names, names_of
-from engram.errors import EngramError
+from engram.errors import EngramError, SpecError
 from engram.explaining import views
 from engram.explaining.contributions import Choice, choice
 from engram.explaining.moments import Picture
@@ -155,6 +155,7 @@ def record(
 
     Raises: EngramError where there is no environment to play in, and SpaceError where it is not like that of training.
     """
+    check_whole(agent)
     chosen = max_episode_steps or agent.plan.max_episode_steps
     mind, key = agent.minds[0], evaluation_seed(seed)
     most = max(1, room // max(1, _bytes_of_a_step(agent, mind) * episodes))
@@ -169,6 +170,15 @@ def record(
     if len(played) < episodes:
         notes.append(f"a vector environment played {episodes} episodes side by side; those of its first part are told")
     return Recording(agent, mind, played, seed, notes, env)
+
+
+def check_whole(agent: TrainedAgent) -> None:
+    """Raises SpecError where actions have no values of their own that could be told."""
+    if sizes := agent.minds[0].network.sizes:
+        raise SpecError(
+            f"this agent has a value for each of {sum(sizes)} values of {len(sizes)} numbers, and none for a whole "
+            f"action, which is what is told here; use engram evaluate, or train with head=q"
+        )
 
 
 def _bytes_of_a_step(agent: TrainedAgent, mind: Mind) -> int:

@@ -21,7 +21,7 @@ from engram.envs.device import DeviceEnv
 from engram.envs.names import Names, names_of
 from engram.explaining import naming, views
 from engram.explaining.moments import Picture, Step
-from engram.explaining.recording import Episode, Kept, Recording, everything, opened, world
+from engram.explaining.recording import Episode, Kept, Recording, check_whole, everything, opened, world
 from engram.explaining.telling import Teller
 from engram.play.evaluation import evaluation_seed
 from engram.play.playing import LONGEST, begin_device, greedy_program, step_device
@@ -62,6 +62,7 @@ def watch(
 
     Raises EngramError where there is no environment to play in, and SpaceError where it is not like that of training.
     """
+    check_whole(agent)
     play, teller = _on_device if agent.on_device else _on_host, cast("Teller | None", None)
     with closing(play(agent, episodes, seed, max_episode_steps)) as played:
         for number, (moments, env) in enumerate(played):
