@@ -11,7 +11,7 @@ from engram import spaces
 from engram.agents import value
 from engram.agents.mind import MindSpec, ObservationSpec, OptimizerSpec, RecallSpec, RewardSpec
 from engram.agents.sac import from_dqn
-from engram.agents.spec import AgentSpec, ReplaySpec, TargetSpec
+from engram.agents.spec import AgentSpec, ConservativeSpec, ReplaySpec, TargetSpec
 from engram.agents.without_replay import a2c, ppo, pqn, recalling, recurrent
 from engram.encoders.entities import EntitiesSpec, is_set
 from engram.encoders.features import FeaturesSpec  # noqa: F401, registered
@@ -30,7 +30,7 @@ from engram.external.graph import GraphSpec  # noqa: F401, registered
 from engram.external.product_key import ProductKeySpec  # noqa: F401, registered
 from engram.external.votes import VotesSpec  # noqa: F401, registered
 from engram.heads.attention import AttentionSpec
-from engram.heads.q import DuelingSpec
+from engram.heads.q import DuelingSpec, QSpec
 from engram.losses.bootstrap import FromMemorySpec
 from engram.losses.regression import SquaredSpec
 from engram.replay.prioritized import PrioritizedSpec
@@ -210,6 +210,32 @@ def rainbow(space: spaces.Space, steps: int) -> AgentSpec:
     """Rainbow (Hessel et al. 2018, arXiv 1710.02298), over the network of `dqn`."""
     kind = kind_of(space)
     return value.rainbow(dqn(space, steps), steps, kind, WIDTHS.get(kind, 64))
+
+
+def cql(space: spaces.Space, steps: int) -> AgentSpec:
+    """Double DQN whose Q of what was not done is held down: CQL (Kumar et al. 2020, arXiv 2006.04779).
+
+    Made for demonstrations. For texts its numbers are for tokens as actions and returns of 0 to 1, after ILQL (Snell et
+    al. 2023, arXiv 2206.11871): no discount, a cold maximum, hardly any exploration. Departure from ILQL: one network
+    without a value of its own, and the term is soft in Q itself.
+    """
+    chosen = double_dqn(space, steps)
+    if kind_of(space) != "text":
+        return replace(chosen, conservative=ConservativeSpec(weight=1.0))
+    return replace(
+        chosen,
+        encoder=TokensSpec(layers=2, width=256),
+        head=AttentionSpec() if spaces.has(space, spaces.OFFERED) else QSpec(),
+        discount=1.0,
+        n_step=3,
+        learn_every=8,
+        loss=SquaredSpec(),
+        replay=ReplaySpec(capacity=50_000, batch_size=128, start=_start(steps, 1_000)),
+        optimizer=OptimizerSpec(learning_rate=1e-3, clip_norm=1.0),
+        target=TargetSpec(every=1, rate=0.01),
+        exploration=EpsilonGreedySpec(start=0.05, end=0.02, steps=max(1, steps // 10)),
+        conservative=ConservativeSpec(weight=0.1, temperature=0.05),
+    )
 
 
 def sac(space: spaces.Space, steps: int) -> AgentSpec:
@@ -415,6 +441,7 @@ PRESETS: dict[str, tuple[Callable[[spaces.Space, int], MindSpec], str]] = {
         "ppo, with an external memory in the value",
     ),
     "a2c": (_from_rollouts(a2c), "a policy gradient from short rollouts (Mnih et al. 2016)"),
+    "cql": (cql, "double DQN that holds down Q of what was not done (Kumar et al. 2020); for demonstrations"),
     "sac": (sac, "soft actor-critic for discrete actions (Christodoulou 2019), from a replay"),
     "lru-dqn": (lru_dqn, "linear recurrent units as working memory, for long delays (Orvieto et al. 2023)"),
 }
