@@ -11,7 +11,7 @@ from engram import spaces
 from engram.agents import value
 from engram.agents.mind import MindSpec, ObservationSpec, OptimizerSpec, RecallSpec, RewardSpec
 from engram.agents.sac import from_dqn
-from engram.agents.spec import AgentSpec, ConservativeSpec, ReplaySpec, TargetSpec
+from engram.agents.spec import AgentSpec, ReplaySpec, TargetSpec
 from engram.agents.without_replay import a2c, ppo, pqn, recalling, recurrent
 from engram.encoders.entities import EntitiesSpec, is_set
 from engram.encoders.features import FeaturesSpec  # noqa: F401, registered
@@ -213,29 +213,13 @@ def rainbow(space: spaces.Space, steps: int) -> AgentSpec:
 
 
 def cql(space: spaces.Space, steps: int) -> AgentSpec:
-    """Double DQN whose Q of what was not done is held down: CQL (Kumar et al. 2020, arXiv 2006.04779).
-
-    Made for demonstrations. For texts its numbers are for tokens as actions and returns of 0 to 1, after ILQL (Snell et
-    al. 2023, arXiv 2206.11871): no discount, a cold maximum, hardly any exploration. Departure from ILQL: one network
-    without a value of its own, and the term is soft in Q itself.
-    """
+    """Double DQN whose Q of what was not done is held down (Kumar et al. 2020); for texts with numbers for tokens."""
     chosen = double_dqn(space, steps)
     if kind_of(space) != "text":
-        return replace(chosen, conservative=ConservativeSpec(weight=1.0))
-    return replace(
-        chosen,
-        encoder=TokensSpec(layers=2, width=256),
-        head=AttentionSpec() if spaces.has(space, spaces.OFFERED) else QSpec(),
-        discount=1.0,
-        n_step=3,
-        learn_every=8,
-        loss=SquaredSpec(),
-        replay=ReplaySpec(capacity=50_000, batch_size=128, start=_start(steps, 1_000)),
-        optimizer=OptimizerSpec(learning_rate=1e-3, clip_norm=1.0),
-        target=TargetSpec(every=1, rate=0.01),
-        exploration=EpsilonGreedySpec(start=0.05, end=0.02, steps=max(1, steps // 10)),
-        conservative=ConservativeSpec(weight=0.1, temperature=0.05),
-    )
+        return value.conservative(chosen)
+    chosen = replace(chosen, encoder=TokensSpec(layers=2, width=256), head=QSpec(), loss=SquaredSpec())
+    chosen = replace(chosen, head=AttentionSpec()) if spaces.has(space, spaces.OFFERED) else chosen
+    return value.conservative_tokens(chosen, steps, _start(steps, 1_000))
 
 
 def sac(space: spaces.Space, steps: int) -> AgentSpec:
