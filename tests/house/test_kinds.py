@@ -64,6 +64,7 @@ SHOWN = {
         "chunked": RESULTS + "| `chunked` | 0.20 / 1.00",
         "product-key": RESULTS + "| `product-key` (exact by its own score)",
         "graph": RESULTS + "graph memory **1e-7**",
+        "votes": "tests/external/test_votes.py::test_neighbours_vote_by_their_distance",
     },
     "draw": {
         "uniform": CARTPOLE,

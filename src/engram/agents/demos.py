@@ -2,7 +2,7 @@
 
 Of each batch a share (`demos.ratio`) is drawn from them, with the agent's own way of drawing and a state of it beside
 them: under `draw=prioritized` a demonstration competes with demonstrations. Checkpoints share these rows as they share
-the others (checkpoint/lanes.py). An external memory is not written from them.
+the others (checkpoint/lanes.py). An external memory is written from them by `recall/taught.py`, where asked for.
 """
 
 import dataclasses

@@ -12,11 +12,22 @@ from engram.agents import fields, value
 from engram.agents.mind import MindSpec
 from engram.agents.sac import from_dqn
 from engram.agents.spec import AgentSpec
-from engram.agents.usual import WIDTHS, auto, by_kind, default_steps, double_dqn, dqn, dueling_dqn, kind_of
+from engram.agents.usual import (
+    WIDTHS,
+    auto,
+    by_kind,
+    default_steps,
+    double_dqn,
+    dqn,
+    dueling_dqn,
+    first_update,
+    kind_of,
+)
 from engram.agents.with_memory import attention_dqn, drqn, dtqn, emdqn, lru_dqn, mfec, nec, r2d2, recalled
 from engram.agents.without_replay import a2c, dialogue, game, ppo, pqn, recalling, recurrent
 from engram.encoders.features import FeaturesSpec  # noqa: F401, registered
 from engram.encoders.impala import ImpalaSpec  # noqa: F401, registered
+from engram.encoders.tokens import TokensSpec
 from engram.errors import UnknownName, hint
 from engram.exploration.boltzmann import BoltzmannSpec  # noqa: F401, registered
 from engram.exploration.noise import ParameterNoiseSpec  # noqa: F401, registered
@@ -24,6 +35,9 @@ from engram.external.chunked import ChunkedSpec  # noqa: F401, registered
 from engram.external.graph import GraphSpec  # noqa: F401, registered
 from engram.external.product_key import ProductKeySpec  # noqa: F401, registered
 from engram.external.votes import VotesSpec  # noqa: F401, registered
+from engram.heads.attention import AttentionSpec
+from engram.heads.q import QSpec
+from engram.losses.regression import SquaredSpec
 from engram.replay.similar import SimilarSpec  # noqa: F401, registered
 from engram.working.fast_weights import FastWeightsSpec  # noqa: F401, registered
 from engram.working.slots import SlotsSpec  # noqa: F401, registered
@@ -68,6 +82,16 @@ def rainbow(space: spaces.Space, steps: int) -> AgentSpec:
     """Rainbow (Hessel et al. 2018, arXiv 1710.02298), over the network of `dqn`."""
     kind = kind_of(space)
     return value.rainbow(dqn(space, steps), steps, kind, WIDTHS.get(kind, 64))
+
+
+def cql(space: spaces.Space, steps: int) -> AgentSpec:
+    """Double DQN whose Q of what was not done is held down (Kumar et al. 2020); for texts with numbers for tokens."""
+    chosen = double_dqn(space, steps)
+    if kind_of(space) != "text":
+        return value.conservative(chosen)
+    chosen = replace(chosen, encoder=TokensSpec(layers=2, width=256), head=QSpec(), loss=SquaredSpec())
+    chosen = replace(chosen, head=AttentionSpec()) if spaces.has(space, spaces.OFFERED) else chosen
+    return value.conservative_tokens(chosen, steps, first_update(steps, 1_000))
 
 
 def sac(space: spaces.Space, steps: int) -> AgentSpec:
@@ -130,6 +154,7 @@ PRESETS: dict[str, tuple[Callable[[spaces.Space, int], MindSpec], str]] = {
         lambda space, steps: dialogue(dqn(space, steps), steps, kind_of(space), spaces.has(space, spaces.OFFERED)),
         "pqn with attention over the acts on offer and normalised rewards; for engram/Dialogue-v0",
     ),
+    "cql": (cql, "double DQN that holds down Q of what was not done (Kumar et al. 2020); for demonstrations"),
     "sac": (sac, "soft actor-critic for discrete actions (Christodoulou 2019), from a replay"),
     "driving": (
         lambda space, steps: fields.driving(auto(space, steps), space, steps),

@@ -5,7 +5,8 @@ Each keeps the rest of the agent, so they compose in any order and go with every
 
 from dataclasses import replace
 
-from engram.agents.spec import AgentSpec
+from engram.agents.mind import OptimizerSpec
+from engram.agents.spec import AgentSpec, ConservativeSpec, ReplaySpec, TargetSpec
 from engram.encoders.impala import ImpalaSpec
 from engram.exploration.greedy import EpsilonGreedySpec
 from engram.heads.q import DuelingSpec
@@ -89,3 +90,27 @@ def rainbow(chosen: AgentSpec, steps: int, kind: str, width: int) -> AgentSpec:
     """
     chosen = categorical(noisy(replace(chosen, double=True, n_step=3), width), kind)
     return prioritized(chosen, steps, by_loss=True)
+
+
+def conservative(chosen: AgentSpec) -> AgentSpec:
+    """Holds Q of what was not done below Q of what was: CQL (Kumar et al. 2020, arXiv 2006.04779), eq. 4."""
+    return replace(chosen, conservative=ConservativeSpec(weight=1.0))
+
+
+def conservative_tokens(chosen: AgentSpec, steps: int, start: int) -> AgentSpec:
+    """The same with numbers for tokens as actions and returns of 0 to 1, after ILQL (Snell et al. 2023, 2206.11871).
+
+    No discount, a cold maximum, hardly any exploration. Departures from ILQL: no value network and no expectile; the
+    term is soft in Q itself.
+    """
+    return replace(
+        chosen,
+        discount=1.0,
+        n_step=3,
+        learn_every=8,
+        replay=ReplaySpec(capacity=50_000, batch_size=128, start=start),
+        optimizer=OptimizerSpec(learning_rate=1e-3, clip_norm=1.0),
+        target=TargetSpec(every=1, rate=0.01),
+        exploration=EpsilonGreedySpec(start=0.05, end=0.02, steps=max(1, steps // 10)),
+        conservative=ConservativeSpec(weight=0.1, temperature=0.05),
+    )

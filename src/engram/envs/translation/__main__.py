@@ -34,6 +34,7 @@ def main(words: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--words", type=int, nargs=2, default=(2, 12), metavar=("LEAST", "MOST"), help="of a source")
     parser.add_argument("--tokens", type=int, default=18, help="the longest sentence, in pieces")
+    parser.add_argument("--pairs", type=int, help="the most pairs that are kept, the first ones; all by default")
     parser.add_argument("--packages", type=Path, help="a folder that holds or is given the Debian packages")
     options = parser.parse_args(words)
     try:
@@ -55,6 +56,7 @@ def corpus(options: argparse.Namespace, work: Path) -> Corpus:
     """The corpus that was asked for. SpecError where too little is left of it."""
     pairs, about = found(options.source, work)
     kept = list(prepared(pairs, tuple(options.words))) if options.source != PHRASES else pairs
+    kept = kept[: options.pairs]
     splits: Any = divided(kept)
     if not splits["train"]:
         raise SpecError(f"{len(pairs)} pairs were read and none is left to learn from; widen --words {options.words}")
