@@ -27,6 +27,7 @@ PACKAGES = (
     "ale-py",
     "highway-env",
     "pgx",
+    "jaxmarl",
     "numpy",
     "safetensors",
 )

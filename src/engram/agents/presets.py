@@ -12,7 +12,7 @@ from engram.agents import value
 from engram.agents.mind import MindSpec, ObservationSpec, OptimizerSpec, RecallSpec, RewardSpec
 from engram.agents.sac import from_dqn
 from engram.agents.spec import AgentSpec, ReplaySpec, TargetSpec
-from engram.agents.without_replay import a2c, ppo, pqn, recalling, recurrent
+from engram.agents.without_replay import a2c, ppo, pqn, recalling, recurrent, together
 from engram.encoders.entities import EntitiesSpec, is_set
 from engram.encoders.features import FeaturesSpec  # noqa: F401, registered
 from engram.encoders.impala import ImpalaSpec  # noqa: F401, registered
@@ -32,6 +32,7 @@ from engram.heads.attention import AttentionSpec
 from engram.heads.q import DuelingSpec
 from engram.losses.bootstrap import FromMemorySpec
 from engram.losses.regression import SquaredSpec
+from engram.mixing.monotonic import MonotonicSpec  # noqa: F401, registered
 from engram.replay.prioritized import PrioritizedSpec
 from engram.replay.similar import SimilarSpec  # noqa: F401, registered
 from engram.working.fast_weights import FastWeightsSpec  # noqa: F401, registered
@@ -413,6 +414,10 @@ PRESETS: dict[str, tuple[Callable[[spaces.Space, int], MindSpec], str]] = {
         _from_rollouts(ppo, recalling),
         "ppo, with an external memory in the value",
     ),
+    "smax": (
+        _from_rollouts(pqn, together),
+        "pqn for a team, whose values add up (VDN, Sunehag et al. 2018); for battles",
+    ),
     "a2c": (_from_rollouts(a2c), "a policy gradient from short rollouts (Mnih et al. 2016)"),
     "sac": (sac, "soft actor-critic for discrete actions (Christodoulou 2019), from a replay"),
     "lru-dqn": (lru_dqn, "linear recurrent units as working memory, for long delays (Orvieto et al. 2023)"),
@@ -420,7 +425,7 @@ PRESETS: dict[str, tuple[Callable[[spaces.Space, int], MindSpec], str]] = {
 
 
 # Those that learn from rollouts, so from many environments.
-WITHOUT_REPLAY = frozenset(name for name in PRESETS if name.startswith(("pqn", "ppo", "a2c")))
+WITHOUT_REPLAY = frozenset(name for name in PRESETS if name.startswith(("pqn", "ppo", "a2c", "smax")))
 
 
 def preset(name: str, space: spaces.Space, steps: int | None = None, reward_clip: float = 0.0) -> MindSpec:

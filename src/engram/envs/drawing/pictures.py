@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from engram.envs.drawing import boards, cards, poles, roads
+from engram.envs.drawing import battles, boards, cards, poles, roads
 from engram.envs.drawing.canvas import Picture
 from engram.envs.limit import TimeLimited
 from engram.envs.steady import Steady
@@ -48,6 +48,7 @@ def _drawn() -> dict[str, Draw]:
         "Concentration": cards.concentration,
         "ContextBandit": cards.bandit,
         "MemoryChain": cards.bits,
+        "SMAX": battles.field,
     }
 
 
