@@ -29,6 +29,7 @@ PACKAGES = (
     "ale-py",
     "highway-env",
     "pgx",
+    "jaxmarl",
     "numpy",
     "safetensors",
 )

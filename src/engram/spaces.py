@@ -13,7 +13,8 @@ observation (no leading axes) is stored:
 | `Tuple`        | a tuple of observations                                       |
 
 Two names in the outermost `Dict` say what may be done rather than what is seen: `action_mask` (one flag for each
-action, 0 where it is forbidden) and `offered` (one row of features for each action).
+action, 0 where it is forbidden) and `offered` (one row of features for each action). A third, `team_state`, is what
+no agent of a team sees: numbers about the whole world, for a mixing of the agents' values.
 
 A `Box` also says what its numbers mean: their bounds, by which they are scaled (`Box.scale`), and whether its rows are
 a set.
@@ -377,17 +378,18 @@ def from_json(value: dict[str, Any]) -> Space:
     )
 
 
-MASK, OFFERED = "action_mask", "offered"
+MASK, OFFERED, TEAM_STATE = "action_mask", "offered", "team_state"
+UNSEEN = (MASK, OFFERED, TEAM_STATE)
 
 
 def seen(space: Space) -> Space:
-    """What an encoder sees: the space without `action_mask` and `offered`; the single part that is left, if it is one.
+    """What an encoder sees: the space without what is `UNSEEN`; the single part that is left, if it is one.
 
     Raises SpaceError if nothing is left.
     """
-    if not isinstance(space, Dict) or not {MASK, OFFERED} & {name for name, _ in space.items}:
+    if not isinstance(space, Dict) or not {*UNSEEN} & {name for name, _ in space.items}:
         return space
-    rest = tuple((name, part) for name, part in space.items if name not in (MASK, OFFERED))
+    rest = tuple((name, part) for name, part in space.items if name not in UNSEEN)
     if not rest:
         raise SpaceError("an observation of nothing but its actions was given; add what the agent sees of the state")
     return rest[0][1] if len(rest) == 1 else Dict(rest)
@@ -397,7 +399,7 @@ def seen_of(space: Space, observation: Any) -> Any:
     """The part of an observation that `seen(space)` describes, whatever its leading axes."""
     if seen(space) is space:
         return observation
-    rest = {name: part for name, part in observation.items() if name not in (MASK, OFFERED)}
+    rest = {name: part for name, part in observation.items() if name not in UNSEEN}
     return next(iter(rest.values())) if len(rest) == 1 else rest
 
 
@@ -414,6 +416,14 @@ def offered_features(space: Space, actions: int) -> int:
             f"the observation's {OFFERED!r} is {part}; expected an array of {actions} rows, the features of each action"
         )
     return part.shape[1]
+
+
+def team_state(space: Space) -> int:
+    """How many numbers the part `team_state` has; 0 where there is none. Raises SpaceError for other than numbers."""
+    part = part_called(space, TEAM_STATE)
+    if part is not None and (not isinstance(part, Box) or len(part.shape) != 1):
+        raise SpaceError(f"the observation's {TEAM_STATE!r} is {part}; expected an array of one axis")
+    return 0 if part is None else part.shape[0]
 
 
 def has(space: Space, name: str) -> bool:

@@ -86,6 +86,12 @@ SHOWN = {
         "hl-gauss": DISTRIBUTIONS,
         "quantile-huber": DISTRIBUTIONS,
     },
+    "mixing": {
+        "none": CARTPOLE,
+        "sum": PRESET + "smax",
+        "monotonic": "tests/agents/test_teams.py::"
+        "test_a_monotonic_mixing_learns_the_two_step_game_and_a_sum_prefers_its_worse_half",
+    },
     "returns": {
         "scalar": CARTPOLE,
         "categorical": DISTRIBUTIONS,

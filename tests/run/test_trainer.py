@@ -609,7 +609,7 @@ def every_setting() -> Iterator[Any]:
     yield from settings_of_rollouts()
     for role, default in parts.items():
         for kind in registry.names(role):
-            if kind == default or kind in OF_A_POLICY:
+            if kind == default or kind in OF_A_POLICY or role == "mixing":  # of teams: tests/agents/test_teams.py
                 continue
             around = {"working": MEMORY, "bootstrap": EXTERNAL}.get(role, {})
             spec = sized(specs.override_all(BASE, around | ONLY_WITH.get(kind, {}) | {role: kind}))

@@ -55,10 +55,12 @@ def act(
     stored: bool = False,
     known: Known | None = None,
     played: Played | None = None,
+    agents: int = 1,
 ) -> Acted:
     """Actions for one observation of every environment, what the agent knew, and what is to be kept of it.
 
-    `stored`: whether the carry is noted. `played`: where somebody else chooses some of the actions.
+    `stored`: whether the carry is noted. `played`: where somebody else chooses some of the actions. `agents`: of each
+    environment, whose axis is then that of lanes.
     """
     envs, words = len(seen.is_first), mind.network.words
     exploring = 2 * envs * draws(spec)
@@ -72,7 +74,8 @@ def act(
         record = note(looked.query, looked.state.frames, looked.decision, action)
     more = None if known is None else jax.vmap(known)(looked.decision, action)
     noted = Noted(actor.policy.carry if stored else None, record, more)
-    actor = ActorState(policy, key, held_back(actor.steps, envs) + envs, actor.side)
+    steps = envs // agents
+    actor = ActorState(policy, key, held_back(actor.steps, steps) + steps, actor.side)
     return Acted(actor, action, looked.decision, noted if jax.tree.leaves(noted) else None)
 
 

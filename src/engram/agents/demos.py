@@ -99,10 +99,11 @@ def draw(
     replay: Replay,
     bits: UInt32[Array, "batch words"],
     annealed: Int[Array, ""] | None = None,
+    agents: int = 1,
 ) -> tuple[Both, Transition | Window]:
     """The rows of a batch and the examples that start at them, those of demonstrations first."""
     if replay.given is None:
-        drawn, batch = examples.draw(spec, network, replay, bits, annealed)
+        drawn, batch = examples.draw(spec, network, replay, bits, annealed, agents)
         return Both(drawn, None), batch
     count = spec.demos.of(len(bits))
     shown = Replay(_whole(replay.given.ring, spec.reach), replay.given.drawing)

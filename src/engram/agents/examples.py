@@ -87,16 +87,20 @@ class Nets(NamedTuple):
     recall: RecallState | None
 
 
-# What one action is taught: of the observation, the decision there and what followed. `score` is the Q-learner's.
-Score = Callable[[Any, Nets, PyTree, Decision, Start, Following], Scored]
+# What one action is taught, a `Scored`: of the observation, the decision there and what followed. `score` is the
+# Q-learner's.
+Score = Callable[[Any, Nets, PyTree, Decision, Start, Following], PyTree]
 
 
 # -- drawing ---------------------------------------------------------------------------------------------------------
 
 
-def words(spec: AgentSpec, network: Network) -> int:
-    """Random words that one example takes: to draw its row, to place its window, and for its forward passes."""
-    return spec.draw.words + _placing(spec) + network.words * _looks(spec) + _turning(spec)
+def words(spec: AgentSpec, network: Network, agents: int = 1) -> int:
+    """Random words that one example takes: to draw its row, to place its window, and for its forward passes.
+
+    `agents`: whose rows are learned from together.
+    """
+    return spec.draw.words + _placing(spec) + network.words * _looks(spec) * agents + _turning(spec)
 
 
 def _placing(spec: AgentSpec) -> int:
@@ -126,29 +130,31 @@ def draw(
     replay: Replay,
     bits: UInt32[Array, "batch words"],
     updates: Int[Array, ""] | None = None,
+    agents: int = 1,
 ) -> tuple[Drawn, Transition | Window]:
     """The rows of a batch, and the examples that start at them; leaves have a leading axis [batch].
 
-    `updates`: of the annealing so far; None without one.
+    `updates`: of the annealing so far; None without one. `agents`: of a team, which are learned from together; the
+    examples are then those of all agents of each drawn row's team, next to each other: [batch * agents].
     """
     far = horizon(spec, updates)
     ring, first, last = replay.ring, spec.draw.words, spec.draw.words + _placing(spec)
     embed = partial(_embedded, spec, network, ring)
     drawn = spec.draw.draw(replay.drawing, ring, spec.reach, bits[:, :first], embed)
     passes = bits[:, last:-1] if _turning(spec) else bits[:, last:]
-    if not spec.has_memory:
-        cut = partial(transition, spec, ring, scales=network.scales, far=far)
-        if drawn.goal is None:
-            found = jax.vmap(cut)(drawn.row, drawn.lane, passes)
-        else:
-            found = jax.vmap(lambda *at: cut(*at[:3], goal=at[3]))(drawn.row, drawn.lane, passes, drawn.goal)
-        return drawn, _turned(spec, network, found, bits)
-    row = drawn.row
-    if spec.replay.align:
+    row, lane = drawn.row, drawn.lane
+    if spec.has_memory and spec.replay.align:
         begin = partial(sampling.back_to_start, ring, reach=spec.replay.window - 1, before=spec.rows_before)
-        row = jax.vmap(begin)(row, drawn.lane, bits[:, first])
-    windows = jax.vmap(partial(window, spec, ring, scales=network.scales, far=far))(row, drawn.lane, passes)
-    return drawn, _turned(spec, network, windows, bits)
+        row = jax.vmap(begin)(row, lane, bits[:, first])
+    if agents > 1:
+        row, lane = sampling.of_team(row, lane, agents)
+        passes = passes.reshape(len(row), passes.shape[1] // agents)
+    cut: Any = partial(window if spec.has_memory else transition, spec, ring, scales=network.scales, far=far)
+    if drawn.goal is None:
+        found = jax.vmap(cut)(row, lane, passes)
+    else:
+        found = jax.vmap(lambda *at: cut(*at[:3], goal=at[3]))(row, lane, passes, drawn.goal)
+    return drawn, _turned(spec, network, found, bits)
 
 
 def _turned(
@@ -250,8 +256,8 @@ def transition(
     return Transition(start, now, later, bits.reshape(LOOKS, -1))
 
 
-def score_transition(spec: AgentSpec, nets: Nets, example: Transition, by: Score) -> Scored:
-    """The loss of one transition."""
+def score_transition(spec: AgentSpec, nets: Nets, example: Transition, by: Score) -> PyTree:
+    """What `by` says of one transition, such as its loss."""
     now, lag, ahead = example.bits
     lagged = nets.target(example.following, lag)
     online = nets.params(example.following, ahead) if needs_online(spec) else lagged
@@ -298,8 +304,8 @@ def window(
     )
 
 
-def score_window(spec: AgentSpec, nets: Nets, example: Window, by: Score) -> Scored:
-    """The losses of every row of a window, its memory filled from the first row on. Leaves [window].
+def score_window(spec: AgentSpec, nets: Nets, example: Window, by: Score) -> PyTree:
+    """What `by` says of every row of a window, its memory filled from the first row on. Leaves [window].
 
     The gradient flows back to the first row, the burn-in included: it may hold what a later row needs.
 

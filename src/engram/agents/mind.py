@@ -9,6 +9,7 @@ from engram.exploration.greedy import EpsilonGreedySpec
 from engram.external.memory import NoExternalSpec
 from engram.heads.q import QSpec
 from engram.losses.regression import HuberSpec
+from engram.mixing.mixing import NoMixingSpec
 from engram.ranges import Linear, Log, OneOf
 from engram.registry import name_of
 from engram.specs import part, setting, spec
@@ -133,6 +134,7 @@ class MindSpec:
     loss: Any = part("loss", HuberSpec(), "distance between Q and its target")
     external: Any = part("external", NoExternalSpec(), "what is remembered of earlier episodes")
     recall: RecallSpec = setting(RecallSpec(), "how the external memory is used")
+    mixing: Any = part("mixing", NoMixingSpec(), "what the actions of several agents are worth together")
     discount: float = setting(0.99, "gamma", low=0, high=1, search=OneOf(0.9, 0.95, 0.98, 0.99, 0.995, 0.999))
     reward: RewardSpec = setting(RewardSpec(), "how rewards are learned from")
     reward_clip: float = setting(0.0, "rewards are learned from within +- this; 0 for as they are", low=0)
@@ -170,8 +172,8 @@ class MindSpec:
 
     # -- what each kind says ---------------------------------------------------------------------------------
 
-    def build(self, space: "Space", actions: int, envs: int, demonstrations: int = 0) -> "Agent":
-        """The agent. `demonstrations`: rows of them that it is given."""
+    def build(self, space: "Space", actions: int, envs: int, demonstrations: int = 0, agents: int = 1) -> "Agent":
+        """The agent. `demonstrations`: rows of them that it is given. `agents`: of each environment."""
         raise NotImplementedError
 
     def fitted(self, given: Collection[str], steps: int, envs: int) -> "MindSpec":
@@ -272,6 +274,22 @@ class MindSpec:
         self._check_external()
         self._check_turns()
         self._check_loss()
+        if self.mixing.present:
+            self._check_mixing()
+
+    def _check_mixing(self) -> None:
+        """Raises SpecError for what a mixing of Q cannot be joined with."""
+        mixing, head = (name_of(role, type(getattr(self, role))) for role in ("mixing", "head"))
+        unfit = {
+            f"head={head} has a policy, and actions are chosen by that; leave mixing out": self.head.has_policy,
+            f"head.returns predicts {TOLD[self.head.predicts]}; set head.returns=scalar": self.head.predicts
+            != "number",
+            "the external memory remembers what each agent's action came to; set external=none": self.has_external,
+            "reward.rescale = true learns roots of returns, which do not add up; leave it out": self.reward.rescale,
+        }
+        for why, is_so in unfit.items():
+            if is_so:
+                raise SpecError(f"mixing={mixing} joins numbers, Q of each agent of a team, but {why}")
 
     def _check_turns(self) -> None:
         """A memory that lets values travel backwards must know whose they are."""

@@ -19,7 +19,7 @@ from engram import spaces
 from engram.agents.mind import MindSpec
 from engram.agents.sight import Sight, sight_of
 from engram.agents.statistics import Scales
-from engram.errors import SpecError
+from engram.errors import SpaceError, SpecError
 from engram.nn.observation import mask_of, offered_of
 from engram.nn.welcome import built
 from engram.registry import name_of
@@ -40,6 +40,7 @@ class Network(eqx.Module):
     `forget`: a negative control that empties the memory before every step.
     `sight`: how numbers that may be missing or are normalised reach the encoder; None where they do as they are.
     `scales`: by which statistics, where some are kept (`seeing`). They are no parameters: parameters hold None there.
+    `mixing`: what the actions of a team are worth together; None for agents that learn by themselves.
     """
 
     encoder: Any
@@ -54,6 +55,8 @@ class Network(eqx.Module):
     sight: Sight | None = eqx.field(static=True, default=None)
     sizes: tuple[int, ...] = eqx.field(static=True, default=())  # of decoupled actions; see `Returns`
     scales: Scales | None = None
+    mixing: Any = None
+    reads_state: bool = eqx.field(static=True, default=False)  # the mixing does
 
     @property
     def words(self) -> int:
@@ -157,8 +160,8 @@ class Network(eqx.Module):
         return Decision(encoding, read, self.head(read.vector, offered, allowed, bits), allowed)
 
 
-def build(spec: MindSpec, space: spaces.Space, actions: int, key: Key) -> Network:
-    """A network with fresh parameters for observations of `space` and `actions` actions.
+def build(spec: MindSpec, space: spaces.Space, actions: int, key: Key, agents: int = 1) -> Network:
+    """A network with fresh parameters for observations of `space` and `actions` actions, shared by `agents` of a team.
 
     Raises: SpecError or SpaceError where a part cannot serve what it is given.
     """
@@ -186,8 +189,12 @@ def build(spec: MindSpec, space: spaces.Space, actions: int, key: Key) -> Networ
     width = spec.recall.key_width(working.width)
     external = built(partial(spec.external.build, width, actions, offered), jax.random.fold_in(key, 3))
     head = built(partial(spec.head.build, working.width, actions, offered=offered), head_key)
+    check_mixing(spec, space)
+    mix = partial(spec.mixing.build, agents, spaces.team_state(space))
+    mixing = built(mix, jax.random.fold_in(key, 4)) if spec.mixing.present else None
+    about: dict[str, Any] = {"forget": spec.forget, "sight": sight, "sizes": sizes, "mixing": mixing}
     return Network(
-        encoder, working, external, head, space, actions, *reads, forget=spec.forget, sight=sight, sizes=sizes
+        encoder, working, external, head, space, actions, *reads, reads_state=spec.mixing.reads_state, **about
     )
 
 
@@ -203,6 +210,15 @@ def _decoupled(spec: MindSpec, space: spaces.Space, actions: int) -> tuple[int, 
             f"their numbers alone; set head=q"
         )
     return sizes
+
+
+def check_mixing(spec: MindSpec, space: spaces.Space) -> None:
+    """Raises SpaceError where a mixing reads the state of a world that does not show it."""
+    if spec.mixing.reads_state and not spaces.team_state(space):
+        raise SpaceError(
+            f"mixing={name_of('mixing', type(spec.mixing))} mixes by the state of the world, but the observation has "
+            f"no part {spaces.TEAM_STATE!r}; set mixing=sum, or let the environment show one"
+        )
 
 
 def _check_width(what: str, part: Any, given: Float[Array, "..."]) -> None:

@@ -24,7 +24,7 @@ from engram.agents.usual import (
     kind_of,
 )
 from engram.agents.with_memory import attention_dqn, drqn, dtqn, emdqn, lru_dqn, mfec, nec, r2d2, recalled
-from engram.agents.without_replay import a2c, dialogue, game, ppo, pqn, recalling, recurrent
+from engram.agents.without_replay import a2c, dialogue, game, ppo, pqn, recalling, recurrent, together
 from engram.encoders.features import FeaturesSpec  # noqa: F401, registered
 from engram.encoders.impala import ImpalaSpec  # noqa: F401, registered
 from engram.encoders.tokens import TokensSpec
@@ -38,6 +38,7 @@ from engram.external.votes import VotesSpec  # noqa: F401, registered
 from engram.heads.attention import AttentionSpec
 from engram.heads.q import QSpec
 from engram.losses.regression import SquaredSpec
+from engram.mixing.monotonic import MonotonicSpec  # noqa: F401, registered
 from engram.replay.similar import SimilarSpec  # noqa: F401, registered
 from engram.working.fast_weights import FastWeightsSpec  # noqa: F401, registered
 from engram.working.slots import SlotsSpec  # noqa: F401, registered
@@ -148,6 +149,10 @@ PRESETS: dict[str, tuple[Callable[[spaces.Space, int], MindSpec], str]] = {
         _from_rollouts(ppo, recalling),
         "ppo, with an external memory in the value",
     ),
+    "smax": (
+        _from_rollouts(pqn, together),
+        "pqn for a team, whose values add up (VDN, Sunehag et al. 2018); for battles",
+    ),
     "go": (game, "pqn for a game of two sides on a board, against itself and its past"),
     "a2c": (_from_rollouts(a2c), "a policy gradient from short rollouts (Mnih et al. 2016)"),
     "dialogue": (
@@ -173,7 +178,7 @@ PRESETS: dict[str, tuple[Callable[[spaces.Space, int], MindSpec], str]] = {
 
 
 # Those that learn from rollouts, so from many environments.
-WITHOUT_REPLAY = frozenset(name for name in PRESETS if name.startswith(("pqn", "ppo", "a2c", "go", "dialogue")))
+WITHOUT_REPLAY = frozenset(name for name in PRESETS if name.startswith(("pqn", "ppo", "a2c", "smax", "go", "dialogue")))
 
 
 def preset(name: str, space: spaces.Space, steps: int | None = None, reward_clip: float = 0.0) -> MindSpec:

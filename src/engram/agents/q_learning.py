@@ -16,11 +16,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PyTree
 
 from engram import spaces
-from engram.agents import demos, examples, statistics, symmetry
+from engram.agents import demos, examples, statistics, symmetry, teams
 from engram.agents.acting import ActorState, act, new_actor, remembered
 from engram.agents.agent import Acted, AgentState, Experience, PlainPolicy, Rhythm, shape_of
 from engram.agents.learner import LearnerState, fault, first_fault, nbytes, of_turns, report, stepped, with_met
-from engram.agents.network import Network, Previous, build
+from engram.agents.network import Network, Previous, build, check_mixing
 from engram.agents.optimizing import begun_anew, follow, mixed, optimizer_of
 from engram.agents.policy import Mind, Seen, begin, decide, still
 from engram.agents.recall import state as recalls
@@ -46,7 +46,8 @@ if TYPE_CHECKING:
 class QLearner:
     """A Q-learner for `envs` environments with one observation space and `actions` discrete actions.
 
-    `demonstrations`: rows of them that it is given, which it keeps where `demos.ratio` is above 0.
+    `demonstrations`: rows of them that it is given, which it keeps where `demos.ratio` is above 0. `agents`: of each
+    environment, which share its network; each of them is a lane of its own.
     """
 
     spec: AgentSpec
@@ -54,6 +55,7 @@ class QLearner:
     actions: int
     envs: int = 1
     demonstrations: int = 0
+    agents: int = 1
 
     score: ClassVar[examples.Score] = staticmethod(examples.score)  # what one action is taught
 
@@ -72,12 +74,13 @@ class QLearner:
                 f"learn_every={self.envs}"
             )
         symmetry.check(self.spec, self.space, self.actions)
-        needed = self.spec.rows + self.spec.rows_before
+        check_mixing(self.spec, self.space)
+        needed, who = self.spec.rows + self.spec.rows_before, "environments" if self.agents == 1 else "agents"
         block = 2 * self.rhythm.acts  # rows written at once, at most
         if self.rows_per_lane <= needed + block:
             raise SpecError(
                 f"replay.capacity = {self.spec.replay.capacity} leaves {self.rows_per_lane} rows for each of "
-                f"{self.envs} environments, too few for a window of {needed} rows (window, n_step, stack) beside the "
+                f"{self.lanes} {who}, too few for a window of {needed} rows (window, n_step, stack) beside the "
                 f"{block} written at once; raise it"
             )
         if self.spec.replay.start < self.envs * self.spec.rows:
@@ -88,13 +91,23 @@ class QLearner:
 
     @property
     def metrics(self) -> tuple[str, ...]:
-        """`q_mean` is of the actions taken, in units of return."""
+        """`q_mean` is of the actions taken, in units of return; with a mixing that of the team."""
         return "loss", "q_mean"
 
     @property
+    def lanes(self) -> int:
+        """Agents that act at once, over all environments."""
+        return self.envs * self.agents
+
+    @property
     def rows_per_lane(self) -> int:
-        """Replay rows of each environment."""
-        return self.spec.replay.capacity // self.envs
+        """Replay rows of each environment, or of each of its agents."""
+        return self.spec.replay.capacity // self.lanes
+
+    @property
+    def _together(self) -> int:
+        """Agents whose rows are learned from together."""
+        return self.agents if self.spec.mixing.present else 1
 
     @property
     def rhythm(self) -> Rhythm:
@@ -126,25 +139,25 @@ class QLearner:
     def init(self, key: Key) -> AgentState:
         """A new agent: fresh parameters, an empty replay, step 0."""
         keys = jax.random.split(key, 3)
-        params = build(self.spec, self.space, self.actions, keys[0])
-        actor = new_actor(self.spec, params, self.envs, keys[1])
+        params = build(self.spec, self.space, self.actions, keys[0], self.agents)
+        actor = new_actor(self.spec, params, self.lanes, keys[1])
         target = jax.tree.map(jnp.copy, params)  # buffers of its own: a runner may donate them
         optimizer = self.optimizer.init(params)  # type: ignore[arg-type]
-        met = statistics.begin(self.spec, params.sight, self.envs)
+        met = statistics.begin(self.spec, params.sight, self.lanes)
         counts = jnp.int32(0), jnp.int32(-1), met, self._not_annealed
         learner = LearnerState(params, target, optimizer, keys[2], *counts)
         replay = self._empty(self._stored(params.working.init()))
         recall = None
         if self.spec.has_external:
             network, key = params.seeing(learner.scales), jax.random.fold_in(key, 3)
-            recall = recalls.init(self.spec, self.space, self.actions, self.envs, network, key)
+            recall = recalls.init(self.spec, self.space, self.actions, self.lanes, network, key)
         return AgentState(actor, learner, replay, recall)
 
     def _empty(self, carry: PyTree) -> Replay:
         """A replay without rows, each of which will keep a carry like this one."""
-        rows = ring.empty(self.space, self.rows_per_lane, self.envs, carry, self.spec.turns)
+        rows = ring.empty(self.space, self.rows_per_lane, self.lanes, carry, self.spec.turns)
         given = demos.empty(self.spec, self.space, self.demonstrations, carry)
-        return Replay(rows, self.spec.draw.init(self.rows_per_lane, self.envs), given)
+        return Replay(rows, self.spec.draw.init(self.rows_per_lane, self.lanes), given)
 
     def _stored(self, carry: PyTree) -> PyTree:
         """What a row keeps of a carry: all of it, or None."""
@@ -160,7 +173,7 @@ class QLearner:
 
     def act(self, mind: Mind, actor: ActorState, seen: Seen) -> Acted:
         """Actions for one observation of every environment, what the agent knew, and what is to be kept of it."""
-        return act(self.spec, mind, actor, seen, self.spec.replay.stored_carry)
+        return act(self.spec, mind, actor, seen, self.spec.replay.stored_carry, agents=self.agents)
 
     def plain(self) -> PlainPolicy | None:
         """For networks without any memory over one array of numbers, explored by chance alone."""
@@ -223,15 +236,17 @@ class QLearner:
     def _update(self, learner: LearnerState, replay: Replay, recall: PyTree) -> tuple[LearnerState, PyTree, Metrics]:
         """One update of the parameters from a batch of replay, of the target when it is due, and of the drawing."""
         chosen = self.spec
-        words = examples.words(chosen, learner.params)
+        words = examples.words(chosen, learner.params, self._together)
         key, bits = next_words(learner.key, words * chosen.replay.batch_size)
         network, lagging = (each.seeing(learner.scales) for each in (learner.params, learner.target))
         drawn, batch = demos.draw(
-            chosen, network, replay, bits.reshape(words, chosen.replay.batch_size).T, learner.annealed
+            chosen, network, replay, bits.reshape(words, chosen.replay.batch_size).T, learner.annealed, self._together
         )
 
         def loss_of(params: Network) -> tuple[Array, examples.Scored]:
             seeing = params.seeing(learner.scales)  # no gradient is for statistics
+            if chosen.mixing.present:
+                return teams.loss(chosen, self.agents, seeing, lagging, batch)
             return examples.loss(chosen, recall, seeing, lagging, batch, drawn.importance, self.score)
 
         new = stepped(self.optimizer, learner, loss_of)
@@ -248,7 +263,8 @@ class QLearner:
 
     def _reset(self, learner: LearnerState) -> LearnerState:
         """Shrink and perturb. Adam, the target and what is annealed begin anew; replay and statistics stay."""
-        fresh = build(self.spec, self.space, self.actions, jax.random.fold_in(learner.key, 0x5EED))
+        key = jax.random.fold_in(learner.key, 0x5EED)
+        fresh = build(self.spec, self.space, self.actions, key, self.agents)
         params = mixed(self.spec.optimizer, learner.params, fresh)
         return dataclasses.replace(
             learner,

@@ -18,12 +18,12 @@ from engram import spaces
 from engram.agents import learner as learning
 from engram.agents import pool as pools
 from engram.agents import rollout as rollouts
-from engram.agents import statistics, symmetry
+from engram.agents import statistics, symmetry, teams
 from engram.agents.acting import ActorState, act, new_actor, remembered
 from engram.agents.agent import Acted, AgentState, Experience, PlainPolicy, Rhythm, shape_of
 from engram.agents.learner import LearnerState, first_fault, stepped
 from engram.agents.mind import MindSpec
-from engram.agents.network import Network, build
+from engram.agents.network import Network, build, check_mixing
 from engram.agents.optimizing import optimizer_of
 from engram.agents.policy import Mind, Seen
 from engram.agents.pool import PoolSpec
@@ -72,8 +72,10 @@ class RolloutSpec(MindSpec):
 
     pool: PoolSpec = setting(PoolSpec(), "frozen past selves to play against", later=True)
 
-    def build(self, space: spaces.Space, actions: int, envs: int, demonstrations: int = 0) -> "RolloutLearner":
-        return RolloutLearner(self, space, actions, envs)
+    def build(
+        self, space: spaces.Space, actions: int, envs: int, demonstrations: int = 0, agents: int = 1
+    ) -> "RolloutLearner":
+        return RolloutLearner(self, space, actions, envs, agents)
 
     def fitted(self, given: Collection[str], steps: int, envs: int) -> "RolloutSpec":
         """With as many minibatches as divide the examples, at most those of the preset; a rollout ends within the run.
@@ -154,16 +156,21 @@ class RolloutSpec(MindSpec):
 @all_in_32_bits
 @dataclass(frozen=True)
 class RolloutLearner:
-    """An agent that learns from rollouts of `envs` environments with one observation space and discrete actions."""
+    """An agent that learns from rollouts of `envs` environments with one observation space and discrete actions.
+
+    `agents`: of each environment, which share its network; each of them is a lane of its own.
+    """
 
     spec: RolloutSpec
     space: spaces.Space
     actions: int
     envs: int = 1
+    agents: int = 1
 
     def __post_init__(self):
         symmetry.check(self.spec, self.space, self.actions)
         pools.check(self.spec.pool, self.spec.turns, self.envs)
+        check_mixing(self.spec, self.space)
         chosen = self.spec.rollout
         examples, what = (self.envs, "environments") if self.spec.has_memory else (self.envs * chosen.steps, "steps")
         if examples % chosen.minibatches:
@@ -171,6 +178,11 @@ class RolloutLearner:
                 f"rollout.minibatches = {chosen.minibatches} does not divide the {examples} {what} of a rollout; give "
                 f"a number that does, or leave it out"
             )
+
+    @property
+    def lanes(self) -> int:
+        """Agents that act at once, over all environments."""
+        return self.envs * self.agents
 
     @property
     def rhythm(self) -> Rhythm:
@@ -206,9 +218,9 @@ class RolloutLearner:
     def init(self, key: Key) -> AgentState:
         """A new agent: fresh parameters, an empty rollout, step 0."""
         keys = jax.random.split(key, 3)
-        params = build(self.spec, self.space, self.actions, keys[0])
-        actor = new_actor(self.spec, params, self.envs, keys[1])
-        met = statistics.begin(self.spec, params.sight, self.envs)
+        params = build(self.spec, self.space, self.actions, keys[0], self.agents)
+        actor = new_actor(self.spec, params, self.lanes, keys[1])
+        met = statistics.begin(self.spec, params.sight, self.lanes)
         optimizer = self.optimizer.init(params)  # type: ignore[arg-type]
         pool = pools.begin(self.spec.pool, params) if self._pooled else None
         learner = LearnerState(params, None, optimizer, keys[2], jnp.int32(0), jnp.int32(-1), met, pool=pool)
@@ -217,7 +229,7 @@ class RolloutLearner:
         network, recall = params.seeing(learner.scales), None
         if self.spec.has_external:
             key = jax.random.fold_in(key, 3)
-            recall = recalls.init(self.spec, self.space, self.actions, self.envs, network, key)
+            recall = recalls.init(self.spec, self.space, self.actions, self.lanes, network, key)
         return AgentState(actor, learner, self._empty(network), recall)
 
     def _empty(self, network: Network) -> Rollout:
@@ -231,7 +243,7 @@ class RolloutLearner:
             known = Pooled(known, flag)
         stack = self.spec.observation.stack
         about = stack, carry, known, self.spec.turns
-        return rollouts.empty(self.space, self.spec.rollout.steps, self.envs, *about)
+        return rollouts.empty(self.space, self.spec.rollout.steps, self.lanes, *about)
 
     def mind(self, state: AgentState) -> Mind:
         """What it decides with now."""
@@ -244,7 +256,7 @@ class RolloutLearner:
     def act(self, mind: Mind, actor: ActorState, seen: Seen) -> Acted:
         """Actions for one observation of every environment, and what is known of them."""
         if not self._pooled:
-            return act(self.spec, mind, actor, seen, self.spec.has_memory, self.spec.known)
+            return act(self.spec, mind, actor, seen, self.spec.has_memory, self.spec.known, agents=self.agents)
         assert actor.side is not None  # `init` gave it
         side = pools.side_now(actor.side, seen)
         moves = pools.theirs(self.spec.pool, self.envs, side)
@@ -282,8 +294,14 @@ class RolloutLearner:
         words = mind.network.words
         shape = rollout.done.shape
         key, bits = next_words(state.learner.key, words * rollout.done.size)
+        if chosen.mixing.present:
+            steps = teams.mixed_steps(mind.network, self.agents, rollout, steps)
         target = jax.lax.stop_gradient(chosen.targets(steps))
+        if chosen.mixing.present:
+            target = jnp.repeat(target, self.agents, axis=1)
         examples = rollouts.examples_of(chosen, mind.network, rollout, frames, target, bits.reshape(*shape, words))
+        if chosen.mixing.present:
+            examples = teams.together(examples, self.agents)
         count, batches = len(examples.weight), chosen.rollout.minibatches
 
         def epoch(learner: LearnerState, _: Any) -> tuple[LearnerState, Metrics]:
@@ -307,7 +325,10 @@ class RolloutLearner:
         """One update of the parameters from a minibatch."""
 
         def loss_of(params: Network) -> tuple[Array, Metrics]:
-            decision, rows = rollouts.decisions(self.spec, params.seeing(learner.scales), batch)
+            network = params.seeing(learner.scales)
+            if self.spec.mixing.present:
+                return teams.rollout_loss(self.spec, self.agents, network, batch)
+            decision, rows = rollouts.decisions(self.spec, network, batch)
             return self.spec.loss_of(decision, rows)
 
         new = stepped(self.optimizer, learner, loss_of)

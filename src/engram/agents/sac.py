@@ -55,8 +55,8 @@ class SACSpec(AgentSpec):
         below=1, search=Linear(0.1, 0.9),
     )  # fmt: skip
 
-    def build(self, space: "Space", actions: int, envs: int, demonstrations: int = 0) -> "Agent":
-        return SACLearner(self, space, actions, envs, demonstrations)
+    def build(self, space: "Space", actions: int, envs: int, demonstrations: int = 0, agents: int = 1) -> "Agent":
+        return SACLearner(self, space, actions, envs, demonstrations, agents)
 
     def check(self) -> None:
         if "number" not in self.loss.fits:

@@ -118,10 +118,10 @@ class AgentSpec(MindSpec):
     )
     updates: int = setting(1, "updates at each moment of learning", low=1)
 
-    def build(self, space: "Space", actions: int, envs: int, demonstrations: int = 0) -> "Agent":
+    def build(self, space: "Space", actions: int, envs: int, demonstrations: int = 0, agents: int = 1) -> "Agent":
         from engram.agents.q_learning import QLearner  # which is made of this spec
 
-        return QLearner(self, space, actions, envs, demonstrations)
+        return QLearner(self, space, actions, envs, demonstrations, agents)
 
     def fitted(self, given: Collection[str], steps: int, envs: int) -> "AgentSpec":
         return fitted(self, given, steps, envs)
@@ -232,6 +232,26 @@ class AgentSpec(MindSpec):
             raise SpecError(
                 f"demos.margin_weight = {self.demos.margin_weight} compares whole actions, which head=decoupled has no "
                 f"values of; leave it out"
+            )
+
+    def _check_mixing(self) -> None:
+        super()._check_mixing()
+        mixing, draw = (name_of(role, type(getattr(self, role))) for role in ("mixing", "draw"))
+        bootstrap = name_of("bootstrap", type(self.bootstrap))
+        if self.draw != UniformSpec():
+            raise SpecError(
+                f"mixing={mixing} learns from rows of whole teams, but draw={draw} tells rows of one agent from those "
+                f"of another; set draw=uniform"
+            )
+        if self.bootstrap != PlainSpec():
+            raise SpecError(
+                f"mixing={mixing} mixes what each agent prefers next, but bootstrap={bootstrap} values the next "
+                f"observation in another way; set bootstrap=plain"
+            )
+        if self.demos.ratio:
+            raise SpecError(
+                f"mixing={mixing} learns from rows of whole teams, but demos.ratio = {self.demos.ratio} keeps "
+                f"demonstrations of one agent; set demos.ratio=0"
             )
 
     def _check_demos(self) -> None:

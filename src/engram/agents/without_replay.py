@@ -17,6 +17,7 @@ from engram.external.episodic import EpisodicSpec
 from engram.heads.actor_critic import ActorCriticSpec
 from engram.heads.attention import AttentionSpec
 from engram.losses.regression import SquaredSpec
+from engram.mixing.mixing import SumSpec
 from engram.spaces import MASK, Space, has, leaves, seen
 from engram.specs import unfinished
 from engram.working.gated import GRUSpec
@@ -123,6 +124,19 @@ def recurrent(chosen: Any) -> Any:
         observation=observation,
         working=GRUSpec(hidden_size=128),
         rollout=replace(chosen.rollout, minibatches=minibatches),
+    )
+
+
+def together(chosen: Any) -> Any:
+    """The agent as one of a team whose values are added, with the numbers of jaxmarl's PQN-VDN where they are its own.
+
+    Departures: no recurrence, no normalised inputs, rewards as they are, rollouts of 32 steps, a larger step size.
+    """
+    return replace(
+        chosen,
+        mixing=SumSpec(),
+        trace=0.85,  # its LAMBDA, as all here: 4 epochs of 16
+        rollout=CollectSpec(steps=32, epochs=4, minibatches=16),
     )
 
 

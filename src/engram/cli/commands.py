@@ -239,8 +239,11 @@ def evaluate(chosen: Evaluate) -> None:
                 steps.append(agent.step)
         returns = [one for evaluation in played for one in evaluation.of_each_seed()]
         lengths = [length for evaluation in played for length in evaluation.lengths]
-        found = Evaluation.of(returns, lengths, sum(evaluation.cut for evaluation in played))
-        names = ("mean", "std", "episodes", "returns", "per_seed", "lengths", "cut")
+        told = [evaluation.successes for evaluation in played]
+        successes = None if None in told else [met for one in told for met in one or ()]
+        found = Evaluation.of(returns, lengths, sum(evaluation.cut for evaluation in played), successes)
+        names = ["mean", "std", "episodes", "returns", "per_seed", "lengths", "cut"]
+        names += ["success_rate"] if successes is not None else []
         where: dict[str, Any] = {"run": str(chosen.run), "step": steps[0] if len(steps) == 1 else steps}
         where |= {name: given[name] for name in ("env", "env_args") if name in given}
         return where | {name: getattr(found, name) for name in names}

@@ -28,6 +28,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree, UInt32
 from engram import spaces
 from engram.bits import hashed, uniform
 from engram.envs.steady import steady
+from engram.envs.teams import agents_of
 from engram.errors import EnvironmentFault, SpecError, UnknownName, hint
 from engram.precision import in_32_bits
 from engram.registry import is_again
@@ -47,6 +48,7 @@ class DeviceStep(NamedTuple):
     # Of an environment with `turns`: 1 where the same side moves next, -1 where the other does. The reward is that of
     # whoever moved, and the value of what follows is that of whoever moves next, so it counts with this sign.
     sign: Float[Array, ""] | None = None
+    success: Bool[Array, ""] | None = None  # whether the episode's goal is met now; None where a task has none
 
 
 class DeviceEnv(Protocol):
@@ -59,6 +61,8 @@ class DeviceEnv(Protocol):
 
     Keys are raw threefry words, because the runner draws all bits of a step at once. They may be treated as
     independent uniform bits (`uniforms`), or wrapped for `jax.random` (`typed_key`).
+
+    Several agents that are paid together act in one environment that says so: see teams.py.
     """
 
     @property
@@ -169,6 +173,7 @@ def _load_ours() -> None:
     tasks = import_module("engram.envs.tasks")
     ours = [
         "adapters.minatar",
+        "adapters.smax",
         "adapters.gymnax_style",
         "go.game",
         "probes",
@@ -304,8 +309,10 @@ def check_device_env(env: DeviceEnv, *, steps: int = 200, seed: int = 0, missing
     name = type(env).__name__
     _check_static(env, name)
     _check_types(env, name)
-    bits = jax.random.bits(jax.random.key(seed, impl="threefry2x32"), (steps + 1, 4, 3), "uint32")
-    keys, actions = bits[..., :2], (bits[1:, :, 2] % env.actions).astype(jnp.int32)
+    agents = agents_of(env)
+    bits = jax.random.bits(jax.random.key(seed, impl="threefry2x32"), (steps + 1, 4, 2 + agents), "uint32")
+    keys, actions = bits[..., :2], (bits[1:, :, 2:] % env.actions).astype(jnp.int32)
+    actions = actions[..., 0] if agents == 1 else actions
 
     def advance(state: EnvState, action: Int[Array, ""], key: UInt32[Array, "2"]) -> tuple[EnvState, PyTree]:
         """A step, and the first state of the next episode where it ended one, as a runner has it."""
@@ -343,6 +350,8 @@ def _check_static(env: DeviceEnv, name: str) -> None:
         raise EnvironmentFault(f"{name} cannot be static under jit: {problem}; freeze it, keep arrays out") from problem
     if not same:
         raise EnvironmentFault(f"{name} differs from itself; compare and hash its fields only")
+    if not isinstance(agents_of(env), int) or agents_of(env) < 1:
+        raise EnvironmentFault(f"{name}.agents is {agents_of(env)!r}; expected a whole number of 1 or more")
     if not isinstance(env.actions, int) or env.actions < 1:
         raise EnvironmentFault(f"{name}.actions is {env.actions!r}; expected a whole number of 1 or more")
     if not isinstance(env.observation_space, spaces.Space):
@@ -351,7 +360,8 @@ def _check_static(env: DeviceEnv, name: str) -> None:
 
 def _check_types(env: DeviceEnv, name: str) -> None:
     """Shapes, dtypes and structure, by tracing only."""
-    key, action = jax.ShapeDtypeStruct((2,), jnp.uint32), jax.ShapeDtypeStruct((), jnp.int32)
+    team = () if agents_of(env) == 1 else (agents_of(env),)
+    key, action = jax.ShapeDtypeStruct((2,), jnp.uint32), jax.ShapeDtypeStruct(team, jnp.int32)
     try:
         state, first = jax.eval_shape(env.reset, key)
         following, step = jax.eval_shape(env.step, state, action, key)
@@ -361,7 +371,7 @@ def _check_types(env: DeviceEnv, name: str) -> None:
     if not isinstance(step, DeviceStep):
         raise EnvironmentFault(f"{name}.step returned {type(step).__name__} beside the state; expected a DeviceStep")
     _same_types(f"the state after {name}.step", following, state)
-    space = jax.eval_shape(lambda: jax.tree.map(jnp.asarray, spaces.zeros(env.observation_space)))
+    space = jax.eval_shape(lambda: jax.tree.map(jnp.asarray, spaces.zeros(env.observation_space, team)))
     _same_types(f"the observation of {name}.reset", first, space)
     _same_types(f"the observation of {name}.step", step.observation, space)
     flag = jax.ShapeDtypeStruct((), jnp.bool_)
@@ -375,6 +385,8 @@ def _check_types(env: DeviceEnv, name: str) -> None:
         )
     if step.sign is not None:
         _same_types(f"the sign of {name}.step", step.sign, jax.ShapeDtypeStruct((), jnp.float32))
+    if step.success is not None:
+        _same_types(f"success of {name}.step", step.success, flag)
 
 
 def _same_types(what: str, given: PyTree, expected: PyTree) -> None:

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Int, PyTree, UInt32
 
 from engram.envs.device import DeviceEnv, DeviceStep, has_turns
+from engram.envs.teams import agents_of
 from engram.spaces import Space
 
 
@@ -44,11 +45,15 @@ class TimeLimited:
     def goal_rule(self) -> Any:
         return getattr(self.env, "goal_rule", None)
 
+    @property
+    def agents(self) -> int:
+        return agents_of(self.env)
+
     def reset(self, key: UInt32[Array, "2"]) -> tuple[Timed, PyTree]:
         state, observation = self.env.reset(key)
         return Timed(state, jnp.int32(0)), observation
 
-    def step(self, state: Timed, action: Int[Array, ""], key: UInt32[Array, "2"]) -> tuple[Timed, DeviceStep]:
+    def step(self, state: Timed, action: Int[Array, "*agents"], key: UInt32[Array, "2"]) -> tuple[Timed, DeviceStep]:
         inner, step = self.env.step(state.inner, action, key)
         elapsed = state.elapsed + 1
         return Timed(inner, elapsed), step._replace(truncated=step.truncated | (elapsed >= self.steps))

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Int, PyTree, UInt32
 
 from engram import spaces
+from engram.envs.teams import agents_of
 from engram.errors import EnvironmentFault
 from engram.precision import in_32_bits
 
@@ -45,11 +46,15 @@ class Steady:
     def goal_rule(self) -> Any:
         return getattr(self.env, "goal_rule", None)
 
+    @property
+    def agents(self) -> int:
+        return agents_of(self.env)
+
     def reset(self, key: UInt32[Array, "2"]) -> tuple[PyTree, PyTree]:
         state, observation = self.env.reset(key)
         return _cast(state, self.dtypes), _cast(observation, _stored(self.observation_space))
 
-    def step(self, state: PyTree, action: Int[Array, ""], key: UInt32[Array, "2"]) -> tuple[PyTree, Any]:
+    def step(self, state: PyTree, action: Int[Array, "*agents"], key: UInt32[Array, "2"]) -> tuple[PyTree, Any]:
         following, step = self.env.step(state, action, key)
         step = step._replace(
             observation=_cast(step.observation, _stored(self.observation_space)),
@@ -67,7 +72,8 @@ def steady(env: Any, name: str) -> Any:
 
     Raises EnvironmentFault, naming what differs, where they cannot be made to.
     """
-    key, action = jax.ShapeDtypeStruct((2,), jnp.uint32), jax.ShapeDtypeStruct((), jnp.int32)
+    team = () if agents_of(env) == 1 else (agents_of(env),)
+    key, action = jax.ShapeDtypeStruct((2,), jnp.uint32), jax.ShapeDtypeStruct(team, jnp.int32)
     try:
         begun, first = jax.eval_shape(env.reset, key)
         state = begun
@@ -83,8 +89,8 @@ def steady(env: Any, name: str) -> Any:
     except Exception as problem:  # whatever the environment raises while it is traced
         reason = str(problem).strip().partition("\n")[0]
         raise EnvironmentFault(f"{name} cannot be jitted: {type(problem).__name__}: {reason}") from problem
-    _check_shown(name, env.observation_space, first, "reset")
-    _check_shown(name, env.observation_space, shown, "step")
+    _check_shown(name, env.observation_space, first, "reset", team)
+    _check_shown(name, env.observation_space, shown, "step", team)
     dtypes = tuple(str(leaf.dtype) for leaf in jax.tree.leaves(state))
     kept = all(_dtypes(tree) == dtypes for tree in (begun, following))
     stored = all(_dtypes(tree) == _stored(env.observation_space) for tree in (first, shown))
@@ -122,12 +128,13 @@ def _check_alike(name: str, state: PyTree, following: PyTree) -> None:
         )
 
 
-def _check_shown(name: str, space: spaces.Space, shown: PyTree, after: str) -> None:
+def _check_shown(name: str, space: spaces.Space, shown: PyTree, after: str, team: tuple[int, ...]) -> None:
     expected, given = [leaf for _, leaf in spaces.leaves(space)], jax.tree.leaves(shown)
-    fits = [leaf.shape for leaf in given] == [leaf.shape for leaf in expected] and not any(
+    fits = [leaf.shape for leaf in given] == [(*team, *leaf.shape) for leaf in expected] and not any(
         jnp.issubdtype(leaf.dtype, jnp.floating) and wanted.dtype != "float32"
         for leaf, wanted in zip(given, expected, strict=True)
     )
     if not fits:
         told = ", ".join(f"{leaf.dtype}{list(leaf.shape)}" for leaf in given)
-        raise EnvironmentFault(f"the observation of {name}.{after} is {told}; expected {space}")
+        each = f"for each of {team[0]} agents " if team else ""
+        raise EnvironmentFault(f"the observation of {name}.{after} is {told}; expected {each}{space}")

@@ -10,7 +10,7 @@ later is what was decided with.
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -23,12 +23,13 @@ from engram.agents.recall.keys import Query
 from engram.envs.device import DeviceEnv, DeviceStep
 from engram.envs.host.batch import HostEnvs, HostStep
 from engram.envs.names import Names, names_of
+from engram.envs.teams import agents_of
 from engram.errors import EngramError, SpecError
 from engram.explaining import views
 from engram.explaining.contributions import Choice, choice
 from engram.explaining.moments import Picture
 from engram.play.evaluation import evaluation_seed
-from engram.play.playing import LONGEST, Stop, greedy_program, never, play_device, play_host
+from engram.play.playing import LONGEST, Keep, Stop, greedy_program, never, play_device, play_host
 from engram.play.trained import TrainedAgent
 from engram.types import Decision, blend
 
@@ -67,6 +68,14 @@ def everything(seen: Seen, looked: Look) -> Kept:
         seen.is_first, seen.reward, looked.state, decision, looked.query, decision.q, decision.preference, own,
         decision.value, action, *told,
     )  # fmt: skip
+
+
+@cache
+def of_first(agents: int) -> Keep:
+    """`everything`, of the first agent of each environment where several act together."""
+    if agents == 1:
+        return everything
+    return lambda seen, looked: jax.tree.map(lambda leaf: leaf[::agents], everything(seen, looked))
 
 
 def world(state: PyTree, step: DeviceStep) -> tuple[PyTree, Any, Any, Any]:
@@ -294,7 +303,7 @@ def _on_device(
     play = partial(play_device, env, mind, seed, spec=agent.plan.agent, episodes=episodes, limit=limit, stop=stop)
     longest = int(np.asarray(play().lengths).max())
     steps = max(LEAST_STEPS, 1 << (longest - 1).bit_length())
-    played = play(keep=everything, steps=steps, watch=world)
+    played = play(keep=of_first(agents_of(env)), steps=steps, watch=world)
     rows = jax.tree.map(np.asarray, (played.kept, played.watched))
     lengths = np.asarray(played.lengths)
     found = [_of_lane(agent, mind, rows, lane, int(length)) for lane, length in enumerate(lengths)]

@@ -19,9 +19,10 @@ from engram.agents.mind import MindSpec
 from engram.agents.policy import begin, seen_on_host
 from engram.envs.device import DeviceEnv
 from engram.envs.names import Names, names_of
+from engram.envs.teams import agents_of
 from engram.explaining import naming, views
 from engram.explaining.moments import Picture, Step
-from engram.explaining.recording import Episode, Kept, Recording, check_whole, everything, opened, world
+from engram.explaining.recording import Episode, Kept, Recording, check_whole, everything, of_first, opened, world
 from engram.explaining.telling import Teller
 from engram.play.evaluation import evaluation_seed
 from engram.play.playing import LONGEST, begin_device, greedy_program, step_device
@@ -101,7 +102,7 @@ def _programs(env: DeviceEnv, spec: MindSpec) -> tuple[Callable[..., Any], Calla
     """Compiled: how one episode begins, and one step of it."""
 
     def step(mind: Any, limit: Any, now: Any) -> Any:
-        return step_device(env, mind, spec, everything, world, limit, now, None)
+        return step_device(env, mind, spec, of_first(agents_of(env)), world, limit, now, None)
 
     return jax.jit(lambda mind, key: begin_device(env, mind, spec, 1, key)), jax.jit(step)
 

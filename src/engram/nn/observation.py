@@ -64,8 +64,7 @@ def known(space: spaces.Space, observation: PyTree) -> PyTree:
     """An observation with 0 for every NaN in what is seen; what may be done stays as it is."""
     if not isinstance(space, spaces.Dict):
         return jax.tree.map(filled, observation)
-    stays = (spaces.MASK, spaces.OFFERED)
-    return {name: part if name in stays else jax.tree.map(filled, part) for name, part in observation.items()}
+    return {name: part if name in spaces.UNSEEN else jax.tree.map(filled, part) for name, part in observation.items()}
 
 
 def mask_of(space: spaces.Space, observation: PyTree, actions: int) -> Bool[Array, "*leading actions"] | None:

@@ -16,13 +16,21 @@ class Evaluation:
     per_seed: list[float]  # the mean of each seed's agent
     lengths: list[int]  # of the episodes in `returns`
     cut: int = 0  # how many of them had not ended and were cut off by the limit on steps
+    successes: list[bool] | None = None  # which of the episodes met their goal; None for a task that has none
 
     @classmethod
-    def of(cls, returns: list[list[float]], lengths: list[int], cut: int = 0) -> "Evaluation":
+    def of(
+        cls, returns: list[list[float]], lengths: list[int], cut: int = 0, successes: list[bool] | None = None
+    ) -> "Evaluation":
         """From the returns of each seed's agent, and the lengths of all their episodes in the same order."""
         flat = [value for one in returns for value in one]
         means = [float(np.mean(one)) for one in returns]
-        return cls(float(np.mean(flat)), float(np.std(flat)), len(flat), flat, means, lengths, cut)
+        return cls(float(np.mean(flat)), float(np.std(flat)), len(flat), flat, means, lengths, cut, successes)
+
+    @property
+    def success_rate(self) -> float | None:
+        """The share of the episodes that met their goal, such as a battle won; None for a task without one."""
+        return None if self.successes is None else float(np.mean(self.successes))
 
     def of_each_seed(self) -> list[list[float]]:
         """The returns of each seed's agent, all of which played as many episodes."""

@@ -21,7 +21,7 @@ from engram.envs.device import DeviceEnv
 from engram.envs.host.make import HostEnvs
 from engram.errors import Interrupted
 from engram.play.evaluation import Evaluation
-from engram.play.playing import Choose, Stop, device_programs, play_device, play_host
+from engram.play.playing import Choose, Stop, device_programs, play_device, play_host, successes_of
 from engram.precision import all_in_32_bits
 from engram.runners.acting import Frames, acting_program
 from engram.runners.numpy_program import NumpyProgram
@@ -106,7 +106,8 @@ class DeviceEvaluator:
             return None
         self.cut = sum(one.cut for one in played)
         lengths = [length for one in played for length in np.asarray(one.lengths).tolist()]
-        return Evaluation.of([np.asarray(one.returns).tolist() for one in played], lengths, self.cut)
+        returns = [np.asarray(one.returns).tolist() for one in played]
+        return Evaluation.of(returns, lengths, self.cut, successes_of(played))
 
     def close(self) -> None:
         """Nothing to let go of."""

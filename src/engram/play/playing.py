@@ -10,7 +10,7 @@ is raised.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
@@ -23,6 +23,7 @@ from engram.agents import policy
 from engram.agents.mind import MindSpec
 from engram.agents.policy import Look, Mind, PolicyState, Seen, greedy, look, seen_on_host, still
 from engram.bits import next_words
+from engram.envs import teams
 from engram.envs.device import DeviceEnv, DeviceStep, has_turns, where_done
 from engram.envs.host.make import HostEnvs, HostStep
 from engram.errors import Interrupted, SpecError
@@ -54,6 +55,7 @@ class Played(NamedTuple):
     running: np.ndarray | Bool[Array, "steps envs"] | None = None  # which kept rows belong to a counted episode
     cut: int = 0  # how many episodes had not ended after `limit` steps
     watched: PyTree = None  # what `watch` picked: [steps, envs, ...]; None without it, and on the host
+    successes: Bool[Array, "episodes"] | None = None  # which ended with their goal met; None where a task has none
 
 
 @all_in_32_bits
@@ -255,6 +257,7 @@ class Playing(NamedTuple):
     cut: Bool[Array, "episodes"]
     time: Int[Array, ""]
     side: Float[Array, "episodes"] | None = None  # 1 where the side moves that moved first, else -1; None of one side
+    success: Bool[Array, "episodes"] | None = None  # whether the goal was met at the last step
 
 
 @in_32_bits
@@ -284,7 +287,7 @@ def play_device(
     now = programs.begin(mind, key)
     if steps is not None:
         end, (kept, running, watched) = programs.record(mind, now, limit)
-        return Played(end.returns, end.lengths, kept, running, int(end.cut.sum()), watched)
+        return Played(end.returns, end.lengths, kept, running, int(end.cut.sum()), watched, end.success)
     until, chunk, running = 0, 256, True
     while running:
         if stop():
@@ -293,7 +296,15 @@ def play_device(
         now, running = programs.advance(mind, now, limit, until)
         running = bool(running)  # waits for the call
         chunk = next_size(chunk, chunk, time.perf_counter() - began, growth=4)
-    return Played(now.returns, now.lengths, None, cut=int(now.cut.sum()))
+    return Played(now.returns, now.lengths, None, cut=int(now.cut.sum()), successes=now.success)
+
+
+def successes_of(played: Sequence[Played]) -> list[bool] | None:
+    """Which of all episodes met their goal; None for a task that has none."""
+    told = [one.successes for one in played]
+    if any(one is None for one in told):
+        return None
+    return [bool(met) for one in told for met in np.asarray(one)]
 
 
 class DevicePrograms(NamedTuple):
@@ -333,9 +344,13 @@ def begin_device(env: DeviceEnv, mind: Mind, spec: MindSpec, episodes: int, key:
     key, bits = next_words(key, 2 * episodes)
     state, observation = jax.vmap(env.reset)(bits.reshape(episodes, 2))
     first, zeros = jnp.ones(episodes, bool), jnp.zeros(episodes)
-    begun, none = policy.begin(spec, mind.network, episodes), jnp.zeros(episodes, jnp.int32)
-    seen, side = Seen(observation, first, zeros), jnp.ones(episodes) if has_turns(env) else None
-    return Playing(key, state, begun, seen, first, zeros, none, ~first, jnp.int32(0), side)
+    begun = policy.begin(spec, mind.network, episodes * teams.agents_of(env))
+    side = jnp.ones(episodes) if has_turns(env) else None
+    seen = teams.for_each(env, Seen(None, first, zeros, side))._replace(observation=teams.as_lanes(env, observation))
+    none, action = jnp.zeros(episodes, jnp.int32), jnp.zeros(len(seen.is_first), jnp.int32)
+    step = jax.eval_shape(jax.vmap(env.step), state, teams.together(env, action), bits.reshape(episodes, 2))[1]
+    success = None if step.success is None else ~first
+    return Playing(key, state, begun, seen, first, zeros, none, ~first, jnp.int32(0), side, success)
 
 
 def step_device(
@@ -353,10 +368,10 @@ def step_device(
     An episode that has not ended after `limit` steps is marked `cut`.
     """
     episodes, running = len(now.running), now.running
-    looked = look(spec, mind, now.policy, now.seen, still(mind.network, episodes))
+    looked = look(spec, mind, now.policy, now.seen, still(mind.network, len(now.seen.is_first)))
     state, action = greedy(looked)
     key, bits = next_words(now.key, 2 * episodes)
-    moved, out = jax.vmap(env.step)(now.env, action, bits.reshape(episodes, 2))
+    moved, out = jax.vmap(env.step)(now.env, teams.together(env, action), bits.reshape(episodes, 2))
     ended = out.terminated | out.truncated
     lengths = now.lengths + running
     late = running & ~out.terminated & (lengths >= limit)
@@ -366,13 +381,16 @@ def step_device(
         key=key,
         env=env_state,
         policy=state,
-        seen=Seen(out.observation, jnp.zeros(episodes, bool), out.reward),
+        seen=teams.for_each(env, Seen(None, jnp.zeros(episodes, bool), out.reward))._replace(
+            observation=teams.as_lanes(env, out.observation)
+        ),
         running=running & ~ended & ~late,
         returns=now.returns + jnp.where(running, out.reward if now.side is None else now.side * out.reward, 0.0),
         lengths=lengths,
         cut=now.cut | late,
         time=now.time + 1,
         side=None if now.side is None or out.sign is None else now.side * out.sign,
+        success=None if now.success is None else jnp.where(running, out.success, now.success),
     )
     kept = None if keep is None else keep(now.seen, looked)
     return following, (kept, running, None if watch is None else jax.vmap(watch)(now.env, out))

@@ -25,7 +25,7 @@ from engram.errors import SpaceError, SpecError
 from engram.play.evaluation import Evaluation, evaluation_seed
 from engram.play.memories import Memories
 from engram.play.observations import Stored
-from engram.play.playing import LONGEST, Played, Policy, Stop, never, play_device, play_host
+from engram.play.playing import LONGEST, Played, Policy, Stop, never, play_device, play_host, successes_of
 from engram.spaces import Space, same
 from engram.specs import Number, whole, whole_if_given
 
@@ -163,7 +163,7 @@ class TrainedAgent:
         cut = sum(one.cut for one in played)
         if cut and chosen is None:
             _warn_of_cuts(cut, len(lengths))
-        return Evaluation.of([np.asarray(one.returns).tolist() for one in played], lengths, cut)
+        return Evaluation.of([np.asarray(one.returns).tolist() for one in played], lengths, cut, successes_of(played))
 
     def _forgetful(self) -> list[Mind]:
         """What decides with an empty memory. SpecError for an agent without any."""

@@ -38,6 +38,17 @@ def uniform_rows(
     return first[lane] + drawn - (ends - count)[lane], lane
 
 
+def of_team(
+    row: Int[Array, "batch"], lane: Int[Array, "batch"], agents: int
+) -> tuple[Int[Array, "batch_agents"], Int[Array, "batch_agents"]]:
+    """The same rows of all agents of each lane's team, next to each other.
+
+    Teams step together, so a row has the same number in all of their lanes.
+    """
+    first = lane - lane % agents
+    return jnp.repeat(row, agents), (first[:, None] + jnp.arange(agents)).reshape(-1)
+
+
 def back_to_start(
     ring: Ring, row: Int[Array, ""], lane: Int[Array, ""], bits: UInt32[Array, ""], *, reach: int, before: int
 ) -> Int[Array, ""]:

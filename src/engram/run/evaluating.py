@@ -137,6 +137,9 @@ def numbers(found: Evaluation) -> dict[str, Any]:
     stds = [_std(returns) for returns in each]
     steps = [_mean([next(lengths) for _ in returns]) for returns in each]
     columns = {"evaluation_return": found.per_seed, "evaluation_std": stds, "evaluation_length": steps}
+    if found.successes is not None:
+        met = iter(found.successes)
+        columns["evaluation_success"] = [_mean([next(met) for _ in returns]) for returns in each]
     return {name: values if len(each) > 1 else values[0] for name, values in columns.items()}
 
 

@@ -14,7 +14,7 @@ from engram.envs.limit import limited
 from engram.errors import SpecError, Warned
 from engram.run import demonstrations
 from engram.run.machine import amount, check_fits
-from engram.run.plan import RunPlan
+from engram.run.plan import RunPlan, team_of
 from engram.run.settings import Given
 from engram.runners.common import Runner
 from engram.runners.device import DeviceRunner
@@ -42,7 +42,7 @@ def make_environment(env: Any, run: Mapping[str, Any], worker_timeout: float, op
 
 def make_agent(plan: RunPlan) -> Agent:
     """The agent of a plan."""
-    return plan.agent.build(plan.space, plan.actions, plan.envs, plan.demonstration_rows)
+    return plan.agent.build(plan.space, plan.actions, plan.envs, plan.demonstration_rows, **team_of(plan.agents))
 
 
 def make_runner(plan: RunPlan, agent: Agent, environment: Any, device: bool) -> Runner:

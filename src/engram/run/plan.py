@@ -34,6 +34,7 @@ class RunPlan(RunSettings):
     agent: MindSpec = setting(NEEDED, "the agent")
     space: spaces.Space = setting(NEEDED, "what an observation of the environment looks like")
     actions: int = setting(NEEDED, "discrete actions of the environment", low=1)
+    agents: int = setting(1, "agents of one environment, which are paid together", low=1)
     shown: dict[str, Any] | None = setting(None, "observations and actions as a host environment has them")
     horizon: int = setting(
         NEEDED, "environment steps that schedules follow: `steps`, or more for a run in pieces", low=1
@@ -113,6 +114,11 @@ class RunPlan(RunSettings):
             ) from None
         except (EngramError, AttributeError, KeyError, TypeError, ValueError) as error:
             raise CheckpointError(f"{path} is damaged: {error}") from None
+
+
+def team_of(agents: int) -> dict[str, int]:
+    """What `build` is told of the agents of one environment: nothing of a single one, which every kind knows."""
+    return {} if agents == 1 else {"agents": agents}
 
 
 def agent_to_json(agent: MindSpec) -> dict[str, Any]:

@@ -29,9 +29,10 @@ from engram.agents.usual import default_steps, kind_of
 from engram.agents.without_replay import ENVS, ENVS_OF
 from engram.envs.device import has_turns, is_device
 from engram.envs.host.actions import check_few_of
+from engram.envs.teams import agents_of
 from engram.errors import SpecError
 from engram.run.machine import SHARE, available
-from engram.run.plan import OF_AGENT, RunPlan
+from engram.run.plan import OF_AGENT, RunPlan, team_of
 from engram.run.settings import FREE, Given, check_names
 from engram.spaces import Space
 
@@ -86,7 +87,8 @@ def new_plan(
     derived: dict[str, Any] = {**_rhythm(total, chosen), "group": 1 if single else GROUP, "preset": name}
     shown = None if device else made.translator.to_json()
     return RunPlan(
-        env=env, agent=agent, space=space, actions=made.actions, shown=shown, horizon=total, follows=tuple(follows),
+        env=env, agent=agent, space=space, actions=made.actions, agents=agents_of(made), shown=shown, horizon=total,
+        follows=tuple(follows),
         **{**derived, **chosen, "steps": total},
     )  # fmt: skip
 
@@ -132,7 +134,9 @@ def within_memory(agent: MindSpec, given: Given, made: Any) -> MindSpec:
     """The agent with as many rows of replay as this machine holds, where nobody said how many."""
     if not agent.replay_rows or "replay.capacity" in given.agent or (free := available()) is None:
         return agent
-    sizes = agent.build(made.observation_space, made.actions, given.run.get("envs", 1)).nbytes()
+    sizes = agent.build(
+        made.observation_space, made.actions, given.run.get("envs", 1), **team_of(agents_of(made))
+    ).nbytes()
     size = given.run.get("seeds", 1) * sizes["replay"]
     if size <= SHARE * free:
         return agent

@@ -22,6 +22,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree, UInt32
 from engram.agents.agent import Agent, AgentState, Experience
 from engram.agents.policy import Mind, Seen
 from engram.bits import counted, next_words, whole
+from engram.envs import teams
 from engram.envs.device import DeviceEnv, DeviceStep, has_turns, where_done
 from engram.errors import EnvironmentFault, LearningFault, told
 from engram.nn.observation import known, mask_of
@@ -77,7 +78,8 @@ def init(agent: Agent, env: DeviceEnv, key: Key) -> DeviceRun:
     none = jnp.zeros(agent.envs, jnp.int32)
     side = jnp.ones(agent.envs) if has_turns(env) else None
     episodes = EpisodeCounts(zeros, none, recent, recent.astype(jnp.int32), none, side)
-    seen = Seen(observation, jnp.ones(agent.envs, bool), zeros, side)
+    seen = teams.for_each(env, Seen(None, jnp.ones(agent.envs, bool), zeros, side))
+    seen = seen._replace(observation=teams.as_lanes(env, observation))
     fault = jnp.full(4, -1, jnp.int32)
     return DeviceRun(agent.init(agent_key), state, seen, env_key, jnp.int32(0), episodes, fault)
 
@@ -88,19 +90,21 @@ def step(agent: Agent, env: DeviceEnv, run: DeviceRun) -> DeviceRun:
     acted = agent.act(agent.mind(state), state.actor, seen)
     key, bits = next_words(run.key, 4 * envs)
     step_keys, reset_keys = bits.reshape(2, envs, 2)
-    env_state, out = jax.vmap(env.step)(run.env, acted.action, step_keys)
+    env_state, out = jax.vmap(env.step)(run.env, teams.together(env, acted.action), step_keys)
     done = out.terminated | out.truncated
     begin = partial(jax.tree.map, partial(where_done, done))
     env_state, observation = begin(jax.vmap(env.reset)(reset_keys), (env_state, out.observation))
-    bad = _bad(env, seen, acted.decision.allowed, out, agent.missing)
-    row = TimeStep(seen.observation, seen.is_first, acted.action, out.reward, out.terminated, sign=out.sign)
+    last, each = teams.as_lanes(env, out.observation), teams.for_each(env, out._replace(observation=None))
+    bad = teams.of_any(env, _bad(env, seen, acted.decision.allowed, each._replace(observation=last), agent.missing))
+    row = TimeStep(seen.observation, seen.is_first, acted.action, each.reward, each.terminated, sign=each.sign)
     # After the first bad value nothing more is stored: the next row would begin with it.
-    experience = Experience(row, done, out.observation, ~bad.any(0) & (run.fault[0] < 0), acted.noted)
+    keep, over = teams.for_each(env, (~bad.any(0) & (run.fault[0] < 0), done))
+    experience = Experience(row, over, last, keep, acted.noted)
     experience = jax.tree.map(lambda leaf: leaf[None], experience)
     return DeviceRun(
         agent=agent.observe(dataclasses.replace(state, actor=acted.actor), experience),
         env=env_state,
-        seen=Seen(observation, done, out.reward, out.sign),
+        seen=Seen(teams.as_lanes(env, observation), over, each.reward, each.sign),
         key=key,
         steps=counted(run.steps, envs),
         episodes=count(run.episodes, out.reward, done, out.sign),

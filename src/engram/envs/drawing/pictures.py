@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from engram.envs.drawing import boards, cards, poles, roads, talk
+from engram.envs.drawing import battles, boards, cards, poles, roads, talk
 from engram.envs.drawing.canvas import Picture
 from engram.envs.limit import TimeLimited
 from engram.envs.steady import Steady
@@ -50,6 +50,7 @@ def _drawn() -> dict[str, Draw]:
         "ContextBandit": cards.bandit,
         "MemoryChain": cards.bits,
         "Dialogue": talk.dialogue,
+        "SMAX": battles.field,
     }
 
 
