@@ -286,6 +286,9 @@ class MindSpec:
             != "number",
             "the external memory remembers what each agent's action came to; set external=none": self.has_external,
             "reward.rescale = true learns roots of returns, which do not add up; leave it out": self.reward.rescale,
+            "head=decoupled has a value for each number of an action; set head=q": self.head.decouples,
+            "sides that take turns (turns = true) are no team; leave mixing out": self.turns,
+            f"symmetry={self.symmetry} turns what one agent sees; set symmetry=off": self.symmetry != "off",
         }
         for why, is_so in unfit.items():
             if is_so:

@@ -248,6 +248,11 @@ class AgentSpec(MindSpec):
                 f"mixing={mixing} mixes what each agent prefers next, but bootstrap={bootstrap} values the next "
                 f"observation in another way; set bootstrap=plain"
             )
+        if self.conservative.weight:
+            raise SpecError(
+                f"conservative.weight = {self.conservative.weight} holds down Q of single agents, and mixing={mixing} "
+                f"learns what their actions are worth together; leave it out"
+            )
         if self.demos.ratio:
             raise SpecError(
                 f"mixing={mixing} learns from rows of whole teams, but demos.ratio = {self.demos.ratio} keeps "
