@@ -61,13 +61,13 @@ def test_rewards_of_any_tokens_add_up_to_the_chrf_of_what_was_written():
 
 
 def test_the_reference_earns_one_and_is_shown_newest_first():
-    given = played(make_device("engram/Translate-v0"))
+    given = played(make_device("engram/Translate-v0", split="valid"))
     ends = np.flatnonzero(given["terminated"])
-    assert len(ends) == len(PHRASES.splits["train"])
+    assert len(ends) == len(PHRASES.splits["valid"])
     sums = np.add.reduceat(given["reward"], np.concatenate([[0], ends[:-1] + 1]))
     np.testing.assert_allclose(sums, 1.0, atol=1e-6)
     first = given["action"][: ends[0] + 1]
-    assert PHRASES.vocabulary.decode(first) == PHRASES.splits["train"][0][1]
+    assert PHRASES.vocabulary.decode(first) == PHRASES.splits["valid"][0][1]
     last = given["observation.prefix"][ends[0]]
     assert [*last[: ends[0] + 1]] == [*(first[:-1] + 1)[::-1], 1]
 
@@ -200,6 +200,8 @@ def test_bad_data_is_refused_in_a_sentence(tmp_path: Path, file: str, text: str,
 def test_what_is_no_corpus_or_no_source_is_told(tmp_path: Path):
     with pytest.raises(SpecError, match=r"data = 'phrase'.*did you mean 'phrases'"):
         make_device("engram/Translate-v0", data="phrase")
+    with pytest.raises(SpecError, match="split = 'tset' .*wants one of train, valid, test"):
+        make_device("engram/Translate-v0", split="tset")
     with pytest.raises(SpecError, match="--from nowhere names no source"):
         found("nowhere", tmp_path)
     (tmp_path / "other.txt").write_text("mine")

@@ -233,6 +233,11 @@ class AgentSpec(MindSpec):
                 f"demos.margin_weight = {self.demos.margin_weight} compares whole actions, which head=decoupled has no "
                 f"values of; leave it out"
             )
+        if self.head.decouples and self.conservative.weight:
+            raise SpecError(
+                f"conservative.weight = {self.conservative.weight} holds down Q of whole actions, which head=decoupled "
+                f"has no values of; leave it out"
+            )
 
     def _check_mixing(self) -> None:
         super()._check_mixing()

@@ -249,7 +249,7 @@ def make_device(id: str, **env_args: Any) -> DeviceEnv:
         if not _fits(value, types[name]):
             wanted = f"a value of type {getattr(types[name], '__name__', str(types[name]))}"
             if get_origin(types[name]) is Literal:
-                wanted = " or ".join(map(str, get_args(types[name])))
+                wanted = f"one of {', '.join(map(str, get_args(types[name])))}"
             raise SpecError(f"{name} = {value!r} does not suit {id}, which wants {wanted}; {listed}")
     missing = [field.name for field in fields(entry.kind) if field.name in known and _required(field)]
     missing = [name for name in missing if name not in env_args]

@@ -59,7 +59,7 @@ def corpus(options: argparse.Namespace, work: Path) -> Corpus:
     kept = kept[: options.pairs]
     splits: Any = divided(kept)
     if not splits["train"]:
-        raise SpecError(f"{len(pairs)} pairs were read and none is left to learn from; widen --words {options.words}")
+        raise SpecError(f"{len(pairs)} pairs were read and none is left to learn from; give more, or widen --words")
     texts = [text for pair in splits["train"] for text in pair]
     pieces = (
         of_words(text for pair in kept for text in pair)

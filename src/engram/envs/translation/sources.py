@@ -81,7 +81,9 @@ def _run(command: list[str], work: Path, problem: str) -> None:
         ) from None
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["no reason was given"])[-1]
-        raise SpecError(f"{problem}: {last}; see whether `apt-get update` helps, or put the .deb into {work} by hand")
+        raise SpecError(
+            f"{problem}: {last}; try `apt-get update`, or name a folder that holds the .deb with --packages"
+        )
 
 
 def of_catalogues(root: Path) -> Iterator[Pair]:
