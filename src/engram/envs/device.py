@@ -228,7 +228,8 @@ def make_device(id: str, **env_args: Any) -> DeviceEnv:
         if name not in known:
             raise SpecError(f"{name!r} is not an argument of {id}; {listed}")
         if not _fits(value, types[name]):
-            wanted = getattr(types[name], "__name__", str(types[name]))
+            choices = get_args(types[name]) if get_origin(types[name]) is Literal else ()
+            wanted = " or ".join(map(repr, choices)) or getattr(types[name], "__name__", str(types[name]))
             raise SpecError(f"{name} = {value!r} does not suit {id}, which wants a value of type {wanted}; {listed}")
     missing = [field.name for field in fields(entry.kind) if field.name in known and _required(field)]
     missing = [name for name in missing if name not in env_args]
