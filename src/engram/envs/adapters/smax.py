@@ -170,7 +170,7 @@ def package_of(name: str) -> Any:
         with _unheard():
             return import_module("jaxmarl.environments.smax")
     except ImportError as problem:
-        raise SpecError(f"{name} is played by jaxmarl ({problem}); {install('smax')}") from problem
+        raise SpecError(f"the map {name} of SMAX is played by jaxmarl ({problem}); {install('smax')}") from problem
 
 
 @contextmanager

@@ -9,7 +9,7 @@ Explored evenly, a sum of values tends to the best additive fit of the payoffs (
 """
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -60,7 +60,7 @@ class MatrixGame:
     Source: Claus & Boutilier 1998, the penalty game; its numbers are those of Son et al. 2019 (arXiv 1905.05408).
     """
 
-    payoffs: Any = PENALTY
+    payoffs: tuple | list = PENALTY
 
     agents = AGENTS
 
