@@ -114,3 +114,10 @@ def test_names_of_an_environment_whose_dtypes_drift_are_its_own():
     agent = SimpleNamespace(plan=plan, world_name=None)
     recording: Any = SimpleNamespace(agent=agent, env=Steady(env, ()), episodes=[SimpleNamespace(names=None)])
     assert inspect.unwrap(naming.Names.of.__func__)(naming.Names, recording).actions == ["fall", "push"]  # type: ignore[attr-defined]
+
+
+def test_a_text_is_told_by_its_characters():
+    shown = {"observation": {"kind": "dict", "parts": {"said": {"kind": "text", "characters": " abc"}}}}
+    assert naming._letters(shown) == {"said": " abc"}
+    assert naming._read(" abc", "2 3 1 4 0 0") == "ab c"
+    assert naming._letters(None) == {}
