@@ -138,7 +138,9 @@ def _labelled(numbers: list[str], columns: tuple[str, ...]) -> str:
     """The numbers of a row, each with its name where there is one for each."""
     if len(columns) != len(numbers):
         return "  ".join(numbers)
-    short = [one if one == "missing" else f"{float(one) + 0.0:.2f}".rstrip("0").rstrip(".") for one in numbers]
+    short = [
+        one if one == "missing" else f"{round(float(one), 2) + 0.0:.2f}".rstrip("0").rstrip(".") for one in numbers
+    ]
     return "  ".join(f"{name} {value}" for name, value in zip(columns, short, strict=True))
 
 
