@@ -234,8 +234,9 @@ READ = """places => {
     return { sentence: all('#sentence')[0], bars: all('#bars li > .number:not(.other)'),
       ranks: all('#bars .rank').map(Number),
       names: all('#waterfall .name'), pieces: all('#waterfall .number'), looked: all('.memory .looked'),
-      mattered: all('.memory .mattered'), parts: all('#parts > ol:first-of-type .name'), weights: all('#parts > ol:first-of-type .number'),
-      covered: all('[data-covered] .number'), ids: [...document.querySelectorAll('[data-id]')].map(each => Number(each.dataset.id)) };
+      mattered: all('.memory .mattered'), parts: all('#parts > ol:first-of-type .name'),
+      weights: all('#parts > ol:first-of-type .number'), covered: all('[data-covered] .number'),
+      ids: [...document.querySelectorAll('[data-id]')].map(each => Number(each.dataset.id)) };
   });
 }""".replace("ASK", ASK)
 

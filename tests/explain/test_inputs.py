@@ -110,7 +110,14 @@ def test_parts_are_told_with_name_value_and_box():
 def test_names_of_an_environment_whose_dtypes_drift_are_its_own():
     env: Any = SimpleNamespace(parts={"actions": ["fall", "push"]})
     spec = AgentSpec(encoder=VectorSpec(widths=(8,)))
-    plan = SimpleNamespace(agent=spec, space=spaces.Box((2,)), actions=2, env=None)
+    plan = SimpleNamespace(agent=spec, space=spaces.Box((2,)), actions=2, env=None, shown=None)
     agent = SimpleNamespace(plan=plan, world_name=None)
     recording: Any = SimpleNamespace(agent=agent, env=Steady(env, ()), episodes=[SimpleNamespace(names=None)])
     assert inspect.unwrap(naming.Names.of.__func__)(naming.Names, recording).actions == ["fall", "push"]  # type: ignore[attr-defined]
+
+
+def test_a_text_is_told_by_its_characters():
+    shown = {"observation": {"kind": "dict", "parts": {"said": {"kind": "text", "characters": " abc"}}}}
+    assert naming._letters(shown) == {"said": " abc"}
+    assert naming._read(" abc", "2 3 1 4 0 0") == "ab c"
+    assert naming._letters(None) == {}

@@ -14,7 +14,7 @@ from engram.envs.names import NOTHING, Names
 from engram.explaining.moments import Part
 
 MOST_FACTS = 64  # numbers of one observation that are told
-PICTURE = 8  # rows and columns from which an array is a picture, whose numbers nobody reads
+PICTURE, BOARD = 8, 5  # rows and columns from which an array, or one of planes, is a picture: nobody reads its numbers
 
 
 def cover(parts: Parts, observation: PyTree, covered: Bool[Array, "parts"], fill: PyTree) -> PyTree:
@@ -83,7 +83,7 @@ def is_picture(leaf: spaces.Leaf) -> bool:
     if not isinstance(leaf, spaces.Box) or leaf.unordered or len(leaf.shape) not in (2, 3):
         return False
     sides = leaf.shape[1:] if _channels_first(leaf) else leaf.shape[:2]
-    return min(sides) >= PICTURE
+    return min(sides) >= (PICTURE if len(leaf.shape) == 2 else BOARD)
 
 
 def _channels_first(leaf: spaces.Leaf) -> bool:
@@ -138,7 +138,10 @@ def _labelled(numbers: list[str], columns: tuple[str, ...]) -> str:
     """The numbers of a row, each with its name where there is one for each."""
     if len(columns) != len(numbers):
         return "  ".join(numbers)
-    return "  ".join(f"{name} {value}" for name, value in zip(columns, numbers, strict=True))
+    short = [
+        one if one == "missing" else f"{round(float(one), 2) + 0.0:.2f}".rstrip("0").rstrip(".") for one in numbers
+    ]
+    return "  ".join(f"{name} {value}" for name, value in zip(columns, short, strict=True))
 
 
 def entity_name(row: int, names: tuple[str, ...] = ()) -> str:

@@ -1,6 +1,7 @@
 """Names: of actions, of the parts of an observation, and of its numbers."""
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from jaxtyping import PyTree
@@ -15,6 +16,8 @@ from engram.explaining import inputs
 from engram.explaining.moments import Part
 from engram.explaining.recording import Recording
 
+ELSEWHERE = ("MiniGrid-", "BabyAI-")  # these draw the whole map, and show the agent what lies before it
+
 
 @dataclass(frozen=True)
 class Names:
@@ -23,12 +26,16 @@ class Names:
     Fields:
       space: of the observations. seen: what the encoder's attention lies over, or what could be covered of the input.
       actions: a name for each. known: what the environment calls the rest.
+      elsewhere: whether the picture is not of what is observed, so that places of a board are not places in it.
+      letters: the characters that the symbols of a text stand for, by the text's place in the observation.
     """
 
     space: spaces.Space
     seen: Parts
     actions: list[str]
     known: environment.Names
+    elsewhere: bool = False
+    letters: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def of(cls, recording: Recording) -> "Names":
@@ -41,7 +48,8 @@ class Names:
         known = environment.names_of(inner, id) if own is None else own[0]
         fits = len(known.actions) == plan.actions
         actions = [*known.actions] if fits else environment.action_names(inner, id, plan.actions)
-        return cls(plan.space, parts_of(plan.agent, plan.space), actions, known)
+        elsewhere = (id or "").startswith(ELSEWHERE)
+        return cls(plan.space, parts_of(plan.agent, plan.space), actions, known, elsewhere, _letters(plan.shown))
 
     def at(self, recording: Recording, number: int, step: int) -> "Names":
         """The names at one step: boxes of parts may move."""
@@ -50,8 +58,26 @@ class Names:
 
     def parts(self, frames: PyTree, always: bool = False) -> list[Part]:
         """The parts of a stacked observation that the encoder attends to; `always`: also those it does not."""
-        return inputs.parts_told(self.seen, frames, self.known) if self.seen.attended or always else []
+        if not (self.seen.attended or always):
+            return []
+        told = inputs.parts_told(self.seen, frames, self.known)
+        if isinstance(self.space, spaces.Text) and self.letters:
+            told = [replace(part, value=_read(self.letters["text"], part.value)) for part in told]
+        return [replace(part, box=None) for part in told] if self.elsewhere else told
 
     def facts(self, observation: PyTree) -> list[tuple[str, str]]:
         """Names and values of the numbers of one observation, unless they are an image's."""
-        return inputs.facts(self.space, observation, self.known)
+        told = inputs.facts(self.space, observation, self.known)
+        return [(name, _read(self.letters[name], value) if name in self.letters else value) for name, value in told]
+
+
+def _letters(shown: Mapping[str, Any] | None) -> dict[str, str]:
+    """The characters of each text of a host environment's observation, by the name that `inputs.facts` gives it."""
+    about = {} if shown is None else shown.get("observation", {})
+    texts = about.get("parts", {}) if about.get("kind") == "dict" else {"text": about}
+    return {name: one["characters"] for name, one in texts.items() if one.get("kind") == "text"}
+
+
+def _read(letters: str, symbols: str) -> str:
+    """Symbols as the characters that they stand for; 0 is after the end."""
+    return "".join(letters[int(one) - 1] for one in symbols.split() if 0 < int(one) <= len(letters))

@@ -55,13 +55,13 @@ def each_skipped(
     return found[0, : episode.length], found[1 : len(which) + 1, : episode.length]
 
 
-def density(spec: MindSpec, mind: Mind, episode: Episode, end: int) -> dict[int, list[tuple[int, float]]]:
+def density(spec: MindSpec, mind: Mind, episode: Episode, end: int | None = None) -> dict[int, list[tuple[int, float]]]:
     """Recall density: for each step before `end`, how far leaving out each earlier one moves the preferences now.
 
     That is the largest change over the actions. Of an episode with more than `MOST_SKIPPED` steps, evenly spaced ones
     are left out, and those that attention fell on most.
     """
-    episode = _begun(episode, end)
+    episode = episode if end is None else _begun(episode, end)
     which = _worth_skipping(episode)
     base, without = each_skipped(spec, mind, episode, which)
     if episode.decision.returns.policy is not None:  # logits mean nothing but by their differences

@@ -89,7 +89,8 @@ def edited(teller: Teller, how: str, random: np.random.Generator) -> list[World]
 
 def _questions(recording: Recording) -> list[tuple[int, int, worlds.Edit]]:
     """Episode, step of the choice, and an edit of the step that decides there (or of the present one)."""
-    env, found = recording.env, []
+    env: Any = recording.env
+    found: list[tuple[int, int, worlds.Edit]] = []
     for number, episode in enumerate(recording.episodes):
         for step in range(episode.length):
             bare, inside = inner(env, rereading.at(episode.states, step))

@@ -8,11 +8,11 @@ import hashlib
 import os
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from importlib.metadata import version
 from io import BytesIO
 from pathlib import Path
 
 import jax
-import jaxlib
 import numpy as np
 
 from engram.checkpoint.disk import replace_file
@@ -47,7 +47,7 @@ def _path(name: str, shape: tuple[int, ...], sources: Sequence[str | Path]) -> P
     if not folder or not Path(folder).is_dir():
         return None
     device = jax.devices()[0]
-    about = [name, str(shape), jax.__version__, jaxlib.__version__, device.platform, device.device_kind, _processor()]
+    about = [name, str(shape), jax.__version__, version("jaxlib"), device.platform, device.device_kind, _processor()]
     about += [os.environ.get("XLA_FLAGS", ""), *(str(jax.config.values.get(switch)) for switch in SWITCHES)]
     about += [Path(source).read_text("utf-8") for source in sources]
     return Path(folder) / f"engram-{name}-{hashlib.sha256(chr(0).join(about).encode()).hexdigest()[:16]}.npy"
