@@ -9,8 +9,8 @@
 Agents differ in one thing each: `go` is the preset, `no-symmetry` learns each position as it is, `no-pool` meets
 nobody but itself, `attention` reads the board by attention between cells instead of an MLP, and `uniform` is that with
 equal weights. Each plays its last parameters. Every opening of two random moves is played twice, with colours swapped.
-Against GNU Go it also plays Black without an opening, so that its first move is its own. Nothing but the seed of GNU Go
-then differs from game to game; how many games did is told.
+Against GNU Go it also plays Black with a first move of its own: without an opening, where nothing but the seed of GNU
+Go differs from game to game (how many games did is told), and with a random first reply of White (`black-reply`).
 
 Runs lie under .benchmarks/go; `--continue` takes an interrupted one up at its last checkpoint.
 """
@@ -75,15 +75,14 @@ def told_of(folder: Path) -> dict[str, Any]:
     }
 
 
-def matched(folder: Path, name: str, games: int, seed: int, opening_moves: int = 2, side: Any = "both") -> Any:
+def matched(folder: Path, name: str, games: int, seed: int, **more: Any) -> dict[str, Any]:
     """One match of the last parameters."""
     with engram.load(folder) as agent:
         env: Any = agent.device_world()
         rival = env.rival(name, seed)
         try:
             spec = agent.plan.agent
-            about = {"games": games, "seed": seed, "opening_moves": opening_moves, "side": side}
-            return in_json(play_match(env, agent.minds[0], spec, rival, **about)[0])
+            return in_json(play_match(env, agent.minds[0], spec, rival, games=games, seed=seed, **more)[0])
         finally:
             rival.close()
 
@@ -101,8 +100,9 @@ def matches(options: argparse.Namespace, folder: Path, record: Record, name: str
     for level in options.engines:
         wanted.append((f"gnugo:{level}", {}))
         wanted.append((f"gnugo:{level}", {"opening_moves": 0, "side": "first"}))
+        wanted.append((f"gnugo:{level}", {"free_moves": 1, "opening_moves": 1, "side": "first"}))
     for rival, more in wanted:
-        part = f"{name}/{rival}" + ("/black" if more else "")
+        part = f"{name}/{rival}" + ("/black" if more else "") + ("-reply" if "free_moves" in more else "")
         if part not in record.parts:
             found = matched(folder, rival, games, options.match_seed, **more)
             record.put(part, found)

@@ -338,6 +338,10 @@ def test_a_match_plays_every_opening_twice_and_tells_intervals(capsys, run, monk
     assert found["all"]["interval"][0] <= found["all"]["rate"] <= found["all"]["interval"][1]
     itself = json.loads(said(capsys, "match", str(run), "--games", "4", "--against", f"{run}@newest", "--json"))
     assert itself["openings"]["one_each"] == 2  # both are deterministic and alike: whoever has the better side wins
+    words = ("--games", "9", "--against", "capture", "--side", "first", "--free-moves", "1", "--opening-moves", "1")
+    free = json.loads(said(capsys, "match", str(run), *words, "--json"))
+    assert "as_second" not in free
+    assert free["openings"]["interval"] is None  # none is played twice
     monkeypatch.setattr(rivals, "gnu_go", lambda level, seed=0: fake(tmp_path))
     by_pipe = json.loads(said(capsys, "match", str(run), "--games", "2", "--against", "gnugo:1", "--json"))
     assert by_pipe["all"]["games"] == 2

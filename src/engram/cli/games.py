@@ -53,6 +53,8 @@ class Match:
     """How many games."""
     opening_moves: Annotated[int | None, whole(0, "N"), note("(default: 2)")] = None
     """Random moves that a game begins with."""
+    free_moves: Annotated[int | None, whole(0, "N"), note("(default: 0)")] = None
+    """Moves before these that the sides choose themselves: with 1, the first move is free."""
     side: Annotated[str | None, arg(metavar="both|first|second"), note("(default: both)")] = None
     """Which side the agent has; Black moves first."""
     seed: Annotated[int | None, whole(0, "S"), note("(default: 0)")] = None
@@ -83,6 +85,7 @@ def match(chosen: Match) -> None:
         name = chosen.against or next(iter(getattr(env, "rivals", ())), "")
         rival = _rival(chosen, env, name)
         given = {"games": chosen.games or 400, "side": chosen.side or "both", "seed": chosen.seed or 0}
+        given["free_moves"] = chosen.free_moves or 0
         given["opening_moves"] = 2 if chosen.opening_moves is None else chosen.opening_moves
         try:
             found, _ = play_match(env, agent.minds[0], agent.plan.agent, rival, **given)

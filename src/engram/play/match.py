@@ -108,7 +108,7 @@ def rate(won: int, games: int) -> Rate:
     Source: Wilson 1927, "Probable inference, the law of succession, and statistical inference".
     """
     if not games:
-        return Rate(0, 0, float("nan"), 0.0, 1.0)
+        return Rate(0, 0, 0.0, 0.0, 1.0)
     z, share = 1.959964, won / games
     middle, spread = share + z**2 / (2 * games), z * (share * (1 - share) / games + z**2 / (4 * games**2)) ** 0.5
     scale = 1 + z**2 / games
@@ -156,14 +156,19 @@ def play_match(
     *,
     games: int,
     opening_moves: int = 2,
+    free_moves: int = 0,
     side: Side = "both",
     seed: int = 0,
 ) -> tuple[Match, list[Game]]:
-    """Plays the games, as many side by side as the rival takes. Raises SpecError where sides do not take turns."""
+    """Plays the games, as many side by side as the rival takes.
+
+    `free_moves`: that the sides choose before the random ones. Raises SpecError where sides do not take turns.
+    """
     if not has_turns(env):
         raise SpecError("a match needs a game whose sides take turns, and this environment has one side")
     env = getattr(env, "to_match", env)
-    began, table = time.perf_counter(), _Table(env, spec, mind, rival, opening_moves, seed)
+    opening = range(free_moves, free_moves + opening_moves)
+    began, table = time.perf_counter(), _Table(env, spec, mind, rival, opening, seed)
     played: list[Game] = []
     while len(played) < games:
         numbers = range(len(played), min(games, len(played) + rival.at_once))
@@ -174,9 +179,9 @@ def play_match(
 class _Table:
     """Games side by side."""
 
-    def __init__(self, env: DeviceEnv, spec: Any, mind: Any, rival: Rival, opening_moves: int, seed: int):
+    def __init__(self, env: DeviceEnv, spec: Any, mind: Any, rival: Rival, opening: range, seed: int):
         self._env, self._rival, self._agent = env, rival, _Player(mind, spec)
-        self._opening_moves, self._seed = opening_moves, seed
+        self._opening, self._seed = opening, seed
         self._reset, self._step = jax.jit(jax.vmap(env.reset)), jax.jit(partial(_moved, env))
         self._passes = [*getattr(env, "passes", ())]
 
@@ -197,9 +202,9 @@ class _Table:
             shown = jax.tree.map(np.asarray, observation)
             own = self._agent.look(shown)
             turn = going & (mover != agent)
-            theirs = self._rival.choose(states, shown, turn & (time_ >= self._opening_moves), mover)
+            theirs = self._rival.choose(states, shown, turn & (time_ not in self._opening), mover)
             action = np.where(mover == agent, own, theirs)
-            if time_ < self._opening_moves:
+            if time_ in self._opening:
                 action = np.array([self._drawn(draw, shown, game) for game, draw in enumerate(draws)])
             lost = turn & ((action == GIVES_UP) | ~self._allowed(shown, action))
             total[lost] += -mover[lost]
@@ -207,7 +212,7 @@ class _Table:
             going &= ~lost
             action = np.where(lost, 0, action).astype(np.int32)
             self._agent.took(action)
-            heard = going if time_ < self._opening_moves else going & (mover == agent)
+            heard = going if time_ in self._opening else going & (mover == agent)
             self._rival.hear(heard, mover, action)
             states, observation, reward, over, sign = self._step(states, jnp.asarray(action), jnp.asarray(going), keys)
             total += going * mover * np.asarray(reward)
