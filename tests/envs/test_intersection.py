@@ -376,5 +376,7 @@ def test_arriving_and_crashing_are_worth_what_was_chosen(rows, reward):
 def test_weights_below_nothing_are_refused():
     with pytest.raises(SpecError, match="crash = -1.0 is too small for Intersection; give 0 or more"):
         make_device("engram/Intersection-v0", crash=-1)
-    with pytest.raises(SpecError, match="order = 'random' does not suit engram/Intersection-v0, which wants sorted or shuffled"):
+    with pytest.raises(
+        SpecError, match="order = 'random' does not suit engram/Intersection-v0, which wants sorted or shuffled"
+    ):
         make_device("engram/Intersection-v0", order="random")
