@@ -221,7 +221,7 @@ def test_every_joint_action_belongs_to_the_space_and_none_comes_twice(space: gym
     ("space", "bins", "said"),
     [
         (gym_spaces.Box(-1, 1, (2,)), None, r"continuous .* give --action-bins N"),
-        (gym_spaces.Box(-1, 1, (2,)), 33, r"has 33 x 33 = 1,089 joint actions; at most 1,024"),
+        (gym_spaces.Box(-1, 1, (2,)), 33, r"33 x 33 = 1,089 joint actions; at most 1,024"),
         (gym_spaces.Box(-1, 1, (2,)), 1, r"action_bins = 1 was given; at least 2"),
         (gym_spaces.Box(-np.inf, 1, (2,)), 3, r"no finite bounds"),
         (gym_spaces.MultiDiscrete([32, 33]), None, r"32 x 33 = 1,056 joint actions"),

@@ -170,7 +170,7 @@ PRESETS: dict[str, tuple[Callable[[spaces.Space, int], MindSpec], str]] = {
         "a value for each motor's own values, for robots (Seyde et al. 2023)",
     ),
     "her": (
-        lambda space, steps: fields.her(auto(space, steps), steps),
+        lambda space, steps: fields.her(auto(space, steps), space, steps),
         "decqn that learns from goals in hindsight (Andrychowicz et al. 2017), for arms",
     ),
     "lru-dqn": (lru_dqn, "linear recurrent units as working memory, for long delays (Orvieto et al. 2023)"),
