@@ -83,8 +83,9 @@ def edited(teller: Teller, how: str, random: np.random.Generator) -> list[World]
         return []
     asked = _questions(recording)
     if len(asked) > WORLDS[how]:
-        asked = [asked[place] for place in sorted(random.choice(len(asked), WORLDS[how], replace=False))]
-    return [_asked(teller, *each) for each in asked]
+        chosen = random.choice(len(asked), WORLDS[how], replace=False).tolist()
+        asked = [asked[place] for place in sorted(chosen)]
+    return [_asked(teller, number, step, edit) for number, step, edit in asked]
 
 
 def _questions(recording: Recording) -> list[tuple[int, int, worlds.Edit]]:
