@@ -71,9 +71,9 @@ def _check_search(search: Range | None, limits: Mapping[str, Any]) -> None:
                 _check_range(number, f"search of {limits['help']!r}", limits)
 
 
-def part(role: str, default: Any, help: str) -> Any:
-    """A field that holds any spec registered for `role`."""
-    return dataclasses.field(default_factory=lambda: default, metadata={"help": help, "role": role})
+def part(role: str, default: Any, help: str, later: bool = False) -> Any:
+    """A field that holds any spec registered for `role`. `later`: as in `setting`."""
+    return dataclasses.field(default_factory=lambda: default, metadata={"help": help, "role": role, "later": later})
 
 
 @dataclass_transform(kw_only_default=True, frozen_default=True)
@@ -139,7 +139,9 @@ def from_json(cls: type[T], value: dict[str, Any], path: str = "") -> T:
     for name, field in fields.items():
         kind = _hints(cls)[name]
         inner = value[name]
-        if role := field.metadata.get("role"):
+        if dataclasses.is_dataclass(inner):
+            made[name] = inner  # the default of a later setting
+        elif role := field.metadata.get("role"):
             chosen = registry.find(role, inner.get("kind", "")) if isinstance(inner, dict) else None
             if chosen is None:
                 raise SpecError(
@@ -147,8 +149,6 @@ def from_json(cls: type[T], value: dict[str, Any], path: str = "") -> T:
                 )
             rest = {key: item for key, item in inner.items() if key != "kind"}
             made[name] = from_json(chosen, rest, f"{path}{name}.")
-        elif dataclasses.is_dataclass(inner):
-            made[name] = inner  # the default of a later setting
         elif dataclasses.is_dataclass(kind):
             made[name] = from_json(kind, inner, f"{path}{name}.")  # type: ignore[arg-type]
         else:

@@ -106,10 +106,11 @@ class RecallSpec:
     imitation_weight: float = setting(
         0.0, "weight of a loss that draws Q to the value stored for the same action", low=0, search=Log(0.01, 1.0)
     )
-    played: bool = setting(True, "what the agent does becomes entries")
+    played: bool = setting(True, "what the agent does becomes entries", later=True)
     demonstrations: int = setting(
-        0, "entries made of demonstrations (demos.ratio) at each moment of learning, in turn, with fresh keys", low=0
-    )
+        0, "entries made of demonstrations (demos.ratio) at each moment of learning, in turn, with fresh keys",
+        low=0, later=True,
+    )  # fmt: skip
     refresh: int = setting(0, "entries whose key is computed anew at each moment of learning, in turn", low=0)
 
     def key_width(self, embedding: int) -> int:
@@ -134,7 +135,7 @@ class MindSpec:
     loss: Any = part("loss", HuberSpec(), "distance between Q and its target")
     external: Any = part("external", NoExternalSpec(), "what is remembered of earlier episodes")
     recall: RecallSpec = setting(RecallSpec(), "how the external memory is used")
-    mixing: Any = part("mixing", NoMixingSpec(), "what the actions of several agents are worth together")
+    mixing: Any = part("mixing", NoMixingSpec(), "what the actions of several agents are worth together", later=True)
     discount: float = setting(0.99, "gamma", low=0, high=1, search=OneOf(0.9, 0.95, 0.98, 0.99, 0.995, 0.999))
     reward: RewardSpec = setting(RewardSpec(), "how rewards are learned from")
     reward_clip: float = setting(0.0, "rewards are learned from within +- this; 0 for as they are", low=0)

@@ -107,7 +107,9 @@ class AgentSpec(MindSpec):
     replay: ReplaySpec = setting(ReplaySpec(), "the replay")
     draw: Any = part("draw", UniformSpec(), "which rows of the replay are learned from")
     demos: DemosSpec = setting(DemosSpec(), "how demonstrations are learned from")
-    conservative: ConservativeSpec = setting(ConservativeSpec(), "how Q of actions that were not taken is held down")
+    conservative: ConservativeSpec = setting(
+        ConservativeSpec(), "how Q of actions that were not taken is held down", later=True
+    )
     target: TargetSpec = setting(TargetSpec(), "the target network")
     bootstrap: Any = part("bootstrap", PlainSpec(), "what the next observation is worth")
     double: bool = setting(False, "the online network picks the next action, the target network says what it is worth")

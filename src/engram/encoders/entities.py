@@ -40,14 +40,23 @@ class EntitiesSpec:
     )
     uniform: bool = setting(False, "control: all entities that are there weigh the same")
     relative: bool = setting(
-        False, "entities are also seen by where they are and how they move from the ego's point of view"
+        False,
+        "entities are also seen by where they are and how they move from the ego's point of view",
+        later=True,
     )
-    position: tuple[int, ...] = setting((), "with relative: columns of x and y; () as the observation names them")
-    velocity: tuple[int, ...] = setting((), "with a position: columns of the velocity along x and y; () for none")
-    heading: tuple[int, ...] = setting((), "with a position: columns of the heading's cosine and sine; () for none")
+    position: tuple[int, ...] = setting(
+        (), "with relative: columns of x and y; () as the observation names them", later=True
+    )
+    velocity: tuple[int, ...] = setting(
+        (), "with a position: columns of the velocity along x and y; () for none", later=True
+    )
+    heading: tuple[int, ...] = setting(
+        (), "with a position: columns of the heading's cosine and sine; () for none", later=True
+    )
     units: tuple[float, ...] = setting(
-        (1.0, 1.0), "with a position: m that 1 of it stands for, and m/s that 1 of the velocity does", above=0
-    )
+        (1.0, 1.0), "with a position: m that 1 of it stands for, and m/s that 1 of the velocity does",
+        above=0, later=True,
+    )  # fmt: skip
 
     layout = "rows"
 

@@ -34,7 +34,7 @@ class RunPlan(RunSettings):
     agent: MindSpec = setting(NEEDED, "the agent")
     space: spaces.Space = setting(NEEDED, "what an observation of the environment looks like")
     actions: int = setting(NEEDED, "discrete actions of the environment", low=1)
-    agents: int = setting(1, "agents of one environment, which are paid together", low=1)
+    agents: int = setting(1, "agents of one environment, which are paid together", low=1, later=True)
     shown: dict[str, Any] | None = setting(None, "observations and actions as a host environment has them")
     horizon: int = setting(
         NEEDED, "environment steps that schedules follow: `steps`, or more for a run in pieces", low=1
@@ -65,6 +65,7 @@ class RunPlan(RunSettings):
 
     def _json(self) -> dict[str, Any]:
         values = {item.name: getattr(self, item.name) for item in dataclasses.fields(self)}
+        values = {name: value for name, value in values.items() if name not in LATER or value != LATER[name]}
         return values | {"format": FORMAT, "agent": agent_to_json(self.agent), "space": spaces.to_json(self.space)}
 
     def digest(self) -> str:
@@ -101,6 +102,7 @@ class RunPlan(RunSettings):
             raise CheckpointError(f"{path} cannot be read ({error}); restore it from a copy") from None
         _check_form(path, values, {item.name for item in dataclasses.fields(cls)} | {"format"})
         del values["format"]
+        values = LATER | values
         try:
             check({name: value for name, value in values.items() if name in RUN})
             values["log"] = tuple(values["log"])
@@ -114,6 +116,10 @@ class RunPlan(RunSettings):
             ) from None
         except (EngramError, AttributeError, KeyError, TypeError, ValueError) as error:
             raise CheckpointError(f"{path} is damaged: {error}") from None
+
+
+# Settings of a run that came after runs were stored, with what they are in those: see `specs.setting`.
+LATER = {item.name: item.default for item in dataclasses.fields(RunPlan) if item.metadata.get("later")}
 
 
 def team_of(agents: int) -> dict[str, int]:
@@ -148,7 +154,7 @@ def _check_form(path: Path, values: Any, names: set[str]) -> None:
         raise CheckpointError(
             f"{path} has {told}, but this version of Engram reads {FORMAT!r}; use the version that wrote it"
         )
-    if wrong := sorted(set(values) ^ names):
+    if wrong := sorted((set(values) | set(LATER)) ^ names):
         told = f"without {wrong[0]!r}" if wrong[0] in names else f"with {wrong[0]!r}, which is unknown"
         raise CheckpointError(f"{path} is damaged: it was found {told}; restore it from a copy")
 
