@@ -390,7 +390,7 @@ def step_device(
         cut=now.cut | late,
         time=now.time + 1,
         side=None if now.side is None or out.sign is None else now.side * out.sign,
-        success=None if now.success is None else jnp.where(running, out.success, now.success),
+        success=None if now.success is None or out.success is None else jnp.where(running, out.success, now.success),
     )
     kept = None if keep is None else keep(now.seen, looked)
     return following, (kept, running, None if watch is None else jax.vmap(watch)(now.env, out))

@@ -52,8 +52,8 @@ def reaching(env: Any, state: Any) -> Picture:  # noqa: ARG001
     """The arm seen from above, and the place where its tip is wanted."""
     shoulder, elbow, *_ = np.asarray(state.physics, np.float64)
     canvas, metre, middle = Canvas(SIDE, SIDE), SIDE / 2.1, SIDE / 2
-    goal = middle + metre * np.asarray(state.goal, np.float64)
-    canvas.disc(*goal, 5, GREEN)
+    goal_x, goal_y = middle + metre * np.asarray(state.goal, np.float64)
+    canvas.disc(goal_x, goal_y, 5, GREEN)
     x1, y1 = middle + metre * LENGTH * np.cos(shoulder), middle + metre * LENGTH * np.sin(shoulder)
     x2 = x1 + metre * LENGTH * np.cos(shoulder + elbow)
     y2 = y1 + metre * LENGTH * np.sin(shoulder + elbow)

@@ -29,6 +29,7 @@ from engram.envs.host.episodes import Level, episode_seed, numbers_of, raised
 from engram.envs.host.masks import METHOD
 from engram.envs.host.spaces import Observer, Translator
 from engram.errors import EnvironmentFault, SpaceError, SpecError, is_fault
+from engram.goals import GoalRule
 from engram.spaces import MASK, offered_features
 
 
@@ -63,7 +64,7 @@ class VectorEnvs:
 
     level: Level = "boundary"
     reward_clip = 0.0
-    goal_rule = None  # its environments are not asked
+    goal_rule: GoalRule | None = None  # its environments are not asked
 
     def __init__(self, vector: VectorEnv, seed: int, action_bins: int | None):
         self.env: Any = vector  # Gymnasium's own types leave out lists of seeds
