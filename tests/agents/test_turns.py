@@ -174,6 +174,13 @@ def test_returns_are_those_of_who_moved_first():
     assert {(one.length % 2, one.total) for one in runner.ended} == {(1, 1.0), (0, -1.0)}
 
 
+def test_an_evaluation_without_a_rival_plays_both_sides():
+    """Whoever takes the last one is paid 1: the first side in games of an odd number of moves."""
+    with engram.Trainer("engram/Nim-v0", "dqn", steps=64, overrides={"replay.start": 16}) as trainer:
+        found = trainer.learn().evaluate(3)
+    assert found.returns == [1.0 if length % 2 else -1.0 for length in found.lengths]
+
+
 @pytest.mark.parametrize(
     ("env", "overrides", "said"),
     [
