@@ -1,6 +1,7 @@
 """Games of two sides: what the other side is worth counts against, in every target, and by the environment's sign."""
 
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import jax
@@ -27,6 +28,7 @@ from engram.losses.distributional import CrossEntropySpec, QuantileHuberSpec, pr
 from engram.losses.regression import SquaredSpec
 from engram.losses.returns import NStep, discounts, lambda_returns, n_step
 from engram.replay.prioritized import PrioritizedSpec
+from engram.runners import device
 from engram.runners.device import DeviceRunner
 from engram.types import Distribution, Returns
 from engram.working.gated import GRUSpec
@@ -179,6 +181,37 @@ def test_an_evaluation_without_a_rival_plays_both_sides():
     with engram.Trainer("engram/Nim-v0", "dqn", steps=64, overrides={"replay.start": 16}) as trainer:
         found = trainer.learn().evaluate(3)
     assert found.returns == [1.0 if length % 2 else -1.0 for length in found.lengths]
+
+
+def test_past_selves_see_by_todays_statistics_and_a_policy_does_not_learn_of_their_moves():
+    """Each is the agent as it began, so it plays as that does; whatever was thought of its moves changes no update."""
+    spec = specs.override_all(
+        presets.preset("ppo", NIM.observation_space, 1_000),
+        {"turns": True, "encoder.widths": (8,), "observation.normalize": True, "pool.size": 1, "pool.share": 0.5,
+         "rollout.steps": 4, "rollout.epochs": 1, "rollout.minibatches": 1},
+    )  # fmt: skip
+    agent = spec.build(NIM.observation_space, NIM.actions, 8)
+    run = jax.jit(partial(device.init, agent, NIM))(jax.random.PRNGKey(0))
+    step = jax.jit(partial(device.step, agent, NIM))
+    for _ in range(4):
+        run = step(run)
+    alone = replace(spec, pool=replace(spec.pool, share=0.0)).build(NIM.observation_space, NIM.actions, 8)
+    acted = (jax.jit(each.act)(agent.mind(run.agent), run.agent.actor, run.seen).action for each in (agent, alone))
+    np.testing.assert_array_equal(*acted)
+
+    rollout, learn = run.agent.replay, jax.jit(agent.learn)
+    theirs = rollout.known.theirs
+    assert 0 < int(theirs.sum()) < theirs.size
+
+    def learned(where: Any) -> list[np.ndarray]:
+        own = rollout.known.own
+        own = own._replace(log_probability=own.log_probability + 3.0 * where)
+        known = rollout.known._replace(own=own)
+        return jax.tree.leaves(learn(replace(run.agent, replay=replace(rollout, known=known)))[0].learner.params)
+
+    plain = learned(jnp.zeros_like(theirs))
+    assert all((one == two).all() for one, two in zip(plain, learned(theirs), strict=True))
+    assert any((one != two).any() for one, two in zip(plain, learned(~theirs), strict=True))
 
 
 @pytest.mark.parametrize(

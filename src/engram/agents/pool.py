@@ -10,11 +10,12 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from engram.agents.agent import Experience
 from engram.agents.network import Network
 from engram.agents.policy import Look, Mind, Seen, still
+from engram.agents.rollout import Examples
 from engram.errors import SpecError
 from engram.specs import setting, spec
 from engram.types import Decision
@@ -52,10 +53,15 @@ def begin(chosen: PoolSpec, params: Network) -> PoolState:
     return PoolState(past, jnp.int32(0), jnp.int32(0), jnp.zeros(()))
 
 
-def check(chosen: PoolSpec, turns: bool, envs: int) -> None:
-    """Raises SpecError for a game of one side, and for too few environments."""
+def check(chosen: PoolSpec, turns: bool, envs: int, agents: int = 1) -> None:
+    """Raises SpecError for a game of one side, for too few environments, and for sides of several agents."""
     if not chosen.share:
         return
+    if agents > 1:
+        raise SpecError(
+            f"pool.share = {chosen.share} lets past selves play one side, and here {agents} agents act at once; set "
+            f"pool.share=0"
+        )
     if not turns:
         raise SpecError(
             f"pool.share = {chosen.share} lets past selves play one side, and here there is one side only; set "
@@ -97,9 +103,12 @@ def played(chosen: PoolSpec, mind: Mind, moves: Bool[Array, "envs"], looked: Loo
         where = moves[:lanes].reshape(-1, *[1] * (own.ndim - 1))
         return own.at[:lanes].set(jnp.where(where, other, own[:lanes]))
 
+    def decided(past: Network, frames: PyTree) -> Decision:
+        # By today's statistics: those of their own time are not kept.
+        return jax.vmap(past.seeing(mind.network.scales))(frames, bits)
+
     bits = still(mind.network, lanes // size)
-    frames = jax.tree.map(dealt, looked.state.frames)
-    each = jax.vmap(lambda past, frames: jax.vmap(past)(frames, bits))(mind.past, frames)
+    each = jax.vmap(decided)(mind.past, jax.tree.map(dealt, looked.state.frames))
     there: Decision = jax.tree.map(gathered, each)
     return looked._replace(decision=jax.tree.map(mixed, looked.decision, there))
 
@@ -111,6 +120,14 @@ def after_rollout(chosen: PoolSpec, pool: PoolState, params: Network) -> PoolSta
     past = jax.tree.map(lambda old, new: old.at[place].set(new, mode="drop"), pool.past, params)
     rollouts = jnp.where(due, 0, pool.rollouts + 1)
     return PoolState(past, rollouts, (pool.kept + due) % chosen.size, pool.result)
+
+
+def own_moves(examples: Examples, theirs: Bool[Array, "time envs"]) -> Examples:
+    """The examples of single steps, of which those of past selves do not count.
+
+    A policy gradient takes actions for those of the policy that learns. Q is learned of any action.
+    """
+    return examples._replace(weight=jnp.where(theirs.reshape(-1), 0.0, examples.weight))
 
 
 def with_results(

@@ -169,7 +169,7 @@ class RolloutLearner:
 
     def __post_init__(self):
         symmetry.check(self.spec, self.space, self.actions)
-        pools.check(self.spec.pool, self.spec.turns, self.envs)
+        pools.check(self.spec.pool, self.spec.turns, self.envs, self.agents)
         check_mixing(self.spec, self.space)
         chosen = self.spec.rollout
         examples, what = (self.envs, "environments") if self.spec.has_memory else (self.envs * chosen.steps, "steps")
@@ -286,9 +286,9 @@ class RolloutLearner:
 
     def learn(self, state: AgentState) -> tuple[AgentState, Metrics]:
         """The updates from one rollout, which is then forgotten."""
-        chosen, mind, rollout = self.spec, self.mind(state), state.replay
+        chosen, mind, rollout, theirs = self.spec, self.mind(state), state.replay, None
         if self._pooled:
-            rollout = dataclasses.replace(rollout, known=rollout.known.own)
+            theirs, rollout = rollout.known.theirs, dataclasses.replace(rollout, known=rollout.known.own)
         frames = rollouts.stacked(chosen, rollout)
         steps = rollouts.steps_of(chosen, mind, rollout, frames, rollout.known.value)
         words = mind.network.words
@@ -300,6 +300,8 @@ class RolloutLearner:
         if chosen.mixing.present:
             target = jnp.repeat(target, self.agents, axis=1)
         examples = rollouts.examples_of(chosen, mind.network, rollout, frames, target, bits.reshape(*shape, words))
+        if theirs is not None and chosen.head.has_policy:
+            examples = pools.own_moves(examples, theirs)
         if chosen.mixing.present:
             examples = teams.together(examples, self.agents)
         count, batches = len(examples.weight), chosen.rollout.minibatches
