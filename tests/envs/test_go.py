@@ -382,6 +382,19 @@ def test_a_person_plays_takes_back_passes_and_is_told_the_score(capsys, run, mon
     assert " wins." in told
 
 
+@pytest.mark.parametrize(
+    ("name", "changes", "told"),
+    [
+        ("go", {"working": "gru", "pool.share": 0.0}, "but not what a working memory carries into it"),
+        ("drqn", {"replay.stored_carry": True}, "but not the carry that it begins with"),
+        ("ppo", {}, "how likely an action is with how likely it was before it was turned"),
+    ],
+)
+def test_what_cannot_be_turned_is_said_in_a_sentence(name, changes, told):
+    with pytest.raises(SpecError, match=told):
+        specs.override_all(preset(name, GO.observation_space, 1_000), {"symmetry": "board", **changes})
+
+
 def test_every_setting_of_games_changes_the_program():
     """Of the preset: symmetries, signs, and all about the pool; and symmetries of an agent with a replay."""
     import hashlib

@@ -56,6 +56,11 @@ class PPOSpec(RolloutSpec):
                 f"agent=ppo draws actions from its policy, which exploration="
                 f"{name_of('exploration', type(self.exploration))} does not; set exploration=sample"
             )
+        if self.symmetry != "off":
+            raise SpecError(
+                f"symmetry = {self.symmetry} turns examples, and agent=ppo compares how likely an action is with how "
+                f"likely it was before it was turned; set symmetry=off, or use --preset go"
+            )
         if self.value_clip and self.head.predicts != "number":
             raise SpecError(
                 f"value_clip = {self.value_clip} bounds a value that is one number; set head.returns=scalar, or "

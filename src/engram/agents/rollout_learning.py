@@ -116,6 +116,11 @@ class RolloutSpec(MindSpec):
                 f"pool.share = {self.pool.share} lets past selves play, which have no memory of their own; set "
                 f"pool.share=0, or working=none and external=none"
             )
+        if self.symmetry != "off" and self.has_memory:
+            raise SpecError(
+                f"symmetry = {self.symmetry} turns a rollout, but not what a working memory carries into it; set "
+                f"symmetry=off, or working=none"
+            )
         if not self.has_memory and (seen.previous_action or seen.previous_reward):
             raise SpecError(
                 f"observation.previous_action = {seen.previous_action} and observation.previous_reward = "

@@ -302,3 +302,8 @@ class AgentSpec(MindSpec):
                 "replay.stored_carry = true keeps what a working memory carries, and there is none; choose one, such "
                 "as working=gru"
             )
+        if self.replay.stored_carry and self.symmetry != "off":
+            raise SpecError(
+                f"symmetry = {self.symmetry} turns a window, but not the carry that it begins with "
+                f"(replay.stored_carry = true); leave one out"
+            )
