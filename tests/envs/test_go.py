@@ -395,6 +395,15 @@ def test_what_cannot_be_turned_is_said_in_a_sentence(name, changes, told):
         specs.override_all(preset(name, GO.observation_space, 1_000), {"symmetry": "board", **changes})
 
 
+def test_past_selves_of_a_run_that_begins_with_another_are_what_it_begins_with(run):
+    overrides = {"encoder.widths": (16,), "pool.size": 2, "rollout.steps": 4}
+    about: dict[str, Any] = {"envs": 40, "steps": 256, "env_args": {"size": 3}, "start_from": str(run)}
+    with engram.Trainer("engram/Go-v0", "go", overrides=overrides, **about) as trainer:
+        learner = trainer.runner._run.agent.learner  # type: ignore[attr-defined]
+    for now, past in zip(jax.tree.leaves(learner.params), jax.tree.leaves(learner.pool.past), strict=True):
+        np.testing.assert_array_equal(past, np.stack([now, now], axis=1))  # behind the axis of seeds
+
+
 def test_every_setting_of_games_changes_the_program():
     """Of the preset: symmetries, signs, and all about the pool; and symmetries of an agent with a replay."""
     import hashlib

@@ -26,6 +26,7 @@ TASK = ("action_bins", "max_episode_steps")  # what an environment is made with,
 WITH_REPLAY = ("replay", "all")  # values of start_with
 # Of the learner's state: its weights, and the statistics by which they see. Running returns belong to old episodes.
 TAKEN = ("params.", "target.", "statistics.scales.")
+PAST = WEIGHTS + "pool.past."
 
 
 class Source(NamedTuple):
@@ -128,6 +129,26 @@ def begin_from(source: Source | None, runner: Runner, plan: RunPlan) -> None:
     what, seeds = plan.start_with, plan.seeds
     if what in WITH_REPLAY:
         check_replays(plan.agent, f"start_with = {what!r}")
+    _check_meaning(source, plan)
+    prefixes = [WEIGHTS + name for name in TAKEN]
+    prefixes += [REPLAY] * (what in WITH_REPLAY) + [MEMORY] * (what in ("memory", "all"))
+    own = runner.capture().arrays
+    needed = {name: array for name, array in own.items() if name.startswith(tuple(prefixes))}
+    if what in ("memory", "all") and not any(name.startswith(MEMORY) for name in needed):
+        raise SpecError(f"start_with = {what!r} was given, but this agent has no external memory; leave it out")
+    taken = {name: array for name, array in source.loaded.arrays.items() if name.startswith(tuple(prefixes))}
+    taken = _for_seeds(taken, _has_seeds(source.loaded.arrays), _has_seeds(own), seeds)
+    _check_fits(source.name, taken, needed)
+    try:
+        runner.adopt(taken | _past_of(taken, own), partial(fill, source.loaded) if what in WITH_REPLAY else None)
+    except CheckpointError as problem:
+        raise CheckpointError(
+            f"the replay of {source.name} does not fit this run ({problem}); begin without its replay"
+        ) from None
+
+
+def _check_meaning(source: Source, plan: RunPlan) -> None:
+    """CheckpointError where Q of the source is in other units than that of the plan, or of something else."""
     there, here = (one.agent.reward.rescale for one in (source.plan, plan))
     if there != here:
         raise CheckpointError(
@@ -141,21 +162,16 @@ def begin_from(source: Source | None, runner: Runner, plan: RunPlan) -> None:
             f"what {source.name} learned {told}, so its Q means something else than that of this run; begin without "
             f"--from (start_from)"
         )
-    prefixes = [WEIGHTS + name for name in TAKEN]
-    prefixes += [REPLAY] * (what in WITH_REPLAY) + [MEMORY] * (what in ("memory", "all"))
-    own = runner.capture().arrays
-    needed = {name: array for name, array in own.items() if name.startswith(tuple(prefixes))}
-    if what in ("memory", "all") and not any(name.startswith(MEMORY) for name in needed):
-        raise SpecError(f"start_with = {what!r} was given, but this agent has no external memory; leave it out")
-    taken = {name: array for name, array in source.loaded.arrays.items() if name.startswith(tuple(prefixes))}
-    taken = _for_seeds(taken, _has_seeds(source.loaded.arrays), _has_seeds(own), seeds)
-    _check_fits(source.name, taken, needed)
-    try:
-        runner.adopt(taken, partial(fill, source.loaded) if what in WITH_REPLAY else None)
-    except CheckpointError as problem:
-        raise CheckpointError(
-            f"the replay of {source.name} does not fit this run ({problem}); begin without its replay"
-        ) from None
+
+
+def _past_of(taken: Mapping[str, np.ndarray], own: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The past selves of an agent that plays against some: each is what it begins with."""
+    place = int(_has_seeds(own))  # of their axis
+    return {
+        name: np.broadcast_to(np.expand_dims(taken[WEIGHTS + TAKEN[0] + name.removeprefix(PAST)], place), array.shape)
+        for name, array in own.items()
+        if name.startswith(PAST)
+    }
 
 
 def _has_seeds(arrays: Mapping[str, np.ndarray]) -> bool:
