@@ -1,15 +1,19 @@
 """The conservative term in closed form, its gradient, and which rows have it."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from engram import specs
+from engram.agents.examples import Start, held_down
 from engram.agents.presets import preset
 from engram.errors import SpecError
 from engram.losses.conservative import conservative
 from engram.losses.margin import large_margin
+from engram.losses.returns import NStep
 from engram.spaces import Box
 
 Q = jnp.array([1.0, 3.0, -2.0])
@@ -50,3 +54,15 @@ def test_demonstrations_alone_need_some():
         specs.override_all(spec, {"conservative.weight": 1.0, "conservative.on": "demonstrations"})
     both = {"conservative.weight": 1.0, "conservative.on": "demonstrations", "demos.ratio": 0.25}
     assert specs.override_all(spec, both).marks_demonstrations
+
+
+def test_where_no_demonstrations_are_kept_none_are_held_down():
+    """As where a learner is made by hand without them: then nobody marks rows."""
+    step = NStep(jnp.zeros(()), jnp.ones(()), jnp.int32(1))
+    start = Start(jnp.int32(0), step, jnp.ones(()))
+    some = {"conservative.weight": 1.0, "conservative.on": "demonstrations", "demos.ratio": 0.25}
+    spec: Any = specs.override_all(preset("dqn", Box((3,)), 100), some)
+    of_all = specs.override(spec, "conservative.on", "all")
+    assert float(held_down(spec, Q, None, start)) == 0.0
+    assert float(held_down(spec, Q, None, start._replace(shown=jnp.ones(())))) > 1.0
+    assert float(held_down(of_all, Q, None, start)) > 1.0

@@ -419,4 +419,6 @@ def held_down(
     """The weighted conservative term of one action, of the network's own Q; 0 for rows that do not have it."""
     held = spec.conservative
     term = held.weight * conservative(q, allowed, start.action, held.temperature)
-    return term if held.on == "all" or start.shown is None else start.shown * term
+    if held.on == "all":
+        return term
+    return jnp.zeros(()) if start.shown is None else start.shown * term
