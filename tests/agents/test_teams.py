@@ -170,3 +170,16 @@ def test_every_setting_of_a_mixing_is_read():
         return [leaf.size for leaf in jax.tree.leaves(built)]
 
     assert len({tuple(sizes(**about)) for about in ({}, {"width": 8}, {"hyper_width": 8})}) == 3
+
+
+def test_recorded_episodes_are_of_one_agent_and_no_team_takes_them(tmp_path: Path):
+    about: dict[str, Any] = {"steps": 60, "envs": 1, "preset": "dqn", "replay__start": 16}
+    with Trainer("engram/MatrixGame-v0", run=tmp_path, **about) as trainer:
+        trainer.learn()
+    with Trainer("engram/MatrixGame-v0", **about) as trainer, pytest.raises(SpecError, match="a team of 2 agents"):
+        trainer.prefill([])
+    with pytest.raises(SpecError, match="demonstrations was given for a team of 2 agents"):
+        Trainer("engram/MatrixGame-v0", demonstrations=str(tmp_path), **about)
+    kept = about | {"demos.ratio": 0.25}
+    with Trainer("engram/MatrixGame-v0", demonstrations=str(tmp_path), **kept) as trainer:
+        assert trainer.plan.demonstration_rows == 2 * 60 * 2  # of both agents, each step an episode

@@ -23,7 +23,7 @@ from engram import spaces
 from engram.envs.adapters import adapter
 from engram.envs.adapters.minigrid import Tiles
 from engram.envs.host import build
-from engram.envs.host.actions import joint_actions
+from engram.envs.host.actions import found, joint_actions, table_of
 from engram.envs.host.episodes import Episodes, episode_seed
 from engram.envs.host.make import HostStep, convert_observation, convert_space, host_ids, make_host
 from engram.envs.host.spaces import Observer
@@ -232,6 +232,17 @@ def test_every_joint_action_belongs_to_the_space_and_none_comes_twice(space: gym
 def test_unusable_actions_are_one_sentence(space: gymnasium.Space, bins: int | None, said: str):
     with pytest.raises(SpaceError, match=said):
         joint_actions(space, bins)
+
+
+def test_actions_are_found_in_a_grid_that_is_too_large_to_list():
+    """3 values of each of 18 numbers are 387 million actions; what is none of them is told."""
+    table = table_of(gym_spaces.Box(-1, 1, (18,)), 3)
+    index = np.array([0, 1, 5_000_000, len(table) - 1])
+    assert found(table, table[index]).tolist() == index.tolist()
+    assert found(table, table[index] + np.float32(0.5)).tolist() == [-1] * 4
+    small = table_of(gym_spaces.MultiDiscrete([2, 3], start=[0, 5]))
+    assert found(small, np.array([[1, 5], [0, 7], [0, 8]])).tolist() == [3, 2, -1]
+    assert found(np.array([-1, 0, 1]), np.array([1, 2])).tolist() == [2, -1]
 
 
 def test_the_largest_grid_is_possible():

@@ -32,6 +32,13 @@ class Stored:
         """The actions, as they are."""
         return index
 
+    def numbers(self, taken: np.ndarray, actions: int) -> np.ndarray:
+        """The actions [n], with -1 for what is none of the agent's `actions`."""
+        if taken.dtype.kind not in "biuf":
+            return np.full(len(taken), -1)
+        whole = np.nan_to_num(taken, nan=-1).astype(np.int64)
+        return np.where((whole == taken) & (whole >= 0) & (whole < actions), whole, -1)
+
     def _arrays(self, observation: PyTree) -> list[np.ndarray]:
         """The array of every part, in the order of the space; lists and numbers will do for arrays."""
         try:

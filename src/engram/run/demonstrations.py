@@ -12,11 +12,20 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 from engram.agents.demos import keep
-from engram.agents.mind import MindSpec
 from engram.errors import EngramError, SpaceError, SpecError, Warned
 from engram.play.observations import Stored
 from engram.run.plan import RunPlan
-from engram.run.prefill import CHUNK, Converted, check_one_side, check_replays, chunks, converted, own_rows, store
+from engram.run.prefill import (
+    CHUNK,
+    Converted,
+    check_alone,
+    check_one_side,
+    check_replays,
+    chunks,
+    converted,
+    own_rows,
+    store,
+)
 from engram.run.recorded import recorded
 from engram.run.warm import WITH_REPLAY, Source
 from engram.runners.common import Runner
@@ -48,7 +57,7 @@ def planned(
             f"demonstrations and start_with = {plan.start_with!r} were given, which both say what is kept in the "
             f"replay; leave one out"
         )
-    _check_takes(plan.agent)
+    _check_takes(plan)
     lesson = _read(plan, environment, device) if known is None else known
     return replace(plan, demonstrations=lesson.name, demonstration_rows=lesson.rows), lesson
 
@@ -64,10 +73,13 @@ def _with_those_of(plan: RunPlan, source: Source | None) -> RunPlan:
     )
 
 
-def _check_takes(spec: MindSpec) -> None:
+def _check_takes(plan: RunPlan) -> None:
     """SpecError for an agent whose own rows need more than demonstrations tell."""
+    spec = plan.agent
     check_replays(spec, "demonstrations")
     check_one_side(spec, "demonstrations")
+    if not spec.demonstrated:
+        check_alone(plan, "demonstrations")
     if not spec.demonstrated and (what := own_rows(spec)):
         raise SpecError(
             f"demonstrations would lie among rows that hold what acting knew, because of {what}; set demos.ratio=0.25, "

@@ -52,7 +52,7 @@ def fill_replay(runner: Runner, plan: RunPlan, environment: Any, device: bool, e
 
     Raises EngramError for an agent or an episode that cannot be taken.
     """
-    _check_takes(plan.agent)
+    _check_takes(plan)
     translator = Stored(plan.space, plan.agent.takes_missing) if device else environment.translator
     store(runner, plan, [converted(episode, translator, plan.actions) for episode in episodes])
 
@@ -64,14 +64,25 @@ def store(runner: Runner, plan: RunPlan, episodes: Iterable["Converted"]) -> Non
         runner.observe(experience)
 
 
-def _check_takes(spec: MindSpec) -> None:
+def _check_takes(plan: RunPlan) -> None:
     """Raises SpecError for an agent whose rows need what only its own acting knows."""
+    spec = plan.agent
     check_replays(spec, "prefill")
+    check_alone(plan, "prefill")
     check_one_side(spec, "prefill")
     if what := own_rows(spec):
         raise SpecError(
             f"prefill is for agents whose rows hold nothing but experience, and this one has {what}, which is written "
             f"while it acts; leave that out, or begin from a run of such an agent (start_from, start_with='all')"
+        )
+
+
+def check_alone(plan: RunPlan, what: str) -> None:
+    """Raises SpecError for a team: its agents step together, and recorded episodes are of one each."""
+    if plan.agents > 1:
+        raise SpecError(
+            f"{what} was given for a team of {plan.agents} agents, whose rows are those of one moment, and recorded "
+            f"episodes are of one agent each; leave it out"
         )
 
 
@@ -107,7 +118,7 @@ def converted(episode: Any, translator: Any, actions: int) -> Converted:
     """The episode, checked. Raises SpaceError or EnvironmentFault for what does not belong to the environment."""
     observations, taken, rewards, terminated = episode
     rows = translator.rows(observations, True)
-    indices = _indices(np.asarray(taken), translator.environment_action(np.arange(actions)))
+    indices = _indices(np.asarray(taken), translator, actions)
     paid = np.asarray(rewards, np.float32)
     counts = len(jax.tree.leaves(rows)[0]), len(indices), len(paid)
     if counts[0] != counts[1] + 1 or counts[1] != counts[2] or counts[1] < 1 or paid.ndim != 1:
@@ -120,15 +131,16 @@ def converted(episode: Any, translator: Any, actions: int) -> Converted:
     return Converted(rows, indices, paid, bool(terminated))
 
 
-def _indices(taken: np.ndarray, table: np.ndarray) -> np.ndarray:
-    """The number of each action in the table of the environment's actions."""
-    if taken.shape[1:] != table.shape[1:]:
-        raise SpaceError(f"actions of shape {taken.shape[1:]} were given; expected {table.shape[1:]}")
-    alike = (taken[:, None] == table[None]).reshape(len(taken), len(table), -1).all(-1)
-    if not alike.any(1).all():
-        wrong = taken[int(np.flatnonzero(~alike.any(1))[0])]
-        raise SpaceError(f"the action {wrong} was given, which is none of the agent's {len(table)} actions")
-    return alike.argmax(1).astype(np.int32)
+def _indices(taken: np.ndarray, translator: Any, actions: int) -> np.ndarray:
+    """The number of each action among those of the agent."""
+    expected = translator.environment_action(np.zeros(1, int)).shape[1:]
+    if taken.shape[1:] != expected:
+        raise SpaceError(f"actions of shape {taken.shape[1:]} were given; expected {expected}")
+    indices = translator.numbers(taken, actions)
+    if (indices < 0).any():
+        wrong = taken[int(indices.argmin())]
+        raise SpaceError(f"the action {wrong} was given, which is none of the agent's {actions} actions")
+    return indices.astype(np.int32)
 
 
 def chunks(episodes: Iterable[Converted], size: int, envs: int) -> Iterable[Experience]:

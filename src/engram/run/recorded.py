@@ -84,7 +84,9 @@ def _of_run(text: str, plan: RunPlan) -> Recorded:
         )
     lanes: dict[int, list[dict[str, np.ndarray]]] = {}
     for lane, _, columns in loaded.replay_blocks():
-        if lane < there.seeds * there.envs:  # behind them are the demonstrations that it was given itself
+        if (
+            lane < there.seeds * there.envs * there.agents
+        ):  # behind them are the demonstrations that it was given itself
             lanes.setdefault(lane, []).append(columns)
     episodes = [episode for blocks in lanes.values() for episode in _of_lane(source.name, blocks, there.space)]
     if not episodes:

@@ -38,8 +38,25 @@ class Grid:
         numbers = [column[digit] for column, digit in zip(self.values, digits, strict=True)]
         return np.stack(numbers, axis=-1).reshape(*index.shape, *self.shape).astype(self.dtype)
 
+    def find(self, taken: np.ndarray) -> np.ndarray:
+        """The number of each action [n, *shape]; -1 for what is none of them."""
+        numbers = taken.reshape(len(taken), -1).T
+        alike = [
+            number[:, None] == column.astype(self.dtype) for number, column in zip(numbers, self.values, strict=True)
+        ]
+        known = np.all([each.any(1) for each in alike], axis=0)
+        return np.where(known, np.ravel_multi_index([each.argmax(1) for each in alike], self.sizes), -1)
+
 
 Table = np.ndarray | Grid
+
+
+def found(table: Table, taken: np.ndarray) -> np.ndarray:
+    """The number of each of the environment's actions [n, ...] in a table; -1 for what is none of it."""
+    if isinstance(table, Grid):
+        return table.find(taken)
+    alike = (taken[:, None] == table[None]).reshape(len(taken), len(table), -1).all(-1)
+    return np.where(alike.any(1), alike.argmax(1), -1)
 
 
 def joint_actions(space: gym_spaces.Space, bins: int | None = None) -> np.ndarray:

@@ -15,7 +15,7 @@ from gymnasium import spaces as gym_spaces
 
 from engram import spaces
 from engram.envs.adapters.adapter import TranslatingSpace
-from engram.envs.host.actions import MOST_JOINT_ACTIONS, Grid, Table
+from engram.envs.host.actions import MOST_JOINT_ACTIONS, Grid, Table, found
 from engram.envs.host.parts import Part, part_of, reader_of, say, where
 from engram.envs.host.stored import space_from_json, space_to_json
 from engram.errors import EnvironmentFault, SpaceError
@@ -197,6 +197,11 @@ class Translator:
     def environment_action(self, index: np.ndarray) -> np.ndarray:
         """The actions 0..actions-1 (int [n]) as the environment expects them: int64 [n], or [n, ...] for a vector."""
         return self._table[np.asarray(index)]
+
+    def numbers(self, taken: np.ndarray, actions: int) -> np.ndarray:
+        """The number of each of the environment's actions [n, ...]; -1 for what is none of the agent's `actions`."""
+        del actions  # its table has them
+        return found(self._table, taken)
 
     def _as_shown(self, observation: Any) -> Any:
         """What an adapter's wrapper makes of its environment's own observation; any other as it is."""
