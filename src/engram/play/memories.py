@@ -47,7 +47,7 @@ class Remembered:
     action: int
     value: float  # what it says the action is worth, in units of reward
     td_error: float | None  # how far the network's own Q was below the return that was written
-    environment: int | None  # where it was experienced, like the next two
+    environment: int | None  # where it was experienced, like the next two; of a demonstration -1, -1 and its row
     episode: int | None
     step: int | None
     age: int | None  # writes since it was last written; with external=graph moments, like the next
@@ -316,7 +316,7 @@ def _table(mind: Mind, seed: int) -> dict[str, np.ndarray | None]:
         columns["td_error"] = None  # zeros stand for what a kind does not keep
     origin = columns.pop("origin", None)
     named = ("environment", "episode", "step")
-    kept = origin is not None and (origin >= 0).all()
+    kept = origin is not None and (origin[:, 0] >= 0).any()  # of demonstrations nobody knows the environment
     columns |= {name: origin[:, place] if kept else None for place, name in enumerate(named)}  # type: ignore[index]
     if not parts:
         columns |= {name: np.zeros(0) for name in COLUMNS if columns[name] is None}

@@ -1,5 +1,6 @@
 """Demonstrations become entries: their keys, their returns, and each of them in turn."""
 
+import dataclasses
 from functools import partial
 from typing import Any
 
@@ -11,10 +12,12 @@ import pytest
 from engram import spaces, specs
 from engram.agents import demos
 from engram.agents.agent import Experience
+from engram.agents.policy import Mind
 from engram.agents.presets import preset
 from engram.agents.q_learning import QLearner
 from engram.agents.recall.taught import SHOWN, taught
 from engram.errors import SpecError
+from engram.play import memories
 from engram.types import TimeStep
 
 SPACE = spaces.Box((3,))
@@ -68,3 +71,31 @@ def test_what_cannot_be_is_refused(changes: dict[str, Any], said: str):
     wanted = {path: value for path, value in SETTINGS.items() if not path.startswith("external")}
     with pytest.raises(SpecError, match=said):
         specs.override_all(preset("dqn", SPACE, 100), wanted | {"external": "votes"} | changes)
+
+
+def test_for_successors_equal_situations_stay_entries_of_their_own():
+    """As when acting: chance may follow them by different ones. Met again, a row is the entry that it was."""
+    wanted = SETTINGS | {"external": "episodic", "external.capacity": 48, "bootstrap": "successors"}
+    spec = specs.override_all(preset("dqn", SPACE, 100), wanted)
+    agent = QLearner(spec, SPACE, 3, 1, EPISODES * (LENGTH + 1))
+    one = demonstrations()
+    row = dataclasses.replace(one.row, observation=0 * one.row.observation, action=0 * one.row.action)
+    state = demos.keep(agent, agent.init(jax.random.PRNGKey(0)), one._replace(row=row))
+    recall, write = state.recall, jax.jit(partial(taught, spec))
+    for turn in range(3):
+        recall = write(state.learner.params, state.learner.target, state.replay.given.ring, recall, jnp.int32(turn))
+    assert int(recall.store.held) == EPISODES * LENGTH
+
+
+def test_entries_of_play_tell_where_they_were_made_beside_those_of_demonstrations():
+    spec = specs.override_all(preset("dqn", SPACE, 100), SETTINGS)
+    agent = QLearner(spec, SPACE, 3, 1, EPISODES * (LENGTH + 1))
+    state = demos.keep(agent, agent.init(jax.random.PRNGKey(0)), demonstrations())
+    network = state.learner.params
+    recall = taught(spec, network, state.learner.target, state.replay.given.ring, state.recall, jnp.int32(0))
+    shown = network.external.fetch(recall.store, jnp.array([0]))
+    played = dataclasses.replace(shown, origin=jnp.array([[0, 7, 3]]), hash=shown.hash + 1)
+    store = network.external.write(recall.store, played, jnp.array([True]))
+    table = memories._table(Mind(network, dataclasses.replace(recall, store=store)), 0)
+    assert table["episode"] is not None
+    assert sorted(set(table["episode"].tolist())) == [SHOWN, 7]

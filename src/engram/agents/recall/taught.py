@@ -60,14 +60,17 @@ def _entry(
     worth = jnp.where(step.discount > 0, in_reward(spec, network.scales, after.value), 0.0)
     value, action = step.reward + step.discount * worth, rows.action[0]
     query = query_of(spec, state.projection, network, target, frames, decision.working.vector)
+    origin = jnp.stack([jnp.int32(SHOWN), jnp.int32(SHOWN), row])
+    situation = fingerprint(whatever_its_nan(spec, frames))
     entry = {
         "key": jax.lax.stop_gradient(query.key),
         "action": action,
         "features": jnp.zeros(0) if query.offered is None else query.offered[action],
         "value": value,
         "td_error": value - in_reward(spec, network.scales, decision.returns.q[action]),
-        "hash": fingerprint(whatever_its_nan(spec, frames)),
-        "origin": jnp.stack([jnp.int32(SHOWN), jnp.int32(SHOWN), row]),
+        # As when acting: what follows equal observations is not to be averaged for `successors`.
+        "hash": fingerprint((situation, origin)) if spec.asks == "successors" else situation,
+        "origin": origin,
         "observation": frames if spec.kept_columns else None,
         "reward": step.reward,
         "discount": step.discount,
