@@ -67,6 +67,17 @@ def test_drifting_dtypes_learn_and_are_evaluated(bits: bool, listed: None, argum
         assert trainer.evaluate(2).returns == [2 * moves * 15] * 2
 
 
+def test_whether_a_goal_is_met_is_a_flag():
+    class Reaching(Drift):
+        def step(self, state: Any, action: Any, key: Any) -> Any:
+            following, step = super().step(state, action, key)
+            return following, step._replace(success=(following["time"] >= 5).astype(jnp.int32))
+
+    made = steady(Reaching(pays="float32", moves=1), "Reaching")
+    state, _ = made.reset(jnp.zeros(2, jnp.uint32))
+    assert made.step(state, jnp.int32(0), jnp.zeros(2, jnp.uint32))[1].success.dtype == bool
+
+
 def test_a_state_is_as_wide_as_its_steps_make_it():
     env = steady(Drift(), "it")
     assert isinstance(env, Steady)

@@ -62,6 +62,7 @@ class Steady:
             terminated=jnp.asarray(step.terminated).astype(bool),
             truncated=jnp.asarray(step.truncated).astype(bool),
             sign=None if step.sign is None else jnp.asarray(step.sign).astype(jnp.float32),
+            success=None if step.success is None else jnp.asarray(step.success).astype(bool),
         )
         return _cast(following, self.dtypes), step
 
@@ -83,7 +84,7 @@ def steady(env: Any, name: str) -> Any:
             state = jax.tree.map(_wider, state, following)
             following, step = jax.eval_shape(env.step, state, action, key)
         shown, ends = step.observation, (step.reward, step.terminated, step.truncated)
-        signs = () if step.sign is None else ("float32",)
+        more = ("float32",) * (step.sign is not None) + ("bool",) * (step.success is not None)
     except EnvironmentFault:
         raise
     except Exception as problem:  # whatever the environment raises while it is traced
@@ -94,7 +95,7 @@ def steady(env: Any, name: str) -> Any:
     dtypes = tuple(str(leaf.dtype) for leaf in jax.tree.leaves(state))
     kept = all(_dtypes(tree) == dtypes for tree in (begun, following))
     stored = all(_dtypes(tree) == _stored(env.observation_space) for tree in (first, shown))
-    if kept and stored and _dtypes((*ends, step.sign)) == ("float32", "bool", "bool", *signs):
+    if kept and stored and _dtypes((*ends, step.sign, step.success)) == ("float32", "bool", "bool", *more):
         return env
     return Steady(env, dtypes)
 
