@@ -122,7 +122,7 @@ class SMAX:
         reward = jnp.asarray(rewards[game.agents[0]], jnp.float32)
         over: Bool[Array, ""] = ~(left & enemies)
         late = battle.steps >= self.max_steps
-        return battle, DeviceStep(self._observation(battle, shown), reward, over, late & ~over, left & ~enemies)
+        return battle, DeviceStep(self._observation(battle, shown), reward, over, late & ~over, success=left & ~enemies)
 
     def _observation(self, battle: Battle, shown: dict[str, Array]) -> dict[str, Array]:
         game = _played(self.map)

@@ -85,7 +85,7 @@ class MatrixGame:
         table = jnp.array(self.payoffs, jnp.float32)
         best = table[action[0], action[1]] == table.max()
         over, runs = jnp.bool_(True), jnp.bool_(False)
-        return state, DeviceStep(_seen(jnp.int32(0), 1), table[action[0], action[1]], over, runs, best)
+        return state, DeviceStep(_seen(jnp.int32(0), 1), table[action[0], action[1]], over, runs, success=best)
 
 
 @register_device("engram/TwoStepGame-v0")
@@ -109,5 +109,7 @@ class TwoStepGame:
         over = state.state > 0
         following = jnp.where(over, state.state, 1 + action[0])
         reward = jnp.where(over, paid, 0.0)
-        step = DeviceStep(_seen(following, STATES), reward, over, jnp.bool_(False), over & (paid == halves.max()))
+        step = DeviceStep(
+            _seen(following, STATES), reward, over, jnp.bool_(False), success=over & (paid == halves.max())
+        )
         return Place(following), step
