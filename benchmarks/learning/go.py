@@ -88,7 +88,7 @@ def matched(folder: Path, name: str, games: int, seed: int, **more: Any) -> dict
 
 
 def in_json(match: Match) -> dict[str, Any]:
-    """A match as JSON: rates with their intervals."""
+    """A match as JSON: rates with their intervals, null where there is none."""
     found = dataclasses.asdict(match)
     return {name: value._asdict() if hasattr(value, "_asdict") else value for name, value in found.items()}
 
@@ -107,7 +107,8 @@ def matches(options: argparse.Namespace, folder: Path, record: Record, name: str
             found = matched(folder, rival, games, options.match_seed, **more)
             record.put(part, found)
             one = found["all_games"]
-            told = f"{part}: {one['won']} of {one['games']} ({one['low']:.3f} to {one['high']:.3f})"
+            between = "no interval" if one["low"] is None else f"{one['low']:.3f} to {one['high']:.3f}"
+            told = f"{part}: {one['won']} of {one['games']} ({between})"
             print(f"{told}, {found['distinct']} different games", file=sys.stderr, flush=True)
 
 
