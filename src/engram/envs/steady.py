@@ -17,6 +17,7 @@ from engram.errors import EnvironmentFault
 from engram.precision import in_32_bits
 
 ROUNDS = 3  # of a state's dtypes becoming wider: bool, integer, float
+PLAYED = ("to_evaluate", "to_match")  # attributes that are environments
 
 
 @dataclass(frozen=True)
@@ -34,21 +35,12 @@ class Steady:
     def actions(self) -> int:
         return self.env.actions
 
-    @property
-    def turns(self) -> bool:
-        return bool(getattr(self.env, "turns", False))
-
-    @property
-    def action_sizes(self) -> tuple[int, ...]:
-        return getattr(self.env, "action_sizes", ())
-
-    @property
-    def goal_rule(self) -> Any:
-        return getattr(self.env, "goal_rule", None)
-
-    @property
-    def agents(self) -> int:
-        return agents_of(self.env)
+    def __getattr__(self, name: str) -> Any:
+        """What else the environment has, such as `turns` or `converse`."""
+        if name == "env" or name.startswith("__"):  # not there yet, as while it is copied
+            raise AttributeError(name)
+        found = getattr(self.env, name)
+        return steady(found, type(found).__name__) if name in PLAYED else found
 
     def reset(self, key: UInt32[Array, "2"]) -> tuple[PyTree, PyTree]:
         state, observation = self.env.reset(key)
@@ -62,6 +54,7 @@ class Steady:
             terminated=jnp.asarray(step.terminated).astype(bool),
             truncated=jnp.asarray(step.truncated).astype(bool),
             sign=None if step.sign is None else jnp.asarray(step.sign).astype(jnp.float32),
+            success=None if step.success is None else jnp.asarray(step.success).astype(bool),
         )
         return _cast(following, self.dtypes), step
 
@@ -83,7 +76,8 @@ def steady(env: Any, name: str) -> Any:
             state = jax.tree.map(_wider, state, following)
             following, step = jax.eval_shape(env.step, state, action, key)
         shown, ends = step.observation, (step.reward, step.terminated, step.truncated)
-        signs = () if step.sign is None else ("float32",)
+        told = [] if step.sign is None else ["float32"]
+        told += [] if step.success is None else ["bool"]
     except EnvironmentFault:
         raise
     except Exception as problem:  # whatever the environment raises while it is traced
@@ -94,7 +88,7 @@ def steady(env: Any, name: str) -> Any:
     dtypes = tuple(str(leaf.dtype) for leaf in jax.tree.leaves(state))
     kept = all(_dtypes(tree) == dtypes for tree in (begun, following))
     stored = all(_dtypes(tree) == _stored(env.observation_space) for tree in (first, shown))
-    if kept and stored and _dtypes((*ends, step.sign)) == ("float32", "bool", "bool", *signs):
+    if kept and stored and _dtypes((*ends, step.sign, step.success)) == ("float32", "bool", "bool", *told):
         return env
     return Steady(env, dtypes)
 
