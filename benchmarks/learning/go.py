@@ -17,7 +17,6 @@ Runs lie under .benchmarks/go; `--continue` takes an interrupted one up at its l
 
 import argparse
 import dataclasses
-import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from typing import Any
 import jax
 
 import engram
+from benchmarks.learning.workers import goes_on
 from benchmarks.record import WORK, Record, add_flags
 from engram import Trainer
 from engram.errors import EngramError
@@ -46,9 +46,7 @@ SIMPLE = ("random", "capture")
 
 def learned(agent: str, seed: int, options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """One agent, trained (or trained on) in `folder`."""
-    begun = holds_run(folder) and any((folder / "checkpoints").glob("step-*"))
-    if not begun:
-        shutil.rmtree(folder, ignore_errors=True)  # ended before its first checkpoint: nothing to go on with
+    begun = goes_on(folder)
     new: dict[str, Any] = {
         "env": ENV, "preset": "go", "seed": seed, "steps": options.steps, "overrides": AGENTS[agent],
         "env_args": {"size": options.size}, "log_every": max(1, options.steps // 40),
