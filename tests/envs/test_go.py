@@ -26,7 +26,7 @@ from engram.envs.go.board import BLACK, WHITE, action_of, area, drawn, name_of, 
 from engram.envs.go.gtp import Engine, gnu_go
 from engram.errors import EnvironmentFault, SpecError
 from engram.exploration.openings import OpeningsSpec
-from engram.play.match import Game, rate, summed_up
+from engram.play.match import Game, play_match, rate, summed_up
 from engram.types import TimeStep
 
 GO: Any = make_device("engram/Go-v0", size=3)
@@ -301,6 +301,8 @@ def test_gnu_go_that_is_not_there_is_named_with_its_package(monkeypatch, tmp_pat
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(SpecError, match="GNU Go is not installed; on Debian or Ubuntu: apt-get install gnugo"):
         gnu_go(1)
+    (tmp_path / "gnugo").touch()
+    assert {"--chinese-rules", "--positional-superko", "--capture-all-dead"} < {*gnu_go(1)}  # the rules of pgx
     with pytest.raises(SpecError, match="level 11 of GNU Go was given; expected 0 to 10"):
         gnu_go(11)
     with pytest.raises(SpecError, match="write gnugo:LEVEL with a level from 0 to 10"):
@@ -358,6 +360,21 @@ def test_a_match_plays_every_opening_twice_and_tells_intervals(capsys, run, monk
 )
 def test_a_match_that_cannot_be_is_one_sentence(capsys, run, words, told):
     assert told in said(capsys, "match", str(run), *words, code=2)
+
+
+def test_a_rival_hears_of_every_move_but_its_own_and_the_last(run):
+    """By its own rules the last one may be forbidden: here it loses to repeat a position."""
+    heard = []
+
+    class Listening(rivals.SimplePlayers):
+        def hear(self, turn, side, action):
+            heard.append(int(turn.sum()))
+
+    with engram.load(run) as agent:
+        env: Any = agent.device_world()
+        about = {"games": 6, "opening_moves": 0, "side": "first"}
+        played = play_match(env, agent.minds[0], agent.plan.agent, Listening(env, "random", 0), **about)[1]
+    assert sum(heard) == sum(len(game.moves) // 2 for game in played)  # of an odd number of moves the agent's is last
 
 
 def test_a_game_that_knows_nobody_asks_for_a_run(capsys, tmp_path):

@@ -42,7 +42,7 @@ class Rival(Protocol):
         ...
 
     def hear(self, turn: np.ndarray, side: np.ndarray, action: np.ndarray) -> None:
-        """The moves that were made in the games of `turn`, except its own."""
+        """The moves that were made in the games of `turn`, which go on, except its own."""
         ...
 
     def close(self) -> None: ...
@@ -221,13 +221,13 @@ class _Table:
             going &= ~lost
             action = np.where(lost, 0, action).astype(np.int32)
             self._agent.took(action)
-            heard = going if time_ in self._opening else going & (mover == agent)
-            self._rival.hear(heard, mover, action)
             states, observation, reward, over, sign = self._step(states, jnp.asarray(action), jnp.asarray(going), keys)
+            goes_on = going & ~np.asarray(over)  # a last move may be one that the rival's own rules forbid
+            self._rival.hear(goes_on if time_ in self._opening else goes_on & (mover == agent), mover, action)
             total += going * mover * np.asarray(reward)
             for game in np.flatnonzero(going):
                 moves[game].append(int(action[game]))
-            going = going & ~np.asarray(over)
+            going = goes_on
             mover = mover * np.asarray(sign).astype(int)
             time_ += 1
         each = zip(openings, agent, total, moves, given_up, strict=True)
