@@ -362,7 +362,7 @@ def _fit(kind: Any, value: Any) -> Any:
     if origin is Literal:
         return value if value in get_args(kind) else _UNFIT
     if origin is tuple:
-        items = value if isinstance(value, tuple | list) else (value,)
+        items = value if isinstance(value, tuple | list) else () if value == "" else (value,)  # "" as it is shown
         fitted = tuple(_fit(get_args(kind)[0], item) for item in items)
         return _UNFIT if any(item is _UNFIT for item in fitted) else fitted
     if kind is float and isinstance(value, int) and not isinstance(value, bool):

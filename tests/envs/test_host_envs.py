@@ -544,7 +544,7 @@ def envpool(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     module.list_all_envs = lambda: ["Count-v0", "Intersection-v0"]  # pyright: ignore
     module.make_gymnasium = Pool  # pyright: ignore
     monkeypatch.setitem(sys.modules, "envpool", module)
-    monkeypatch.setattr(adapter, "find_spec", lambda name: object() if name != "highway_env" else None)
+    monkeypatch.setattr(adapter, "find_spec", lambda name: object() if name == "envpool" else None)
     before = set(gymnasium.registry)
     yield
     for name in set(gymnasium.registry) - before:

@@ -278,9 +278,9 @@ def test_kinds_can_do_what_their_specs_say():
     able = {kind: sized(kind) for kind in registry.names("external")}
     assert {kind for kind, spec in able.items() if not spec.present} == {"none"}
     assert {kind for kind, spec in able.items() if spec.one_step} == {"graph"}
-    assert {kind for kind, spec in able.items() if spec.refreshes} == {"episodic"}
+    assert {kind for kind, spec in able.items() if spec.refreshes} == {"episodic", "votes"}
     assert not EpisodicSpec(eviction="merge").refreshes
-    assert {kind for kind, spec in able.items() if "successor" in spec.keeps} == {"episodic", "chunked"}
+    assert {kind for kind, spec in able.items() if "successor" in spec.keeps} == {"episodic", "chunked", "votes"}
 
 
 def test_a_fetch_is_what_was_written():

@@ -251,7 +251,9 @@ class Nim:
         once_more = self.again & (action == 0) & (state % 2 == 0)
         sign = jnp.where(once_more, 1.0, -1.0).astype(jnp.float32)
         over = left == 0
-        return left, DeviceStep(_one_hot(left, self.pile + 1), over.astype(jnp.float32), over, jnp.bool_(False), sign)
+        return left, DeviceStep(
+            _one_hot(left, self.pile + 1), over.astype(jnp.float32), over, jnp.bool_(False), sign=sign
+        )
 
     def values(self, discount: float) -> Values:
         """Q = 1 where nothing is left, else the sign times the discount times the largest Q of what is left."""

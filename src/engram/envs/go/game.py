@@ -117,7 +117,7 @@ class Go:
             answered = self._answer(game, key)
             reward, sign = jnp.where(game.terminated, reward, answered.rewards[me]), jnp.float32(1)
             game = _either(game.terminated, game, answered)
-        return GoState(game), DeviceStep(self.show(game), reward, game.terminated, jnp.bool_(False), sign)
+        return GoState(game), DeviceStep(self.show(game), reward, game.terminated, jnp.bool_(False), sign=sign)
 
     def show(self, game: PyTree) -> dict[str, Bool[Array, "..."]]:
         """The observation of a position."""
