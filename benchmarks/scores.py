@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from engram.comparison.statistics import Scores, bootstrap, iqm, mean
+from engram.play.match import rate
 
 RESAMPLES = 10_000
 
@@ -33,15 +34,15 @@ def _interval(statistic: Callable[[Scores], Any], *groups: Sequence[float]) -> l
     return [float(bound) for bound in bootstrap(statistic, values, np.random.default_rng(0), RESAMPLES)]
 
 
-def wilson(successes: int, trials: int) -> list[float]:
+def wilson(successes: int, trials: int) -> list[float | None]:
     """95 % interval of Wilson (1927) for a probability of which `trials` independent trials showed `successes`.
+
+    Both bounds are None without a trial.
 
     >>> [round(bound, 3) for bound in wilson(80, 100)]
     [0.711, 0.867]
     """
-    z = 1.959964
-    middle, wide = successes + z * z / 2, z * (successes * (trials - successes) / trials + z * z / 4) ** 0.5
-    return [max(0.0, (middle - wide) / (trials + z * z)), min(1.0, (middle + wide) / (trials + z * z))]
+    return [*rate(successes, trials)[-2:]]
 
 
 def summary(scores: Sequence[float]) -> dict[str, object]:

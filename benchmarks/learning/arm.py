@@ -26,7 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.learning.driving import Progress
-from benchmarks.learning.workers import EVALUATION_SEED
+from benchmarks.learning.workers import EVALUATION_SEED, goes_on
 from benchmarks.record import WORK, Record, add_flags
 from benchmarks.scores import summary
 from engram import Trainer
@@ -34,7 +34,6 @@ from engram.envs.device import is_device, make_device
 from engram.envs.host.build import builder_of
 from engram.errors import EngramError
 from engram.run.metrics import read_metrics
-from engram.run.plan import holds_run
 
 EPISODES = 100
 PLAIN = {"draw": "uniform"}
@@ -62,9 +61,7 @@ CELLS: dict[str, Cell] = {
 def learn(name: str, seed: int, folder: Path) -> dict[str, Any]:
     """One cell with one seed, trained (or trained on) in `folder` and then played."""
     asked = CELLS[name]
-    begun = holds_run(folder) and any((folder / "checkpoints").glob("step-*"))
-    if not begun:
-        (folder / "run.json").unlink(missing_ok=True)  # ended before its first checkpoint: nothing to go on with
+    begun = goes_on(folder)
     new = {"seed": seed, "log_every": asked["steps"] // 10, "evaluate_every": 0, **asked}
     with Trainer(run=folder, callbacks=(Progress(),), **({"resume": True} if begun else new)) as trainer:
         if trainer.steps < asked["steps"]:

@@ -22,13 +22,12 @@ import jax
 import numpy as np
 
 from benchmarks.learning.driving import ENV, OUTCOMES, Progress, share, watch
-from benchmarks.learning.workers import EVALUATION_SEED
+from benchmarks.learning.workers import EVALUATION_SEED, goes_on
 from benchmarks.record import WORK, Record, add_flags
 from benchmarks.scores import summary
 from engram import Trainer
 from engram.errors import EngramError
 from engram.run.metrics import read_metrics
-from engram.run.plan import holds_run
 
 STEPS, ENVS = 300_000, 32
 BOUNDS = {13: 0.825, 16: 0.90, 20: 0.95}  # arrivals within so many seconds, with the traffic to come known
@@ -75,9 +74,7 @@ CELLS: dict[str, dict[str, Any]] = {
 def learn(name: str, seed: int, steps: int, folder: Path) -> dict[str, Any]:
     """One cell with one seed, trained (or trained on) in `folder` and then watched."""
     asked, total = CELLS[name], CELLS[name].get("steps", steps)
-    begun = holds_run(folder) and any((folder / "checkpoints").glob("step-*"))
-    if not begun:
-        (folder / "run.json").unlink(missing_ok=True)  # ended before its first checkpoint: nothing to go on with
+    begun = goes_on(folder)
     new: dict[str, Any] = {
         "env": ENV, "preset": "driving", "seed": seed, "envs": ENVS, "steps": total, "log_every": max(1, total // 10),
         "evaluate_every": 0, **{key: value for key, value in asked.items() if key != "steps"},

@@ -31,7 +31,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.learning.workers import EVALUATION_SEED
+from benchmarks.learning.workers import EVALUATION_SEED, goes_on
 from benchmarks.record import WORK, Record, add_flags, write_json
 from benchmarks.scores import summary
 from engram import Trainer
@@ -43,7 +43,6 @@ from engram.envs.tasks.dialogue import Dialogue
 from engram.errors import EngramError
 from engram.play.evaluation import evaluation_seed
 from engram.run.metrics import read_metrics
-from engram.run.plan import holds_run
 
 ENV, PRESET, ENVS = "engram/Dialogue-v0", "dialogue", 64
 ASKED, CHUNK = 2_000, 8_192  # dialogues of a test; steps between two looks at how many dialogues are over
@@ -160,10 +159,8 @@ def learn(name: str, seed: int, stages: tuple[int, ...], files: dict[str, str], 
     given, settings = AGENTS[name]
     args, notes = given | files, folder / "stages.json"
     steps = STEPS * stages[-1] // CHUNK * CHUNK
-    begun = holds_run(folder) and any((folder / "checkpoints").glob("step-*"))
+    begun = goes_on(folder)
     found = json.loads(notes.read_text()) if begun and notes.exists() else {}
-    if not begun:
-        shutil.rmtree(folder, ignore_errors=True)
     new: dict[str, Any] = {"env": ENV, "preset": PRESET, "seed": seed, "envs": ENVS, "steps": steps, "env_args": args,
                            "overrides": settings, "log_every": CHUNK, "save_every": 8 * CHUNK}  # fmt: skip
     if begun:

@@ -25,7 +25,7 @@ import jax
 import numpy as np
 
 import engram
-from benchmarks.learning.workers import EVALUATION_SEED
+from benchmarks.learning.workers import EVALUATION_SEED, goes_on
 from benchmarks.record import WORK, Record, add_flags
 from benchmarks.scores import summary, wilson
 from engram import Trainer, recipes
@@ -61,9 +61,7 @@ class Progress:
 def learn(agent: str, seed: int, steps: int, folder: Path) -> dict[str, Any]:
     """One agent, trained (or trained on) in `folder` and then watched."""
     settings = SETTINGS | AGENTS[agent] | {"optimizer.decay_steps": steps, "exploration.steps": steps // 4}
-    begun = holds_run(folder) and any((folder / "checkpoints").glob("step-*"))
-    if not begun:
-        (folder / "run.json").unlink(missing_ok=True)  # ended before its first checkpoint: nothing to go on with
+    begun = goes_on(folder)
     new: dict[str, Any] = {"env": ENV, "preset": "double-dqn", "seed": seed, "envs": 8, "steps": steps,
                            "overrides": settings, "log_every": max(1, steps // 10)}  # fmt: skip
     with Trainer(run=folder, callbacks=(Progress(),), **({"resume": True} if begun else new)) as trainer:

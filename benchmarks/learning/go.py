@@ -17,7 +17,6 @@ Runs lie under .benchmarks/go; `--continue` takes an interrupted one up at its l
 
 import argparse
 import dataclasses
-import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from typing import Any
 import jax
 
 import engram
+from benchmarks.learning.workers import goes_on
 from benchmarks.record import WORK, Record, add_flags
 from engram import Trainer
 from engram.errors import EngramError
@@ -46,9 +46,7 @@ SIMPLE = ("random", "capture")
 
 def learned(agent: str, seed: int, options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """One agent, trained (or trained on) in `folder`."""
-    begun = holds_run(folder) and any((folder / "checkpoints").glob("step-*"))
-    if not begun:
-        shutil.rmtree(folder, ignore_errors=True)  # ended before its first checkpoint: nothing to go on with
+    begun = goes_on(folder)
     new: dict[str, Any] = {
         "env": ENV, "preset": "go", "seed": seed, "steps": options.steps, "overrides": AGENTS[agent],
         "env_args": {"size": options.size}, "log_every": max(1, options.steps // 40),
@@ -88,7 +86,7 @@ def matched(folder: Path, name: str, games: int, seed: int, **more: Any) -> dict
 
 
 def in_json(match: Match) -> dict[str, Any]:
-    """A match as JSON: rates with their intervals."""
+    """A match as JSON: rates with their intervals, null where there is none."""
     found = dataclasses.asdict(match)
     return {name: value._asdict() if hasattr(value, "_asdict") else value for name, value in found.items()}
 
@@ -107,7 +105,8 @@ def matches(options: argparse.Namespace, folder: Path, record: Record, name: str
             found = matched(folder, rival, games, options.match_seed, **more)
             record.put(part, found)
             one = found["all_games"]
-            told = f"{part}: {one['won']} of {one['games']} ({one['low']:.3f} to {one['high']:.3f})"
+            between = "no interval" if one["low"] is None else f"{one['low']:.3f} to {one['high']:.3f}"
+            told = f"{part}: {one['won']} of {one['games']} ({between})"
             print(f"{told}, {found['distinct']} different games", file=sys.stderr, flush=True)
 
 

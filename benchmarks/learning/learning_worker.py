@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.learning import clock
+from benchmarks.learning.workers import goes_on
 from benchmarks.record import write_json
 from engram import Trainer
 from engram.errors import EngramError, LearningFault
 from engram.run.metrics import read_metrics
-from engram.run.plan import holds_run
 
 
 class Progress:
@@ -31,10 +31,8 @@ class Progress:
 def train(job: dict[str, Any]) -> list[dict[str, Any]]:
     """Begin the run in job["folder"], or go on with it; one result for each of its seeds."""
     folder = Path(job["folder"])
-    begun = holds_run(folder) and any((folder / "checkpoints").glob("step-*"))
+    begun = goes_on(folder)
     arguments: dict[str, Any] = {"resume": True} if begun else job["arguments"]
-    if not begun:
-        (folder / "run.json").unlink(missing_ok=True)  # ended before its first checkpoint: nothing to go on with
     with Trainer(run=folder, callbacks=(Progress(),), **arguments) as trainer:
         if trainer.steps < trainer.plan.steps:
             trainer.learn()

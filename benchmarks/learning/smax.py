@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.learning.workers import EVALUATION_SEED
+from benchmarks.learning.workers import EVALUATION_SEED, goes_on
 from benchmarks.record import WORK, Record, add_flags
 from benchmarks.scores import wilson
 from engram import Trainer
@@ -30,7 +30,6 @@ from engram.envs.adapters.smax import MAPS, _played, package_of
 from engram.envs.device import make_device, typed_key
 from engram.play.evaluation import evaluation_seed
 from engram.run.metrics import read_metrics
-from engram.run.plan import holds_run
 
 EPISODES = 512
 STEPS = {"3m": 2_000_000, "2s3z": 5_000_000, "5m_vs_6m": 10_000_000, "smacv2_5_units": 10_000_000}
@@ -57,9 +56,7 @@ class Progress:
 
 def learn(id: str, agent: str, seed: int, steps: int, folder: Path) -> dict[str, Any]:
     """One agent, trained (or trained on) in `folder`, and its battles."""
-    begun = holds_run(folder) and any((folder / "checkpoints").glob("step-*"))
-    if not begun:
-        (folder / "run.json").unlink(missing_ok=True)  # ended before its first checkpoint: nothing to go on with
+    begun = goes_on(folder)
     new: dict[str, Any] = {"env": id, "preset": "smax", "seed": seed, "steps": steps, "overrides": AGENTS[agent],
                            "log_every": max(1, steps // 100), "evaluate_episodes": 64}  # fmt: skip
     new |= {"env_args": {"sees": "time"}} if agent == "blind" else {}

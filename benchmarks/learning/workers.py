@@ -1,6 +1,7 @@
 """Training runs in processes of their own, a few at a time, each kept in the record when it ends."""
 
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from benchmarks.record import ROOT, Record, surroundings, write_json
+from engram.run.plan import holds_run
 
 EVALUATION_SEED = 7_204_000  # plus the run's seed; `Trainer.evaluate` and `engram evaluate` begin at 0
 ONE_THREAD = {"XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false", "OMP_NUM_THREADS": "1"}  # for several at a time
@@ -27,6 +29,14 @@ class Run(Protocol):
     def content(self) -> dict[str, Any]:
         """The worker's job: arguments of `Trainer`, episodes and seed of the evaluation."""
         ...
+
+
+def goes_on(folder: Path) -> bool:
+    """Whether a run lies in `folder` to go on with; one that ended before its first checkpoint is removed."""
+    begun = holds_run(folder) and any((folder / "checkpoints").glob("step-*"))
+    if not begun:
+        shutil.rmtree(folder, ignore_errors=True)
+    return begun
 
 
 def start(run: Run, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:

@@ -1,5 +1,6 @@
 """`engram explain`: what it writes and prints, and what it refuses."""
 
+import csv
 import json
 from pathlib import Path
 
@@ -38,6 +39,17 @@ def test_a_page_words_and_json(run: Path, tmp_path: Path, capsys: pytest.Capture
     assert len(found["checkpoint"]) == 12
 
 
+def test_tables_beside_words(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    folder = tmp_path / "new" / "tables"
+    words = ["--text", "--steps", "2:5", "--faithfulness", "off", "--csv", str(folder)]
+    assert main(["explain", str(run), *words]) == 0
+    told = capsys.readouterr()
+    assert "steps.csv" in " ".join(told.err.split())
+    assert "steps.csv" not in told.out
+    with (folder / "steps.csv").open(encoding="utf-8", newline="") as file:
+        assert [row["t"] for row in csv.DictReader(file)] == ["2", "3", "4"]
+
+
 def test_two_runs_on_the_same_steps(run: Path, capsys: pytest.CaptureFixture[str]):
     assert main(["explain", "compare", str(run), str(run)]) == 0
     assert "would have chosen otherwise at 0 of 11 steps (0%)" in capsys.readouterr().out.replace("\n    ", " ")
@@ -53,6 +65,7 @@ def test_two_runs_on_the_same_steps(run: Path, capsys: pytest.CaptureFixture[str
         (["--out", "no/where.html"], "--out no/where.html cannot be a file; name one in a folder that is there"),
         (["--out", "/tmp"], "--out /tmp cannot be a file; name one in a folder that is there, as in report.html"),
         (["--steps", "3"], "--steps 3 is no range; write A:B, such as 200:400, or one of them, as in :50"),
+        (["--csv", __file__], f"--csv {__file__} is a file; name a folder, which is made where there is none"),
         (["--max-mb", "0"], "--max-mb 0 was given; expected millions of bytes, more than 0"),
         (
             ["--text", "--step", "99"],
@@ -74,6 +87,7 @@ def test_what_is_refused(run: Path, words: list[str], said: str, capsys: pytest.
     [
         (["--steps", "99:"], "steps = 99: lies outside of the episode, which had 11 steps"),
         (["--steps", "5:3"], "steps = 5:3 holds no step"),
+        (["--csv", "tables"], "--csv was given, and two runs that are compared make no tables; leave it out"),
         (["--faithfulness", "full"], "--faithfulness was given, and nothing is measured where two runs are compared"),
     ],
 )

@@ -173,7 +173,7 @@ def played(env: Dialogue, choose: Any, count: int = 256) -> tuple[np.ndarray, np
         def step(carry, bits):
             state, observation, over, won, length = carry
             after, out = env.step(state, choose(state, observation, bits[2]), bits[:2])
-            won = won | (~over & after.success)
+            won = won | (~over & out.success)
             return (after, out.observation, over | out.terminated, won, length + ~over), out.reward
 
         begun = (state, observation, jnp.bool_(False), jnp.bool_(False), jnp.int32(0))
@@ -185,7 +185,7 @@ def played(env: Dialogue, choose: Any, count: int = 256) -> tuple[np.ndarray, np
 
 
 def test_a_clerk_of_rules_sells_and_one_who_does_not_listen_seldom_does():
-    """Their scores over 2,000 dialogues are .945 and .160 (docs/dialogue.md)."""
+    """Their scores over 2,000 dialogues of held-out goals are .943 and .188 (docs/dialogue.md)."""
     env = Dialogue(split="train")
     won, lengths = played(env, lambda state, _, bits: clerk.clerk(env, state.heard))
     assert 0.88 < won.mean() <= 1
@@ -271,6 +271,8 @@ def test_wrong_arguments_are_said(arguments, said, tmp_path, monkeypatch):
         ("city=seattle; request ticket", "city seattle, ticket?"),
         ("no, film the paper comet", "no moviename the paper comet"),
         ("any city", "any city"),
+        ("number of people 6, zip code?", "numberofpeople 6, zip?"),
+        ("any number of people, genre any", "any numberofpeople, any genre"),
         ("thanks!", "thanks"),
     ],
 )

@@ -26,7 +26,7 @@ from engram.envs.go.board import BLACK, WHITE, action_of, area, drawn, name_of, 
 from engram.envs.go.gtp import Engine, gnu_go
 from engram.errors import EnvironmentFault, SpecError
 from engram.exploration.openings import OpeningsSpec
-from engram.play.match import rate
+from engram.play.match import Game, play_match, rate, summed_up
 from engram.types import TimeStep
 
 GO: Any = make_device("engram/Go-v0", size=3)
@@ -301,6 +301,8 @@ def test_gnu_go_that_is_not_there_is_named_with_its_package(monkeypatch, tmp_pat
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(SpecError, match="GNU Go is not installed; on Debian or Ubuntu: apt-get install gnugo"):
         gnu_go(1)
+    (tmp_path / "gnugo").touch()
+    assert {"--chinese-rules", "--positional-superko", "--capture-all-dead"} < {*gnu_go(1)}  # the rules of pgx
     with pytest.raises(SpecError, match="level 11 of GNU Go was given; expected 0 to 10"):
         gnu_go(11)
     with pytest.raises(SpecError, match="write gnugo:LEVEL with a level from 0 to 10"):
@@ -360,12 +362,61 @@ def test_a_match_that_cannot_be_is_one_sentence(capsys, run, words, told):
     assert told in said(capsys, "match", str(run), *words, code=2)
 
 
+def test_a_rival_hears_of_every_move_but_its_own_and_the_last(run):
+    """By its own rules the last one may be forbidden: here it loses to repeat a position."""
+    heard = []
+
+    class Listening(rivals.SimplePlayers):
+        def hear(self, turn, side, action):
+            heard.append(int(turn.sum()))
+
+    with engram.load(run) as agent:
+        env: Any = agent.device_world()
+        about = {"games": 6, "opening_moves": 0, "side": "first"}
+        played = play_match(env, agent.minds[0], agent.plan.agent, Listening(env, "random", 0), **about)[1]
+    assert sum(heard) == sum(len(game.moves) // 2 for game in played)  # of an odd number of moves the agent's is last
+
+
+def test_a_game_that_knows_nobody_asks_for_a_run(capsys, tmp_path):
+    folder = tmp_path / "nim"
+    engram.Trainer("engram/Nim-v0", "dqn", run=folder, steps=32, overrides={"replay.start": 16}).learn()
+    told = said(capsys, "match", str(folder), code=2)
+    assert "--against was not given, and this game knows nobody; name a run, as in --against RUN" in told
+
+
 def test_wilsons_interval():
     """Of 8 of 10: 0.490 to 0.943, as tables have it."""
     found = rate(8, 10)
     np.testing.assert_allclose([found.rate, found.low, found.high], [0.8, 0.4902, 0.9433], atol=1e-4)
     assert rate(0, 5).low == 0.0
     assert rate(5, 5).high == 1.0
+    assert rate(0, 0) == (0, 0, 0.0, None, None)
+
+
+def games_of(*results: float, moves: int) -> list[Game]:
+    """Openings played twice, of so many different games in turn."""
+    return [
+        Game(number // 2, 1 - 2 * (number % 2), result, (number % moves,), False)
+        for number, result in enumerate(results)
+    ]
+
+
+def test_games_that_repeat_have_no_interval():
+    """Of 40 games of which 4 differ, and of openings that all came out alike, nothing is said to be sure."""
+    mixed = (1.0, 1.0, -1.0, -1.0)
+    told = summed_up(games_of(*mixed * 10, moves=40), 0.0, 0)
+    assert (told.all_games.won, told.distinct) == (20, 40)
+    assert told.all_games.low is not None
+    assert told.first.low is not None
+    assert told.pair_interval is not None
+    again = summed_up(games_of(*mixed * 10, moves=4), 0.0, 0)
+    assert (again.all_games.rate, again.distinct) == (0.5, 4)
+    for one in (again.all_games, again.first, again.second):
+        assert (one.low, one.high) == (None, None)
+    assert again.pair_interval is None
+    alike = summed_up(games_of(*(1.0,) * 40, moves=40), 0.0, 0)
+    assert alike.all_games.low is not None
+    assert alike.pair_interval is None
 
 
 def test_a_person_plays_takes_back_passes_and_is_told_the_score(capsys, run, monkeypatch):

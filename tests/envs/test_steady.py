@@ -1,7 +1,8 @@
 """Environments whose dtypes drift, that are defined twice, or run in 64 bits: they learn, or it is said."""
 
+import copy
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -85,6 +86,35 @@ def test_a_state_is_as_wide_as_its_steps_make_it():
     state, _ = env.reset(jnp.zeros(2, jnp.uint32))
     state, step = env.step(state, jnp.int32(0), jnp.zeros(2, jnp.uint32))
     assert (float(state["place"]), float(step.reward), step.reward.dtype) == (0.5, 1.0, jnp.float32)
+
+
+@dataclass(frozen=True)
+class Talks(Drift):
+    """A person can talk to it, it is evaluated elsewhere, and says as a number whether a goal is met."""
+
+    def converse(self, agent: Any, ask: Any, tell: Any, seed: int) -> None:
+        tell(f"{self.pays} {seed}")
+
+    @property
+    def to_evaluate(self) -> "Talks":
+        return replace(self, moves=1.5)
+
+    def step(self, state: Any, action: Any, key: Any) -> Any:
+        state, step = super().step(state, action, key)
+        return state, step._replace(success=jnp.int32(1))
+
+
+def test_what_else_an_environment_has_is_still_there():
+    env, heard = steady(Talks(), "it"), []
+    assert isinstance(env, Steady)
+    env.converse(None, None, heard.append, 7)
+    assert heard == ["int32 7"]
+    assert isinstance(env.to_evaluate, Steady)
+    assert env.to_evaluate.env == Talks(moves=1.5)
+    assert not hasattr(env, "to_match")
+    assert copy.deepcopy(env) == env
+    state, _ = env.reset(jnp.zeros(2, jnp.uint32))
+    assert env.step(state, jnp.int32(0), jnp.zeros(2, jnp.uint32))[1].success.dtype == bool
 
 
 def test_an_environment_that_keeps_its_dtypes_is_left_alone():

@@ -364,6 +364,27 @@ def test_everything_is_done_by_keys(browser, atari, atari_page):
         opened.until(f"document.getElementById('live').textContent.includes({json.dumps(step.sentence)})")
 
 
+def test_a_step_is_gone_to_by_its_number_in_its_episode(browser, tmp_path):
+    base = tolds.cartpole(30)
+    numbers = [(0, 100 + place) for place in range(20)] + [(1, place) for place in range(10)]
+    steps = [replace(one, episode=number, t=t) for one, (number, t) in zip(base.steps, numbers, strict=True)]
+    told = replace(base, steps=steps, moments=[], returns=[20.0, 10.0])
+    with Opened(browser, page.write(told, tmp_path / "page.html")) as opened:
+
+        def gone_to(text: str) -> tuple[int, str]:
+            opened.tab.fill("#jump", text)
+            opened.tab.press("#jump", "Enter")
+            return int(opened.tab.input_value("#seek")), opened.tab.input_value("#jump")
+
+        opened.seek(0)
+        assert gone_to("105") == (5, "105")
+        assert gone_to("999") == (19, "119")  # the last one of this episode, and not of another
+        assert gone_to("") == (19, "119")
+        opened.seek(25)
+        assert opened.tab.input_value("#jump") == "5"
+        assert gone_to("2") == (22, "2")
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_a_page_is_accessible(browser, atari_page, tmp_path, scheme):
     import axe_playwright_python

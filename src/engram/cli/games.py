@@ -83,6 +83,8 @@ def match(chosen: Match) -> None:
         agent = _loaded(chosen)
         env = _two_sided(agent)
         name = chosen.against or next(iter(getattr(env, "rivals", ())), "")
+        if not name:
+            raise SpecError("--against was not given, and this game knows nobody; name a run, as in --against RUN")
         rival = _rival(chosen, env, name)
         given = {"games": chosen.games or 400, "side": chosen.side or "both", "seed": chosen.seed or 0}
         given["free_moves"] = chosen.free_moves or 0
@@ -130,7 +132,8 @@ def _rows(found: Any) -> dict[str, Any]:
     """The result as names and numbers."""
 
     def told(one: Any) -> dict[str, Any]:
-        return {"games": one.games, "won": one.won, "rate": one.rate, "interval": [one.low, one.high]}
+        interval = None if one.low is None else [one.low, one.high]
+        return {"games": one.games, "won": one.won, "rate": one.rate, "interval": interval}
 
     rates = {"all": found.all_games, "as_first": found.first, "as_second": found.second}
     lost, split, won = found.pairs

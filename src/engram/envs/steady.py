@@ -17,6 +17,7 @@ from engram.errors import EnvironmentFault
 from engram.precision import in_32_bits
 
 ROUNDS = 3  # of a state's dtypes becoming wider: bool, integer, float
+PLAYED = ("to_evaluate", "to_match")  # attributes that are environments
 
 
 @dataclass(frozen=True)
@@ -34,21 +35,12 @@ class Steady:
     def actions(self) -> int:
         return self.env.actions
 
-    @property
-    def turns(self) -> bool:
-        return bool(getattr(self.env, "turns", False))
-
-    @property
-    def action_sizes(self) -> tuple[int, ...]:
-        return getattr(self.env, "action_sizes", ())
-
-    @property
-    def goal_rule(self) -> Any:
-        return getattr(self.env, "goal_rule", None)
-
-    @property
-    def agents(self) -> int:
-        return agents_of(self.env)
+    def __getattr__(self, name: str) -> Any:
+        """What else the environment has, such as `turns` or `converse`."""
+        if name == "env" or name.startswith("__"):  # not there yet, as while it is copied
+            raise AttributeError(name)
+        found = getattr(self.env, name)
+        return steady(found, type(found).__name__) if name in PLAYED else found
 
     def reset(self, key: UInt32[Array, "2"]) -> tuple[PyTree, PyTree]:
         state, observation = self.env.reset(key)

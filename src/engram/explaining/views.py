@@ -40,9 +40,13 @@ def without_notes() -> Iterator[None]:
 
 
 def without_screen() -> None:
-    """Where there is no screen, pygame is told so: else it looks for one, and says that it finds none."""
+    """Where there is no screen, pygame is told so: else it looks for one, and says that it finds none.
+
+    A machine without a screen mostly has no sound either, of which twenty lines would be said.
+    """
     if sys.platform == "linux" and not any(os.environ.get(name) for name in SCREENS):
         os.environ["SDL_VIDEODRIVER"] = "dummy"
+        os.environ.setdefault("SDL_AUDIODRIVER", "dummy")
 
 
 def renders(envs: Any) -> bool:

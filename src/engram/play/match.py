@@ -42,7 +42,7 @@ class Rival(Protocol):
         ...
 
     def hear(self, turn: np.ndarray, side: np.ndarray, action: np.ndarray) -> None:
-        """The moves that were made in the games of `turn`, except its own."""
+        """The moves that were made in the games of `turn`, which go on, except its own."""
         ...
 
     def close(self) -> None: ...
@@ -93,26 +93,34 @@ class _Player:
 
 
 class Rate(NamedTuple):
-    """A share of games with its 95 % interval."""
+    """A share of games with its 95 % interval, `low` to `high`; both are None where there is none."""
 
     games: int
     won: int
     rate: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
 
 
-def rate(won: int, games: int) -> Rate:
+def rate(won: int, games: int, distinct: int | None = None) -> Rate:
     """The share of games that were won, with Wilson's interval.
+
+    `distinct`: how many of the games differ; by default all do. The interval takes games for independent. Where fewer
+    than half of them differ, it would be that of a few games, repeated, so there is none.
 
     Source: Wilson 1927, "Probable inference, the law of succession, and statistical inference".
     """
-    if not games:
-        return Rate(0, 0, 0.0, 0.0, 1.0)
+    if not games or repeated(games, games if distinct is None else distinct):
+        return Rate(games, won, won / max(games, 1), None, None)
     z, share = 1.959964, won / games
     middle, spread = share + z**2 / (2 * games), z * (share * (1 - share) / games + z**2 / (4 * games**2)) ** 0.5
     scale = 1 + z**2 / games
     return Rate(games, won, share, max(0.0, (middle - spread) / scale), min(1.0, (middle + spread) / scale))
+
+
+def repeated(games: int, distinct: int) -> bool:
+    """Whether fewer than half of the games differ."""
+    return 2 * distinct < games
 
 
 @dataclass(frozen=True)
@@ -122,7 +130,8 @@ class Match:
     Fields:
       first, second: the games in which the agent moved first, and those in which it moved second.
       all_games: both. pairs: of each opening that was played twice, how many of the two the agent won.
-      pair_interval: the 95 % interval of the rate over openings, by a bootstrap of them.
+      pair_interval: the 95 % interval of the rate over openings, by a bootstrap of them. None where all openings came
+        out alike, for such a bootstrap knows no spread, and where fewer than half of the games differ.
       distinct: games that differ. length: moves of a game, on average. given_up: games the rival gave up or forfeited.
     """
 
@@ -212,13 +221,13 @@ class _Table:
             going &= ~lost
             action = np.where(lost, 0, action).astype(np.int32)
             self._agent.took(action)
-            heard = going if time_ in self._opening else going & (mover == agent)
-            self._rival.hear(heard, mover, action)
             states, observation, reward, over, sign = self._step(states, jnp.asarray(action), jnp.asarray(going), keys)
+            goes_on = going & ~np.asarray(over)  # a last move may be one that the rival's own rules forbid
+            self._rival.hear(goes_on if time_ in self._opening else goes_on & (mover == agent), mover, action)
             total += going * mover * np.asarray(reward)
             for game in np.flatnonzero(going):
                 moves[game].append(int(action[game]))
-            going = going & ~np.asarray(over)
+            going = goes_on
             mover = mover * np.asarray(sign).astype(int)
             time_ += 1
         each = zip(openings, agent, total, moves, given_up, strict=True)
@@ -253,19 +262,30 @@ def summed_up(played: Sequence[Game], seconds: float, seed: int) -> Match:
     openings = np.array([game.opening for game in played])
     pairs = [won[openings == one] for one in np.unique(openings)]
     twice = np.array([int(pair.sum()) for pair in pairs if len(pair) == 2])
+    distinct = _distinct(played)
     interval = None
-    if len(twice):
+    if len(set(twice.tolist())) > 1 and not repeated(len(played), distinct):
         draw = np.random.default_rng([seed, 0xB007]).integers(0, len(twice), (DRAWS, len(twice)))
         low, high = np.quantile(twice[draw].mean(1) / 2, [0.025, 0.975])
         interval = float(low), float(high)
+
+    def of(which: np.ndarray) -> Rate:
+        chosen = [game for game, flag in zip(played, which, strict=True) if flag]
+        return rate(int(won[which].sum()), len(chosen), _distinct(chosen))
+
     return Match(
-        first=rate(int(won[first].sum()), int(first.sum())),
-        second=rate(int(won[~first].sum()), int((~first).sum())),
-        all_games=rate(int(won.sum()), len(won)),
+        first=of(first),
+        second=of(~first),
+        all_games=of(np.ones(len(played), bool)),
         pairs=(int((twice == 0).sum()), int((twice == 1).sum()), int((twice == 2).sum())),
         pair_interval=interval,
-        distinct=len({(game.agent, game.moves) for game in played}),
+        distinct=distinct,
         length=float(np.mean([len(game.moves) for game in played])),
         given_up=sum(game.given_up for game in played),
         seconds=seconds,
     )
+
+
+def _distinct(played: Sequence[Game]) -> int:
+    """How many games differ, in who began or in a move."""
+    return len({(game.agent, game.moves) for game in played})

@@ -28,6 +28,8 @@ PATIENCE = 300.0  # seconds for one answer
 def gnu_go(level: int, seed: int = 0) -> list[str]:
     """The command of GNU Go that plays a game out to its end: dead stones are captured, and nothing is given up.
 
+    A position is not repeated: pgx lets whoever does so lose, and GNU Go by itself forbids the simple ko alone.
+
     Raises SpecError where it is not installed, or has no such level.
     """
     if level not in LEVELS:
@@ -35,7 +37,7 @@ def gnu_go(level: int, seed: int = 0) -> list[str]:
     found = shutil.which("gnugo") or (str(GAMES) if GAMES.exists() else None)
     if found is None:
         raise SpecError("GNU Go is not installed; on Debian or Ubuntu: apt-get install gnugo")
-    rules = ["--chinese-rules", "--capture-all-dead", "--never-resign"]
+    rules = ["--chinese-rules", "--positional-superko", "--capture-all-dead", "--never-resign"]
     return [found, "--mode", "gtp", "--level", str(level), "--seed", str(1 + seed), *rules]
 
 

@@ -221,7 +221,7 @@ class Dialogue:
         last = jnp.where(success, 2.0 * self.max_turn, -1.0 * self.max_turn)
         reward = jnp.where(over, last, 0.0) - 1.0
         following = DialogueState(user, heard, spoken, success)
-        return following, DeviceStep(self.observe(heard), reward, over, jnp.bool_(False))
+        return following, DeviceStep(self.observe(heard), reward, over, jnp.bool_(False), success=success)
 
     def _noise(self, key: UInt32[Array, "2"]) -> tuple[Float[Array, "2"], Float[Array, "4 slots"], Float[Array, "4"]]:
         slots = len(self.data.slots)

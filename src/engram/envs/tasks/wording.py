@@ -85,24 +85,30 @@ def read_act(text: str, data: Tickets) -> Act:
         words = words[words[0] in ASKING or words[0] in WORDS :]
         if not words:
             continue
-        if words[0] in FREE or (words[-1] in FREE and len(words) > 1):
-            informs[_slot(words[1] if words[0] in FREE and len(words) > 1 else words[0], data)] = ANY
-        elif asking and len(words) == 1:
-            asks, intent = len(data.slots) if words[0] == TICKET else _slot(words[0], data), REQUEST
+        if asking and words == [TICKET]:
+            asks, intent = len(data.slots), REQUEST
+            continue
+        free = words[0] in FREE and len(words) > 1
+        slot, value = _slot(words[free:], data)
+        if free or (len(value) == 1 and value[0] in FREE):
+            informs[slot] = ANY
+        elif asking and not value:
+            asks, intent = slot, REQUEST
         else:
-            slot = _slot(words[0], data)
-            informs[slot] = _value(slot, " ".join(words[1:]), data)
+            informs[slot] = _value(slot, " ".join(value), data)
     if intent is None and asks == NOBODY and (informs == UNKNOWN).all():
         raise NotUnderstood(f"{text!r} says nothing; type such as: city {_example('city', data)}, theater?")
     return Act(jnp.int32(INFORM if intent is None else intent), jnp.asarray(informs), jnp.int32(asks))
 
 
-def _slot(word: str, data: Tickets) -> int:
+def _slot(words: list[str], data: Tickets) -> tuple[int, list[str]]:
+    """The slot that the words begin with, by its own name or by what people call it, and the words after that."""
     names = {called(slot).replace(" ", ""): place for place, slot in enumerate(data.slots)}
     names |= {slot: place for place, slot in enumerate(data.slots)}
-    if word not in names:
-        raise NotUnderstood(f"no slot is called {word!r}; {hint(word, data.slots)}")
-    return names[word]
+    for count in range(len(words), 0, -1):
+        if (name := "".join(words[:count])) in names:
+            return names[name], words[count:]
+    raise NotUnderstood(f"no slot is called {words[0]!r}; {hint(words[0], data.slots)}")
 
 
 def _value(slot: int, text: str, data: Tickets) -> int:
@@ -210,7 +216,7 @@ def _typed(ask: Any, tell: Any, data: Tickets) -> Act:
             if word == "help" or not word:
                 tell(HELP)
             elif word == "values":
-                place = _slot(rest.strip(), data)
+                place, _ = _slot(rest.split() or [""], data)
                 tell(f"{data.slots[place]}: {', '.join(data.values[place])}")
             else:
                 return read_act(line, data)

@@ -210,7 +210,10 @@ function start() {
   };
   for (const [id, act] of Object.entries(clicks)) $(id).addEventListener("click", act);
   $("seek").addEventListener("input", () => seek(Number($("seek").value)));
-  $("jump").addEventListener("change", () => jump(Number($("jump").value)));
+  $("jump").addEventListener("change", () => {
+    jump($("jump").valueAsNumber);
+    $("jump").value = steps.t[state.place];
+  });
   $("speed").addEventListener("change", () => state.playing && play(true));
   $("tabs").addEventListener("keydown", pressedOnTab);
   document.addEventListener("keydown", pressed);
