@@ -11,7 +11,8 @@ and `unaware without memory` do not see their own last command. Each plays 100 g
 and 100 on games that have other seeds. Asked: .9 of unseen games of level 20 at 100,000 steps; cooking .6 of the score
 on games of training and .4 on unseen ones; without attention at most half of it.
 
-Runs lie under .benchmarks/text_games; `--continue` takes an interrupted one up at its last checkpoint.
+Games are kept in the user's cache folder. Runs lie under .benchmarks/text_games; `--continue` takes an interrupted one
+up at its last checkpoint.
 """
 
 import argparse
@@ -106,7 +107,6 @@ def main() -> int:
     parser.add_argument("--agents", default=",".join(AGENTS))
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=100_000)
-    parser.add_argument("--folder", type=Path, default=WORK / "text_games" / "games", help="where games are kept")
     parser.add_argument("--work", type=Path, default=WORK / "text_games", help="folder of the runs")
     add_flags(parser, "text-games")
     options = parser.parse_args()
@@ -117,7 +117,6 @@ def main() -> int:
     record = Record(options, {"env": env, "env_args": args, "steps": options.steps, "episodes": EPISODES, "envs": ENVS,
                               "base": BASE, "agents": {name: list(pair) for name, pair in AGENTS.items()},
                               "evaluation_seeds": f"{EVALUATION_SEED} + seed"})  # fmt: skip
-    args |= {"folder": str(options.folder)}
     try:
         if "random" not in record.parts:
             record.put("random", at_random(env, args))

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from support.text_games import Coin
 
+from engram import Trainer
 from engram.cli.environments import check_environment
 from engram.envs.host.make import make_host
 from engram.envs.names import names_of
@@ -166,3 +167,14 @@ def test_without_the_extra_it_is_said_what_to_install(monkeypatch: pytest.Monkey
     check_environment("textworld/CoinCollector-v0")  # which leaves it to the maker
     with pytest.raises(UnknownName, match=r"textworld/CoinCollector-v0 needs the package textworld; .*--extra text"):
         make_host("textworld/CoinCollector-v0", seed=0)
+
+
+@pytest.mark.slow
+def test_an_agent_learns_where_the_coin_is(tmp_path: Path):
+    """By attention over the commands on offer, from words."""
+    overrides = {"encoder.layers": 0, "working": "gru", "replay.window": 16}
+    about = {"steps": 1_500, "envs": 4, "max_episode_steps": 20, "seed": 1, "run": tmp_path / "run", "progress": False}
+    games = [Coin, lambda: Coin(looks=3)]
+    with Trainer(env=lambda: TextGame(games, rows=8, words=40), overrides=overrides, **about) as trainer:
+        trainer.learn()
+        assert trainer.evaluate().success_rate == 1.0

@@ -191,7 +191,7 @@ class _Shares:
         for env in np.flatnonzero(over):
             by_itself = step.terminated[env] or (step.done[env] and env not in step.cut)
             self.cut += bool(late[env] and self.running[env] and not by_itself)
-            met = step.numbers.get(env, {}).get(SUCCESS)
+            met = step.numbers.get(int(env), {}).get(SUCCESS)
             self._finished[env].append((float(self._returns[env]), int(self._lengths[env]), met))
             self._returns[env] = self._lengths[env] = 0
             self.running = np.array([len(done) for done in self._finished]) < self._shares
