@@ -30,6 +30,7 @@ PACKAGES = (
     "highway-env",
     "pgx",
     "jaxmarl",
+    "textworld",
     "numpy",
     "safetensors",
 )

@@ -1,5 +1,6 @@
 """Playing keeps what it is asked to keep and is otherwise evaluation, on the host and on the device."""
 
+import itertools
 from contextlib import closing
 from dataclasses import replace
 from typing import Any
@@ -8,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from support.text_games import Coin
 
 from engram.agents.policy import Look, Mind, Seen
 from engram.agents.q_learning import QLearner
@@ -16,6 +18,7 @@ from engram.encoders.vector import VectorSpec
 from engram.envs.device import make_device
 from engram.envs.host.make import make_host
 from engram.envs.tasks.cartpole import CartPoleState
+from engram.envs.textgames.game import TextGame
 from engram.errors import SpecError
 from engram.play.playing import play_device, play_host
 from engram.working.gated import GRUSpec
@@ -83,6 +86,17 @@ def test_what_is_kept_on_the_device_changes_nothing_and_fits_what_was_played(spe
     after = jax.vmap(jax.vmap(CARTPOLE.step, (0, 0, None)), (0, 0, None))(before, kept["action"], KEY)[1].observation
     both = running[1:] & running[:-1]
     np.testing.assert_allclose(kept["seen"][1:][both], after[:-1][both], atol=1e-6)
+
+
+def test_the_host_tells_which_episodes_met_their_goal_where_an_environment_says_so():
+    """Commands are taken in turn, so that a game is won in one of two episodes, before the limit."""
+    turns = itertools.cycle(["go east", "go east", "take coin", *["examine wall 0"] * 4])
+    with closing(make_host(lambda: TextGame([Coin]), seed=5, max_episode_steps=4)) as envs:
+        game = envs._episodes[0].env
+        played = play_host(
+            mind_of(PLAIN), PLAIN, envs, 2, limit=4, choose=lambda *_: np.array([game.commands.index(next(turns))])
+        )
+    assert (played.lengths, played.returns, np.asarray(played.successes).tolist()) == ([3, 4], [1, 0], [True, False])
 
 
 def test_the_host_tells_of_every_step_and_the_device_lets_its_environment_be_watched():

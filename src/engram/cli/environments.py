@@ -73,6 +73,8 @@ FAMILIES = (
     (r"Fetch|HandReach|HandManipulate", "gymnasium-robotics", "an arm or a hand with a goal (MuJoCo)"),
     (r"PointMaze_|AntMaze_|AdroitHand|FrankaKitchen", "gymnasium-robotics", "a task of Gymnasium-Robotics (MuJoCo)"),
     (r"envpool/", "envpool", "a task of EnvPool, in C++"),
+    (r"textworld/Coin", "textworld", "find a coin at the end of a chain of rooms, by text (TextWorld)"),
+    (r"textworld/", "textworld", "cook a meal by the cookbook, by text (TextWorld)"),
     (r"GymV\d+Environment", GYMNASIUM, "an environment of the old gym, for its porting"),
 )
 
@@ -258,7 +260,7 @@ def check_environment(name: str) -> None:
     if ":" in name or not _all_known(stored) or name in (hosts := host_arguments()) or _registered(name):
         return
     package = next((package for pattern, package, _ in FAMILIES if re.match(pattern, name)), GYMNASIUM)
-    if package == "envpool" or _version(package) is None:  # what to install is said when it is made
+    if package in ("envpool", "textworld") or _version(package) is None:  # what is wrong is said when it is made
         return
     known = sorted({*hosts, *without_jax(device_lines)})
     if name in known:

@@ -38,6 +38,7 @@ Choose = Callable[[PyTree, np.ndarray, np.ndarray], np.ndarray]  # observation, 
 
 # Steps of an evaluated episode, unless a limit is given: half an hour of an Atari game, the longest limit of the field.
 LONGEST = 27_000
+SUCCESS = "is_success"  # what a host environment's last `info` calls it that an episode met its goal
 
 
 def never() -> bool:
@@ -55,7 +56,8 @@ class Played(NamedTuple):
     running: np.ndarray | Bool[Array, "steps envs"] | None = None  # which kept rows belong to a counted episode
     cut: int = 0  # how many episodes had not ended after `limit` steps
     watched: PyTree = None  # what `watch` picked: [steps, envs, ...]; None without it, and on the host
-    successes: Bool[Array, "episodes"] | None = None  # which ended with their goal met; None where a task has none
+    # Which ended with their goal met; None where a task has none.
+    successes: np.ndarray | Bool[Array, "episodes"] | None = None
 
 
 @all_in_32_bits
@@ -176,7 +178,7 @@ class _Shares:
 
     def __init__(self, episodes: int, envs: int, limit: int):
         self._shares = np.array([episodes // envs + (index < episodes % envs) for index in range(envs)])
-        self._finished: list[list[tuple[float, int]]] = [[] for _ in range(envs)]
+        self._finished: list[list[tuple[float, int, float | None]]] = [[] for _ in range(envs)]
         self._returns, self._lengths, self._limit = np.zeros(envs), np.zeros(envs, int), limit
         self.running, self.cut = self._shares > 0, 0
 
@@ -189,7 +191,8 @@ class _Shares:
         for env in np.flatnonzero(over):
             by_itself = step.terminated[env] or (step.done[env] and env not in step.cut)
             self.cut += bool(late[env] and self.running[env] and not by_itself)
-            self._finished[env].append((float(self._returns[env]), int(self._lengths[env])))
+            met = step.numbers.get(int(env), {}).get(SUCCESS)
+            self._finished[env].append((float(self._returns[env]), int(self._lengths[env]), met))
             self._returns[env] = self._lengths[env] = 0
             self.running = np.array([len(done) for done in self._finished]) < self._shares
         return over
@@ -197,7 +200,9 @@ class _Shares:
     def played(self, kept: PyTree, counted: np.ndarray | None) -> Played:
         """The episodes that count."""
         counting = [one for done, share in zip(self._finished, self._shares, strict=True) for one in done[:share]]
-        return Played([total for total, _ in counting], [length for _, length in counting], kept, counted, self.cut)
+        returns, lengths, met = ([*column] for column in zip(*counting, strict=True))
+        successes = None if None in met else np.array(met) > 0
+        return Played(returns, lengths, kept, counted, self.cut, successes=successes)
 
 
 def play_host(
