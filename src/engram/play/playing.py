@@ -381,7 +381,7 @@ def step_device(
         key=key,
         env=env_state,
         policy=state,
-        seen=teams.for_each(env, Seen(None, jnp.zeros(episodes, bool), out.reward))._replace(
+        seen=teams.for_each(env, Seen(None, jnp.zeros(episodes, bool), out.reward, out.sign))._replace(
             observation=teams.as_lanes(env, out.observation)
         ),
         running=running & ~ended & ~late,
