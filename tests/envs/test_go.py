@@ -379,7 +379,9 @@ def test_a_rival_hears_of_every_move_but_its_own_and_the_last(run):
 
 def test_a_game_that_knows_nobody_asks_for_a_run(capsys, tmp_path):
     folder = tmp_path / "nim"
-    engram.Trainer("engram/Nim-v0", "dqn", run=folder, steps=32, overrides={"replay.start": 16}).learn()
+    with engram.Trainer("engram/Nim-v0", "dqn", run=folder, steps=32, overrides={"replay.start": 16}) as trainer:
+        trainer.learn()
+        assert {*trainer.evaluate(2).returns} <= {-1.0, 1.0}  # whose side each step is goes with it
     told = said(capsys, "match", str(folder), code=2)
     assert "--against was not given, and this game knows nobody; name a run, as in --against RUN" in told
 

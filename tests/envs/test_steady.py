@@ -51,6 +51,7 @@ def bits(request: Any) -> Iterator[bool]:
 
 @pytest.fixture
 def listed() -> Iterator[None]:
+    device.catalogue()  # all of ours are listed by now, and stay
     kept = dict(device._CATALOGUE)
     yield
     device._CATALOGUE.clear()
