@@ -104,6 +104,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--games", choices=("coin", "cooking"), default="coin")
     parser.add_argument("--level", type=int, default=20, help="of the coin collector")
+    parser.add_argument("--count", type=int, help="of games in training, and of unseen ones; 20 and 10 by default")
     parser.add_argument("--agents", default=",".join(AGENTS))
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=100_000)
@@ -114,6 +115,7 @@ def main() -> int:
     if unknown := [name for name in chosen if name not in AGENTS]:
         parser.error(f"no agent is called {unknown[0]!r}; choose from {', '.join(AGENTS)}")
     env, args = (COIN, {"level": options.level}) if options.games == "coin" else (COOKING, {})
+    args |= {} if options.count is None else {"games": options.count}
     record = Record(options, {"env": env, "env_args": args, "steps": options.steps, "episodes": EPISODES, "envs": ENVS,
                               "base": BASE, "agents": {name: list(pair) for name, pair in AGENTS.items()},
                               "evaluation_seeds": f"{EVALUATION_SEED} + seed"})  # fmt: skip

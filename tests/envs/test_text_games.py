@@ -3,9 +3,10 @@
 from pathlib import Path
 from typing import Any
 
+import gymnasium
 import numpy as np
 import pytest
-from support.text_games import Coin
+from support.text_games import ROOMS, Coin
 
 from engram import Trainer
 from engram.cli.environments import check_environment
@@ -50,6 +51,10 @@ def test_a_text_has_the_command_the_answer_what_is_carried_and_the_place_once():
     assert env.parts()["numbers"][:18] == words.split()
     assert observation["text"][:3] == "".join(letter(word, 2048) for word in words.split()[:3])
     assert observation["text"][1] == letter("go", 2048)
+    status = f"{ROOMS['attic'][0]}\n\n>   -= Attic =-0/7"
+    assert env._observed("go east", status, {"admissible_commands": ["look"]}, over=False)["text"]
+    assert env.parts()["numbers"][4:13] == words_of(ROOMS["attic"][0])[:9]
+    assert "7" not in env.parts()["numbers"]
     forgetful = game(commanded=False)
     forgetful.reset(seed=0)
     forgetful.step(row(forgetful, "go east"))
@@ -164,6 +169,7 @@ def test_a_wrong_argument_is_told_in_a_sentence(make: Any, said: str):
 
 def test_without_the_extra_it_is_said_what_to_install(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("engram.envs.adapters.adapter.find_spec", lambda name: None)
+    monkeypatch.delitem(gymnasium.registry, "textworld/CoinCollector-v0", raising=False)
     check_environment("textworld/CoinCollector-v0")  # which leaves it to the maker
     with pytest.raises(UnknownName, match=r"textworld/CoinCollector-v0 needs the package textworld; .*--extra text"):
         make_host("textworld/CoinCollector-v0", seed=0)

@@ -26,6 +26,7 @@ PACKAGES = (
     "popgym",
     "highway-env",
     "gymnasium-robotics",
+    "textworld",
 )  # whose ids the file holds, if installed
 MOST = 5  # arguments in a line; `engram show env ID` prints all
 PLUGINS = "gymnasium.envs"  # entry points by which further packages bring ids of their own
@@ -260,7 +261,7 @@ def check_environment(name: str) -> None:
     if ":" in name or not _all_known(stored) or name in (hosts := host_arguments()) or _registered(name):
         return
     package = next((package for pattern, package, _ in FAMILIES if re.match(pattern, name)), GYMNASIUM)
-    if package in ("envpool", "textworld") or _version(package) is None:  # what is wrong is said when it is made
+    if package == "envpool" or _version(package) is None:  # what to install is said when it is made
         return
     known = sorted({*hosts, *without_jax(device_lines)})
     if name in known:
@@ -297,6 +298,8 @@ def gather() -> dict[str, Any]:
 
 def _package_of(entry_point: Any) -> str:
     module = entry_point if isinstance(entry_point, str) else entry_point.__module__
+    if module.startswith("engram.envs.textgames."):
+        return "textworld"
     root = module.partition(":")[0].partition(".")[0]
     return {"ale_py": "ale-py", "highway_env": "highway-env", "gymnasium_robotics": "gymnasium-robotics"}.get(
         root, root

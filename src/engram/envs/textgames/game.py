@@ -8,6 +8,7 @@
 Worker processes import this file, so it imports no JAX.
 """
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -27,6 +28,8 @@ from engram.envs.textgames.words import (
 from engram.errors import EnvironmentFault, SpecError
 
 LOOKS = ("examine", "look", "inventory")  # verbs of commands that change nothing
+# The line below what a game of TextWorld says: the place, the points, and how often something was typed.
+_STATUS = re.compile(r"^[> \t]*-= .* =-\s*-?\d+/\d+\s*$", re.MULTILINE)
 
 
 class Game(Protocol):
@@ -124,6 +127,7 @@ class TextGame(gymnasium.Env):
             getattr(game, "close", lambda: None)()
 
     def _observed(self, command: str, said: str, infos: Mapping[str, Any], over: bool) -> dict[str, Any]:
+        said = _STATUS.sub("", said).strip()
         self._told = f"> {command}\n{said}" if command else said
         self._shown = self._read(command if self._commanded else "", said, infos)
         self.commands, self._left_out = self._offer(infos, over)

@@ -28,6 +28,7 @@ MOST_GAMES = 100_000
 def coin_collector(
     level: int = 20,
     easiest: int | None = None,
+    guided: bool = False,
     split: str = "train",
     games: int | None = None,
     folder: str | None = None,
@@ -43,6 +44,7 @@ def coin_collector(
         from 201 on more of them.
       easiest: games of training go evenly from this level to `level`; None: from the first of the same hundred. The
         test has `level` alone.
+      guided: whether the game tells the whole way when it begins.
       split: train or test. games: how many there are; None for 20 of training and 10 of the test.
       folder: where games are kept; None for the user's cache folder.
       words, rows, commanded, render_mode: see `TextGame`.
@@ -52,7 +54,8 @@ def coin_collector(
     count = _number_of(games, split)
     steps = max(1, count - 1)
     levels = [level if split == "test" else begin + round((level - begin) * one / steps) for one in range(count)]
-    made = [_game("coin_collector", {"level": one}, _seed(split, number), folder) for number, one in enumerate(levels)]
+    chosen = [{"level": one, "guided": bool(guided)} for one in levels]
+    made = [_game("coin_collector", one, _seed(split, number), folder) for number, one in enumerate(chosen)]
     return TextGame(made, words=words, rows=rows, commanded=commanded, render_mode=render_mode)
 
 
@@ -132,6 +135,7 @@ def _make(challenge: str, settings: Mapping[str, Any], seed: int, path: Path) ->
     _, make, _ = import_module("textworld.challenges").CHALLENGES[f"tw-{challenge}"]
     options = textworld.GameOptions()
     options.seeds, options.path, options.file_ext = seed, str(path.with_suffix("")), path.suffix
+    options.grammar.only_last_action = not settings.get("guided", True)
     with redirect_stdout(StringIO()):
         generator.compile_game(make(dict(settings), options), options)
 
