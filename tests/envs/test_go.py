@@ -389,7 +389,7 @@ def test_a_game_that_knows_nobody_asks_for_a_run(capsys, tmp_path):
 def test_wilsons_interval():
     """Of 8 of 10: 0.490 to 0.943, as tables have it."""
     found = rate(8, 10)
-    np.testing.assert_allclose([found.rate, found.low, found.high], [0.8, 0.4902, 0.9433], atol=1e-4)
+    np.testing.assert_allclose(np.array([found.rate, found.low, found.high], float), [0.8, 0.4902, 0.9433], atol=1e-4)
     assert rate(0, 5).low == 0.0
     assert rate(5, 5).high == 1.0
     assert rate(0, 0) == (0, 0, 0.0, None, None)
