@@ -18,16 +18,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
-from benchmarks.learning.driving import ENV, OUTCOMES, Progress, share, watch
+from benchmarks.learning.driving import ENV, OUTCOMES, share, trained
 from benchmarks.learning.workers import EVALUATION_SEED, goes_on
 from benchmarks.record import WORK, Record, add_flags
 from benchmarks.scores import summary
-from engram import Trainer
 from engram.errors import EngramError
-from engram.run.metrics import read_metrics
 
 STEPS, ENVS = 300_000, 32
 BOUNDS = {13: 0.825, 16: 0.90, 20: 0.95}  # arrivals within so many seconds, with the traffic to come known
@@ -79,19 +76,7 @@ def learn(name: str, seed: int, steps: int, folder: Path) -> dict[str, Any]:
         "env": ENV, "preset": "driving", "seed": seed, "envs": ENVS, "steps": total, "log_every": max(1, total // 10),
         "evaluate_every": 0, **{key: value for key, value in asked.items() if key != "steps"},
     }  # fmt: skip
-    with Trainer(run=folder, callbacks=(Progress(),), **({"resume": True} if begun else new)) as trainer:
-        if trainer.plan.steps != total:
-            raise SystemExit(f"{folder} is a run of {trainer.plan.steps:,} steps, not {total:,}; use another --work")
-        if trainer.steps < total:
-            trainer.learn()
-        rows = read_metrics(folder)
-        return watch(trainer, EVALUATION_SEED + seed) | {
-            "parameters": sum(leaf.size for leaf in jax.tree.leaves(trainer.runner.minds()[0].network)),
-            "training_steps": rows[-1]["step"],
-            "training_episodes": rows[-1]["episodes"],
-            "updates": rows[-1]["updates"],
-            "training_seconds": rows[-1]["seconds"],
-        }
+    return trained(folder, seed, total, {"resume": True} if begun else new)
 
 
 def main() -> int:

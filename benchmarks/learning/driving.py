@@ -64,7 +64,14 @@ def learn(agent: str, seed: int, steps: int, folder: Path) -> dict[str, Any]:
     begun = goes_on(folder)
     new: dict[str, Any] = {"env": ENV, "preset": "double-dqn", "seed": seed, "envs": 8, "steps": steps,
                            "overrides": settings, "log_every": max(1, steps // 10)}  # fmt: skip
-    with Trainer(run=folder, callbacks=(Progress(),), **({"resume": True} if begun else new)) as trainer:
+    found = trained(folder, seed, steps, {"resume": True} if begun else new)
+    rows = read_metrics(folder)
+    return found | {"curve": {"steps": [row["step"] for row in rows], "returns": [row["return_mean"] for row in rows]}}
+
+
+def trained(folder: Path, seed: int, steps: int, settings: dict[str, Any]) -> dict[str, Any]:
+    """What a run comes to, after it was trained (or trained on) to its last step: what it did, and what it took."""
+    with Trainer(run=folder, callbacks=(Progress(),), **settings) as trainer:
         if trainer.plan.steps != steps:
             raise SystemExit(f"{folder} is a run of {trainer.plan.steps:,} steps, not {steps:,}; use another --work")
         if trainer.steps < steps:
@@ -76,7 +83,6 @@ def learn(agent: str, seed: int, steps: int, folder: Path) -> dict[str, Any]:
             "training_episodes": rows[-1]["episodes"],
             "updates": rows[-1]["updates"],
             "training_seconds": rows[-1]["seconds"],
-            "curve": {"steps": [row["step"] for row in rows], "returns": [row["return_mean"] for row in rows]},
         }
 
 

@@ -4,8 +4,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int, UInt32
 
 from engram.bits import below, uniform
-from engram.exploration.exploration import falling
-from engram.ranges import Log, Times
+from engram.exploration.greedy import EpsilonGreedySpec
 from engram.registry import register
 from engram.specs import setting, spec
 from engram.types import Decision
@@ -13,7 +12,7 @@ from engram.types import Decision
 
 @register("exploration", "openings")
 @spec
-class OpeningsSpec:
+class OpeningsSpec(EpsilonGreedySpec):
     """Epsilon-greedy with random openings, so that two deterministic sides do not play one game for ever.
 
     A share of the episodes begins with 1 to `opening` random actions. Of random actions the last one, such as a pass,
@@ -21,8 +20,6 @@ class OpeningsSpec:
     """
 
     start: float = setting(0.2, "epsilon at step 0", low=0, high=1)
-    end: float = setting(0.02, "epsilon from `steps` on", low=0, high=1, search=Log(0.01, 0.2))
-    steps: int = setting(5_000, "environment steps over which epsilon falls", low=1, search=Times(0.2, 5))
     opening: int = setting(2, "the most random actions that an episode begins with; 0 for none", low=0)
     opening_share: float = setting(0.5, "share of the episodes that begin with some", low=0, high=1)
     last_weight: float = setting(
@@ -30,23 +27,11 @@ class OpeningsSpec:
     )
 
     by_episode = True
-
-    @property
-    def settled(self) -> int:
-        """The step from which the schedule stays at its end."""
-        return self.steps
+    decouples = False
 
     def chance(self, step: int) -> float | None:
         """None: the actions of an opening, and the last one, are drawn otherwise."""
         return None
-
-    def epsilon(self, step: int | Array) -> float | Array:
-        """The probability of a random action at a global step, after the opening."""
-        return falling(self.start, self.end, self.steps, step)
-
-    def report(self, step: int) -> dict[str, float]:
-        """What a line of metrics says of exploration."""
-        return {"epsilon": float(self.epsilon(step))}
 
     def kept(
         self,
