@@ -495,3 +495,36 @@ def test_a_run_of_the_preset_resumes_exactly(run, tmp_path):
     from engram.run.plan import info
 
     assert info(folder)["state_digest"] == info(run)["state_digest"]
+
+
+def test_the_agent_that_a_person_plays_has_seen_every_move_of_the_game():
+    """Also what was taken back is gone from what it remembers."""
+
+    class Remembers:
+        def predict(self, observation: Any, state: Any = None) -> tuple[int, Any]:
+            empty = np.flatnonzero(observation["action_mask"][:-1])
+            return int(empty[0]), (*(state or ()), "seen")
+
+        def took(self, state: Any, action: Any) -> Any:
+            return (*state, name_of(int(action), 3))
+
+    heard: list[Any] = []
+
+    class Spying(Remembers):
+        def predict(self, observation: Any, state: Any = None) -> tuple[int, Any]:
+            heard.append(state)
+            return super().predict(observation, state)
+
+    lines = iter(["black", "B2", "undo", "C3", "resign", "n"])
+    GO.converse(Spying(), lambda _: next(lines), lambda _: None, 0)
+    opening = "seen", "B2"
+    reply = next(past[3] for past in heard if past and len(past) == 4)
+    assert heard == [
+        None,  # the first position, which the person moves in
+        opening,  # after B2
+        (*opening, "seen", reply),  # where the person takes B2 back
+        None,
+        ("seen", "C3"),
+        heard[-1],
+    ]
+    assert heard[-1][:3] == ("seen", "C3", "seen")

@@ -187,6 +187,7 @@ def test_the_last_reward_tells_how_an_episode_ended(seconds):
     assert np.any(state.arrived)
     assert np.any(state.crashed)
     np.testing.assert_array_equal(step.reward[state.arrived], 1)
+    np.testing.assert_array_equal(step.success, np.asarray(state.arrived) & ~np.asarray(state.crashed))
     lost = step.reward[state.crashed & ~state.arrived]
     assert np.all((lost >= -5) & (lost <= -4))
 

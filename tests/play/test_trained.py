@@ -384,3 +384,20 @@ def test_an_environment_may_come_first_and_the_number_of_episodes_after_it(tmp_p
     assert len(agent.evaluate(Walk(), episodes=3).returns) == 3
     assert {tuple(one.returns) for one in played} == {tuple(played[0].returns)}
     assert len(played[0].returns) == 2
+
+
+@pytest.mark.parametrize("batched", [False, True])
+def test_an_agent_that_is_overruled_goes_on_from_what_was_taken(batched: bool):
+    trainer = make_trainer("engram/RepeatPrevious-v0", preset="drqn", observation__previous_action=True)
+    agent = trainer.trained()
+    seen = agent.device_world().observation_space
+    shown = np.ones(seen.shape, seen.dtype) if hasattr(seen, "dtype") else np.int32(1)
+    shown = shown[None] if batched else shown
+    action, state = agent.predict(shown)
+    other = (action + 1) % agent.plan.actions
+    assert np.asarray(agent.took(state, other).action).tolist() == [int(np.ravel(other)[0])]
+    assert np.asarray(agent.took(state, action).action).tolist() == np.ravel(action).tolist()
+    with pytest.raises(SpecError, match="expected an action of this environment"):
+        agent.took(state, agent.plan.actions)
+    with pytest.raises(SpecError, match="expected an action of this environment"):
+        agent.took(state, [0, 1])

@@ -160,6 +160,19 @@ def test_the_rule_of_an_environment_is_found_and_held_against_it(rule: str, foun
     assert rule_of(Reaching(rule)) == found
 
 
+class Own(gymnasium.Wrapper):
+    """Rewards by a rule of its own."""
+
+    def compute_reward(self, achieved, desired, info):
+        return -np.linalg.norm(achieved - desired, axis=-1)
+
+
+def test_the_rule_is_that_of_the_outermost_wrapper_and_none_where_rewards_are_made_anew():
+    assert rule_of(Own(Reaching())) == GoalRule("distance")
+    assert rule_of(gymnasium.wrappers.TimeLimit(Own(Reaching()), 5)) == GoalRule("distance")
+    assert rule_of(gymnasium.wrappers.TransformReward(Reaching(), lambda reward: 10 * reward)) is None
+
+
 def test_a_run_takes_the_environments_rule_and_joint_actions_and_resumes_exactly(tmp_path):
     from engram import Trainer
     from engram.run.plan import info

@@ -8,7 +8,7 @@ import pytest
 
 import engram
 from engram.agents.presets import preset
-from engram.errors import SpecError
+from engram.errors import CheckpointError, SpecError
 from engram.run.plan import RunPlan
 from engram.run.planning import longer, new_plan, replanned
 from engram.run.settings import Given
@@ -145,3 +145,28 @@ def test_a_start_that_is_refused_leaves_nothing(tmp_path: Path, monkeypatch: pyt
             trainer.learn(10)
     with Trainer("CartPole-v1", run=tmp_path / "a", **SMALL) as trainer:
         assert trainer.learn(10).steps == 10
+
+
+def test_sizes_of_an_action_in_another_order_are_refused():
+    given = {"overrides": {"head.sizes": (9,), "draw": "uniform"}, "steps": 500}
+    with pytest.raises(SpecError, match=r"head.sizes = 9 was given, but the numbers of an action have 3,3 values"):
+        engram.Trainer("engram/TwoLinkArm-v0", "her", **given)
+
+
+def test_goals_of_one_side_are_refused_in_a_game_of_two():
+    given = {"overrides": {"draw": "hindsight"}, "env_args": {"size": 3}, "steps": 500}
+    with pytest.raises(SpecError, match=r"draw=hindsight was given, but in engram/Go-v0 two sides take turns"):
+        engram.Trainer("engram/Go-v0", "dqn", **given)
+
+
+def test_a_run_of_a_team_does_not_go_on_with_another_number_of_agents(tmp_path, monkeypatch):
+    from engram.envs.tasks.team_games import MatrixGame
+
+    given = {"encoder__widths": (8,), "replay__start": 16, "replay__capacity": 100, "replay__batch_size": 8}
+    with engram.Trainer(
+        "engram/MatrixGame-v0", "dqn", run=tmp_path / "team", steps=64, mixing="sum", **given
+    ) as trainer:
+        trainer.learn(32)
+    monkeypatch.setattr(MatrixGame, "agents", 3)
+    with pytest.raises(CheckpointError, match=r"now has .* for each of 3 agents, but .* for each of 2 agents"):
+        engram.Trainer(run=tmp_path / "team", resume=True)

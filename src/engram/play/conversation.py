@@ -31,6 +31,8 @@ class Predicts(Protocol):
 
     def predict(self, observation: Any, state: Any = None, *args: Any, **named: Any) -> tuple[Any, Any]: ...
 
+    def took(self, state: Any, action: Any) -> Any: ...
+
 
 class Conversing(Protocol):
     """An environment that a person can play."""

@@ -8,7 +8,7 @@ and again, so games begin with random moves, and how many different ones there w
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, NamedTuple, Protocol
 
@@ -74,7 +74,8 @@ class _Player:
     """Greedy actions of a mind that sees every position, as when it played both sides."""
 
     def __init__(self, mind: Any, spec: Any):
-        self._policy, self._state, self._first = Policy(mind, spec), None, np.zeros(0, bool)
+        self._policy, self._first = Policy(mind, spec), np.zeros(0, bool)
+        self._state: Any = None
 
     def begin(self, games: int) -> None:
         self._state, self._first = self._policy.begin(games), np.ones(games, bool)
@@ -87,9 +88,7 @@ class _Player:
 
     def took(self, action: np.ndarray) -> None:
         """What was really played, by whichever side."""
-        state: Any = self._state
-        if state.action is not None:
-            self._state = replace(state, action=jnp.asarray(action))
+        self._state = self._policy.took(self._state, action)
 
 
 class Rate(NamedTuple):

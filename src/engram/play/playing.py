@@ -11,6 +11,7 @@ is raised.
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
@@ -118,6 +119,10 @@ class Policy:
             words = generator.integers(0, 1 << 32, size=(envs, self._mind.network.words), dtype=np.uint32)
             following, action = explore_program(self._spec)(self._mind, current, seen, bits, words)
         return np.asarray(action), following
+
+    def took(self, state: PolicyState, action: np.ndarray) -> PolicyState:
+        """The state that `act` gave, where other actions [envs] were taken than it said."""
+        return state if state.action is None else replace(state, action=jnp.asarray(action, state.action.dtype))
 
     def look(self, state: PolicyState, seen: Seen, keep: Keep | None) -> tuple[PolicyState, np.ndarray, PyTree]:
         """The state after a greedy action, the action, and what `keep` picked."""

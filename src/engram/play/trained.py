@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property, partial, wraps
+from math import prod
 from typing import Any, Protocol, TypeVar
 
 import gymnasium
@@ -254,6 +255,20 @@ class TrainedAgent:
         action, state = policy.act(rows, state, episode_start, reward, generator)
         taken = translator.environment_action(action)
         return (taken if batched else taken[0]), state
+
+    def took(self, state: PyTree, action: Any) -> PyTree:
+        """The state that `predict` gave, where another action was taken than it said, such as somebody else's.
+
+        `action` is one of the environment's, or a batch of them as `predict` gave it. Only agents that are given their
+        previous action (`observation.previous_action`) would otherwise go on with a wrong one.
+        """
+        envs = len(jax.tree.leaves(state)[0])
+        form = np.shape(self._translator.environment_action(np.zeros(envs, np.int32)))
+        taken = np.asarray(action)
+        numbers = self._translator.numbers(taken.reshape(form), self.plan.actions) if taken.size == prod(form) else None
+        if numbers is None or (numbers < 0).any():
+            raise SpecError(f"{action} was given as what was taken; expected an action of this environment")
+        return self._policy.took(state, numbers)
 
     @property
     def memory(self) -> Memories:

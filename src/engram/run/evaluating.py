@@ -16,12 +16,14 @@ from engram.envs.device import is_device, make_device, to_evaluate
 from engram.envs.host import own
 from engram.envs.host.make import HostEnvs, make_host
 from engram.envs.limit import limited
+from engram.envs.teams import agents_of
 from engram.errors import EngramError, SpaceError, Warned
 from engram.play.evaluation import Evaluation, evaluation_seed
 from engram.play.evaluator import DeviceEvaluator, Evaluator, HostEvaluator, Stop
 from engram.play.trained import Environment
 from engram.run.making import make_agent
 from engram.run.plan import RunPlan
+from engram.run.planning import form
 from engram.spaces import same
 
 AT_ONCE = 5  # environments that play side by side on the host
@@ -123,10 +125,11 @@ def host_to_play(
 
 def checked(name: str, made: Any, plan: RunPlan) -> Any:
     """The environment, if what it shows and takes is what the agent learns from."""
-    if not same(made.observation_space, plan.space) or made.actions != plan.actions:
+    here, there = (made.actions, agents_of(made)), (plan.actions, plan.agents)
+    if not same(made.observation_space, plan.space) or here != there:
         raise SpaceError(
-            f"{name} has {made.observation_space} and {made.actions} actions, but the agent learns from "
-            f"{plan.space} and {plan.actions} actions; choose an environment that has these"
+            f"{name} has {form(made.observation_space, *here)}, but the agent learns from {form(plan.space, *there)}; "
+            f"choose an environment that has these"
         )
     return made
 

@@ -30,11 +30,11 @@ from engram.agents.without_replay import ENVS, ENVS_OF
 from engram.envs.device import has_turns, is_device
 from engram.envs.host.actions import check_few_of
 from engram.envs.teams import agents_of
-from engram.errors import SpecError
+from engram.errors import CheckpointError, SpecError
 from engram.run.machine import SHARE, available
 from engram.run.plan import OF_AGENT, RunPlan, team_of
 from engram.run.settings import FREE, Given, check_names
-from engram.spaces import Space
+from engram.spaces import Space, same
 
 # Lines, checkpoints and evaluations of a whole run, and the most steps between two of them, unless told otherwise.
 LOG_POINTS, LOG_AT_LEAST = 100, 10_000
@@ -99,6 +99,11 @@ def with_turns(agent: MindSpec, changes: dict[str, Any], made: Any, env: str | N
     Raises SpecError where that was asked for, and the environment does not say it.
     """
     if has_turns(made):
+        if getattr(getattr(agent, "draw", None), "relabels", False):
+            raise SpecError(
+                f"draw=hindsight was given, but in {env or 'this environment'} two sides take turns, and a goal is one "
+                f"side's; set draw=uniform"
+            )
         return agent if "turns" in changes else specs.override(agent, "turns", True)
     if agent.turns:
         raise SpecError(
@@ -117,6 +122,9 @@ def of_environment(agent: MindSpec, changes: dict[str, Any], made: Any) -> MindS
     sizes = getattr(made, "action_sizes", ())
     if agent.head.decouples and not agent.head.sizes and len(sizes) > 1:
         agent = specs.override(agent, "head.sizes", sizes)
+    elif agent.head.decouples and len(sizes) > 1 and tuple(agent.head.sizes) != tuple(sizes):
+        given, has = (",".join(map(str, each)) for each in (agent.head.sizes, sizes))
+        raise SpecError(f"head.sizes = {given} was given, but the numbers of an action have {has} values; leave it out")
     elif not agent.head.decouples:
         check_few_of(sizes)
     draw, rule = getattr(agent, "draw", None), getattr(made, "goal_rule", None)
@@ -173,6 +181,18 @@ def check_unchanged(plan: RunPlan, given: Given, env: Any, folder: Path) -> None
         raise SpecError(f"{folder} is a run of {plan.env!r}, not of {env!r}; leave the environment out")
     if env is None and plan.env is None:
         raise SpecError(f"{folder} was started with an environment object; pass the same one again")
+
+
+def check_same_task(plan: RunPlan, made: Any) -> None:
+    """Raises CheckpointError where an environment is not the one that a run was started with."""
+    has, had = form(made.observation_space, made.actions, agents_of(made)), form(plan.space, plan.actions, plan.agents)
+    if not same(made.observation_space, plan.space) or (made.actions, agents_of(made)) != (plan.actions, plan.agents):
+        raise CheckpointError(f"the environment now has {has}, but the run was started with {had}; restore its version")
+
+
+def form(space: Space, actions: int, agents: int) -> str:
+    """What is seen and done, in words."""
+    return f"{space} and {actions} actions" + f" for each of {agents} agents" * (agents > 1)
 
 
 def replanned(plan: RunPlan, steps: int, horizon: int) -> RunPlan:

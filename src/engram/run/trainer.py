@@ -19,7 +19,7 @@ from engram import specs
 from engram.checkpoint.files import RunLock
 from engram.checkpoint.store import Saved
 from engram.envs.device import is_device
-from engram.errors import CheckpointError, EngramError, EnvironmentFault, SpecError, Warned, WriteFailed
+from engram.errors import EngramError, EnvironmentFault, SpecError, Warned, WriteFailed
 from engram.play.evaluation import Evaluation
 from engram.play.playing import Stop, never
 from engram.play.trained import Environment, TrainedAgent, environment_first
@@ -37,7 +37,7 @@ from engram.run.machine import keep_freed_memory, use_cache
 from engram.run.making import check_trust, make_agent, make_environment, make_runner, notes_at_start
 from engram.run.metrics import RunLog
 from engram.run.plan import RunPlan, info
-from engram.run.planning import check_unchanged, longer, new_plan, resumed, with_envs
+from engram.run.planning import check_same_task, check_unchanged, longer, new_plan, resumed, with_envs
 from engram.run.prefill import fill_replay
 from engram.run.progress import callbacks_of, title_of
 from engram.run.settings import FREE, Given, check, takes_settings
@@ -45,7 +45,6 @@ from engram.run.stop import StopRequest, interrupted, reopening
 from engram.run.stored import load
 from engram.run.warm import Source, begin_from, source_given, task_of
 from engram.runners.common import Runner
-from engram.spaces import same
 
 __all__ = ["Trainer", "info", "load"]
 
@@ -146,11 +145,7 @@ class Trainer:
         self._env = env if env is not None else plan.env
         self.plan = resumed(plan, {name: value for name, value in chosen.items() if name in FREE})
         self._environment = make_environment(self._env, vars(plan), self._given.session.worker_timeout, self._open)
-        if not same(self._environment.observation_space, plan.space) or self._environment.actions != plan.actions:
-            raise CheckpointError(
-                f"the environment now has {self._environment.observation_space} and {self._environment.actions} "
-                f"actions, but the run was started with {plan.space} and {plan.actions}; restore its version"
-            )
+        check_same_task(plan, self._environment)
         self._lock = self._open.enter_context(RunLock(self.folder))
         runner = self._make_runner()
         self._progress, passed_over = self._keeper.restore(runner, self._given.session.new_episodes)

@@ -36,10 +36,12 @@ def _colour(ask: Any, tell: Any) -> int:
 def _game(env: Any, agent: Any, own: int, ask: Any, tell: Any, key: list[int]) -> None:
     reset, step = jax.jit(env.reset), jax.jit(env.step)
     bits = jnp.asarray(np.array(key, np.uint32))
-    past: list[Any] = [(*reset(bits), BLACK, None)]  # state, observation, who moves, the move before
+    # State, observation, who moves, the move before, what the agent remembers of the moves until then.
+    past: list[Any] = [(*reset(bits), BLACK, None, None)]
     tell(f"You are {NAMES[own]}: X is Black, O is White, komi {env.points_to_white:g}.")
     while True:
-        state, shown, mover, last = past[-1]
+        state, shown, mover, last, memory = past[-1]
+        chosen, memory = agent.predict(jax.tree.map(np.asarray, shown), memory)  # as when it played both sides
         if mover == own:
             tell(board.drawn(board.stones(np.asarray(state.game.observation)), last))
             action = _move(env, np.asarray(shown[MASK]), past, own, ask, tell)
@@ -49,10 +51,10 @@ def _game(env: Any, agent: Any, own: int, ask: Any, tell: Any, key: list[int]) -
                 tell(f"You resign; {NAMES[-own]} wins.")
                 return
         else:
-            action = int(agent.predict(jax.tree.map(np.asarray, shown))[0])
+            action = int(chosen)
             tell(f"{NAMES[mover]} plays {board.name_of(action, env.size)}.")
         following, out = step(state, jnp.int32(action), bits)
-        past.append((following, out.observation, -mover, action))
+        past.append((following, out.observation, -mover, action, agent.took(memory, action)))
         if out.terminated:
             _end(env, following, float(out.reward) * mover, tell)
             return

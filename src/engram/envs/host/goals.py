@@ -22,7 +22,7 @@ TRIES = 512
 
 def rule_of(env: gymnasium.Env) -> GoalRule | None:
     """The rule of an environment with goals; None for others, and where its rule is none of `GoalRule`."""
-    space, compute = getattr(env, "observation_space", None), getattr(env.unwrapped, "compute_reward", None)
+    space, compute = getattr(env, "observation_space", None), None if _rewarded_anew(env) else _computes(env)
     goal = space.spaces.get(DESIRED) if isinstance(space, gym_spaces.Dict) and ACHIEVED in space.spaces else None
     if compute is None or goal is None or goal.shape is None or len(goal.shape) != 1:
         return None
@@ -32,6 +32,20 @@ def rule_of(env: gymnasium.Env) -> GoalRule | None:
         if not is_fault(error):
             raise
         return None  # it does not take arrays of goals, or needs more of `info` than nobody has
+
+
+def _computes(env: Any) -> Any:
+    """The outermost `compute_reward`: a wrapper may have its own."""
+    return env.get_wrapper_attr("compute_reward") if env.has_wrapper_attr("compute_reward") else None
+
+
+def _rewarded_anew(env: Any) -> bool:
+    """Whether a wrapper changes rewards, of which `compute_reward` knows nothing."""
+    while isinstance(env, gymnasium.Wrapper):
+        if isinstance(env, gymnasium.RewardWrapper):
+            return True
+        env = env.env
+    return False
 
 
 def _found(compute: Any, size: int) -> GoalRule | None:

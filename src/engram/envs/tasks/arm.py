@@ -40,7 +40,7 @@ class TwoLinkArm:
     Observation: `observation` is cosine and sine of shoulder and elbow and their velocities / (10 rad/s);
     `achieved_goal` is where the tip is, `desired_goal` where it is wanted, in m from the shoulder. The elbow is
     relative to the first link. Actions: a torque of each joint, one of `bins` from -3 to 3 N m at the shoulder and from
-    -1.5 to 1.5 at the elbow, the elbow's changing fastest.
+    -1.5 to 1.5 at the elbow, the elbow's changing fastest. Success: the tip is within 5 cm at the last step.
     Never terminated; truncated at step `max_steps`. The arm begins straight, to ±0.1; the goal is anywhere in a ring
     around the shoulder from 0.2 to 0.95 m, every area as likely. `step` does not read its key.
 
@@ -93,7 +93,8 @@ class TwoLinkArm:
         state = ArmState(physics, state.goal, state.steps + 1)
         observation = _observe(state)
         reward = self.goal_rule(jnp, observation[ACHIEVED], state.goal).astype(jnp.float32)
-        return state, DeviceStep(observation, reward, jnp.bool_(False), state.steps >= self.max_steps)
+        there = GoalRule("sparse", WITHIN, 1.0, 0.0)(jnp, observation[ACHIEVED], state.goal) > 0
+        return state, DeviceStep(observation, reward, jnp.bool_(False), state.steps >= self.max_steps, success=there)
 
 
 def tip(physics: Float[Array, "4"]) -> Float[Array, "2"]:

@@ -73,6 +73,7 @@ class Intersection:
     Terminated on a crash or an arrival, truncated at step `max_steps`; both flags may come together. The last reward
     tells how it terminated: by default it is 1 on arrival, -4 or less in a crash. So do `crashed` and `arrived` of the
     state; in about one episode of a hundred both hold, for the agent crashes and slides over the line: its reward is 1.
+    Success: it has arrived and not crashed.
 
     In highway-env's terms this is `intersection-v2` with its default settings: the same lanes, spawning, steering,
     driver model, precedence, observation and rewards, so that a policy can be run there as it is. A second of driving
@@ -146,7 +147,8 @@ class Intersection:
         if self.late:
             reward -= self.late * (over & ~crashed & ~arrived)
         shown = self._told(_shown(traffic, places, lanes[0]), steps, key)
-        step = DeviceStep(shown, reward.astype(jnp.float32), crashed | arrived | (over & self.late_ends), over)
+        ends, success = crashed | arrived | (over & self.late_ends), arrived & ~crashed
+        step = DeviceStep(shown, reward.astype(jnp.float32), ends, over, success=success)
         traffic = traffic._replace(present=traffic.present & ((out < LEFT_BEHIND) | AGENT))
         return IntersectionState(_spawned(traffic, uniforms(key, 6)), steps, crashed, arrived), step
 
