@@ -10,7 +10,7 @@ import engram
 from engram.agents.presets import preset
 from engram.errors import CheckpointError, SpecError
 from engram.run.plan import RunPlan
-from engram.run.planning import longer, new_plan, replanned
+from engram.run.planning import longer, new_plan, replanned, with_envs
 from engram.run.settings import Given
 from engram.run.trainer import Trainer
 from engram.spaces import Box
@@ -170,3 +170,12 @@ def test_a_run_of_a_team_does_not_go_on_with_another_number_of_agents(tmp_path, 
     monkeypatch.setattr(MatrixGame, "agents", 3)
     with pytest.raises(CheckpointError, match=r"now has .* for each of 3 agents, but .* for each of 2 agents"):
         engram.Trainer(run=tmp_path / "team", resume=True)
+
+
+@pytest.mark.parametrize(("preset", "agent", "envs"), [
+    ("pqn", None, 64), ("auto", "pqn", 64), ("auto", "ppo", 64), ("auto", None, None), ("dqn", "sac", None),
+])  # fmt: skip
+def test_an_agent_without_replay_steps_many_environments_however_it_was_named(preset, agent, envs):
+    given = Given(run={"preset": preset}, agent={} if agent is None else {"agent": agent}, session=SimpleNamespace())
+    assert with_envs("engram/CartPole-v1", given).run.get("envs") == envs
+    assert with_envs("engram/CartPole-v1", given._replace(run={"preset": preset, "envs": 3})).run["envs"] == 3

@@ -24,7 +24,7 @@ from typing import Any
 
 from engram import specs
 from engram.agents.mind import MindSpec
-from engram.agents.presets import WITHOUT_REPLAY, preset
+from engram.agents.presets import AGENTS_WITHOUT_REPLAY, WITHOUT_REPLAY, preset
 from engram.agents.usual import default_steps, kind_of
 from engram.agents.without_replay import ENVS, ENVS_OF
 from engram.envs.device import has_turns, is_device
@@ -48,10 +48,12 @@ RHYTHM = ("log_every", "save_every", "evaluate_every")
 
 
 def with_envs(env: Any, given: Given) -> Given:
-    """With as many environments as a preset without replay steps together, where nobody said how many."""
-    if given.run.get("preset") not in WITHOUT_REPLAY or "envs" in given.run or not isinstance(env, str):
+    """With as many environments as an agent without replay steps together, where nobody said how many."""
+    name, agent = given.run.get("preset"), given.agent.get("agent")
+    without_replay = name in WITHOUT_REPLAY or agent in AGENTS_WITHOUT_REPLAY
+    if not without_replay or "envs" in given.run or not isinstance(env, str):
         return given
-    on_device, on_host = ENVS_OF.get(str(given.run["preset"]), ENVS)
+    on_device, on_host = ENVS_OF.get(str(name), ENVS)
     return given._replace(run={**given.run, "envs": on_device if is_device(env) else on_host})
 
 
