@@ -9,7 +9,7 @@ import pytest
 import engram.agents.presets  # noqa: F401, registers every kind
 from engram import registry
 from engram.errors import SpecError
-from engram.external.forgetting import edit, forget, hide
+from engram.external.forgetting import edit, forget, hide, notes
 from engram.external.graph import propagate
 from engram.external.memory import Entries
 from engram.testing import ContractFault, check_external
@@ -270,3 +270,10 @@ def test_an_edited_entry_says_its_new_value():
         assert float(READ(memory, edited, query).q[0]) > float(READ(memory, store, query).q[0])
     with pytest.raises(SpecError, match="values of Graph cannot be edited"):
         edit(built("graph"), built("graph").init(), jnp.array([0]), jnp.array([1.0]))
+
+
+@pytest.mark.parametrize("kind", ["episodic", "chunked", "product-key"])
+def test_a_store_tells_how_often_it_was_written_to(kind):
+    memory = built(kind)
+    assert int(notes(memory, filled(memory), jnp.arange(2)).writes) == 16
+    assert int(notes(memory, filled(memory, again=(0,)), jnp.arange(2)).writes) == 24  # what is replaced counts too

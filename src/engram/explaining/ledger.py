@@ -74,10 +74,8 @@ class Ledger:
 
 @in_32_bits
 def _read(spec: MindSpec, mind: Mind) -> Ledger:
-    recall: Any = mind.recall
     kept, in_q, live, notes = jax.tree.map(np.asarray, _program(spec)(mind))
-    clock = getattr(getattr(recall.store, "entries", recall.store), "clock", None)  # chunks hold a table
-    writes = None if clock is None or notes.age is None else int(clock)
+    writes = None if notes.writes is None else int(notes.writes)
     return Ledger(kept, live, in_q.astype(np.float64), notes.age, notes.attention, writes)
 
 

@@ -172,12 +172,13 @@ class RekeyedMemory(ExternalMemory, Protocol):
 
 
 class Notes(eqx.Module):
-    """What a store knows of entries beside what was written. Axes [block]; None for what the kind does not keep."""
+    """What a store knows of entries beside what was written. None for what the kind does not keep."""
 
     age: Int[Array, "block"] | None = None  # writes since the entry was last written; of `graph`, moments
     unread: Int[Array, "block"] | None = None  # the same since acting last read it; -1 for never
     attention: Float[Array, "block"] | None = None  # received while acting, in all
     count: Int[Array, "block"] | None = None  # experiences in it that are known of
+    writes: Int[Array, ""] | None = None  # into the whole store, in all
 
 
 class ForgettingMemory(ExternalMemory, Protocol):

@@ -279,7 +279,7 @@ class ProductKey(eqx.Module):
 
     def notes(self, store: Grid, ids: Int[Array, "block"]) -> Notes:
         """See `ForgettingMemory.notes`: how often a slot was written to for an action."""
-        return Notes(count=store.writes[self._cells(ids)])
+        return Notes(count=store.writes[self._cells(ids)], writes=store.clock)
 
     def edit(self, store: Grid, ids: Int[Array, "block"], values: Float[Array, "block"]) -> Grid:
         """See `forgetting.edit`."""

@@ -156,7 +156,8 @@ def noted(store: Store, ids: Int[Array, "block"]) -> Notes:
     where = located(store, ids)
     read = store.read[where]
     unread = jnp.where(read > 0, store.clock - read, -1)
-    return Notes(store.clock - store.written[where], unread, store.attention[where], store.count[where])
+    age = store.clock - store.written[where]
+    return Notes(age, unread, store.attention[where], store.count[where], store.clock)
 
 
 def edited(store: Store, ids: Int[Array, "block"], values: Float[Array, "block"]) -> Store:
