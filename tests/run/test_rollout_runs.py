@@ -266,7 +266,7 @@ def test_many_environments_of_an_agent_with_a_replay_are_told_of_another_way():
 @pytest.mark.slow
 def test_its_settings_are_searched(tmp_path: Path):
     found = engram.tune(
-        DEVICE, study=tmp_path, trials=2, search=["clip", "rollout.epochs"], overrides=SMALL, preset="ppo", steps=128,
+        DEVICE, study=tmp_path, trials=2, search=["clip", "trace"], overrides=SMALL, preset="ppo", steps=128,
         seeds=1, envs=4, evaluate_every=64, evaluate_episodes=1,
     )  # fmt: skip
     assert [trial["outcome"] for trial in found.trials] == ["complete", "complete"]
