@@ -4,7 +4,9 @@
     python -m benchmarks.learning.rollout_tasks --cells 'pqn-*' --seeds 5 --first-seed 20
     python -m benchmarks.learning.rollout_tasks --list
 
-One configuration for all tasks: the preset as it is, with 64 environments. `ppo` sees one observation, `ppo-rnn` has a
+The preset as it is, with 64 environments; in the T-maze smaller steps of fewer epochs (`PATIENT`), for all agents alike:
+what is rewarded there is first met after 50 right steps, and a policy that is sure by then never turns. Found on seeds 0
+and 1, among eight ways of trace, entropy, epochs and step size. `ppo` sees one observation, `ppo-rnn` has a
 GRU, `ppo-attention` a causal transformer over the last 64 steps in its place, `ppo-memory` an external memory in
 its critic. The cells `pqn-TASK` are POPGym's, by `pqn-rnn`; `pqn-TASK-forgetting` is the control whose GRU is emptied
 before every step, `pqn-TASK-clock` the one that sees nothing of the task but how long the episode has lasted.
@@ -25,6 +27,8 @@ AGENTS: dict[str, tuple[str, dict[str, Any]]] = {
     "ppo-attention": ("ppo-rnn", ATTENTION),
     "ppo-memory": ("ppo-memory", {}),
 }
+PATIENT = {"optimizer.learning_rate": 3e-4, "rollout.steps": 128, "rollout.epochs": 4, "trace": 0.95,
+           "entropy_weight": 0.03}  # fmt: skip
 TASKS: dict[str, tuple[str, dict[str, Any], int, float | None]] = {
     "tmaze-50": ("engram/PassiveTMaze-v0", {"length": 50}, 1_000_000, SOLVED),
     "RepeatPrevious": ("engram/RepeatPrevious-v0", {"level": "easy"}, 1_000_000, None),
@@ -40,6 +44,7 @@ POPGYM = {
 def beside(task: str, agent: str) -> Cell:
     """An actor-critic in one task."""
     (env, arguments, steps, success), (preset, settings) = TASKS[task], AGENTS[agent]
+    settings = settings | PATIENT if task.startswith("tmaze") else settings
     return Cell(f"{task}-{agent}", env, steps, preset, arguments, settings, ENVS, success)
 
 
