@@ -4,12 +4,12 @@
     python -m benchmarks.learning.rollout_tasks --cells 'pqn-*' --seeds 5 --first-seed 20
     python -m benchmarks.learning.rollout_tasks --list
 
-The preset as it is, with 64 environments; in the T-maze smaller steps of fewer epochs (`PATIENT`), for all agents alike:
-what is rewarded there is first met after 50 right steps, and a policy that is sure by then never turns. Found on seeds 0
-and 1, among eight ways of trace, entropy, epochs and step size. `ppo` sees one observation, `ppo-rnn` has a
-GRU, `ppo-attention` a causal transformer over the last 64 steps in its place, `ppo-memory` an external memory in
-its critic. The cells `pqn-TASK` are POPGym's, by `pqn-rnn`; `pqn-TASK-forgetting` is the control whose GRU is emptied
-before every step, `pqn-TASK-clock` the one that sees nothing of the task but how long the episode has lasted.
+The preset as it is, with 64 environments; in the T-maze all agents take smaller steps of fewer epochs (`PATIENT`): what
+is rewarded there is first met after 50 right steps, and a policy that is sure by then never turns. Found on seeds 0 and
+1, among eight ways of trace, entropy, epochs and step size. `ppo` sees one observation, `ppo-rnn` has a GRU,
+`ppo-attention` a causal transformer over the last 64 steps in its place, `ppo-memory` an external memory in its critic.
+The cells `pqn-TASK` are POPGym's, by `pqn-rnn`; `pqn-TASK-forgetting` is the control whose GRU is emptied before every
+step, `pqn-TASK-clock` the one that sees nothing of the task but how long the episode has lasted.
 
 What is played and scored is said in `memory_tasks`, whose flags these are.
 """
