@@ -9,8 +9,8 @@
       README.md             the model card, for people: it may be edited, and is never read here
       replay.mp4, report.html, policy.onnx   where they were asked for
 
-It may be a stranger's. So nothing else may lie in it, no link is followed, every byte is compared with its digest before
-it is parsed, and nothing is unpickled. `sharing/` writes such folders.
+It may be a stranger's. So nothing else may lie in it, no link is followed, every byte is compared with its digest
+before it is parsed, and nothing is unpickled. `sharing/` writes such folders.
 """
 
 import dataclasses
@@ -75,8 +75,8 @@ def load_packed(
     packed = verified(folder)
     if str(at) not in ("newest", "latest", str(packed.step)):
         raise SpecError(
-            f"checkpoint {str(at)!r} was asked for, but {folder} is a shared folder and holds step {packed.step} alone; "
-            f"leave it out, or ask the run itself"
+            f"checkpoint {str(at)!r} was asked for, but {folder} is a shared folder, which holds step {packed.step} "
+            f"alone; leave it out, or ask the run itself"
         )
     trained = TrainedAgent(packed.plan, minds(packed), env, trust=trust)
     trained.step, trained.checkpoint = packed.step, packed.config["checkpoint"]
@@ -113,8 +113,8 @@ def _names(folder: Path) -> set[str]:
         what = {"folder": "a folder", "other": "a link or a device"}.get(kind, "none of the files")
         if kind != "file" or name not in (*SEALED, *UNSEALED):
             raise CheckpointError(
-                f"{str(folder / name)!r} is {what}, and a shared folder holds only {CONFIG} and the files that it names; "
-                f"take it out, or get the folder anew with engram pull"
+                f"{str(folder / name)!r} is {what}, and a shared folder holds only {CONFIG} and the files that it "
+                f"names; take it out, or get the folder anew with engram pull"
             )
     return set(kinds)
 
@@ -229,7 +229,7 @@ def minds(packed: Packed) -> list[Mind]:
     found = []
     for start in starts:
         one = {name: arrays[start + name] for name in shapes if start + name in arrays}
-        one = {name: _whole(array, shapes[name]) if name.startswith(RECALL) else array for name, array in one.items()}
+        one = {name: whole(array, shapes[name]) if name.startswith(RECALL) else array for name, array in one.items()}
         found.append(restored(like, one, owned=False))
     return found
 
@@ -243,7 +243,7 @@ def short(array: np.ndarray) -> np.ndarray:
     return array[: int(other[-1]) + 2 if other.size else 1]
 
 
-def _whole(array: np.ndarray, like: Any) -> np.ndarray:
+def whole(array: np.ndarray, like: Any) -> np.ndarray:
     """The inverse of `short`."""
     if array.ndim == 0 or len(array) == 0 or array.shape[1:] != like.shape[1:] or len(array) >= like.shape[0]:
         return array

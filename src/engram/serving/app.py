@@ -6,7 +6,8 @@
     GET /metrics            counts, for Prometheus
     GET /health             whether it answers; the only one that needs no token
 
-Every refusal is a status of 400 to 599 with one sentence in JSON. What goes wrong inside is logged here and told nobody.
+Every refusal is a status of 400 to 599 with one sentence in JSON. What goes wrong inside is
+logged here and told nobody.
 """
 
 import asyncio
@@ -32,6 +33,7 @@ from engram.serving.settings import ServeSettings
 
 NOTES = logging.getLogger("engram")
 WRONG_TOKENS = 5.0  # a second from one address
+HEADERS, HEAD_BYTES = 100, 16_384  # of a request
 DISCARDED = 8 << 20  # bytes of a refused request that are read, so that its sender hears the refusal
 PATHS = ("/act", "/sessions", "/agent", "/metrics", "/health")
 
@@ -70,7 +72,15 @@ class Service:
     # -- who may ask -------------------------------------------------------------------------------------------
 
     def admit(self, request: Any, needs_token: bool) -> None:
-        """Refusal 401 without the token, 429 for too many requests."""
+        """Refusal 401 without the token, 429 for too many requests, 431 or 505 for a head that is none of ours.
+
+        uvicorn limits a head only while it is not all there, so one that came at once is measured here.
+        """
+        scope = request.scope
+        if len(scope["headers"]) > HEADERS or sum(len(a) + len(b) for a, b in scope["headers"]) > HEAD_BYTES:
+            raise Refusal(431, f"the head of the request has more than {HEADERS} headers or {HEAD_BYTES:,} bytes")
+        if scope["http_version"] not in ("1.0", "1.1"):
+            raise Refusal(505, "the request is of another version of HTTP; send it in HTTP/1.1")
         address = request.client.host if request.client else ""
         if needs_token and not self._knows(request):
             if (wait := self._wrong.take(address)) > 0:
@@ -200,6 +210,8 @@ class Service:
         refusal = None
         if kinds != (b"",) and (kind.strip().lower() not in kinds or charset not in (b"", b"charset=utf-8")):
             refusal = Refusal(415, "the request is not of the type application/json in UTF-8; send that Content-Type")
+        elif b"transfer-encoding" in headers and b"content-length" in headers:
+            raise Refusal(400, "the request has a length and chunks, so where it ends is not clear; send one of them")
         elif headers.get(b"content-encoding", b"identity").strip().lower() != b"identity":
             refusal = Refusal(415, "the request is compressed; send it as it is, without Content-Encoding")
         elif (length := headers.get(b"content-length", b"0")).isdigit() and int(length) > self._largest:
@@ -309,7 +321,7 @@ def application(service: Service) -> Any:
 
         return answer
 
-    async def unknown(request: Any, problem: Exception) -> Any:
+    async def unknown(_: Any, problem: Exception) -> Any:
         status = getattr(problem, "status_code", 404)
         told = {404: f"there is no such path; there are {', '.join(PATHS)}", 405: "this path takes another method"}
         service.counts.answered("other", status)

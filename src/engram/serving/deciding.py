@@ -36,7 +36,7 @@ class Decided(NamedTuple):
     told: dict[str, Any]
 
 
-def told(seen: Seen, looked: Look) -> dict[str, Any]:
+def told(_: Seen, looked: Look) -> dict[str, Any]:
     """What is kept of a decision."""
     decision = looked.decision
     policy = decision.returns.policy
@@ -127,9 +127,9 @@ class Decider:
             found["policy"] = _plain(kept["policy"])
         if kept["memories"] is not None:
             found["share"] = _plain(_of_action(kept["share"], action))
-            pairs = _by_id(*kept["memories"], action)
+            pairs = _by_id(*kept["memories"], action=action)
             found["memories"] = [{"id": id, "weight": weight, **self._entries.get(id, {})} for id, weight in pairs]
-        if pairs := _by_id(*kept["attended"], 0):
+        if pairs := _by_id(*kept["attended"], action=0):
             found["attended_steps"] = [{"step": step, "weight": weight} for step, weight in pairs]
         return found
 
@@ -145,7 +145,7 @@ def _apart(tree: PyTree, place: int, axis: bool = True) -> PyTree:
     return jax.tree.map(lambda leaf: leaf[place], tree)
 
 
-def _of_action(values: np.ndarray, action: int) -> np.ndarray:
+def _of_action(values: np.ndarray, action: int) -> Any:
     """The value of an action, where there is one for each; else the only one."""
     return values[action] if values.ndim and len(values) > action else values.reshape(-1)[0]
 
@@ -163,7 +163,7 @@ def _by_id(entries: np.ndarray, weights: np.ndarray, action: int) -> list[tuple[
     return sorted(found.items(), key=lambda pair: (-pair[1], pair[0]))
 
 
-def _plain(values: np.ndarray) -> Any:
+def _plain(values: Any) -> Any:
     """Numbers for JSON, which holds no infinity: null stands for one."""
     array = np.asarray(values, np.float64)
     if np.isfinite(array).all():

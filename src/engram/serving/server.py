@@ -17,13 +17,14 @@ from typing import Any
 from engram.errors import SpecError, install
 from engram.play.trained import TrainedAgent
 from engram.run.stored import load
-from engram.serving.app import Service, application
+from engram.serving.app import HEAD_BYTES, Service, application
 from engram.serving.deciding import Decider
 from engram.serving.sessions import Sessions
 from engram.serving.settings import ServeSettings
 from engram.serving.tokens import Token, token
 
-HEAD_BYTES, HEAD_SECONDS, IDLE_SECONDS, GRACE_SECONDS = 16_384, 10.0, 30, 5
+HEAD_SECONDS, IDLE_SECONDS, GRACE_SECONDS = 10.0, 30, 5
+BACKLOG = 256  # connections that wait to be taken
 Announce = Callable[["Running"], None]
 
 
@@ -34,10 +35,13 @@ class Running:
         self.url, self.token, self.service, self.stop = url, token, service, stop
 
 
-def serve(run: str | Path, at: Any = "newest", announce: Announce = lambda _: None, **settings: Any) -> None:
-    """Answers requests for a stored run or a shared folder until it is told to stop.
+def serve(
+    run: str | Path | TrainedAgent, at: Any = "newest", announce: Announce = lambda _: None, **settings: Any
+) -> None:
+    """Answers requests for a stored run, a shared folder or a trained agent until it is told to stop.
 
     Args:
+      at: of a run, which checkpoint: "newest", "best", or that of a step.
       announce: is called once the server listens.
       settings: those of `ServeSettings`.
 
@@ -45,11 +49,12 @@ def serve(run: str | Path, at: Any = "newest", announce: Announce = lambda _: No
     """
     chosen = ServeSettings(**settings)
     _import()
-    agent = load(run, at=at)
+    agent = run if isinstance(run, TrainedAgent) else load(run, at=at)
+    name = agent.plan.preset if isinstance(run, TrainedAgent) else Path(run).absolute().name
     key = token(chosen.token_file)
     try:
         with _listening(chosen) as listener:
-            asyncio.run(_serve(agent, Path(run).absolute().name, chosen, key, listener, announce))
+            asyncio.run(_serve(agent, name, chosen, key, listener, announce))
     finally:
         key.close()
 
@@ -58,7 +63,7 @@ async def _serve(
     agent: TrainedAgent, name: str, chosen: ServeSettings, key: Token, listener: socket.socket, announce: Announce
 ) -> None:
     decider = Decider(agent, chosen.batch)
-    sessions = Sessions(decider.first, f"{name_of(agent)}", chosen.max_sessions, chosen.expires, chosen.sessions)
+    sessions = Sessions(decider.first, name_of(agent), chosen.max_sessions, chosen.expires, chosen.sessions)
     async with Service(decider, sessions, key.value, name, chosen) as service:
         decider.warm()
         server = _uvicorn(application(service), chosen)
@@ -85,6 +90,7 @@ def _listening(chosen: ServeSettings) -> Iterator[socket.socket]:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listener.bind((chosen.host, chosen.port))
+            listener.listen(BACKLOG)  # before it is announced
         except (OSError, UnicodeError) as error:
             why = getattr(error, "strerror", None) or error
             raise SpecError(

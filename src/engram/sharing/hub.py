@@ -30,7 +30,7 @@ class Pushed(NamedTuple):
 
 
 class Pulled(NamedTuple):
-    """What was pulled: the folder, the commit that it came from, and the files of the repository that were left there."""
+    """What was pulled: the folder, the commit that it came from, and what of the repository was left there."""
 
     packed: Packed
     commit: str
