@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from engram.cli import leave
 from engram.cli.places import existing, runs_of
 from engram.cli.reports import print_rows
 from engram.cli.serve_flags import Serve
@@ -18,6 +19,7 @@ def serve(chosen: Serve) -> None:
 
     given: dict[str, Any] = {name: value for name in SETTINGS if (value := getattr(chosen, name)) not in (None, False)}
     ServeSettings(**given)  # said before anything is loaded
+    leave.stops("once what was asked is answered")
     run = runs_of(existing(chosen.run))[0]
     answered = {}
 
