@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -309,6 +310,15 @@ def test_a_link_is_no_token(tmp_path: Path):
 def test_a_server_that_cannot_be_is_one_sentence(agent: TrainedAgent, settings: dict[str, Any], said: str):
     with pytest.raises(EngramError, match=said), served(agent, **settings):
         pass
+
+
+def test_answers_do_not_wait_for_acknowledgements(agent: TrainedAgent):
+    """A head and a body are two writes; with Nagle's algorithm the second waits 40 ms. asyncio turns it off for TCP."""
+    from engram.serving.server import listening
+    from engram.serving.settings import ServeSettings
+
+    with listening(ServeSettings()) as listener:
+        assert listener.proto == socket.IPPROTO_TCP
 
 
 def test_a_port_that_is_taken_is_said(agent: TrainedAgent):
