@@ -34,6 +34,7 @@ FLOORS: tuple[tuple[frozenset[str], ...], ...] = (
             "recipes",
             "run",
             "explaining",
+            "exporting",
             "sharing",
             "serving",
             "comparison",

@@ -5,8 +5,10 @@ import json
 import os
 import pickle  # noqa: TID251 (to make what must not be read)
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -360,6 +362,18 @@ def test_a_film_is_part_of_it_where_asked(run: Path, tmp_path: Path):
     made = pack(run, tmp_path / "film", episodes=1, video=True)
     assert (made.folder / "replay.mp4").read_bytes()[4:8] == b"ftyp"
     assert "replay.mp4" in made.files
+
+
+def test_the_policy_is_exported_where_asked(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    exporting: Any = ModuleType("engram.exporting.onnx")  # what writes it is tested elsewhere
+    exporting.OPSET, exporting.check_opset = 17, lambda _: None
+    exporting.write = lambda agent, path: path.write_bytes(f"policy of {agent.plan.preset}".encode())
+    monkeypatch.setitem(sys.modules, "engram.exporting", ModuleType("engram.exporting"))
+    monkeypatch.setitem(sys.modules, "engram.exporting.onnx", exporting)
+    made = pack(run, tmp_path / "onnx", episodes=1, onnx=True)
+    assert (made.folder / "policy.onnx").read_bytes() == b"policy of nec"
+    assert "policy.onnx" in packed.verified(made.folder).files
+    assert "| policy.onnx |" in (made.folder / "README.md").read_text()
 
 
 def test_a_file_that_changes_while_it_is_read_is_refused(folder: Path):

@@ -10,7 +10,7 @@ from engram.cli.share_flags import Pack, Pull, Push
 from engram.errors import SpecError
 from engram.run.display import is_tty
 
-OF_PACKING = ("episodes", "license", "video", "report", "env", "trust")
+OF_PACKING = ("episodes", "license", "video", "report", "onnx", "env", "trust")
 
 
 def pack(chosen: Pack) -> None:

@@ -30,6 +30,8 @@ class Pack:
     """Also a film of one episode (extra video)."""
     report: Annotated[bool, note("")] = False
     """Also the page of engram explain."""
+    onnx: Annotated[bool, note("")] = False
+    """Also the policy as ONNX (extra export)."""
     env: Annotated[str | None, arg(metavar="ENV"), note("(default: that of training)")] = None
     """The environment to play in, where the run was started with an object."""
     env_arg: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="NAME=VALUE")] = ()
@@ -64,6 +66,8 @@ class Push:
     """Of a run: also a film of one episode (extra video)."""
     report: Annotated[bool, note("")] = False
     """Of a run: also the page of engram explain."""
+    onnx: Annotated[bool, note("")] = False
+    """Of a run: also the policy as ONNX (extra export)."""
     env: Annotated[str | None, arg(metavar="ENV"), note("(default: that of training)")] = None
     """Of a run: the environment to play in."""
     env_arg: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="NAME=VALUE")] = ()

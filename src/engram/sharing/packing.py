@@ -41,6 +41,7 @@ class Wanted(NamedTuple):
 
     video: bool = False
     report: bool = False
+    export: Callable[..., Any] | None = None  # writes policy.onnx
     episodes: int = EPISODES
     licence: str | None = None
 
@@ -51,6 +52,7 @@ def pack(
     at: Any = "newest",
     video: bool = False,
     report: bool = False,
+    onnx: bool = False,
     episodes: Number = EPISODES,
     license: str | None = None,
     env: Environment | None = None,
@@ -63,7 +65,8 @@ def pack(
       agent: a run's directory, a `Trainer`, or what `engram.load` gives.
       folder: where to write; it must not be there yet, or be empty.
       at: of a run, which checkpoint: "newest" (or "latest"), "best", or that of a step.
-      video: also a film of one episode (`replay.mp4`, extra `video`). report: also the page of `engram explain`.
+      video: also a film of one episode (`replay.mp4`, extra `video`). report: also the page of `engram explain`. onnx:
+        also the policy as ONNX (extra `export`).
       episodes: of the evaluation, on seeds that nothing used before.
       license: its short name, such as "apache-2.0"; the card says so where none is given.
       env: the environment to play in, where the run was started with an object; `env_args` for its constructor.
@@ -72,7 +75,9 @@ def pack(
     Returns: the folder, with its digest.
     Raises: SpecError for what cannot be, CheckpointError where there is no such run, WriteFailed.
     """
-    wanted = Wanted(video, report, whole("episodes", episodes, 1), _licence(license))
+    wanted = Wanted(
+        video, report, _exporter() if onnx else None, whole("episodes", episodes, 1), _licence(license)
+    )  # fmt: skip
     folder = Path(folder)
     check_place(folder)
     if video:
@@ -85,6 +90,18 @@ def pack(
             "with its observations and actions: --env ID (in Python env=...)"
         )
     return whole_or_not(folder, lambda place: _write(player, step, place, wanted))
+
+
+def _exporter() -> Callable[..., Any]:
+    """What writes ONNX. SpecError where it or its extra is missing, before anything is played."""
+    try:
+        from engram.exporting.onnx import OPSET, check_opset, write  # pyright: ignore[reportMissingImports]
+    except ModuleNotFoundError as missing:
+        if not (missing.name or "").startswith("engram."):
+            raise
+        raise SpecError("onnx = True was given, and this version of Engram does not export; leave it out") from None
+    check_opset(OPSET)
+    return write
 
 
 def _licence(name: str | None) -> str | None:
@@ -141,6 +158,9 @@ def _write(agent: TrainedAgent, step: int, place: Path, wanted: Wanted) -> None:
     if wanted.video:
         _film(agent, played["seed"], place / packed.FILM)
         files.append(_seal(place / packed.FILM))
+    if wanted.export is not None:
+        wanted.export(agent, place / packed.ONNX)
+        files.append(_seal(place / packed.ONNX))
     config: dict[str, Any] = {
         "format": packed.FORMAT,
         "library": "engram-rl",
