@@ -190,12 +190,15 @@ def _plan(folder: Path, config: Mapping[str, Any]) -> RunPlan:
 
 
 def plan_parts(plan: RunPlan) -> tuple[dict[str, Any], dict[str, Any]]:
-    """A plan as config.json and env.json hold it, without what is about the machine that trained it."""
+    """A plan as config.json and env.json hold it, without what is about the machine that trained it. SpecError."""
     given = dataclasses.replace(
         plan, demonstrations=None, start_from=None, start_with="weights", evaluate_env=None, log=(), track=False
     )
     values = LATER | given.json()
-    values = json.loads(json.dumps(values, allow_nan=False))  # as it will be read
+    try:
+        values = json.loads(json.dumps(values, allow_nan=False))  # as it will be read
+    except (TypeError, ValueError) as error:
+        raise SpecError(f"env_args cannot be stored in a folder ({error}); give plain values") from None
     return {name: one for name, one in values.items() if name not in OF_ENV}, {name: values[name] for name in OF_ENV}
 
 

@@ -51,6 +51,7 @@ class Service:
         self.counts = Counts()
         self._token = hashlib.sha256(token).digest()
         self._rate = Rate(settings.limit_rate, settings.limit_rate)
+        self._open = Rate(settings.limit_rate, settings.limit_rate)  # of /health: who has no token takes nobody's share
         self._wrong = Rate(WRONG_TOKENS, 4 * WRONG_TOKENS)
         self._largest = observations.largest(decider.agent.plan.space)
         self._network = ThreadPoolExecutor(1, "engram-network")
@@ -89,7 +90,7 @@ class Service:
                 401, "the token is missing or wrong; send the header Authorization: Bearer TOKEN",
                 WWW_Authenticate="Bearer",
             )  # fmt: skip
-        if (wait := self._rate.take(address)) > 0:
+        if (wait := (self._rate if needs_token else self._open).take(address)) > 0:
             told = (
                 f"more than {self.settings.limit_rate:g} requests a second came from your address; wait and try again"
             )

@@ -22,6 +22,7 @@ from engram.serving.deciding import Decider
 from engram.serving.sessions import Sessions
 from engram.serving.settings import ServeSettings
 from engram.serving.tokens import Token, token
+from engram.sharing.facts import fingerprint
 
 HEAD_SECONDS, IDLE_SECONDS, GRACE_SECONDS = 10.0, 30, 5
 BACKLOG = 256  # connections that wait to be taken
@@ -50,7 +51,7 @@ def serve(
     paths = {name: Path(settings[name]) for name in ("token_file", "sessions") if settings.get(name) is not None}
     chosen = ServeSettings(**{**settings, **paths})
     _import()
-    agent = run if isinstance(run, TrainedAgent) else load(run, at=at)
+    agent = run if isinstance(run, TrainedAgent) else load(run, at="newest" if at == "latest" else at)
     name = agent.plan.preset if isinstance(run, TrainedAgent) else Path(run).absolute().name
     key = token(chosen.token_file)
     try:
@@ -64,7 +65,7 @@ async def _serve(
     agent: TrainedAgent, name: str, chosen: ServeSettings, key: Token, listener: socket.socket, announce: Announce
 ) -> None:
     decider = Decider(agent, chosen.batch)
-    sessions = Sessions(decider.first, name_of(agent), chosen.max_sessions, chosen.expires, chosen.sessions)
+    sessions = Sessions(decider.first, fingerprint(agent), chosen.max_sessions, chosen.expires, chosen.sessions)
     async with Service(decider, sessions, key.value, name, chosen) as service:
         decider.warm()
         server = _uvicorn(application(service), chosen)
@@ -77,11 +78,6 @@ async def _serve(
             host, port = listener.getsockname()[:2]
             announce(Running(f"http://{f'[{host}]' if ':' in host else host}:{port}", key, service, stop))
             await server._serve([listener])
-
-
-def name_of(agent: TrainedAgent) -> str:
-    """What tells an agent from another one: its checkpoint, its step, and what was chosen of it."""
-    return f"{agent.checkpoint}@{agent.step}:{agent.plan.preset}:{agent.plan.env}"
 
 
 @contextmanager

@@ -32,13 +32,18 @@ COLUMNS = {
 }
 
 
-def fresh_seed(agent: TrainedAgent) -> int:
-    """A seed that nobody used before: it follows from the parameters, which were not known then."""
+def fingerprint(agent: TrainedAgent) -> str:
+    """SHA-256 of an agent's networks and of the checkpoint that it came from."""
     digest = hashlib.sha256(str(agent.checkpoint).encode())
     for mind in agent.minds:
         for leaf in _leaves(mind.network):
             digest.update(np.ascontiguousarray(leaf).tobytes())
-    return 1 + int.from_bytes(digest.digest()[:4], "big") % ((1 << 31) - 1)
+    return digest.hexdigest()
+
+
+def fresh_seed(agent: TrainedAgent) -> int:
+    """A seed that nobody used before: it follows from the parameters, which were not known then."""
+    return 1 + int(fingerprint(agent)[:8], 16) % ((1 << 31) - 1)
 
 
 def _leaves(tree: Any) -> list[np.ndarray]:
