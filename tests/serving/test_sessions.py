@@ -252,6 +252,12 @@ def test_too_many_requests_are_told_when_to_come_again(agent: TrainedAgent):
         assert int(headers["retry-after"]) >= 1
 
 
+def test_who_has_no_token_takes_nobodys_share(agent: TrainedAgent):
+    with served(agent, limit_rate=3.0) as client:
+        assert {client.ask("GET", "/health", token=None)[0] for _ in range(20)} == {200, 429}
+        assert client.ask("GET", "/agent")[0] == 200
+
+
 # -- the token and the process -------------------------------------------------------------------------------------
 
 
