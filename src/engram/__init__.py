@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     from engram.run.loggers import CsvLogger, LoggedRun, Logger, MLflowLogger, WandbLogger
     from engram.run.trainer import Trainer, info, load
     from engram.run.video import RecordVideo
+    from engram.serving.server import serve
+    from engram.sharing.hub import pull, push
+    from engram.sharing.packing import pack
     from engram.specs import part, setting, spec
     from engram.testing.environments import check_env
     from engram.tuning.result import Tuned
@@ -75,13 +78,17 @@ __all__ = [
     "explain",
     "info",
     "load",
+    "pack",
     "part",
     "preset",
+    "pull",
+    "push",
     "register",
     "register_device",
     "register_exact",
     "register_gymnax_style",
     "scalar",
+    "serve",
     "setting",
     "spec",
     "train",
@@ -126,13 +133,17 @@ _HOMES = {
     "explain": "explaining.explanation",
     "info": "run.trainer",
     "load": "run.trainer",
+    "pack": "sharing.packing",
     "part": "specs",
     "preset": "agents.presets",
+    "pull": "sharing.hub",
+    "push": "sharing.hub",
     "register": "registry",
     "register_device": "envs.device",
     "register_exact": "envs.host.make",
     "register_gymnax_style": "envs.adapters.gymnax_style",
     "scalar": "heads.head",
+    "serve": "serving.server",
     "setting": "specs",
     "spec": "specs",
     "train": "run.article",

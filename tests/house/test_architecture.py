@@ -28,7 +28,20 @@ FLOORS: tuple[tuple[frozenset[str], ...], ...] = (
     (frozenset({"agents"}),),
     tuple(frozenset({name}) for name in ("envs", "runners")),
     tuple(
-        frozenset({name}) for name in ("play", "recipes", "run", "explaining", "comparison", "tuning", "testing", "cli")
+        frozenset({name})
+        for name in (
+            "play",
+            "recipes",
+            "run",
+            "explaining",
+            "exporting",
+            "sharing",
+            "serving",
+            "comparison",
+            "tuning",
+            "testing",
+            "cli",
+        )
     ),
 )
 TOP = "__init__"  # what `import engram` gives

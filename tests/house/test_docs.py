@@ -38,6 +38,10 @@ GUIDES = [page for page in PAGES if page.parent.name == "docs" and page.stem not
 # What a user's run holds, or a user's own files, which are not in the repository.
 ELSEWHERE = {
     "run.json",
+    "config.json",
+    "env.json",
+    "evaluation.json",
+    "memory.json",
     "metrics.jsonl",
     "memory.jsonl",
     "learning-curve.png",

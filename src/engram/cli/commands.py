@@ -1,4 +1,5 @@
-"""The command `engram`: train, evaluate, play, match, watch, explain, info, compare, memory, tune, show, list, new.
+"""The command `engram`: train, evaluate, play, match, watch, explain, info, compare, memory, tune, pack, push, pull,
+serve, show, list, new.
 
 What can be typed is in flags.py; here is what it does. Nothing heavy is imported until a command needs it, so that
 help answers at once.
@@ -40,6 +41,8 @@ from engram.cli.leave import EXIT_INTERRUPTED
 from engram.cli.parts import import_parts, search_here
 from engram.cli.places import existing, runs_of
 from engram.cli.reports import print_rows, report
+from engram.cli.serve_flags import Serve
+from engram.cli.share_flags import Pack, Pull, Push
 from engram.errors import (
     EXIT_DATA,
     EXIT_INPUT_OUTPUT,
@@ -140,6 +143,14 @@ def _run(words: list[str]) -> int:
         from engram.cli.watch import watch
 
         watch(chosen)
+    elif isinstance(chosen, Pack | Push | Pull):
+        from engram.cli import share
+
+        {Pack: share.pack, Push: share.push, Pull: share.pull}[type(chosen)](chosen)
+    elif isinstance(chosen, Serve):
+        from engram.cli.serve import serve
+
+        serve(chosen)
     elif isinstance(chosen, Tune):
         from engram.cli.tune import tune
 
@@ -255,9 +266,14 @@ def info(chosen: Info) -> None:
     """`engram info`. Raises CheckpointError, after the report, if --verify found something wrong."""
     from engram.cli import runs
     from engram.cli.blank import without_jax
-    from engram.run.folders import holds_run, runs_in
+    from engram.run.folders import holds_packed, holds_run, runs_in
 
     existing(chosen.run)
+    if holds_packed(chosen.run):
+        from engram.cli import share
+
+        report(lambda: share.facts(chosen.run), chosen.json)
+        return
     folders = [chosen.run] if holds_run(chosen.run) else runs_in(chosen.run) or [chosen.run]
     if not (chosen.json or chosen.all or chosen.verify):
         if folders == [chosen.run]:

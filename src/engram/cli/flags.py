@@ -20,6 +20,8 @@ from engram.cli.explain_flags import Explain
 from engram.cli.games import Match, Play
 from engram.cli.memory_flags import Memory
 from engram.cli.new import TRY
+from engram.cli.serve_flags import Serve
+from engram.cli.share_flags import Pack, Pull, Push
 from engram.cli.typed import Imports
 from engram.cli.typed import note as _note
 from engram.cli.typed import whole as _whole
@@ -292,7 +294,8 @@ class New:
 
 COMMANDS: dict[str, type] = {
     "train": Train, "evaluate": Evaluate, "play": Play, "match": Match, "watch": Watch, "explain": Explain,
-    "info": Info, "compare": Compare, "memory": Memory, "tune": Tune, "show": Show, "list": List, "new": New,
+    "info": Info, "compare": Compare, "memory": Memory, "tune": Tune, "pack": Pack, "push": Push, "pull": Pull,
+    "serve": Serve, "show": Show, "list": List, "new": New,
 }  # fmt: skip
 TAKE_SETTINGS = ("train", "tune", "show")
 Command = (
@@ -306,6 +309,10 @@ Command = (
     | Annotated[Compare, subcommand("compare")]
     | Annotated[Memory, subcommand("memory")]
     | Annotated[Tune, subcommand("tune")]
+    | Annotated[Pack, subcommand("pack")]
+    | Annotated[Push, subcommand("push")]
+    | Annotated[Pull, subcommand("pull")]
+    | Annotated[Serve, subcommand("serve")]
     | Annotated[Show, subcommand("show")]
     | Annotated[List, subcommand("list")]
     | Annotated[New, subcommand("new")]

@@ -21,6 +21,7 @@ PATIENCE = 0.5  # seconds that the main thread has to end the process itself
 LOCK = "lock"  # in the directory of a run
 MADE = (".run.json.*.part", "run.json", "checkpoints", LOCK)  # there, before `kept`: patterns, the lock last
 _UNDO: list[Callable[[], None]] = []
+_AFTER = ["after this step"]  # the newest one is when what runs now will stop
 
 
 def watch() -> None:
@@ -76,6 +77,11 @@ def _is_ours(lock: "Path") -> bool:
         return False
 
 
+def stops(after: str) -> None:
+    """When what runs from now on will stop after Ctrl-C, as the rest of a sentence."""
+    _AFTER.append(after)
+
+
 def kept() -> None:
     """What was begun is whole: nothing is to be removed any more."""
     _UNDO.clear()
@@ -107,4 +113,4 @@ def _listen(ears: "socket", mouth: "socket") -> None:  # noqa: ARG001, the socke
         else:
             asked = True
             with suppress(Exception):
-                print("engram: stopping after this step; Ctrl-C again stops at once", file=sys.stderr, flush=True)
+                print(f"engram: stopping {_AFTER[-1]}; Ctrl-C again stops at once", file=sys.stderr, flush=True)

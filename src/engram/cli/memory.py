@@ -10,10 +10,11 @@ from engram.cli.memory_flags import VERBS, Memory
 from engram.cli.reports import print_rows, report
 from engram.errors import SpecError, hint
 from engram.run.display import clean, fitting
+from engram.run.folders import holds_packed
 
 if TYPE_CHECKING:
     from engram.play.memories import Memories, Remembered
-    from engram.run.surgery import StoredMemory
+    from engram.run.surgery import SharedMemory, StoredMemory
 
 LIMIT, NUMBERS = 20, 64  # entries that are listed, and numbers of an observation that are shown, if not asked otherwise
 OF_VERB = {
@@ -77,9 +78,11 @@ def _check_run(folder: Path) -> None:
         raise SpecError(f"{folder} holds {len(runs)} runs, one for each seed; name one of them, as in {runs[0]}")
 
 
-def _opened(chosen: Memory, change: bool = False) -> "StoredMemory":
-    from engram.run.surgery import StoredMemory
+def _opened(chosen: Memory, change: bool = False) -> "StoredMemory | SharedMemory":
+    from engram.run.surgery import SharedMemory, StoredMemory
 
+    if holds_packed(chosen.run):
+        return SharedMemory(chosen.run)
     return StoredMemory(chosen.run, change=change)
 
 
@@ -103,7 +106,7 @@ def _list(chosen: Memory) -> None:
         with _opened(chosen) as stored:
             selected = _selected(chosen, stored.memory)
             shown = _sorted(list(selected), chosen.sort)[: LIMIT if chosen.limit is None else chosen.limit]
-            about = {"run": str(chosen.run), "step": stored.loaded.step, "kind": stored.memory.kind}
+            about = {"run": str(chosen.run), "step": stored.step, "kind": stored.memory.kind}
             counts = {"entries": len(stored.memory), "chosen": len(selected)}
             return about | counts | {"shown": [vars(entry) for entry in shown]}
 
@@ -192,7 +195,14 @@ def _counts(found: dict[str, Any]) -> str:
 
 def _changed(chosen: Memory) -> dict[str, Any]:
     """What was done, or would be."""
-    with _opened(chosen, change=chosen.yes) as stored:
+    from engram.run.surgery import StoredMemory
+
+    if holds_packed(chosen.run):
+        raise SpecError(
+            f"{chosen.run} is a shared folder, which is never changed; {chosen.verb} in the run that it was made of, "
+            f"and pack that again"
+        )
+    with StoredMemory(chosen.run, change=chosen.yes) as stored:
         selected = _selected(chosen, stored.memory)
         entries, told = list(selected), _told(chosen)
         waiting = stored.waiting(selected) if chosen.verb == "delete" else 0

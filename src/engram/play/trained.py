@@ -231,6 +231,11 @@ class TrainedAgent:
         """The id of the environment to play in; None where an object or a function makes it."""
         return self._env if isinstance(self._env, str) else None
 
+    @property
+    def world_args(self) -> dict[str, Any]:
+        """The arguments that the environment to play in is made with."""
+        return dict(self._env_args)
+
     def predict(
         self,
         observation: PyTree,

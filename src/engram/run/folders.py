@@ -1,5 +1,6 @@
 """Run directories without JAX: which there are in a folder, and what is told of their run.json."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,18 @@ def holds_run(folder: Path) -> bool:
     return (folder / RUN_FILE).is_file()
 
 
+def no_run(folder: Path) -> str:
+    """What to do instead, where a run was asked for and there is none."""
+    if holds_packed(folder):
+        return "it is a shared folder, which can be played and served; what learns or compares needs the run itself"
+    return "start one with: engram train ENV"
+
+
+def holds_packed(folder: Path) -> bool:
+    """Whether `folder` is a shared folder (`run/packed.py`) and no run directory."""
+    return not os.path.lexists(folder / RUN_FILE) and os.path.lexists(folder / "config.json")
+
+
 def runs_in(folder: Path) -> list[Path]:
     """The run directories in a folder, and in folders of it that are groups of seeds; seed2 comes before seed10."""
 
@@ -55,7 +68,7 @@ def plan_of(folder: Path) -> dict[str, Any]:
     try:
         plan = strict_json(read_small(Disk(), path, LARGEST), RUN_FILE)
     except FileNotFoundError:
-        way_out = "start one with: engram train ENV"
+        way_out = no_run(folder)
         raise CheckpointError(f"{folder} holds no run ({RUN_FILE} is missing); {way_out}") from None
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read ({error}); restore it from a copy") from None

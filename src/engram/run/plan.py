@@ -14,6 +14,7 @@ from engram.checkpoint.disk import Disk, bytes_in, read_small, replace_file, str
 from engram.checkpoint.store import TRIES, CheckpointStore, Loaded, state_digest
 from engram.errors import CheckpointError, EngramError, SpecError, WriteFailed, told, unwritten
 from engram.registry import UnknownPart
+from engram.run.folders import no_run
 from engram.run.keeper import BEST_FOLDER, FOLDER
 from engram.run.settings import FREE, RUN, RunSettings, check
 from engram.specs import NEEDED, setting, spec
@@ -59,11 +60,12 @@ class RunPlan(RunSettings):
         """Into `folder`/run.json, whole or not at all; WriteFailed if the disk refuses it."""
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            replace_file(folder / RUN_FILE, (json.dumps(self._json(), indent=2, allow_nan=False) + "\n").encode())
+            replace_file(folder / RUN_FILE, (json.dumps(self.json(), indent=2, allow_nan=False) + "\n").encode())
         except OSError as error:
             raise WriteFailed(unwritten(folder / RUN_FILE, error)) from None
 
-    def _json(self) -> dict[str, Any]:
+    def json(self) -> dict[str, Any]:
+        """What run.json holds, as JSON values; what came later and is as it was before is left out."""
         values = {item.name: getattr(self, item.name) for item in dataclasses.fields(self)}
         values = {name: value for name, value in values.items() if name not in LATER or value != LATER[name]}
         return values | {"format": FORMAT, "agent": agent_to_json(self.agent), "space": spaces.to_json(self.space)}
@@ -74,7 +76,7 @@ class RunPlan(RunSettings):
 
         Raises: SpecError if the plan holds what JSON cannot.
         """
-        values = {name: value for name, value in self._json().items() if name not in (*FREE, "horizon", "follows")}
+        values = {name: value for name, value in self.json().items() if name not in (*FREE, "horizon", "follows")}
         for path in self.schedules:
             _drop(values["agent"], path.split("."))
         try:
@@ -95,14 +97,16 @@ class RunPlan(RunSettings):
         try:
             values = strict_json(read_small(Disk(), path, LARGEST), RUN_FILE)
         except FileNotFoundError:
-            raise CheckpointError(
-                f"{folder} holds no run ({RUN_FILE} is missing); start one with: engram train ENV"
-            ) from None
+            raise CheckpointError(f"{folder} holds no run ({RUN_FILE} is missing); {no_run(folder)}") from None
         except (OSError, CheckpointError) as error:
             raise CheckpointError(f"{path} cannot be read ({error}); restore it from a copy") from None
+        return cls.of_json(values, path)
+
+    @classmethod
+    def of_json(cls, values: Any, path: Path) -> "RunPlan":
+        """From what `json` gave. `path`: the file that held it, which a CheckpointError names."""
         _check_form(path, values, {item.name for item in dataclasses.fields(cls)} | {"format"})
-        del values["format"]
-        values = LATER | values
+        values = LATER | {name: value for name, value in values.items() if name != "format"}
         try:
             check({name: value for name, value in values.items() if name in RUN})
             values["log"] = tuple(values["log"])

@@ -27,6 +27,7 @@ from engram.run.appending import Appending
 from engram.run.keeper import BEST_FOLDER, FOLDER, NEWEST, Keeper, mind_names, minds_of
 from engram.run.machine import use_cache
 from engram.run.making import make_agent
+from engram.run.packed import load_packed
 from engram.run.plan import RunPlan
 from engram.runners.collector import COLUMNS, KEEP
 from engram.trees import named
@@ -41,6 +42,25 @@ class Done(NamedTuple):
     saved: Saved
     before: str  # the id of the checkpoint that it was made from
     left: list[str]  # what remains of it elsewhere, in sentences
+
+
+class SharedMemory:
+    """What a shared folder remembers, to be looked at. Raises: as `load`; SpecError without an external memory."""
+
+    def __init__(self, folder: Path):
+        self.agent = load_packed(folder)
+        self.memory = Memories(self.agent)
+
+    @property
+    def step(self) -> int:
+        """The global step of the checkpoint that it was made of."""
+        return self.agent.step or 0
+
+    def __enter__(self) -> "SharedMemory":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
 
 
 class StoredMemory:
@@ -67,6 +87,11 @@ class StoredMemory:
             self.memory = Memories(self.agent)
             self._noted: np.ndarray | None = None
             self._open = opened.pop_all()
+
+    @property
+    def step(self) -> int:
+        """The global step of the checkpoint."""
+        return self.loaded.step
 
     def __enter__(self) -> "StoredMemory":
         return self
