@@ -31,6 +31,9 @@ PACKAGES = (
     "pgx",
     "jaxmarl",
     "textworld",
+    "jax2onnx",
+    "onnx",
+    "onnxruntime",
     "numpy",
     "safetensors",
 )

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from engram.envs.host.make import register_exact
     from engram.errors import EngramError
     from engram.explaining.explanation import Explanation, explain
+    from engram.exporting.export import Exported, export
     from engram.external.memory import Entries
     from engram.heads.head import scalar
     from engram.losses.bootstrap import Following, Similar
@@ -56,6 +57,7 @@ __all__ = [
     "Evaluate",
     "Evaluation",
     "Explanation",
+    "Exported",
     "Following",
     "LoggedRun",
     "Logger",
@@ -76,6 +78,7 @@ __all__ = [
     "check_env",
     "compare",
     "explain",
+    "export",
     "info",
     "load",
     "pack",
@@ -111,6 +114,7 @@ _HOMES = {
     "Evaluate": "run.callbacks",
     "Evaluation": "play.evaluation",
     "Explanation": "explaining.explanation",
+    "Exported": "exporting.export",
     "Following": "losses.bootstrap",
     "LoggedRun": "run.loggers",
     "Logger": "run.loggers",
@@ -131,6 +135,7 @@ _HOMES = {
     "check_env": "testing.environments",
     "compare": "comparison.compare",
     "explain": "explaining.explanation",
+    "export": "exporting.export",
     "info": "run.trainer",
     "load": "run.trainer",
     "pack": "sharing.packing",

@@ -52,6 +52,7 @@ ELSEWHERE = {
     "sb3.svg",
     "dqn_jax.py",
     "tank.py",
+    "to_torch.py",
     ".pytest_cache",
 }
 HOMES = ("", "src/engram", "src/engram/agents/recall", "benchmarks", "docs", "tests")

@@ -30,8 +30,8 @@ def run(blocks: list[str], name: str) -> dict:
 
 
 def is_slow(block: str) -> bool:
-    """Whether it is the article's example, which plays 250 episodes."""
-    return "epochs=250" in block
+    """Whether it is the article's example, which plays 250 episodes, or needs an extra that the tests have not."""
+    return "epochs=250" in block or "import onnxruntime" in block
 
 
 def running() -> Iterator[Any]:

@@ -1,5 +1,5 @@
 """The command `engram`: train, evaluate, play, match, watch, explain, info, compare, memory, tune, pack, push, pull,
-serve, show, list, new.
+serve, export, show, list, new.
 
 What can be typed is in flags.py; here is what it does. Nothing heavy is imported until a command needs it, so that
 help answers at once.
@@ -18,6 +18,7 @@ from typing import Any
 import tyro
 from tyro.conf import FlagCreatePairsOff
 
+from engram.cli.export import Export, export
 from engram.cli.flags import (
     COMMANDS,
     Command,
@@ -156,7 +157,7 @@ def _run(words: list[str]) -> int:
 
         tune(chosen, settings)
     else:
-        {Evaluate: evaluate, Info: info, New: new, Play: play, Match: match}[type(chosen)](chosen)
+        {Evaluate: evaluate, Info: info, New: new, Export: export, Play: play, Match: match}[type(chosen)](chosen)
     return 0
 
 

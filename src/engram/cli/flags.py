@@ -17,6 +17,7 @@ from typing import Annotated, Any, TypeVar, get_args, get_origin
 from tyro.conf import Positional, UseAppendAction, arg, subcommand
 
 from engram.cli.explain_flags import Explain
+from engram.cli.export import Export
 from engram.cli.games import Match, Play
 from engram.cli.memory_flags import Memory
 from engram.cli.new import TRY
@@ -295,7 +296,7 @@ class New:
 COMMANDS: dict[str, type] = {
     "train": Train, "evaluate": Evaluate, "play": Play, "match": Match, "watch": Watch, "explain": Explain,
     "info": Info, "compare": Compare, "memory": Memory, "tune": Tune, "pack": Pack, "push": Push, "pull": Pull,
-    "serve": Serve, "show": Show, "list": List, "new": New,
+    "serve": Serve, "export": Export, "show": Show, "list": List, "new": New,
 }  # fmt: skip
 TAKE_SETTINGS = ("train", "tune", "show")
 Command = (
@@ -313,6 +314,7 @@ Command = (
     | Annotated[Push, subcommand("push")]
     | Annotated[Pull, subcommand("pull")]
     | Annotated[Serve, subcommand("serve")]
+    | Annotated[Export, subcommand("export")]
     | Annotated[Show, subcommand("show")]
     | Annotated[List, subcommand("list")]
     | Annotated[New, subcommand("new")]
