@@ -135,6 +135,8 @@ def test_bad_input_is_a_sentence_and_writes_nothing(run: Path, here: Path, monke
     monkeypatch.setattr("engram.exporting.onnx.find_spec", lambda name: None)
     refused(SpecError, "--extra export", run, to="onnx")
     refused(SpecError, "--extra export", run)
+    monkeypatch.setattr("engram.exporting.stablehlo.find_spec", lambda name: None)
+    refused(SpecError, "needs the package flatbuffers, which is not installed", run, to="stablehlo")
 
 
 @pytest.mark.parametrize("taken", ["plain.stablehlo", "plain.export.json"])

@@ -66,7 +66,9 @@ def export(
     """
     if to not in FORMATS:
         raise SpecError(f"to = {to!r} was given; {hint(str(to), FORMATS)}")
-    if to != "stablehlo":
+    if to == "stablehlo":
+        stablehlo.check_installed()
+    else:
         onnx.check_opset(opset)
     target = _target(agent, to, out)
     trained = trained_of(agent, "newest" if at == "latest" else at, trust)[0]

@@ -7,17 +7,25 @@ JAX promises to read such a file for six months of its releases.
 """
 
 from collections.abc import Mapping
+from importlib.util import find_spec
 from typing import Any
 
 import jax
 import numpy as np
 from jaxtyping import Array
 
+from engram.errors import SpecError, install
 from engram.exporting.parity import Run
 from engram.exporting.step import Step, examples
 from engram.precision import in_32_bits
 
 PLATFORMS = ("cpu", "cuda", "tpu")
+
+
+def check_installed() -> None:
+    """Raises SpecError where the extra is missing."""
+    if find_spec("flatbuffers") is None:
+        raise SpecError(f"writing StableHLO needs the package flatbuffers, which is not installed; {install('export')}")
 
 
 @in_32_bits

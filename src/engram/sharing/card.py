@@ -78,8 +78,8 @@ def _what(agent: TrainedAgent, env: Mapping[str, Any]) -> str:
     made_of = ", ".join(f"{role} `{name_of(role, type(getattr(spec, role)))}`" for role in PARTS)
     several = f" It holds {len(agent.minds)} agents, one for each seed." if len(agent.minds) > 1 else ""
     return (
-        f"An agent of [Engram](https://pypi.org/project/engram-rl/) that plays {_code(env['env'])}: preset "
-        f"{_code(agent.plan.preset)}, {made_of}.{several}"
+        f"An agent of Engram, a library for deep Q-learning with attention and memory. It plays {_code(env['env'])}: "
+        f"preset {_code(agent.plan.preset)}, {made_of}.{several}"
     )
 
 
