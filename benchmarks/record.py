@@ -34,6 +34,7 @@ PACKAGES = (
     "jax2onnx",
     "onnx",
     "onnxruntime",
+    "ray",
     "numpy",
     "safetensors",
 )

@@ -53,6 +53,20 @@ def register(role: str, name: str) -> Callable[[Spec], Spec]:
     return put
 
 
+def stand_in(role: str, name: str) -> Callable[[Spec], Spec]:
+    """Class decorator: a spec that takes the place of the one registered as `name`, and that nobody chooses by a name.
+
+    It is told by that name, and is never stored.
+    """
+
+    def put(spec: Spec) -> Spec:
+        _FORMER[spec] = name
+        _complete(role, spec)
+        return spec
+
+    return put
+
+
 def declare(role: str, **abilities: Any) -> None:
     """Abilities that a spec of this role may declare as class attributes, with the value for one that does not.
 

@@ -25,7 +25,7 @@ FLOORS: tuple[tuple[frozenset[str], ...], ...] = (
     (frozenset({"nn", "losses", "replay"}),),
     # A checkpoint knows named arrays, JSON and rows of replay: on this floor it can be tested to import no agent.
     (frozenset({"encoders", "working", "external", "heads", "mixing", "exploration", "checkpoint"}),),
-    (frozenset({"agents"}),),
+    (frozenset({"cluster"}), frozenset({"agents"})),
     tuple(frozenset({name}) for name in ("envs", "runners")),
     tuple(
         frozenset({name})

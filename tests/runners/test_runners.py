@@ -425,4 +425,4 @@ def test_a_compiled_actor_compiles_once():
         actor.act(np.array([step % 3], np.int32), np.array([step == 0]), np.zeros(1, np.float32), step)
         actor.load(jax.tree.leaves(state.learner.target))
     trees = jax.tree.structure(agent.mind(state)), jax.tree.structure(state.actor)
-    assert compiled_act(agent, *trees)._cache_size() == 1
+    assert compiled_act(agent, *trees, 0)._cache_size() == 1

@@ -1,5 +1,6 @@
 """How every agent of ours acts: one look, one draw of random words, an action, and what is noted of it."""
 
+import dataclasses
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
@@ -77,6 +78,11 @@ def act(
     steps = envs // agents
     actor = ActorState(policy, key, held_back(actor.steps, steps) + steps, actor.side)
     return Acted(actor, action, looked.decision, noted if jax.tree.leaves(noted) else None)
+
+
+def ahead(actor: ActorState, steps: int) -> ActorState:
+    """The actor once others have made so many steps of the same run, which its schedules follow too."""
+    return dataclasses.replace(actor, steps=held_back(actor.steps, steps) + steps)
 
 
 def remembered(spec: MindSpec, external: Any, recall: PyTree, experience: Experience, scales: Scales | None) -> PyTree:

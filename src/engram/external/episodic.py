@@ -190,18 +190,12 @@ class Episodic(eqx.Module):
         near = store.key[stores.located(store, jnp.where(known, ids, 0))]  # [heads actions k width]
         # From differences, not from products: 0 at an exact match, however small delta is.
         distance = ((queries[:, None] - near) ** 2).sum(-1)
-        if self.chosen.uniform:
-            scores = jnp.zeros_like(distance)
-        elif self.chosen.kernel == "inverse-distance":
-            scores = -jnp.log(distance + self.chosen.delta)
+        if self.chosen.uniform or self.chosen.kernel == "inverse-distance":
+            scores = by_distance(self.chosen, distance)
         else:
             scores = jnp.einsum("haw,hakw->hak", jnp.broadcast_to(asked, near[:, :, 0].shape), near)
-        weights = attend(scores / self.chosen.temperature, known)
         ids = jnp.where(known, ids, -1)
-        q = (weights * self.values(store, ids)).sum(-1).mean(0)
-        half = self.chosen.half_confidence_distance
-        close = jnp.where(known, half / (distance + half), 0)
-        return MemoryRead(jnp.zeros(0), weights, ids, q, close.max((0, 2)))
+        return answered(self.chosen, scores, distance, ids, self.values(store, ids))
 
     def values(self, store: Store, ids: Int[Array, "*ids"]) -> Float[Array, "*ids"]:
         """The values of these entries in a read; 0 for -1."""
@@ -248,6 +242,27 @@ class Episodic(eqx.Module):
         table = jnp.arange(product.shape[1])[:, None] if self.tables > 1 else 0
         known = jnp.take_along_axis(jnp.broadcast_to(live, product.shape), places, -1)
         return table * self.places + places, known
+
+
+def by_distance(chosen: TableSettings, distance: Float[Array, "*entries"]) -> Float[Array, "*entries"]:
+    """The scores of entries at these squared distances with kernel=inverse-distance; of the control, all alike."""
+    return jnp.zeros_like(distance) if chosen.uniform else -jnp.log(distance + chosen.delta)
+
+
+def answered(
+    chosen: TableSettings,
+    scores: Float[Array, "heads actions k"],
+    distance: Float[Array, "heads actions k"],
+    ids: Int[Array, "heads actions k"],
+    values: Float[Array, "heads actions k"],
+) -> MemoryRead:
+    """The read of these entries, of which -1 is none. Heads are averaged."""
+    known = ids >= 0
+    weights = attend(scores / chosen.temperature, known)
+    q = (weights * values).sum(-1).mean(0)
+    half = chosen.half_confidence_distance
+    close = jnp.where(known, half / (distance + half), 0)
+    return MemoryRead(jnp.zeros(0), weights, ids, q, close.max((0, 2)))
 
 
 def _partners(store: Store, table: Int[Array, "*ids"], place: Int[Array, "*ids"]) -> Int[Array, "*ids"]:

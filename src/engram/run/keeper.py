@@ -13,6 +13,7 @@ from engram.agents.agent import Agent, numbered_mind
 from engram.agents.policy import Mind
 from engram.checkpoint import lanes
 from engram.checkpoint.store import CheckpointStore, Loaded, ReplayLog, Saved, state_digest
+from engram.cluster import epochs
 from engram.errors import CheckpointError, EngramError
 from engram.replay.ring import Rows
 from engram.runners.common import Captured, Runner
@@ -56,7 +57,10 @@ class Keeper:
     def save(self, runner: Runner, progress: Milestones) -> Saved:
         """Everything that changes."""
         captured = runner.capture()
-        return self._store.save(runner.steps, captured.arrays, self._meta(captured, progress), _log(captured))
+        saved = self._store.save(runner.steps, captured.arrays, self._meta(captured, progress), _log(captured))
+        if epochs.parts_of(captured.meta):  # whose files are on the disk already
+            epochs.prune(self._run / FOLDER)
+        return saved
 
     def save_best(self, runner: Runner, progress: Milestones) -> Saved:
         """Everything but the rows of the replay, as the best checkpoint so far."""
@@ -90,7 +94,15 @@ class Keeper:
         Neither the rows nor what only learning needs is read into the agent's form.
         """
         loaded = self.load(at)
-        return Kept(loaded.step, minds_of(agent, loaded.arrays), loaded.passed_over, loaded.id)
+        return Kept(loaded.step, minds_of(agent, self.whole(agent, loaded)), loaded.passed_over, loaded.id)
+
+    def whole(self, agent: Agent, loaded: Loaded) -> Mapping[str, np.ndarray]:
+        """The arrays of a checkpoint, with the entries of shards in one table, where there are any."""
+        if parts := epochs.parts_of(loaded.meta["state"]):
+            from engram.run.gathered import gathered
+
+            return gathered(agent, loaded.arrays, parts, self._run / FOLDER)
+        return loaded.arrays
 
     def save_again(self, loaded: Loaded, arrays: Mapping[str, np.ndarray]) -> Saved:
         """A checkpoint that was loaded here, as the newest, with other arrays; its rows and all else stay."""

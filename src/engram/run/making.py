@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, closing
+from pathlib import Path
 from typing import Any
 
 from engram.agents.agent import Agent, Rhythm
@@ -13,13 +14,15 @@ from engram.envs.host.make import make_host
 from engram.envs.limit import limited
 from engram.errors import SpecError, Warned
 from engram.run import demonstrations
+from engram.run.cluster import LOCAL, agent_of, make_cluster_runner, stand_in_for
 from engram.run.machine import amount, check_fits
 from engram.run.plan import RunPlan, team_of
-from engram.run.settings import Given
+from engram.run.settings import Given, Session
 from engram.runners.common import Runner
 from engram.runners.device import DeviceRunner
 from engram.runners.host import HostRunner
 
+ALONE = Session()  # told nothing
 # Settings that making environments takes.
 MAKING = ("seed", "envs", "asynchronous", "action_bins", "env_args", "max_episode_steps")
 
@@ -29,6 +32,7 @@ def make_environment(env: Any, run: Mapping[str, Any], worker_timeout: float, op
 
     `opened` closes what was made. Raises EngramError for what cannot be made.
     """
+    run = stand_in_for(run)  # actors make their own
     arguments = {name: run[name] for name in MAKING if name in run}
     if isinstance(env, str) and is_device(env):
         for name in ("asynchronous", "action_bins"):
@@ -40,13 +44,26 @@ def make_environment(env: Any, run: Mapping[str, Any], worker_timeout: float, op
     return opened.enter_context(closing(make_host(env, **given)))
 
 
-def make_agent(plan: RunPlan) -> Agent:
-    """The agent of a plan."""
+def make_agent(plan: RunPlan, stored: bool = False) -> Agent:
+    """The agent of a plan. `stored`: as it is looked at outside of its run, with all that it remembers in one place."""
+    if plan.shards and not stored:
+        return agent_of(plan)
     return plan.agent.build(plan.space, plan.actions, plan.envs, plan.demonstration_rows, **team_of(plan.agents))
 
 
-def make_runner(plan: RunPlan, agent: Agent, environment: Any, device: bool) -> Runner:
-    """What drives the agent, once its memory was checked for. Raises SpecError where it does not suffice."""
+def make_runner(
+    plan: RunPlan,
+    agent: Agent,
+    environment: Any,
+    device: bool,
+    session: Session = ALONE,
+    folder: Path | None = None,
+    opened: ExitStack | None = None,
+) -> Runner:
+    """What drives the agent, once its memory was checked for. Raises SpecError where it does not suffice.
+
+    `opened` ends the actors of a cluster.
+    """
     # The host acts with a copy of the external memory while the other is written.
     copies = {"external memory": 1 if device else 2}
     check_fits({name: plan.seeds * copies.get(name, 1) * size for name, size in agent.nbytes().items()})
@@ -57,6 +74,11 @@ def make_runner(plan: RunPlan, agent: Agent, environment: Any, device: bool) -> 
             f"{plan.env!r} runs on the host, where seeds learn one after another: `engram train` does that, "
             f"and in Python make one Trainer for each seed"
         )
+    if plan.actors:
+        runner = make_cluster_runner(plan, agent, session.cluster or LOCAL, folder, session.worker_timeout)
+        if opened is not None:
+            opened.callback(runner.close)
+        return runner
     return HostRunner(agent, environment, plan.seed, plan.group)
 
 
@@ -108,6 +130,11 @@ def notes_at_start(plan: RunPlan, agent: Agent, environment: Any, on_device: boo
         yield (
             f"{plan.envs} environments on the device are many: --preset pqn learns from rollouts of them, without a "
             f"replay, and makes more steps in a second"
+        )
+    if plan.actors:
+        yield (
+            f"{plan.actors} actors with {plan.envs // plan.actors} environments each"
+            + (f", {plan.shards} shards of the external memory" if plan.shards else "")
         )
     if not on_device:
         yield f"{environment.description}; state at a checkpoint: {environment.level}"

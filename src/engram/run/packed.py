@@ -219,7 +219,7 @@ def minds(packed: Packed) -> list[Mind]:
     """What each seed decides with. CheckpointError for arrays that are not those of the agent."""
     arrays = _arrays(packed, MODEL) | (_arrays(packed, MEMORY) if MEMORY in packed.files else {})
     try:
-        agent = make_agent(packed.plan)
+        agent = make_agent(packed.plan, stored=True)
     except EngramError as problem:
         raise CheckpointError(f"{packed.folder / CONFIG} describes no agent: {problem}") from None
     like = likeness(agent)

@@ -31,6 +31,7 @@ from engram.envs.device import has_turns, is_device
 from engram.envs.host.actions import check_few_of
 from engram.envs.teams import agents_of
 from engram.errors import CheckpointError, SpecError
+from engram.run.cluster import check_as_before, check_cluster, with_actors
 from engram.run.machine import SHARE, available
 from engram.run.plan import OF_AGENT, RunPlan, team_of
 from engram.run.settings import FREE, Given, check_names
@@ -48,7 +49,11 @@ RHYTHM = ("log_every", "save_every", "evaluate_every")
 
 
 def with_envs(env: Any, given: Given) -> Given:
-    """With as many environments as an agent without replay steps together, where nobody said how many."""
+    """With as many environments as an agent without replay steps together, where nobody said how many; with actors, one
+    for each of them. Raises SpecError for a cluster that cannot be.
+    """
+    check_cluster(env, given)
+    given = with_actors(given)
     name, agent = given.run.get("preset"), given.agent.get("agent")
     without_replay = name in WITHOUT_REPLAY or agent in AGENTS_WITHOUT_REPLAY
     if not without_replay or "envs" in given.run or not isinstance(env, str):
@@ -66,7 +71,7 @@ def new_plan(
     of a run whose weights this one begins with: its agent is changed by what was given, unless
     another preset was named.
     """
-    if not device:
+    if not device and not given.run.get("actors"):
         given = given._replace(run={**given.run, "envs": made.envs})  # of a ready vector environment
     chosen, changes, space = given.run, given.agent, made.observation_space
     total = default_steps(space) if steps is None else steps
@@ -171,6 +176,7 @@ def check_unchanged(plan: RunPlan, given: Given, env: Any, folder: Path) -> None
     one, or settings that a resumed run keeps.
     """
     check_names(plan.agent, given.agent)
+    check_as_before(plan, given, folder)
     if given.agent:
         raise SpecError(
             f"{next(iter(given.agent))!r} cannot be changed in a resumed run; start a new one that begins with what "

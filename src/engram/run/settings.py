@@ -98,6 +98,14 @@ class RunSettings:
     start_with: Literal["weights", "replay", "memory", "all"] = setting(
         "weights", "what else to take from that run: its replay, its external memory, or both (all)", about=Flag()
     )
+    actors: int = setting(
+        0, "collect in so many processes of a cluster, who share the environments; 0 to collect beside the learner",
+        low=0, later=True, about=Flag("N", "0", free=True),
+    )  # fmt: skip
+    shards: int = setting(
+        0, "keep the entries of the external memory in so many processes of a cluster; 0 to keep them in the learner",
+        low=0, later=True, about=Flag("K", "0", free=True),
+    )  # fmt: skip
     demonstrations: str | None = setting(
         None, "learn also from recorded episodes: a file of arrays, the replay of a run, or a data set of Minari; "
         "demos.ratio says how", about=Flag("FILE|RUN|minari:ID"),
@@ -127,8 +135,13 @@ class Session:
         "which may run code of whoever made them", about=Flag(),
     )  # fmt: skip
     worker_timeout: float = setting(
-        60.0, "how long the process of an environment may take for one answer", above=0, about=Flag("SECONDS")
-    )
+        60.0, "how long the process of an environment, an actor or a shard may take for one answer",
+        above=0, about=Flag("SECONDS"),
+    )  # fmt: skip
+    cluster: str | None = setting(
+        None, "where actors and shards are: a Ray cluster that is begun on this machine (local), or the address of one",
+        about=Flag("local|ADDRESS", "local, where there are actors"),
+    )  # fmt: skip
 
 
 RUN, SESSION = ({field.name: field for field in dataclasses.fields(home)} for home in (RunSettings, Session))

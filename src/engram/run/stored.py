@@ -29,7 +29,7 @@ def load(run: str | Path, env: Environment | None = None, at: At = NEWEST, trust
     if holds_packed(folder):
         return load_packed(folder, env, at, trust)
     plan = RunPlan.read(folder)
-    kept = Keeper(folder, plan.digest()).minds(make_agent(plan), parse_at(str(at)))
+    kept = Keeper(folder, plan.digest()).minds(make_agent(plan, stored=True), parse_at(str(at)))
     trained = TrainedAgent(plan, kept.minds, env, trust=trust)
     trained.step, trained.checkpoint = kept.step, kept.id
     return trained

@@ -21,6 +21,7 @@ import numpy as np
 from engram.agents.recall.line import NOT_NOTED
 from engram.checkpoint.files import RunLock
 from engram.checkpoint.store import Saved
+from engram.errors import SpecError
 from engram.play.memories import Gone, Memories
 from engram.play.trained import TrainedAgent
 from engram.run.appending import Appending
@@ -76,13 +77,15 @@ class StoredMemory:
     def __init__(self, folder: Path, change: bool = False):
         use_cache()
         self.folder, self.plan = folder, RunPlan.read(folder)
+        if change and self.plan.shards:
+            raise SpecError(f"the entries of {folder} are in shards, and are not changed there; look at them with list")
         with ExitStack() as opened:
             self._lock = opened.enter_context(RunLock(folder)) if change else None
             # No checkpoint is given up for this one: it may be the only one that holds what was forgotten.
             self._keeper = Keeper(folder, self.plan.digest(), keep=maxsize)
             self.loaded = self._keeper.load(NEWEST)
-            self._agent = make_agent(self.plan)
-            minds = minds_of(self._agent, self.loaded.arrays)
+            self._agent = make_agent(self.plan, stored=True)
+            minds = minds_of(self._agent, self._keeper.whole(self._agent, self.loaded))
             self.agent, self.before = TrainedAgent(self.plan, minds, None), minds
             self.memory = Memories(self.agent)
             self._noted: np.ndarray | None = None

@@ -159,7 +159,8 @@ class Trainer:
 
     def _make_runner(self) -> Runner:
         self.agent = make_agent(self.plan)
-        runner = make_runner(self.plan, self.agent, self._environment, self.on_device)
+        where = self._given.session, self.folder, self._open
+        runner = make_runner(self.plan, self.agent, self._environment, self.on_device, *where)
         begin_from(self._source, runner, self.plan)
         teach(runner, self.plan, self._lesson)
         return runner
@@ -318,10 +319,9 @@ class Trainer:
         """Writes a checkpoint of everything that changes; when it returns, the checkpoint is on the disk."""
         if self.folder is None:
             raise SpecError("this trainer has no run directory to save into; make it with run=FOLDER")
-        runner = self.runner
         if self._lock is not None:
             self._lock.check()
-        saved = self._keeper.save(runner, self._progress)
+        saved = self._keeper.save(self.runner, self._progress)
         self._saved_step = saved.step
         self._tell("on_save", saved)
         return saved

@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import PyTree
 
 from engram import spaces
+from engram.agents.acting import ahead
 from engram.agents.agent import Agent, PlainPolicy
 from engram.agents.policy import Mind, Seen, seen_on_host
 from engram.precision import all_in_32_bits, in_32_bits
@@ -59,13 +60,19 @@ class Actor(Protocol):
 
 
 @in_32_bits
-def choose_actor(agent: Agent, mind: Mind, state: PyTree, seed: int) -> Actor:
-    """The faster of the two for this network."""
+def choose_actor(
+    agent: Agent, mind: Mind, state: PyTree, seed: int, others: int = 0, number: tuple[int, ...] = ()
+) -> Actor:
+    """The faster of the two for this network.
+
+    `others`: environments that other actors of the same seed step at the same time. `number`: which of them this is;
+    the first draws as if it were the only one.
+    """
     plain = agent.plain()
     program = None if plain is None else acting_program(agent, plain, mind)
     if plain is None or program is None:
-        return CompiledActor(agent, mind, state)
-    return NumpyActor(agent, plain, mind, program, seed)
+        return CompiledActor(agent, mind, state, others)
+    return NumpyActor(agent, plain, mind, program, seed, number)
 
 
 def acting_program(agent: Agent, plain: PlainPolicy, mind: Mind, envs: int | None = None) -> NumpyProgram | None:
@@ -101,9 +108,17 @@ class Frames:
 class NumpyActor:
     """Epsilon-greedy through NumPy, for observations of one array and networks without memory."""
 
-    def __init__(self, agent: Agent, plain: PlainPolicy, mind: Mind, program: NumpyProgram, seed: int):
+    def __init__(
+        self,
+        agent: Agent,
+        plain: PlainPolicy,
+        mind: Mind,
+        program: NumpyProgram,
+        seed: int,
+        number: tuple[int, ...] = (),
+    ):
         self._plain, self._actions, self._envs = plain, agent.actions, agent.envs
-        self._random = np.random.default_rng([seed, 0xAC70])
+        self._random = np.random.default_rng([seed, 0xAC70, *number])
         self._frames = Frames(agent, plain, agent.envs)
         self._before = self._frames.now
         self._program = program
@@ -167,15 +182,15 @@ class NumpyActor:
 class CompiledActor:
     """The agent's own `act`, for every network and every observation."""
 
-    def __init__(self, agent: Agent, mind: Mind, state: PyTree):
-        self._agent, self._state = agent, Flat.of(state)
+    def __init__(self, agent: Agent, mind: Mind, state: PyTree, others: int = 0):
+        self._agent, self._state, self._others = agent, Flat.of(state), others
         self._before = self._state
         self._mind, tree = list(jax.tree.leaves(mind)), jax.tree.structure(mind)
         self._tree = tree
-        self._act = compiled_act(agent, tree, self._state.tree)
+        self._act = compiled_act(agent, tree, self._state.tree, others)
 
     def follow(self, agent: Agent) -> None:
-        self._agent, self._act = agent, compiled_act(agent, self._tree, self._state.tree)
+        self._agent, self._act = agent, compiled_act(agent, self._tree, self._state.tree, self._others)
 
     def load(self, mind: Sequence[jax.Array]) -> None:
         self._mind = list(mind)
@@ -204,11 +219,12 @@ class CompiledActor:
 
 
 @lru_cache(maxsize=PROGRAMS)
-def compiled_act(agent: Agent, mind_tree: Any, state_tree: Any) -> Callable[..., Any]:
+def compiled_act(agent: Agent, mind_tree: Any, state_tree: Any, others: int) -> Callable[..., Any]:
     """The agent's `act` from leaves to leaves: flattening Equinox modules at every step would cost more."""
 
     def act(mind: list, state: list, seen: Seen) -> tuple[list, jax.Array, PyTree]:
         acted = agent.act(jax.tree.unflatten(mind_tree, mind), jax.tree.unflatten(state_tree, state), seen)
-        return jax.tree.leaves(acted.actor), acted.action, acted.noted
+        actor = ahead(acted.actor, others) if others else acted.actor
+        return jax.tree.leaves(actor), acted.action, acted.noted
 
     return jax.jit(act)

@@ -65,15 +65,19 @@ class EpisodeBook:
         numbers: those in the last `info` of an environment, where there were any.
         """
         over = [(int(env), float(self._return[env]), int(self._length[env])) for env in np.flatnonzero(done)]
-        for env in numbers:
-            for name, number in numbers[env].items():
-                if name in self.numbers or len(self.numbers) < NUMBERS:
-                    self.numbers.setdefault(name, deque(maxlen=RECENT)).append(number)
-        self.returns.extend(self._return[done].tolist())
-        self.lengths.extend(self._length[done].tolist())
-        self.finished += int(done.sum())
+        for env, total, length in over:
+            self.note(total, length, numbers.get(env, {}))
         self.forget(done)
         return over
+
+    def note(self, total: float, length: int, numbers: Mapping[str, float]) -> None:
+        """One episode is over; its return, its length and the numbers in its last `info`."""
+        for name in numbers:
+            if name in self.numbers or len(self.numbers) < NUMBERS:
+                self.numbers.setdefault(name, deque(maxlen=RECENT)).append(numbers[name])
+        self.returns.append(total)
+        self.lengths.append(length)
+        self.finished += 1
 
     def forget(self, envs: np.ndarray) -> None:
         """Drops the running episodes of these environments."""
@@ -102,7 +106,7 @@ class EpisodeBook:
         self.returns = deque(arrays["returns"].tolist(), maxlen=RECENT)
         self.lengths = deque(arrays["lengths"].tolist(), maxlen=RECENT)
         self.finished = int(arrays["finished"])
-        self.numbers = {name: deque(array.tolist(), maxlen=RECENT) for name, array in _below("info", arrays).items()}
+        self.numbers = {name: deque(array.tolist(), maxlen=RECENT) for name, array in below("info", arrays).items()}
 
 
 class Collector:
@@ -110,10 +114,12 @@ class Collector:
 
     Args:
       size: steps of a block.
+      others: environments of the same seed that others collect from beside it, and which step when these do.
     """
 
-    def __init__(self, agent: Agent, envs: HostEnvs, actor: Actor, size: int):
+    def __init__(self, agent: Agent, envs: HostEnvs, actor: Actor, size: int, others: int = 0):
         self.envs, self.actor, self.size = envs, actor, size
+        self._each = agent.envs + others
         self.steps, self.phase = 0, 0  # the global step; steps in the unfinished block
         self.episodes = EpisodeBook(agent.envs)
         self.ended: list[Ended] | None = None  # see Runner
@@ -127,7 +133,11 @@ class Collector:
 
     def start(self) -> None:
         """Begins the first episodes."""
-        self._observation = self.envs.reset()
+        self.begin(self.envs.reset())
+
+    def begin(self, observation: PyTree) -> None:
+        """Begins with what the environments show, each at the start of an episode."""
+        self._observation = observation
 
     @property
     def between_episodes(self) -> bool:
@@ -147,7 +157,7 @@ class Collector:
         put(block.observation, time, observation)
         if noted is not None:
             if block.noted is None:
-                block = self._block = block._replace(noted=_rows_for(noted, self.size))
+                block = self._block = block._replace(noted=rows_for(noted, self.size))
             put(block.noted, time, noted)
         columns = block.columns[time]
         columns[:, 0], columns[:, 1], columns[:, 2] = is_first, action, taken.reward
@@ -158,7 +168,7 @@ class Collector:
             put(block.final_observation, time, taken.final_observation)
             over = self.episodes.end(taken.done, taken.numbers)
             if self.ended is not None:
-                step = self.steps + len(is_first)
+                step = self.steps + self._each
                 self.ended += [
                     Ended(step, self.seed, total, length, taken.numbers.get(env, {})) for env, total, length in over
                 ]
@@ -169,7 +179,7 @@ class Collector:
             self.episodes.forget(taken.idle)
             begins = taken.done | taken.idle
         self._observation, self._is_first, self._reward = taken.observation, begins, taken.reward
-        self.steps += len(is_first)
+        self.steps += self._each
         self.phase += 1
         return self.cut() if self.phase == self.size else None
 
@@ -197,12 +207,12 @@ class Collector:
 
     def restore(self, arrays: Mapping[str, np.ndarray], meta: dict[str, Any], new_episodes: bool) -> None:
         """The inverse of `capture`; see `Runner.restore`."""
-        self.actor.restore(_below("actor", arrays), meta["actor"])
-        self.episodes.restore(_below("episodes", arrays))
+        self.actor.restore(below("actor", arrays), meta["actor"])
+        self.episodes.restore(below("episodes", arrays))
         self.steps, self.phase = meta["steps"], meta["phase"]
-        self._block = self._refilled(_below("block", arrays))
+        self._block = self._refilled(below("block", arrays))
         self._is_first, self._reward = np.array(arrays["is_first"]), np.array(arrays["reward"])
-        self._observation = self.envs.restore(meta["env"], _below("env", arrays), new_episodes)
+        self._observation = self.envs.restore(meta["env"], below("env", arrays), new_episodes)
         anew = self.envs.anew
         self._is_first |= anew  # those could not be taken up inside their episode and began another
         self.episodes.forget(anew)
@@ -211,13 +221,13 @@ class Collector:
         """The unfinished block, whose filled rows are given."""
         block = self._empty()
         if self.phase and (noted := self.actor.noted()) is not None:
-            block = block._replace(noted=_rows_for(noted, self.size))
+            block = block._replace(noted=rows_for(noted, self.size))
         for name, leaf in named(block).items():
             leaf[: self.phase] = arrays[name]
         return block
 
 
-def _rows_for(noted: PyTree, size: int) -> PyTree:
+def rows_for(noted: PyTree, size: int) -> PyTree:
     """Empty rows for `Acted.noted` of each step of a block."""
     return jax.tree.map(lambda leaf: np.zeros((size, *leaf.shape), leaf.dtype), noted)
 
@@ -241,6 +251,7 @@ def _following(taken: HostStep) -> PyTree:
     return jax.tree.map(one, taken.observation, taken.final_observation)
 
 
-def _below(prefix: str, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+def below(prefix: str, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The arrays whose names begin with `prefix` and a dot, without that."""
     start = prefix + "."
     return {name.removeprefix(start): array for name, array in arrays.items() if name.startswith(start)}

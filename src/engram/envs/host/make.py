@@ -50,6 +50,7 @@ def make_host(
     worker_timeout: float = 60,
     max_episode_steps: Number | None = None,
     to_play: bool = False,
+    first_index: int = 0,
 ) -> HostEnvs:
     """A batch of `envs` environments.
 
@@ -64,6 +65,7 @@ def make_host(
       max_episode_steps: an episode that has not ended after so many steps is truncated.
       to_play: for evaluation. Nothing will be saved, so nothing is tried out; fewer environments than `envs` will do
         where no more can be made; and an environment that somebody plays in already is refused.
+      first_index: of the environments of a run, where others are made elsewhere; their seeds follow from it.
 
     Raises UnknownName, SpecError or SpaceError, in one sentence, before the first step.
     """
@@ -80,11 +82,14 @@ def make_host(
         _check_alone(first, envs, asynchronous)
     builders = _builders(builder, first, envs)
     if builders is None:
+        if first_index:
+            raise SpecError(f"{first} steps its environments together, and they cannot be shared among actors")
         return _make_vector(first, seed, action_bins, max_episode_steps, to_play)
     about = {"limit": max_episode_steps, "alone": asynchronous or len(builders) == 1}
     about |= {"level": "boundary"} if to_play else {}
     makers = [
-        EpisodesMaker(each, index, seed, action_bins, exact_registry(), **about) for index, each in enumerate(builders)
+        EpisodesMaker(each, index, seed, action_bins, exact_registry(), **about)
+        for index, each in enumerate(builders, start=first_index)
     ]
     if asynchronous:
         return _make_asynchronous(builder, makers, worker_timeout)

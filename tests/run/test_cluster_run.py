@@ -1,0 +1,183 @@
+"""Runs on a cluster whose actors and shards are in this process: made, stopped, resumed, loaded, and refused."""
+
+import json
+import logging
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from support.crew import HereCrew
+from support.resumed import played
+
+import engram
+from engram.cluster.memory import Here, Keeping
+from engram.errors import SpecError
+from engram.external.sharded import LINKS
+from engram.run import cluster, rays
+from engram.run.trainer import Trainer
+
+ENV = "CartPole-v1"
+SMALL: dict[str, Any] = {
+    "steps": 320, "save_every": 128, "log_every": 64, "evaluate_every": 0, "group": 2, "seed": 5,
+    "encoder.widths": (8,), "replay.capacity": 600, "replay.batch_size": 8, "replay.start": 64, "learn_every": 4,
+}  # fmt: skip
+REMEMBERS = {**SMALL, "preset": "nec", "external.capacity": 200, "external.neighbours": 5, "recall.n_step": 5}
+
+
+@pytest.fixture(autouse=True)
+def here(monkeypatch: pytest.MonkeyPatch) -> list[HereCrew]:
+    """Actors and shards in this process, in the place of Ray's; the crews that were made."""
+    crews = []
+
+    def carry(
+        address: str, text: str, actors: int, shapes: list, features: int, folder: Path | None, seconds: float
+    ) -> Any:
+        crew = HereCrew(partial(cluster.make_collecting, text, timeout=seconds), actors)
+        crews.append(crew)
+        make: Callable = lambda shard, parts: Keeping(shapes[shard], features, folder, parts)  # noqa: E731
+        return crew, Here(make, len(shapes)) if shapes else None
+
+    monkeypatch.setattr(rays, "carry", carry)
+    return crews
+
+
+def made(folder: Path, **settings: Any) -> Trainer:
+    return Trainer(ENV, run=folder, overrides={name: value for name, value in settings.items() if "." in name},
+                   **{name: value for name, value in settings.items() if "." not in name})  # fmt: skip
+
+
+def trained(folder: Path, **settings: Any) -> str:
+    with made(folder, **settings) as trainer:
+        return trainer.learn().state_digest()
+
+
+@pytest.mark.parametrize("stops", [[64], [64, 192]])
+def test_a_run_that_was_stopped_and_resumed_is_as_if_it_had_not_stopped(tmp_path: Path, stops: list[int]):
+    whole = played(tmp_path / "whole", ENV, [], actors=2, overrides={}, **_keywords(SMALL))
+    again = played(tmp_path / "again", ENV, stops, actors=2, overrides={}, **_keywords(SMALL))
+    assert whole[0] == again[0]
+    lines = ([{k: v for k, v in row.items() if k != "learner_waited"} for row in rows] for rows in (whole[1], again[1]))
+    assert next(lines) == next(lines)
+    assert all(checkpoint.meta["state"]["repeatable"] for checkpoint in again[2])
+
+
+def _keywords(settings: dict[str, Any]) -> dict[str, Any]:
+    return {name.replace(".", "__"): value for name, value in settings.items()}
+
+
+def test_with_shards_too_and_the_stored_agent_reads_them_as_one_table(tmp_path: Path):
+    options = {**_keywords(REMEMBERS), "actors": 2, "shards": 2}
+    whole = played(tmp_path / "whole", ENV, [], **options)
+    again = played(tmp_path / "again", ENV, [192], **options)
+    assert whole[0] == again[0]
+    agent = engram.load(tmp_path / "again")
+    store = agent.minds[0].recall.store
+    link: Any = LINKS[cluster.LINK]
+    assert int(store.live.sum()) == link.held > 50
+    queries = np.random.default_rng(1).normal(size=(6, store.key.shape[-1])).astype(np.float32)
+    found = link.read(queries, 5, link.moment).found
+    for query, values, distance in zip(queries, found.value, found.distance, strict=True):
+        squares = ((np.asarray(store.key) - query) ** 2).sum(-1)
+        squares[~np.asarray(store.live)] = np.inf
+        nearest = np.argsort(squares, axis=1)[:, :5]
+        there = np.isfinite(distance)
+        assert np.array_equal(np.take_along_axis(np.asarray(store.value), nearest, 1)[there], values[there])
+    assert agent.evaluate(2).episodes == 2
+
+
+def test_another_number_of_actors_or_shards_goes_on_with_all_that_was_learned(tmp_path: Path):
+    first = trained(tmp_path, **{**REMEMBERS, "actors": 2, "shards": 2, "envs": 4, "steps": 192})
+    with Trainer(run=tmp_path, resume=True, actors=4, shards=3, steps=320) as trainer:
+        before = trainer.runner.capture()
+        assert before.meta["repeatable"] is False
+        assert trainer.steps == 192
+        held = LINKS[cluster.LINK].held
+        trainer.learn()
+        assert trainer.steps >= 320
+        assert LINKS[cluster.LINK].held >= held > 50
+        assert trainer.runner.ledger.balances  # type: ignore[attr-defined]
+    assert first
+
+
+def test_an_agent_that_acts_without_lag_learns_on_one_actor_what_it_learns_without(tmp_path: Path):
+    options = {
+        "preset": "ppo",
+        "steps": 256,
+        "envs": 2,
+        "evaluate_every": 0,
+        "rollout.steps": 16,
+        "encoder.widths": (8,),
+    }
+    found = []
+    for actors in (0, 1):
+        with made(tmp_path / str(actors), **options, actors=actors) as trainer:
+            runner: Any = trainer.learn().runner
+            arrays = runner.capture().arrays
+            found.append({name: array for name, array in arrays.items() if name.startswith("agent.")})
+    here, there = found
+    assert here.keys() == there.keys()
+    assert [name for name in here if not np.array_equal(here[name], there[name])] == []
+
+
+def test_the_line_of_metrics_tells_the_lag_and_what_was_lost(tmp_path: Path):
+    trained(tmp_path, **{**SMALL, "actors": 2})
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert {row["actor_lag"] for row in rows[1:]} == {1.0}
+    assert {(row["blocks_lost"], row["actor_restarts"]) for row in rows} == {(0, 0)}
+    assert all(0 <= row["learner_waited"] <= 1 for row in rows)
+
+
+def test_the_run_says_how_it_is_shared(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    with caplog.at_level(logging.INFO, "engram"):
+        trained(tmp_path, **{**REMEMBERS, "actors": 2, "shards": 2, "steps": 64})
+    assert "2 actors with 1 environments each, 2 shards of the external memory" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("env", "settings", "said"),
+    [
+        (ENV, {"shards": 2}, "shards = 2 was given without actors; say how many"),
+        (ENV, {"cluster": "local"}, "cluster = 'local' was given without actors"),
+        (ENV, {"actors": 2, "envs": 3}, "3 environments were asked for with 2 actors"),
+        (ENV, {"actors": 2, "seeds": 2}, "begin one run for each seed"),
+        ("engram/CartPole-v1", {"actors": 2}, "runs on the device"),
+        (lambda: None, {"actors": 2}, "name the environment's id"),
+        (ENV, {"actors": 2, "shards": 2}, "this agent has another memory, or none"),
+        (ENV, {"actors": 2, "shards": 200, "preset": "nec", "external.capacity": 300}, "take fewer shards"),
+        (ENV, {"actors": -1}, "actors = -1 was given"),
+    ],
+)
+def test_what_cannot_be_is_refused_in_a_sentence_before_anything_is_trained(
+    tmp_path: Path, env: Any, settings: dict[str, Any], said: str
+):
+    overrides = {name: value for name, value in settings.items() if "." in name}
+    rest = {name: value for name, value in settings.items() if "." not in name}
+    with pytest.raises(SpecError, match=said), Trainer(env, run=tmp_path / "run", overrides=overrides, **rest) as one:
+        one.learn(64)
+    assert not (tmp_path / "run" / "run.json").exists()
+
+
+def test_shards_without_a_run_directory_are_refused():
+    with pytest.raises(SpecError, match="keep their entries in a run directory"):
+        Trainer(ENV, preset="nec", actors=2, shards=2)
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "said"),
+    [
+        ({"actors": 2}, {"actors": 0}, "begun with 2 actors, and cannot go on with none; give as many actors"),
+        ({"actors": 2}, {"shards": 2}, "begun with no shards, and cannot go on with 2; leave shards out"),
+        ({"actors": 2}, {"actors": 3}, "2 environments were asked for with 3 actors"),
+        ({}, {"actors": 2}, "begun with no actors, and cannot go on with 2; leave actors out"),
+        ({}, {"cluster": "local"}, "needs no cluster; leave cluster out"),
+    ],
+)
+def test_what_a_run_was_not_begun_with_is_refused_when_it_is_resumed(
+    tmp_path: Path, before: dict[str, Any], now: dict[str, Any], said: str
+):
+    trained(tmp_path, **{**SMALL, **before, "steps": 64})
+    with pytest.raises(SpecError, match=said):
+        Trainer(run=tmp_path, resume=True, steps=128, **now)

@@ -1,0 +1,72 @@
+"""What a user is told where Ray is absent, refuses or fails: one sentence each. None of these needs a cluster."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from engram.errors import EngramError, EnvironmentFault, SpecError
+from engram.run import rays
+
+
+def test_where_ray_is_absent_it_is_said_how_to_add_it(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(rays, "find_spec", lambda name: None)
+    with pytest.raises(SpecError, match=r"actors need Ray, which is not installed; .*uv sync --extra distributed"):
+        rays.join("local", 2)
+
+
+def test_without_a_token_no_other_cluster_is_joined_and_one_of_our_own_gets_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in (rays.TOKEN, rays.TOKEN_FILE):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(SpecError, match=r"the cluster at host:6379 asks for a token, and there is none here; put that"):
+        rays._check_token("host:6379")
+    monkeypatch.setenv(rays.TOKEN, "")  # so that it is taken out again
+    rays._check_token("local")
+    assert len(os.environ[rays.TOKEN]) == 64
+    monkeypatch.delenv(rays.TOKEN)
+    (tmp_path / ".ray").mkdir()
+    (tmp_path / ".ray" / "auth_token").write_text("a token")
+    rays._check_token("host:6379")
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (
+            RuntimeError("Version mismatch: The cluster was started with: Ray: 2.1"),
+            "has another version of Ray or Python",
+        ),
+        (ConnectionError("Could not find any running Ray instance"), "no Ray cluster answers at host:6379"),
+        (type("AuthenticationError", (Exception,), {})("nothing"), "refuses the token of this machine"),
+    ],
+)
+def test_a_cluster_that_cannot_be_joined_is_told_in_a_sentence(error: Exception, said: str):
+    told = rays._not_joined("host:6379", error)
+    assert said in told
+    assert told.count(".") <= told.count("Ray: 2.1")
+
+
+def test_another_version_on_a_machine_of_the_cluster_is_named(monkeypatch: pytest.MonkeyPatch):
+    there = rays.versions() | {"jax": "0.0.1"}
+    with pytest.raises(EngramError, match=r"a machine of the cluster has jax 0\.0\.1, and this one .*install the same"):
+        rays.RayCrew._check_versions(object.__new__(rays.RayCrew), there)
+    rays.RayCrew._check_versions(object.__new__(rays.RayCrew), rays.versions())
+
+
+def raised_by_ray(name: str, cause: Exception | None = None) -> Exception:
+    error = type(name, (Exception,), {})("of Ray")
+    error.cause = cause  # type: ignore[attr-defined]
+    return error
+
+
+def test_errors_of_ray_are_a_process_that_is_gone_or_a_sentence():
+    fault = EnvironmentFault("environment 0, episode 3, step 1: the reward is None")
+    assert rays._of_ray(raised_by_ray("RayTaskError", fault)) is fault
+    assert "object store of the cluster is full" in str(rays._of_ray(raised_by_ray("ObjectStoreFullError")))
+    assert "failed (KeyError: 'x')" in str(rays._of_ray(raised_by_ray("RayTaskError", KeyError("x"))))
+    for name in ("ActorDiedError", "ActorUnavailableError", "NodeDiedError", "OwnerDiedError"):
+        assert rays._of_ray(raised_by_ray(name)) is None
+        assert "\n" not in rays._why(raised_by_ray(name))
