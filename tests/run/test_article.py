@@ -184,13 +184,24 @@ def test_programs_are_kept_for_the_next_start(tmp_path):
     assert any((tmp_path / "xla").iterdir())
 
 
+EXAMPLE = """
+import gymnasium
+from engram import AttentionDQN, ReplayBuffer, train
+
+model, replay_buffer = AttentionDQN(state_size=4, action_size=2, hidden_size=64), ReplayBuffer(capacity=10_000)
+returns = train(gymnasium.make("CartPole-v1"), model, replay_buffer, epochs=250, batch_size=32)
+assert sum(returns[-50:]) / 50 >= 195, returns
+"""
+
+
 @pytest.mark.slow
 def test_the_example_of_the_article_learns():
-    """As the README says, within 300 episodes. Five seeds are in benchmarks/learning/article.py, and end above 195."""
-    model, replay_buffer = AttentionDQN(state_size=4, action_size=2, hidden_size=64), ReplayBuffer(capacity=10_000)
-    returns = train(gymnasium.make("CartPole-v1"), model, replay_buffer, epochs=250, batch_size=32)
-    # At the end seed 0 came to 363, and to 177 where programs are compiled quickly, as in these tests.
-    assert max(sum(returns[end - 50 : end]) / 50 for end in range(50, 251)) >= 195
+    """Five other seeds are in benchmarks/learning/article.py, and end above 195 as well.
+
+    In a process of its own: these tests compile quickly, to programs that round otherwise, and seed 0 then ends at 177.
+    """
+    plain = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+    subprocess.run([sys.executable, "-c", EXAMPLE], env=plain, check=True)
 
 
 @pytest.mark.parametrize(

@@ -71,8 +71,8 @@ def check_opset(opset: int) -> None:
 def converted(step: Step, opset: int = OPSET, described: Mapping[str, Any] | None = None) -> bytes:
     """The step as the bytes of an ONNX file, with what is known of it as the text `engram` of its metadata."""
     check_opset(opset)
-    import onnx
-    from jax2onnx import to_onnx
+    import onnx  # pyright: ignore[reportMissingImports], of the extra `export`
+    from jax2onnx import to_onnx  # pyright: ignore[reportMissingImports], likewise
 
     plain = Plain(step.one, examples(step.inputs))
     inputs = [
@@ -126,7 +126,7 @@ def runner(content: bytes, threads: int = 0) -> Run:
     """An ONNX file as a function, in onnxruntime on so many threads; 0: as many as it likes. SpecError without it."""
     if find_spec("onnxruntime") is None:
         raise SpecError(f"running ONNX needs the package onnxruntime, which is not installed; {install('export')}")
-    import onnxruntime
+    import onnxruntime  # pyright: ignore[reportMissingImports], of the extra `export`
 
     options: Any = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # errors: it warns of folding what it cannot

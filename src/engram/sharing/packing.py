@@ -95,7 +95,7 @@ def pack(
 def _exporter() -> Callable[..., Any]:
     """What writes ONNX. SpecError where it or its extra is missing, before anything is played."""
     try:
-        from engram.exporting.onnx import OPSET, check_opset, write  # pyright: ignore[reportMissingImports]
+        from engram.exporting.onnx import OPSET, check_opset, write
     except ModuleNotFoundError as missing:
         if not (missing.name or "").startswith("engram."):
             raise
