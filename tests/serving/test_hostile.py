@@ -280,12 +280,29 @@ def test_a_smuggled_request_behind_a_refused_one_is_not_answered(client: Client)
 
 
 def test_connections_beyond_the_limit_are_refused_and_others_go_on(client: Client):
-    links = [socket.create_connection(("127.0.0.1", client.port), timeout=5) for _ in range(100)]
-    try:
-        assert client.act([0.1, 0.2, 0.3, 0.4])["step"] == 0
-    finally:
-        for link in links:
-            link.close()
+    agent = client.running.service.decider.agent
+    with served(agent, connections=3) as few:
+        ask = post(few).replace(b"Connection: close\r\n", b"")
+        links = [socket.create_connection(("127.0.0.1", few.port), timeout=5) for _ in range(3)]
+        try:
+            links[0].sendall(ask)
+            assert b"200" in links[0].recv(100)
+            refused = few.raw(b"")
+            assert status(refused) == 503
+            assert b"3 connections are open already; close one, or wait" in refused
+            links[1].sendall(ask)
+            assert b"200" in links[1].recv(100)
+        finally:
+            for link in links:
+                link.close()
+
+
+@pytest.mark.parametrize("path", [b"/health", b"/agent", b"/metrics"])
+def test_a_body_that_never_comes_holds_no_connection(client: Client, path: bytes):
+    began = time.monotonic()
+    found = client.raw(post(client, b"", path, b"GET", length=10).replace(b"Connection: close\r\n", b"") + b"x", 20.0)
+    assert status(found) == 408
+    assert time.monotonic() - began < 10  # and not until the client gives up
 
 
 def test_a_client_that_leaves_does_not_end_the_server(client: Client):

@@ -241,6 +241,7 @@ def test_a_request_that_fails_begins_no_session(agent: TrainedAgent):
     with served(agent, max_sessions=1) as client:
         for _ in range(3):
             assert client.try_act([1, 2, 3])[0] == 422
+            assert client.try_act(SEEN[0], step=5)[0] == 409  # of no session
         client.act(SEEN[0])
 
 

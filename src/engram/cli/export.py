@@ -18,7 +18,7 @@ FORMATS = ("onnx", "stablehlo", "folder")  # those of exporting/export.py, which
 
 @dataclasses.dataclass(frozen=True)
 class Export:
-    """Write the policy of a run as ONNX, StableHLO, or a folder for users of other libraries.
+    """Write the policy of a run as ONNX, StableHLO, or a folder for other libraries.
 
     What was written is run beside the agent, and refused if it differs.
     """
@@ -26,7 +26,7 @@ class Export:
     run: Annotated[Positional[Path], arg(metavar="RUN")]
     """The run's directory."""
     to: Annotated[str | None, arg(metavar="|".join(FORMATS)), note("(default: folder)")] = None
-    """The format: one file, or a folder with the ONNX file, weights, an example and scripts. ONNX needs the extra
+    """The format: one file, or a folder with the ONNX file, weights, an example and scripts. All need the extra
     export."""
     out: Annotated[Path | None, arg(metavar="PATH"), note("(default: RUN.onnx, RUN.stablehlo, RUN-export)")] = None
     """Where to write it; what is there already is not touched."""

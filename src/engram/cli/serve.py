@@ -17,7 +17,8 @@ def serve(chosen: Serve) -> None:
     from engram.serving.server import Running, serve
     from engram.serving.settings import ServeSettings
 
-    given: dict[str, Any] = {name: value for name in SETTINGS if (value := getattr(chosen, name)) not in (None, False)}
+    every = {name: getattr(chosen, name) for name in SETTINGS}
+    given: dict[str, Any] = {name: value for name, value in every.items() if value is not None and value is not False}
     ServeSettings(**given)  # said before anything is loaded
     leave.stops("once what was asked is answered")
     run = runs_of(existing(chosen.run))[0]

@@ -81,7 +81,7 @@ class Push:
 
 @dataclasses.dataclass(frozen=True)
 class Pull:
-    """Download a shared folder from a model hub, and check every byte of it (extra hub)."""
+    """Download a shared folder from a model hub, and check it (extra hub)."""
 
     repo: Annotated[Positional[str], arg(metavar="REPO")]
     """OWNER/NAME."""

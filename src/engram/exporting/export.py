@@ -7,6 +7,7 @@ engram.export(agent, to="folder", out="site/policy")
 import secrets
 import shutil
 from dataclasses import dataclass
+from errno import EEXIST
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +87,8 @@ def _target(agent: Any, to: str, out: str | Path | None) -> Path:
     """Where to write. SpecError where something is."""
     name = Path(agent).absolute().name if isinstance(agent, str | Path) else "policy"
     target = Path(f"{name}-export" if to == "folder" else f"{name}.{to}") if out is None else Path(out)
+    if to != "folder" and target.suffix in (".json", ".safetensors"):
+        raise SpecError(f"{target.name} would be the name of a file beside it; end it in .{to}")
     taken = (
         [target] if to == "folder" else [target, *(target.with_suffix(end) for end in (".export.json", ".safetensors"))]
     )
@@ -122,6 +125,8 @@ def _written(files: dict[str, bytes], target: Path, difference: float, described
             aside.rename(target)
         else:
             for name in files:
+                if (target.parent / name).exists():
+                    raise FileExistsError(EEXIST, "something has come there meanwhile")
                 (aside / name).rename(target.parent / name)
     except OSError as error:
         raise WriteFailed(unwritten(target, error)) from None

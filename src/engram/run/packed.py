@@ -224,6 +224,8 @@ def minds(packed: Packed) -> list[Mind]:
         raise CheckpointError(f"{packed.folder / CONFIG} describes no agent: {problem}") from None
     like = likeness(agent)
     shapes, count = named(like), packed.plan.seeds
+    if count > max(1, len(arrays)):
+        raise CheckpointError(f"{packed.folder / CONFIG} names {count:,} seeds, and there are {len(arrays):,} arrays")
     starts = [prefix(packed.plan, count, place) for place in range(count)]
     if unknown := sorted(arrays.keys() - {start + name for start in starts for name in shapes}):
         raise CheckpointError(f"{packed.folder} holds the array {unknown[0]!r}, which this agent does not have")

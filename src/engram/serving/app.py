@@ -126,6 +126,8 @@ class Service:
 
     async def _in_session(self, asked: dict[str, Any], rows: Any, digest: str, most: int) -> bytes:
         begun = "session" not in asked
+        if begun and asked.get("step", 0) != 0:
+            raise Refusal(409, f"step = {asked['step']} was sent without a session; a new one begins at step 0")
         session = self.sessions.begin() if begun else self.sessions.find(asked["session"])
         if session.busy:
             raise Refusal(409, "an earlier request of this session is still being answered; send one at a time")
@@ -166,6 +168,7 @@ class Service:
 
     async def agent(self, request: Any) -> bytes:
         """What is served."""
+        await self._body(request, (b"",))
         agent, settings = self.decider.agent, self.settings
         return _json({
             "served": self.name,
@@ -186,6 +189,7 @@ class Service:
 
     async def metrics(self, request: Any) -> bytes:
         """Counts, as text."""
+        await self._body(request, (b"",))
         self.sessions.sweep()
         now = {
             "engram_sessions": ("Sessions that run.", float(len(self.sessions))),
@@ -199,6 +203,7 @@ class Service:
 
     async def health(self, request: Any) -> bytes:
         """That it answers."""
+        await self._body(request, (b"",))  # one that never comes must not hold a connection
         return _json({"status": "ok"})
 
     # -- bodies ------------------------------------------------------------------------------------------------

@@ -128,16 +128,16 @@ def _uvicorn(app: Any, chosen: ServeSettings) -> Any:
     for name in ("uvicorn.error", "uvicorn.access"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     config = uvicorn.Config(
-        app, http=_protocol(), ws="none", lifespan="off", loop="asyncio", log_config=None, access_log=False,
-        proxy_headers=False, server_header=False, date_header=True, limit_concurrency=chosen.connections,
+        app, http=_protocol(chosen.connections), ws="none", lifespan="off", loop="asyncio", log_config=None,
+        access_log=False, proxy_headers=False, server_header=False, date_header=True,
         timeout_keep_alive=IDLE_SECONDS, timeout_graceful_shutdown=GRACE_SECONDS,
         h11_max_incomplete_event_size=HEAD_BYTES,
     )  # fmt: skip
     return uvicorn.Server(config)
 
 
-def _protocol() -> Any:
-    """uvicorn's protocol, with a time limit on heads and refusals in JSON."""
+def _protocol(most: int) -> Any:
+    """uvicorn's protocol, with a time limit on heads, at most so many connections, and refusals in JSON."""
     import h11
     from uvicorn.protocols.http.h11_impl import H11Protocol
 
@@ -146,7 +146,10 @@ def _protocol() -> Any:
 
         def connection_made(self, transport: Any) -> None:
             super().connection_made(transport)
-            self._expect()
+            if len(self.connections) > most:
+                self._close(503, f"{most:,} connections are open already; close one, or wait")
+            else:
+                self._expect()
 
         def connection_lost(self, exc: Exception | None) -> None:
             self._arrived()

@@ -5,6 +5,7 @@ before is told from one that never was. In a folder each answer is given only af
 then neither a restart nor a power cut loses a session that was answered.
 """
 
+import errno
 import json
 import os
 import re
@@ -27,6 +28,7 @@ from engram.serving.refusals import Refusal
 
 ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{32}")  # the start of the server, then random bits
 SUFFIX, ABOUT = ".session", "about"
+GONE = (errno.ENOENT, errno.ELOOP, errno.EINVAL)  # no file, a link, or what is no file
 LARGEST = 64 << 20  # bytes of a session's file that are read
 AGAIN = "begin anew with a request without a session"
 
@@ -157,6 +159,9 @@ class Sessions:
             self._lock = RunLock(folder)
             self._lock.__enter__()
             names = [name for name, kind in disk.listdir(folder).items() if kind == "file"]
+            for name in names:
+                if name.startswith(".") and name.endswith(".part"):  # half written when a server was killed
+                    disk.unlink(folder / name)
         except OSError as error:
             raise WriteFailed(unwritten(folder, error)) from None
         ids = (name.removesuffix(SUFFIX) for name in names if name.endswith(SUFFIX))
@@ -177,6 +182,7 @@ class Sessions:
         arrays[ABOUT] = np.frombuffer(json.dumps(about).encode(), np.uint8)
         try:
             replace_file(folder / f"{session.id}{SUFFIX}", b"".join(map(bytes, array_chunks(arrays))))
+            Disk().fsync_folder(folder)  # the name too, before the answer leaves
         except OSError as error:
             raise Refusal(
                 507, f"the session could not be stored ({error.strerror}); nothing was done: try again"
@@ -186,7 +192,6 @@ class Sessions:
         """A stored session of this agent; None where there is none that can be used."""
         if id not in self._stored or self._folder is None:
             return None
-        self._stored.discard(id)
         try:
             arrays = _arrays(self._folder / f"{id}{SUFFIX}")
             about: Any = strict_json(arrays.pop(ABOUT).tobytes(), "a session")
@@ -201,9 +206,15 @@ class Sessions:
                 id, jax.tree.unflatten(tree, state), int(about["step"]), float(about["used"]), about["last"].encode(),
                 str(about["request"]),
             )  # fmt: skip
-        except (OSError, CheckpointError, KeyError, TypeError, ValueError, AttributeError):
+        except OSError as error:
+            if error.errno not in GONE:
+                raise Refusal(503, f"the session cannot be read now ({error.strerror}); try again") from None
             self.drop(id)
             return None
+        except (CheckpointError, KeyError, TypeError, ValueError, AttributeError):
+            self.drop(id)
+            return None
+        self._stored.discard(id)
         self._held[id] = session
         return session
 

@@ -82,7 +82,7 @@ def pull(
 
     def write(place: Path) -> None:
         with tempfile.TemporaryDirectory(prefix=".engram-pull-", dir=folder.absolute().parent) as beside:
-            _download(hub, api, repo, str(info.sha), there, Path(beside), place)
+            _download(hub, api, repo, str(info.sha), there, Path(beside).resolve(), place)
 
     found = whole_or_not(folder, write, lambda one: _check_digest(one, digest))
     left = sorted(there.keys() - found.files.keys() - set(packed.UNSEALED))
@@ -103,7 +103,10 @@ def _upload(hub: Any, found: Packed, repo: str, private: bool, endpoint: str | N
     with _told(hub, repo):
         made = api.create_repo(repo, private=private or None, exist_ok=True)
         name = made.repo_id
-        there = {one.rfilename for one in api.model_info(name).siblings or ()}
+        info = api.model_info(name)
+        if private and not info.private:
+            raise SpecError(f"{name} is there already and is public; make it private on the hub first, or name another")
+        there = {one.rfilename for one in info.siblings or ()}
         add, remove = hub.CommitOperationAdd, hub.CommitOperationDelete
         work = [add(one, str(found.folder / one)) for one in names if (found.folder / one).is_file()]
         work += [remove(one) for one in sorted(there & set(packed.SEALED) - found.files.keys())]
