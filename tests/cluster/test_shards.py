@@ -243,7 +243,7 @@ def test_too_few_places_for_a_table_are_refused_when_shards_become_more(tmp_path
     memory = memory_of(1, tmp_path, places=60)
     memory.write(40, rows)
     memory.settle(40)
-    with pytest.raises(CheckpointError, match="resume with fewer shards"):
+    with pytest.raises(CheckpointError, match="resume with as many shards as before, or a divisor of that"):
         memory_of(6, tmp_path, places=60).open(memory.write_epoch())
 
 

@@ -36,6 +36,7 @@ class Sent(NamedTuple):
     version: int
     steps: int  # of environments
     content: Any
+    partial: int = 0  # reads of an external memory that a shard did not answer
 
 
 class Verdict(Enum):
@@ -200,3 +201,7 @@ class Ledger:
         self.incarnations = list(before) if same else [max(before) + 1] * self.actors
         self._waiting = [{sent.name.sequence: sent for sent in blocks} for blocks in waiting]
         self._issued = [self.accepted + len(blocks) for blocks in waiting]
+        if not same:  # the same rounds, cut into other blocks
+            more = sum(map(len, waiting)) - (len(waiting[0]) * len(before) if waiting else 0)
+            self.account.issued += more
+            self.account.received += more

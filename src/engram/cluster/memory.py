@@ -19,6 +19,7 @@ from engram.cluster.sharing import shard_of
 from engram.errors import EngramError, WriteFailed
 
 LOG = logging.getLogger("engram")
+PATIENCE = 600.0  # seconds for what a shard does with a whole file
 
 
 class ShardGone(EngramError):
@@ -189,8 +190,12 @@ class ShardedMemory:
         """All shards write what they hold; when it returns, all of it is on the disk. Raises ShardGone, WriteFailed."""
         self.settle(self._oldest)
         self.mend()
-        handles = [(shard, self._place.ask(shard, "write_epoch")) for shard in range(len(self.shapes))]
-        parts = self._place.answers(handles, max(self.seconds, 600.0))
+        parts = self._every("write_epoch")
+        if gone := [(shard, part) for shard, part in enumerate(parts) if isinstance(part, ShardGone)]:
+            for shard, why in gone:  # nothing was asked of it that would have told
+                self._without(shard, why)
+            self.mend()
+            parts = self._every("write_epoch")
         for part in parts:
             if isinstance(part, ShardGone):
                 raise part
@@ -204,21 +209,36 @@ class ShardedMemory:
             self._place.make_anew(shard, parts)
         self.gone = set()
         self._numbers, self._sent = [0] * len(self.shapes), [[] for _ in self.shapes]
-        self._holds = self._place.answers(
-            [(shard, self._place.ask(shard, "held")) for shard in range(len(self.shapes))], max(self.seconds, 600.0)
-        )
-        for answer in self._holds:
-            if isinstance(answer, ShardGone):
-                raise answer
+        self.begin()
         self.held, self.moment = sum(self._holds), max(part.meta["moment"] for part in parts)
         self._oldest = self.moment
         self._epoch = parts
 
+    def begin(self) -> None:
+        """Waits until every shard has begun. Raises ShardGone."""
+        self._holds = self._every("held")
+        for answer in self._holds:
+            if isinstance(answer, ShardGone):
+                raise answer
+
+    def _every(self, verb: str, shards: Sequence[int] | None = None) -> list[Any]:
+        """What shards answer to what may take minutes: to begin, to read a file, to write one."""
+        asked = range(len(self.shapes)) if shards is None else shards
+        return self._place.answers([(one, self._place.ask(one, verb)) for one in asked], max(self.seconds, PATIENCE))
+
     def mend(self) -> list[Lost]:
-        """Shards that are gone are made anew from the last epoch. What was written to them since is lost, and named."""
+        """Shards that are gone are made anew from the last epoch. What was written to them since is lost, and named.
+
+        One that does not come back stays gone.
+        """
         lost = []
         for shard in sorted(self.gone):
             self._place.make_anew(shard, self._epoch)
+            answer = self._every("held", [shard])[0]
+            if isinstance(answer, ShardGone):
+                LOG.warning("shard %d did not come back (%s); reads go on without it", shard, answer)
+                continue
+            self._holds[shard] = answer
             one = Lost(shard, self._since_epoch[shard])
             LOG.warning(
                 "shard %d came back from its last epoch; up to %d entries written since are lost", shard, one.entries

@@ -290,7 +290,7 @@ class Shard:
         if (shard.filled > shape.places).any() or len(shard.filled) != shape.tables:
             raise CheckpointError(
                 f"shard {shape.shard} would hold {int(shard.filled.max())} entries of one table, and has "
-                f"{shape.places} places; resume with fewer shards"
+                f"{shape.places} places; resume with as many shards as before, or a divisor of that"
             )
         for table in range(shape.tables):
             rows = np.flatnonzero(arrays["table"] == table)

@@ -113,6 +113,8 @@ def agent_of(plan: RunPlan, envs: int | None = None) -> Agent:
     spec: Any = sharded(plan.agent, plan.shards, tables_of(plan)) if plan.shards else plan.agent
     if envs is not None and hasattr(spec, "learn_every"):  # one that acts alone, and for which a rhythm must fit too
         spec = replace(spec, learn_every=envs)
+    if envs is not None and hasattr(spec, "rollout"):
+        spec = replace(spec, rollout=replace(spec.rollout, minibatches=1))
     return spec.build(plan.space, plan.actions, envs or plan.envs, plan.demonstration_rows)
 
 
@@ -139,10 +141,14 @@ def make_cluster_runner(
     shapes, features = shapes_of(plan) if plan.shards else ([], 0)
     place = None if folder is None else folder / FOLDER / SHARDS
     crew, shards = rays.carry(address, told(plan), plan.actors, shapes, features, place, seconds)
-    memory = None
-    if shards is not None:
-        LINKS[LINK] = memory = ShardedMemory(shards, shapes, seconds)
-    return ClusterRunner(agent, crew, plan.actors, plan.seed, plan.group, memory)
+    try:
+        memory = None
+        if shards is not None:
+            LINKS[LINK] = memory = ShardedMemory(shards, shapes, seconds)
+        return ClusterRunner(agent, crew, plan.actors, plan.seed, plan.group, memory)
+    except BaseException:
+        crew.close()
+        raise
 
 
 def told(plan: RunPlan) -> str:

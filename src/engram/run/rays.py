@@ -192,7 +192,8 @@ class RemoteActor:
         if shards is not None:
             handles, shapes, seconds = shards
             LINKS[LINK] = ShardedMemory(_Reading(handles), shapes, seconds)
-        return self._collecting.collect(name, version, steps, mind)
+        sent = self._collecting.collect(name, version, steps, mind)
+        return sent if shards is None else sent._replace(partial=LINKS[LINK].partial_reads)  # type: ignore[attr-defined]
 
     def capture(self) -> Any:
         """See `Collecting.capture`."""
@@ -204,7 +205,15 @@ class RemoteShard:
     """A Ray actor that is a shard: see `Keeping`."""
 
     def __init__(self, shape: Shape, features: int, folder: str | None, parts: list[Part] | None):
-        self._kept = Keeping(shape, features, None if folder is None else Path(folder), parts)
+        self._made = shape, features, None if folder is None else Path(folder), parts
+        self._opened: Keeping | None = None
+
+    @property
+    def _kept(self) -> Keeping:
+        """Opened at the first call, whose error reaches the learner; one of `__init__` would only end the process."""
+        if self._opened is None:
+            self._opened = Keeping(*self._made)
+        return self._opened
 
     def read(self, queries: np.ndarray, k: int, moment: int, keys: bool) -> Any:
         """See `Keeping.read`."""
@@ -313,7 +322,11 @@ class RayCrew:
     def wait(self) -> list[Sent | ActorGone]:
         """See Crew."""
         while True:
-            refs = [*self._first, *self._asked]
+            refs = [*self._first, *self._oldest()]
+            if not refs:
+                raise ClusterError(
+                    "a block is owed that no actor was asked for; resume the run from its last checkpoint"
+                )
             owing = {name.actor for name in self._asked.values()} | set(self._first.values())
             left = min((self._late[actor] for actor in owing), default=0.0) - time.monotonic()
             ready, _ = self._ray.wait(refs, num_returns=1, timeout=max(0.0, left))
@@ -328,6 +341,13 @@ class RayCrew:
             ready, _ = self._ray.wait(refs, num_returns=len(refs), timeout=0)  # all that are there, in their order
             if events := [event for ref in ready if (event := self._arrived(ref)) is not None]:
                 return events
+
+    def _oldest(self) -> list[Any]:
+        """Of each actor the block that comes next. The one after it may be here sooner, from another machine."""
+        oldest: dict[int, Any] = {}
+        for ref, name in self._asked.items():
+            oldest.setdefault(name.actor, ref)
+        return list(oldest.values())
 
     def _arrived(self, ref: Any) -> Sent | ActorGone | None:
         if ref in self._first:
@@ -366,7 +386,11 @@ class RayCrew:
 
     def capture(self, actor: int) -> Any:
         """See Crew."""
+        if self.handles[actor] is None:
+            return None
         try:
+            # What it could not begin with is told here, and not that it has nothing to capture.
+            self._ray.get([ref for ref, one in self._first.items() if one == actor], timeout=START_SECONDS)
             return self._ray.get(self.handles[actor].capture.remote(), timeout=START_SECONDS)
         except self._ray.exceptions.RayError as error:
             return self._gone(actor, error)
@@ -432,7 +456,7 @@ class RayShards(_Reading):
 
     def reading(self, seconds: float) -> tuple[list[Any], list[Shape], float]:
         """What an actor needs to read."""
-        return list(self.handles), self._shapes, seconds
+        return list(self.handles), self._shapes, seconds / 3  # it gives a shard up before it is given up itself
 
     def close(self) -> None:
         """Ends all shards."""

@@ -127,6 +127,11 @@ def begin_from(source: Source | None, runner: Runner, plan: RunPlan) -> None:
     if source is None:
         return
     what, seeds = plan.start_with, plan.seeds
+    if what in ("memory", "all") and (plan.shards or source.plan.shards):
+        raise SpecError(
+            f"start_with = {what!r} was given, but entries in shards can be taken neither from another run nor by one; "
+            f"begin with start_with=weights"
+        )
     if what in WITH_REPLAY:
         check_replays(plan.agent, f"start_with = {what!r}")
     _check_meaning(source, plan)

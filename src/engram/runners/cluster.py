@@ -118,6 +118,8 @@ class ClusterRunner:
 
     def start(self) -> None:
         """Makes the actors, which begin the first episodes."""
+        if self._memory is not None:
+            self._memory.begin()
         for actor in range(self.ledger.actors):
             self._crew.make(actor, 0, Beginning([-1] * (self.agent.envs // self.ledger.actors)))
 
@@ -205,6 +207,9 @@ class ClusterRunner:
     def _learn(self, taken: list[Sent]) -> None:
         block, ended = together([sent.content for sent in taken])
         self._lags += [self.ledger.accepted - 1 - sent.version for sent in taken]
+        if self._memory is not None and (partial := sum(sent.partial for sent in taken)):
+            self._memory.partial_reads += partial
+            self.repeatable = False
         self._note(ended)
         self.learner.settle(block, self.steps)
 
@@ -249,6 +254,8 @@ class ClusterRunner:
             for one in gone:
                 self._make_anew(one)
         arrays, rows = self.learner.capture()
+        parts = [] if self._memory is None else [part.to_json() for part in self._memory.write_epoch()]
+        self.repeatable &= self._memory is None or not self._memory.lost
         meta: dict[str, Any] = {
             "steps": self.steps,
             "ledger": self.ledger.to_json(),
@@ -271,7 +278,7 @@ class ClusterRunner:
             meta["pending"].append({"version": blocks[0].version, "ended": [list(one) for one in ended]})
         meta["env"] = {"levels": levels or ["exact"]}
         if self._memory is not None:
-            meta["shards"] = {"parts": [part.to_json() for part in self._memory.write_epoch()]}
+            meta["shards"] = {"parts": parts}
         return Captured(arrays, _plain(meta), rows)
 
     def restore(
@@ -304,7 +311,7 @@ class ClusterRunner:
         for actor, share in enumerate(self._shares):
             state = meta["actors"][actor] if same else None
             captured = None if state is None else (below(f"actors.{actor}", arrays), state)
-            began = any(one is not None for one in meta["actors"])
+            began = self.ledger.accepted > 0 or bool(meta["pending"]) or self.ledger.account.restarts > 0
             beginning = Beginning(
                 self._begun[share] if began else [-1] * (share.stop - share.start), captured, new_episodes
             )

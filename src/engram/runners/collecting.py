@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from engram.agents.acting import ahead
 from engram.agents.agent import Agent
 from engram.cluster.blocks import Name, Sent
 from engram.envs.host import capture as capturing
@@ -96,7 +97,7 @@ class Collecting:
     def collect(self, name: Name, version: int, steps: int, mind: Sequence[Any]) -> Sent:
         """A block with these parameters (leaves), from this global step on. Raises EnvironmentFault."""
         leaves = jax.device_put(list(mind))
-        collector = self._begun(leaves)
+        collector = self._begun(leaves, steps)
         collector.steps = steps
         collector.actor.load(leaves)
         collector.ended = []
@@ -107,10 +108,11 @@ class Collecting:
         self.collected += taken
         return Sent(name, version, taken, content)
 
-    def _begun(self, mind: Sequence[Any]) -> Collector:
+    def _begun(self, mind: Sequence[Any], steps: int) -> Collector:
         if self._collector is None:
             tree = places_of_mind(self.agent)[2]
-            actor = new_actor(self.agent, jax.tree.unflatten(tree, mind), self._seed, self._others, self._drawn_by)
+            mind = jax.tree.unflatten(tree, mind)
+            actor = new_actor(self.agent, mind, self._seed, self._others, self._drawn_by, steps)
             self._collector = Collector(self.agent, self.envs, actor, self._size, self._others)
             self._collector.seed = self._seed
             self._take_up(self._collector)
@@ -136,13 +138,18 @@ class Collecting:
         self.envs.close()
 
 
-def new_actor(agent: Agent, mind: Any, seed: int, others: int = 0, number: tuple[int, ...] = ()) -> Actor:
-    """What acts in an actor's environments. The first of a run draws as the only one would."""
+def new_actor(
+    agent: Agent, mind: Any, seed: int, others: int = 0, number: tuple[int, ...] = (), steps: int = 0
+) -> Actor:
+    """What acts in an actor's environments. The first of a run draws as the only one would.
+
+    `steps`: of the run so far, which schedules follow also in an actor that was made anew.
+    """
     key = jax.random.PRNGKey(seed)
     for one in number:
         key = jax.random.fold_in(key, one)
     state = jax.jit(_actor_of(agent))(key)  # of a whole state, which would hold a replay, the actor's part alone
-    return choose_actor(agent, mind, state, seed, others, number)
+    return choose_actor(agent, mind, ahead(state, steps) if steps else state, seed, others, number)
 
 
 def _actor_of(agent: Agent) -> Callable[[Any], Any]:
