@@ -337,7 +337,7 @@ def _programs() -> Any:
     def rows(external: Any, store: Any, ids: Any) -> dict[str, Any]:
         entry, notes = external.fetch(store, ids), forgetting.notes(external, store, ids)
         columns = {name: getattr(entry, name) for name in ("action", "value", "td_error", "origin")}
-        return columns | vars(notes)
+        return columns | {name: known for name, known in vars(notes).items() if name != "writes"}  # of each entry
 
     return in_32_bits(jax.jit(held)), in_32_bits(jax.jit(rows)), in_32_bits(jax.jit(policy.forgotten))
 
