@@ -89,7 +89,8 @@ def test_with_shards_too_and_the_stored_agent_reads_them_as_one_table(tmp_path: 
 
 
 def test_another_number_of_actors_or_shards_goes_on_with_all_that_was_learned(tmp_path: Path):
-    first = trained(tmp_path, **{**REMEMBERS, "actors": 2, "shards": 2, "envs": 4, "steps": 192})
+    roomy = {**REMEMBERS, "external.capacity": 600}  # hashes do not divide evenly
+    first = trained(tmp_path, **{**roomy, "actors": 2, "shards": 2, "envs": 4, "steps": 192})
     with Trainer(run=tmp_path, resume=True, actors=4, shards=3, steps=320) as trainer:
         before = trainer.runner.capture()
         assert before.meta["repeatable"] is False
@@ -181,3 +182,12 @@ def test_what_a_run_was_not_begun_with_is_refused_when_it_is_resumed(
     trained(tmp_path, **{**SMALL, **before, "steps": 64})
     with pytest.raises(SpecError, match=said):
         Trainer(run=tmp_path, resume=True, steps=128, **now)
+
+
+@pytest.mark.parametrize("preset", ["ppo-rnn", "pqn-rnn"])
+def test_an_agent_that_learns_from_whole_environments_is_collected_for_by_actors_of_one(tmp_path: Path, preset: str):
+    """Its minibatches are of whole environments, more than an actor has."""
+    options = {"preset": preset, "actors": 2, "envs": 4, "steps": 128, "evaluate_every": 0, "rollout.steps": 16}
+    with made(tmp_path, **options, **{"encoder.widths": (8,), "working.hidden_size": 8}) as trainer:
+        trainer.learn()
+        assert trainer.steps >= 128

@@ -256,3 +256,17 @@ def test_with_shards_a_resumed_run_is_as_if_it_had_not_stopped(tmp_path: Path):
     again.restore(saved.arrays, saved.meta, lambda _: saved.rows)
     again.advance(320, never)
     assert digest(again) == end
+
+
+def test_an_actor_that_was_made_anew_explores_as_far_along_as_the_run_is():
+    """One that is compiled follows its own count of steps, and not the block's."""
+    cluster = clustered(REMEMBERS, envs=4, actors=2)
+    cluster.start()
+    cluster.advance(192, never)
+    saved = cluster.capture()
+    again = clustered(REMEMBERS, envs=4, actors=4)
+    again.restore(saved.arrays, saved.meta, lambda _: saved.rows)
+    again.advance(224, never)
+    for one in again._crew.actors:  # type: ignore[attr-defined]
+        state = one._collector.actor._state.value  # type: ignore[union-attr]
+        assert int(np.asarray(state.steps).max()) >= 192
