@@ -1,6 +1,7 @@
 """What a user is told where Ray is absent, refuses or fails: one sentence each. None of these needs a cluster."""
 
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -70,3 +71,13 @@ def test_errors_of_ray_are_a_process_that_is_gone_or_a_sentence():
     for name in ("ActorDiedError", "ActorUnavailableError", "NodeDiedError", "OwnerDiedError"):
         assert rays._of_ray(raised_by_ray(name)) is None
         assert "\n" not in rays._why(raised_by_ray(name))
+
+
+def test_where_nothing_listens_no_time_is_spent_on_trying(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(rays, "find_spec", lambda name: True)
+    for address in ("127.0.0.1:9", "[::1]:9", "127.0.0.1:99999"):
+        with pytest.raises(
+            rays.ClusterError, match=rf"no Ray cluster answers at {re.escape(address)} \(.*; name one as"
+        ):
+            rays.join(address, 2)
+    rays._check_reachable("local")

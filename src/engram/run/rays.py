@@ -10,6 +10,7 @@ Ray sends objects between its processes by pickle, behind its token. Engram send
 
 import os
 import secrets
+import socket
 import sys
 import time
 from collections.abc import Sequence
@@ -32,6 +33,7 @@ from engram.runners.cluster import ActorGone
 from engram.runners.collecting import Beginning, Collecting
 
 START_SECONDS = 300.0  # that a process of the cluster may take until its first answer: it loads and compiles
+REACHED_SECONDS = 10.0  # that a connection to another machine may take
 STORE_BYTES = 512 << 20  # of the object store of a cluster that is begun here
 # The usual 10 s for its first process are too few on a busy machine. Nothing is sent to anybody. And under `uv run` Ray
 # would pack the working directory, and begin its processes in an environment that uv makes of it, perhaps without Ray.
@@ -69,6 +71,7 @@ def join(address: str, processes: int) -> Cluster:
     if find_spec("ray") is None:
         raise SpecError(f"actors need Ray, which is not installed; {install('distributed')}")
     if not _has_joined():
+        _check_reachable(address)
         _check_token(address)  # Ray reads what it finds in the environment as it is imported
         os.environ |= {**SETTINGS, **os.environ, MODE: "token"}
         _read_again()
@@ -129,6 +132,17 @@ def _check_token(address: str) -> None:
         f"the cluster at {address} asks for a token, and there is none here; put that of the cluster into {path}, or "
         f"name its file in {TOKEN_FILE}"
     )
+
+
+def _check_reachable(address: str) -> None:
+    """ClusterError where nothing listens at HOST:PORT. Ray itself would try for minutes."""
+    host, colon, port = address.rpartition(":")
+    if not colon or "/" in address or not port.isdecimal():
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=REACHED_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        raise ClusterError(_not_joined(address, error)) from None
 
 
 def _not_joined(address: str, error: Exception) -> str:
