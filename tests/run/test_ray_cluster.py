@@ -176,7 +176,7 @@ def test_a_learner_that_is_killed_leaves_nothing_behind_and_resumes_from_its_che
 def test_too_small_a_cluster_is_refused_in_a_sentence(cluster: Any, tmp_path: Path):
     with (
         pytest.raises(EngramError, match=r"65 actors and shards need a processor each, and .* has \d+; add machines"),
-        trainer(tmp_path, actors=64, envs=64, shards=1, learn_every=64) as one,
+        trainer(tmp_path, actors=64, envs=64, shards=1, learn_every=64, replay__start=256) as one,
     ):
         one.learn(64)
 

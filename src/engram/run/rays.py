@@ -44,6 +44,8 @@ SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
+# Without this Ray takes 127.0.0.1 for the machine's outer address, and listens on all of them.
+LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 TOKEN, TOKEN_FILE, MODE = "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_AUTH_MODE"
 
 
@@ -73,7 +75,7 @@ def join(address: str, processes: int) -> Cluster:
     if not _has_joined():
         _check_reachable(address)
         _check_token(address)  # Ray reads what it finds in the environment as it is imported
-        os.environ |= {**SETTINGS, **os.environ, MODE: "token"}
+        os.environ |= {**SETTINGS, **os.environ, MODE: "token", **(LOOPBACK if address == LOCAL else {})}
         _read_again()
     import ray  # pyright: ignore[reportMissingImports], of the extra `distributed`
 
