@@ -76,7 +76,7 @@ def join(address: str, processes: int) -> Cluster:
         _check_reachable(address)
         _check_token(address)  # Ray reads what it finds in the environment as it is imported
         os.environ |= {**SETTINGS, **os.environ, MODE: "token", **(LOOPBACK if address == LOCAL else {})}
-        _read_again()
+        _read_again(address)
     import ray  # pyright: ignore[reportMissingImports], of the extra `distributed`
 
     if ray.is_initialized():
@@ -113,13 +113,14 @@ def _has_joined() -> bool:
     return ray is not None and ray.is_initialized()
 
 
-def _read_again() -> None:
+def _read_again(address: str) -> None:
     """Where somebody imported Ray before, it has read its environment already."""
     if "ray" in sys.modules:
         with suppress(ImportError, AttributeError):
             inner = import_module("ray._raylet")
             inner.AuthenticationTokenLoader.instance().reset_cache()
             inner.Config.initialize("")
+            import_module("ray._private.ray_constants").ENABLE_RAY_CLUSTER = address != LOCAL
 
 
 def _check_token(address: str) -> None:
