@@ -197,10 +197,13 @@ def test_ray_listens_on_this_machine_alone(tmp_path: Path):
     """Of all sockets on which processes of a local cluster listen, none is open to other machines."""
     needs_ray()
     script = (
-        "from engram.run import rays\n"
-        "one = rays.join('local', 2)\n"
         "import subprocess\n"
-        "print(subprocess.run(['ss', '-ltnpH'], capture_output=True, text=True).stdout)\n"
+        "from engram.run import rays\n"
+        "words = ['ss', '-ltnpH']\n"
+        "before = subprocess.run(words, capture_output=True, text=True).stdout.splitlines()\n"  # of another cluster
+        "one = rays.join('local', 2)\n"
+        "now = subprocess.run(words, capture_output=True, text=True).stdout.splitlines()\n"
+        "print(*[line for line in now if line not in before], sep='\\n')\n"
         "import os; print('TOKEN', os.environ['RAY_AUTH_MODE'], len(os.environ['RAY_AUTH_TOKEN']))\n"
         "one.close()\n"
     )

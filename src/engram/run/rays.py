@@ -120,7 +120,8 @@ def _read_again(address: str) -> None:
             inner = import_module("ray._raylet")
             inner.AuthenticationTokenLoader.instance().reset_cache()
             inner.Config.initialize("")
-            import_module("ray._private.ray_constants").ENABLE_RAY_CLUSTER = address != LOCAL
+            constants: Any = import_module("ray._private.ray_constants")
+            constants.ENABLE_RAY_CLUSTER = address != LOCAL
 
 
 def _check_token(address: str) -> None:
