@@ -11,7 +11,7 @@ from engram.agents.presets import preset
 from engram.errors import CheckpointError, SpecError
 from engram.run.plan import RunPlan
 from engram.run.planning import longer, new_plan, replanned, with_envs
-from engram.run.settings import Given
+from engram.run.settings import Given, Session
 from engram.run.trainer import Trainer
 from engram.spaces import Box
 
@@ -176,6 +176,7 @@ def test_a_run_of_a_team_does_not_go_on_with_another_number_of_agents(tmp_path, 
     ("pqn", None, 64), ("auto", "pqn", 64), ("auto", "ppo", 64), ("auto", None, None), ("dqn", "sac", None),
 ])  # fmt: skip
 def test_an_agent_without_replay_steps_many_environments_however_it_was_named(preset, agent, envs):
-    given = Given(run={"preset": preset}, agent={} if agent is None else {"agent": agent}, session=SimpleNamespace())
+    chosen = {} if agent is None else {"agent": agent}
+    given = Given(run={"preset": preset}, agent=chosen, session=Session())
     assert with_envs("engram/CartPole-v1", given).run.get("envs") == envs
     assert with_envs("engram/CartPole-v1", given._replace(run={"preset": preset, "envs": 3})).run["envs"] == 3

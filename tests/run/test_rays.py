@@ -65,12 +65,12 @@ def raised_by_ray(name: str, cause: Exception | None = None) -> Exception:
 
 def test_errors_of_ray_are_a_process_that_is_gone_or_a_sentence():
     fault = EnvironmentFault("environment 0, episode 3, step 1: the reward is None")
-    assert rays._of_ray(raised_by_ray("RayTaskError", fault)) is fault
-    assert "object store of the cluster is full" in str(rays._of_ray(raised_by_ray("ObjectStoreFullError")))
-    assert "failed (KeyError: 'x')" in str(rays._of_ray(raised_by_ray("RayTaskError", KeyError("x"))))
+    assert rays.of_ray(raised_by_ray("RayTaskError", fault)) is fault
+    assert "object store of the cluster is full" in str(rays.of_ray(raised_by_ray("ObjectStoreFullError")))
+    assert "failed (KeyError: 'x')" in str(rays.of_ray(raised_by_ray("RayTaskError", KeyError("x"))))
     for name in ("ActorDiedError", "ActorUnavailableError", "NodeDiedError", "OwnerDiedError"):
-        assert rays._of_ray(raised_by_ray(name)) is None
-        assert "\n" not in rays._why(raised_by_ray(name))
+        assert rays.of_ray(raised_by_ray(name)) is None
+        assert "\n" not in rays.why(raised_by_ray(name))
 
 
 def test_where_nothing_listens_no_time_is_spent_on_trying(monkeypatch: pytest.MonkeyPatch):

@@ -1,4 +1,4 @@
-"""Ray: actors and shards as Ray actors. Nothing else of Engram knows Ray.
+"""Ray: actors as Ray actors. Nothing else of Engram knows Ray, but for its shards, in `ray_shards.py`.
 
 What Ray promises is not relied on. It does not restart an actor whose owner died, nor any without its state; a node
 that is gone may answer for seconds, and its actors be "unavailable" for longer. So nothing is restarted by Ray: whoever
@@ -23,12 +23,12 @@ from typing import Any
 import numpy as np
 
 from engram.cluster.blocks import Name, Sent
-from engram.cluster.epochs import Part
-from engram.cluster.memory import Keeping, ShardedMemory, ShardGone
+from engram.cluster.memory import ShardedMemory
 from engram.cluster.shard import Shape
-from engram.errors import EngramError, SpecError, install, told
+from engram.errors import SpecError, install, told
 from engram.external.sharded import LINKS
 from engram.run.cluster import LINK, LOCAL, make_collecting
+from engram.run.ray_shards import ClusterError, RayShards, Reading, of_ray, why
 from engram.runners.cluster import ActorGone
 from engram.runners.collecting import Beginning, Collecting
 
@@ -47,10 +47,6 @@ SETTINGS = {
 # Without this Ray takes 127.0.0.1 for the machine's outer address, and listens on all of them.
 LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 TOKEN, TOKEN_FILE, MODE = "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_AUTH_MODE"
-
-
-class ClusterError(EngramError):
-    """A cluster that is not there, refuses, or cannot take what is asked of it."""
 
 
 class Cluster:
@@ -209,7 +205,7 @@ class RemoteActor:
         assert self._collecting is not None
         if shards is not None:
             handles, shapes, seconds = shards
-            LINKS[LINK] = ShardedMemory(_Reading(handles), shapes, seconds)
+            LINKS[LINK] = ShardedMemory(Reading(handles), shapes, seconds)
         sent = self._collecting.collect(name, version, steps, mind)
         return sent if shards is None else sent._replace(partial=LINKS[LINK].partial_reads)  # type: ignore[attr-defined]
 
@@ -217,71 +213,6 @@ class RemoteActor:
         """See `Collecting.capture`."""
         assert self._collecting is not None
         return self._collecting.capture()
-
-
-class RemoteShard:
-    """A Ray actor that is a shard: see `Keeping`."""
-
-    def __init__(self, shape: Shape, features: int, folder: str | None, parts: list[Part] | None):
-        self._made = shape, features, None if folder is None else Path(folder), parts
-        self._opened: Keeping | None = None
-
-    @property
-    def _kept(self) -> Keeping:
-        """Opened at the first call, whose error reaches the learner; one of `__init__` would only end the process."""
-        if self._opened is None:
-            self._opened = Keeping(*self._made)
-        return self._opened
-
-    def read(self, queries: np.ndarray, k: int, moment: int, keys: bool) -> Any:
-        """See `Keeping.read`."""
-        return self._kept.read(queries, k, moment, keys)
-
-    def carry_out(self, order: Any) -> Any:
-        """See `Keeping.carry_out`."""
-        return self._kept.carry_out(order)
-
-    def write_epoch(self) -> Part:
-        """See `Keeping.write_epoch`."""
-        return self._kept.write_epoch()
-
-    def held(self) -> int:
-        """See `Keeping.held`."""
-        return self._kept.held()
-
-    def sleep(self, seconds: float) -> None:
-        """Answers nothing for so long: for tests."""
-        time.sleep(seconds)
-
-
-def _why(error: Exception) -> str:
-    """Why a process of the cluster gives no answer, in few words."""
-    known = {
-        "ActorDiedError": "its process ended",
-        "ActorUnavailableError": "its machine cannot be reached",
-        "OwnerDiedError": "the process that it belonged to ended",
-        "ObjectLostError": "what it sent was lost with its machine",
-        "NodeDiedError": "its machine is gone",
-        "OutOfMemoryError": "its machine has too little memory",
-        "WorkerCrashedError": "its process crashed",
-    }
-    return known.get(type(error).__name__, told(error))
-
-
-def _of_ray(error: Exception) -> EngramError | None:
-    """What an error of Ray's says to a user; None for one that means a process is gone."""
-    cause = getattr(error, "cause", None)
-    if isinstance(cause, EngramError):
-        return cause
-    name = type(error).__name__
-    if "ObjectStoreFull" in name or "OutOfDisk" in name or "ObjectStoreFull" in str(error)[:500]:
-        return ClusterError(
-            "the object store of the cluster is full: blocks or parameters are too large for it; begin Ray with a "
-            "larger --object-store-memory, or take a smaller --group"
-        )
-    if cause is not None:  # what an actor raised by itself
-        return ClusterError(f"a process of the cluster failed ({told(cause)}); mend that, then resume the run")
-    return None
 
 
 class RayCrew:
@@ -319,7 +250,7 @@ class RayCrew:
         try:
             self._minds[version] = self._ray.put(list(mind))
         except Exception as error:
-            raise (_of_ray(error) or error) from None
+            raise (of_ray(error) or error) from None
 
     def forget(self, version: int) -> None:
         """See Crew."""
@@ -387,11 +318,11 @@ class RayCrew:
         return sent
 
     def _gone(self, actor: int, error: Exception) -> ActorGone:
-        if (problem := _of_ray(error)) is not None:
+        if (problem := of_ray(error)) is not None:
             raise problem from None
         self._asked = {ref: name for ref, name in self._asked.items() if name.actor != actor}
         self._first = {ref: one for ref, one in self._first.items() if one != actor}
-        return ActorGone(actor, _why(error))
+        return ActorGone(actor, why(error))
 
     def _check_versions(self, there: dict[str, str]) -> None:
         here = versions()
@@ -421,62 +352,3 @@ class RayCrew:
         if self._shards is not None:
             self._shards.close()
         self._cluster.close()
-
-
-class _Reading:
-    """Shards as an actor reads them: see `memory.Place`."""
-
-    def __init__(self, handles: list[Any]):
-        import ray  # pyright: ignore[reportMissingImports], of the extra `distributed`
-
-        self._ray, self.handles = ray, handles
-
-    def ask(self, shard: int, verb: str, *given: Any) -> Any:
-        """See Place."""
-        return getattr(self.handles[shard], verb).remote(*given)
-
-    def answers(self, handles: Sequence[tuple[int, Any]], seconds: float) -> list[Any]:
-        """See Place."""
-        late = time.monotonic() + seconds
-        return [self._answer(ref, max(0.0, late - time.monotonic()), seconds) for _, ref in handles]
-
-    def _answer(self, ref: Any, left: float, seconds: float) -> Any:
-        try:
-            return self._ray.get(ref, timeout=left)
-        except self._ray.exceptions.GetTimeoutError:
-            return ShardGone(f"no answer within {seconds:g} s")
-        except self._ray.exceptions.RayError as error:
-            if (problem := _of_ray(error)) is not None:
-                raise problem from None
-            return ShardGone(_why(error))
-
-    def make_anew(self, shard: int, parts: list[Part] | None) -> None:
-        """Not by an actor."""
-        raise NotImplementedError("the learner makes shards")
-
-
-class RayShards(_Reading):
-    """Shards of a cluster, as the learner has them: see `memory.Place`."""
-
-    def __init__(self, cluster: Cluster, shapes: Sequence[Shape], features: int, folder: Path | None):
-        super().__init__([None] * len(shapes))
-        self._shapes, self._features, self._folder = list(shapes), features, folder
-        self._remote = cluster.ray.remote(RemoteShard).options(num_cpus=1, max_restarts=0)
-        for shard in range(len(shapes)):
-            self.make_anew(shard, None)
-
-    def make_anew(self, shard: int, parts: list[Part] | None) -> None:
-        """See Place."""
-        if (old := self.handles[shard]) is not None:
-            self._ray.kill(old, no_restart=True)
-        folder = None if self._folder is None else str(self._folder)
-        self.handles[shard] = self._remote.remote(self._shapes[shard], self._features, folder, parts)
-
-    def reading(self, seconds: float) -> tuple[list[Any], list[Shape], float]:
-        """What an actor needs to read."""
-        return list(self.handles), self._shapes, seconds / 3  # it gives a shard up before it is given up itself
-
-    def close(self) -> None:
-        """Ends all shards."""
-        for handle in self.handles:
-            self._ray.kill(handle, no_restart=True)
