@@ -1,7 +1,8 @@
 """Device tasks are drawn: small pictures that change with the state and show the cue."""
 
 from dataclasses import dataclass
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 
 from engram.envs.device import make_device
-from engram.envs.drawing import boxes, draw
+from engram.envs.drawing import battles, boxes, draw
 from engram.envs.drawing.canvas import Canvas
 from engram.envs.limit import limited
 from engram.errors import EnvironmentFault
@@ -170,3 +171,54 @@ def test_a_canvas_is_smooth_at_edges_and_writes():
     assert (found[5, 2, 0], found[5, 3, 0], found[5, 6, 0]) == (170, 255, 0)
     canvas.text("1", 10, 5, (255, 0, 0))
     assert canvas.picture()[5, 9].tolist() == [255, 0, 0]
+
+
+class Units(NamedTuple):
+    """What the drawing of a battle reads of jaxmarl's state."""
+
+    unit_positions: np.ndarray
+    unit_alive: np.ndarray
+    unit_types: np.ndarray
+    unit_health: np.ndarray
+    prev_attack_actions: np.ndarray
+
+
+def battle(alive: list[bool], health: list[float]) -> np.ndarray:
+    """One marine of ours at (10, 20) against one at (14, 20) and one at (14, 18), which is 15 of 45 healthy."""
+    units = Units(
+        np.array([[10.0, 20.0], [14.0, 20.0], [14.0, 18.0]]), np.array(alive), np.zeros(3, int), np.array(health),
+        np.zeros(3, int),
+    )  # fmt: skip
+    return battles.field(SimpleNamespace(agents=1), SimpleNamespace(game=SimpleNamespace(state=units)))
+
+
+def like(picture: np.ndarray, colour: Any) -> np.ndarray:
+    """Where a picture has a colour."""
+    return np.all(np.abs(picture.astype(int) - np.asarray(colour)) < 12, axis=-1)
+
+
+def test_a_battle_shows_sides_health_and_the_dead():
+    whole = battle([True, True, True], [45.0, 45.0, 15.0])
+    blue, red = like(whole, battles.BLUE), like(whole, battles.RED)
+    assert np.nonzero(blue)[1].mean() < np.nonzero(red)[1].mean()  # ours are on the left
+    assert red.sum() > 1.7 * blue.sum()
+    green = like(whole, battles.GREEN).sum()
+    assert green < like(battle([True, True, True], [45.0, 45.0, 45.0]), battles.GREEN).sum()
+    one_dead = battle([True, True, False], [45.0, 45.0, 0.0])
+    assert like(one_dead, battles.RED).sum() < 0.6 * red.sum()
+
+
+def test_the_view_of_a_battle_holds_its_units_and_is_no_larger_than_the_map():
+    assert battles.view(np.array([[10.0, 20.0], [14.0, 18.0]])) == (8.0, 16.0, 12.0)
+    assert battles.view(np.array([[1.0, 1.0]])) == (0.0, 0.0, 12.0)  # at the map's edge
+    assert battles.view(np.array([[31.0, 31.0]])) == (20.0, 20.0, 12.0)
+    assert battles.view(np.array([[1.0, 1.0], [31.0, 31.0]])) == (0.0, 0.0, 32.0)
+    random = np.random.default_rng(0)
+    for _ in range(200):
+        places = random.uniform(0, 32, (random.integers(1, 11), 2))
+        left, low, side = battles.view(places)
+        assert (places >= (left, low)).all()
+        assert (places <= (left + side, low + side)).all()
+        assert left >= 0
+        assert low >= 0
+        assert max(left, low) + side <= battles.MAP
