@@ -3,6 +3,8 @@
     python -m benchmarks.memory.replay                           about 2 minutes
     python -m benchmarks.memory.replay --rows 100000 --lanes 4
     python -m benchmarks.memory.replay --peers cpprb,flashbax,sb3      in the same run; minutes once to install them
+    python -m benchmarks.memory.replay --window 80 --peers flashbax    windows of 80 rows, and what follows them
+    python -m benchmarks.memory.replay --frame 84 --rows 100000        pictures of 84 x 84 bytes, four to an observation
 
 Each cell is one compiled scan, so that no time of a call is in it: its state goes from one step to the next and is
 never copied, as in the compiled loop of the device and in the block of the host. Microseconds a step, the median of
@@ -22,6 +24,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from statistics import median
 from typing import Any
@@ -37,72 +40,100 @@ from engram.bits import next_words
 from engram.replay import ring as rings
 from engram.replay.draw import Drawn, Growth, Reach, Surprise
 from engram.replay.prioritized import PrioritizedSpec
-from engram.replay.sampling import rows_from, stacked
+from engram.replay.sampling import rows_from, stacked, stacked_window
 from engram.replay.uniform import UniformSpec
 from engram.types import TimeStep
 
 PEER = HERE / "peers" / "replay_run.py"
 ENVIRONMENTS = {"cpprb": "replay", "flashbax": "replay", "sb3": "sb3"}
-REACH, BLOCK, WIDTH = Reach(1, 0), 4, 4
+BLOCK, WIDTH, STACK = 4, 4, 4
 DRAWS: dict[str, Any] = {"uniform": UniformSpec(), "prioritized": PrioritizedSpec()}
 
 
-def filled(spec: Any, rows: int, lanes: int) -> tuple[Any, Any]:
+@dataclass(frozen=True)
+class Rows:
+    """What is kept and what a batch reads of it: windows of `window` rows, and the row that follows.
+
+    `frame`: pictures of so many bytes a side, of which `STACK` make an observation; 0 for four numbers.
+    """
+
+    window: int = 1
+    frame: int = 0
+
+    @property
+    def space(self) -> spaces.Box:
+        return spaces.Box((self.frame, self.frame), "uint8") if self.frame else spaces.Box((WIDTH,))
+
+    @property
+    def stack(self) -> int:
+        return STACK if self.frame else 1
+
+    @property
+    def reach(self) -> Reach:
+        return Reach(self.window, self.stack - 1)
+
+    def blank(self, *shape: int) -> TimeStep:
+        """Rows that are written, [*shape]."""
+        return TimeStep(
+            jnp.ones((*shape, *self.space.shape), self.space.dtype), jnp.zeros(shape, bool),
+            jnp.zeros(shape, jnp.int32), jnp.ones(shape), jnp.zeros(shape, bool),
+        )  # fmt: skip
+
+    def gathered(self, ring: Any, drawn: Drawn) -> Any:
+        """What an update reads of a batch. A sum, so that nothing is left out."""
+
+        def one(row: Any, lane: Any) -> Any:
+            found = rows_from(ring, row, lane, self.window + 1)
+            if self.window == 1:
+                both = stacked(ring, row, lane, self.stack), stacked(ring, row + 1, lane, self.stack)
+                seen = sum(frames.astype(jnp.float32).sum() for frames in both)
+            else:
+                seen = stacked_window(ring, row, lane, self.window + 1, self.stack).astype(jnp.float32).sum()
+            return seen + found.reward.sum() + found.action.sum() + found.terminated.sum() + found.is_first.sum()
+
+        return jax.vmap(one)(drawn.row, drawn.lane).sum()
+
+
+def filled(spec: Any, rows: int, lanes: int, kept: Rows) -> tuple[Any, Any]:
     """A full ring, and what the draw keeps of it, with priorities that differ."""
-    shape = (rows, lanes)
-    row = TimeStep(
-        jnp.ones((*shape, WIDTH)), jnp.zeros(shape, bool), jnp.zeros(shape, jnp.int32), jnp.ones(shape),
-        jnp.zeros(shape, bool),
-    )  # fmt: skip
-    before = rings.empty(spaces.Box((WIDTH,)), rows, lanes)
-    ring = rings.Ring(row, jnp.full(lanes, rows, jnp.int32))
-    state = spec.grown(spec.init(rows, lanes), Growth(before, ring, REACH, rows))
+    before = rings.empty(kept.space, rows, lanes)
+    ring = rings.Ring(kept.blank(rows, lanes), jnp.full(lanes, rows, jnp.int32))
+    state = spec.grown(spec.init(rows, lanes), Growth(before, ring, kept.reach, rows))
     if state is None:
         return ring, None
     place = jnp.arange(rows * lanes)
     error = jnp.asarray(np.random.default_rng(0).exponential(size=rows * lanes), jnp.float32)
-    keep = place % rows < rows - REACH.after
+    keep = place % rows < rows - kept.reach.after
     drawn = Drawn(place, place, None, jnp.where(keep, place, 1 << 30))
     return ring, spec.learned(state, drawn, Surprise(error, error), jnp.bool_(True))
-
-
-def gathered(ring: Any, drawn: Drawn) -> Any:
-    """What an update reads of a batch: two rows and two observations. A sum, so that nothing is left out."""
-
-    def one(row: Any, lane: Any) -> Any:
-        found = rows_from(ring, row, lane, 2)
-        seen = stacked(ring, row, lane, 1).sum() + stacked(ring, row + 1, lane, 1).sum()
-        return seen + found.reward.sum() + found.action.sum() + found.terminated.sum() + found.is_first.sum()
-
-    return jax.vmap(one)(drawn.row, drawn.lane).sum()
 
 
 def no_embedding(*_: Any) -> Any:
     raise AssertionError("nothing is compared")
 
 
-def steps(spec: Any, ring: Any, batch: int) -> dict[str, tuple[Any, Callable]]:
+def steps(spec: Any, ring: Any, batch: int, kept: Rows) -> dict[str, tuple[Any, Callable]]:
     """By cell: what a scan begins with, and one step of it."""
     rows, lanes = ring.capacity, ring.envs
 
     def draw(state: Any, bits: Any) -> Drawn:
-        return spec.draw(state, ring, REACH, bits.reshape(batch, spec.words), no_embedding)
+        return spec.draw(state, ring, kept.reach, bits.reshape(batch, spec.words), no_embedding)
 
     def drawing(state: Any, key: Any) -> tuple[Any, Any]:
         key, bits = next_words(key, batch * spec.words)
         drawn = draw(state, bits)
         weight = 0.0 if drawn.importance is None else drawn.importance.sum()
-        return key, gathered(ring, drawn) + weight
+        return key, kept.gathered(ring, drawn) + weight
 
     def gathering(_: Any, key: Any) -> tuple[Any, Any]:
         key, bits = next_words(key, batch)
-        row = (bits % jnp.uint32(rows - 1)).astype(jnp.int32)
-        return key, gathered(ring, Drawn(row, row % lanes))
+        row = (bits % jnp.uint32(rows - kept.window)).astype(jnp.int32)
+        return key, kept.gathered(ring, Drawn(row, row % lanes))
 
     def updating(state: Any, carry: Any) -> tuple[Any, Any]:
         key, state = carry
         key, bits = next_words(key, batch)
-        place = (bits % jnp.uint32(rows * lanes - lanes)).astype(jnp.int32)
+        place = (bits % jnp.uint32(rows * lanes - lanes * kept.window)).astype(jnp.int32)
         error = place.astype(jnp.float32) / rows
         drawn = Drawn(place % rows, place // rows, None, place)
         return (key, spec.learned(state, drawn, Surprise(error, error), jnp.bool_(True))), error[0]
@@ -110,18 +141,13 @@ def steps(spec: Any, ring: Any, batch: int) -> dict[str, tuple[Any, Callable]]:
     return {"gather": (None, gathering), "draw": (None, drawing), "update": (True, updating)}
 
 
-def adding(spec: Any) -> Callable:
+def adding(spec: Any, kept: Rows) -> Callable:
     """One block of rows more."""
 
     def step(carry: Any) -> Any:
         ring, state = carry
-        shape = (BLOCK, ring.envs)
-        row = TimeStep(
-            jnp.ones((*shape, WIDTH)), jnp.zeros(shape, bool), jnp.zeros(shape, jnp.int32), jnp.ones(shape),
-            jnp.zeros(shape, bool),
-        )  # fmt: skip
-        after = rings.write(ring, row, jnp.ones(shape, bool))
-        return after, spec.grown(state, Growth(ring, after, REACH, BLOCK))
+        after = rings.write(ring, kept.blank(BLOCK, ring.envs), jnp.ones((BLOCK, ring.envs), bool))
+        return after, spec.grown(state, Growth(ring, after, kept.reach, BLOCK))
 
     return step
 
@@ -132,14 +158,16 @@ def timed(program: Callable, *given: Any) -> float:
     return time.perf_counter() - began
 
 
-def measure(rows: int, lanes: int, batches: list[int], count: int, repeats: int) -> dict[str, float]:
+def measure(
+    rows: int, lanes: int, batches: list[int], count: int, repeats: int, kept: Rows = Rows()
+) -> dict[str, float]:
     """Microseconds a step by cell."""
     programs: dict[str, tuple[Callable, tuple]] = {}
     key = jax.random.PRNGKey(0)
     for name, spec in DRAWS.items():
-        ring, state = filled(spec, rows, lanes)
+        ring, state = filled(spec, rows, lanes, kept)
         for batch in batches:
-            for cell, (changes, step) in steps(spec, ring, batch).items():
+            for cell, (changes, step) in steps(spec, ring, batch, kept).items():
                 if (cell == "gather" and name != "uniform") or (cell == "update" and state is None):
                     continue
 
@@ -153,7 +181,7 @@ def measure(rows: int, lanes: int, batches: list[int], count: int, repeats: int)
                 programs[f"{cell} {batch}" + ("" if cell == "gather" else f", {name}")] = jax.jit(scan), (state, key)
 
         def add(ring: Any, state: Any, spec: Any = spec) -> Any:
-            end = jax.lax.fori_loop(0, count, lambda _, carry: adding(spec)(carry), (ring, state))
+            end = jax.lax.fori_loop(0, count, lambda _, carry: adding(spec, kept)(carry), (ring, state))
             return end[0].cursor, jax.tree.map(jnp.sum, end[1])
 
         programs[f"add {BLOCK} x {lanes}, {name}"] = jax.jit(partial(add)), (ring, state)
@@ -170,21 +198,29 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=1_000_000, help="over all lanes")
     parser.add_argument("--lanes", type=int, default=1)
+    parser.add_argument("--window", type=int, default=1, help="rows that are learned from together")
+    parser.add_argument("--frame", type=int, default=0, help="pictures of so many bytes a side; 0: four numbers")
     parser.add_argument("--steps", type=int, default=2_000, help="of one scan")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--peers", default="", help="other libraries with commas between them")
     add_flags(parser, "replay")
     options = parser.parse_args()
+    if options.frame and options.peers:
+        parser.error("peers keep four numbers; got --frame with --peers, give one of both")
     record = Record(options, {"rows": options.rows, "lanes": options.lanes})
-    found = measure(options.rows // options.lanes, options.lanes, [32, 256], options.steps, options.repeats)
-    record.put(f"{options.rows} rows, {options.lanes} lanes", found)
+    kept = Rows(options.window, options.frame)
+    about = f", windows of {kept.window}" if kept.window > 1 else ""
+    about += f", frames of {kept.frame} x {kept.frame}" if kept.frame else ""
+    found = measure(options.rows // options.lanes, options.lanes, [32, 256], options.steps, options.repeats, kept)
+    record.put(f"{options.rows} rows, {options.lanes} lanes{about}", found)
     show("engram", found)
     for kind in filter(None, options.peers.split(",")):
         python = interpreter(ENVIRONMENTS[kind], WORK)
         words = [python, PEER, "--kind", kind, "--rows", options.rows, "--steps", options.steps]
+        words += ["--window", options.window]
         result = subprocess.run([str(word) for word in words], capture_output=True, text=True, check=True)
         theirs = json.loads(result.stdout.splitlines()[-1])
-        record.put(f"{kind}, {options.rows} rows", theirs)
+        record.put(f"{kind}, {options.rows} rows{about}", theirs)
         show(kind, theirs)
     return 0
 

@@ -4,7 +4,8 @@
 
 Rows hold an observation of four numbers, an action, a reward and a flag. cpprb and flashbax store each observation
 once. flashbax is timed inside one compiled scan, as it is meant to be used, and again with one compiled call for each
-step. Stable-Baselines3 has a uniform buffer alone.
+step. Stable-Baselines3 has a uniform buffer alone. Windows of successive rows are flashbax's trajectory buffers; the
+other two have none.
 """
 
 import argparse
@@ -58,7 +59,7 @@ def cpprb(rows: int, steps: int, repeats: int) -> dict[str, float]:
     return found
 
 
-def flashbax(rows: int, steps: int, repeats: int) -> dict[str, float]:
+def flashbax(rows: int, steps: int, repeats: int, window: int) -> dict[str, float]:
     import flashbax as fbx
     import jax
     import jax.numpy as jnp
@@ -90,10 +91,21 @@ def flashbax(rows: int, steps: int, repeats: int) -> dict[str, float]:
             "uniform": fbx.make_flat_buffer,
             "prioritized": partial(fbx.make_prioritised_flat_buffer, priority_exponent=ALPHA),
         }
+        trajectories: dict[str, Callable] = {
+            "uniform": fbx.make_trajectory_buffer,
+            "prioritized": partial(fbx.make_prioritised_trajectory_buffer, priority_exponent=ALPHA),
+        }
         for name, maker in make.items():
-            buffer = maker(rows, batch, batch, add_sequences=True, add_batch_size=None)
+            lead = (BLOCK,) if window == 1 else (1, BLOCK)
+            if window == 1:
+                buffer = maker(rows, batch, batch, add_sequences=True, add_batch_size=None)
+            else:
+                buffer = trajectories[name](
+                    add_batch_size=1, sample_batch_size=batch, sample_sequence_length=window + 1, period=1,
+                    min_length_time_axis=window + 1, max_size=rows,
+                )  # fmt: skip
             state = buffer.init(one)
-            many = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (BLOCK, *leaf.shape)), one)
+            many = jax.tree.map(lambda leaf, lead=lead: jnp.broadcast_to(leaf, (*lead, *leaf.shape)), one)
             add: Callable = jax.jit(buffer.add, donate_argnums=0)
             for _ in range(rows // BLOCK):
                 state = add(state, many)
@@ -106,7 +118,7 @@ def flashbax(rows: int, steps: int, repeats: int) -> dict[str, float]:
             if name == "prioritized":
 
                 def update(state: Any, key: Any, buffer: Any = buffer, batch: int = batch) -> Any:
-                    places = jax.random.randint(key, (batch,), 0, rows - 1)
+                    places = jax.random.randint(key, (batch,), 0, rows - window)
                     state = buffer.set_priorities(state, places, places / rows)
                     return state, jnp.float32(0)
 
@@ -138,8 +150,11 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--steps", type=int, default=2_000)
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--window", type=int, default=1)
     options = parser.parse_args()
-    run = {"cpprb": cpprb, "flashbax": flashbax, "sb3": sb3}[options.kind]
+    if options.window > 1 and options.kind != "flashbax":
+        parser.error(f"only flashbax draws windows; got --kind {options.kind} --window {options.window}")
+    run = {"cpprb": cpprb, "flashbax": partial(flashbax, window=options.window), "sb3": sb3}[options.kind]
     print(json.dumps(run(options.rows, options.steps, options.repeats)))
 
 
