@@ -30,6 +30,13 @@ REQUIREMENTS: dict[str, tuple[tuple[str, ...], ...]] = {
     "torchrl": (("torch==2.13.0",), ("torchrl==0.14.1", "tensordict==0.14.3", "gymnasium==1.4.0")),
     # gymnax 1.0 changed what `step` returns, which rejax 0.1.3 cannot unpack; gymnax 0.0.9 forgets to ask for six.
     "rejax": (("rejax==0.1.3", "gymnax==0.0.9", "jax==0.10.2", "flax==0.12.8", "six"),),
+    # purejaxql itself comes from a checkout; its scripts import hydra and wandb even where neither is used.
+    "purejaxql": (
+        ("gymnax==0.0.9", "jax==0.10.2", "flax==0.12.8", "optax==0.2.8", "chex==0.1.92", "six"),
+        ("hydra-core==1.3.2", "wandb==0.31.0", "safetensors==0.8.0"),
+    ),
+    # memorax unpacks five things from `step`, too; without the pin pip takes gymnax 1.
+    "memorax": (("memorax==1.0.1", "gymnax==0.0.9", "jax==0.10.2", "flax==0.12.8", "flashbax==0.1.3", "six"),),
 }
 
 

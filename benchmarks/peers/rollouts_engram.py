@@ -16,7 +16,10 @@ def main() -> None:
         "rollout.steps": job.steps, "rollout.epochs": job.epochs, "rollout.minibatches": job.minibatches,
         "optimizer.final_fraction": 1.0, "optimizer.learning_rate": 3e-4,
     }  # fmt: skip
-    settings |= {"encoder": "vector", "encoder.widths": (job.width, job.width)}  # boards too: rejax has no other
+    if job.layers == "dense":
+        settings |= {"encoder": "vector", "encoder.widths": (job.width, job.width)}  # boards too: rejax has no other
+    else:
+        settings |= {"encoder.width": job.width}  # its preset's own: one 3 x 3 convolution of 16 channels first
     settings |= {"head.width": 0} if job.algorithm == "ppo" else {}
     with Trainer(
         job.env, job.algorithm, envs=job.envs, seed=job.seed, steps=2 * job.rollouts * each, evaluate_every=0,

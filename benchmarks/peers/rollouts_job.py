@@ -8,6 +8,7 @@ def job_given() -> argparse.Namespace:
     parser = argparse.ArgumentParser()
     for name in ("algorithm", "env"):
         parser.add_argument(f"--{name}")
+    parser.add_argument("--layers", default="dense")  # or "convolution", for boards
     for name in ("envs", "steps", "epochs", "minibatches", "rollouts", "width", "seed"):
         parser.add_argument(f"--{name}", type=int)
     return parser.parse_args()

@@ -2,13 +2,17 @@
 
     python -m benchmarks.speed.rollouts                      everything, three rounds
     python -m benchmarks.speed.rollouts --tasks ppo-host --rounds 1 --out RESULT
+    PUREJAXQL=CHECKOUT python -m benchmarks.speed.rollouts   with the code of PQN's authors, which is no package
 
 The same environments, steps of a rollout, epochs, minibatches and width of two layers for all. What differs: rejax and
 Stable-Baselines3 have a network each for policy and value, ours share the layers; rejax looks at every observation
-twice while it collects. Peers take turns within each round. A first call compiles and is not timed.
+twice while it collects; purejaxql has RAdam, stores every next observation and starts anew at each call. Peers take
+turns within each round. A first call compiles and is not timed. The variable PUREJAXQL is the folder of a checkout of
+mttga/purejaxql; without it that peer is left out. (A variable, since result files keep the command line.)
 """
 
 import argparse
+import os
 import sys
 from statistics import median
 from typing import Any, NamedTuple
@@ -18,16 +22,20 @@ from benchmarks.record import Record, add_flags
 
 
 class Task(NamedTuple):
-    """What is done by each peer: the environment by its name there, and the sizes."""
+    """What is done by each peer: the environment by its name there, the sizes, and what sees."""
 
     algorithm: str
     envs: dict[str, str]
     sizes: dict[str, int]
+    layers: str = "dense"
 
 
 DEVICE = {"envs": 1024, "steps": 32, "epochs": 1, "minibatches": 8, "rollouts": 60, "width": 64}
+MINATAR = {"envs": 128, "steps": 32, "epochs": 2, "minibatches": 16, "rollouts": 30}
 TASKS = {
-    "pqn-device": Task("pqn", {"engram": "engram/CartPole-v1", "rejax": "CartPole-v1"}, DEVICE),
+    "pqn-device": Task(
+        "pqn", {"engram": "engram/CartPole-v1", "rejax": "CartPole-v1", "purejaxql": "CartPole-v1"}, DEVICE
+    ),
     "ppo-device": Task("ppo", {"engram": "engram/CartPole-v1", "rejax": "CartPole-v1"}, DEVICE),
     "ppo-host": Task(
         "ppo",
@@ -36,16 +44,29 @@ TASKS = {
     ),
     "pqn-minatar": Task(
         "pqn",
-        {"engram": "minatar-breakout", "rejax": "Breakout-MinAtar"},
-        {"envs": 128, "steps": 32, "epochs": 2, "minibatches": 16, "rollouts": 30, "width": 64},
+        {"engram": "minatar-breakout", "rejax": "Breakout-MinAtar", "purejaxql": "Breakout-MinAtar"},
+        MINATAR | {"width": 64},
+    ),
+    # A 3 x 3 convolution of 16 channels and a layer of 128, as in `pqn` itself; rejax has no convolution. Few rollouts,
+    # since XLA's own convolutions are slow inside a compiled loop on the processor.
+    "pqn-minatar-convolution": Task(
+        "pqn",
+        {"engram": "minatar-breakout", "purejaxql": "Breakout-MinAtar"},
+        MINATAR | {"width": 128, "rollouts": 10},
+        layers="convolution",
     ),
 }
 
 
 def run(task: Task, peer: str, seed: int) -> dict[str, Any]:
     """One run in a process of its own."""
-    given = {"algorithm": task.algorithm, "env": task.envs[peer], "seed": seed} | task.sizes
+    given = {"algorithm": task.algorithm, "env": task.envs[peer], "layers": task.layers, "seed": seed} | task.sizes
     return told_by("rollouts", peer, given)
+
+
+def here(peer: str) -> bool:
+    """Whether a peer can run: one of them needs a checkout."""
+    return peer != "purejaxql" or "PUREJAXQL" in os.environ
 
 
 def main() -> int:
@@ -54,10 +75,12 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=3)
     add_flags(parser, "rollouts")
     options = parser.parse_args()
+    if not here("purejaxql"):
+        print("purejaxql is left out: PUREJAXQL names no checkout", file=sys.stderr)
     record = Record(options, {"tasks": {name: task._asdict() for name, task in TASKS.items()}})
     for number in range(options.rounds):
         for name in options.tasks:
-            for peer in TASKS[name].envs:
+            for peer in filter(here, TASKS[name].envs):
                 if (part := f"{name}, {peer}, round {number}") not in record.parts:
                     record.put(part, run(TASKS[name], peer, number))
     summary: dict[str, Any] = {}
