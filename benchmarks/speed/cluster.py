@@ -107,15 +107,16 @@ def reads_by_ray(options: argparse.Namespace, shards: list[Any]) -> dict[str, di
     """Two shards in processes of Ray."""
     from engram.cluster import epochs
     from engram.cluster.memory import ShardedMemory
+    from engram.cluster.shards import Holding, Shards
     from engram.run import rays
 
     shapes = [one.shape for one in shards]
     with tempfile.TemporaryDirectory() as folder:
-        parts = [epochs.write(one, Path(folder)) for one in shards]
+        epoch = [epochs.Kept(epochs.write(one, Path(folder)), None) for one in shards]
         cluster = rays.join("local", 2)
-        place = rays.RayShards(cluster, shapes, 0, Path(folder))
-        memory = ShardedMemory(place, shapes, 120.0)
-        memory.open(parts)
+        place = rays.RayShards(cluster, [Holding(shape) for shape in shapes], Path(folder))
+        memory = ShardedMemory(Shards(place, 2, 120.0), shapes)
+        memory.shards.open(epoch)
         try:
             return {
                 str(count): median(lambda count=count: memory.read(unit(count, 9), K, memory.moment), options.repeats)

@@ -9,9 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engram.cluster import epochs
-from engram.cluster.memory import Here, Keeping, ShardedMemory, ShardGone
+from engram.cluster.memory import ShardedMemory
 from engram.cluster.merging import Found, merged, nothing
 from engram.cluster.shard import Order, Rows, Shape, Shard
+from engram.cluster.shards import Here, Holding, Keeping, ShardGone, Shards
 from engram.cluster.sharing import places_of, shard_of, shares
 from engram.errors import CheckpointError, SpecError, WriteFailed
 
@@ -38,7 +39,8 @@ def entries(count: int, seed: int = 0, first: int = 1, grid: int = 0) -> Rows:
 
 def memory_of(shards: int, folder: Path | None = None, places: int = 1000, **rule: object) -> ShardedMemory:
     shapes = [Shape(one, shards, TABLES, places // shards, WIDTH, **rule) for one in range(shards)]  # type: ignore[arg-type]
-    return ShardedMemory(Here(lambda shard, parts: Keeping(shapes[shard], 0, folder, parts), shards), shapes)
+    place = Here(lambda shard, epoch: Keeping(Holding(shapes[shard]), folder, epoch), shards)
+    return ShardedMemory(Shards(place, shards), shapes)
 
 
 def by_hand(rows: Rows, queries: np.ndarray, k: int) -> list[list[list[int]]]:
@@ -113,7 +115,7 @@ def test_a_read_sees_the_entries_as_they_were_at_its_moment():
     memory.settle(80)  # nobody reads as of 40 any more; a shard is told with the next order that it gets
     memory.write(90, entries(10, 9, first=81))
     memory.settle(90)
-    shards = [kept.shard for kept in memory._place.kept]  # type: ignore[attr-defined]
+    shards = [kept.shard for kept in memory.shards.place.kept]  # type: ignore[attr-defined]
     assert all(len(shard._past.written) == 0 for shard in shards)
 
 
@@ -179,12 +181,16 @@ def filled(folder: Path, shards: int, count: int = 60) -> ShardedMemory:
     return memory
 
 
+def counts(epoch: epochs.Epoch) -> list[int]:
+    return [part.entries for part in epochs.parts_of(epoch)]
+
+
 def test_a_shard_comes_back_from_its_epoch_to_the_last_bit(tmp_path: Path):
     memory = filled(tmp_path, 2)
-    parts = memory.write_epoch()
+    parts = memory.shards.write_epoch()
     again = memory_of(2, tmp_path)
-    again.open(parts)
-    assert again.write_epoch() == parts
+    again.shards.open(parts)
+    assert again.shards.write_epoch() == parts
     assert (again.held, again.moment) == (60, 60)
 
 
@@ -194,21 +200,22 @@ def test_with_another_number_of_shards_every_entry_finds_its_own_and_reads_stay_
     queries = entries(5, 3).key
     before = memory.read(queries, 9, 60).found
     again = memory_of(shards, tmp_path)
-    again.open(memory.write_epoch())
+    again.shards.open(memory.shards.write_epoch())
     after = again.read(queries, 9, 60).found
     for name in ("distance", "written", "value"):
         assert np.array_equal(getattr(before, name), getattr(after, name))
-    for shard, kept in enumerate(again._place.kept):  # type: ignore[attr-defined]
+    for shard, kept in enumerate(again.shards.place.kept):  # type: ignore[attr-defined]
         table, count = kept.shard.columns["hash"], kept.shard.filled
         held = np.concatenate([table[one, : int(count[one])] for one in range(TABLES)])
         assert (shard_of(held, shards) == shard).all()
     back = memory_of(2, tmp_path)
-    back.open(again.write_epoch())
-    assert [part.entries for part in back.write_epoch()] == [part.entries for part in memory.write_epoch()]
+    back.shards.open(again.shards.write_epoch())
+    assert counts(back.shards.write_epoch()) == counts(memory.shards.write_epoch())
 
 
 def test_a_damaged_part_is_refused(tmp_path: Path):
-    part = filled(tmp_path, 1).write_epoch()[0]
+    part = filled(tmp_path, 1).shards.write_epoch()[0].memory
+    assert part is not None
     path = tmp_path / part.sealed.file
     content = bytearray(path.read_bytes())
     content[-3] ^= 1
@@ -229,7 +236,7 @@ def test_a_manifest_that_names_no_shard_is_refused(wrong: object):
 def test_files_that_no_checkpoint_names_are_deleted_and_all_others_stay(tmp_path: Path):
     folder = tmp_path / epochs.FOLDER
     memory = filled(folder, 2)
-    old = [part.sealed.file for part in memory.write_epoch()]
+    old = [part.sealed.file for part in epochs.parts_of(memory.shards.write_epoch())]
     (tmp_path / "best" / "step-1").mkdir(parents=True)
     (tmp_path / "best" / "step-1" / "manifest.json").write_text(f'{{"file":"{old[0]}"}}')
     (folder / "mine.txt").write_text("not ours")
@@ -244,13 +251,13 @@ def test_too_few_places_for_a_table_are_refused_when_shards_become_more(tmp_path
     memory.write(40, rows)
     memory.settle(40)
     with pytest.raises(CheckpointError, match="resume with as many shards as before, or a divisor of that"):
-        memory_of(6, tmp_path, places=60).open(memory.write_epoch())
+        memory_of(6, tmp_path, places=60).shards.open(memory.shards.write_epoch())
 
 
 def test_without_a_run_directory_there_is_no_epoch():
     memory = memory_of(1)
     with pytest.raises(WriteFailed, match="name one with --run DIR"):
-        memory.write_epoch()
+        memory.shards.write_epoch()
 
 
 # Faults.
@@ -260,31 +267,31 @@ def test_a_shard_that_is_gone_is_read_without_and_told_and_comes_back_with_its_l
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ):
     memory = filled(tmp_path, 2)
-    memory.write_epoch()
+    memory.shards.write_epoch()
     memory.write(75, entries(15, 4, first=61))
     memory.settle(75)
     mine = int((shard_of(entries(15, 4).hash, 2) == 1).sum())
-    memory._place.kept[1] = None  # type: ignore[attr-defined]
+    memory.shards.place.kept[1] = None  # type: ignore[attr-defined]
     with caplog.at_level(logging.WARNING, "engram"):
         answer = memory.read(entries(4, 5).key, 8, 75)
         memory.read(entries(4, 5).key, 8, 75)
     assert answer.silent == (1,)
     assert [record.message.split(" (")[0] for record in caplog.records] == ["shard 1 does not answer"]
     assert memory.partial_reads == 2
-    lost = memory.mend()
-    assert lost == [(1, mine)]
+    lost = memory.shards.mend()
+    assert lost == [(1, mine, 0)]
     held = memory.held
     memory.settle(75)
     assert memory.read(entries(4, 5).key, 8, 75).silent == ()
     assert held == 75
     memory.write(76, entries(1, 6, first=76))
     memory.settle(76)
-    assert memory._place.ask(1, "held") + memory._place.ask(0, "held") == 75 - mine + 1  # type: ignore[attr-defined]
+    assert sum(memory.shards.place.ask(one, "held").entries for one in range(2)) == 75 - mine + 1  # type: ignore[attr-defined]
 
 
 def test_a_read_that_nobody_answers_is_an_error():
     memory = memory_of(1)
-    memory._place.kept[0] = None  # type: ignore[attr-defined]
+    memory.shards.place.kept[0] = None  # type: ignore[attr-defined]
     with pytest.raises(ShardGone, match="no shard answers any more"):
         memory.read(entries(1).key, 2, 0)
 

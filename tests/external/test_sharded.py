@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from engram.cluster.memory import Here, Keeping, ShardedMemory
+from engram.cluster.memory import ShardedMemory
 from engram.cluster.shard import Shape
+from engram.cluster.shards import Here, Holding, Keeping, Shards
 from engram.errors import SpecError
 from engram.external.episodic import EpisodicSpec
 from engram.external.graph import GraphSpec
@@ -23,7 +24,8 @@ KEY = jax.random.PRNGKey(0)
 @pytest.fixture
 def shards(tmp_path: Path) -> Iterator[ShardedMemory]:
     shapes = [Shape(one, 2, ACTIONS, PLACES, WIDTH) for one in range(2)]
-    LINKS["here"] = ShardedMemory(Here(lambda shard, parts: Keeping(shapes[shard], 0, tmp_path, parts), 2), shapes)
+    place = Here(lambda shard, epoch: Keeping(Holding(shapes[shard]), tmp_path, epoch), 2)
+    LINKS["here"] = ShardedMemory(Shards(place, 2), shapes)
     yield LINKS["here"]  # type: ignore[misc]
     del LINKS["here"]
 

@@ -13,7 +13,7 @@ from support.crew import HereCrew
 from support.resumed import played
 
 import engram
-from engram.cluster.memory import Here, Keeping
+from engram.cluster.shards import Here, Keeping
 from engram.errors import SpecError
 from engram.external.sharded import LINKS
 from engram.run import cluster, rays
@@ -32,13 +32,11 @@ def here(monkeypatch: pytest.MonkeyPatch) -> list[HereCrew]:
     """Actors and shards in this process, in the place of Ray's; the crews that were made."""
     crews = []
 
-    def carry(
-        address: str, text: str, actors: int, shapes: list, features: int, folder: Path | None, seconds: float
-    ) -> Any:
+    def carry(address: str, text: str, actors: int, holdings: list, folder: Path | None, seconds: float) -> Any:
         crew = HereCrew(partial(cluster.make_collecting, text, timeout=seconds), actors)
         crews.append(crew)
-        make: Callable = lambda shard, parts: Keeping(shapes[shard], features, folder, parts)  # noqa: E731
-        return crew, Here(make, len(shapes)) if shapes else None
+        make: Callable = lambda shard, epoch: Keeping(holdings[shard], folder, epoch)  # noqa: E731
+        return crew, Here(make, len(holdings)) if holdings else None
 
     monkeypatch.setattr(rays, "carry", carry)
     return crews
@@ -134,7 +132,7 @@ def test_the_line_of_metrics_tells_the_lag_and_what_was_lost(tmp_path: Path):
 def test_the_run_says_how_it_is_shared(tmp_path: Path, caplog: pytest.LogCaptureFixture):
     with caplog.at_level(logging.INFO, "engram"):
         trained(tmp_path, **{**REMEMBERS, "actors": 2, "shards": 2, "steps": 64})
-    assert "2 actors with 1 environments each, 2 shards of the external memory" in caplog.text
+    assert "2 actors with 1 environments each, 2 shards of the replay and the external memory" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -146,7 +144,9 @@ def test_the_run_says_how_it_is_shared(tmp_path: Path, caplog: pytest.LogCapture
         (ENV, {"actors": 2, "seeds": 2}, "begin one run for each seed"),
         ("engram/CartPole-v1", {"actors": 2}, "runs on the device"),
         (lambda: None, {"actors": 2}, "name the environment's id"),
-        (ENV, {"actors": 2, "shards": 2}, "this agent has another memory, or none"),
+        (ENV, {"actors": 2, "shards": 2, "external": "graph"}, "this agent has another memory, or none"),
+        (ENV, {"actors": 2, "shards": 2, "preset": "ppo"}, "this agent has neither; leave them out"),
+        (ENV, {"actors": 2, "shards": 2, "draw": "similar"}, "draw=similar, which looks at rows that shards keep"),
         (ENV, {"actors": 2, "shards": 200, "preset": "nec", "external.capacity": 300}, "take fewer shards"),
         (ENV, {"actors": -1}, "actors = -1 was given"),
     ],
@@ -162,7 +162,7 @@ def test_what_cannot_be_is_refused_in_a_sentence_before_anything_is_trained(
 
 
 def test_shards_without_a_run_directory_are_refused():
-    with pytest.raises(SpecError, match="keep their entries in a run directory"):
+    with pytest.raises(SpecError, match="keep what they hold in a run directory"):
         Trainer(ENV, preset="nec", actors=2, shards=2)
 
 

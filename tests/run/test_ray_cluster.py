@@ -99,19 +99,19 @@ def test_actors_and_shards_that_die_hang_or_are_slow_cost_what_is_named_and_noth
         assert runner.ledger.incarnations == [1, 1]
         assert any("it sent no block within 15 s" in record.message for record in caplog.records)
 
-        ray.kill(memory._place.handles[1])  # type: ignore[attr-defined]  # a shard is killed
+        ray.kill(memory.shards.place.handles[1])  # type: ignore[attr-defined]  # a shard is killed
         one.learn(128)
-        assert [one.shard for one in memory.lost] == [1]  # type: ignore[attr-defined]
-        assert memory.gone == set()  # type: ignore[attr-defined]
+        assert [one.shard for one in memory.shards.lost] == [1]  # type: ignore[attr-defined]
+        assert memory.shards.gone == set()  # type: ignore[attr-defined]
 
-        lost = len(memory.lost)  # type: ignore[attr-defined]
-        memory._place.handles[0].sleep.remote(60)  # type: ignore[attr-defined]  # a shard is slow
+        lost = len(memory.shards.lost)  # type: ignore[attr-defined]
+        memory.shards.place.handles[0].sleep.remote(60)  # type: ignore[attr-defined]  # a shard is slow
         began = time.monotonic()
         found = memory.read(np.zeros((2, memory.shapes[0].width), np.float32), 3, memory.moment)  # type: ignore[attr-defined]
         assert found.silent == (0,)
         assert 14 < time.monotonic() - began < 40
         one.learn(64)
-        assert len(memory.lost) == lost + 1  # type: ignore[attr-defined]
+        assert len(memory.shards.lost) == lost + 1  # type: ignore[attr-defined]
         assert runner.ledger.balances
         assert account.accepted_steps == one.steps
         assert runner.capture().meta["repeatable"] is False

@@ -1,5 +1,6 @@
 """The cluster runner, with actors in this process: what is learned is the host runner's, whatever the network does."""
 
+import dataclasses
 from collections import deque
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,9 @@ from engram.agents.agent import Agent
 from engram.agents.mind import RecallSpec
 from engram.agents.spec import AgentSpec, ReplaySpec
 from engram.cluster.blocks import Name, Sent
-from engram.cluster.memory import Here, Keeping, ShardedMemory
+from engram.cluster.memory import ShardedMemory
 from engram.cluster.shard import Shape
+from engram.cluster.shards import Here, Holding, Keeping, Shards
 from engram.encoders.vector import VectorSpec
 from engram.envs.host.make import make_host
 from engram.errors import EngramError
@@ -24,7 +26,7 @@ from engram.losses.bootstrap import FromMemorySpec
 from engram.run.cluster import LINK, sharded
 from engram.run.keeper import digest
 from engram.runners import cluster as clusters
-from engram.runners.cluster import ClusterRunner
+from engram.runners.cluster import ClusterRunner, InShards
 from engram.runners.collecting import Collecting
 from engram.runners.host import HostRunner
 
@@ -50,10 +52,11 @@ def never() -> bool:
     return False
 
 
-def agent_for(spec: AgentSpec, envs: int) -> Agent:
+def agent_for(spec: AgentSpec, envs: int, link: str = "") -> Agent:
     batch = make_host(ENV, envs=1, seed=0)
     batch.close()
-    return spec.build(batch.observation_space, batch.actions, envs)
+    agent: Any = spec.build(batch.observation_space, batch.actions, envs)
+    return dataclasses.replace(agent, link=link)
 
 
 def clustered(
@@ -62,17 +65,18 @@ def clustered(
     actors: int,
     group: int = 2,
     fault: Fault | None = None,
-    memory: ShardedMemory | None = None,
+    shards: InShards | None = None,
+    link: str = "",
 ) -> ClusterRunner:
-    agent, each = agent_for(spec, envs), envs // actors
-    own = agent_for(spec, each)
+    agent, each = agent_for(spec, envs, link), envs // actors
+    own = agent_for(dataclasses.replace(spec, learn_every=each), each, link)
     size = group * agent.rhythm.acts
 
     def one(number: int, incarnation: int) -> Collecting:
         batch = make_host(ENV, envs=each, seed=3, first_index=number * each)
         return Collecting(own, batch, 3, size, number, incarnation, envs - each)
 
-    return ClusterRunner(agent, HereCrew(one, actors, fault), actors, 3, group, memory)
+    return ClusterRunner(agent, HereCrew(one, actors, fault), actors, 3, group, shards)
 
 
 def of_agent(runner: Any) -> dict[str, np.ndarray]:
@@ -222,9 +226,10 @@ def with_shards(folder: Path, shards: int, actors: int = 2) -> ClusterRunner:
     spec = sharded(REMEMBERS, shards, 2)
     places = spec.external.places
     shapes = [Shape(one, shards, 2, places, 8, eviction="least-read") for one in range(shards)]
-    memory = ShardedMemory(Here(lambda shard, parts: Keeping(shapes[shard], 0, folder, parts), shards), shapes)
+    place = Here(lambda shard, epoch: Keeping(Holding(shapes[shard]), folder, epoch), shards)
+    memory = ShardedMemory(Shards(place, shards), shapes)
     LINKS[LINK] = memory
-    return clustered(spec, envs=4, actors=actors, memory=memory)
+    return clustered(spec, envs=4, actors=actors, shards=InShards(memory.shards, memory))
 
 
 def learned(runner: ClusterRunner) -> dict[str, np.ndarray]:

@@ -24,8 +24,9 @@ from engram.losses.bootstrap import Following, Here, Similar
 from engram.losses.conservative import conservative
 from engram.losses.margin import large_margin
 from engram.losses.returns import NStep, annealed, discounts, n_step, squashed, stretched
-from engram.replay import hindsight, sampling
+from engram.replay import elsewhere, hindsight, sampling
 from engram.replay.draw import Drawn, Replay, Surprise
+from engram.replay.elsewhere import Elsewhere
 from engram.replay.ring import Ring
 from engram.types import Decision, Distribution, Metrics
 
@@ -146,6 +147,9 @@ def draw(
     if spec.has_memory and spec.replay.align:
         begin = partial(sampling.back_to_start, ring, reach=spec.replay.window - 1, before=spec.rows_before)
         row = jax.vmap(begin)(row, lane, bits[:, first])
+    if isinstance(ring.rows.observation, Elsewhere):
+        ring, row, lane, whole = elsewhere.fetched(ring, row, lane, spec.reach)
+        drawn = drawn._replace(whole=whole)
     if agents > 1:
         row, lane = sampling.of_team(row, lane, agents)
         passes = passes.reshape(len(row), passes.shape[1] // agents)
@@ -154,7 +158,14 @@ def draw(
         found = jax.vmap(cut)(row, lane, passes)
     else:
         found = jax.vmap(lambda *at: cut(*at[:3], goal=at[3]))(row, lane, passes, drawn.goal)
+    if drawn.whole is not None:
+        found = found._replace(start=_of_whole(found.start, drawn.whole))
     return drawn, _turned(spec, network, found, bits)
+
+
+def _of_whole(start: Start, whole: Bool[Array, "batch"]) -> Start:
+    """The starts, of which those whose rows are lost teach nothing."""
+    return start._replace(weight=start.weight * whole.reshape(-1, *[1] * (start.weight.ndim - 1)))
 
 
 def _turned(

@@ -32,7 +32,7 @@ from engram.bits import TURN, counted, next_words, whole
 from engram.errors import SpecError
 from engram.goals import goal_size
 from engram.precision import all_in_32_bits
-from engram.replay import ring
+from engram.replay import elsewhere, ring
 from engram.replay.draw import Growth, Replay
 from engram.replay.ring import Rows
 from engram.types import Key, Metrics
@@ -47,7 +47,8 @@ class QLearner:
     """A Q-learner for `envs` environments with one observation space and `actions` discrete actions.
 
     `demonstrations`: rows of them that it is given, which it keeps where `demos.ratio` is above 0. `agents`: of each
-    environment, which share its network; each of them is a lane of its own.
+    environment, which share its network; each of them is a lane of its own. `link`: who keeps the observations and
+    carries of its replay rows elsewhere (`replay/elsewhere.py`); empty where they are here.
     """
 
     spec: AgentSpec
@@ -56,6 +57,7 @@ class QLearner:
     envs: int = 1
     demonstrations: int = 0
     agents: int = 1
+    link: str = ""
 
     score: ClassVar[examples.Score] = staticmethod(examples.score)  # what one action is taught
 
@@ -156,6 +158,7 @@ class QLearner:
     def _empty(self, carry: PyTree) -> Replay:
         """A replay without rows, each of which will keep a carry like this one."""
         rows = ring.empty(self.space, self.rows_per_lane, self.lanes, carry, self.spec.turns)
+        rows = elsewhere.without_wide(rows, self.link) if self.link else rows
         given = demos.empty(self.spec, self.space, self.demonstrations, carry)
         return Replay(rows, self.spec.draw.init(self.rows_per_lane, self.lanes), given)
 
@@ -201,7 +204,10 @@ class QLearner:
         experience, old = of_turns(self.spec, experience), state.replay
         rows, keep = timeline(experience, None if experience.noted is None else experience.noted.carry)
         before = ring.renumbered(old.ring)
-        grown = ring.write(before, rows, keep)
+        if self.link:
+            grown = elsewhere.write(before, rows, keep, state.learner.fault)
+        else:
+            grown = ring.write(before, rows, keep)
         growth = Growth(before, grown, self.spec.reach, len(keep))
         replay = Replay(grown, self.spec.draw.grown(old.drawing, growth), old.given)
         learner = with_met(self.spec, self.space, state.learner, experience, (rows, keep))

@@ -1,11 +1,12 @@
 """Epochs: what every shard had at one moment, on the disk before the checkpoint that names it.
 
-    RUN/checkpoints/shards/shard-1-of-2-9f3b2c1a5d7e8f01.safetensors
+    RUN/checkpoints/shards/shard-1-of-2-9f3b2c1a5d7e8f01.safetensors   entries of the external memory
+    RUN/checkpoints/shards/rows-1-of-2-0c41d6e29ab8f357.safetensors    rows of the replay
 
-First each shard writes its file and waits until it is on the disk. Then the checkpoint is written, whose manifest names
-the files with their hashes. A file that no manifest names means nothing, and is deleted later. So a kill at any time
-leaves whole epochs only. A file is called by its hash: equal shards have equal names, and a digest of the manifest
-covers what they hold.
+First each shard writes its files and waits until they are on the disk. Then the checkpoint is written, whose manifest
+names the files with their hashes. A file that no manifest names means nothing, and is deleted later. So a kill at any
+time leaves whole epochs only. A file is called by its hash: equal shards have equal names, and a digest of the manifest
+covers what they hold. Of a replay each file has the rows of some places, and is written only if one of them changed.
 """
 
 import re
@@ -18,16 +19,17 @@ import numpy as np
 
 from engram.checkpoint.disk import Disk, FileSystem
 from engram.checkpoint.files import Sealed, array_chunks, check_seal, from_bytes, parse_tensors, write_file
+from engram.cluster.rows import PIECES, RowShape, RowShard
 from engram.cluster.shard import Shape, Shard
 from engram.cluster.sharing import shard_of
 from engram.errors import CheckpointError, WriteFailed
 
 FOLDER = "shards"  # in that of the checkpoints
-FILE = re.compile(r"shard-\d{1,6}-of-\d{1,6}-[0-9a-f]{16}\.safetensors", re.ASCII)
+FILE = re.compile(r"(?:shard|rows)-\d{1,6}-of-\d{1,6}-[0-9a-f]{16}\.safetensors", re.ASCII)
 
 
 class Part(NamedTuple):
-    """One shard's file of an epoch."""
+    """One file of a shard. `entries`: of its external memory, or rows of its replay."""
 
     sealed: Sealed
     meta: dict[str, Any]
@@ -50,16 +52,80 @@ class Part(NamedTuple):
             raise CheckpointError(f"the checkpoint's shards cannot be read ({error})") from None
 
 
+class Kept(NamedTuple):
+    """What one shard had at an epoch: the file of its entries, those of its rows; None for what it does not keep."""
+
+    memory: Part | None
+    rows: list[Part] | None
+
+
+Epoch = list[Kept]  # of every shard
+
+
+def to_json(epoch: Epoch) -> dict[str, Any]:
+    """As a checkpoint has it."""
+    found: dict[str, Any] = {"parts": [kept.memory.to_json() for kept in epoch if kept.memory is not None]}
+    rows = [[part.to_json() for part in kept.rows] for kept in epoch if kept.rows is not None]
+    return {**found, "rows": rows} if rows else found
+
+
 def write(shard: Shard, folder: Path, fs: FileSystem | None = None) -> Part:
-    """One shard's part of an epoch; when it returns, the file would outlive a power cut. Raises WriteFailed."""
-    disk = Disk() if fs is None else fs
+    """One shard's entries; when it returns, the file would outlive a power cut. Raises WriteFailed."""
     arrays, meta = shard.saved()
-    shape = shard.shape
+    return Part(_written("shard", shard.shape, arrays, folder, fs), meta, shard.held)
+
+
+class RowFiles:
+    """What of a shard's rows is on the disk."""
+
+    def __init__(self, shard: RowShard, folder: Path, fs: FileSystem | None = None):
+        self._shard, self._folder, self._fs = shard, folder, fs
+        self._parts: list[Part | None] = [None] * PIECES
+
+    def write(self) -> list[Part]:
+        """All files, of which those are written whose rows have changed; see `write`. Raises WriteFailed."""
+        shard = self._shard
+        for piece in np.flatnonzero(shard.changed).tolist():
+            arrays, part = shard.piece(piece), None
+            if count := len(arrays["row"]):
+                part = Part(_written("rows", shard.shape, arrays, self._folder, self._fs), {"piece": piece}, count)
+            self._parts[piece] = part
+            shard.changed[piece] = False
+        return [part for part in self._parts if part is not None]
+
+    def open(self, epoch: Epoch) -> None:
+        """Takes the rows that are this shard's out of an epoch, which as many shards wrote, or another number.
+
+        Every row is as it was. Raises CheckpointError for files that are damaged or of another replay.
+        """
+        shape = self._shard.shape
+        same = len(epoch) == shape.shards
+        for part in epoch[shape.shard].rows or [] if same else rows_of(epoch):
+            self._shard.take(read(self._folder, part, self._fs))
+            if same:
+                self._parts[_piece_of(part)] = part
+        if same:
+            self._shard.changed[:] = False
+
+
+def _piece_of(part: Part) -> int:
+    piece = part.meta.get("piece")
+    if not isinstance(piece, int) or not 0 <= piece < PIECES:
+        raise CheckpointError(
+            f"{part.sealed.file} does not say which rows it holds; restore the checkpoint from a copy"
+        )
+    return piece
+
+
+def _written(
+    what: str, shape: Shape | RowShape, arrays: dict[str, np.ndarray], folder: Path, fs: FileSystem | None
+) -> Sealed:
+    disk = Disk() if fs is None else fs
     unnamed = folder / f".tmp-{secrets.token_hex(8)}"
     try:
         disk.make_folder(folder)
         sealed = write_file(disk, unnamed, array_chunks(arrays))
-        name = f"shard-{shape.shard}-of-{shape.shards}-{sealed.sha256[:16]}.safetensors"
+        name = f"{what}-{shape.shard}-of-{shape.shards}-{sealed.sha256[:16]}.safetensors"
         disk.rename(unnamed, folder / name)
         disk.fsync_folder(folder)
     except OSError as error:
@@ -69,7 +135,7 @@ def write(shard: Shard, folder: Path, fs: FileSystem | None = None) -> Part:
             f"what shard {shape.shard} holds could not be written to {folder}: {error.strerror or error}; make room "
             f"there"
         ) from None
-    return Part(Sealed(name, sealed.bytes, sealed.sha256), meta, shard.held)
+    return Sealed(name, sealed.bytes, sealed.sha256)
 
 
 def read(folder: Path, part: Part, fs: FileSystem | None = None) -> dict[str, np.ndarray]:
@@ -89,7 +155,8 @@ def read(folder: Path, part: Part, fs: FileSystem | None = None) -> dict[str, np
         }
     finally:
         disk.close(handle)
-    if lacking := {"table", "written", "hash", "features"} - arrays.keys():
+    needed = {"lane", "row"} if part.sealed.file.startswith("rows") else {"table", "written", "hash", "features"}
+    if lacking := needed - arrays.keys():
         raise CheckpointError(f"{path} has no {sorted(lacking)[0]!r}; restore it from a copy")
     return arrays
 
@@ -135,7 +202,39 @@ def prune(checkpoints: Path) -> None:
                 path.unlink()
 
 
-def parts_of(state: Any) -> list[Part]:
-    """The parts that a checkpoint's state names; none of a run without shards."""
+def epoch_of(state: Any) -> Epoch:
+    """What a checkpoint's state names of shards; nothing of a run without any. Raises CheckpointError."""
     shards = state.get("shards") if isinstance(state, dict) else None
-    return [] if not shards else [Part.from_json(one) for one in shards["parts"]]
+    if not shards:
+        return []
+    try:
+        parts, rows = shards["parts"], shards.get("rows", [])
+        count = len(parts or rows)
+        parts, rows = parts or [None] * count, rows or [None] * count
+        return [
+            Kept(
+                None if part is None else Part.from_json(part),
+                None if of_rows is None else [Part.from_json(one) for one in of_rows],
+            )
+            for part, of_rows in zip(parts, rows, strict=True)
+        ]
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"the checkpoint's shards cannot be read ({error})") from None
+
+
+def parts_of(epoch: Epoch) -> list[Part]:
+    """The files of entries, one of each shard; none of a run whose external memory is not in shards."""
+    return [kept.memory for kept in epoch if kept.memory is not None]
+
+
+def rows_of(epoch: Epoch) -> list[Part]:
+    """The files of replay rows, of all shards; none of a run whose replay is not in shards."""
+    return [part for kept in epoch for part in kept.rows or []]
+
+
+def without_rows(state: dict[str, Any]) -> dict[str, Any]:
+    """A checkpoint's state that names no files of rows, where it named some."""
+    if "rows" not in (state.get("shards") or {}):
+        return state
+    shards = {name: value for name, value in state["shards"].items() if name != "rows"}
+    return {**state, "shards": shards if shards["parts"] else None}

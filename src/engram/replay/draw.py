@@ -51,6 +51,7 @@ class Drawn(NamedTuple):
     goal: Int[Array, "batch"] | None = (
         None  # row whose achieved goal an example is given, -1 for its own; see hindsight
     )
+    whole: Bool[Array, "batch"] | None = None  # whether all its rows are there; None where none can be lost
 
 
 class Surprise(NamedTuple):

@@ -101,10 +101,15 @@ class PrioritizedSpec:
         return Drawn(row, lane, weight, place)
 
     def learned(self, state: Priorities, drawn: Drawn, surprise: Surprise, keep: Bool[Array, ""]) -> Priorities:
-        """Of a row that was drawn twice the greater surprise counts: a batch has no order."""
+        """Of a row that was drawn twice the greater surprise counts: a batch has no order.
+
+        A row whose example is not whole any more is not drawn again.
+        """
         priority = (surprise.error if self.by == "error" else surprise.loss) + self.floor
-        place = jnp.where(keep, drawn.note, PAST)
-        leaves = state.sums[-1].at[place].set(0.0, mode="drop").at[place].max(self._power(priority), mode="drop")
+        place, power = jnp.where(keep, drawn.note, PAST), self._power(priority)
+        if drawn.whole is not None:
+            power = jnp.where(drawn.whole, power, 0.0)
+        leaves = state.sums[-1].at[place].set(0.0, mode="drop").at[place].max(power, mode="drop")
         highest = jnp.where(keep, jnp.maximum(state.highest, priority.max()), state.highest)
         updates = held_back(state.updates, 1) + keep
         return Priorities(_summed(state.sums, leaves, place), highest, updates)

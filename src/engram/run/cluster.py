@@ -5,7 +5,7 @@ Actors and shards are told by plain values, not by objects of this process: the 
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
@@ -17,21 +17,29 @@ from engram.agents.agent import Agent
 from engram.agents.mind import MindSpec
 from engram.cluster.epochs import FOLDER as SHARDS
 from engram.cluster.memory import ShardedMemory
+from engram.cluster.replay import ShardedReplay
+from engram.cluster.rows import RowShape
 from engram.cluster.shard import Shape
+from engram.cluster.shards import Holding, Place, Shards
 from engram.cluster.sharing import places_of, shares
 from engram.envs.device import is_device
 from engram.envs.host.make import make_host
 from engram.errors import SpecError
-from engram.external.sharded import LINKS, ShardedSpec, check_shardable
+from engram.external.sharded import LINKS, UNFIT, ShardedSpec, check_shardable
+from engram.replay import elsewhere
+from engram.replay.elsewhere import layout
+from engram.replay.prioritized import PrioritizedSpec
+from engram.replay.uniform import UniformSpec
 from engram.run.keeper import FOLDER
 from engram.run.plan import RunPlan, agent_from_json
 from engram.run.settings import Given
-from engram.runners.cluster import ClusterRunner
+from engram.runners.cluster import ClusterRunner, InShards
 from engram.runners.collecting import Collecting
 from engram.spaces import from_json
 
 LOCAL = "local"
 LINK = "shards of this run"  # in every process: it has one run
+DRAWS = (UniformSpec, PrioritizedSpec)  # which choose rows by their numbers alone
 MAKING = ("action_bins", "env_args", "max_episode_steps", "asynchronous")
 
 
@@ -54,7 +62,7 @@ def check_cluster(env: Any, given: Given) -> None:
         raise SpecError(f"seeds = {run['seeds']} was given with actors; begin one run for each seed")
     shares(run.get("envs", actors), actors)
     if shards and session.run is None:
-        raise SpecError("shards keep their entries in a run directory, and there is none; name one with run=FOLDER")
+        raise SpecError("shards keep what they hold in a run directory, and there is none; name one with run=FOLDER")
 
 
 def check_as_before(plan: RunPlan, given: Given, folder: Path) -> None:
@@ -83,9 +91,28 @@ def stand_in_for(run: Mapping[str, Any]) -> dict[str, Any]:
     return {**run, "envs": 1, "asynchronous": False} if run.get("actors") else dict(run)
 
 
+def check_shards(agent: MindSpec) -> None:
+    """Raises SpecError for an agent of which shards can keep nothing, or not all that they should."""
+    if not (agent.has_external or agent.replay_rows):
+        raise SpecError(
+            f"shards keep the rows of a replay and the entries of {UNFIT}, and this agent has neither; leave them out"
+        )
+    if agent.has_external:
+        check_shardable(agent.external)
+    draw = getattr(agent, "draw", None)
+    if agent.replay_rows and type(draw) not in DRAWS:
+        name = registry.name_of("draw", type(draw))
+        raise SpecError(
+            f"shards were asked for with draw={name}, which looks at rows that shards keep elsewhere; set "
+            f"draw=uniform or draw=prioritized, or leave --shards out"
+        )
+
+
 def sharded(agent: MindSpec, shards: int, tables: int) -> MindSpec:
     """The agent with its external memory's entries in shards. Raises SpecError for one that cannot be."""
-    check_shardable(agent.external)
+    check_shards(agent)
+    if not agent.has_external:
+        return agent
     for what, wanted in {
         "recall.refresh": bool(agent.recall.refresh),
         f"{agent.asks_by}, which asks for successors,": agent.asks == "successors",
@@ -115,20 +142,47 @@ def agent_of(plan: RunPlan, envs: int | None = None) -> Agent:
         spec = replace(spec, learn_every=envs)
     if envs is not None and hasattr(spec, "rollout"):
         spec = replace(spec, rollout=replace(spec.rollout, minibatches=1))
-    return spec.build(plan.space, plan.actions, envs or plan.envs, plan.demonstration_rows)
+    agent = spec.build(plan.space, plan.actions, envs or plan.envs, plan.demonstration_rows)
+    return replace(agent, link=LINK) if plan.shards and plan.agent.replay_rows else agent
 
 
-def shapes_of(plan: RunPlan) -> tuple[list[Shape], int]:
-    """What the shards of a plan hold, and how many features of offered actions an entry has."""
+def holdings_of(plan: RunPlan) -> list[Holding]:
+    """What each shard of a plan holds."""
     from engram.agents.agent import shape_of
     from engram.spaces import offered_features
 
-    recall: Any = shape_of(agent_of(plan)).recall
-    tables, external = tables_of(plan), sharded(plan.agent, plan.shards, tables_of(plan)).external
-    features = offered_features(plan.space, plan.actions)
-    width = recall.line.waiting.key.shape[-1] + features
-    rule = external.update, external.alpha, external.eviction
-    return [Shape(one, plan.shards, tables, external.places, width, *rule) for one in range(plan.shards)], features
+    agent, features, whole = plan.agent, 0, range(plan.shards)
+    shapes: list[Any] = [None] * plan.shards
+    rows: list[Any] = [None] * plan.shards
+    if agent.has_external:
+        recall: Any = shape_of(agent_of(plan)).recall
+        tables, external = tables_of(plan), sharded(agent, plan.shards, tables_of(plan)).external
+        features = offered_features(plan.space, plan.actions)
+        width = recall.line.waiting.key.shape[-1] + features
+        rule = external.update, external.alpha, external.eviction
+        shapes = [Shape(one, plan.shards, tables, external.places, width, *rule) for one in whole]
+    if agent.replay_rows:
+        ring = shape_of(agent.build(plan.space, plan.actions, plan.envs, plan.demonstration_rows)).replay.ring
+        form = layout(ring)
+        rows = [RowShape(one, plan.shards, ring.envs, ring.capacity, form) for one in whole]
+    return [Holding(shapes[one], features, rows[one]) for one in whole]
+
+
+def in_words(plan: RunPlan) -> str:
+    """What the shards of a plan keep, for people."""
+    parts = {"the replay": plan.agent.replay_rows, "the external memory": plan.agent.has_external}
+    return " and ".join(part for part, there in parts.items() if there)
+
+
+def in_shards(place: Place, holdings: Sequence[Holding], seconds: float) -> InShards:
+    """What shards keep, known in this process by LINK, where compiled programs ask for it."""
+    shards = Shards(place, len(holdings), seconds)
+    memory = replay = None
+    if shapes := [one.memory for one in holdings if one.memory is not None]:
+        LINKS[LINK] = memory = ShardedMemory(shards, shapes)
+    if rows := [one.rows for one in holdings if one.rows is not None]:
+        elsewhere.LINKS[LINK] = replay = ShardedReplay(shards, rows)
+    return InShards(shards, memory, replay)
 
 
 def make_cluster_runner(
@@ -138,14 +192,12 @@ def make_cluster_runner(
     from engram.run import rays
 
     shares(plan.envs, plan.actors)  # before anything is begun
-    shapes, features = shapes_of(plan) if plan.shards else ([], 0)
+    holdings = holdings_of(plan) if plan.shards else []
     place = None if folder is None else folder / FOLDER / SHARDS
-    crew, shards = rays.carry(address, told(plan), plan.actors, shapes, features, place, seconds)
+    crew, shards = rays.carry(address, told(plan), plan.actors, holdings, place, seconds)
     try:
-        memory = None
-        if shards is not None:
-            LINKS[LINK] = memory = ShardedMemory(shards, shapes, seconds)
-        return ClusterRunner(agent, crew, plan.actors, plan.seed, plan.group, memory)
+        kept = None if shards is None else in_shards(shards, holdings, seconds)
+        return ClusterRunner(agent, crew, plan.actors, plan.seed, plan.group, kept)
     except BaseException:
         crew.close()
         raise

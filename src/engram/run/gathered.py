@@ -1,7 +1,7 @@
-"""The entries of all shards in one table again, as an agent outside of a cluster has them."""
+"""What all shards keep in one place again, as an agent outside of a cluster has it: entries, and rows of the replay."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from engram.agents.agent import Agent, shape_of
+from engram.checkpoint.segments import Block
+from engram.checkpoint.store import Loaded
 from engram.cluster import epochs
+from engram.errors import CheckpointError
 from engram.external.store import Store, reindexed
 from engram.precision import in_32_bits
+from engram.replay.ring import turn_of
 from engram.trees import copied
 
 STORE = "agent.recall.store"  # where a checkpoint has it
@@ -57,3 +61,37 @@ def _ranks(table: np.ndarray, tables: int) -> np.ndarray:
         mine = np.flatnonzero(table == one)
         place[mine] = np.arange(len(mine))
     return place
+
+
+def with_rows(loaded: Loaded, checkpoints: Path) -> Loaded:
+    """A checkpoint whose replay rows are whole again. What shards kept of them is read when the rows are asked for.
+
+    Then CheckpointError is raised where a file is missing or damaged, or rows were lost with a shard.
+    """
+    parts = epochs.rows_of(epochs.epoch_of(loaded.meta["state"]))
+
+    def blocks() -> Iterator[Block]:
+        files = [epochs.read(checkpoints / epochs.FOLDER, part) for part in parts]
+        kept = {name: np.concatenate([file[name] for file in files]) for name in files[0]}
+        order = np.lexsort((kept["row"], kept["lane"]))
+        columns = {name.removeprefix("column."): kept[name] for name in kept if name.startswith("column.")}
+        place = _position(kept["lane"][order], kept["row"][order])
+        for lane, start, narrow in loaded.replay_blocks():
+            if columns.keys() <= narrow.keys():  # demonstrations, which the learner keeps whole
+                yield lane, start, narrow
+                continue
+            wanted = _position(lane, (start + np.arange(len(narrow["action"]))) % turn_of(loaded.capacity or 1))
+            at = np.searchsorted(place, wanted).clip(max=len(place) - 1)
+            if (lost := int((place[at] != wanted).sum())) > 0:
+                raise CheckpointError(
+                    f"{lost} rows of the replay of step {loaded.step} were lost with a shard; go on without the replay "
+                    f"of this run, or take an earlier checkpoint"
+                )
+            yield lane, start, narrow | {name: column[order[at]] for name, column in columns.items()}
+
+    return dataclasses.replace(loaded, _blocks=blocks)
+
+
+def _position(lane: np.ndarray | int, row: np.ndarray) -> np.ndarray:
+    """One number for a lane and a row of it; rows are far below 2^32."""
+    return (np.asarray(lane, np.int64) << 32) + row

@@ -58,13 +58,14 @@ class Keeper:
         """Everything that changes."""
         captured = runner.capture()
         saved = self._store.save(runner.steps, captured.arrays, self._meta(captured, progress), _log(captured))
-        if epochs.parts_of(captured.meta):  # whose files are on the disk already
+        if epochs.epoch_of(captured.meta):  # whose files are on the disk already
             epochs.prune(self._run / FOLDER)
         return saved
 
     def save_best(self, runner: Runner, progress: Milestones) -> Saved:
         """Everything but the rows of the replay, as the best checkpoint so far."""
         captured = runner.capture()
+        captured = captured._replace(meta=epochs.without_rows(captured.meta))
         return self._best.save(runner.steps, captured.arrays, self._meta(captured, progress))
 
     def _meta(self, captured: Captured, progress: Milestones) -> dict:
@@ -76,7 +77,7 @@ class Keeper:
 
         Raises: CheckpointError if there is no usable checkpoint, or it does not fit the runner.
         """
-        loaded = self.load(NEWEST)
+        loaded = self._loaded(NEWEST)
         try:
             runner.restore(loaded.arrays, loaded.meta["state"], partial(fill, loaded), new_episodes)
             return Milestones(**loaded.meta["progress"]), loaded.passed_over
@@ -98,7 +99,7 @@ class Keeper:
 
     def whole(self, agent: Agent, loaded: Loaded) -> Mapping[str, np.ndarray]:
         """The arrays of a checkpoint, with the entries of shards in one table, where there are any."""
-        if parts := epochs.parts_of(loaded.meta["state"]):
+        if parts := epochs.parts_of(epochs.epoch_of(loaded.meta["state"])):
             from engram.run.gathered import gathered
 
             return gathered(agent, loaded.arrays, parts, self._run / FOLDER)
@@ -114,8 +115,17 @@ class Keeper:
     def load(self, at: At) -> Loaded:
         """A verified checkpoint: the newest, the best, or the newest of a step, the best one included.
 
-        Raises: CheckpointError if there is none, or it is of another plan.
+        Its replay rows are whole, also where shards keep a part of each. Raises: CheckpointError if there is none, or
+        it is of another plan.
         """
+        loaded = self._loaded(at)
+        if epochs.rows_of(epochs.epoch_of(loaded.meta["state"])):
+            from engram.run.gathered import with_rows
+
+            return with_rows(loaded, self._run / FOLDER)
+        return loaded
+
+    def _loaded(self, at: At) -> Loaded:
         best, newest = self._best.steps(), self._store.steps()
         if at == BEST and not best:
             raise CheckpointError(

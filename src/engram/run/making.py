@@ -14,7 +14,7 @@ from engram.envs.host.make import make_host
 from engram.envs.limit import limited
 from engram.errors import SpecError, Warned
 from engram.run import demonstrations
-from engram.run.cluster import LOCAL, agent_of, make_cluster_runner, stand_in_for
+from engram.run.cluster import LOCAL, agent_of, in_words, make_cluster_runner, stand_in_for
 from engram.run.machine import amount, check_fits
 from engram.run.plan import RunPlan, team_of
 from engram.run.settings import Given, Session
@@ -134,7 +134,7 @@ def notes_at_start(plan: RunPlan, agent: Agent, environment: Any, on_device: boo
     if plan.actors:
         yield (
             f"{plan.actors} actors with {plan.envs // plan.actors} environments each"
-            + (f", {plan.shards} shards of the external memory" if plan.shards else "")
+            + (f", {plan.shards} shards of {in_words(plan)}" if plan.shards else "")
         )
     if not on_device:
         yield f"{environment.description}; state at a checkpoint: {environment.level}"

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from engram.cluster.epochs import Part
-from engram.cluster.memory import Keeping, ShardGone
+from engram.cluster.epochs import Epoch, Kept
 from engram.cluster.shard import Shape
+from engram.cluster.shards import Count, Holding, Keeping, ShardGone
 from engram.errors import EngramError, told
 
 
@@ -50,8 +50,8 @@ def of_ray(error: Exception) -> EngramError | None:
 class RemoteShard:
     """A Ray actor that is a shard: see `Keeping`."""
 
-    def __init__(self, shape: Shape, features: int, folder: str | None, parts: list[Part] | None):
-        self._made = shape, features, None if folder is None else Path(folder), parts
+    def __init__(self, holding: Holding, folder: str | None, epoch: Epoch | None):
+        self._made = holding, None if folder is None else Path(folder), epoch
         self._opened: Keeping | None = None
 
     @property
@@ -69,11 +69,19 @@ class RemoteShard:
         """See `Keeping.carry_out`."""
         return self._kept.carry_out(order)
 
-    def write_epoch(self) -> Part:
+    def keep_rows(self, order: Any) -> None:
+        """See `Keeping.keep_rows`."""
+        self._kept.keep_rows(order)
+
+    def fetch_rows(self, order: Any, lane: np.ndarray, row: np.ndarray) -> Any:
+        """See `Keeping.fetch_rows`."""
+        return self._kept.fetch_rows(order, lane, row)
+
+    def write_epoch(self) -> Kept:
         """See `Keeping.write_epoch`."""
         return self._kept.write_epoch()
 
-    def held(self) -> int:
+    def held(self) -> Count:
         """See `Keeping.held`."""
         return self._kept.held()
 
@@ -83,7 +91,7 @@ class RemoteShard:
 
 
 class Reading:
-    """Shards as an actor reads them: see `memory.Place`."""
+    """Shards as an actor reads them: see `shards.Place`."""
 
     def __init__(self, handles: list[Any]):
         import ray  # pyright: ignore[reportMissingImports], of the extra `distributed`
@@ -109,31 +117,33 @@ class Reading:
                 raise problem from None
             return ShardGone(why(error))
 
-    def make_anew(self, shard: int, parts: list[Part] | None) -> None:
+    def make_anew(self, shard: int, epoch: Epoch | None) -> None:
         """Not by an actor."""
         raise NotImplementedError("the learner makes shards")
 
 
 class RayShards(Reading):
-    """Shards of a cluster, as the learner has them: see `memory.Place`."""
+    """Shards of a cluster, as the learner has them: see `shards.Place`."""
 
-    def __init__(self, cluster: Any, shapes: Sequence[Shape], features: int, folder: Path | None):
-        super().__init__([None] * len(shapes))
-        self._shapes, self._features, self._folder = list(shapes), features, folder
+    def __init__(self, cluster: Any, holdings: Sequence[Holding], folder: Path | None):
+        super().__init__([None] * len(holdings))
+        self._holdings, self._folder = list(holdings), folder
         self._remote = cluster.ray.remote(RemoteShard).options(num_cpus=1, max_restarts=0)
-        for shard in range(len(shapes)):
+        for shard in range(len(holdings)):
             self.make_anew(shard, None)
 
-    def make_anew(self, shard: int, parts: list[Part] | None) -> None:
+    def make_anew(self, shard: int, epoch: Epoch | None) -> None:
         """See Place."""
         if (old := self.handles[shard]) is not None:
             self._ray.kill(old, no_restart=True)
         folder = None if self._folder is None else str(self._folder)
-        self.handles[shard] = self._remote.remote(self._shapes[shard], self._features, folder, parts)
+        self.handles[shard] = self._remote.remote(self._holdings[shard], folder, epoch)
 
-    def reading(self, seconds: float) -> tuple[list[Any], list[Shape], float]:
-        """What an actor needs to read."""
-        return list(self.handles), self._shapes, seconds / 3  # it gives a shard up before it is given up itself
+    def reading(self, seconds: float) -> tuple[list[Any], list[Shape], float] | None:
+        """What an actor needs to read an external memory; None where shards keep none."""
+        shapes = [one.memory for one in self._holdings if one.memory is not None]
+        # It gives a shard up before it is given up itself.
+        return (list(self.handles), shapes, seconds / 3) if shapes else None
 
     def close(self) -> None:
         """Ends all shards."""

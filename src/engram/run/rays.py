@@ -24,7 +24,7 @@ import numpy as np
 
 from engram.cluster.blocks import Name, Sent
 from engram.cluster.memory import ShardedMemory
-from engram.cluster.shard import Shape
+from engram.cluster.shards import Holding, Shards
 from engram.errors import SpecError, install, told
 from engram.external.sharded import LINKS
 from engram.run.cluster import LINK, LOCAL, make_collecting
@@ -91,12 +91,12 @@ def join(address: str, processes: int) -> Cluster:
 
 
 def carry(
-    address: str, text: str, actors: int, shapes: Sequence[Shape], features: int, folder: Path | None, seconds: float
+    address: str, text: str, actors: int, holdings: Sequence[Holding], folder: Path | None, seconds: float
 ) -> "tuple[RayCrew, RayShards | None]":
     """The actors and shards of a run, where there are any of these. `text` is what actors are told."""
-    cluster = join(address, actors + len(shapes))
+    cluster = join(address, actors + len(holdings))
     try:
-        shards = RayShards(cluster, shapes, features, folder) if shapes else None
+        shards = RayShards(cluster, holdings, folder) if holdings else None
         return RayCrew(cluster, text, actors, seconds, shards), shards
     except BaseException:
         cluster.close()
@@ -205,7 +205,7 @@ class RemoteActor:
         assert self._collecting is not None
         if shards is not None:
             handles, shapes, seconds = shards
-            LINKS[LINK] = ShardedMemory(Reading(handles), shapes, seconds)
+            LINKS[LINK] = ShardedMemory(Shards(Reading(handles), len(shapes), seconds), shapes)
         sent = self._collecting.collect(name, version, steps, mind)
         return sent if shards is None else sent._replace(partial=LINKS[LINK].partial_reads)  # type: ignore[attr-defined]
 

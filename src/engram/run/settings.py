@@ -103,7 +103,7 @@ class RunSettings:
         low=0, later=True, about=Flag("N", "0", free=True),
     )  # fmt: skip
     shards: int = setting(
-        0, "keep the entries of the external memory in so many processes of a cluster; 0 to keep them in the learner",
+        0, "keep replay rows and the external memory's entries in so many processes of a cluster; 0: in the learner",
         low=0, later=True, about=Flag("K", "0", free=True),
     )  # fmt: skip
     demonstrations: str | None = setting(

@@ -132,6 +132,11 @@ def begin_from(source: Source | None, runner: Runner, plan: RunPlan) -> None:
             f"start_with = {what!r} was given, but entries in shards can be taken neither from another run nor by one; "
             f"begin with start_with=weights"
         )
+    if what in WITH_REPLAY and plan.shards:
+        raise SpecError(
+            f"start_with = {what!r} was given, but a replay in shards begins empty; begin with start_with=weights, or "
+            f"without --shards"
+        )
     if what in WITH_REPLAY:
         check_replays(plan.agent, f"start_with = {what!r}")
     _check_meaning(source, plan)

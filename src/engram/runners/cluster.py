@@ -22,9 +22,11 @@ import numpy as np
 from engram import spaces
 from engram.agents.agent import Agent, AgentState, Experience
 from engram.agents.policy import Mind
+from engram.cluster import epochs
 from engram.cluster.blocks import Ledger, Name, Sent, Verdict
-from engram.cluster.epochs import parts_of
 from engram.cluster.memory import ShardedMemory
+from engram.cluster.replay import ShardedReplay
+from engram.cluster.shards import Shards
 from engram.cluster.sharing import shares
 from engram.errors import CheckpointError, EngramError
 from engram.runners.collecting import Beginning, Collected, new_actor
@@ -82,18 +84,27 @@ class Crew(Protocol):
         ...
 
 
+class InShards(NamedTuple):
+    """The shards of a run, and which of its parts they keep."""
+
+    shards: Shards | None
+    memory: ShardedMemory | None = None  # the entries of its external memory
+    replay: ShardedReplay | None = None  # observations and carries of its replay rows
+
+
 class ClusterRunner:
     """Drives one agent through host environments of several actors. Everything that changes is in `capture`.
 
     Args:
       agent: for all environments together.
-      memory: the entries of its external memory, where shards have them.
+      shards: what shards keep of it, where there are any.
     """
 
     def __init__(
-        self, agent: Agent, crew: Crew, actors: int, seed: int, group: int = 1, memory: ShardedMemory | None = None
+        self, agent: Agent, crew: Crew, actors: int, seed: int, group: int = 1, shards: InShards | None = None
     ):
-        self.agent, self._crew, self._memory, self._seed = agent, crew, memory, seed
+        self.agent, self._crew, self._seed = agent, crew, seed
+        self._shards, self._memory, self._replay = shards or InShards(None)
         state = compiled_init(agent)(jax.random.PRNGKey(seed))
         self.learner = Learner(agent, state, group if agent.rhythm.lag else 1)
         self._shares = shares(agent.envs, actors)
@@ -118,8 +129,8 @@ class ClusterRunner:
 
     def start(self) -> None:
         """Makes the actors, which begin the first episodes."""
-        if self._memory is not None:
-            self._memory.begin()
+        if self._shards is not None:
+            self._shards.begin()
         for actor in range(self.ledger.actors):
             self._crew.make(actor, 0, Beginning([-1] * (self.agent.envs // self.ledger.actors)))
 
@@ -151,8 +162,10 @@ class ClusterRunner:
         if self._memory is not None:
             self._moments[version] = self._memory.moment
             self._memory.settle(min(moment for one, moment in self._moments.items() if one >= min(oldest, version)))
-            if self._memory.mend():
-                self.repeatable = False
+        if self._replay is not None:
+            self._replay.flush()
+        if self._shards is not None and self._shards.mend():
+            self.repeatable = False
         self._moments = {one: moment for one, moment in self._moments.items() if one >= oldest}
         self._crew.publish(version, leaves)
         self._crew.forget(oldest)
@@ -234,12 +247,14 @@ class ClusterRunner:
             "blocks_lost": self.ledger.account.lost_blocks,
             "actor_restarts": self.ledger.account.restarts,
         }
-        if self._memory is not None:
-            about |= {
-                "shards_silent": len(self._memory.gone),
-                "memory_partial_reads": self._memory.partial_reads,
-                "memory_entries_lost": sum(one.entries for one in self._memory.lost),
-            }
+        if self._shards is not None:
+            about["shards_silent"] = len(self._shards.gone)
+        if self._memory is not None and self._shards is not None:
+            about["memory_partial_reads"] = self._memory.partial_reads
+            about["memory_entries_lost"] = sum(one.entries for one in self._shards.lost)
+        if self._replay is not None and self._shards is not None:
+            about["replay_rows_missed"] = self._replay.missing
+            about["replay_rows_lost"] = sum(one.rows for one in self._shards.lost)
         self._lags, self._waited, self._since = [], 0.0, now
         return self.book.report() | learned | about
 
@@ -254,8 +269,9 @@ class ClusterRunner:
             for one in gone:
                 self._make_anew(one)
         arrays, rows = self.learner.capture()
-        parts = [] if self._memory is None else [part.to_json() for part in self._memory.write_epoch()]
-        self.repeatable &= self._memory is None or not self._memory.lost
+        epoch = [] if self._shards is None else self._shards.write_epoch()
+        self.repeatable &= self._shards is None or not self._shards.lost
+        self.repeatable &= self._replay is None or not self._replay.missing
         meta: dict[str, Any] = {
             "steps": self.steps,
             "ledger": self.ledger.to_json(),
@@ -277,8 +293,8 @@ class ClusterRunner:
             arrays |= {f"pending.{number}.{name}": np.array(leaf) for name, leaf in named(block).items()}
             meta["pending"].append({"version": blocks[0].version, "ended": [list(one) for one in ended]})
         meta["env"] = {"levels": levels or ["exact"]}
-        if self._memory is not None:
-            meta["shards"] = {"parts": parts}
+        if self._shards is not None:
+            meta["shards"] = epochs.to_json(epoch)
         return Captured(arrays, _plain(meta), rows)
 
     def restore(
@@ -296,12 +312,7 @@ class ClusterRunner:
         self.learner.restore(arrays, rows)
         self.book.restore(below("episodes", arrays))
         self._begun, self.repeatable = list(meta["begun"]), bool(meta["repeatable"])
-        parts = parts_of(meta)
-        if bool(parts) != (self._memory is not None):
-            was, way = ("in", "as many --shards as you like, but some") if parts else ("not in", "no --shards")
-            raise CheckpointError(f"the external memory of this run is {was} shards; resume it with {way}")
-        if self._memory is not None:
-            self._memory.open(parts)
+        self._open_shards(epochs.epoch_of(meta))
         actors = self.ledger.actors
         same = len(meta["actors"]) == actors
         self.ledger.restore(meta["ledger"], self._pending(arrays, meta))
@@ -316,6 +327,20 @@ class ClusterRunner:
                 self._begun[share] if began else [-1] * (share.stop - share.start), captured, new_episodes
             )
             self._crew.make(actor, self.ledger.incarnations[actor], beginning)
+
+    def _open_shards(self, epoch: epochs.Epoch) -> None:
+        """As they were. Raises CheckpointError where shards kept something else, or nothing."""
+        in_shards = bool(epochs.parts_of(epoch))
+        if in_shards != (self._memory is not None):
+            was, way = ("in", "as many --shards as you like, but some") if in_shards else ("not in", "no --shards")
+            raise CheckpointError(f"the external memory of this run is {was} shards; resume it with {way}")
+        if any(kept.rows is not None for kept in epoch) != (self._replay is not None):
+            raise CheckpointError(
+                "the replay of this run lies elsewhere than this version of Engram keeps it; resume the run with the "
+                "version that wrote it"
+            )
+        if self._shards is not None:
+            self._shards.open(epoch)
 
     def _pending(self, arrays: Mapping[str, np.ndarray], meta: dict[str, Any]) -> list[list[Sent]]:
         """The blocks that wait, cut into the shares of the actors."""
