@@ -18,6 +18,7 @@ from engram.errors import SpecError
 from engram.external.sharded import LINKS
 from engram.run import cluster, rays
 from engram.run.trainer import Trainer
+from engram.run.warm import source_of
 
 ENV = "CartPole-v1"
 SMALL: dict[str, Any] = {
@@ -84,6 +85,31 @@ def test_with_shards_too_and_the_stored_agent_reads_them_as_one_table(tmp_path: 
         there = np.isfinite(distance)
         assert np.array_equal(np.take_along_axis(np.asarray(store.value), nearest, 1)[there], values[there])
     assert agent.evaluate(2).episodes == 2
+
+
+def test_a_replay_in_shards_is_saved_resumed_looked_at_and_read_whole(tmp_path: Path):
+    options = {**_keywords(SMALL), "actors": 2, "evaluate_every": 128, "evaluate_episodes": 1}
+    whole = played(tmp_path / "whole", ENV, [], shards=2, **options)
+    again = played(tmp_path / "again", ENV, [192], shards=2, **options)
+    assert whole[0] == again[0]
+    none = played(tmp_path / "none", ENV, [], **options)
+    with Trainer(run=tmp_path / "again", resume=True, shards=3, steps=384) as one:  # redistributed
+        before = one.runner.capture()
+        assert (before.meta["repeatable"], len(before.meta["shards"]["rows"])) == (True, 3)
+    kept = {}
+    for name, folder in (("with", "again"), ("without", "none")):
+        loaded = source_of(str(tmp_path / folder)).loaded
+        kept[name] = list(loaded.replay_blocks())
+        assert loaded.step == none[2][-1].step == 320
+    for one, other in zip(*kept.values(), strict=True):
+        assert one[:2] == other[:2]
+        assert one[2].keys() == other[2].keys()
+        assert all(np.array_equal(one[2][name], other[2][name]) for name in one[2])
+    agent = engram.load(tmp_path / "again")
+    assert agent.evaluate(1).episodes == 1
+    best = [path.read_text() for path in (tmp_path / "again" / "checkpoints" / "best").rglob("manifest.json")]
+    assert best
+    assert not any("rows-" in text for text in best)
 
 
 def test_another_number_of_actors_or_shards_goes_on_with_all_that_was_learned(tmp_path: Path):
@@ -170,6 +196,7 @@ def test_shards_without_a_run_directory_are_refused():
     ("before", "now", "said"),
     [
         ({"actors": 2}, {"actors": 0}, "begun with 2 actors, and cannot go on with none; give as many actors"),
+        ({"actors": 2, "shards": 2}, {"shards": 0}, "begun with 2 shards, and cannot go on with none; give as many"),
         ({"actors": 2}, {"shards": 2}, "begun with no shards, and cannot go on with 2; leave shards out"),
         ({"actors": 2}, {"actors": 3}, "2 environments were asked for with 3 actors"),
         ({}, {"actors": 2}, "begun with no actors, and cannot go on with 2; leave actors out"),

@@ -102,6 +102,7 @@ def test_actors_and_shards_that_die_hang_or_are_slow_cost_what_is_named_and_noth
         ray.kill(memory.shards.place.handles[1])  # type: ignore[attr-defined]  # a shard is killed
         one.learn(128)
         assert [one.shard for one in memory.shards.lost] == [1]  # type: ignore[attr-defined]
+        assert min(memory.shards.lost[0][1:]) > 0  # type: ignore[attr-defined]  # entries and rows
         assert memory.shards.gone == set()  # type: ignore[attr-defined]
 
         lost = len(memory.shards.lost)  # type: ignore[attr-defined]
@@ -115,6 +116,21 @@ def test_actors_and_shards_that_die_hang_or_are_slow_cost_what_is_named_and_noth
         assert runner.ledger.balances
         assert account.accepted_steps == one.steps
         assert runner.capture().meta["repeatable"] is False
+
+
+def test_replay_rows_in_shards_of_other_processes_are_learned_from_whatever_their_number(cluster: Any, tmp_path: Path):
+    settings = {name: value for name, value in SMALL.items() if not name.startswith(("external", "recall"))}
+    found = []
+    for shards in (1, 3):
+        with Trainer(
+            ENV, run=tmp_path / str(shards), progress=False, **{**settings, "preset": "auto", "shards": shards}
+        ) as one:
+            runner: Any = one.learn().runner
+            arrays = runner.capture().arrays
+            assert runner._replay.fetches > 50
+            assert runner._replay.missing == 0
+            found.append({name: array for name, array in arrays.items() if name.startswith("agent.")})
+    assert [name for name in found[0] if not np.array_equal(found[0][name], found[1][name])] == []
 
 
 def test_a_machine_that_is_lost_takes_its_actors_and_the_run_goes_on(cluster: Any, tmp_path: Path):

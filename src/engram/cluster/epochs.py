@@ -209,8 +209,8 @@ def epoch_of(state: Any) -> Epoch:
         return []
     try:
         parts, rows = shards["parts"], shards.get("rows", [])
-        count = len(parts or rows)
-        parts, rows = parts or [None] * count, rows or [None] * count
+        count = max(len(parts), len(rows))
+        parts, rows = list(parts) or [None] * count, list(rows) or [None] * count
         return [
             Kept(
                 None if part is None else Part.from_json(part),

@@ -117,7 +117,8 @@ def fetched(ring: Ring, row: Int[Array, "batch"], lane: Int[Array, "batch"], rea
         whole[exists] = there
         for leaf, column in zip(leaves, found, strict=True):
             leaf[exists] = column
-        return whole.all(0), np.full(batch, reach.before, np.int32), np.arange(batch, dtype=np.int32), *leaves
+        complete = np.asarray(whole.all(0))
+        return complete, np.full(batch, reach.before, np.int32), np.arange(batch, dtype=np.int32), *leaves
 
     flags, numbers = (jax.ShapeDtypeStruct((batch,), kind) for kind in (jnp.bool_, jnp.int32))
     whole, first, where, *leaves = io_callback(fetch, (flags, numbers, numbers, *kinds), ring.cursor, number, lane)
