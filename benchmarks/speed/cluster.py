@@ -6,7 +6,9 @@
 Parts:
   read        one read of 500,000 entries here (`external=episodic`, compiled), of a shard of 500,000 in this process,
               and of two shards of 500,000 in processes of Ray: median of `--repeats`; the time that merging takes
-  throughput  steps per second of CartPole-v1, preset auto: the host runner with one and two environments, two actors
+  rows        the request that brings the replay rows of one batch, from two shards in this process and in two of Ray
+  throughput  steps per second of CartPole-v1, preset auto: the host runner with one and two environments, two actors,
+              and two actors whose replay rows are in two shards
   model       from these figures, on paper: 64 actors and 16 shards, a learner alone on its machine
 
 Two actors on two cores beside the learner can only take time from it: what is shown is the price, not a speed-up.
@@ -17,6 +19,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +31,18 @@ WIDTH, TABLES, K = 64, 2, 50
 ENTRIES = 500_000  # of a shard, and of the table here
 QUERIES = (1, 32, 64)
 ACTORS, SHARDS = 64, 16  # of the model
+STORED, REQUESTS = 20_000, 50  # rows of a replay in shards; requests that are timed together
+BATCHES = {  # dtype and shape of a row's observation, examples of a batch, rows of an example
+    "CartPole": ("float32", (4,), 64, 2),
+    "MinAtar": ("bool", (10, 10, 6), 32, 2),
+    "windows of MinAtar": ("bool", (10, 10, 6), 16, 41),
+}
+RUNS = (  # name, environments, actors, shards
+    ("host", 1, 0, 0),
+    ("host, two environments", 2, 0, 0),
+    ("two actors", 2, 2, 0),
+    ("two actors, two shards", 2, 2, 2),
+)
 
 
 def median(function: Callable[[], Any], repeats: int) -> dict[str, float]:
@@ -126,8 +141,46 @@ def reads_by_ray(options: argparse.Namespace, shards: list[Any]) -> dict[str, di
             place.close()
 
 
-def throughput(options: argparse.Namespace, envs: int, actors: int) -> dict[str, Any]:
+def rows(options: argparse.Namespace, ray: bool) -> dict[str, Any]:
+    """Seconds of a request for a batch of rows, with the rows of one step on their way to the shards."""
+    from engram.cluster.replay import ShardedReplay
+    from engram.cluster.rows import RowShape
+    from engram.cluster.shards import Here, Holding, Keeping, Shards
+    from engram.run import rays
+
+    found: dict[str, Any] = {}
+    for name, (kind, size, batch, span) in BATCHES.items():
+        shapes = [RowShape(one, 2, 2, STORED // 2, (("observation", kind, size),)) for one in range(2)]
+        holdings = [Holding(rows=shape) for shape in shapes]
+        places: dict[str, Any] = {"here": Here(lambda one, _, held=holdings: Keeping(held[one], None), 2)}
+        if ray:
+            places["ray"] = rays.RayShards(rays.join("local", 2), holdings, None)
+        found[name] = {"bytes": batch * span * int(np.prod(size)) * np.dtype(kind).itemsize}
+        for where, place in places.items():
+            replay = ShardedReplay(Shards(place, 2, 120.0), shapes)
+            found[name][where] = median(partial(requests, replay, kind, size, batch, span), options.repeats)
+        if ray:
+            places["ray"].close()
+    return found
+
+
+def requests(replay: Any, kind: str, size: tuple[int, ...], batch: int, span: int) -> None:
+    """REQUESTS of them."""
+    random = np.random.default_rng(0)
+    for number in range(REQUESTS):
+        replay.store(np.arange(2), np.full(2, number), [np.zeros((2, *size), kind)])
+        first = random.integers(STORED // 2 - span, size=(batch, 1)) + np.arange(span)
+        replay.fetch(np.repeat(random.integers(2, size=batch), span), first.reshape(-1))
+
+
+def throughput(options: argparse.Namespace, envs: int, actors: int, shards: int = 0) -> dict[str, Any]:
     """Steps per second of CartPole with the preset auto, of processor and wall, after what compiles."""
+    with tempfile.TemporaryDirectory() as folder:
+        return throughput_in(folder, options, envs, actors, shards)
+
+
+def throughput_in(folder: str, options: argparse.Namespace, envs: int, actors: int, shards: int) -> dict[str, Any]:
+    """See `throughput`; a folder for what shards would save."""
     from engram.run.trainer import Trainer
 
     settings: dict[str, Any] = {
@@ -139,6 +192,8 @@ def throughput(options: argparse.Namespace, envs: int, actors: int) -> dict[str,
     }
     if actors:
         settings |= {"actors": actors}
+    if shards:
+        settings |= {"shards": shards, "run": folder}
     with Trainer("CartPole-v1", seed=1, steps=options.steps, progress=False, **settings) as trainer:
         runner: Any = trainer.runner
         runner.advance(options.steps // 4, lambda: False)
@@ -198,7 +253,7 @@ def model(parts: dict[str, Any]) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--parts", nargs="+", default=["read", "throughput", "model"])
+    parser.add_argument("--parts", nargs="+", default=["read", "rows", "throughput", "model"])
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--steps", type=int, default=8000)
     parser.add_argument("--no-ray", action="store_true")
@@ -208,10 +263,12 @@ def main() -> None:
     record = Record(options, {**sizes, "repeats": options.repeats, "steps": options.steps})
     if "read" in options.parts and "read" not in record.parts:
         record.put("read", reads(options, not options.no_ray))
+    if "rows" in options.parts and "rows" not in record.parts:
+        record.put("rows", rows(options, not options.no_ray))
     if "throughput" in options.parts:
-        for name, envs, actors in (("host", 1, 0), ("host, two environments", 2, 0), ("two actors", 2, 2)):
+        for name, *how in RUNS:
             if f"throughput {name}" not in record.parts:
-                record.put(f"throughput {name}", throughput(options, envs, actors))
+                record.put(f"throughput {name}", throughput(options, *how))
     if "model" in options.parts:
         record.put("model", model(record.parts))
 
