@@ -149,18 +149,21 @@ def rows(options: argparse.Namespace, ray: bool) -> dict[str, Any]:
     from engram.run import rays
 
     found: dict[str, Any] = {}
+    cluster = rays.join("local", 2) if ray else None
     for name, (kind, size, batch, span) in BATCHES.items():
         shapes = [RowShape(one, 2, 2, STORED // 2, (("observation", kind, size),)) for one in range(2)]
         holdings = [Holding(rows=shape) for shape in shapes]
         places: dict[str, Any] = {"here": Here(lambda one, _, held=holdings: Keeping(held[one], None), 2)}
-        if ray:
-            places["ray"] = rays.RayShards(rays.join("local", 2), holdings, None)
+        if cluster is not None:
+            places["ray"] = rays.RayShards(cluster, holdings, None)
         found[name] = {"bytes": batch * span * int(np.prod(size)) * np.dtype(kind).itemsize}
         for where, place in places.items():
             replay = ShardedReplay(Shards(place, 2, 120.0), shapes)
             found[name][where] = median(partial(requests, replay, kind, size, batch, span), options.repeats)
-        if ray:
+        if cluster is not None:
             places["ray"].close()
+    if cluster is not None:
+        cluster.close()
     return found
 
 

@@ -177,7 +177,11 @@ def test_the_run_says_how_it_is_shared(tmp_path: Path, caplog: pytest.LogCapture
         (ENV, {"actors": 2, "seeds": 2}, "begin one run for each seed"),
         ("engram/CartPole-v1", {"actors": 2}, "runs on the device"),
         (lambda: None, {"actors": 2}, "name the environment's id"),
-        (ENV, {"actors": 2, "shards": 2, "external": "graph", "recall.n_step": 1}, "this agent has another memory, or none"),
+        (
+            ENV,
+            {"actors": 2, "shards": 2, "external": "graph", "recall.n_step": 1},
+            "this agent has another memory, or none",
+        ),
         (ENV, {"actors": 2, "shards": 2, "preset": "ppo"}, "this agent has neither; leave them out"),
         (ENV, {"actors": 2, "shards": 2, "draw": "similar"}, "draw=similar, which looks at rows that shards keep"),
         (ENV, {"actors": 2, "shards": 200, "preset": "nec", "external.capacity": 300}, "take fewer shards"),
