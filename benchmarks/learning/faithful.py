@@ -11,11 +11,18 @@ every decision that depends on an earlier step, up to 100 of them for each agent
 - *deletion*: the score of `engram.explaining.faithfulness` by three orders: attention, saliency (the norm of the
   gradient of the margin by what the encoder gave at a step), and shuffled attention. 0 is chance, 1 the best order.
 
+- *covered*: hit@1 of the step that moves the margin most when its observation is that of another time. Its place in the
+  episode stays, which it does not where a step is left out.
+- *turned*: the share of decisions that another cue (another first card) changes. Only there the known step decides.
+- hit@1 for each thing that the known step showed: an agent may look for one cue alone, and take it for the other when
+  it finds none. The step that showed the other is then not what it looks at, and leaving it out changes little.
+
 The agents with equal weights are the control: they attend to everything alike, so that attention cannot say anything.
 """
 
 import argparse
 import sys
+from collections import defaultdict
 from dataclasses import replace
 from typing import Any
 
@@ -27,14 +34,16 @@ from benchmarks.learning.attended import TASKS, Task, trainer_of
 from benchmarks.record import Record, add_flags
 from benchmarks.scores import summary
 from engram.agents.network import Previous
-from engram.explaining import measuring, skipping
+from engram.explaining import measuring, rereading, skipping, worlds
 from engram.explaining.faithfulness import measure
-from engram.explaining.recording import Recording, record
+from engram.explaining.recording import Episode, Recording, record
+from engram.explaining.worlds import MOST_FILLS
 
 EPISODES = 40
 DECISIONS = 100
-COLUMNS = ("mean_return", "attention_hit", "mattered_hit", "saliency_hit", "attention_score", "saliency_score",
-           "shuffled_score")  # fmt: skip
+HITS = ("attention", "mattered", "covered", "saliency")
+COLUMNS = ("mean_return", "attention_hit", "mattered_hit", "covered_hit", "saliency_hit", "turned", "attention_score",
+           "saliency_score", "shuffled_score")  # fmt: skip
 
 
 def decisions_of(recording: Recording, random: np.random.Generator) -> list[tuple[int, int, int]]:
@@ -76,6 +85,48 @@ def saliency(recording: Recording, number: int, step: int) -> np.ndarray:
     return np.asarray(jnp.sqrt((gradient**2).sum(-1)))[:step]
 
 
+def seen_otherwise(recording: Recording, episode: Episode, step: int, observation: Any) -> np.ndarray:
+    """What would be preferred at every step, had the observation of one step been another."""
+    kept = episode.kept
+
+    def other(leaf: np.ndarray, new: Any) -> np.ndarray:
+        leaf = np.array(leaf)
+        leaf[step, -1] = new
+        return leaf
+
+    state = replace(kept.state, frames=jax.tree.map(other, kept.state.frames, observation))
+    return skipping.rerun(recording.spec, recording.mind, replace(episode, kept=kept._replace(state=state)))
+
+
+def covered(recording: Recording, episode: Episode) -> np.ndarray:
+    """At each step (row), how far its margin moves when the observation of each step is that of another time.
+
+    The mean over up to `MOST_FILLS` other times.
+    """
+    length, latest = episode.length, jax.tree.map(lambda leaf: leaf[:, -1], episode.kept.state.frames)
+    choices = [episode.choice(step) for step in range(length)]
+    chosen, runner_up = (np.array([getattr(one, name) for one in choices]) for name in ("action", "runner_up"))
+    rows, others = np.arange(length), np.unique(np.linspace(0, length - 1, MOST_FILLS + 1).round().astype(int))
+    whole = episode.kept.preference[rows, chosen] - episode.kept.preference[rows, runner_up]
+    moved = np.zeros((length, length))
+    for step in range(length):
+        for time in others[others != step]:
+            found = seen_otherwise(recording, episode, step, rereading.at(latest, time))
+            moved[:, step] += np.abs(found[rows, chosen] - found[rows, runner_up] - whole) / (len(others) - 1)
+    return moved
+
+
+def is_turned(recording: Recording, number: int, step: int, relevant: int) -> bool:
+    """Whether another thing at the step that is known to decide changes the choice."""
+    env: Any = recording.env
+    episode = recording.episodes[number]
+    for edit in worlds.edits(env, rereading.at(episode.states, relevant)):
+        after = seen_otherwise(recording, episode, relevant, edit.observation)[step]
+        if int(after.argmax()) != episode.choice(step).action:
+            return True
+    return False
+
+
 def watched(recording: Recording, seed: int) -> dict[str, Any]:
     """What one agent's explanations came to."""
     random = np.random.default_rng([seed, 0xFA17])
@@ -84,8 +135,10 @@ def watched(recording: Recording, seed: int) -> dict[str, Any]:
         number: skipping.density(recording.spec, recording.mind, recording.episodes[number])
         for number in {number for number, _, _ in decisions}
     }
-    cases, steps, hits = [], [], {"attention": 0, "mattered": 0, "saliency": 0}
-    gradients = []
+    otherwise = {number: covered(recording, recording.episodes[number]) for number in mattered}
+    cases, steps, gradients, turned = [], [], [], 0
+    hits: dict[str, int] = dict.fromkeys(HITS, 0)
+    by_cue: Any = defaultdict(lambda: dict.fromkeys(("decisions", "turned", *HITS), 0))
     for number, step, relevant in decisions:
         episode, weights = recording.episodes[number], np.zeros(step)
         for past, weight in skipping.attended(episode, step):
@@ -95,8 +148,16 @@ def watched(recording: Recording, seed: int) -> dict[str, Any]:
         for past, effect in mattered[number][step]:
             moved[past] = effect
         gradient = saliency(recording, number, step)
-        for name, order in (("attention", weights), ("mattered", moved), ("saliency", gradient)):
-            hits[name] += int(np.argmax(order) == relevant and order.max() > order.min())
+        shown = jax.tree.map(lambda leaf, at=relevant: leaf[at, -1], episode.kept.state.frames)
+        mine = by_cue[" ".join(f"{value:g}" for leaf in jax.tree.leaves(shown) for value in np.ravel(leaf))]
+        mine["decisions"] += 1
+        turns = is_turned(recording, number, step, relevant)
+        turned += turns
+        mine["turned"] += turns
+        for name, order in zip(HITS, (weights, moved, otherwise[number][step, :step], gradient), strict=True):
+            hit = int(np.argmax(order) == relevant and order.max() > order.min())
+            hits[name] += hit
+            mine[name] += hit
         chosen = episode.choice(step)
         cases.append(measuring.Case(weights, chosen.action, chosen.runner_up))
         gradients.append(gradient)
@@ -109,6 +170,7 @@ def watched(recording: Recording, seed: int) -> dict[str, Any]:
     returns = [episode.total for episode in recording.episodes]
     found = {f"{name}_hit": count / max(1, len(decisions)) for name, count in hits.items()}
     return found | {
+        "turned": turned / max(1, len(decisions)), "by_what_was_shown": dict(sorted(by_cue.items())),
         "decisions": len(decisions), "mean_return": float(np.mean(returns)), "attention_score": ours.score,
         "attention_interval": ours.interval, "verdict": ours.verdict, "shuffled_score": ours.shuffled,
         "saliency_score": theirs.score, "saliency_interval": theirs.interval, "agreement": ours.agreement,
