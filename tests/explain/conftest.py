@@ -19,6 +19,8 @@ def browser() -> Iterator[Any]:
     from playwright.sync_api import sync_playwright
 
     flags = ["--disable-gpu", "--force-color-profile=srgb"]
+    # Letters are drawn alike on every machine, whatever its screen and its settings of fonts are.
+    flags += ["--font-render-hinting=none", "--enable-font-subpixel-positioning", "--disable-lcd-text"]
     if hasattr(os, "geteuid") and os.geteuid() == 0:
         flags.append("--no-sandbox")  # chromium refuses to sandbox root
     with sync_playwright() as driver:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from support import tolds
+from support.opened import ASK, READY, Opened, written
 from support.payloads import PAYLOADS
 
 from engram.explaining import page
@@ -16,60 +17,6 @@ from engram.explaining.data import shown
 from engram.explaining.moments import World
 
 pytestmark = pytest.mark.browser
-READY = "html[data-ready]"
-ASK = """place => { const slider = document.getElementById('seek'); slider.value = place;
-  slider.dispatchEvent(new Event('input')); }"""
-
-
-class Opened:
-    """A page in a tab that has no network, with all that it asked for, said and broke."""
-
-    def __init__(self, browser, path: Path, **how):
-        how.setdefault("viewport", {"width": 1280, "height": 900})
-        self.context = browser.new_context(offline=True, **how)
-        self.asked, self.said = [], []
-        self.context.on("request", lambda request: self.asked.append(request.url))
-        self.tab = self.context.new_page()
-        self.tab.on("console", lambda message: self.said.append(message.text))
-        self.tab.on("pageerror", lambda error: self.said.append(str(error)))
-        self.devtools = self.context.new_cdp_session(self.tab)
-        self.devtools.send("Performance.enable", {"timeDomain": "threadTicks"})
-        self.go(path)
-
-    def go(self, path: Path) -> None:
-        self.tab.goto(path.as_uri())
-        self.tab.wait_for_selector(READY, state="attached", timeout=60_000)
-
-    def seek(self, place: int) -> None:
-        self.tab.evaluate(ASK, place)
-
-    def texts(self, selector: str) -> list[str]:
-        return self.tab.evaluate("css => [...document.querySelectorAll(css)].map(each => each.textContent)", selector)
-
-    def until(self, expression: str) -> None:
-        """Wait until `expression` is true. (The driver's own way needs `eval`, which the page's policy refuses.)"""
-        for _ in range(600):
-            if self.tab.evaluate(expression):
-                return
-            self.tab.wait_for_timeout(50)
-        raise AssertionError(f"never true: {expression}")
-
-    def seconds(self) -> float:
-        """What the page's thread has worked: unlike the time on the wall, it does not grow with what else runs."""
-        found = self.devtools.send("Performance.getMetrics")["metrics"]
-        return next(each["value"] for each in found if each["name"] == "TaskDuration")
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self.context.close()
-
-
-def written(folder: Path, text: str, name: str = "page.html") -> Path:
-    path = folder / name
-    path.write_text(text, encoding="ascii")
-    return path
 
 
 @pytest.fixture(scope="module")
@@ -420,6 +367,33 @@ def test_a_page_fits_every_width_without_sideways_scroll(browser, atari_page, si
         for tab in opened.tab.get_by_role("tab").all():
             tab.evaluate("each => each.click()")
             assert opened.tab.evaluate("document.documentElement.scrollWidth") <= size[0]
+
+
+# What is a number and stands on more than one line.
+BROKEN = r"""() => [...document.querySelectorAll('.number, .what, dd, td')].filter(each => {
+  if (!/^[-+\u2212]?[\d.]+(e[-+\u2212]?\d+)?( %| [\u25b2\u25bc])?$/.test(each.textContent)) return false;
+  const range = document.createRange();
+  range.selectNodeContents(each);
+  const lines = [...range.getClientRects()].map(box => box.bottom);
+  return Math.max(...lines) - Math.min(...lines) > 4;
+}).map(each => each.parentElement.textContent)"""
+
+
+@pytest.mark.parametrize("width", [360, 760, 1180, 1280, 2560])
+def test_no_number_is_broken_in_two(browser, tmp_path, width):
+    base = tolds.cartpole(20)
+    facts = list(zip(tolds.NUMBERS, ("-0.0006673", "-1.234e-05", "123456.7", "-0.04971"), strict=True))
+    parts = [replace(part, value=value) for part, (_, value) in zip(base.steps[0].parts, facts, strict=True)]
+    effects = [(part, -1234.5) for part in range(4)]
+    steps = [replace(step, facts=facts, parts=parts, parts_mattered=effects) for step in base.steps]
+    told = replace(base, steps=steps)
+    path = page.write(told, tmp_path / "page.html")
+    with Opened(browser, path, viewport={"width": width, "height": 800}) as opened:
+        for place in (0, 10):
+            opened.seek(place)
+            for tab in opened.tab.get_by_role("tab").all():
+                tab.evaluate("each => each.click()")
+                assert opened.tab.evaluate(BROKEN) == []
 
 
 def test_the_page_speaks_chinese(browser, atari_page):
