@@ -396,6 +396,44 @@ def test_no_number_is_broken_in_two(browser, tmp_path, width):
                 assert opened.tab.evaluate(BROKEN) == []
 
 
+def of_many_actions(count: int, **changes):
+    rng = np.random.default_rng(0)
+    names = [f"word {number}" for number in range(count)]
+    steps = [replace(tolds.step(rng, t, names), **changes) for t in range(60)]
+    return tolds.told(steps, names)
+
+
+IN_SIGHT = """css => [...document.querySelectorAll(css)].every(each => {
+  const own = each.getBoundingClientRect(), list = each.closest('ol').getBoundingClientRect();
+  return own.top >= list.top - 1 && own.bottom <= list.bottom + 1;
+})"""
+
+
+@pytest.mark.parametrize("width", [360, 1280])
+def test_of_many_actions_the_chosen_one_is_in_sight_and_the_page_ends_with_what_it_shows(browser, tmp_path, width):
+    told = of_many_actions(90)
+    with Opened(browser, page.write(told, tmp_path / "page.html"), viewport={"width": width, "height": 700}) as opened:
+        for place in (0, 17, 59):
+            opened.seek(place)
+            assert opened.texts("#bars .is-chosen .name") == [f"\u25b6 {told.actions[told.steps[place].action]}"]
+            assert opened.tab.evaluate(IN_SIGHT, "#bars .is-chosen")
+            assert [int(one) for one in opened.texts("#bars .rank")] == list(range(1, 91))
+        for tab in opened.tab.get_by_role("tab").all():
+            tab.evaluate("each => each.click()")
+            past_the_end = opened.tab.evaluate(
+                "document.documentElement.scrollHeight - document.getElementById('app').getBoundingClientRect().bottom"
+                " - window.scrollY"
+            )
+            assert past_the_end <= 1
+
+
+def test_one_value_for_all_actions_is_not_told_for_each(browser, tmp_path):
+    for q, said in (([0.5] * 3, 0), ([0.5, 0.25, 0.75], 3)):
+        told = of_many_actions(3, q=q, preference=[-1.0, -2.0, -3.0], action=0, runner_up=1)
+        with Opened(browser, page.write(told, tmp_path / f"{said}.html")) as opened:
+            assert sum("Q" in text for text in opened.texts("#bars .marks")) == said
+
+
 def test_the_page_speaks_chinese(browser, atari_page):
     with Opened(browser, atari_page) as opened:
         opened.tab.click("#language")

@@ -14,8 +14,10 @@ from engram.agents.spec import AgentSpec
 from engram.encoders.entities import EntitiesSpec
 from engram.encoders.features import FeaturesSpec
 from engram.encoders.pixels import PixelsSpec
+from engram.encoders.tokens import TokensSpec
 from engram.encoders.vector import VectorSpec
-from engram.envs.names import Names
+from engram.envs.device import make_device
+from engram.envs.names import Names, names_of
 from engram.envs.steady import Steady
 from engram.explaining import naming
 from engram.explaining.inputs import blurred, cover, facts, mean_of, number, parts_told
@@ -114,6 +116,23 @@ def test_names_of_an_environment_whose_dtypes_drift_are_its_own():
     agent = SimpleNamespace(plan=plan, world_name=None)
     recording: Any = SimpleNamespace(agent=agent, env=Steady(env, ()), episodes=[SimpleNamespace(names=None)])
     assert inspect.unwrap(naming.Names.of.__func__)(naming.Names, recording).actions == ["fall", "push"]  # type: ignore[attr-defined]
+
+
+def test_symbols_of_a_text_are_told_by_their_names():
+    space = spaces.Dict((("count", spaces.Discrete(9)), ("said", spaces.Text(3, 2))))
+    names = Names(symbols=("yes", "no"))
+    assert facts(space, {"count": 2, "said": np.array([2, 1, 0])}, names) == [("count", "2"), ("said", "no yes")]
+    parts = TokensSpec().parts(space, 1)
+    seen = {"count": np.array([2]), "said": np.array([[2, 1, 0]])}
+    assert [one.value for one in parts_told(parts, seen, names)][-3:] == ["no", "yes", ""]
+    assert [one.value for one in parts_told(parts, seen)][-3:] == ["2", "1", "0"]
+
+
+def test_translation_names_its_symbols_as_its_actions():
+    env: Any = make_device("engram/Translate-v0")
+    known = names_of(env)
+    assert known.symbols == known.actions
+    assert len(known.symbols) == env.actions
 
 
 def test_a_text_is_told_by_its_characters():

@@ -14,6 +14,7 @@ may be left out:
 | `entities` | a name for each row of a set                                                                 |
 | `columns`  | a name for each number of such a row                                                         |
 | `actions`  | a name for each action                                                                       |
+| `symbols`  | a name for each symbol of the texts, that of symbol 1 first; 0 stands for nothing             |
 | `boxes`    | for each number or entity (left, top, right, bottom) in the picture, 0 to 1; None for nowhere |
 
 Of well-known environments the names are known here. Worker processes import this file, so it imports no JAX.
@@ -39,6 +40,7 @@ class Names:
     actions: tuple[str, ...] = ()
     boxes: tuple[Box | None, ...] = ()
     columns: tuple[str, ...] = ()
+    symbols: tuple[str, ...] = ()
 
     def over(self, other: "Names") -> "Names":
         """These names, and where there are none, those of `other`."""

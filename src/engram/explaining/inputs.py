@@ -1,5 +1,6 @@
 """An observation in parts: covering some of them, and telling them by name and value."""
 
+from functools import partial
 from math import prod
 from typing import Any
 
@@ -109,7 +110,7 @@ def facts(space: spaces.Space, observation: PyTree, names: Names = NOTHING) -> l
         if isinstance(leaf, spaces.Box) and leaf.unordered and value.ndim == 2:
             found += _rows(value, names)
         elif isinstance(leaf, spaces.Text):
-            found.append((path or "text", " ".join(str(one) for one in value if one > 0)))
+            found.append((path or "text", " ".join(symbol(one, names.symbols) for one in value if one > 0)))
         else:
             found += [(name, number(one)) for name, one in zip(called[at : at + count], value.reshape(-1), strict=True)]
         at += count
@@ -161,6 +162,13 @@ def number(value: Any) -> str:
     return f"{value:.0f}" if value == round(value) and abs(value) < 1e6 else f"{value:.4g}"
 
 
+def symbol(value: Any, names: tuple[str, ...]) -> str:
+    """A symbol of a text by its name, or as a number; nothing for the one after the end, where symbols have names."""
+    if not names:
+        return number(value)
+    return names[int(value) - 1] if 0 < value <= len(names) else ""
+
+
 def parts_told(parts: Parts, observation: PyTree | None = None, names: Names = NOTHING) -> list[Part]:
     """Each part with its name, what it holds in a stacked observation, and where it is in the picture.
 
@@ -185,11 +193,13 @@ def _held(parts: Parts, observation: PyTree, names: Names) -> list[str]:
     """What each part holds, as text; of a part that is a number of all frames the newest one."""
     held: list[list[str]] = [[] for _ in range(parts.count)]
     frames = parts.shape[0] if len(parts.shape) == 2 else 1
-    for owner, value in zip(jax.tree.leaves(parts.owners()), jax.tree.leaves(observation), strict=True):
+    leaves = [leaf for _, leaf in spaces.leaves(parts.space)]
+    for leaf, owner, value in zip(leaves, jax.tree.leaves(parts.owners()), jax.tree.leaves(observation), strict=True):
         owner, value = np.asarray(owner), np.asarray(value)
+        write = partial(symbol, names=names.symbols) if isinstance(leaf, spaces.Text) else number
         if frames == 1:
             owner, value = owner[-1:], value[-1:]
         for part, one in zip(owner.reshape(-1).tolist(), value.reshape(-1), strict=True):
             if part >= 0:
-                held[part].append(number(one))
+                held[part].append(write(one))
     return [_labelled(each, names.columns if parts.kind == "entities" else ()) for each in held]

@@ -95,8 +95,9 @@ class Translate:
 
     @property
     def parts(self) -> dict[str, list[str]]:
-        """The pieces as names of actions."""
-        return {"actions": [piece.replace("▁", " ").strip() or "(space)" for piece in self.corpus.vocabulary.pieces]}
+        """The pieces as names of actions and of symbols."""
+        pieces = [piece.replace("▁", " ").strip() or "(space)" for piece in self.corpus.vocabulary.pieces]
+        return {"actions": pieces, "symbols": pieces}
 
     @property
     def most_letters(self) -> int:

@@ -16,6 +16,9 @@ function showSeen(step) {
   $("facts").replaceChildren(...observed(step, same ? weights : null));
 }
 
+const partLine = (about, part, art, text) => make("li", about, span("name", part.name), span("what", part.value), art,
+  span("number", text));
+
 // How far the margin falls when a part of the input is covered, the largest first.
 function partsMattered(step) {
   const ranked = order(step.parts_mattered.map(([, effect]) => Math.abs(effect))).slice(0, TOP_PARTS);
@@ -23,8 +26,7 @@ function partsMattered(step) {
   const most = Math.max(1e-12, Math.abs(step.parts_mattered[ranked[0]][1]));
   return [heading("parts_mattered"), ordered("attended", ...ranked.map((k) => {
     const [part, effect] = step.parts_mattered[k];
-    return make("li", { "data-covered": part }, span("name", step.parts[part].name), span("what",
-      step.parts[part].value), effectBar(effect, most), span("number", signed(effect)));
+    return partLine({ "data-covered": part }, step.parts[part], effectBar(effect, most), signed(effect));
   }))];
 }
 
@@ -90,11 +92,8 @@ function attended(step, weights) {
   if (!weights.length) return [];
   const ranked = order(weights);
   const greatest = Math.max(1e-12, ...finite(weights));
-  const line = (part) => make("li", { "data-part": part },
-    span("name", step.parts[part].name),
-    span("what", step.parts[part].value),
-    bar(0, weights[part] / greatest, "look"),
-    span("number", percent(weights[part])));
+  const line = (part) => partLine({ "data-part": part }, step.parts[part], bar(0, weights[part] / greatest, "look"),
+    percent(weights[part]));
   const list = (parts) => ordered("attended", ...parts.map(line));
   const rest = ranked.slice(TOP_PARTS);
   const sum = rest.reduce((total, part) => total + weights[part], 0);
@@ -174,14 +173,15 @@ function axis(values) {
 function bars(step, other) {
   if (!width) return [remark("no_actions")];
   const ranked = order(step.preference);
-  const rank = ranked.map((_, action) => ranked.indexOf(action) + 1);
   const [low, high] = axis(step.preference.concat(other ? other.values : []));
   const scaled = (value) => (value === -Infinity ? 0 : (value - low) / (high - low));
   const from = low <= 0 && high >= 0 ? scaled(0) : 0;
-  const lines = actions.map((_, action) => barLine(step, action, rank[action], other, scaled, from));
+  const lines = actions.map((_, action) => barLine(step, action, ranked.indexOf(action) + 1, other, scaled, from));
+  // Many do not fit in sight: the chosen one first, then by value.
+  const shown = width > 12 ? [step.action, ...ranked.filter((one) => one !== step.action)].map((i) => lines[i]) : lines;
   return [
-    heading("all_actions", { unit: term(data.meta.unit) }),
-    make("ol", { class: "bars" + (other ? " compared" : "") }, ...lines),
+    heading("all_actions"),
+    make("ol", { class: "bars" + (other ? " compared" : "") }, ...shown),
     box("ends", span("", show(low)),
       span("", (low > 0 || high < 0 ? say("not_from_zero") + " \u00b7 " : "") + say("marks_mean")),
       span("", show(high))),
@@ -203,7 +203,9 @@ function barLine(step, action, rank, other, scaled, from) {
   const marks = [];
   if (!step.allowed[action]) marks.push(say("not_offered"));
   if (step.share) marks.push(say("memory_share", { share: percent(step.share[action]) }));
-  if (Math.abs(step.q[action] - value) > 1e-6) marks.push(say("q_is", { q: show(step.q[action]) }));
+  const q = step.q[action];
+  // One for all is the state's.
+  if (new Set(step.q).size > 1 && Math.abs(q - value) > 1e-6) marks.push(say("q_is", { q: show(q) }));
   return make("li", {
     class: (chosen ? "is-chosen" : "") + (step.allowed[action] ? "" : " is-not-offered"), "data-action": action,
   },

@@ -203,9 +203,8 @@ function start() {
   speak();
   startTimeline();
   const clicks = {
-    first: () => seek(0), back: () => seek(state.place - 1), next: () => seek(state.place + 1),
-      last: () => seek(count - 1),
-    play: () => play(!state.playing), "help-open": () => $("help").showModal(),
+    first: PRESSED.Home, back: PRESSED.ArrowLeft, next: PRESSED.ArrowRight, last: PRESSED.End,
+    play: PRESSED[" "], "help-open": PRESSED["?"],
     language: () => { state.language = state.language === "en" ? "zh" : "en"; speak(); },
   };
   for (const [id, act] of Object.entries(clicks)) $(id).addEventListener("click", act);

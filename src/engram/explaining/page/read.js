@@ -142,7 +142,7 @@ function stepAt(i) {
 }
 
 // The word `name` in the reader's language, with {gaps} filled in.
-function say(name, gaps = {}) {
+function say(name, gaps = { unit: term(data.meta.unit) }) {
   const text = languages[state.language][name] ?? languages.en[name] ?? name;
   return text.replace(/\{(\w+)\}/g, (_, gap) => String(gaps[gap]));
 }

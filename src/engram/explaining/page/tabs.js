@@ -113,9 +113,8 @@ function curve(each) {
   art.append(segment("zero", 0, y(0), 300, y(0)));
   const band = each.random_interval.map((pair, i) => [i, pair]).filter(([, pair]) => pair && !pair.includes(null));
   if (band.length > 1) {
-    const there = band.map(([i, pair]) => x(i).toFixed(1) + " " + y(pair[1]).toFixed(1));
-    const back = band.reverse().map(([i, pair]) => x(i).toFixed(1) + " " + y(pair[0]).toFixed(1));
-    art.append(vector("path", { class: "band", d: "M" + there.concat(back).join("L") + "z" }));
+    const edge = (side) => band.map(([i, pair]) => x(i).toFixed(1) + " " + y(pair[side]).toFixed(1));
+    art.append(vector("path", { class: "band", d: "M" + edge(1).concat(edge(0).reverse()).join("L") + "z" }));
   }
   for (const name of [...CURVES].reverse()) {
     art.append(vector("path", { class: "line " + name, d: trace(each[name].map((value) => value ?? NaN), x, y, 1e6) }));
