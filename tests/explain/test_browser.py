@@ -14,7 +14,7 @@ from support.payloads import PAYLOADS
 
 from engram.explaining import page
 from engram.explaining.data import shown
-from engram.explaining.moments import World
+from engram.explaining.moments import Light, World
 
 pytestmark = pytest.mark.browser
 
@@ -394,6 +394,32 @@ def test_no_number_is_broken_in_two(browser, tmp_path, width):
             for tab in opened.tab.get_by_role("tab").all():
                 tab.evaluate("each => each.click()")
                 assert opened.tab.evaluate(BROKEN) == []
+
+
+# Words that stand on more than one line.
+SPLIT = r"""css => [...document.querySelectorAll(css)].flatMap(each => {
+  const text = each.firstChild, words = [];
+  if (!text || text.nodeType !== 3) return words;
+  for (const found of text.data.matchAll(/[a-z]{3,14}/g)) {
+    const range = document.createRange();
+    range.setStart(text, found.index);
+    range.setEnd(text, found.index + found[0].length);
+    if (new Set([...range.getClientRects()].map(box => Math.round(box.bottom))).size > 1) words.push(found[0]);
+  }
+  return words;
+})"""
+
+
+@pytest.mark.parametrize("width", [360, 760, 1280])
+def test_no_word_of_the_memorys_health_is_broken(browser, tmp_path, width):
+    long = Light(
+        "poisoned by strange frames (measured)", "14 of 16 choices turn; Q moves by 0.031", "bad", "good: none"
+    )
+    told = tolds.cartpole(20)
+    told = replace(told, health=replace(told.health, lights=[*told.health.lights, long]))
+    with Opened(browser, page.write(told, tmp_path / "page.html"), viewport={"width": width, "height": 800}) as opened:
+        opened.tab.evaluate("document.getElementById('tab-health').click()")
+        assert opened.tab.evaluate(SPLIT, ".lights span") == []
 
 
 def of_many_actions(count: int, **changes):

@@ -11,12 +11,13 @@ from support.explained import entries, trained, with_entries
 
 from engram.agents.network import Previous
 from engram.agents.policy import decide, still
+from engram.agents.recall.reading import consult
 from engram.agents.spec import AgentSpec, ReplaySpec
 from engram.encoders.vector import VectorSpec
 from engram.explaining.naming import Names
 from engram.explaining.recording import record
 from engram.explaining.rereading import without
-from engram.explaining.skipping import attended, density, skipping
+from engram.explaining.skipping import AT_ONCE, attended, density, each_skipped, skipping
 from engram.explaining.telling import Teller
 from engram.external.episodic import EpisodicSpec
 from engram.play.trained import TrainedAgent
@@ -97,6 +98,28 @@ def test_an_episode_without_some_steps_is_run_again(kind: str):
         first = jnp.arange(len(left)) == 0
         again = network.unroll(network.working.init(), frames, first, previous, still(network, len(left)))[1]
         np.testing.assert_allclose(row, again.preference[-1], rtol=1e-4, atol=1e-6)
+
+
+def test_the_external_memory_is_read_at_the_step_that_is_asked_for_alone(monkeypatch):
+    recall = replace(RECALLS.recall, refresh=0)
+    spec = replace(RECALLS, recall=recall, working=HISTORY, replay=ReplaySpec(window=4))
+    agent = trained(spec, MAZE)
+    mind = with_entries(agent.minds[0], entries(agent.minds[0], 30, 4))
+    recording = record(TrainedAgent(agent.plan, [mind], None), pictured=False)
+    episode, read = recording.episodes[0], []
+    skipped = np.eye(3, episode.length, 4, dtype=bool)  # steps 4, 5 and 6, which are in the window
+
+    def counted(*given: Any) -> Any:
+        jax.debug.callback(lambda _: read.append(1), given[-1].preference)
+        return consult(*given)
+
+    monkeypatch.setattr("engram.explaining.skipping.consult", counted)
+    found = skipping(spec, mind, episode, skipped, np.array([7, 8, 9]))
+    jax.effects_barrier()
+    assert len(read) <= AT_ONCE  # one for each set, of which there are as many as run side by side
+    all_steps = each_skipped(spec, mind, episode, np.array([4, 5, 6]))[1]
+    np.testing.assert_allclose(found, all_steps[np.arange(3), [7, 8, 9]], rtol=1e-4, atol=1e-6)
+    assert np.abs(found[0] - episode.kept.preference[7]).max() > 1e-6
 
 
 def test_recall_density_finds_the_cue_and_attention_is_told_by_step():

@@ -186,18 +186,33 @@ def _program(spec: MindSpec, every: bool) -> Any:
     def run(mind: Mind, rows: PyTree, skipped: Array, places: Array) -> Array:
         network = mind.network
 
-        def step(carry: PyTree, row: tuple[PyTree, Array]) -> tuple[PyTree, Array]:
+        def recalled(frames: PyTree, decision: Any) -> Any:
+            if mind.recall is None:
+                return decision
+            target = network if mind.target is None else mind.target.seeing(network.scales)
+            return consult(spec, mind.recall, network, target, frames, decision)[1]
+
+        def step(carry: PyTree, row: tuple[PyTree, Array]) -> tuple[PyTree, Any]:
             (frames, encoding, is_first, action, reward), leave_out = row
             previous = Previous(action, as_learned(spec, network.scales, reward))
             after, decision = network.step_encoded(carry, frames, encoding, is_first, previous, network.still)
-            if mind.recall is not None:
-                target = network if mind.target is None else mind.target.seeing(network.scales)
-                decision = consult(spec, mind.recall, network, target, frames, decision)[1]
-            return jax.tree.map(partial(jnp.where, leave_out), carry, after), decision.preference
+            return jax.tree.map(partial(jnp.where, leave_out), carry, after), decision
+
+        def told(carry: PyTree, row: tuple[PyTree, Array]) -> tuple[PyTree, Array]:
+            carry, decision = step(carry, row)
+            return carry, recalled(row[0][0], decision).preference
 
         def one(asked: tuple[Array, Array]) -> Array:
-            found = jax.lax.scan(step, network.working.init(), (rows, asked[0]))[1]
-            return found if every else found[asked[1]]
+            skips, place = asked
+            if every:
+                return jax.lax.scan(told, network.working.init(), (rows, skips))[1]
+            # The external memory, which no later step depends on, is read at the step that is asked for alone.
+            before = jnp.arange(len(skips)) < place
+            carry, _ = jax.lax.scan(
+                lambda carry, row: (step(carry, row)[0], None), network.working.init(), (rows, skips | ~before)
+            )
+            here = jax.tree.map(lambda leaf: leaf[place], (rows, skips))
+            return told(carry, here)[1]
 
         return jax.lax.map(one, (skipped, places), batch_size=AT_ONCE)
 
