@@ -202,7 +202,7 @@ def main() -> int:
                     task = TASKS[name]
                     record_of.put(part, learn(task, seed, options.steps or task.steps, uniform))
                     print(part, record_of.parts[part], file=sys.stderr, flush=True)
-                    jax.clear_caches()  # programs of twenty agents do not fit: each maps memory, of which there is an end
+                    jax.clear_caches()  # each program maps memory, and those of twenty agents do not fit
     found: dict[str, Any] = {}
     print(f"| task | {' | '.join(name.replace('_', ' ') for name in COLUMNS)} |\n" + "|---" * (len(COLUMNS) + 1) + "|")
     for group in sorted({part.partition(":")[0] for part in record_of.parts}):
