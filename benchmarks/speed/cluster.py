@@ -159,6 +159,7 @@ def rows(options: argparse.Namespace, ray: bool) -> dict[str, Any]:
         found[name] = {"bytes": batch * span * int(np.prod(size)) * np.dtype(kind).itemsize}
         for where, place in places.items():
             replay = ShardedReplay(Shards(place, 2, 120.0), shapes)
+            fill(replay, kind, size)
             found[name][where] = median(partial(requests, replay, kind, size, batch, span), options.repeats)
         if cluster is not None:
             places["ray"].close()
@@ -167,8 +168,16 @@ def rows(options: argparse.Namespace, ray: bool) -> dict[str, Any]:
     return found
 
 
+def fill(replay: Any, kind: str, size: tuple[int, ...]) -> None:
+    """Every place of both lanes."""
+    rows = np.arange(STORED // 2)
+    for lane in range(2):
+        replay.store(np.full(len(rows), lane), rows, [np.zeros((len(rows), *size), kind)])
+    replay.flush()
+
+
 def requests(replay: Any, kind: str, size: tuple[int, ...], batch: int, span: int) -> None:
-    """REQUESTS of them."""
+    """REQUESTS of them, each with two rows that are written once more."""
     random = np.random.default_rng(0)
     for number in range(REQUESTS):
         replay.store(np.arange(2), np.full(2, number), [np.zeros((2, *size), kind)])

@@ -199,3 +199,26 @@ def test_a_shard_that_was_killed_comes_back_without_what_was_written_since_and_g
     lane, row = model.write([30, 30])  # and it goes on
     replay.store(lane, row, content(lane, row))
     assert replay.fetch(lane, row)[0].all()
+
+
+def test_shards_that_begin_as_they_are_take_the_orders_that_follow(tmp_path: Path):
+    replay, lane = replay_of(2, tmp_path), np.zeros(20, np.int64)
+    for first in (0, 20):
+        replay.store(lane, first + np.arange(20), content(lane, first + np.arange(20)))
+        replay.flush()
+        replay.shards.begin()
+    there, _ = replay.fetch(np.zeros(40, np.int64), np.arange(40))
+    assert there.all()
+
+
+def test_what_waits_to_be_sent_is_bounded(monkeypatch: pytest.MonkeyPatch):
+    replay, lane = replay_of(2), np.zeros(4, np.int64)
+    size = sum(column.nbytes for column in content(lane, np.arange(4)))
+    monkeypatch.setattr("engram.cluster.replay.WAITING", 3 * size)
+    waiting = []
+    for number in range(7):
+        rows = 4 * number + np.arange(4)
+        replay.store(lane, rows, content(lane, rows))
+        waiting.append(sum(len(new.row) for writes in replay._pending for new in writes))
+    assert waiting == [4, 8, 0, 4, 8, 0, 4]
+    assert replay.fetch(np.zeros(28, np.int64), np.arange(28))[0].all()

@@ -15,7 +15,7 @@ from engram import spaces
 from engram.agents import examples
 from engram.agents.agent import Experience
 from engram.replay import elsewhere
-from engram.replay.draw import Drawn, Surprise
+from engram.replay.draw import Surprise
 from engram.replay.prioritized import PrioritizedSpec
 from engram.trees import copied
 from engram.types import TimeStep
@@ -120,4 +120,3 @@ def test_the_learner_keeps_the_narrow_columns_alone():
     assert ring.capacity == whole.rows_per_lane  # type: ignore[attr-defined]
     assert agent.nbytes()["replay"] < whole.nbytes()["replay"] / 4
     assert isinstance(ring.rows.observation, elsewhere.Elsewhere)
-    assert isinstance(Drawn(ring.cursor, ring.cursor).whole, type(None))

@@ -119,6 +119,35 @@ def test_a_replay_in_shards_is_saved_resumed_looked_at_and_read_whole(tmp_path: 
     assert not any("rows-" in text for text in best)
 
 
+def test_a_second_run_of_a_process_with_shards_is_refused_while_the_first_is_open(tmp_path: Path):
+    options = {**SMALL, "actors": 1, "shards": 2}
+    with made(tmp_path / "one", **options), pytest.raises(SpecError, match="another run of this process has its shard"):
+        made(tmp_path / "two", **options)
+    with made(tmp_path / "three", **options):  # the first is closed
+        pass
+
+
+def test_a_replay_of_shards_is_taken_by_a_run_without_and_by_none_with(tmp_path: Path):
+    trained(tmp_path / "one", **{**SMALL, "actors": 1, "shards": 2})
+    how = {**SMALL, "start_from": str(tmp_path / "one"), "start_with": "replay"}
+    with made(tmp_path / "two", **how) as trainer:
+        trainer.learn(16)
+    one, other = (rows_of(tmp_path / folder) for folder in ("one", "two"))
+    assert one.keys() == other.keys() == {0}
+    for name, column in one[0].items():  # the run that took them has added its own
+        assert np.array_equal(column, other[0][name][: len(column)])
+    with pytest.raises(SpecError, match="a replay in shards begins empty"):
+        made(tmp_path / "three", **how, actors=1, shards=2)
+
+
+def test_demonstrations_that_are_kept_and_shards_are_refused_together():
+    agent = engram.preset("dqn", engram.spaces.Box((3,)), 1000)
+    kept = engram.specs.override_all(agent, {"demos.ratio": 0.25})
+    cluster.check_shards(agent)
+    with pytest.raises(SpecError, match="demos.ratio = 0.25, but demonstrations that are kept for ever"):
+        cluster.check_shards(kept)
+
+
 def test_another_number_of_actors_or_shards_goes_on_with_all_that_was_learned(tmp_path: Path):
     roomy = {**REMEMBERS, "external.capacity": 600}  # hashes do not divide evenly
     first = trained(tmp_path, **{**roomy, "actors": 2, "shards": 2, "envs": 4, "steps": 192})

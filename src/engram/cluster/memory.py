@@ -108,10 +108,10 @@ class ShardedMemory:
         self.settle(self._oldest)
 
     def begun(self, counts: list[Count], epoch: epochs.Epoch | None) -> None:
-        """See Holder."""
-        self._numbers, self._sent = [0] * len(self.shapes), [[] for _ in self.shapes]
+        """See Holder. Without an epoch shards are as they were, with the number of the last order that they took."""
         self._holds = [count.entries for count in counts]
         if epoch is not None:
+            self._numbers, self._sent = [0] * len(self.shapes), [[] for _ in self.shapes]
             self.held, self.moment = sum(self._holds), max(part.meta["moment"] for part in epochs.parts_of(epoch))
             self._oldest = self.moment
 

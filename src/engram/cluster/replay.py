@@ -2,7 +2,8 @@
 
 One request brings the rows of a batch, from every shard that has one of them. What was written since the last request
 goes with it, so an update costs one round trip. A shard does what it is told in order: a row that is fetched was
-written before. `flush` is called once in a round of blocks, so what is on its way is never more than a round.
+written before. `flush` is called once in a round of blocks, and as soon as `WAITING` bytes wait to be sent: many rows
+may be written at once before anything is learned.
 """
 
 from collections.abc import Sequence
@@ -14,6 +15,8 @@ from engram.cluster import epochs
 from engram.cluster.rows import Columns, FoundRows, NewRows, RowOrder, RowShape, owner_of
 from engram.cluster.shards import Count, Lost, ShardGone, Shards
 
+WAITING = 16 << 20  # bytes
+
 
 class ShardedReplay:
     """A replay in shards. A row that its shard lacks is lost: whoever asks for it is told so, each time."""
@@ -24,6 +27,7 @@ class ShardedReplay:
         self.missing = 0  # rows that a batch asked for and did not get
         self._numbers = [0] * len(shapes)
         self._pending: list[list[NewRows]] = [[] for _ in shapes]
+        self._waiting = 0  # bytes of them
         self._since_epoch = [0] * len(shapes)
         shards.holders.append(self)
 
@@ -34,6 +38,9 @@ class ShardedReplay:
             mine = owner == shard
             self._pending[shard].append(NewRows(lane[mine], row[mine], [column[mine] for column in columns]))
             self._since_epoch[shard] += int(mine.sum())
+        self._waiting += sum(column.nbytes for column in columns)
+        if self._waiting >= WAITING:
+            self.flush()
 
     def fetch(self, lane: np.ndarray, row: np.ndarray) -> tuple[np.ndarray, Columns]:
         """See Link. Rows of a shard that does not answer in time are not there."""
@@ -82,12 +89,12 @@ class ShardedReplay:
             elif (order := self._order(shard)) is not None:
                 handles.append(self.shards.ask(shard, "keep_rows", order))
         self.shards.answers(handles)
+        self._waiting = 0
 
     def begun(self, counts: list[Count], epoch: epochs.Epoch | None) -> None:
-        """See Holder."""
+        """See Holder. Without an epoch shards are as they were, with the number of the last order that they took."""
         if epoch is not None:
-            self._pending = [[] for _ in self.shapes]
-        self._numbers = [0] * len(self.shapes)
+            self._pending, self._numbers = [[] for _ in self.shapes], [0] * len(self.shapes)
 
     def came_back(self, shard: int, count: Count) -> Lost:
         """See Holder. Of rows that were written since, no more than it has places for were still there."""

@@ -162,6 +162,7 @@ class Shards:
         self.gone: set[int] = set()
         self.lost: list[Lost] = []
         self._epoch: epochs.Epoch | None = None
+        self.closed = False  # whether the run that has them has ended
 
     def ask(self, shard: int, verb: str, *given: Any) -> tuple[int, Any]:
         """See Place."""

@@ -99,6 +99,11 @@ def check_shards(agent: MindSpec) -> None:
         )
     if agent.has_external:
         check_shardable(agent.external)
+    if agent.demonstrated:
+        raise SpecError(
+            f"shards were asked for with demos.ratio = {agent.demonstrated:g}, but demonstrations that are kept for "
+            f"ever lie in the learner; set demos.ratio=0, so that they are rows like others, or leave --shards out"
+        )
     draw = getattr(agent, "draw", None)
     if agent.replay_rows and type(draw) not in DRAWS:
         name = registry.name_of("draw", type(draw))
@@ -175,7 +180,15 @@ def in_words(plan: RunPlan) -> str:
 
 
 def in_shards(place: Place, holdings: Sequence[Holding], seconds: float) -> InShards:
-    """What shards keep, known in this process by LINK, where compiled programs ask for it."""
+    """What shards keep, known in this process by LINK, where compiled programs ask for it, until they are closed.
+
+    Raises SpecError while another run of this process has shards: programs of both would ask those of one.
+    """
+    known: list[Any] = [links[LINK] for links in (LINKS, elsewhere.LINKS) if LINK in links]
+    if not all(one.shards.closed for one in known):
+        raise SpecError("another run of this process has its shards open; close its trainer first (trainer.close())")
+    LINKS.pop(LINK, None)
+    elsewhere.LINKS.pop(LINK, None)
     shards = Shards(place, len(holdings), seconds)
     memory = replay = None
     if shapes := [one.memory for one in holdings if one.memory is not None]:

@@ -77,9 +77,6 @@ def with_rows(loaded: Loaded, checkpoints: Path) -> Loaded:
         columns = {name.removeprefix("column."): kept[name] for name in kept if name.startswith("column.")}
         place = _position(kept["lane"][order], kept["row"][order])
         for lane, start, narrow in loaded.replay_blocks():
-            if columns.keys() <= narrow.keys():  # demonstrations, which the learner keeps whole
-                yield lane, start, narrow
-                continue
             wanted = _position(lane, (start + np.arange(len(narrow["action"]))) % turn_of(loaded.capacity or 1))
             at = np.searchsorted(place, wanted).clip(max=len(place) - 1)
             if (lost := int((place[at] != wanted).sum())) > 0:

@@ -146,8 +146,13 @@ def of_environment(agent: MindSpec, changes: dict[str, Any], made: Any) -> MindS
 
 
 def within_memory(agent: MindSpec, given: Given, made: Any) -> MindSpec:
-    """The agent with as many rows of replay as this machine holds, where nobody said how many."""
-    if not agent.replay_rows or "replay.capacity" in given.agent or (free := available()) is None:
+    """The agent with as many rows of replay as this machine holds, where nobody said how many.
+
+    Rows in shards are on other machines; what stays here of each is some bytes.
+    """
+    if not agent.replay_rows or "replay.capacity" in given.agent or given.run.get("shards"):
+        return agent
+    if (free := available()) is None:
         return agent
     sizes = agent.build(
         made.observation_space, made.actions, given.run.get("envs", 1), **team_of(agents_of(made))

@@ -127,7 +127,7 @@ def begin_from(source: Source | None, runner: Runner, plan: RunPlan) -> None:
     if source is None:
         return
     what, seeds = plan.start_with, plan.seeds
-    if what in ("memory", "all") and (plan.shards or source.plan.shards):
+    if what in ("memory", "all") and any(one.shards and one.agent.has_external for one in (plan, source.plan)):
         raise SpecError(
             f"start_with = {what!r} was given, but entries in shards can be taken neither from another run nor by one; "
             f"begin with start_with=weights"

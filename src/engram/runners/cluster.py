@@ -393,7 +393,9 @@ class ClusterRunner:
         return [self.learner.mind_of(self.learner.mind_leaves)]
 
     def close(self) -> None:
-        """Lets go of the actors."""
+        """Lets go of the actors, and of the shards."""
+        if self._shards is not None:
+            self._shards.closed = True
         self._crew.close()
 
 
