@@ -205,9 +205,13 @@ def main() -> int:
     parser.add_argument("--peers", default="", help="other libraries with commas between them")
     add_flags(parser, "replay")
     options = parser.parse_args()
+    wanted = set(filter(None, options.peers.split(",")))
+    if options.window > 1 and wanted - {"flashbax"}:
+        parser.error(f"of the peers only flashbax draws windows; got --window {options.window} --peers {options.peers}")
     if options.frame and options.peers:
         parser.error("peers keep four numbers; got --frame with --peers, give one of both")
-    record = Record(options, {"rows": options.rows, "lanes": options.lanes})
+    sizes = {name: getattr(options, name) for name in ("rows", "lanes", "window", "frame")}
+    record = Record(options, sizes)
     kept = Rows(options.window, options.frame)
     about = f", windows of {kept.window}" if kept.window > 1 else ""
     about += f", frames of {kept.frame} x {kept.frame}" if kept.frame else ""

@@ -20,7 +20,7 @@ from engram.envs.device import make_device
 from engram.envs.names import Names, names_of
 from engram.envs.steady import Steady
 from engram.explaining import naming
-from engram.explaining.inputs import blurred, cover, facts, mean_of, number, parts_told
+from engram.explaining.inputs import blurred, cover, facts, mean_of, number, parts_told, symbol
 
 MIXED = spaces.Dict((("action_mask", spaces.Box((2,), "bool")), ("a", spaces.Box((2,))), ("b", spaces.Discrete(5))))
 
@@ -126,6 +126,7 @@ def test_symbols_of_a_text_are_told_by_their_names():
     seen = {"count": np.array([2]), "said": np.array([[2, 1, 0]])}
     assert [one.value for one in parts_told(parts, seen, names)][-3:] == ["no", "yes", ""]
     assert [one.value for one in parts_told(parts, seen)][-3:] == ["2", "1", "0"]
+    assert [symbol(one, ("yes", "no")) for one in (0, 1, 2, 3, 4)] == ["", "yes", "no", "", "4"]  # 4 has no name
 
 
 def test_translation_names_its_symbols_as_its_actions():

@@ -163,10 +163,13 @@ def number(value: Any) -> str:
 
 
 def symbol(value: Any, names: tuple[str, ...]) -> str:
-    """A symbol of a text by its name, or as a number; nothing for the one after the end, where symbols have names."""
-    if not names:
-        return number(value)
-    return names[int(value) - 1] if 0 < value <= len(names) else ""
+    """A symbol of a text by its name, that of symbol 1 first, or as a number where it has none.
+
+    Nothing for 0, which is no symbol, and for the one after the last that has a name: the end.
+    """
+    if names and 0 < value <= len(names):
+        return names[int(value) - 1]
+    return "" if names and value in (0, len(names) + 1) else number(value)
 
 
 def parts_told(parts: Parts, observation: PyTree | None = None, names: Names = NOTHING) -> list[Part]:
