@@ -121,10 +121,13 @@ def test_a_replay_in_shards_is_saved_resumed_looked_at_and_read_whole(tmp_path: 
 
 def test_a_second_run_of_a_process_with_shards_is_refused_while_the_first_is_open(tmp_path: Path):
     options = {**SMALL, "actors": 1, "shards": 2}
-    with made(tmp_path / "one", **options), pytest.raises(SpecError, match="another run of this process has its shard"):
-        made(tmp_path / "two", **options)
-    with made(tmp_path / "three", **options):  # the first is closed
-        pass
+    with made(tmp_path / "one", **options) as first:
+        first.learn(16)
+        with made(tmp_path / "two", **options) as second, pytest.raises(SpecError, match="has its shards open; close"):
+            second.learn(16)
+        first.learn(32)
+    with made(tmp_path / "three", **options) as third:
+        third.learn(16)
 
 
 def test_a_replay_of_shards_is_taken_by_a_run_without_and_by_none_with(tmp_path: Path):
@@ -136,8 +139,11 @@ def test_a_replay_of_shards_is_taken_by_a_run_without_and_by_none_with(tmp_path:
     assert one.keys() == other.keys() == {0}
     for name, column in one[0].items():  # the run that took them has added its own
         assert np.array_equal(column, other[0][name][: len(column)])
-    with pytest.raises(SpecError, match="a replay in shards begins empty"):
-        made(tmp_path / "three", **how, actors=1, shards=2)
+    with (
+        made(tmp_path / "three", **how, actors=1, shards=2) as trainer,
+        pytest.raises(SpecError, match="a replay in shards begins empty"),
+    ):
+        trainer.learn(16)
 
 
 def test_demonstrations_that_are_kept_and_shards_are_refused_together():
