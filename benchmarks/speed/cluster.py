@@ -139,6 +139,7 @@ def reads_by_ray(options: argparse.Namespace, shards: list[Any]) -> dict[str, di
             }
         finally:
             place.close()
+            cluster.close()  # the next part needs one of another size
 
 
 def rows(options: argparse.Namespace, ray: bool) -> dict[str, Any]:
