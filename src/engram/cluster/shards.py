@@ -137,7 +137,7 @@ class Holder(Protocol):
         ...
 
     def begun(self, counts: list[Count], epoch: epochs.Epoch | None) -> None:
-        """All shards were made anew, with what they had in an epoch; empty without one."""
+        """All shards have begun: anew with what they had in an epoch, or, without one, as they were."""
         ...
 
     def came_back(self, shard: int, count: Count) -> Lost:

@@ -81,7 +81,7 @@ def _narrow(rows: TimeStep, observation: PyTree, carry: PyTree = None) -> TimeSt
 def write(ring: Ring, rows: TimeStep, keep: Bool[Array, "time envs"], after: Int[Array, ""]) -> Ring:
     """See `ring.write`. `after`: a number that was computed from all that was fetched before."""
     away: Elsewhere = ring.rows.observation
-    number = ring.cursor + jnp.cumsum(keep, axis=0) - keep
+    number = rings.numbers(ring, keep)
     written = rings.write(ring, _narrow(rows, away), keep)
     pairs = zip(jax.tree.leaves(wide(rows)), away.leaves, strict=True)
     leaves = [leaf.astype(like.dtype) for leaf, like in pairs]

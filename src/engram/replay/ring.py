@@ -90,13 +90,18 @@ def renumbered(ring: Ring) -> Ring:
     return Ring(ring.rows, ring.cursor - over * jnp.int32(turn), ring.turns + over)
 
 
+def numbers(ring: Ring, keep: Bool[Array, "time envs"]) -> Int[Array, "time envs"]:
+    """The numbers that new rows get; of one that is not kept, the number of the next that is."""
+    return ring.cursor + jnp.cumsum(keep, axis=0) - keep
+
+
 def write(ring: Ring, rows: TimeStep, keep: Bool[Array, "time envs"]) -> Ring:
     """Appends to each lane those of its new rows (leading axes [time, envs]) that `keep` marks.
 
     Rows that are not kept are scattered past the end, which XLA drops; selecting between the old and the new
     table would copy the table. At most `capacity` rows at a time, so that no place is written twice.
     """
-    number = ring.cursor + jnp.cumsum(keep, axis=0) - keep
+    number = numbers(ring, keep)
     place = jnp.where(keep, number % ring.capacity, ring.capacity)
     lanes = jnp.broadcast_to(jnp.arange(ring.envs), place.shape)
 

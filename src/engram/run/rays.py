@@ -203,11 +203,12 @@ class RemoteActor:
     def collect(self, name: Name, version: int, steps: int, mind: list[np.ndarray], shards: Any = None) -> Sent:
         """See `Collecting.collect`. `shards`: handles and shapes, where an external memory is in some."""
         assert self._collecting is not None
-        if shards is not None:
-            handles, shapes, seconds = shards
-            LINKS[LINK] = ShardedMemory(Shards(Reading(handles), len(shapes), seconds), shapes)
+        if shards is None:
+            return self._collecting.collect(name, version, steps, mind)
+        handles, shapes, seconds = shards
+        LINKS[LINK] = memory = ShardedMemory(Shards(Reading(handles), len(shapes), seconds), shapes)
         sent = self._collecting.collect(name, version, steps, mind)
-        return sent if shards is None else sent._replace(partial=LINKS[LINK].partial_reads)  # type: ignore[attr-defined]
+        return sent._replace(partial=memory.partial_reads)
 
     def capture(self) -> Any:
         """See `Collecting.capture`."""
