@@ -51,8 +51,10 @@ TASKS = {
         "exploration.final_scale": 0.1, "n_step": 5, "observation.previous_action": True,
         "observation.previous_reward": True,
     }),
-    "repeat-first": Task("engram/RepeatFirst-v0", {"level": "easy"}, 60_000, COMMON | {
-        "working.window": 64, "replay.window": 52, "discount": 0.5, "exploration.end": 0.02,
+    # The first card is told from the others by its place alone, which distances do not say before one stands out.
+    "repeat-first": Task("engram/RepeatFirst-v0", {"level": "easy"}, 30_000, COMMON | {
+        "working.window": 64, "working.clock": True, "replay.window": 52, "discount": 0.5, "exploration.end": 0.02,
+        "reward.normalize": True,
     }),
 }  # fmt: skip
 
