@@ -361,6 +361,42 @@ def test_a_page_is_accessible(browser, atari_page, tmp_path, scheme):
                 assert not faults, (name, faults)
 
 
+# Plays, and says how long it waits from one picture to the next, and how many steps it goes.
+PLAYED = """() => {
+  let asked;
+  window.setInterval = (call, wait) => { asked = [call, wait]; return 1; };
+  document.getElementById('speed').value = [...document.getElementById('speed').options].at(-1).value;
+  document.getElementById('play').click();
+  const before = Number(document.getElementById('seek').value);
+  asked[0]();
+  return [asked[1], Number(document.getElementById('seek').value) - before];
+}"""
+
+
+def test_who_asked_for_less_motion_sees_two_pictures_a_second(browser, atari_page):
+    with Opened(browser, atari_page) as opened:
+        wait, steps = opened.tab.evaluate(PLAYED)
+        assert wait < 500
+        assert steps > 1  # the greatest speed there is
+    with Opened(browser, atari_page, reduced_motion="reduce") as opened:
+        assert opened.tab.evaluate("document.getElementById('play').dataset.playing") == "false"
+        assert opened.tab.evaluate(PLAYED) == [500, 1]
+
+
+def test_a_page_prints_on_two_sheets_without_its_controls(browser, atari_page):
+    with Opened(browser, atari_page, color_scheme="dark") as opened:
+        opened.seek(400)
+        opened.tab.emulate_media(media="print")
+        bars = "getComputedStyle(document.querySelector('.bars')).printColorAdjust"
+        assert opened.tab.evaluate(bars) == "exact"  # or bars, which are backgrounds, would be left out
+        assert not opened.tab.locator(".controls").is_visible()
+        assert not opened.tab.locator("[role=tab]").first.is_visible()
+        assert opened.tab.locator("#promise").is_visible()
+        # Were the timeline as wide as the screen, all would be made smaller until it fits, on one sheet.
+        sheets = len(re.findall(rb"/Type\s*/Page\b", opened.tab.pdf(format="A4")))
+        assert sheets == 2
+
+
 @pytest.mark.parametrize("size", [(360, 740), (640, 450), (1280, 800), (2560, 1440), (3840, 2160)])
 def test_a_page_fits_every_width_without_sideways_scroll(browser, atari_page, size):
     with Opened(browser, atari_page, viewport={"width": size[0], "height": size[1]}) as opened:

@@ -13,6 +13,8 @@ function showTimeline() {
   const wide = Math.max(120, plot.clientWidth);
   const art = vector("svg", {
     viewBox: "0 0 " + wide + " " + LANES.height, width: wide, height: LANES.height, role: "img",
+    // On paper it is as wide as the paper.
+    preserveAspectRatio: "none",
     "aria-label": say("timeline_twin", { steps: whole(count), episodes: whole(episodes) }),
   });
   const x = (place) => across(place, wide);
