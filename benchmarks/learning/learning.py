@@ -3,7 +3,7 @@
     python -m benchmarks.learning.learning --suite foundation     CartPole-v1 and Acrobot-v1, 10 seeds each
     python -m benchmarks.learning.learning --suite classic --first-seed 20   those and MountainCar-v0, one configuration
     python -m benchmarks.learning.learning --suite minatar   MinAtar Breakout, 1,000,000 steps, 5 seeds side by side
-    python -m benchmarks.learning.learning --suite pong           Pong, 100,000 steps, stopped in the middle and resumed
+    python -m benchmarks.learning.learning --suite pong         Pong, 2,500,000 steps, stopped in the middle and resumed
     python -m benchmarks.learning.learning --env CartPole-v1 --steps 50000 --seeds 10 --preset auto replay.batch_size=64
 
 Each seed is trained to its end; its last parameters then play 20 whole episodes greedily, on seeds that no training
@@ -53,7 +53,7 @@ SUITES = {
     "classic": (Job("MountainCar-v0", 120_000, 10), Job("CartPole-v1", 50_000, 10), Job("Acrobot-v1", 100_000, 10)),
     # The plain convolutions, for which the published results were made; `auto` has attention over places since.
     "minatar": (Job("minatar-breakout", 1_000_000, 5, "double-dqn"),),
-    "pong": (Job("ALE/Pong-v5", 100_000, 1, "double-dqn", stop=True),),
+    "pong": (Job("ALE/Pong-v5", 2_500_000, 1, "pqn", envs=16, stop=True),),
 }
 
 
@@ -203,7 +203,7 @@ def options_given() -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, help="how many seeds (default: the suite's, 10)")
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--preset", help="(default: the suite's, auto)")
-    parser.add_argument("--num-envs", type=int, default=1, help="environments stepped together")
+    parser.add_argument("--num-envs", type=int, help="environments stepped together (default: the suite's, 1)")
     parser.add_argument("--stop", action="store_true", help="with --env: stop in the middle by SIGTERM, then resume")
     parser.add_argument("--episodes", type=int, default=20, help="greedy episodes of each seed at the end")
     parser.add_argument("--jobs", type=int, default=1, help="processes at a time")
@@ -219,9 +219,8 @@ def options_given() -> argparse.Namespace:
         parser.error("--stop needs --steps, to know where the middle is")
     options.settings = {path: value for path, _, value in pairs}
     asked = SUITES[options.suite] if options.suite else (Job(options.env, None, 10, stop=options.stop),)
-    given = ("steps", "seeds", "preset")
-    changes = {name: getattr(options, name) for name in given if getattr(options, name) is not None}
-    changes |= {"envs": options.num_envs, "first_seed": options.first_seed}
+    given = {name: getattr(options, name) for name in ("steps", "seeds", "preset")} | {"envs": options.num_envs}
+    changes = {name: value for name, value in given.items() if value is not None} | {"first_seed": options.first_seed}
     options.jobs_asked = [replace(job, **changes) for job in asked]
     if options.out.stem == "learning-NAME":
         options.out = options.out.with_stem(f"learning-{options.suite or options.jobs_asked[0].file}")

@@ -7,8 +7,10 @@
 The same environments, steps of a rollout, epochs, minibatches and width of two layers for all. What differs: rejax and
 Stable-Baselines3 have a network each for policy and value, ours share the layers; rejax looks at every observation
 twice while it collects; purejaxql has RAdam, stores every next observation and starts anew at each call. Peers take
-turns within each round. A first call compiles and is not timed. The variable PUREJAXQL is the folder of a checkout of
-mttga/purejaxql; without it that peer is left out. (A variable, since result files keep the command line.)
+turns within each round. A first call compiles and is not timed. The floor is the speed that bare environments and the
+bare network of Engram would leave, see `peers/rollouts_floor.py`; the ratio to it is the share that is reached. The
+variable PUREJAXQL is the folder of a checkout of mttga/purejaxql; without it that peer is left out. (A variable, since
+result files keep the command line.)
 """
 
 import argparse
@@ -58,15 +60,16 @@ TASKS = {
 }
 
 
+def peers_of(task: Task) -> list[str]:
+    """Who does the work here, and the floor of it."""
+    return [peer for peer in (*task.envs, "floor") if peer != "purejaxql" or "PUREJAXQL" in os.environ]
+
+
 def run(task: Task, peer: str, seed: int) -> dict[str, Any]:
     """One run in a process of its own."""
-    given = {"algorithm": task.algorithm, "env": task.envs[peer], "layers": task.layers, "seed": seed} | task.sizes
+    env = task.envs["engram" if peer == "floor" else peer]
+    given = {"algorithm": task.algorithm, "env": env, "layers": task.layers, "seed": seed} | task.sizes
     return told_by("rollouts", peer, given)
-
-
-def here(peer: str) -> bool:
-    """Whether a peer can run: one of them needs a checkout."""
-    return peer != "purejaxql" or "PUREJAXQL" in os.environ
 
 
 def main() -> int:
@@ -75,12 +78,12 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=3)
     add_flags(parser, "rollouts")
     options = parser.parse_args()
-    if not here("purejaxql"):
+    if "PUREJAXQL" not in os.environ:
         print("purejaxql is left out: PUREJAXQL names no checkout", file=sys.stderr)
     record = Record(options, {"tasks": {name: task._asdict() for name, task in TASKS.items()}})
     for number in range(options.rounds):
         for name in options.tasks:
-            for peer in filter(here, TASKS[name].envs):
+            for peer in peers_of(TASKS[name]):
                 if (part := f"{name}, {peer}, round {number}") not in record.parts:
                     record.put(part, run(TASKS[name], peer, number))
     summary: dict[str, Any] = {}
