@@ -34,6 +34,7 @@ from benchmarks.learning.attended import TASKS, Task, trainer_of
 from benchmarks.record import Record, add_flags
 from benchmarks.scores import summary
 from engram.agents.network import Previous
+from engram.agents.statistics import as_learned
 from engram.explaining import measuring, rereading, skipping, worlds
 from engram.explaining.faithfulness import measure
 from engram.explaining.recording import Episode, Recording, record
@@ -64,9 +65,10 @@ def saliency(recording: Recording, number: int, step: int) -> np.ndarray:
     kept, network = episode.kept, mind.network
     chosen = episode.choice(step)
     actions = np.zeros(episode.length, np.int32) if kept.state.action is None else kept.state.action
+    reward = as_learned(recording.spec, network.scales, jnp.asarray(kept.reward))
     rows = jax.tree.map(
         lambda leaf: jnp.asarray(leaf[: step + 1]),
-        (kept.state.frames, kept.decision.encoding, kept.is_first, actions, kept.reward),
+        (kept.state.frames, kept.decision.encoding, kept.is_first, actions, reward),
     )
 
     def margin(embedding: jax.Array) -> jax.Array:
@@ -159,7 +161,7 @@ def watched(recording: Recording, seed: int) -> dict[str, Any]:
             hits[name] += hit
             mine[name] += hit
         chosen = episode.choice(step)
-        cases.append(measuring.Case(weights, chosen.action, chosen.runner_up))
+        cases.append(measuring.Case(weights, chosen.action, chosen.runner_up, place=(number, step)))
         gradients.append(gradient)
         steps.append(np.arange(step))
     places = [(number, step) for number, step, _ in decisions]

@@ -19,6 +19,7 @@ from engram.external.chunked import ChunkedSpec
 from engram.external.episodic import EpisodicSpec
 from engram.external.graph import GraphSpec
 from engram.external.product_key import ProductKeySpec
+from engram.external.votes import VotesSpec
 from engram.play.trained import TrainedAgent
 
 PLAIN = AgentSpec(encoder=VectorSpec(widths=(8,)))
@@ -60,6 +61,20 @@ def test_what_leaving_out_would_do_by_hand():
     assert likely[4] == pytest.approx(0.5 * (4 - 2.5) * 0.25 / 0.75)
 
 
+def test_votes_give_the_margin_that_they_make():
+    """Entries 3 and 4 were of action 0, and say .1 less of action 1: M(0) = 1, M(1) = .9, at a share of a half."""
+    read = Read(
+        weights=np.array([[[0.6, 0.4], [0.6, 0.4]]]),
+        ids=np.array([[[3, 4], [3, 4]]]),
+        values=np.array([[[1.0, 1.0], [0.9, 0.9]]]),
+        share=np.array([0.5, 0.5]),
+    )
+    parted = split(Choice(0, 1, 0.05), np.array([0.5, 0.5]), read)
+    assert (parted.network, parted.rest) == (0.0, pytest.approx(0.0))
+    assert parted.memories == pytest.approx(0.05)
+    assert [entry.gave for entry in parted.entries] == pytest.approx([0.03, 0.02])
+
+
 def test_an_entry_of_both_reads_gave_to_both():
     read = Read(np.array([[[1.0]]]), np.array([[[5]]]), np.array([[[2.0]]]), np.array([0.5, 0.25]))
     parted = split(Choice(0, 1, 0.5), np.zeros(2), read)
@@ -86,6 +101,7 @@ KINDS: dict[str, Any] = {
     "chunked": ChunkedSpec(capacity=80, size=10, probes=2, neighbours=6),
     "graph": GraphSpec(capacity=80, neighbours=6),
     "product-key": ProductKeySpec(),
+    "votes": VotesSpec(capacity=80, neighbours=6),
 }
 
 

@@ -18,7 +18,7 @@ from engram.agents.spec import AgentSpec, ReplaySpec
 from engram.encoders.features import FeaturesSpec
 from engram.encoders.vector import VectorSpec
 from engram.errors import SpecError
-from engram.explaining import trying
+from engram.explaining import page, trying
 from engram.explaining.explanation import Explanation, _about, _holds, dumped
 from engram.explaining.highlights import key_moments
 from engram.explaining.recording import record
@@ -191,6 +191,8 @@ def test_parts_are_covered_and_the_memory_is_poisoned(told: Explanation):
     assert told.told.health is not None
     names = [light.name for light in told.told.health.lights]
     assert {"same episode", "poisoned by strange frames (measured)"} <= set(names)
+    chinese = json.loads(page.source("words.json"))["zh"]["sentences"]
+    assert {*names, *(part for light in told.told.health.lights for part in light.rule.split("; "))} <= set(chinese)
     assert told.told.worlds == []
 
 

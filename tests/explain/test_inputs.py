@@ -8,9 +8,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
+from support.explained import trained
 
 from engram import spaces
-from engram.agents.spec import AgentSpec
+from engram.agents.mind import ObservationSpec, RewardSpec
+from engram.agents.spec import AgentSpec, ReplaySpec
 from engram.encoders.entities import EntitiesSpec
 from engram.encoders.features import FeaturesSpec
 from engram.encoders.pixels import PixelsSpec
@@ -19,8 +22,12 @@ from engram.encoders.vector import VectorSpec
 from engram.envs.device import make_device
 from engram.envs.names import Names, names_of
 from engram.envs.steady import Steady
-from engram.explaining import naming
-from engram.explaining.inputs import blurred, cover, facts, mean_of, number, parts_told, symbol
+from engram.explaining import measuring, naming, trying
+from engram.explaining.inputs import blurred, cover, facts, mean_of, number, parts_told, symbol, there
+from engram.explaining.recording import record
+from engram.explaining.telling import Teller
+from engram.working.gated import GRUSpec
+from engram.working.history import HistorySpec
 
 MIXED = spaces.Dict((("action_mask", spaces.Box((2,), "bool")), ("a", spaces.Box((2,))), ("b", spaces.Discrete(5))))
 
@@ -51,6 +58,71 @@ def test_all_parts_together_are_all_that_is_seen():
         assert all((np.asarray(leaf) == 1).all() for leaf in jax.tree.leaves(found)), chosen
         kept = cover(parts, seen, jnp.zeros(parts.count, bool), other)
         assert all((np.asarray(leaf) == 0).all() for leaf in jax.tree.leaves(kept)), chosen
+
+
+def test_of_a_set_only_rows_that_hold_something_are_there():
+    space = spaces.Dict((("entities", spaces.Box((3, 2))), ("mask", spaces.Box((3,), "bool"))))
+    parts = EntitiesSpec().parts(space, 1)
+    seen = {"entities": np.array([[[0.0, 0.0], [0.0, -2.0], [0.0, 0.0]]]), "mask": np.array([[True, False, False]])}
+    assert there(parts, seen).tolist() == [True, True, False]
+    assert there(VectorSpec().parts(spaces.Box((2,)), 1), np.zeros((1, 2))).tolist() == [True, True]
+
+
+def test_nothing_covered_is_what_was_chosen_also_where_rewards_are_seen_normalised():
+    spec = AgentSpec(
+        encoder=VectorSpec(widths=(8,)), working=GRUSpec(hidden_size=4), replay=ReplaySpec(window=8),
+        reward=RewardSpec(normalize=True), observation=ObservationSpec(previous_action=True, previous_reward=True),
+    )  # fmt: skip
+    recording = record(trained(spec), pictured=False)
+    episode = recording.episodes[0]
+    parts = spec.encoder.parts(recording.agent.plan.space, 1)
+    for step in (1, 4):
+        frames = episode.kept.state.frames[step]
+        found = measuring.covered(spec, recording.mind, parts, episode, step, np.zeros((1, parts.count), bool), frames)
+        np.testing.assert_allclose(found[0], episode.kept.preference[step], rtol=1e-5, atol=1e-6)
+
+
+def crossing() -> Teller:
+    spec = AgentSpec(encoder=EntitiesSpec(token_width=8, width=8))
+    recording = record(trained(spec, "engram/Intersection-v0"), pictured=False)
+    return Teller(recording, naming.Names.of(recording))
+
+
+def test_vehicles_are_left_out_and_those_that_are_not_there_are_no_parts():
+    teller = crossing()
+    episode = teller.recording.episodes[0]
+    (subject,) = measuring.observations(teller, "fast", np.random.default_rng(0))
+    assert subject.fill == "left out"
+    for one, (items, case) in enumerate(zip(subject.items, subject.cases, strict=True)):
+        rows = episode.kept.state.frames[subject.places[one][1], -1]
+        assert items.tolist() == [row for row in range(len(rows)) if rows[row].any()]
+        assert len(case.weights) == len(items)
+        whole = subject.without(np.array([one]), np.zeros((1, len(items)), bool))[0]
+        np.testing.assert_allclose(whole, episode.kept.preference[subject.places[one][1]], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("id", ["engram/Intersection-v0", "engram/RepeatFirst-v0"])
+def test_edited_worlds_of_a_page_name_what_is_there(id):
+    if id == "engram/Intersection-v0":
+        teller = crossing()
+    else:
+        memory = HistorySpec(window=8, layers=1, heads=1, hidden_size=8, inner=8)
+        recording = record(trained(AgentSpec(working=memory, replay=ReplaySpec(window=8)), id), pictured=False)
+        teller = Teller(recording, naming.Names.of(recording))
+    found = trying.edited(teller, "fast", np.random.default_rng(0))
+    assert 0 < len(found) <= trying.WORLDS["fast"]
+    for world in found:
+        assert world.step <= world.asked
+        if world.first.startswith("step "):
+            assert int(world.first.split()[1]) <= world.asked
+            assert world.named == (int(world.first.split()[1]) == world.step)  # the first card is shown once
+            continue
+        seen = teller.recording.episodes[world.episode].kept.state.frames[world.asked]
+        names = [part.name for part in parts_told(teller.names.seen, None, teller.names.known)]
+        place = names.index(world.first)
+        assert place > 0  # not the agent's own row
+        assert seen[-1][place].any()
+        assert world.named == (world.edit == f"vehicle {place} is not there")
 
 
 def test_many_ways_of_covering_can_be_tried_at_once():

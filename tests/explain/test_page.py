@@ -110,7 +110,7 @@ def test_every_word_is_there_in_both_languages():
     assert {word for word in used if not word.endswith("_")} <= set(words["en"])
 
 
-def test_verdicts_and_lights_are_known_in_chinese():
+def test_verdicts_are_known_in_chinese():
     known = json.loads(page.source("words.json"))["zh"]["sentences"]
     verdicts = {value for name, value in vars(faithfulness).items() if name.isupper() and isinstance(value, str)}
     assert len(verdicts) >= 7
@@ -137,11 +137,15 @@ def test_a_page_above_its_limit_keeps_the_key_moments_whole_and_says_so(tmp_path
     assert not columns.numbers(carried["reads"]["count"])[~kept.astype(bool)].any()
 
 
-def test_a_page_above_fifty_megabytes_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(page, "REFUSED_MB", 0.01)
+def test_a_page_above_what_was_asked_or_above_fifty_megabytes_is_refused(tmp_path, monkeypatch):
     with pytest.raises(EngramError, match=r"above 0\.05 MB: tell fewer steps"):
         page.write(tolds.cartpole(3), tmp_path / "page.html", max_mb=0.05)
     assert not (tmp_path / "page.html").exists()
+    monkeypatch.setattr(page, "MAX_MB", 0.01)
+    assert page.write(tolds.cartpole(3), tmp_path / "page.html").exists()  # nobody asked for less than 50
+    monkeypatch.setattr(page, "REFUSED_MB", 0.01)
+    with pytest.raises(EngramError, match=r"above 0\.01 MB"):
+        page.write(tolds.cartpole(3), tmp_path / "other.html")
 
 
 def test_a_page_that_cannot_be_written_says_where(tmp_path):
@@ -188,15 +192,25 @@ def test_pictures_that_lose_detail_are_said_to(monkeypatch):
 
 
 def test_an_explanation_writes_its_tables(tmp_path):
-    files = Explanation(tolds.cartpole(3)).csv(tmp_path)
-    assert {path.name for path in files} >= {"steps.csv", "memories.csv", "recall.csv"}
+    told = replace(tolds.cartpole(3), faithful=[tolds.faithful()])
+    files = Explanation(told).csv(tmp_path)
+    assert {path.name for path in files} >= {"steps.csv", "memories.csv", "recall.csv", "moments.csv"}
+    moments = [row.split(",") for row in (tmp_path / "moments.csv").read_text().splitlines()]
+    assert [(int(t), why) for _, t, why in moments[1:]] == [(told.steps[place].t, why) for place, why in told.moments]
+    head, first = list(csv.reader((tmp_path / "faithfulness.csv").read_text().splitlines()))[:2]
+    row, each = dict(zip(head, first, strict=True)), told.faithful[0]
+    said = each.shuffled, each.reinitialised, *(each.agreement_interval or (None, None))
+    written = [row[name] for name in ("shuffled", "reinitialised", "agreement_low", "agreement_high")]
+    assert written == ["" if one is None else str(one) for one in said]
+    assert row["notes"] == "; ".join(each.notes)
 
 
 def test_tables_hold_what_the_steps_say(tmp_path):
     told = tolds.cartpole(12)
     told = replace(told, actions=["=cmd()", "right"], faithful=[tolds.faithful()])
     files = {path.stem: path for path in tables.write_csv(told, tmp_path / "tables")}
-    assert set(files) == {"steps", "memories", "attention", "recall", "observed", "faithfulness", "health"}
+    names = {"steps", "memories", "attention", "recall", "observed", "moments", "faithfulness", "health"}
+    assert set(files) == names
     with files["steps"].open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     assert [float(row["margin"]) for row in rows] == [step.margin for step in told.steps]

@@ -22,6 +22,7 @@ SMALL = {
     "chunked": {"capacity": 32, "size": 4, "probes": 4, "neighbours": 4},
     "product-key": {"codes": 4, "neighbours": 4},
     "graph": {"capacity": 16, "neighbours": 4, "every": 4},
+    "votes": {"capacity": 32, "neighbours": 4},
 }
 KINDS = tuple(SMALL)
 WRITE = jax.jit(lambda memory, *given: memory.write(*given))
@@ -169,6 +170,8 @@ KINDS_AND_WAYS = [
     ("chunked", {"capacity": 128}),
     ("product-key", {}),
     ("graph", {}),
+    ("votes", {}),
+    ("votes", {"eviction": "merge"}),
 ]
 
 

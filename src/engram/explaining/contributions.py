@@ -4,7 +4,8 @@ The estimate of an action a is the sum
 
     Q(a) = (1 - s_a) N_a + s_a M_a,    M_a = sum_i w_ai v_i
 
-of the network's N and the memory's M, with its share s. The weights of a read sum to 1. So the margin of the chosen
+of the network's N and the memory's M, with its share s. The weights of a read sum to 1. Where entries vote for the
+actions that were taken there, v depends on the action too, and what an entry says is v_ai. So the margin of the chosen
 action a over the runner-up b is
 
     (N_a - N_b)  +  sum_i [s_a w_ai (v_i - N_a) - s_b w_bi (v_i - N_b)]
@@ -88,16 +89,12 @@ def split(
 def entries_of(chosen: Choice, read: Read, own: Float[np.ndarray, "actions"], by_policy: bool = False) -> list[Entry]:
     """The entries of both actions' reads; one that is in both is one entry, and gave to both."""
     found: dict[int, Entry] = {}
-    signs = ((chosen.action, 1.0), (chosen.runner_up, -1.0))
-    for action, sign in signs[: 1 if chosen.action == chosen.runner_up else 2]:
-        row = action if read.ids.shape[1] > 1 else 0
-        heads = max(read.ids.shape[0], 1)
+    for action, sign in _signs(chosen):
         share = 0.0 if by_policy else sign * float(read.share[action])
-        each = zip(read.ids[:, row].flat, read.weights[:, row].flat, read.values[:, row].flat, strict=True)
-        for id, weight, value in each:
+        for id, weight, value in zip(*_row(read, action), strict=True):
             if id < 0:
                 continue
-            weight = float(weight) / heads
+            weight = float(weight)
             gave = share * weight * (float(value) - float(own[action])) if share else 0.0
             before = found.get(int(id))
             if before is None:
@@ -114,21 +111,25 @@ def likely_effects(split: Split, read: Read, chosen: Choice) -> dict[int, float]
     The other weights of its read grow by 1 / (1 - w), so M_a moves by w (M_a - v) / (1 - w). That the next nearest
     entry takes the free place, and that the share may fall, is left to the measurement.
     """
-    mean: dict[int, float] = {}
-    for action in {chosen.action, chosen.runner_up}:
-        row = action if read.ids.shape[1] > 1 else 0
-        known = read.ids[:, row] >= 0
-        mean[action] = float((read.weights[:, row] * np.where(known, read.values[:, row], 0)).sum(-1).mean())
-    return {
-        entry.id: float(read.share[entry.action])
-        * entry.weight
-        * (_value(read, entry.id) - mean[entry.action])
-        / max(1 - entry.weight, 1e-3)
-        for entry in split.entries
-    }
+    found = dict.fromkeys((entry.id for entry in split.entries), 0.0)
+    for action, sign in _signs(chosen):
+        ids, weights, values = _row(read, action)
+        mean = float((weights * values).sum())
+        for id in np.unique(ids[ids >= 0]).tolist():
+            weight = float(weights[ids == id].sum())
+            value = float(values[ids == id][0])
+            found[id] += sign * float(read.share[action]) * weight * (value - mean) / max(1 - weight, 1e-3)
+    return found
 
 
-def _value(read: Read, id: int) -> float:
-    """What an entry is worth in a read that holds it."""
-    where = np.argwhere(read.ids == id)[0]
-    return float(read.values[tuple(where)])
+def _signs(chosen: Choice) -> list[tuple[int, float]]:
+    """The actions whose reads make the margin, with the sign of each."""
+    both = [(chosen.action, 1.0), (chosen.runner_up, -1.0)]
+    return both[:1] if chosen.action == chosen.runner_up else both
+
+
+def _row(read: Read, action: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Ids, weights and values of an action's read, of all heads together."""
+    row = action if read.ids.shape[1] > 1 else 0
+    heads = max(read.ids.shape[0], 1)
+    return read.ids[:, row].ravel(), read.weights[:, row].ravel() / heads, read.values[:, row].ravel()

@@ -72,7 +72,7 @@ def explain(
     told = window(steps)
     player, trained = trained_of(agent, at, trust)
     recording = record(player.elsewhere(env, env_args), episodes, seed, limit, stop=stop)
-    return Explanation(_told(recording, trained, told, faithfulness), recording)
+    return Explanation(_told(recording, trained, told, faithfulness))
 
 
 class Explanation:
@@ -82,8 +82,8 @@ class Explanation:
       told: all of it, as plain values (`engram.explaining.moments`).
     """
 
-    def __init__(self, told: Told, recording: Recording | None = None):
-        self.told, self._recording = told, recording
+    def __init__(self, told: Told):
+        self.told = told
 
     def step(self, t: int, episode: int = 0) -> Step:
         """What was chosen at step `t` of an episode. SpecError for a step that is not told."""
@@ -110,7 +110,7 @@ class Explanation:
         holds = [line for line in self.told.holds if not line.startswith("pictures")]
         return Explanation(replace(self.told, steps=steps, holds=holds, notes=[*self.told.notes, "without pictures"]))
 
-    def save(self, path: str | Path, max_mb: float = page.MAX_MB) -> Path:
+    def save(self, path: str | Path, max_mb: float | None = None) -> Path:
         """Writes one page of HTML that needs no other file and no network; its path.
 
         Raises: EngramError where it would be too large, WriteFailed if the disk refuses it.

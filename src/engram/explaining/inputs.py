@@ -24,7 +24,7 @@ def cover(parts: Parts, observation: PyTree, covered: Bool[Array, "parts"], fill
     Args:
       observation: stacked frames, as an encoder is given them: leaves [stack, ...].
       fill: another observation of that form, or of one frame: the mean of an episode (`mean_of`), that of another time,
-        or the same one `blurred`.
+        or the same one `blurred`. Of a set zeros: an entity is then left out, and would else be there where it is not.
 
     What belongs to no part, as `action_mask` does, stays.
     """
@@ -55,6 +55,16 @@ def mean_of(space: spaces.Space, observations: PyTree) -> PyTree:
     values = jax.tree.leaves(observations)
     found = [one(leaf, value) for leaf, value in zip(leaves, values, strict=True)]
     return jax.tree.unflatten(jax.tree.structure(observations), found)
+
+
+def there(parts: Parts, observation: PyTree) -> Bool[np.ndarray, "parts"]:
+    """Which entities of stacked frames are there: rows that are not all zeros. Parts of other kinds all are."""
+    if parts.kind != "entities":
+        return np.ones(parts.count, bool)
+    found = np.zeros(parts.count, bool)
+    for owner, value in zip(jax.tree.leaves(parts.owners()), jax.tree.leaves(observation), strict=True):
+        np.logical_or.at(found, owner[owner >= 0], np.asarray(value)[owner >= 0] != 0)
+    return found
 
 
 def blurred(space: spaces.Space, observation: PyTree, reach: int = 4) -> PyTree:

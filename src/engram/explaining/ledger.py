@@ -35,6 +35,7 @@ class Ledger:
 
     Fields:
       entries: of every id. live: which ids name an entry. in_q: their values in units of Q as the network learns it.
+      of_others: what each says of an action that it is no experience of; None where actions read their own entries.
       ages: writes since each was written; None where the kind does not keep it. reads: the attention each received.
     """
 
@@ -44,6 +45,7 @@ class Ledger:
     ages: Int[np.ndarray, "ids"] | None
     reads: Float[np.ndarray, "ids"] | None
     writes: int | None = None  # in all; None where the kind does not count them
+    of_others: Float[np.ndarray, "ids"] | None = None
 
     @classmethod
     def of(cls, spec: MindSpec, mind: Mind) -> "Ledger":
@@ -55,9 +57,21 @@ class Ledger:
         """How many ids there are."""
         return len(self.live)
 
-    def worth(self, ids: Int[np.ndarray, "*ids"]) -> Float[np.ndarray, "*ids"]:
-        """What these entries say, in units of Q as the network learns it; 0 for -1."""
-        return np.where(ids >= 0, self.in_q[np.maximum(ids, 0)], 0.0)
+    def worth(self, ids: Int[np.ndarray, "*reads rows k"]) -> Float[np.ndarray, "*reads rows k"]:
+        """What these entries say in a read, in units of Q as the network learns it; 0 for -1.
+
+        A read has a row for each action, or one for all.
+        """
+        which = np.maximum(ids, 0)
+        said = self.in_q[which]
+        if self.of_others is not None:
+            taken = np.asarray(self.entries.action)[which]
+            said = np.where(taken == np.arange(ids.shape[-2])[:, None], said, self.of_others[which])
+        return np.where(ids >= 0, said, 0.0)
+
+    def action(self, id: int) -> int | None:
+        """The action that an entry is an experience of, where the read of any action may have it; else None."""
+        return None if self.of_others is None else int(self.entries.action[id])
 
     def entry(self, id: int) -> Known:
         """What is known of one entry."""
@@ -74,9 +88,10 @@ class Ledger:
 
 @in_32_bits
 def _read(spec: MindSpec, mind: Mind) -> Ledger:
-    kept, in_q, live, notes = jax.tree.map(np.asarray, _program(spec)(mind))
+    kept, in_q, of_others, live, notes = jax.tree.map(np.asarray, _program(spec)(mind))
     writes = None if notes.writes is None else int(notes.writes)
-    return Ledger(kept, live, in_q.astype(np.float64), notes.age, notes.attention, writes)
+    others = None if of_others is None else of_others.astype(np.float64)
+    return Ledger(kept, live, in_q.astype(np.float64), notes.age, notes.attention, writes, others)
 
 
 @lru_cache(maxsize=PROGRAMS)
@@ -88,6 +103,8 @@ def _program(spec: MindSpec) -> Callable[[Mind], Any]:
         external, ids = mind.network.external, jnp.arange(mind.network.external.capacity, dtype=jnp.int32)
         entries = external.fetch(recall.store, ids)
         in_q = in_network(spec, mind.network.scales, entries.value)
-        return entries, in_q, external.holds(recall.store, ids), forgetting.notes(external, recall.store, ids)
+        margin = getattr(external, "margin", None)  # of a memory whose entries vote for their own actions
+        others = None if margin is None else in_network(spec, mind.network.scales, entries.value - margin)
+        return entries, in_q, others, external.holds(recall.store, ids), forgetting.notes(external, recall.store, ids)
 
     return jax.jit(run)

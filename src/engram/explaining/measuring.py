@@ -18,6 +18,7 @@ from engram.agents import network as networks
 from engram.agents.mind import MindSpec
 from engram.agents.network import Previous
 from engram.agents.policy import Mind, decide, still
+from engram.agents.statistics import as_learned
 from engram.encoders.parts import Parts
 from engram.explaining import inputs, rereading, skipping
 from engram.explaining.contributions import Choice, Read, entries_of
@@ -219,6 +220,7 @@ class Observations:
     recording: Recording
     places: list[Place]
     cases: list[Case]
+    items: list[np.ndarray]  # of each case, the parts that are there
     parts: Parts
     fill: str
     fills: list[PyTree]  # for each case, stacked frames
@@ -233,9 +235,9 @@ class Observations:
             place, step = self.places[number]
             episode = self.recording.episodes[place]
             fill = jax.tree.map(np.asarray, self.fills[number])
-            found[rows] = covered(
-                self.recording.spec, self.recording.mind, self.parts, episode, step, removed[rows], fill
-            )
+            items, masks = self.items[number], np.zeros((len(rows), self.parts.count), bool)
+            masks[:, items] = removed[rows, : len(items)]
+            found[rows] = covered(self.recording.spec, self.recording.mind, self.parts, episode, step, masks, fill)
         return found
 
     def only(self, which: Int[np.ndarray, "asked"], removed: Bool[np.ndarray, "asked items"]) -> np.ndarray | None:
@@ -244,28 +246,44 @@ class Observations:
 
 
 def observations(teller: Teller, how: str, random: np.random.Generator) -> list[Observations]:
-    """What the encoder attends to, with each of the fills; none for one without attention."""
+    """What the encoder attends to, with each of the fills; none for one without attention.
+
+    Steps at which less than two parts are there, as a set may have it, are left out.
+    """
     recording, parts = teller.recording, teller.names.seen
     if not parts.attended or parts.count < 2:
         return []
-    places = sampled(all_places(recording), INPUT_STEPS[how], random)
+    frames = [episode.kept.state.frames for episode in recording.episodes]
+    some = sampled(all_places(recording), INPUT_STEPS[how], random)
+    there = [np.flatnonzero(inputs.there(parts, rereading.at(frames[number], step))) for number, step in some]
+    places = [place for place, each in zip(some, there, strict=True) if len(each) > 1]
+    items = [each for each in there if len(each) > 1]
     anew = _fresh(recording)
     cases = []
-    for number, step in places:
+    for (number, step), which in zip(places, items, strict=True):
         episode, chosen = recording.episodes[number], recording.episodes[number].choice(step)
         other = _looked(recording.spec, anew, episode, np.array([step]))[1].encoding.attention[0]
         attention = episode.decision.encoding.attention[step]
-        seen = attention.mean(0), chosen.action, chosen.runner_up, np.asarray(other).mean(0)
+        seen = attention.mean(0)[which], chosen.action, chosen.runner_up, np.asarray(other).mean(0)[which]
         cases.append(Case(*seen, (number, step)))
-    fills = _fills(recording, places, random)
+    if not places:
+        return []
+    fills = _fills(recording, parts, places, random)
     both = how == "full"
-    return [Observations(recording, places, cases, parts, name, each, both) for name, each in fills.items()]
+    return [Observations(recording, places, cases, items, parts, name, each, both) for name, each in fills.items()]
 
 
-def _fills(recording: Recording, places: list[Place], random: np.random.Generator) -> dict[str, list[PyTree]]:
-    """Stacked frames that parts are taken from: the mean of the episode, another time, and for pictures a blur."""
+def _fills(
+    recording: Recording, parts: Parts, places: list[Place], random: np.random.Generator
+) -> dict[str, list[PyTree]]:
+    """Stacked frames that parts are taken from: the mean of the episode, another time, and for pictures a blur.
+
+    Of a set zeros alone, which leave an entity out.
+    """
     space = recording.agent.plan.space
     stacked = [recording.episodes[number].kept.state.frames for number, _ in places]
+    if parts.kind == "entities":
+        return {"left out": [jax.tree.map(lambda leaf: np.zeros_like(leaf[0]), frames) for frames in stacked]}
 
     def stack(one: PyTree, like: PyTree) -> PyTree:
         return jax.tree.map(lambda a, b: np.broadcast_to(a[None], b.shape[1:]), one, like)
@@ -292,7 +310,7 @@ def covered(
     count = max(AT_ONCE, 1 << (len(removed) - 1).bit_length())
     masks = np.zeros((count, parts.count), bool)
     masks[: len(removed)] = removed
-    given = _given(episode, np.array([step]))
+    given = _given(spec, mind, episode, np.array([step]))
     return np.asarray(_cover_program(spec, parts)(mind, given, masks, fill))[: len(removed)]
 
 
@@ -315,18 +333,19 @@ def _cover_program(spec: MindSpec, parts: Parts) -> Callable[..., Any]:
 # -- looking again ---------------------------------------------------------------------------------------------------
 
 
-def _given(episode: Episode, steps: np.ndarray) -> PyTree:
+def _given(spec: MindSpec, mind: Mind, episode: Episode, steps: np.ndarray) -> PyTree:
     """What was given at these steps: carry, frames, whether it was the first, and what came before."""
     kept = episode.kept
     before: Any = np.zeros(episode.length, np.int32) if kept.state.action is None else kept.state.action
-    given = episode.carry, kept.state.frames, kept.is_first, Previous(before, kept.reward)
+    reward = as_learned(spec, mind.network.scales, jnp.asarray(kept.reward))
+    given = episode.carry, kept.state.frames, kept.is_first, Previous(before, reward)
     return jax.tree.map(lambda leaf: jnp.asarray(leaf[steps]), given)
 
 
 @in_32_bits
 def _looked(spec: MindSpec, mind: Mind, episode: Episode, steps: np.ndarray) -> Any:
     """What a mind decides at these steps."""
-    return _look_program(spec)(mind, *_given(episode, steps))
+    return _look_program(spec)(mind, *_given(spec, mind, episode, steps))
 
 
 @lru_cache(maxsize=PROGRAMS)

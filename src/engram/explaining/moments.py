@@ -27,8 +27,8 @@ class Memory:
 
     id: int  # names the entry in its store; what `engram memory` shows and deletes
     action: int  # the action it is an experience of
-    looked_at: float  # its weight in the read of that action, 0 to 1, mean over heads
-    gave: float  # signed part of the margin that it is: share x weight x value, chosen minus runner-up
+    looked_at: float  # its weight in the read of the chosen action, or else the runner-up's, 0 to 1, mean over heads
+    gave: float  # signed part of the margin that it is: see `contributions`
     mattered: float | None  # margin minus the margin without it (exact leave-one-out); None if not measured
     without: list[float] | None  # preference of every action without it; None if not measured
     value: float  # what it says the action is worth, in units of reward
@@ -89,7 +89,7 @@ class World:
     before: int  # action
     after: int  # action in the edited world
     first: str  # the step, or the part, that moves the margin most when it is left out
-    named: bool  # whether that is what was edited
+    named: bool  # whether that is what was edited, or shows it again
 
 
 @dataclass(frozen=True)
@@ -111,8 +111,8 @@ class Faithful:
     """Whether what was looked at is what mattered: a score with its interval, and the words for it."""
 
     what: str  # "memories", "history" or "input"
-    score: float | None  # (ours - random) / (oracle - random); 0 is chance, 1 as good as can be; None if not measured
-    interval: tuple[float, float] | None  # 95 %, bootstrap over steps
+    score: float | None  # (ours - random) / (best - random); 0 is chance, 1 the best order known; None: not measured
+    interval: tuple[float, float] | None  # 95 %, bootstrap over blocks of steps
     agreement: float | None  # Kendall's tau between weights and leave-one-out
     agreement_interval: tuple[float, float] | None
     shuffled: float | None  # the score of shuffled weights: must be near 0

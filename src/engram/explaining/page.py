@@ -52,20 +52,20 @@ def render(told: Told, keep: Sequence[bool] | None = None, language: str = "en")
     )
 
 
-def write(told: Told, path: str | Path, max_mb: float = MAX_MB) -> Path:
+def write(told: Told, path: str | Path, max_mb: float | None = None) -> Path:
     """Write the page of `told` and return its path.
 
-    A page above `max_mb` (of 10^6 bytes) keeps the steps around the key moments whole and of the others the numbers,
-    and says so at its top. Raises `EngramError` for one that is then still above 50, or above a `max_mb` greater than
-    that, and `WriteFailed` where it cannot be written.
+    A page above `max_mb` (of 10^6 bytes; 10 if not given) keeps the steps around the key moments whole and of the
+    others the numbers, and says so at its top. Raises `EngramError` for one that is still above `max_mb` then, or above
+    50 where none was given, and `WriteFailed` where it cannot be written.
     """
+    wanted, limit = max_mb or MAX_MB, max_mb or REFUSED_MB
     text = render(told)
-    if len(text) > max_mb * MEGABYTE:
-        text = _thinned(told, max_mb)
-    limit = max(REFUSED_MB, max_mb)
+    if len(text) > wanted * MEGABYTE:
+        text = _thinned(told, wanted)
     if len(text) > limit * MEGABYTE:
         raise EngramError(
-            f"the page would take {len(text) / MEGABYTE:.0f} MB, above {limit:g} MB: tell fewer steps (--steps A:B), "
+            f"the page would take {len(text) / MEGABYTE:.2g} MB, above {limit:g} MB: tell fewer steps (--steps A:B), "
             "leave out the thumbnails (--no-thumbnails), or allow more (--max-mb)."
         )
     path = Path(path)

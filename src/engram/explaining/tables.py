@@ -15,13 +15,14 @@ FORMULA = ("=", "+", "-", "@", "\t", "\r")  # how a text begins that a spreadshe
 
 
 def tables(told: Told) -> dict[str, Table]:
-    """The tables of `told` by name: steps, memories, attention, recall, observed, faithfulness, worlds, health."""
+    """The tables of `told` by name: of its steps, of what they read and saw, and of the whole."""
     return {
         "steps": _steps(told),
         "memories": _memories(told),
         "attention": _attention(told.steps),
         "recall": _recall(told.steps),
         "observed": _observed(told.steps),
+        "moments": _moments(told),
         "faithfulness": _faithfulness(told),
         "worlds": _worlds(told),
         "health": _health(told),
@@ -136,12 +137,20 @@ def _observed(steps: Iterable[Step]) -> Table:
     return rows + [[step.episode, step.t, name, value] for step in steps for name, value in step.facts]
 
 
+def _moments(told: Told) -> Table:
+    rows: Table = [["episode", "t", "why"]]
+    return rows + [[told.steps[place].episode, told.steps[place].t, why] for place, why in told.moments]
+
+
 def _faithfulness(told: Told) -> Table:
+    names = ["what", "score", "low", "high", "agreement", "agreement_low", "agreement_high", "shuffled",
+             "reinitialised", "flips", "samples", "verdict", "notes"]  # fmt: skip
     curves = ["ours", "random", "random_low", "random_high", "least", "oracle"]
-    rows: Table = [["what", "score", "low", "high", "agreement", "flips", "samples", "verdict", "way", "size", *curves]]
+    rows: Table = [[*names, "way", "size", *curves]]
     for each in told.faithful:
-        low, high = each.interval or (None, None)
-        head = [each.what, each.score, low, high, each.agreement, each.flips, each.samples, each.verdict]
+        bounds = *(each.interval or (None, None)), each.agreement, *(each.agreement_interval or (None, None))
+        head = [each.what, each.score, *bounds, each.shuffled, each.reinitialised, each.flips, each.samples,
+                each.verdict, "; ".join(each.notes)]  # fmt: skip
         for curve in each.curves:
             for at, size in enumerate(curve.sizes):
                 band = curve.random_interval[at]

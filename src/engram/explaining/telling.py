@@ -142,9 +142,10 @@ class Teller:
         mattered = 0.0 if a == b else float((whole[a] - whole[b]) - (without[a] - without[b]))
         assert self.ledger is not None
         about, space = self.ledger.entry(entry.id), self.recording.agent.plan.space
+        taken = self.ledger.action(entry.id)
         return Memory(
             id=entry.id,
-            action=entry.action,
+            action=entry.action if taken is None else taken,
             looked_at=entry.weight,
             gave=entry.gave,
             mattered=mattered,

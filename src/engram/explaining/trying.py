@@ -49,7 +49,6 @@ def with_parts(teller: Teller, told: list[Step], first: list[int], how: str) -> 
         if step.episode not in means:
             frames = jax.tree.map(lambda leaf: leaf[:, -1], episode.kept.state.frames)
             mean = inputs.mean_of(teller.recording.agent.plan.space, frames)
-            # An entity is left out: it would else be there where it is not.
             means[step.episode] = jax.tree.map(np.zeros_like, mean) if parts.kind == "entities" else mean
         mattered = _each_covered(teller, parts, step, episode, means[step.episode], MOST_COVERED[how])
         names = teller.names.at(teller.recording, step.episode, step.t)
@@ -63,7 +62,9 @@ def _each_covered(
 ) -> list[tuple[int, float]]:
     """Parts and the margin with each minus the margin without it."""
     weights = step.attention.mean(0) if step.attention.shape[0] else np.zeros(parts.count)
-    which = np.sort(np.argsort(-weights, kind="stable")[: most if parts.attended else UNATTENDED])
+    order = np.argsort(-weights, kind="stable")
+    order = order[inputs.there(parts, rereading.at(episode.kept.state.frames, step.t))[order]]
+    which = np.sort(order[: most if parts.attended else UNATTENDED])
     masks = np.concatenate([np.zeros((1, parts.count), bool), np.eye(parts.count, dtype=bool)[which]])
     frames = rereading.at(episode.kept.state.frames, step.t)
     fill = jax.tree.map(lambda one, like: np.broadcast_to(one[None], like.shape), mean, frames)
@@ -118,16 +119,19 @@ def _asked(teller: Teller, number: int, step: int, edit: worlds.Edit) -> World:
     if of_parts:
         times = np.unique(np.linspace(0, episode.length - 1, 8).astype(int))
         fills = [rereading.at(jax.tree.map(lambda leaf: leaf[:, -1], kept.state.frames), time) for time in times]
+        if parts.kind == "entities":
+            fills = [jax.tree.map(np.zeros_like, fills[0])]
         effects = worlds.parts_left_out(choose, seen, parts, fills)
+        candidates = inputs.there(parts, rereading.at(kept.state.frames, step))
+        candidates[0] &= parts.kind != "entities"  # the agent's own row of a set
     else:
         effects = worlds.steps_left_out(choose, seen)
+        # What is seen now is no candidate where the cause lies before it.
+        candidates = np.arange(len(effects)) < (step if edit.step < step else step + 1)
     answer = worlds.asked(choose, seen, world, edit, effects)
-    # What is seen now is no candidate where the cause lies before it, nor is the agent's own row of a set.
-    candidates = np.arange(len(effects)) < step if edit.step < step else np.ones(len(effects), bool)
-    candidates[0] &= not (of_parts and parts.kind == "entities")
     first = int(np.argmax(np.where(candidates, effects, -1.0)))
     called = inputs.parts_told(parts, None, teller.names.known)[first].name if of_parts else f"step {first}"
-    named = first == (edit.part if of_parts else edit.step)
+    named = first == edit.part if of_parts else first in worlds.differing(seen, world)
     return World(edit.name, number, edit.step, step, answer.before, answer.after, called, named)
 
 
@@ -167,7 +171,7 @@ def poisoned(teller: Teller, how: str, random: np.random.Generator) -> Light | N
             moved += float(np.nan_to_num(np.abs(other - whole), posinf=0.0).max(1).sum())
         total += len(steps)
     value = f"{turned} of {total} choices turn; Q moves by {moved / total:.2g}"
-    rule = f"{count} frames with their numbers shuffled are written, each worth more than all entries; good where none"
+    rule = "frames with their numbers shuffled are written, each worth more than all entries; good where no choice turns"
     state = "good" if turned == 0 else "look" if turned <= total / 10 else "bad"
     return Light("poisoned by strange frames (measured)", value, state, rule)
 

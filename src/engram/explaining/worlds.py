@@ -4,9 +4,10 @@
         seen = replayed(env, edit, actions, keys)        the same episode in that world
         answer = asked(choose, history, seen, edit)      does the choice change, and is the cause named first?
 
-An edit changes one thing that is observed, at one step, and nothing else that the same actions and keys would show. So
-its true cause is known. What an explanation names is found without the edit, by leaving out one step after another
-(`steps_left_out`) or one part after another (`parts_left_out`).
+An edit changes one thing of the task, which is observed at its step, and again wherever it is shown again under the
+same actions and keys. So the true cause is known: any step whose observation differs. What an explanation names is
+found without the edit, by leaving out one step after another (`steps_left_out`) or one part after another
+(`parts_left_out`).
 """
 
 from collections.abc import Callable, Sequence
@@ -52,7 +53,7 @@ class Answer(NamedTuple):
     after: int  # the action that is chosen in the edited world
     effects: Float[np.ndarray, "candidates"]  # by leave-one-out: of each step, or of each part
     first: int  # the largest of them
-    named: bool  # whether that is what was edited
+    named: bool  # whether that is where the worlds differ
 
     @property
     def changed(self) -> bool:
@@ -332,8 +333,15 @@ def asked(choose: Choose, history: PyTree, edited: PyTree, edit: Edit, effects: 
     before, after = (int(np.argmax(choose(jax.tree.map(jnp.asarray, one)))) for one in (history, edited))
     first = int(np.argmax(effects))
     time = jax.tree.leaves(history)[0].shape[0]
-    cause = edit.step if len(effects) == time and edit.step < time - 1 else edit.part
-    return Answer(edit, before, after, np.asarray(effects), first, first == cause)
+    causes = differing(history, edited) if len(effects) == time and edit.step < time - 1 else [edit.part]
+    return Answer(edit, before, after, np.asarray(effects), first, first in causes)
+
+
+def differing(history: PyTree, edited: PyTree) -> list[int]:
+    """The steps whose observations differ in two worlds."""
+    pairs = zip(jax.tree.leaves(history), jax.tree.leaves(edited), strict=True)
+    rows = [(np.asarray(one) != np.asarray(other)).reshape(len(one), -1).any(1) for one, other in pairs]
+    return np.flatnonzero(np.any(rows, 0)).tolist()
 
 
 @dataclass(frozen=True)

@@ -92,6 +92,11 @@ class Votes(eqx.Module):
         """Entries, and number of ids."""
         return self.chosen.capacity
 
+    @property
+    def margin(self) -> float:
+        """By how much less an entry says of an action that was not taken there, in units of return."""
+        return self.chosen.margin
+
     def init(self, kept: Mapping[str, PyTree] | None = None) -> Store:
         """See `ExternalMemory.init`."""
         check_kept("votes", self.chosen.keeps, kept)

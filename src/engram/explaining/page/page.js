@@ -118,7 +118,7 @@ function play(on) {
   if (on && count > 1) {
     if (state.place === count - 1) change({ place: 0, chosen: -1 });
     const by = Number($("speed").value);
-    // No faster than two pictures a second for those who asked for less motion.
+    // For those who asked for less motion.
     const wait = calm.matches ? 500 : Math.max(60, 240 / by);
     const each = calm.matches ? 1 : Math.max(1, Math.round(by / 4));
     state.playing = setInterval(() => {

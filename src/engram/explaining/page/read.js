@@ -1,4 +1,4 @@
-// Reading: the data block, the words of the page, and numbers as text.
+// Reading: data, words, and numbers as text.
 const $ = (id) => document.getElementById(id);
 const data = JSON.parse($("data").textContent);
 const languages = JSON.parse($("words").textContent);

@@ -74,7 +74,7 @@ function standing(each) {
   return each.interval[1] < 0 ? "below" : "around";
 }
 
-const between = (pair) => (pair ? "[" + show(pair[0]) + ", " + show(pair[1]) + "]" : "");
+const between = (pair) => (pair?.every(Number.isFinite) ? "[" + pair.map(show).join(", ") + "]" : "");
 
 function showFaithfulness() {
   if (!data.faithful.length) return [remark("faithfulness_off")];

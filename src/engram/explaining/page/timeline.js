@@ -1,4 +1,4 @@
-// The timeline: lines, rewards and key moments, with one cursor over all.
+// The timeline, with one cursor over all.
 const LANES = { height: 100, value: [14, 46], margin: [50, 62], doubt: [66, 78], reward: [84, 100] };
 const episodes = new Set(steps.episode).size;
 const ends = [];
@@ -13,7 +13,6 @@ function showTimeline() {
   const wide = Math.max(120, plot.clientWidth);
   const art = vector("svg", {
     viewBox: "0 0 " + wide + " " + LANES.height, width: wide, height: LANES.height, role: "img",
-    // On paper it is as wide as the paper.
     preserveAspectRatio: "none",
     "aria-label": say("timeline_twin", { steps: whole(count), episodes: whole(episodes) }),
   });
@@ -35,7 +34,7 @@ function legendText(word) {
   return say("legend_" + name, { low: show(low), high: show(high) });
 }
 
-// The entropy of a policy, or the spread of the chosen action's return; NaN where neither is known.
+// A policy's entropy, or the spread of the chosen action's return; NaN for neither.
 const ofPolicy = data.meta.unit === "log-probability";
 steps.doubt = Float64Array.from({ length: count }, (_, i) => {
   const sum = (values) => values.reduce((total, value) => total + value, 0);
