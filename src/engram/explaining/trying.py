@@ -171,7 +171,9 @@ def poisoned(teller: Teller, how: str, random: np.random.Generator) -> Light | N
             moved += float(np.nan_to_num(np.abs(other - whole), posinf=0.0).max(1).sum())
         total += len(steps)
     value = f"{turned} of {total} choices turn; Q moves by {moved / total:.2g}"
-    rule = "frames with their numbers shuffled are written, each worth more than all entries; good where no choice turns"
+    rule = (
+        "frames with their numbers shuffled are written, each worth more than all entries; good where no choice turns"
+    )
     state = "good" if turned == 0 else "look" if turned <= total / 10 else "bad"
     return Light("poisoned by strange frames (measured)", value, state, rule)
 
