@@ -17,11 +17,12 @@ from engram.external.episodic import Episodic
 from engram.external.graph import Graph, propagate
 from engram.external.memory import OPTIONAL, Entries
 from engram.external.product_key import Grid, ProductKey
+from engram.external.votes import Votes
 
 __all__ = ["cells_written_anew", "written_anew"]
 
 
-def written_anew(memory: Episodic | Chunked | Graph, store: Any, gone: Bool[Array, "capacity"]) -> Any:
+def written_anew(memory: Episodic | Chunked | Graph | Votes, store: Any, gone: Bool[Array, "capacity"]) -> Any:
     """An empty store into which `write` put the entries that remain, in the order in which they were last written.
 
     One at a time; of `chunked` as many as it places together. `graph` takes each edge with the return that it was
