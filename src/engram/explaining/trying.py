@@ -114,15 +114,15 @@ def _asked(teller: Teller, number: int, step: int, edit: worlds.Edit) -> World:
     keys = _keys(recording, number, step)[edit.step :]
     after = worlds.replayed(env, edit, taken[edit.step : step], keys)
     world = jax.tree.map(lambda leaf, new: np.concatenate([leaf[: edit.step], new.astype(leaf.dtype)]), seen, after)
-    parts = teller.names.seen
-    of_parts = edit.step == step and edit.part >= 0 and parts.stack == 1 and edit.part < parts.count
+    parts = _of_one_frame(teller.names.seen)
+    of_parts = edit.step == step and edit.part >= 0 and parts.kind != "grid" and edit.part < parts.count
     if of_parts:
         times = np.unique(np.linspace(0, episode.length - 1, 8).astype(int))
         fills = [rereading.at(jax.tree.map(lambda leaf: leaf[:, -1], kept.state.frames), time) for time in times]
         if parts.kind == "entities":
             fills = [jax.tree.map(np.zeros_like, fills[0])]
         effects = worlds.parts_left_out(choose, seen, parts, fills)
-        candidates = inputs.there(parts, rereading.at(kept.state.frames, step))
+        candidates = inputs.there(parts, jax.tree.map(lambda leaf: leaf[step, -1:], kept.state.frames))
         candidates[0] &= parts.kind != "entities"  # the agent's own row of a set
     else:
         effects = worlds.steps_left_out(choose, seen)
@@ -133,6 +133,11 @@ def _asked(teller: Teller, number: int, step: int, edit: worlds.Edit) -> World:
     called = inputs.parts_told(parts, None, teller.names.known)[first].name if of_parts else f"step {first}"
     named = first == edit.part if of_parts else first in worlds.differing(seen, world)
     return World(edit.name, number, edit.step, step, answer.before, answer.after, called, named)
+
+
+def _of_one_frame(parts: Parts) -> Parts:
+    """The parts of the newest of stacked frames, which alone an edit of this step changes."""
+    return replace(parts, stack=1, shape=parts.shape[-1:]) if len(parts.shape) == 2 and parts.kind != "grid" else parts
 
 
 @in_32_bits
