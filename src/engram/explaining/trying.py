@@ -48,8 +48,10 @@ def with_parts(teller: Teller, told: list[Step], first: list[int], how: str) -> 
         episode = teller.recording.episodes[step.episode]
         if step.episode not in means:
             frames = jax.tree.map(lambda leaf: leaf[:, -1], episode.kept.state.frames)
-            mean = inputs.mean_of(teller.recording.agent.plan.space, frames)
-            means[step.episode] = jax.tree.map(np.zeros_like, mean) if parts.kind == "entities" else mean
+            if parts.kind == "entities":
+                means[step.episode] = jax.tree.map(lambda leaf: np.zeros_like(leaf[0]), frames)
+            else:
+                means[step.episode] = inputs.mean_of(teller.recording.agent.plan.space, frames)
         mattered = _each_covered(teller, parts, step, episode, means[step.episode], MOST_COVERED[how])
         names = teller.names.at(teller.recording, step.episode, step.t)
         shown = step.parts or names.parts(rereading.at(episode.kept.state.frames, step.t), always=True)
@@ -62,11 +64,11 @@ def _each_covered(
 ) -> list[tuple[int, float]]:
     """Parts and the margin with each minus the margin without it."""
     weights = step.attention.mean(0) if step.attention.shape[0] else np.zeros(parts.count)
+    frames = rereading.at(episode.kept.state.frames, step.t)
     order = np.argsort(-weights, kind="stable")
-    order = order[inputs.there(parts, rereading.at(episode.kept.state.frames, step.t))[order]]
+    order = order[inputs.there(parts, frames)[order]]
     which = np.sort(order[: most if parts.attended else UNATTENDED])
     masks = np.concatenate([np.zeros((1, parts.count), bool), np.eye(parts.count, dtype=bool)[which]])
-    frames = rereading.at(episode.kept.state.frames, step.t)
     fill = jax.tree.map(lambda one, like: np.broadcast_to(one[None], like.shape), mean, frames)
     found = measuring.covered(teller.spec, teller.mind, parts, episode, step.t, masks, fill)
     margins = found[:, step.action].astype(np.float64) - found[:, step.runner_up]
