@@ -151,7 +151,7 @@ def speeds(folder: Path, stop: int) -> dict[str, float | None]:
     """Median steps per second while learning, before and after the stop; the line that it fell into is left out."""
     from engram.run.metrics import read_metrics
 
-    rows = [row for row in read_metrics(folder) if row["updates"] > 0]
+    rows = [row for row in read_metrics(folder) if row.get("updates", 0) > 0]  # an evaluation's line has none
     gap = rows[1]["step"] - rows[0]["step"]
     before = [row["steps_per_second"] for row in rows if row["step"] <= stop]
     after = [row["steps_per_second"] for row in rows if row["step"] > stop + gap]

@@ -37,7 +37,7 @@ def train(job: dict[str, Any]) -> list[dict[str, Any]]:
         if trainer.steps < trainer.plan.steps:
             trainer.learn()
         evaluation = trainer.evaluate(job["episodes"], job["evaluation_seed"])
-        rows, plan = read_metrics(folder), trainer.plan
+        rows, plan = trained_rows(folder), trainer.plan
         results = [result(rows, evaluation, plan.seeds, index, plan.seed + index) for index in range(plan.seeds)]
         if plan.agent.has_memory and not plan.agent.forget:  # the control: the same agents, emptied before every step
             control = trainer.evaluate(job["episodes"], job["evaluation_seed"], forget=True)
@@ -48,6 +48,11 @@ def train(job: dict[str, Any]) -> list[dict[str, Any]]:
             for one, played in zip(results, of_each_seed(there), strict=True):
                 one.setdefault("elsewhere", {})[env] = played
         return results
+
+
+def trained_rows(folder: Path) -> list[dict[str, Any]]:
+    """The lines of a log that tell of training; a line may be an evaluation's alone, made between two of them."""
+    return [row for row in read_metrics(folder) if "return_mean" in row]
 
 
 def of_each_seed(evaluation: Any) -> list[dict[str, list[Any]]]:
