@@ -55,6 +55,25 @@ def test_two_runs_on_the_same_steps(run: Path, capsys: pytest.CaptureFixture[str
     assert "would have chosen otherwise at 0 of 11 steps (0%)" in capsys.readouterr().out.replace("\n    ", " ")
 
 
+def test_a_checkpoint_is_named_with_the_run(run: Path, capsys: pytest.CaptureFixture[str]):
+    steps = sorted(int(path.name[5:].partition(".")[0]) for path in (run / "checkpoints").glob("step-*"))
+    assert main(["explain", "compare", f"{run}@newest", f"{run}@{steps[0]}", "--json"]) == 0
+    names = json.loads(capsys.readouterr().out)["names"]
+    assert (names[0][1:] == names[1][1:]) == (len(steps) == 1)
+    assert main(["explain", f"{run}@{steps[0]}", "--json", "--faithfulness", "off", "--steps", "0:1"]) == 0
+    assert json.loads(capsys.readouterr().out)["checkpoint"] in names[1]
+    assert main(["explain", f"{run}@7", "--at", "newest"]) != 0
+    assert "which names a checkpoint itself; leave one of them out" in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_step_is_told_of_each_episode(run: Path, capsys: pytest.CaptureFixture[str]):
+    words = ["--text", "--step", "3", "--episodes", "2", "--faithfulness", "off"]
+    assert main(["explain", str(run), *words]) == 0
+    said = capsys.readouterr().out
+    assert [said.count(f"episode {episode}, step 3: Chose ") for episode in (0, 1)] == [1, 1]
+    assert said.count("faithfulness: not measured") == 1
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

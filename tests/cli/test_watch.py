@@ -96,6 +96,7 @@ def test_a_host_environment_that_renders_is_shown(capsys, tmp_path):
         (["--png", "1", "--episodes", "2"], "--episodes was given with --png, which shows one step"),
         (["--png", "1", "--out", "a.bmp"], "--out 'a.bmp' ends with none of .png, .jpg, .jpeg, .webp"),
         (["--video", "a.avi"], "--video 'a.avi' ends with none of .gif, .mp4"),
+        (["--png", "3", "--speed", "2"], "--speed was given with --png, which is one picture; leave one of them out"),
         (["--speed", "0"], "--speed 0 was given; expected 0.01 to 1000"),
         (["--steps", "9:3"], "--steps '9:3' was given; write A:B, the steps from A to before B"),
         (["--steps", "a"], "--steps 'a' was given; write A:B"),

@@ -502,6 +502,7 @@ def test_the_page_speaks_chinese(browser, atari_page):
         assert opened.tab.evaluate("document.documentElement.lang") == "zh"
         assert opened.texts("#promise") == ["本页显示进入计算的内容。只有标明“实测”的项目才通过移除加以检验。"]
         assert opened.texts("#sentence")[0].startswith("选择 ")
+        assert not re.search(r"Chose|above|mattered|measured|\. ", opened.texts("#sentence")[0])
         assert opened.said == []
     with Opened(browser, atari_page, locale="zh-CN") as opened:
         assert opened.tab.evaluate("document.documentElement.lang") == "zh"

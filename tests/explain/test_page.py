@@ -12,6 +12,7 @@ from support import tolds
 from engram.errors import EngramError, WriteFailed
 from engram.explaining import columns, data, faithfulness, page, pictures, tables
 from engram.explaining.explanation import Explanation
+from engram.explaining.sentences import of_step
 
 LARGEST = 80_000  # bytes of script and style
 
@@ -115,6 +116,25 @@ def test_verdicts_are_known_in_chinese():
     verdicts = {value for name, value in vars(faithfulness).items() if name.isupper() and isinstance(value, str)}
     assert len(verdicts) >= 7
     assert verdicts <= set(known)
+
+
+@pytest.mark.parametrize("alone", [True, False])
+@pytest.mark.parametrize("by_policy", [True, False])
+@pytest.mark.parametrize("others", [0, 3])
+@pytest.mark.parametrize("mattered", [0.25, -0.25, 0.0])
+@pytest.mark.parametrize("without", [[1.0, 0.0], [0.0, 1.0], None])
+def test_every_clause_of_a_sentence_is_known_in_chinese(alone, by_policy, others, mattered, without):
+    """In the page the same rules are JavaScript's, of which these use what Python has too."""
+    step = tolds.cartpole(3).steps[1]
+    first = replace(step.memories[0], mattered=mattered)
+    for memory in (first, replace(first, episode=-1)):
+        step = replace(step, action=0, runner_up=0 if alone else 1, memories=[memory], others=(others, 0.0, 0.0))
+        step = replace(step, share=[0.5, 0.5], without_memories=without)
+        told = of_step(step, ["A. 1", "B, 2"], by_policy)
+        for said, meant in json.loads(page.source("words.json"))["zh"]["clauses"]:
+            told = re.sub(said, meant.replace("$", "\\"), told, count=1)
+        assert not re.search("[a-z]|[.:] *$|。。", told.replace("A. 1", "").replace("B, 2", "")), told
+        assert told.endswith("。")
 
 
 def test_a_thousand_steps_of_an_atari_game_fit_two_megabytes():

@@ -19,7 +19,7 @@ def step(**changes: Any) -> Step:
         "preference": [1.0, 2.0, float("-inf")], "distribution": None, "value": 2.0, "margin": 1.0, "from_network": 1.0,
         "from_memories": 0.0, "rest": 0.0, "without_memories": None, "share": None, "memories": [],
         "others": (0, 0.0, 0.0), "attention": np.zeros((0, 0), np.float32), "parts": [], "recalled": [],
-        "still_moves": [], "reward": 0.5, "terminated": False, "truncated": False, "explored": False, "picture": None,
+        "still_moves": [], "reward": 0.5, "terminated": False, "truncated": False, "picture": None,
         "facts": [("height (m)", "0.25"), ("speed", "3")], "sentence": "",
     }  # fmt: skip
     return Step(**(about | changes))

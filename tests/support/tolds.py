@@ -83,7 +83,7 @@ def step(rng: np.random.Generator, t: int, actions: list[str], memories: list[Me
             without_memories=[value - 0.5 * (place == action) for place, value in enumerate(q)] if memories else None,
             share=None, memories=memories, others=others, attention=np.zeros((0, 0), np.float32), parts=[],
             recalled=[], still_moves=[], reward=float(rng.random() < 0.04) - float(rng.random() < 0.02),
-            terminated=False, truncated=False, explored=bool(rng.random() < 0.03), picture=None, facts=[],
+            terminated=False, truncated=False, picture=None, facts=[],
             sentence=sentence,
         ),
         **changes,

@@ -21,10 +21,8 @@ def explain(chosen: Explain) -> None:
     """Play, measure, and write or print what was found."""
     steps, runs = _steps(chosen), _runs(chosen)
     _check(chosen, len(runs))
-    for run in runs:
-        existing(run)
     with redirect_stdout(sys.stderr):  # what an environment prints is no part of the answer
-        found = _compared(chosen, runs, steps) if len(runs) == 2 else _explained(chosen, runs[0], steps)
+        found = _compared(chosen, runs, steps) if len(runs) == 2 else _explained(chosen, *runs[0], steps)
     if len(runs) == 2:
         print(json.dumps(found.json(), allow_nan=False)) if chosen.json else _say(found.lines())
         return
@@ -39,18 +37,28 @@ def explain(chosen: Explain) -> None:
         _page(chosen, found)
 
 
-def _runs(chosen: Explain) -> list[Path]:
-    """The run, or the two that are compared."""
+def _runs(chosen: Explain) -> list[tuple[Path, str | None]]:
+    """The run, or the two that are compared, each with the checkpoint that its name or --at asks for."""
     if str(chosen.runs[0] if chosen.runs else "") == COMPARE and (len(chosen.runs) != 1 or not Path(COMPARE).exists()):
         if len(chosen.runs) == 3:
-            return [*chosen.runs[1:]]
+            return [_checkpoint(run, chosen.at) for run in chosen.runs[1:]]
         given = len(chosen.runs) - 1
         raise SpecError(f"compare was given {given} run{'s' * (given != 1)}; write engram explain compare A B")
     if len(chosen.runs) == 1:
-        return [*chosen.runs]
+        return [_checkpoint(chosen.runs[0], chosen.at)]
     raise SpecError(
         f"{len(chosen.runs)} runs were given; write engram explain RUN, or engram explain compare A B for two of them"
     )
+
+
+def _checkpoint(run: Path, at: str | None) -> tuple[Path, str | None]:
+    """The directory that RUN, RUN@newest, RUN@best or RUN@STEP names, and which checkpoint of it; None for `at`."""
+    name, mark, own = str(run).rpartition("@")
+    if not mark or run.is_dir():
+        return existing(run), at
+    if at is not None:
+        raise SpecError(f"--at {at} was given beside {run}, which names a checkpoint itself; leave one of them out")
+    return existing(Path(name)), own
 
 
 def _steps(chosen: Explain) -> tuple[int | None, int | None] | None:
@@ -92,31 +100,36 @@ def _check(chosen: Explain, runs: int) -> None:
 def _given(chosen: Explain, steps: Any) -> dict[str, Any]:
     given: dict[str, Any] = {"steps": steps, "seed": chosen.seed, "trust": chosen.trust}
     given |= {"episodes": chosen.episodes} if chosen.episodes is not None else {}
-    given |= {"at": chosen.at} if chosen.at is not None else {}
     given |= {"env": chosen.env} if chosen.env is not None else {}
     given |= {"env_args": dict(map(environment_argument, chosen.env_arg))} if chosen.env_arg else {}
     given |= {"max_episode_steps": chosen.max_episode_steps} if chosen.max_episode_steps is not None else {}
     return given
 
 
-def _explained(chosen: Explain, run: Path, steps: Any) -> Any:
+def _explained(chosen: Explain, run: Path, at: str | None, steps: Any) -> Any:
     from engram.explaining.explanation import explain as explained
 
-    found = explained(run, faithfulness=chosen.faithfulness, **_given(chosen, steps))
+    asked = {} if at is None else {"at": at}
+    found = explained(run, faithfulness=chosen.faithfulness, **asked, **_given(chosen, steps))
     return found.without_pictures() if chosen.no_thumbnails else found
 
 
-def _compared(chosen: Explain, runs: list[Path], steps: Any) -> Any:
+def _compared(chosen: Explain, runs: list[tuple[Path, str | None]], steps: Any) -> Any:
     from engram.explaining.compared import compare
+    from engram.run.stored import load
 
-    first, second = runs
-    return compare(first, second, **_given(chosen, steps))
+    agents = [load(run, trust=chosen.trust, **({} if at is None else {"at": at})) for run, at in runs]
+    return compare(*agents, **_given(chosen, steps))
 
 
 def _words(chosen: Explain, found: Any) -> list[str]:
     from engram.explaining import text
 
-    return [*(text.lines(found.told) if chosen.step is None else text.step_lines(found.told, found.step(chosen.step)))]
+    if chosen.step is None:
+        return [*text.lines(found.told)]
+    # That step of each episode that has it; `steps` has told no other.
+    told = [line for step in found.told.steps for line in text.step_lines(found.told, step)]
+    return [*told, *text.faithful_lines(found.told.faithful)]
 
 
 def _say(lines: list[str]) -> None:

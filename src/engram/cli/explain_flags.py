@@ -16,6 +16,8 @@ class Explain:
     The page is one file: it opens in a browser, without a network.
 
     `explain compare A B` lists where two runs choose differently on what A saw.
+
+    RUN@best and RUN@STEP name a checkpoint, as --at does.
     """
 
     runs: Annotated[Positional[tuple[Path, ...]], arg(metavar="RUN", help_behavior_hint="")]

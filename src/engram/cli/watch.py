@@ -60,6 +60,8 @@ def _check(chosen: Watch) -> None:
         raise SpecError("--steps was given with --png, which shows one step; leave one of them out")
     if chosen.png is not None and (chosen.episodes or 1) > 1:
         raise SpecError("--episodes was given with --png, which shows one step of the first; leave it out")
+    if chosen.png is not None and chosen.speed is not None:
+        raise SpecError("--speed was given with --png, which is one picture; leave one of them out")
     if chosen.speed is not None and not SLOWEST <= chosen.speed <= FASTEST:
         raise SpecError(f"--speed {chosen.speed:g} was given; expected {SLOWEST:g} to {FASTEST:g}")
     if chosen.png is not None:

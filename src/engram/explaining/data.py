@@ -154,7 +154,7 @@ def _meta(told: Told, kept: Sequence[bool]) -> dict[str, Any]:
 
 
 def _numbers(steps: Sequence[Step]) -> dict[str, Column]:
-    whole = ("t", "episode", "action", "runner_up", "explored", "terminated", "truncated")
+    whole = ("t", "episode", "action", "runner_up", "terminated", "truncated")
     real = ("reward", "value", "margin", "from_network", "from_memories", "rest")
     return {
         **{name: integers([int(getattr(step, name)) for step in steps]) for name in whole},

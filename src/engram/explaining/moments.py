@@ -69,7 +69,6 @@ class Step:
     reward: float  # that followed
     terminated: bool  # this was the last step, and the task was over
     truncated: bool  # this was the last step, and the clock ran out
-    explored: bool
     picture: Picture | None  # what was seen; None where nothing draws it
     facts: list[tuple[str, str]]  # names and values of the observation's numbers
     sentence: str  # what was chosen, and by how much

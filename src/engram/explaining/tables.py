@@ -76,7 +76,7 @@ def _named(told: Told, action: int) -> str:
 
 
 def _steps(told: Told) -> Table:
-    names = ["episode", "t", "action", "runner_up", "explored", "reward", "terminated", "truncated", "value", "margin"]
+    names = ["episode", "t", "action", "runner_up", "reward", "terminated", "truncated", "value", "margin"]
     parts = ["from_network", "from_memories", "rest", "other_memories", "other_weight", "other_gave"]
     lists = [*_names("q", told), *_names("preference", told), *_names("without_memories", told)]
     rows: Table = [[*names, *parts, *lists, "sentence"]]

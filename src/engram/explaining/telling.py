@@ -86,7 +86,6 @@ class Teller:
             reward=float(episode.reward[step]),
             terminated=last and episode.terminated,
             truncated=last and episode.truncated,
-            explored=False,
             picture=episode.pictures[step],
             facts=names.facts(seen),
             sentence="",

@@ -86,7 +86,6 @@ def step_lines(told: Told, step: Step) -> Iterator[str]:
     if step.parts_mattered:
         most = sorted(step.parts_mattered, key=lambda pair: -abs(pair[1]))[:5]
         yield "parts that mattered (measured): " + ", ".join(f"{step.parts[at].name} {by:+.3g}" for at, by in most)
-    yield from faithful_lines(told.faithful)
 
 
 def _memory(told: Told, one: Memory) -> str:

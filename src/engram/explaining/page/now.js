@@ -122,13 +122,11 @@ function alternative(step) {
     ? { values: memory.without, what: say("without_memory", { name: when(memory) }) } : null;
 }
 
+// Python's sentence, in the reader's language clause by clause.
 function sentenceOf(step) {
-  if (state.language === "en" && step.sentence) return step.sentence;
   if (!width) return say("no_actions");
-  return say(step.runner_up === step.action ? "chose_alone" : "chose", {
-    action: actionName(step.action), other: actionName(step.runner_up), margin: show(step.margin),
-    memories: show(step.from_memories), unit: data.meta.unit,
-  });
+  return languages[state.language].clauses
+    .reduce((text, [said, meant]) => text.replace(RegExp(said), meant), step.sentence);
 }
 
 function flagsOf(step) {
@@ -138,7 +136,7 @@ function flagsOf(step) {
 }
 
 function showDecision(step) {
-  const [first, ...more] = sentenceOf(step).split(/(?<=\.) (?=\D)/);
+  const [first, ...more] = sentenceOf(step).split(/(?<=\.) (?=\D)|(?<=\u3002)(?=.)/);
   $("sentence").replaceChildren(make("strong", { text: first }), more.length ? " " + more.join(" ") : "");
   $("flags").replaceChildren(...flagsOf(step),
     span("quiet", say("reward_value", { reward: signed(step.reward), value: show(step.value) })));

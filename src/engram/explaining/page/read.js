@@ -117,7 +117,7 @@ function pairsOf(table, sums, i) {
 
 const SCALARS = ["t", "episode", "action", "runner_up", "reward", "value", "margin", "from_network", "from_memories",
   "rest", "picture"];
-const FLAGS = ["explored", "terminated", "truncated", "kept"];
+const FLAGS = ["terminated", "truncated", "kept"];
 
 // One step, as Python's `Step` has it.
 function stepAt(i) {

@@ -253,7 +253,7 @@ const everyStep = () => Array.from({ length: count }, (_, i) => stepAt(i));
 const valuesOf = (one, names) => names.map((name) => (name === "action" ? actions[one.action] : one[name]));
 
 function stepsCsv() {
-  const names = ["episode", "t", "action", "explored", "reward", "terminated", "truncated", "value", "margin",
+  const names = ["episode", "t", "action", "reward", "terminated", "truncated", "value", "margin",
     "from_network", "from_memories", "rest"];
   return csv([[...names, ...named("q"), ...named("preference"), "sentence"], ...everyStep().map((step) => [
     ...valuesOf(step, names), ...step.q, ...step.preference, step.sentence])]);
