@@ -7,8 +7,9 @@
     python -m benchmarks.memory.replay --frame 84 --rows 100000        pictures of 84 x 84 bytes, four to an observation
 
 Each cell is one compiled scan, so that no time of a call is in it: its state goes from one step to the next and is
-never copied, as in the compiled loop of the device and in the block of the host. Microseconds a step, the median of
-`--repeats` scans; cells take turns.
+never copied, as in the compiled loop of the device and in the block of the host. Rows are random numbers that the
+compiled program is given: of constants it would gather nothing. Microseconds a step, the median of `--repeats` scans;
+cells take turns.
 
 | cell      | one step                                                                  |
 |-----------|---------------------------------------------------------------------------|
@@ -25,7 +26,6 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from statistics import median
 from typing import Any
 
@@ -72,12 +72,14 @@ class Rows:
     def reach(self) -> Reach:
         return Reach(self.window, self.stack - 1)
 
-    def blank(self, *shape: int) -> TimeStep:
-        """Rows that are written, [*shape]."""
-        return TimeStep(
-            jnp.ones((*shape, *self.space.shape), self.space.dtype), jnp.zeros(shape, bool),
-            jnp.zeros(shape, jnp.int32), jnp.ones(shape), jnp.zeros(shape, bool),
-        )  # fmt: skip
+    def random(self, *shape: int) -> TimeStep:
+        """Rows [*shape] of one endless episode."""
+        random = np.random.default_rng(1)
+        whole = (*shape, *self.space.shape)
+        seen = random.integers(0, 256, whole, np.uint8) if self.frame else random.random(whole, np.float32)
+        action, reward = random.integers(0, 4, shape, np.int32), random.random(shape, np.float32)
+        never = np.zeros(shape, bool)
+        return jax.tree.map(jnp.asarray, TimeStep(seen, never, action, reward, never))
 
     def gathered(self, ring: Any, drawn: Drawn) -> Any:
         """What an update reads of a batch. A sum, so that nothing is left out."""
@@ -97,7 +99,7 @@ class Rows:
 def filled(spec: Any, rows: int, lanes: int, kept: Rows) -> tuple[Any, Any]:
     """A full ring, and what the draw keeps of it, with priorities that differ."""
     before = rings.empty(kept.space, rows, lanes)
-    ring = rings.Ring(kept.blank(rows, lanes), jnp.full(lanes, rows, jnp.int32))
+    ring = rings.Ring(kept.random(rows, lanes), jnp.full(lanes, rows, jnp.int32))
     state = spec.grown(spec.init(rows, lanes), Growth(before, ring, kept.reach, rows))
     if state is None:
         return ring, None
@@ -112,25 +114,25 @@ def no_embedding(*_: Any) -> Any:
     raise AssertionError("nothing is compared")
 
 
-def steps(spec: Any, ring: Any, batch: int, kept: Rows) -> dict[str, tuple[Any, Callable]]:
-    """By cell: what a scan begins with, and one step of it."""
-    rows, lanes = ring.capacity, ring.envs
+def steps(spec: Any, shape: tuple[int, int], batch: int, kept: Rows) -> dict[str, tuple[bool, Callable]]:
+    """By cell: whether it changes what the draw keeps, and one step of it."""
+    rows, lanes = shape
 
-    def draw(state: Any, bits: Any) -> Drawn:
+    def draw(ring: Any, state: Any, bits: Any) -> Drawn:
         return spec.draw(state, ring, kept.reach, bits.reshape(batch, spec.words), no_embedding)
 
-    def drawing(state: Any, key: Any) -> tuple[Any, Any]:
+    def drawing(ring: Any, state: Any, key: Any) -> tuple[Any, Any]:
         key, bits = next_words(key, batch * spec.words)
-        drawn = draw(state, bits)
+        drawn = draw(ring, state, bits)
         weight = 0.0 if drawn.importance is None else drawn.importance.sum()
         return key, kept.gathered(ring, drawn) + weight
 
-    def gathering(_: Any, key: Any) -> tuple[Any, Any]:
+    def gathering(ring: Any, _: Any, key: Any) -> tuple[Any, Any]:
         key, bits = next_words(key, batch)
         row = (bits % jnp.uint32(rows - kept.window)).astype(jnp.int32)
         return key, kept.gathered(ring, Drawn(row, row % lanes))
 
-    def updating(state: Any, carry: Any) -> tuple[Any, Any]:
+    def updating(_: Any, __: Any, carry: Any) -> tuple[Any, Any]:
         key, state = carry
         key, bits = next_words(key, batch)
         place = (bits % jnp.uint32(rows * lanes - lanes * kept.window)).astype(jnp.int32)
@@ -138,59 +140,68 @@ def steps(spec: Any, ring: Any, batch: int, kept: Rows) -> dict[str, tuple[Any, 
         drawn = Drawn(place % rows, place // rows, None, place)
         return (key, spec.learned(state, drawn, Surprise(error, error), jnp.bool_(True))), error[0]
 
-    return {"gather": (None, gathering), "draw": (None, drawing), "update": (True, updating)}
+    return {"gather": (False, gathering), "draw": (False, drawing), "update": (True, updating)}
 
 
 def adding(spec: Any, kept: Rows) -> Callable:
     """One block of rows more."""
 
-    def step(carry: Any) -> Any:
+    def step(carry: Any, block: TimeStep) -> Any:
         ring, state = carry
-        after = rings.write(ring, kept.blank(BLOCK, ring.envs), jnp.ones((BLOCK, ring.envs), bool))
+        after = rings.write(ring, block, jnp.ones((BLOCK, ring.envs), bool))
         return after, spec.grown(state, Growth(ring, after, kept.reach, BLOCK))
 
     return step
 
 
-def timed(program: Callable, *given: Any) -> float:
+def timed(program: Callable, given: list[Any], keeps: bool) -> float:
+    """Seconds of one call. `keeps`: what comes back is what the next call is given, whose buffers it writes into."""
     began = time.perf_counter()
-    jax.block_until_ready(program(*given))
-    return time.perf_counter() - began
+    out = jax.block_until_ready(program(*given))
+    seconds = time.perf_counter() - began
+    if keeps:
+        given[: len(out)] = out
+    return seconds
 
 
 def measure(
     rows: int, lanes: int, batches: list[int], count: int, repeats: int, kept: Rows = Rows()
 ) -> dict[str, float]:
     """Microseconds a step by cell."""
-    programs: dict[str, tuple[Callable, tuple]] = {}
+    programs: dict[str, tuple[Callable, list[Any], bool]] = {}
     key = jax.random.PRNGKey(0)
     for name, spec in DRAWS.items():
         ring, state = filled(spec, rows, lanes, kept)
         for batch in batches:
-            for cell, (changes, step) in steps(spec, ring, batch, kept).items():
+            for cell, (changes, step) in steps(spec, (rows, lanes), batch, kept).items():
                 if (cell == "gather" and name != "uniform") or (cell == "update" and state is None):
                     continue
 
-                def scan(state: Any, key: Any, step: Callable = step, changes: Any = changes) -> Any:
+                def scan(ring: Any, state: Any, key: Any, step: Callable = step, changes: bool = changes) -> Any:
                     begins = (key, state) if changes else key
-                    end, out = jax.lax.scan(lambda carry, _: step(state, carry), begins, None, length=count)
+                    end, out = jax.lax.scan(lambda carry, _: step(ring, state, carry), begins, None, length=count)
                     # Of what changes, a number is read at the end, or nothing of it would be computed.
                     read = jax.tree.map(lambda leaf: leaf.reshape(-1)[0], end[1]) if changes else None
                     return end[0] if changes else end, out.sum(), read
 
-                programs[f"{cell} {batch}" + ("" if cell == "gather" else f", {name}")] = jax.jit(scan), (state, key)
+                programs[f"{cell} {batch}" + ("" if cell == "gather" else f", {name}")] = (
+                    jax.jit(scan),
+                    [ring, state, key],
+                    False,
+                )
 
-        def add(ring: Any, state: Any, spec: Any = spec) -> Any:
-            end = jax.lax.fori_loop(0, count, lambda _, carry: adding(spec, kept)(carry), (ring, state))
-            return end[0].cursor, jax.tree.map(jnp.sum, end[1])
+        def add(ring: Any, state: Any, block: TimeStep, spec: Any = spec) -> Any:
+            return jax.lax.fori_loop(0, count, lambda _, carry: adding(spec, kept)(carry, block), (ring, state))
 
-        programs[f"add {BLOCK} x {lanes}, {name}"] = jax.jit(partial(add)), (ring, state)
-    for program, given in programs.values():
-        jax.block_until_ready(program(*given))
+        written = jax.tree.map(jnp.copy, (ring, state))  # this one is written into, and no other cell's
+        given = [*written, kept.random(BLOCK, lanes)]
+        programs[f"add {BLOCK} x {lanes}, {name}"] = jax.jit(add, donate_argnums=(0, 1)), given, True
+    for program, given, keeps in programs.values():
+        timed(program, given, keeps)
     found: dict[str, list[float]] = {name: [] for name in programs}
     for _ in range(repeats):
-        for name, (program, given) in programs.items():
-            found[name].append(timed(program, *given))
+        for name, (program, given, keeps) in programs.items():
+            found[name].append(timed(program, given, keeps))
     return {name: 1e6 * median(seconds) / count for name, seconds in found.items()}
 
 
