@@ -306,6 +306,20 @@ def test_an_exit_in_a_vector_is_a_fault(monkeypatch: pytest.MonkeyPatch, at: str
         play(envs, LENGTH + 1)
 
 
+class Rich(Walk):
+    """Pays more in its third step than float32 can hold."""
+
+    def step(self, action):
+        seen, reward, *rest = super().step(action)
+        return seen, 1e39 if self.steps == 3 else reward, *rest
+
+
+def test_a_reward_that_float32_cannot_hold_is_refused_in_a_vector():
+    envs = make_host(vector(AutoresetMode.SAME_STEP, kind=Rich), seed=0)
+    with pytest.raises(EnvironmentFault, match=r"reward is 1e\+39, expected one finite number that float32 can hold"):
+        play(envs, LENGTH)
+
+
 class Judged(Walk):
     """Tells at every step how far it is, and at its end whether that was well."""
 

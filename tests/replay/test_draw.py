@@ -15,10 +15,14 @@ from engram.agents.agent import AgentState, Experience
 from engram.agents.q_learning import QLearner
 from engram.agents.spec import AgentSpec, ReplaySpec
 from engram.encoders.vector import VectorSpec
-from engram.losses.regression import SquaredSpec
+from engram.heads.q import QSpec
+from engram.heads.returns import CategoricalSpec, QuantileSpec
+from engram.losses.distributional import CrossEntropySpec, QuantileHuberSpec
+from engram.losses.regression import HuberSpec, SquaredSpec
 from engram.registry import register
 from engram.replay import sampling
 from engram.replay.draw import Drawn
+from engram.replay.prioritized import PrioritizedSpec
 from engram.replay.similar import SimilarSpec, most_similar
 from engram.types import TimeStep
 
@@ -117,8 +121,24 @@ def examples_bits(one: QLearner, state: AgentState) -> tuple[Any, Any]:
     return key, bits.reshape(words, -1).T
 
 
-def test_importance_scales_the_loss_and_its_gradient_and_leaves_the_count_of_rows():
-    one = agent()
+LOSSES: dict[str, dict[str, Any]] = {
+    "squared": {},
+    **{f"huber {width}": {"loss": HuberSpec(width=width)} for width in (0.01, 1.0, 100.0)},
+    **{
+        f"quantile-huber {width}": {
+            "loss": QuantileHuberSpec(width=width),
+            "head": QSpec(returns=QuantileSpec(quantiles=8)),
+        }
+        for width in (0.0, 0.01, 1.0)
+    },
+    "cross-entropy": {"loss": CrossEntropySpec(), "head": QSpec(returns=CategoricalSpec(atoms=9, low=-2.0, high=4.0))},
+}
+
+
+@pytest.mark.parametrize("changes", LOSSES.values(), ids=LOSSES)
+def test_importance_scales_the_loss_and_its_gradient_and_leaves_the_count_of_rows(changes: dict[str, Any]):
+    """Whatever the width of the loss: an error within it and one beyond it weigh the same."""
+    one = agent(**changes)
     state = filled(one, ends=(4, 9))
     learner = state.learner
     drawn, batch = examples.draw(one.spec, learner.params, state.replay, examples_bits(one, state)[1])
@@ -157,15 +177,44 @@ def test_an_update_that_is_not_finite_leaves_what_drawing_keeps_as_it_was():
     np.testing.assert_array_equal(after.replay.drawing, state.replay.drawing)
 
 
+def test_an_error_that_is_not_finite_is_refused_where_the_loss_is():
+    """Atoms end at their range: the loss of an infinite target is that of the last one, and its error is infinite."""
+    spec = replace(
+        SPEC, head=QSpec(returns=CategoricalSpec(low=-1.0, high=1.0)), loss=CrossEntropySpec(), draw=PrioritizedSpec()
+    )
+    one = QLearner(spec, spaces.Box((2,)), 2, 1)
+    state = filled(one, reward=float("inf"))
+    after, told = compiled(one)[1](state)
+    assert np.isfinite(told["loss"])
+    assert int(after.learner.fault) == 1
+    same = partial(jax.tree.map, np.testing.assert_array_equal)
+    same((after.learner.params, after.replay.drawing), (state.learner.params, state.replay.drawing))
+
+
+def test_the_last_row_of_an_episode_is_drawn_once_and_never_again():
+    """It has no target. Its weight would be the least of a batch, to which the others are relative."""
+    one = QLearner(replace(SPEC, draw=PrioritizedSpec()), spaces.Box((2,)), 2, 1)
+    state = filled(one, ends=(4,))  # row 5 shows what the episode ended with
+    leaves = [np.asarray(state.replay.drawing.sums[-1])[:40]]
+    for _ in range(30):
+        state, _ = compiled(one)[1](state)
+        leaves.append(np.asarray(state.replay.drawing.sums[-1])[:40])
+    assert leaves[0][5] > 0
+    assert leaves[-1][5] == 0
+    assert (leaves[-1][[*range(5), *range(6, 20)]] > 0).all()
+
+
 def test_the_surprise_of_a_window_is_mostly_its_greatest_error():
     """0.9 * 4 + 0.1 * (1 + 4) / 2: the row of weight 0 counts for nothing; and a window that teaches nothing is 0."""
     error, weight = jnp.array([[1.0, 4.0, 9.0], [5.0, 5.0, 5.0]]), jnp.array([[1.0, 1.0, 0.0], [0.0, 0.0, 0.0]])
     scored = examples.Scored(error, 2 * error, error, error, weight)
     surprise = examples.surprise(scored)
+    assert surprise.taught is None
     np.testing.assert_allclose(surprise.error, [0.9 * 4 + 0.1 * 2.5, 0.0], rtol=1e-6)
     np.testing.assert_allclose(surprise.loss, 2 * surprise.error, rtol=1e-6)
     alone = examples.Scored(*[jnp.array([3.0, 2.0])] * 4, jnp.array([1.0, 0.0]))
     np.testing.assert_array_equal(examples.surprise(alone).error, [3.0, 0.0])
+    np.testing.assert_array_equal(examples.surprise(alone).taught, [True, False])
 
 
 @pytest.mark.parametrize("draw", [SimilarSpec(candidates=8), SimilarSpec(candidates=2)], ids=str)

@@ -223,16 +223,22 @@ def told(scored: Scored) -> Metrics:
     return {name: (scored.weight * value).sum() / rows for name, value in each.items()}
 
 
+def sound(scored: Scored) -> Bool[Array, ""]:
+    """Whether all errors are finite. A loss may be where its target is not: fixed atoms end at their range."""
+    return (jnp.isfinite(scored.error) | (scored.weight == 0)).all()
+
+
 def surprise(scored: Scored) -> Surprise:
     """How wrong each example was; of a window 0.9 of the greatest and 0.1 of the mean over the rows of its loss."""
 
     def one(each: Float[Array, "*batch"]) -> Float[Array, "batch"]:
-        each = scored.weight * each
+        each = jnp.where(scored.weight > 0, scored.weight * each, 0.0)
         if each.ndim == 1:
             return each
         return 0.9 * each.max(1) + 0.1 * each.sum(1) / jnp.maximum(scored.weight.sum(1), 1.0)
 
-    return Surprise(one(scored.error), jax.lax.stop_gradient(one(scored.own)))
+    taught = scored.weight > 0 if scored.weight.ndim == 1 else None  # another window of that row may teach
+    return Surprise(one(scored.error), jax.lax.stop_gradient(one(scored.own)), taught)
 
 
 # -- transitions -----------------------------------------------------------------------------------------------------

@@ -90,12 +90,14 @@ def stepped(
     optimizer: "optax.GradientTransformation",
     learner: LearnerState,
     loss_of: Callable[[Network], tuple[Float[Array, ""], Any]],
+    sound: Callable[[Any], Bool[Array, ""]] | None = None,
 ) -> Stepped:
-    """One step along the gradient of a loss; none where loss or gradient are not finite."""
+    """One step along the gradient of a loss; none where it is not finite, or what the loss told is not `sound`."""
     import optax
 
     (loss, told), gradient = jax.value_and_grad(loss_of, has_aux=True)(learner.params)
     finite = jnp.isfinite(loss) & jnp.isfinite(optax.tree.norm(gradient))
+    finite = finite if sound is None else finite & sound(told)
     changes, state = optimizer.update(gradient, learner.optimizer, learner.params)  # type: ignore[arg-type]
     params = accepted(finite, optax.apply_updates(learner.params, changes), learner.params)  # type: ignore[arg-type]
     return Stepped(params, accepted(finite, state, learner.optimizer), finite, loss, told)

@@ -255,7 +255,7 @@ class QLearner:
                 return teams.loss(chosen, self.agents, seeing, lagging, batch)
             return examples.loss(chosen, recall, seeing, lagging, batch, drawn.importance, self.score)
 
-        new = stepped(self.optimizer, learner, loss_of)
+        new = stepped(self.optimizer, learner, loss_of, examples.sound)
         updates = counted(learner.updates, 1, self._turn)
         target = follow(chosen.target, learner.target, new.params, updates)
         fault = first_fault(learner.fault, new.finite, updates)

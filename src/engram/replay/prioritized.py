@@ -103,12 +103,14 @@ class PrioritizedSpec:
     def learned(self, state: Priorities, drawn: Drawn, surprise: Surprise, keep: Bool[Array, ""]) -> Priorities:
         """Of a row that was drawn twice the greater surprise counts: a batch has no order.
 
-        A row whose example is not whole any more is not drawn again.
+        A row that has no target, or whose example is not whole any more, is not drawn again. Its priority would be the
+        least there is, and all weights are relative to that of the least likely row of a batch.
         """
         priority = (surprise.error if self.by == "error" else surprise.loss) + self.floor
         place, power = jnp.where(keep, drawn.note, PAST), self._power(priority)
-        if drawn.whole is not None:
-            power = jnp.where(drawn.whole, power, 0.0)
+        for counts in (drawn.whole, surprise.taught):
+            if counts is not None:
+                power = jnp.where(counts, power, 0.0)
         leaves = state.sums[-1].at[place].set(0.0, mode="drop").at[place].max(power, mode="drop")
         highest = jnp.where(keep, jnp.maximum(state.highest, priority.max()), state.highest)
         updates = held_back(state.updates, 1) + keep

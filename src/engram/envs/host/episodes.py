@@ -39,7 +39,7 @@ Level = Literal["exact", "replayed", "boundary"]
 PROBE_SEED = 1_234_567
 CUT = "engram_cut"  # under which a worker tells that the limit alone ended an episode
 NUMBERS = "engram_numbers"  # under which a worker tells the numbers of an ended episode's last `info`
-_LARGEST_REWARD = float(np.finfo(np.float32).max)
+LARGEST_REWARD = float(np.finfo(np.float32).max)
 _LONGEST_TRACE = 20_000  # characters
 
 
@@ -164,7 +164,7 @@ class Episodes:
                 f"an environment written for gym < 0.26 must be ported to Gymnasium"
             )
         observation, reward, terminated, truncated, info = result
-        if not (type(reward) is float and -_LARGEST_REWARD <= reward <= _LARGEST_REWARD):
+        if not (type(reward) is float and -LARGEST_REWARD <= reward <= LARGEST_REWARD):
             reward = self._reward(reward)
         if terminated is not True and terminated is not False:
             terminated = self._flag("terminated", terminated)
@@ -298,7 +298,7 @@ class Episodes:
         if array.shape != () or array.dtype.kind not in "biuf":
             raise self._fault(f"reward is {_form(reward)}, expected one finite number")
         value = float(array)
-        if not -_LARGEST_REWARD <= value <= _LARGEST_REWARD:  # false for NaN also
+        if not -LARGEST_REWARD <= value <= LARGEST_REWARD:  # false for NaN also
             raise self._fault(f"reward is {value}, expected one finite number that float32 can hold")
         return value
 
@@ -334,7 +334,7 @@ def numbers_of(info: Any) -> dict[str, float]:
         if isinstance(value, np.generic):
             value = value.item()
         if isinstance(value, int | float) and isinstance(name, str) and name.isprintable() and len(name) <= 64:
-            number = float(value) if abs(value) < _LARGEST_REWARD else math.nan
+            number = float(value) if abs(value) < LARGEST_REWARD else math.nan
             if math.isfinite(number):
                 numbers[name] = number
     return numbers

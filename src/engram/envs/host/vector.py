@@ -25,7 +25,7 @@ from engram.envs.host import capture as capturing
 from engram.envs.host import own
 from engram.envs.host.actions import sizes_of, table_of
 from engram.envs.host.batch import HostStep, join_snapshots, split_snapshots, stack
-from engram.envs.host.episodes import Level, episode_seed, numbers_of, raised
+from engram.envs.host.episodes import LARGEST_REWARD, Level, episode_seed, numbers_of, raised
 from engram.envs.host.masks import METHOD
 from engram.envs.host.spaces import Observer, Translator
 from engram.errors import EnvironmentFault, SpaceError, SpecError, is_fault
@@ -110,7 +110,7 @@ class VectorEnvs:
         with self._named("step"):
             observation, reward, terminated, truncated, info = self.env.step(self._table[np.asarray(actions)])
         columns = self._columns(observation, info)
-        reward = self._numbers("reward", reward, "biuf").astype(np.float32)
+        reward = self._rewards(reward)
         terminated = self._numbers("terminated", terminated, "b")
         done = terminated | self._numbers("truncated", truncated, "b")
         final, numbers = columns, {}
@@ -224,6 +224,15 @@ class VectorEnvs:
             index = int(np.argmin(np.isfinite(array)))
             raise self._fault(index, f"{field} is {array[index]}, expected one finite number")
         return array
+
+    def _rewards(self, values: Any) -> np.ndarray:
+        """As float32, which holds no number above 3.4e38."""
+        array = self._numbers("reward", values, "biuf")
+        large = np.abs(array.astype(np.float64)) > LARGEST_REWARD
+        if large.any():
+            index = int(np.argmax(large))
+            raise self._fault(index, f"reward is {array[index]}, expected one finite number that float32 can hold")
+        return array.astype(np.float32)
 
     def capture(self) -> capturing.Snapshot:
         """See HostEnvs."""
