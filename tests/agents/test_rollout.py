@@ -12,7 +12,7 @@ import pytest
 from engram import spaces
 from engram.agents import rollout as rollouts
 from engram.agents.agent import AgentState, Experience
-from engram.agents.mind import ObservationSpec, RewardSpec
+from engram.agents.mind import ObservationSpec, RecallSpec, RewardSpec
 from engram.agents.policy import PolicyState, Seen, look, still
 from engram.agents.ppo import PPOSpec
 from engram.agents.pqn import PQNSpec
@@ -40,8 +40,9 @@ RECURRENT = PPOSpec(
     **PPO, working=GRUSpec(hidden_size=8),
     observation=ObservationSpec(stack=2, previous_action=True, previous_reward=True),
 )  # fmt: skip
-RECALLING = PPOSpec(**PPO, external=EpisodicSpec(capacity=20, neighbours=3))
-KINDS = {"frames": STACKED, "memory": RECURRENT, "recall": RECALLING}
+MEMORY: dict[str, Any] = {"external": EpisodicSpec(capacity=20, neighbours=3), "recall": RecallSpec(n_step=2)}
+RECALLING, VALUED = PPOSpec(**PPO, **MEMORY), PQNSpec(**PLAIN, **MEMORY)
+KINDS = {"frames": STACKED, "memory": RECURRENT, "recall": RECALLING, "recall of values": VALUED}
 # Environment 0 meets three time limits, 1 an end, 2 a limit and another in the last step: seven observations whose
 # value only a look can tell, in three batches of three.
 DONE = np.array([[0, 0, 0], [1, 1, 0], [1, 0, 1], [0, 0, 0], [1, 0, 0], [0, 0, 1]], bool)
@@ -90,7 +91,12 @@ def same(one: Any, other: Any) -> None:
 @cache
 def begun(spec: Any) -> tuple[RolloutLearner, Lived]:
     agent = RolloutLearner(spec, SPACE, ACTIONS, ENVS)
-    return agent, lived(agent, agent.init(jax.random.PRNGKey(0)))
+    state = agent.init(jax.random.PRNGKey(0))
+    if not spec.has_external:
+        return agent, lived(agent, state)
+    before = lived(agent, state)  # of which the memory then holds entries
+    filled = agent.observe(before.state, before.experience)
+    return agent, lived(agent, replace(filled, replay=state.replay))
 
 
 # -- storing ---------------------------------------------------------------------------------------------------------
@@ -151,6 +157,11 @@ def test_what_came_next_is_worth_what_the_policy_says_of_it(kind: str):
     found = jax.jit(partial(rollouts.steps_of, agent.spec))(mind, rollout, frames, rollout.known.value)
     held = np.stack([decision.value for decision in decisions])
     np.testing.assert_allclose(rollout.known.value, held, rtol=1e-5)
+    if agent.spec.has_external:
+        shares = np.stack([decision.share for decision in decisions])
+        alone = np.stack([decision.returns.q.max(-1) for decision in decisions])
+        assert (shares > 0).any(), "a memory that nothing was read from shows nothing"
+        assert not np.allclose(alone, held, atol=1e-3)
     expected, bits = np.zeros((STEPS, ENVS)), still(mind.network, ENVS)
     for time in range(STEPS):
         seen = Seen(steps.final_observation[time], jnp.zeros(ENVS, bool), steps.row.reward[time])

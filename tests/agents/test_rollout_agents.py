@@ -134,6 +134,13 @@ REFUSED = {
     ),
     "fresh keys": ("ppo", EXTERNAL | {"recall.refresh": 8}, "recall.refresh is of agents that learn from a replay"),
     "resets": ("pqn", {"optimizer.reset_every": 10}, "optimizer.reset_every is of agents that learn from a replay"),
+    "how a reset is made": (
+        "ppo", {"optimizer.reset_encoder": 0.1}, "optimizer.reset_encoder is of agents that learn from a replay"
+    ),
+    "a policy of several numbers": (
+        "ppo", {"head.policy": "decoupled"}, "head.policy=decoupled gives the value of an action as the mean"
+    ),
+    "estimates of several numbers": ("sac", {"head.q": "decoupled"}, "head.q=decoupled gives the value of an action"),
     "keys of a target": ("ppo", EXTERNAL | {"recall.keys": "target"}, "recall.keys=target is of agents that learn"),
 }  # fmt: skip
 

@@ -19,7 +19,7 @@ from engram.agents.presets import preset
 from engram.cli.commands import main
 from engram.envs.host.make import make_host
 from engram.errors import CheckpointError, EngramError, SpecError
-from engram.run.making import learns
+from engram.run.making import learns, notes_at_start
 from engram.run.plan import RunPlan, agent_from_json, agent_to_json
 from engram.runners.host import HostRunner
 
@@ -255,12 +255,48 @@ def test_a_run_that_is_too_short_to_learn_is_known(
     assert learns(plan, rhythm, on_device) is expected
 
 
-def test_many_environments_of_an_agent_with_a_replay_are_told_of_another_way():
+@pytest.mark.parametrize(
+    ("name", "envs", "told"),
+    [
+        ("dqn", 32, "pqn"), ("attention-dqn", 32, "pqn-memory"), ("drqn", 32, "pqn-rnn"),
+        ("dqn", 31, None), ("pqn", 32, None),
+    ],
+)  # fmt: skip
+def test_many_environments_of_an_agent_with_a_replay_are_told_of_another_way(name: str, envs: int, told: str | None):
+    with Trainer(DEVICE, preset=name, steps=96, envs=envs) as trainer:
+        plan, runner = trainer.plan, trainer.runner
+        found = [note for note in notes_at_start(plan, runner.agent, None, True) if "are many" in note]
+        turned = [*notes_at_start(replace(plan, agents=2), runner.agent, None, True)] if told else []
+        demonstrated = [*notes_at_start(replace(plan, demonstration_rows=5), runner.agent, None, True)]
+    start = (
+        f"{envs} environments on the device are many: --preset {told} learns from rollouts of them, without a replay"
+    )
+    assert [note.startswith(start) for note in found] == [True] * (told is not None)
+    assert told is None or any("--preset smax" in note for note in turned)
+    assert not any("are many" in note for note in demonstrated)
+
+
+@pytest.mark.parametrize("name", ["pqn", "ppo", "ppo-rnn"])
+def test_a_run_from_another_has_as_many_environments(tmp_path: Path, name: str):
+    """Without a preset the agent is that of the other run; of one environment a rollout could not be divided."""
+    small = {"encoder__widths": (8,), "steps": 4_096}
+    with Trainer(DEVICE, run=tmp_path, preset=name, envs=16, **small) as trainer:
+        trainer.save()
+    with Trainer(DEVICE, start_from=str(tmp_path), steps=2_048) as trainer:
+        assert trainer.plan.envs == 16
+        assert trainer.plan.preset == name
+    with Trainer(HOST, start_from=str(tmp_path), steps=2_048) as trainer:
+        assert trainer.plan.envs == 8
+    with Trainer(DEVICE, start_from=str(tmp_path), steps=2_048, envs=3) as trainer:  # minibatches are made to divide
+        assert trainer.plan.envs == 3
+
+
+def test_many_environments_on_the_host_are_told_of_no_other_way():
     notes = Notes()
     given: dict[str, Any] = {"encoder__widths": (8,), "replay__start": 64, "replay__batch_size": 8}
-    with Trainer(DEVICE, preset="dqn", steps=96, envs=32, callbacks=[notes], **given) as trainer:
+    with Trainer(HOST, preset="dqn", steps=96, envs=32, callbacks=[notes], **given) as trainer:
         trainer.learn()
-    assert any(text.startswith("32 environments on the device are many: --preset pqn") for text in notes.told)
+    assert not any("are many" in text for text in notes.told)
 
 
 @pytest.mark.slow

@@ -178,7 +178,6 @@ PRESETS: dict[str, tuple[Callable[[spaces.Space, int], MindSpec], str]] = {
 
 
 # Those that learn from rollouts, so from many environments.
-AGENTS_WITHOUT_REPLAY = ("pqn", "ppo")  # kinds of agents that learn from rollouts
 WITHOUT_REPLAY = frozenset(name for name in PRESETS if name.startswith(("pqn", "ppo", "a2c", "smax", "go", "dialogue")))
 
 

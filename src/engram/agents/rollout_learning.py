@@ -22,7 +22,7 @@ from engram.agents import statistics, symmetry, teams
 from engram.agents.acting import ActorState, act, new_actor, remembered
 from engram.agents.agent import Acted, AgentState, Experience, PlainPolicy, Rhythm, shape_of
 from engram.agents.learner import LearnerState, first_fault, stepped
-from engram.agents.mind import MindSpec
+from engram.agents.mind import MindSpec, OptimizerSpec
 from engram.agents.network import Network, build, check_mixing
 from engram.agents.optimizing import optimizer_of
 from engram.agents.policy import Mind, Seen
@@ -126,6 +126,7 @@ class RolloutSpec(MindSpec):
                 f"observation.previous_action = {seen.previous_action} and observation.previous_reward = "
                 f"{seen.previous_reward} are for a working memory; choose one, such as working=gru, or leave them out"
             )
+        usual = OptimizerSpec()
         unread = {
             "recall.imitation_weight": recall.imitation_weight > 0,
             "recall.refresh": recall.refresh > 0,
@@ -133,6 +134,8 @@ class RolloutSpec(MindSpec):
             "recall.keys=target": self.keys_of_target,
             "reward.rescale": self.reward.rescale,
             "optimizer.reset_every": self.optimizer.reset_every > 0,
+            "optimizer.reset_encoder": self.optimizer.reset_encoder != usual.reset_encoder,
+            "optimizer.reset_rest": self.optimizer.reset_rest != usual.reset_rest,
         }
         for what, asked in unread.items():
             if asked:

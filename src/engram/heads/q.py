@@ -129,3 +129,8 @@ def check_without_policy(inner: dict[str, Any]) -> None:
     for path, head in inner.items():
         if head.has_policy:
             raise SpecError(f"{path} has a policy of its own; set {path}=q, dueling or attention")
+        if head.decouples:
+            raise SpecError(
+                f"{path}=decoupled gives the value of an action as the mean of its numbers' values, of which a policy "
+                f"makes none of its own; set {path}=q, dueling or attention"
+            )

@@ -115,6 +115,20 @@ def _up(steps: int, each: int) -> int:
     return -(-steps // each) * each
 
 
+def _from_rollouts(plan: RunPlan) -> str | None:
+    """The preset without a replay that takes the place of this agent; None where none does, or it has none itself."""
+    spec = plan.agent
+    if not spec.replay_rows or plan.demonstration_rows:  # those are for a replay
+        return None
+    if plan.agents > 1:
+        return "smax"
+    if spec.turns:
+        return "go"
+    if spec.has_memory:
+        return "pqn-rnn"
+    return "pqn-memory" if spec.has_external else "pqn"
+
+
 def notes_at_start(plan: RunPlan, agent: Agent, environment: Any, on_device: bool) -> Iterator[str]:
     """What is said before a run begins: what was chosen and why, how large it is, what a checkpoint holds."""
     yield f"{plan.preset}: {reasons(plan.agent, plan.space)}; {plan.actions} actions"
@@ -126,10 +140,10 @@ def notes_at_start(plan: RunPlan, agent: Agent, environment: Any, on_device: boo
     yield f"{told}{why_so_many(plan.preset, plan.agent, plan.space)}"
     if not learns(plan, agent.rhythm, on_device):
         yield Warned(f"{plan.agent.begins} is not reached: nothing will be learned")
-    if on_device and plan.agent.replay_rows and plan.envs >= MANY:
+    if on_device and plan.envs >= MANY and (other := _from_rollouts(plan)):
         yield (
-            f"{plan.envs} environments on the device are many: --preset pqn learns from rollouts of them, without a "
-            f"replay, and makes more steps in a second"
+            f"{plan.envs} environments on the device are many: --preset {other} learns from rollouts of them, without "
+            f"a replay, and makes more steps in a second"
         )
     if plan.actors:
         yield (

@@ -22,9 +22,10 @@ from functools import reduce
 from pathlib import Path
 from typing import Any
 
-from engram import specs
+from engram import registry, specs
 from engram.agents.mind import MindSpec
-from engram.agents.presets import AGENTS_WITHOUT_REPLAY, WITHOUT_REPLAY, preset
+from engram.agents.presets import WITHOUT_REPLAY, preset
+from engram.agents.rollout_learning import RolloutSpec
 from engram.agents.usual import default_steps, kind_of
 from engram.agents.without_replay import ENVS, ENVS_OF
 from engram.envs.device import has_turns, is_device
@@ -48,18 +49,30 @@ SCHEDULES = ("exploration.steps", "optimizer.decay_steps", "draw.correction_upda
 RHYTHM = ("log_every", "save_every", "evaluate_every")
 
 
-def with_envs(env: Any, given: Given) -> Given:
+def with_envs(env: Any, given: Given, like: RunPlan | None) -> Given:
     """With as many environments as an agent without replay steps together, where nobody said how many; with actors, one
-    for each of them. Raises SpecError for a cluster that cannot be.
+    for each of them. `like` is the plan of the run to begin from. Raises SpecError for a cluster that cannot be.
     """
     check_cluster(env, given)
     given = with_actors(given)
-    name, agent = given.run.get("preset"), given.agent.get("agent")
-    without_replay = name in WITHOUT_REPLAY or agent in AGENTS_WITHOUT_REPLAY
-    if not without_replay or "envs" in given.run or not isinstance(env, str):
+    like = None if "preset" in given.run else like
+    if "envs" in given.run or not isinstance(env, str) or not _from_rollouts(given, like):
         return given
-    on_device, on_host = ENVS_OF.get(str(name), ENVS)
-    return given._replace(run={**given.run, "envs": on_device if is_device(env) else on_host})
+    on_device, on_host = ENVS_OF.get(given.run.get("preset", like.preset if like else ""), ENVS)
+    many = on_device if is_device(env) else on_host
+    if like is not None and like.env is not None and is_device(like.env) == is_device(env):
+        many = like.envs
+    return given._replace(run={**given.run, "envs": many})
+
+
+def _from_rollouts(given: Given, like: RunPlan | None) -> bool:
+    """Whether the agent learns from rollouts: as its kind says, else the preset, else the run to begin from."""
+    kind = given.agent.get("agent")
+    if isinstance(kind, str):
+        return issubclass(registry.find("agent", kind), RolloutSpec)
+    if "preset" in given.run:
+        return given.run["preset"] in WITHOUT_REPLAY
+    return like is not None and isinstance(like.agent, RolloutSpec)
 
 
 def new_plan(
@@ -83,7 +96,9 @@ def new_plan(
     def fit(agent: MindSpec) -> MindSpec:
         return agent.fitted(changes.keys(), total, chosen.get("envs", 1))
 
-    agent = specs.override_all(agent, changes, None if kept else fit)
+    # A replay that is taken over has the size that it had; a rollout is fitted to the environments of now.
+    fits = kept is None or isinstance(agent, RolloutSpec)
+    agent = specs.override_all(agent, changes, fit if fits else None)
     agent = of_environment(with_turns(agent, changes, made, env), changes, made)
     agent = agent if kept else within_memory(agent, given, made)
     stated = () if kept is None else [path for path in SCHEDULES if path not in kept.schedules]

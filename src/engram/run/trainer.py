@@ -121,7 +121,7 @@ class Trainer:
             raise SpecError("no environment was given; name one, such as 'CartPole-v1' (`engram list envs` shows more)")
         check_free(self._given.session.run)
         check_loggers([*self._given.run.get("log", ()), *[EVENTS] * self._given.run.get("track", False)])
-        self._env, self._given = env, with_envs(env, self._given)
+        self._env, self._given = env, with_envs(env, self._given, self._source and self._source.plan)
         self._environment = make_environment(env, self._given.run, self._given.session.worker_timeout, self._open)
         self.plan = self._plan_for(self._given.run.get("steps"))
         self.plan.digest()  # refuses what could not be stored with the run
