@@ -3,6 +3,7 @@
     python -m benchmarks.learning.learning --suite foundation     CartPole-v1 and Acrobot-v1, 10 seeds each
     python -m benchmarks.learning.learning --suite classic --first-seed 20   those and MountainCar-v0, one configuration
     python -m benchmarks.learning.learning --suite minatar   MinAtar Breakout, 1,000,000 steps, 5 seeds side by side
+    python -m benchmarks.learning.learning --suite presets --first-seed 20   what each other preset comes to
     python -m benchmarks.learning.learning --suite pong         Pong, 2,500,000 steps, stopped in the middle and resumed
     python -m benchmarks.learning.learning --env CartPole-v1 --steps 50000 --seeds 10 --preset auto replay.batch_size=64
 
@@ -41,6 +42,12 @@ class Job:
     envs: int = 1
     first_seed: int = 0
     stop: bool = False
+    beside: bool = False  # other presets learn the same environment in the same file
+
+    @property
+    def title(self) -> str:
+        """What it is called in the record."""
+        return f"{self.env}, {self.preset}" if self.beside else self.env
 
     @property
     def file(self) -> str:
@@ -53,6 +60,15 @@ SUITES = {
     "classic": (Job("MountainCar-v0", 120_000, 10), Job("CartPole-v1", 50_000, 10), Job("Acrobot-v1", 100_000, 10)),
     # The plain convolutions, for which the published results were made; `auto` has attention over places since.
     "minatar": (Job("minatar-breakout", 1_000_000, 5, "double-dqn"),),
+    # Every preset of value learning that no other suite has, and the LSTM of R2D2 where velocities are not seen.
+    "presets": (
+        *(
+            Job("engram/CartPole-v1", 50_000, 5, name, beside=True)
+            for name in ("dqn", "per-dqn", "c51", "qr-dqn", "iqn", "m-dqn", "rainbow")
+        ),
+        Job("engram/NoVelocityCartPole-v0", 50_000, 5, "r2d2", beside=True),
+        Job("minatar-breakout", 100_000, 2, "btr", beside=True),
+    ),
     "pong": (Job("ALE/Pong-v5", 2_500_000, 1, "pqn", envs=16, stop=True),),
 }
 
@@ -88,9 +104,9 @@ def runs_of(job: Job, options: argparse.Namespace) -> list[Run]:
     last = job.first_seed + job.seeds - 1
     if is_device(job.env):
         name = f"seeds {job.first_seed} to {last}"
-        return [Run(f"{job.env}: {name}", job, job.first_seed, job.seeds, place / name.replace(" ", "-"), options)]
+        return [Run(f"{job.title}: {name}", job, job.first_seed, job.seeds, place / name.replace(" ", "-"), options)]
     return [
-        Run(f"{job.env}: seed {seed}", job, seed, 1, place / f"seed{seed}", options)
+        Run(f"{job.title}: seed {seed}", job, seed, 1, place / f"seed{seed}", options)
         for seed in range(job.first_seed, last + 1)
     ]
 
@@ -178,9 +194,10 @@ def learn(job: Job, options: argparse.Namespace, record: Record) -> None:
     if stops:
         found["stopped_at"] = stops
         found["steps_per_second"] = [speeds(run.folder / "run", stop) for run, stop in zip(runs, stops, strict=True)]
-    record.summarize(record.content["summary"] | {job.env: found})
+    record.summarize(record.content["summary"] | {job.title: found})
     seeds = "1 seed" if len(results) == 1 else f"{len(results)} seeds"
-    draw_learning(options.images / f"{job.file}.png", f"{job.env}, {job.preset}, {seeds}", results, stops)
+    drawn = f"{job.file}-{job.preset}" if job.beside else job.file
+    draw_learning(options.images / f"{drawn}.png", f"{job.env}, {job.preset}, {seeds}", results, stops)
     print(row(job.env, found), flush=True)
 
 
