@@ -13,6 +13,9 @@ from engram.agents.pqn import PQNSpec
 from engram.agents.rollout import Examples, Steps
 from engram.exploration.sample import SampleSpec
 from engram.heads.actor_critic import ActorCriticSpec
+from engram.heads.q import QSpec
+from engram.heads.returns import QuantileSpec
+from engram.losses.distributional import QuantileHuberSpec
 from engram.losses.regression import SquaredSpec
 from engram.types import Decision, Encoding, MemoryRead, Returns
 
@@ -89,6 +92,24 @@ def test_the_loss_of_ppo_is_the_formula(value_clip: float, masked: bool):
         np.testing.assert_allclose(told[name], number, rtol=1e-5, err_msg=name)
     assert 0 < told["clipped"] < 1
     np.testing.assert_allclose(loss, policy + 0.5 * mean(squares) - 0.1 * spread, rtol=1e-5)
+
+
+def test_the_loss_of_pqn_over_quantiles_is_the_formula():
+    """Each quantile is drawn to the lambda-return by its level: two levels, an error within the width and beyond."""
+    atoms = np.random.default_rng(5).normal(size=(ROWS, ACTIONS, 2)) * 2
+    levels = np.broadcast_to([0.25, 0.75], atoms.shape)
+    made = decision(Q)
+    returns = Returns(*numbers(atoms, np.zeros_like(atoms)), jnp.zeros((ROWS, 0, ACTIONS)), *numbers(levels))
+    spec = PQNSpec(head=QSpec(returns=QuantileSpec(quantiles=2)), loss=QuantileHuberSpec(width=1.0))
+    loss, told = spec.loss_of(replace(made, returns=returns), rows(numbers(RETURNED)[0]))
+    own = atoms[np.arange(ROWS), ACTION]
+    error = RETURNED[:, None] - own
+    assert (abs(error) < 1).any()
+    assert (abs(error) > 1).any()
+    huber = np.where(abs(error) <= 1, error**2 / 2, abs(error) - 0.5)
+    each = (abs(np.array([0.25, 0.75]) - (error < 0)) * huber).sum(1)
+    np.testing.assert_allclose(loss, mean(each), rtol=1e-5)
+    np.testing.assert_allclose(told["q_mean"], mean(own.mean(1)), rtol=1e-5)
 
 
 def test_a_step_raises_the_entropy_where_nothing_else_is_asked():

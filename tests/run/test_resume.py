@@ -81,10 +81,11 @@ def test_a_host_run_with_stops_is_the_run_without(tmp_path: Path, kind: str):
 
 @pytest.mark.parametrize("where", ["host", "device"])
 def test_a_soft_actor_critic_with_stops_is_the_one_without(tmp_path: Path, where: str):
-    """Stopped inside an episode, when the ring is full, and after it wrapped."""
-    env, stops, options = "CartPole-v1", [70, 240, 245], {**SAC, "steps": STEPS, "log_every": 50, "save_every": 130}
+    """At twelve points, among them those of the others; on the device after twelve cycles: the ring is full, and wraps."""
+    stops = sorted({*STOPS.values(), 15, 130, 200, 290, 320})
+    env, options = "CartPole-v1", {**SAC, "steps": STEPS, "log_every": 50, "save_every": 130}
     if where == "device":
-        env, stops = "engram/CartPole-v1", [84, 280, 308]
+        env, stops = "engram/CartPole-v1", [28 * cycles for cycles in range(1, 13)]
         options |= {**SHORT, "target__every": 1, "envs": 2, "seeds": 2, "log_every": 40, "save_every": 28}
     plain = played(tmp_path / "plain", env, [], **options)
     *stopped, found = played(tmp_path / "stopped", env, stops, **options)

@@ -28,6 +28,7 @@ class PQNSpec(RolloutSpec):
     """Q of every action is drawn to the lambda-return of the action taken.
 
     What came next is worth its greatest Q, as the network held when it acted. An external memory has its share in that.
+    Of a distribution the target is that one number: what is learned is its spread over visits, not over what follows.
     """
 
     def check(self) -> None:

@@ -54,4 +54,5 @@ def why_so_many(name: str, spec: MindSpec, space: spaces.Space) -> str:
     """Why the preset `auto` keeps so many rows, where that was tried: over numbers and categories."""
     if name != "auto" or kind_of(space) != "vector" or spec.replay_rows < ENOUGH:
         return ""
-    return f" (in a sweep {ENOUGH:,} rows learned as well as 50,000, and 1,200 worse: docs/results.md)"
+    few = "1,200 were worse on one task of two"
+    return f" (in a sweep {ENOUGH:,} rows learned as well as 50,000, and {few}: docs/results.md)"

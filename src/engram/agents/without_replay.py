@@ -65,7 +65,7 @@ def dialogue(chosen: AgentSpec, steps: int, kind: str, offers: bool) -> PQNSpec:
 
 
 def ppo(chosen: AgentSpec, steps: int, kind: str) -> PPOSpec:
-    """PPO (Schulman et al. 2017), with the numbers of Huang et al. 2022 for each kind of observation."""
+    """PPO (Schulman et al. 2017), for games with the numbers of Huang et al. 2022, else with our own."""
     games = kind in ("grid", "pixels")
     return PPOSpec(
         **_seeing(chosen),

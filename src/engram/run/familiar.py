@@ -13,6 +13,7 @@ class Way(NamedTuple):
 _UPDATES = "counted in updates, not in environment steps"
 _STEPS = "environment steps, not a fraction of the run"
 _ROLLOUT = "of agents that learn from rollouts: pqn, ppo, a2c"
+_PRIORITIES, _ATOMS = "of draw=prioritized", "of head.returns=categorical"
 _WIDTHS = "units of each hidden layer, such as 128,128"
 
 # By our name: those of Stable-Baselines3, CleanRL, RLlib, Tianshou, Dopamine and of papers.
@@ -76,6 +77,15 @@ _OTHERS: dict[Way, tuple[str, ...]] = {
     Way("evaluate_episodes"): ("n_eval_episodes", "eval_episodes", "num_eval_episodes"),
     Way("evaluate_env"): ("eval_env",),
     Way("max_episode_steps"): ("time_limit", "episode_length", "max_steps_per_episode"),
+    Way("draw.exponent", _PRIORITIES): (
+        "prioritized_replay_alpha", "per_alpha", "priority_exponent", "priority_alpha", "draw.alpha",
+    ),
+    Way("draw.correction", _PRIORITIES): (
+        "prioritized_replay_beta0", "prioritized_replay_beta", "per_beta", "priority_beta", "beta", "draw.beta",
+    ),
+    Way("draw.correction_updates", _PRIORITIES): ("prioritized_replay_beta_iters", "beta_steps", "beta_frames"),
+    Way("head.returns.low", _ATOMS): ("v_min", "vmin", "head.v_min", "head.returns.v_min"),
+    Way("head.returns.high", _ATOMS): ("v_max", "vmax", "head.v_max", "head.returns.v_max"),
     Way("head.returns.quantiles"): ("quantiles", "n_quantiles", "num_quantiles"),
     Way("head.returns.atoms"): ("atoms", "n_atoms", "num_atoms"),
     Way("env_args"): ("env_kwargs", "env_config", "make_kwargs"),
@@ -97,4 +107,5 @@ def no_setting(name: str) -> str | None:
 
 def familiar(name: str) -> Way | None:
     """The setting that `name`, or the last word of a path such as `optimizer.lr`, means elsewhere; None if none."""
-    return FAMILIAR.get(name.rpartition(".")[2].replace("-", "_").lower())
+    name = name.replace("-", "_").lower()
+    return FAMILIAR.get(name) or FAMILIAR.get(name.rpartition(".")[2])

@@ -14,7 +14,7 @@ from typing import Any, Literal, NamedTuple, TypeVar
 
 from engram import recipes, registry, specs
 from engram.errors import SpecError, hint
-from engram.run.familiar import familiar, no_setting
+from engram.run.familiar import FAMILIAR, familiar, no_setting
 from engram.run.loggers import named
 from engram.specs import NEEDED, setting, spec
 
@@ -262,7 +262,8 @@ def check_names(agent: Any, paths: Iterable[str]) -> None:
             raise SpecError(f"{path!r} is a setting of the run, not of its agent; {written(first)}")
         # Below a part, which settings there are depends on its kind, which another path may choose.
         of_a_part = bool(dot) and first in fields and "role" in fields[first].metadata
-        if path not in known and path not in fields and not of_a_part and (way := familiar(path)):
+        way = None if path in known or path in fields else familiar(path)
+        if way and (not of_a_part or path in FAMILIAR):
             note = f" ({way.note})" if way.note else ""
             raise SpecError(f"{path!r} is called {way.path!r} here{note}; {written(way.path)}")
         if first not in fields:
