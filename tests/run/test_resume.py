@@ -81,7 +81,7 @@ def test_a_host_run_with_stops_is_the_run_without(tmp_path: Path, kind: str):
 
 @pytest.mark.parametrize("where", ["host", "device"])
 def test_a_soft_actor_critic_with_stops_is_the_one_without(tmp_path: Path, where: str):
-    """At twelve points, among them those of the others; on the device after twelve cycles: the ring is full, and wraps."""
+    """At twelve points, among them those of the others; on the device after twelve cycles. The ring wraps."""
     stops = sorted({*STOPS.values(), 15, 130, 200, 290, 320})
     env, options = "CartPole-v1", {**SAC, "steps": STEPS, "log_every": 50, "save_every": 130}
     if where == "device":
@@ -339,6 +339,8 @@ NEEDED = {
         ("agent.replay.drawing", "agent.learner.params.head", "agent.learner.annealed", "agent.learner.statistics"),
     ),
 }
+KEPT = {"demos__ratio": 0.25, "demos__margin_weight": 1.0, "draw": "prioritized"}  # and a file that the test makes
+NEEDED["demonstrations"] = Wander, {**GREEDY, **KEPT}, 89, NumpyActor, "agent.replay.given"
 # What makes no difference to a run: `engram info` tells the level; restoring reads that of each environment.
 TOLD = {"env.levels.0 left out", "env.levels.0 changed"}
 # The reward of the last step, which every agent is given and only one with `previous_reward` reads.
@@ -356,6 +358,18 @@ UNREAD = {
 }  # fmt: skip
 
 
+def shown(file: Path, steps: int = 60) -> Path:
+    """Demonstrations for Wander: three episodes, the last of which is cut off."""
+    random, ends = np.random.default_rng(2), np.arange(1, steps + 1) % 20 == 0
+    last = np.arange(steps) == steps - 1
+    np.savez(
+        file, observation=random.normal(size=(steps, 2)).astype(np.float32), action=random.integers(0, 50, steps),
+        reward=random.normal(size=steps), terminated=ends & ~last, truncated=ends & last,
+        final_observation=random.normal(size=(3, 2)).astype(np.float32),
+    )  # fmt: skip
+    return file
+
+
 @pytest.mark.parametrize("kind", NEEDED)
 def test_a_state_without_one_of_its_fields_is_refused_or_goes_another_way(tmp_path: Path, kind: str, monkeypatch):
     """Each array, and each value beside them, is left out, and then set to something else."""
@@ -363,12 +377,15 @@ def test_a_state_without_one_of_its_fields_is_refused_or_goes_another_way(tmp_pa
     if actor is CompiledActor:
         monkeypatch.setattr(engram.runners.acting, "SMALL", 0)
     options = {"steps": 116, "log_every": 58, "save_every": 92, **options}
+    if "demos__ratio" in options:
+        options["demonstrations"] = shown(tmp_path / "shown.npz")
     with Trainer(env, **options) as fresh:
         assert not isinstance(fresh.runner, HostRunner) or type(fresh.runner.collector.actor) is actor
     *whole, (saved,) = played(tmp_path / "whole", env, [stop], **options)
     stopped = shutil.copytree(tmp_path / "whole", tmp_path / "stopped")
     continued = Continued(env, stopped, stop)
     assert continued(lambda arrays, meta: None) == whole
+    assert any(name.startswith(fields) for name, _ in changes(saved)), "fields of these names are saved"
     survivors = {
         f"{name} {how}"
         for name, ways in changes(saved)
