@@ -1,6 +1,8 @@
-"""Every preset of value learning with every memory that fits it finds the true values of a probe.
+"""Presets of value learning with memories that fit them find the true values of a probe.
 
-A few run always; the others are slow tests.
+Of presets, each way to learn a return; those that are one of these with a memory (`drqn`, `nec`) are not repeated. Of
+memories, one or two of each family: recurrent, attending to steps, external, both. The others are held to their own
+probes (tests/working, tests/external). A few run always; the others are slow tests.
 """
 
 from typing import Any
