@@ -118,8 +118,8 @@ def _compared(chosen: Explain, runs: list[tuple[Path, str | None]], steps: Any) 
     from engram.explaining.compared import compare
     from engram.run.stored import load
 
-    agents = [load(run, trust=chosen.trust, **({} if at is None else {"at": at})) for run, at in runs]
-    return compare(*agents, **_given(chosen, steps))
+    first, second = (load(run, trust=chosen.trust, **({} if at is None else {"at": at})) for run, at in runs)
+    return compare(first, second, **_given(chosen, steps))
 
 
 def _words(chosen: Explain, found: Any) -> list[str]:
