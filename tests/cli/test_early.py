@@ -161,7 +161,7 @@ def test_a_word_that_nothing_is_called_gets_a_way_out(capsys, words, sentence):
 def test_every_familiar_name_means_a_setting_and_is_none_itself():
     known = {*RUN, *SESSION}
     for space in SPACES:
-        for name in ("dqn", "drqn", "c51", "qr-dqn", "ppo"):
+        for name in ("dqn", "drqn", "c51", "qr-dqn", "ppo", "per-dqn"):
             known |= {row[0] for row in specs.describe(preset(name, spaces.from_json(space)))}
     assert {way.path for way in FAMILIAR.values()} <= known
     assert not {*FAMILIAR, *_NO_SETTINGS} & {*RUN, *SESSION, *(path for path in known if "." not in path)}
@@ -181,6 +181,12 @@ def test_every_familiar_name_means_a_setting_and_is_none_itself():
          "environment steps); write target.every=VALUE, in Python target__every=VALUE"),
         ("optimizer.lr", "'optimizer.lr' is called 'optimizer.learning_rate' here; write optimizer.learning_rate=VALUE"
          ", in Python optimizer__learning_rate=VALUE"),
+        ("per_alpha", "'per_alpha' is called 'draw.exponent' here (of draw=prioritized); write draw.exponent=VALUE, in "
+         "Python draw__exponent=VALUE"),
+        ("draw.beta", "'draw.beta' is called 'draw.correction' here (of draw=prioritized); write draw.correction=VALUE"
+         ", in Python draw__correction=VALUE"),
+        ("head.returns.v_max", "'head.returns.v_max' is called 'head.returns.high' here (of head.returns=categorical); "
+         "write head.returns.high=VALUE, in Python head__returns__high=VALUE"),
     ],
 )  # fmt: skip
 def test_a_familiar_name_is_answered_with_ours_in_python_and_on_the_command_line(capsys, name, sentence):
