@@ -246,7 +246,7 @@ def model(parts: dict[str, Any]) -> dict[str, Any]:
     two = parts["throughput two actors"]
     network, read = 125e6, parts["read"]
     per_step = two["bytes_of_a_block"] / two["steps_of_a_block"]
-    updates_every = 4  # steps, of the preset
+    updates_every = 4  # steps, as is assumed
     learner = two["steps"] / max(two["learner_processor_seconds"], 1e-9)
     merge = read["merge"]["64"]["median"] * SHARDS / 2
     shard = read["shard"]["64"]["median"]

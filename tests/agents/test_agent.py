@@ -269,7 +269,7 @@ def test_an_update_that_is_not_finite_leaves_no_trace_and_is_named():
     after, _ = compiled(one).learn(state)
     assert int(after.learner.fault) == 1
     assert one.fault(after, 100, [0]).startswith(
-        "the loss or its gradient was not finite at update 1 (before step 100)"
+        "the loss, its gradient or an error was not finite at update 1 (before step 100)"
     )
     assert one.fault(state, 100, [0]) is None
     for left, right in zip(jax.tree.leaves(after.learner.params), jax.tree.leaves(state.learner.params), strict=True):

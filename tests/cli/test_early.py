@@ -16,6 +16,8 @@ from engram.cli.early import SPACES
 from engram.envs.device import device_ids
 from engram.envs.host.make import host_ids
 from engram.errors import SpecError
+from engram.registry import register
+from engram.replay.uniform import UniformSpec
 from engram.run.familiar import _NO_SETTINGS, FAMILIAR
 from engram.run.settings import RUN, SESSION, check_names
 from engram.run.trainer import Trainer
@@ -214,4 +216,19 @@ def test_a_familiar_name_as_a_flag_and_a_setting_as_a_flag(capsys):
 
 def test_a_setting_of_a_part_that_another_setting_chooses_is_no_foreign_name():
     agent = preset("dqn", spaces.from_json(SPACES[0]))
-    check_names(agent, ["encoder", "encoder.layers"])  # of another encoder
+    check_names(agent, {"encoder": "tokens", "encoder.layers": "2"})
+
+
+@register("draw", "test-beta")
+@specs.spec
+class BetaSpec(UniformSpec):
+    """With a setting that elsewhere is a name of one of ours."""
+
+    beta: float = specs.setting(0.5, "how much")
+
+
+def test_a_setting_of_a_part_of_ones_own_may_have_any_name():
+    agent = preset("dqn", spaces.from_json(SPACES[0]))
+    check_names(agent, {"draw": "test-beta", "draw.beta": "1"})
+    with pytest.raises(SpecError, match="'draw.beta' is called 'draw.correction' here"):
+        check_names(agent, {"draw": "prioritized", "draw.beta": "1"})

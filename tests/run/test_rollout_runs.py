@@ -266,13 +266,17 @@ def test_many_environments_of_an_agent_with_a_replay_are_told_of_another_way(nam
     with Trainer(DEVICE, preset=name, steps=96, envs=envs) as trainer:
         plan, runner = trainer.plan, trainer.runner
         found = [note for note in notes_at_start(plan, runner.agent, None, True) if "are many" in note]
-        turned = [*notes_at_start(replace(plan, agents=2), runner.agent, None, True)] if told else []
+        together, turned = (
+            [*notes_at_start(other, runner.agent, None, True)]
+            for other in (replace(plan, agents=2), replace(plan, agent=replace(plan.agent, turns=True)))
+        )
         demonstrated = [*notes_at_start(replace(plan, demonstration_rows=5), runner.agent, None, True)]
     start = (
         f"{envs} environments on the device are many: --preset {told} learns from rollouts of them, without a replay"
     )
     assert [note.startswith(start) for note in found] == [True] * (told is not None)
-    assert told is None or any("--preset smax" in note for note in turned)
+    for name, notes in (("smax", together), ("go", turned)):
+        assert any(f"--preset {name}" in note for note in notes) == (told is not None)
     assert not any("are many" in note for note in demonstrated)
 
 

@@ -39,9 +39,9 @@ def driving(chosen: AgentSpec, space: spaces.Space, steps: int) -> AgentSpec:
 def decqn(chosen: AgentSpec) -> AgentSpec:
     """DecQN (Seyde et al. 2023, arXiv 2210.12566): double DQN with a value for each value of each number of an action.
 
-    Departures: one network and not two, a uniform replay, and the numbers of `auto`.
+    Departures: one network and not two, a uniform replay, and the numbers of `auto`, but an update every two steps.
     """
-    return replace(chosen, head=DecoupledSpec(), learn_every=2)  # for half the time of one at each step
+    return replace(chosen, head=DecoupledSpec(), learn_every=max(2, chosen.learn_every))
 
 
 def her(chosen: AgentSpec, space: spaces.Space, steps: int) -> AgentSpec:

@@ -141,8 +141,9 @@ def nbytes(sizes: dict[str, PyTree]) -> dict[str, int]:
 def not_finite(update: int, step: int) -> str:
     """What is said when an update had to be left out."""
     return (
-        f"the loss or its gradient was not finite at update {update} (before step {step}), so that update was not "
-        f"applied; start a new run with a lower optimizer.learning_rate, a reward_clip, or a lower optimizer.clip_norm"
+        f"the loss, its gradient or an error was not finite at update {update} (before step {step}), so that update "
+        f"was not applied; start a new run with a lower optimizer.learning_rate, a reward_clip, or a lower "
+        f"optimizer.clip_norm"
     )
 
 

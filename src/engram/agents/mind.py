@@ -154,6 +154,7 @@ class MindSpec:
         """What it learns from together, in words."""
         raise NotImplementedError
 
+    from_rollouts = False  # whether it learns from the newest steps of many environments alone, and then forgets them
     remembering = "--preset drqn, dtqn or lru-dqn"  # what has a working memory besides, for whoever has none
 
     @property

@@ -98,6 +98,7 @@ class RolloutSpec(MindSpec):
     def examples(self) -> str:
         return f"rollouts of {self.rollout.steps}"
 
+    from_rollouts = True
     remembering = "--preset pqn-rnn or ppo-rnn"
 
     @property

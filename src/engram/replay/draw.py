@@ -63,7 +63,7 @@ class Surprise(NamedTuple):
 
     error: Float[Array, "batch"]  # absolute TD error: the distance of the means, in units of return
     loss: Float[Array, "batch"]  # of the predicted return against its target; for distributions more than the error
-    taught: Bool[Array, "batch"] | None = None  # whether it has a target: the last row of an episode has none; or all
+    taught: Bool[Array, "batch"] | None = None  # whether it has a target; None where all do
 
 
 # Whether examples are given other goals, for which observations need some; see hindsight.py.

@@ -203,11 +203,12 @@ def _take_over(runner: HostRunner, model: AttentionDQN, replay_buffer: ReplayBuf
 
 
 def _spec(space: spaces.Box, actions: int, hidden_size: int, capacity: int) -> AgentSpec:
-    """The preset `attention-dqn` in these sizes."""
+    """The preset `attention-dqn` in these sizes, with an update every two steps: a loop of the article's is short."""
     chosen = attention_dqn(space, STEPS)
     neighbours = min(chosen.external.neighbours, capacity // actions)
     return replace(
         chosen,
+        learn_every=2,
         encoder=replace(chosen.encoder, widths=(hidden_size, hidden_size)),
         external=replace(chosen.external, capacity=capacity, neighbours=neighbours),
     )

@@ -115,8 +115,8 @@ def _up(steps: int, each: int) -> int:
     return -(-steps // each) * each
 
 
-def _from_rollouts(plan: RunPlan) -> str | None:
-    """The preset without a replay that takes the place of this agent; None where none does, or it has none itself."""
+def _instead(plan: RunPlan) -> str | None:
+    """The preset that learns from rollouts in place of this agent; None where none does, and for one that does."""
     spec = plan.agent
     if not spec.replay_rows or plan.demonstration_rows:  # those are for a replay
         return None
@@ -140,7 +140,7 @@ def notes_at_start(plan: RunPlan, agent: Agent, environment: Any, on_device: boo
     yield f"{told}{why_so_many(plan.preset, plan.agent, plan.space)}"
     if not learns(plan, agent.rhythm, on_device):
         yield Warned(f"{plan.agent.begins} is not reached: nothing will be learned")
-    if on_device and plan.envs >= MANY and (other := _from_rollouts(plan)):
+    if on_device and plan.envs >= MANY and (other := _instead(plan)):
         yield (
             f"{plan.envs} environments on the device are many: --preset {other} learns from rollouts of them, without "
             f"a replay, and makes more steps in a second"

@@ -25,7 +25,6 @@ from typing import Any
 from engram import registry, specs
 from engram.agents.mind import MindSpec
 from engram.agents.presets import WITHOUT_REPLAY, preset
-from engram.agents.rollout_learning import RolloutSpec
 from engram.agents.usual import default_steps, kind_of
 from engram.agents.without_replay import ENVS, ENVS_OF
 from engram.envs.device import has_turns, is_device
@@ -60,7 +59,7 @@ def with_envs(env: Any, given: Given, like: RunPlan | None) -> Given:
         return given
     on_device, on_host = ENVS_OF.get(given.run.get("preset", like.preset if like else ""), ENVS)
     many = on_device if is_device(env) else on_host
-    if like is not None and like.env is not None and is_device(like.env) == is_device(env):
+    if like is not None and like.agent.from_rollouts and like.env and is_device(like.env) == is_device(env):
         many = like.envs
     return given._replace(run={**given.run, "envs": many})
 
@@ -69,10 +68,10 @@ def _from_rollouts(given: Given, like: RunPlan | None) -> bool:
     """Whether the agent learns from rollouts: as its kind says, else the preset, else the run to begin from."""
     kind = given.agent.get("agent")
     if isinstance(kind, str):
-        return issubclass(registry.find("agent", kind), RolloutSpec)
+        return getattr(registry.find("agent", kind), "from_rollouts", False)
     if "preset" in given.run:
         return given.run["preset"] in WITHOUT_REPLAY
-    return like is not None and isinstance(like.agent, RolloutSpec)
+    return like is not None and like.agent.from_rollouts
 
 
 def new_plan(
@@ -94,11 +93,11 @@ def new_plan(
     check_names(agent, changes)
 
     def fit(agent: MindSpec) -> MindSpec:
-        return agent.fitted(changes.keys(), total, chosen.get("envs", 1))
+        """A replay that is taken over has the size that it had; a rollout is fitted to the environments of now."""
+        fits = kept is None or agent.from_rollouts
+        return agent.fitted(changes.keys(), total, chosen.get("envs", 1)) if fits else agent
 
-    # A replay that is taken over has the size that it had; a rollout is fitted to the environments of now.
-    fits = kept is None or isinstance(agent, RolloutSpec)
-    agent = specs.override_all(agent, changes, fit if fits else None)
+    agent = specs.override_all(agent, changes, fit)
     agent = of_environment(with_turns(agent, changes, made, env), changes, made)
     agent = agent if kept else within_memory(agent, given, made)
     stated = () if kept is None else [path for path in SCHEDULES if path not in kept.schedules]

@@ -7,7 +7,7 @@ reads it.
 
 import dataclasses
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from inspect import Parameter, Signature, signature
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar
@@ -245,11 +245,11 @@ def with_recipe(run: Mapping[str, Any], agent: Mapping[str, Any], env: Any) -> t
 LISTED = "engram show PRESET lists the settings of an agent, engram train --help those of a run"
 
 
-def check_names(agent: Any, paths: Iterable[str]) -> None:
+def check_names(agent: Any, changes: Mapping[str, Any]) -> None:
     """Raises SpecError for a path that is no setting of `agent`: with its name here if other libraries have one of
     that name, else with the nearest name of all there are.
     """
-    paths = list(paths)
+    paths = list(changes)
     known = {row[0] for row in specs.describe(agent)}
     # Of another kind of agent, which the paths may choose, whatever any kind has: making it tells the rest.
     kinds = [registry.find(specs.ROOT, name) for name in registry.names(specs.ROOT)] if specs.ROOT in paths else []
@@ -263,12 +263,22 @@ def check_names(agent: Any, paths: Iterable[str]) -> None:
         # Below a part, which settings there are depends on its kind, which another path may choose.
         of_a_part = bool(dot) and first in fields and "role" in fields[first].metadata
         way = None if path in known or path in fields else familiar(path)
-        if way and (not of_a_part or path in FAMILIAR):
+        if way and (not of_a_part or (path in FAMILIAR and not _own(changes, fields, path))):
             note = f" ({way.note})" if way.note else ""
             raise SpecError(f"{path!r} is called {way.path!r} here{note}; {written(way.path)}")
         if first not in fields:
             instead = no_setting(path) or hint(path, [*RUN, *SESSION, "callbacks", "overrides", *known], LISTED)
             raise SpecError(f"{path!r} is not a setting of a run or its agent; {instead}")
+
+
+def _own(changes: Mapping[str, Any], fields: Mapping[str, Any], path: str) -> bool:
+    """Whether the kind of part that is chosen beside this path has a setting of that name."""
+    part, _, name = path.partition(".")
+    kind = changes.get(part)
+    if not isinstance(kind, str) or kind not in registry.names(fields[part].metadata["role"]):
+        return False
+    found = registry.find(fields[part].metadata["role"], kind)
+    return name.partition(".")[0] in {field.name for field in dataclasses.fields(found)}
 
 
 def written(path: str) -> str:
