@@ -135,9 +135,11 @@ def test_priorities_of_either_kind_are_kept_apart():
     state = filled(one)
     before = state.replay
     after = jax.jit(one.learn)(state)[0].replay
-    for then, now, rows in ((before.drawing, after.drawing, 12), (before.given.drawing, after.given.drawing, 6)):
-        old, new = np.asarray(then.sums[-1]), np.asarray(now.sums[-1])
-        assert (old > 0).sum() == (new > 0).sum() == rows, "every row that may start an example, and no other"
+    for then, now, rows in ((before, after, 12), (before.given, after.given, 6)):
+        old, new = (np.asarray(replay.drawing.sums[-1]) for replay in (then, now))
+        assert (old > 0).sum() == rows, "every row that may start an example, and no other"
+        final = np.roll(np.asarray(then.ring.rows.is_first)[:, 0], -1)
+        assert final[np.flatnonzero((old > 0) != (new > 0))].all(), "rows without a target alone are given up"
         assert (old != new).any()
 
 

@@ -178,5 +178,6 @@ def test_a_run_of_a_team_does_not_go_on_with_another_number_of_agents(tmp_path, 
 def test_an_agent_without_replay_steps_many_environments_however_it_was_named(preset, agent, envs):
     chosen = {} if agent is None else {"agent": agent}
     given = Given(run={"preset": preset}, agent=chosen, session=Session())
-    assert with_envs("engram/CartPole-v1", given).run.get("envs") == envs
-    assert with_envs("engram/CartPole-v1", given._replace(run={"preset": preset, "envs": 3})).run["envs"] == 3
+    assert with_envs("engram/CartPole-v1", given, None).run.get("envs") == envs
+    stated = given._replace(run={"preset": preset, "envs": 3})
+    assert with_envs("engram/CartPole-v1", stated, None).run["envs"] == 3
