@@ -90,7 +90,7 @@ def test_a_state_is_judged_by_the_memory_that_is_given():
 def test_the_agent_is_the_preset_in_the_sizes_that_were_given():
     model = AttentionDQN(state_size=4, action_size=2, hidden_size=64)
     preset = engram.preset("attention-dqn", Box((4,)), STEPS)
-    changed = specs.override_all(preset, {"encoder.widths": (64, 64)})
+    changed = specs.override_all(preset, {"encoder.widths": (64, 64), "learn_every": 2})
     assert model.spec == changed
     small = AttentionDQN(4, 2, 8, capacity=20)
     assert (small.spec.external.capacity, small.spec.external.neighbours) == (20, 10)
