@@ -12,6 +12,7 @@ from engram.cli.flags import environment_argument
 from engram.cli.places import existing
 from engram.errors import SpecError
 from engram.run.display import clean, fitting
+from engram.run.folders import checkpoint_of
 
 PAGE = Path("report.html")
 COMPARE = "compare"
@@ -52,13 +53,11 @@ def _runs(chosen: Explain) -> list[tuple[Path, str | None]]:
 
 
 def _checkpoint(run: Path, at: str | None) -> tuple[Path, str | None]:
-    """The directory that RUN, RUN@newest, RUN@best or RUN@STEP names, and which checkpoint of it; None for `at`."""
-    name, mark, own = str(run).rpartition("@")
-    if not mark or run.is_dir():
-        return existing(run), at
-    if at is not None:
+    """The directory of a run, and which checkpoint of it: its own, as in RUN@best, or else `at`."""
+    folder, own = checkpoint_of(str(run))
+    if own is not None and at is not None:
         raise SpecError(f"--at {at} was given beside {run}, which names a checkpoint itself; leave one of them out")
-    return existing(Path(name)), own
+    return existing(folder), at if own is None else own
 
 
 def _steps(chosen: Explain) -> tuple[int | None, int | None] | None:

@@ -16,8 +16,7 @@ def startable(ring: Ring, after: int, before: int) -> tuple[Int[Array, "envs"], 
     An example needs the `after` rows that follow its first, so as many of the newest rows are excluded; and the
     `before` rows that precede it (frames of a stack), so that the oldest rows of a ring that has wrapped are excluded.
     Final rows are among the startable ones (a draw that had to step around them could not be uniform); whoever draws
-    one gives it weight 0. A draw by priority draws one
-    until it was learned from once.
+    one gives it weight 0. A draw by priority draws one until it was learned from once.
     """
     oldest = oldest_row(ring) + jnp.where(ring.cursor > ring.capacity, before, 0)
     return oldest, jnp.maximum(ring.cursor - after - oldest, 0)

@@ -203,7 +203,7 @@ def _take_over(runner: HostRunner, model: AttentionDQN, replay_buffer: ReplayBuf
 
 
 def _spec(space: spaces.Box, actions: int, hidden_size: int, capacity: int) -> AgentSpec:
-    """The preset `attention-dqn` in these sizes, with an update every two steps: a loop of the article's is short."""
+    """The preset `attention-dqn` in these sizes, with an update every two steps, as `train` says."""
     chosen = attention_dqn(space, STEPS)
     neighbours = min(chosen.external.neighbours, capacity // actions)
     return replace(

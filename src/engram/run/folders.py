@@ -96,3 +96,9 @@ def _wrong(plan: Any) -> str | None:
 def of_each(value: Any, seeds: int) -> list[float | None]:
     """A metric of a log as one number for each seed; None where it is unknown."""
     return [number(one) for one in value] if isinstance(value, list) else [number(value)] * seeds
+
+
+def checkpoint_of(text: str) -> tuple[Path, str | None]:
+    """The directory that RUN, RUN@newest, RUN@best or RUN@STEP names, and which checkpoint in words; None for RUN."""
+    run, mark, at = text.rpartition("@")
+    return (Path(text), None) if not mark or Path(text).is_dir() else (Path(run), at)

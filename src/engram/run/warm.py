@@ -15,6 +15,7 @@ from engram.checkpoint.store import Loaded
 from engram.envs.device import is_device
 from engram.envs.host.build import check_unasked
 from engram.errors import CheckpointError, SpecError
+from engram.run.folders import checkpoint_of
 from engram.run.keeper import BEST, NEWEST, At, Keeper, fill
 from engram.run.plan import RunPlan, holds_run
 from engram.run.prefill import check_replays, without_replay
@@ -63,13 +64,10 @@ def source_of(text: str, seed: int = 0) -> Source:
 
 def folder_of(text: str, seed: int = 0) -> tuple[Path, str]:
     """The directory of the run that `source_of` reads, and which checkpoint in words."""
-    run, mark, at = text.rpartition("@")
-    if not mark or Path(text).is_dir():
-        run, at = text, NEWEST
-    folder = Path(run)
+    folder, at = checkpoint_of(text)
     if not holds_run(folder) and holds_run(folder / f"seed{seed}"):
         folder = folder / f"seed{seed}"
-    return folder, at
+    return folder, at or NEWEST
 
 
 def task_of(plan: RunPlan, name: str, given: Given) -> tuple[str, Given]:
