@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from support.kinds import own
 
 from engram import registry, spaces, specs
 from engram.agents import agent as protocol
@@ -139,7 +140,7 @@ def test_begin_look_and_explore_are_what_acting_does(kind: str):
     assert int(actor.steps) == 5 * ENVS
 
 
-@pytest.mark.parametrize("kind", [kind for kind in registry.names("head") if not kind.startswith("test-")])
+@pytest.mark.parametrize("kind", own("head"))
 def test_no_head_of_ours_takes_words(kind: str):
     space, head = spaces.Box((2,)), registry.find("head", kind)()
     of_a_policy = preset("sac" if head.has_twins else "ppo", space, 100)

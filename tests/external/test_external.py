@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.kinds import own
 
 import engram.agents.presets  # noqa: F401, registers every kind
 from engram import registry, specs
@@ -262,7 +263,7 @@ def sized(kind: str) -> Any:
     return spec(**{name: size for name, size in sizes.items() if name in spec.__dataclass_fields__})
 
 
-@pytest.mark.parametrize("kind", registry.names("external"))
+@pytest.mark.parametrize("kind", own("external"))
 def test_every_kind_keeps_the_contract(kind):
     spec = sized(kind)
     check_external(spec.build(6, 3, 0, jax.random.PRNGKey(3)), 6, 3, spec=spec)
@@ -275,7 +276,7 @@ def test_every_kind_that_takes_features_keeps_the_contract_with_offered_actions(
 
 
 def test_kinds_can_do_what_their_specs_say():
-    able = {kind: sized(kind) for kind in registry.names("external")}
+    able = {kind: sized(kind) for kind in own("external")}
     assert {kind for kind, spec in able.items() if not spec.present} == {"none"}
     assert {kind for kind, spec in able.items() if spec.one_step} == {"graph"}
     assert {kind for kind, spec in able.items() if spec.refreshes} == {"episodic", "votes"}

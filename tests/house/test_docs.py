@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import tyro
+from support.kinds import own
 from tyro.conf import FlagCreatePairsOff
 
 import engram
@@ -125,7 +126,7 @@ def settings_of(cls: type, prefix: str = "", seen: tuple[type, ...] = ()) -> Ite
     for field in dataclasses.fields(cls):
         role = field.metadata.get("role")
         yield prefix + field.name, role
-        inner = [registry.find(role, name) for name in registry.names(role)] if role else [type_of(cls, field.name)]
+        inner = [registry.find(role, name) for name in own(role)] if role else [type_of(cls, field.name)]
         for each in inner:
             if dataclasses.is_dataclass(each) and each not in seen:
                 yield from settings_of(each, f"{prefix}{field.name}.", (*seen, each))  # type: ignore[arg-type]
@@ -139,7 +140,7 @@ def fault(path: str, value: str) -> str | None:
     if path not in KNOWN:
         return f"there is no setting {path}"
     role = KNOWN[path]
-    unknown = [kind for kind in value.split("|") if role and kind and kind not in registry.names(role)]
+    unknown = [kind for kind in value.split("|") if role and kind and kind not in own(role)]
     return f"{path}={unknown[0]} is no kind" if unknown else None
 
 

@@ -4,6 +4,7 @@ import ast
 from pathlib import Path
 
 import pytest
+from support.kinds import own
 
 from engram import registry
 from engram.agents.presets import PRESETS
@@ -104,8 +105,7 @@ KINDS = [(role, kind) for role, shown in SHOWN.items() for kind in shown]
 
 @pytest.mark.parametrize("role", SHOWN)
 def test_every_kind_of_the_package_names_what_shows_what_it_is_for(role: str):
-    own = {name for name in registry.names(role) if registry.find(role, name).__module__.startswith("engram.")}
-    assert own == set(SHOWN[role])
+    assert set(own(role)) == set(SHOWN[role])
 
 
 @pytest.mark.parametrize(("role", "kind"), KINDS, ids=lambda part: part)

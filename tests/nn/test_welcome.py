@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from support.kinds import own
 
 from engram import registry
 from engram.agents import presets  # noqa: F401, registers every part
@@ -68,7 +69,7 @@ WITHIN = {
     "tokens": Text(8, 20),
 }
 GIVEN = {"working": (5,), "external": (6, 3, 0), "head": (6, 3)}
-OWN = [(role, name) for role in ("encoder", *GIVEN) for name in registry.names(role)]
+OWN = [(role, name) for role in ("encoder", *GIVEN) for name in own(role)]
 
 
 @pytest.mark.parametrize(("role", "name"), OWN, ids=lambda word: word)

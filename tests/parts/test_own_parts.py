@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import jax
 import pytest
+from support.kinds import own
 
 from engram import registry, spaces, testing
 from engram.agents.presets import preset
@@ -13,12 +14,7 @@ from engram.specs import override_all
 KEY = jax.random.PRNGKey(0)
 
 
-def kinds(role: str) -> list[str]:
-    """The names of Engram's own parts of a role."""
-    return [name for name in registry.names(role) if registry.find(role, name).__module__.startswith("engram.")]
-
-
-@pytest.mark.parametrize("name", kinds("head"))
+@pytest.mark.parametrize("name", own("head"))
 def test_a_head_keeps_its_contract(name: str):
     spec = registry.find("head", name)()
     apart = ("log_temperature",)  # of `twin`: learned by the loss of the agent
@@ -27,7 +23,7 @@ def test_a_head_keeps_its_contract(name: str):
         testing.check_head(spec.build(5, 3, KEY, offered=2), 5, 3, spec=spec, offered=2, unreached=apart)
 
 
-@pytest.mark.parametrize("returns", kinds("returns"))
+@pytest.mark.parametrize("returns", own("returns"))
 @pytest.mark.parametrize("name", ["q", "dueling", "attention"])
 def test_every_kind_of_returns_goes_with_every_head(name: str, returns: str):
     spec = registry.find("head", name)(returns=registry.find("returns", returns)())
@@ -35,7 +31,7 @@ def test_every_kind_of_returns_goes_with_every_head(name: str, returns: str):
     testing.check_head(spec.build(5, 3, KEY), 5, 3, spec=spec)
 
 
-@pytest.mark.parametrize("name", kinds("exploration"))
+@pytest.mark.parametrize("name", own("exploration"))
 def test_an_exploration_keeps_its_contract(name: str):
     testing.check_exploration(registry.find("exploration", name)())
 
@@ -44,12 +40,12 @@ def test_noise_with_a_random_opening_keeps_its_contract():
     testing.check_exploration(registry.find("exploration", "parameter-noise")(random_opening=0.5))
 
 
-@pytest.mark.parametrize("name", kinds("draw"))
+@pytest.mark.parametrize("name", own("draw"))
 def test_a_draw_keeps_its_contract(name: str):
     testing.check_draw(registry.find("draw", name)())
 
 
-@pytest.mark.parametrize("name", kinds("bootstrap"))
+@pytest.mark.parametrize("name", own("bootstrap"))
 def test_a_bootstrap_keeps_its_contract(name: str):
     testing.check_bootstrap(registry.find("bootstrap", name)())
 
@@ -58,7 +54,7 @@ def test_mellowmax_keeps_the_contract():
     testing.check_bootstrap(registry.find("bootstrap", "actions")(mellow=True))
 
 
-@pytest.mark.parametrize("name", kinds("loss"))
+@pytest.mark.parametrize("name", own("loss"))
 def test_a_loss_keeps_its_contract(name: str):
     spec = registry.find("loss", name)()
     for kind in spec.fits:

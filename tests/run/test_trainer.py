@@ -21,6 +21,7 @@ import pytest
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from jaxtyping import Array, Float, Int, UInt32
 from support.bad_envs import Walk
+from support.kinds import own
 
 import engram
 import engram.run.machine
@@ -610,7 +611,7 @@ def every_setting() -> Iterator[Any]:
             yield pytest.param(spec, VECTOR, path, id=path)
     yield from settings_of_rollouts()
     for role, default in parts.items():
-        for kind in registry.names(role):
+        for kind in own(role):
             if kind == default or kind in OF_A_POLICY or role == "mixing":  # of teams: tests/agents/test_teams.py
                 continue
             around = {"working": MEMORY, "bootstrap": EXTERNAL}.get(role, {})
@@ -622,7 +623,7 @@ def every_setting() -> Iterator[Any]:
                     where = specs.override_all(spec, READ_WHERE.get(path, {}))
                     met = AGAIN if path in ON_MEETING_AGAIN else space
                     yield pytest.param(where, met, path, id=f"{role}={kind} {path}")
-    for kind in registry.names("returns"):
+    for kind in own("returns"):
         spec = sized(specs.override(BASE, "head.returns", kind))
         for path, *_ in specs.describe(spec):
             if path.startswith("head.returns."):

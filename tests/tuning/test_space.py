@@ -4,6 +4,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+from support.kinds import own
 
 from engram import registry, spaces, specs
 from engram.agents.presets import PRESETS, preset
@@ -24,7 +25,7 @@ def kinds() -> list[type]:
         for field in dataclasses.fields(AgentSpec)
         if isinstance(type_ := specs.type_of(AgentSpec, field.name), type)
     ]
-    found += [registry.find(role, name) for role in registry.roles() for name in registry.names(role)]
+    found += [registry.find(role, name) for role in registry.roles() for name in own(role)]
     return [kind for kind in found if dataclasses.is_dataclass(kind)]
 
 

@@ -11,6 +11,7 @@ import optax
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.kinds import own
 
 from engram import registry, specs
 from engram.errors import SpecError
@@ -22,7 +23,7 @@ from engram.working.history import HistorySpec, waves
 from engram.working.memory import NoMemory, scan_steps
 from engram.working.recurrences import dense, diagonal, rotating
 
-KINDS = registry.names("working")
+KINDS = own("working")
 INPUTS = 5
 # Small enough that everything is exercised within a dozen rows: a window and chunks shorter than that, several heads.
 SMALL: dict[str, Any] = {
