@@ -12,14 +12,14 @@ from engram.agents.mind import MindSpec
 from engram.agents.presets import PRESETS, preset
 from engram.cli import environments
 from engram.cli.commands import main
-from engram.cli.early import SPACES
+from engram.cli.early import SPACES, check_words
 from engram.envs.device import device_ids
 from engram.envs.host.make import host_ids
 from engram.errors import SpecError
 from engram.registry import register
 from engram.replay.uniform import UniformSpec
 from engram.run.familiar import _NO_SETTINGS, FAMILIAR
-from engram.run.settings import RUN, SESSION, check_names
+from engram.run.settings import RUN, SESSION, Given, check_names
 from engram.run.trainer import Trainer
 
 
@@ -232,3 +232,18 @@ def test_a_setting_of_a_part_of_ones_own_may_have_any_name():
     check_names(agent, {"draw": "test-beta", "draw.beta": "1"})
     with pytest.raises(SpecError, match="'draw.beta' is called 'draw.correction' here"):
         check_names(agent, {"draw": "prioritized", "draw.beta": "1"})
+
+
+def test_a_setting_that_waits_for_another_is_refused_at_once_but_a_recipe_may_hold_it(capsys):
+    """What a recipe names and another setting turns off was typed by nobody."""
+    assert main(["train", "engram/CartPole-v1", "anneal.n_step=5"]) == 2
+    said = capsys.readouterr().err
+    assert "anneal.n_step = 5 was given, but nothing reads it while anneal.updates = 0; set anneal.updates=" in said
+    assert main(["show", "dqn", "recall.n_step=5"]) == 2
+    assert "nothing reads it while external = none; set external=episodic, or leave it out" in capsys.readouterr().err
+    without = {"external": "none", "bootstrap": "plain"}
+    given = Given.of({"recipe": "best"}, without, "engram/SparseGrid-v0")
+    assert given.typed == without.keys() < given.agent.keys()
+    with Trainer("engram/SparseGrid-v0", recipe="best", progress=False, **without) as trainer:
+        assert not trainer.plan.agent.has_external
+    check_words("engram/SparseGrid-v0", {"recipe": "best"}, without)

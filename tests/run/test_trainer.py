@@ -28,6 +28,7 @@ import engram.run.machine
 from engram import registry, spaces, specs
 from engram.agents import demos, presets
 from engram.agents.agent import Experience
+from engram.agents.unread import Unread, check_read, lacking
 from engram.envs.device import DeviceStep
 from engram.errors import CheckpointError, EngramError, LearningFault, RunLocked, SpaceError, SpecError, UnknownName
 from engram.play.trained import TrainedAgent
@@ -711,6 +712,32 @@ START = ("replay.start",)  # read between two programs; what is learned shows it
 @pytest.mark.parametrize(("spec", "space", "path"), [each for each in SETTINGS if each.id not in START])
 def test_every_setting_changes_the_program(unchecked_types, spec: Any, space: spaces.Leaf, path: str):
     assert digest_of(changed(spec, path), space) != digest_of(spec, space) == repeated(spec, space)
+
+
+RECALLED = [path for path, *_ in specs.describe(BASE) if path.startswith("recall.")]
+WAITING = sorted({*READ_WHERE, *WITH_MEMORY, *RECALLED} - {"working"})
+
+
+@pytest.mark.parametrize("path", WAITING)
+def test_a_setting_that_waits_for_another_does_nothing_alone_and_is_refused(unchecked_types, path: str):
+    """By the rules between settings, or by the table of what is read where."""
+    around = {"external": EXTERNAL, "encoder": {"encoder": "entities"}}.get(path.partition(".")[0], {})
+    around = EXTERNAL if path == "recall.frozen_width" else around
+    spec, space = sized(specs.override_all(BASE, around)), SPACES["entities"] if "encoder" in around else VECTOR
+    try:
+        other = changed(spec, path)
+    except SpecError as refusal:
+        assert path.rpartition(".")[2] in str(refusal)
+        return
+    assert digest_of(other, space) == digest_of(spec, space)
+    with pytest.raises(Unread, match=rf"{path} = .* was given, but nothing reads it while .*; set .*, or leave it out"):
+        check_read(other, [path])
+    assert lacking(other, path) is not None
+
+
+@pytest.mark.parametrize(("spec", "space", "path"), [each for each in SETTINGS if each.id not in START])
+def test_what_is_read_is_not_refused(spec: Any, space: spaces.Leaf, path: str):
+    check_read(spec, [path])
 
 
 def demonstration(steps: int, space: spaces.Leaf) -> Experience:

@@ -17,7 +17,7 @@ import engram
 from engram.cli.commands import main
 from engram.comparison.compare import compare
 from engram.errors import EngramError
-from engram.run.folders import holds_run
+from engram.run.folders import holds_run, plan_of
 from engram.tuning import trial
 from engram.tuning.result import Tuned
 from engram.tuning.space import Choice, Number
@@ -93,6 +93,21 @@ def task(seeds: int, env: str = "CartPole-v1") -> Task:
     space = (Number("discount", 0.5, 0.9, whole=False, log=False), Choice("n_step", ("1", "3")))
     run = {"preset": "dqn", "steps": 1000, "seeds": seeds}
     return Task(env, run, {}, space, {"discount": 0.9, "n_step": "1"}, points=10)
+
+
+def test_a_trial_leaves_out_what_waits_for_a_part_that_it_does_not_have(tmp_path: Path):
+    fixed = SMALL | {"recall.n_step": 3}
+    words = ["external=none|episodic", "recall.unit_keys=true|false"]
+    with pytest.raises(EngramError, match=r"recall.n_step = 3 was given, but nothing reads it while external = none"):
+        task_of(DEVICE, "dqn", ["discount"], "median", {**SMALL, "recall.n_step": 3}, RUN)
+    task, _ = task_of(DEVICE, "dqn", words, "median", fixed, {**RUN, "seeds": 1})
+    for number, kind in enumerate(("none", "episodic")):
+        chosen = {"external": kind, "recall.unit_keys": "false"}
+        claim: Any = None
+        taken = Taken(number, chosen, 0, tmp_path / f"trial{number}", claim)
+        play(task, taken, lambda point, value: False, lambda: False)
+        agent = plan_of(parts_of(task, taken)[0].folder)["agent"]
+        assert (agent["external"]["kind"], agent["recall"]["n_step"]) == (kind, 3 if kind == "episodic" else 20)
 
 
 def test_seeds_of_a_host_environment_are_runs_of_their_own(tmp_path: Path):

@@ -1,6 +1,6 @@
 """What is wrong with the words of `engram train`, found before JAX is loaded for the run itself."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from engram.cli.blank import without_jax
@@ -36,21 +36,22 @@ def check_words(env: str, given: Mapping[str, Any], settings: Mapping[str, str])
     if "recipe" in run:
         run, agent = with_recipe(run, agent, env)
     if "preset" in run or (agent and "start_from" not in run):
-        without_jax(lambda: _check_settings(run.get("preset", "auto"), run.get("steps"), agent))
+        without_jax(lambda: _check_settings(run.get("preset", "auto"), run.get("steps"), agent, settings))
 
 
-def _check_settings(name: str, steps: int | None, settings: Mapping[str, Any]) -> None:
-    """Raises what the first of `SPACES` raises if every one of them does."""
+def _check_settings(name: str, steps: int | None, settings: Mapping[str, Any], typed: Collection[str]) -> None:
+    """Raises what the first of `SPACES` raises if every one of them does. `typed`: the settings but a recipe's."""
     from engram import spaces, specs
     from engram.agents.presets import preset
-    from engram.run.settings import check_names
+    from engram.agents.unread import check_read
+    from engram.run.settings import check_names, of_chosen_parts
 
     refused: list[EngramError] = []
     for space in SPACES:
         try:
             agent: Any = preset(name, spaces.from_json(space), steps)
             check_names(agent, settings)
-            specs.override_all(agent, settings)
+            check_read(specs.override_all(agent, of_chosen_parts(agent, settings, typed)), typed)
             return
         except EngramError as problem:
             refused.append(problem)

@@ -146,11 +146,13 @@ def setting_lines(
     """Every setting of a preset as `path=value`, with its help; `space` is the JSON of an observation's space."""
     from engram import spaces, specs
     from engram.agents.presets import preset as made
+    from engram.agents.unread import check_read
     from engram.run.settings import check_names
 
     spec: Any = made(preset, spaces.from_json(dict(space)), steps)
     check_names(spec, settings)
     spec = specs.override_all(spec, settings)
+    check_read(spec, settings)
     rows = [*kind_row(spec), *specs.describe(spec)]
     return [
         (quote(f"{path}={specs.show(value)}"), f"{text} ({kind.replace('|', ', ')})")

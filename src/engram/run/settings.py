@@ -7,7 +7,7 @@ reads it.
 
 import dataclasses
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from inspect import Parameter, Signature, signature
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar
@@ -200,6 +200,7 @@ class Given(NamedTuple):
     run: dict[str, Any]
     session: Session
     agent: dict[str, Any]  # settings by path
+    typed: frozenset[str] = frozenset()  # those of the agent that are not a recipe's
 
     @classmethod
     def of(cls, keywords: Mapping[str, Any], overrides: Mapping[str, Any] | None, env: Any = None) -> "Given":
@@ -224,9 +225,10 @@ class Given(NamedTuple):
         session = Session(**{name: value for name, value in known.items() if name in SESSION})
         agent = {name.replace("__", "."): value for name, value in keywords.items() if name not in RUN | SESSION}
         agent = {**(overrides or {}), **agent}
+        typed = frozenset(agent)
         if "recipe" in run and not session.resume:  # a resumed run has the settings already
             run, agent = with_recipe(run, agent, env)
-        return cls(run, session, agent)
+        return cls(run, session, agent, typed)
 
 
 def with_recipe(run: Mapping[str, Any], agent: Mapping[str, Any], env: Any) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -240,6 +242,14 @@ def with_recipe(run: Mapping[str, Any], agent: Mapping[str, Any], env: Any) -> t
     arguments = recipe.run().get("env_args", {}) | run.get("env_args", {})
     chosen = recipe.run() | dict(run) | ({"env_args": arguments} if arguments else {})
     return chosen, recipe.agent() | dict(agent)
+
+
+def of_chosen_parts(agent: Any, changes: Mapping[str, Any], typed: Collection[str]) -> dict[str, Any]:
+    """The changes of `agent` without settings of a recipe that are about parts of another kind than was typed."""
+    roles = registry.roles()
+    kinds = {path: value for path, value in changes.items() if path.rpartition(".")[2] in roles}
+    known = {path for path, *_ in specs.describe(specs.unfinished(agent, kinds))}
+    return {path: value for path, value in changes.items() if path in typed or path in known or path == specs.ROOT}
 
 
 LISTED = "engram show PRESET lists the settings of an agent, engram train --help those of a run"

@@ -14,6 +14,7 @@ from typing import Any
 
 from engram import registry, specs
 from engram.agents.mind import MindSpec
+from engram.agents.unread import Unread, lacking
 from engram.errors import SpecError
 from engram.ranges import Linear, OneOf, Range, Times
 from engram.run.settings import check_names
@@ -128,10 +129,8 @@ def _searched(value: Any, prefix: str = "") -> Iterator[tuple[str, Range]]:
 
 def _in_use(agent: MindSpec, path: str) -> bool:
     """Whether a setting does anything in this agent."""
-    if path.startswith("recall."):
-        return agent.has_external
-    if path == "replay.window":
-        return agent.has_memory
+    if lacking(agent, path) is not None:
+        return False
     if path in ("target.every", "target.rate"):  # copied now and then, or followed slowly
         return (value_at(agent, "target.rate") == 1) == (path == "target.every")
     if path.startswith("exploration."):
@@ -175,6 +174,9 @@ def _chosen(
             raise SpecError(f"--search {word} names no range; write {path}=LOW{BETWEEN}HIGH, or '{path}=A{OR}B'")
         given[path] = said
     check_names(agent, given)
+    for path in given:
+        if (needs := lacking(agent, path)) is not None and needs.switch not in given:
+            raise Unread(agent, path, needs, f"--search {path}")
     agents, found = [agent], []
     for path in sorted(given, key=lambda path: path.count(".")):
         made = _declared(agents, path, declared) if not given[path] else _own(agents, path, given[path], declared)

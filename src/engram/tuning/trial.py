@@ -6,11 +6,12 @@ steps on, and of these the mean over seeds.
 
 import gc
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from engram.agents.unread import where_read
 from engram.comparison.learning import Curve, final, last_tenth
 from engram.comparison.runs import GREEDY, Logged
 from engram.envs.device import is_device
@@ -122,7 +123,11 @@ def _trainer(task: Task, taken: Taken, part: Part, callbacks: Sequence[Any]) -> 
             return Trainer(task.env, run=part.folder, resume=True, trust=_is_ours(task, part.folder), **shared)
         shutil.rmtree(part.folder)
     run = task.run | {"seed": part.seed, "seeds": part.seeds}
-    return Trainer(task.env, run=part.folder, overrides={**task.settings, **taken.settings}, **run, **shared)
+
+    def made(settings: Mapping[str, Any]) -> Trainer:
+        return Trainer(task.env, run=part.folder, overrides=settings, **run, **shared)
+
+    return where_read(made, {**task.settings, **taken.settings}, taken.settings)
 
 
 def _is_ours(task: Task, folder: Path) -> bool:

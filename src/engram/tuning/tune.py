@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from engram import specs
+from engram.agents.unread import where_read
 from engram.envs.device import is_device
 from engram.errors import EngramError, Interrupted, LearningFault, SpaceError, SpecError, told
 from engram.run.loggers import LOG
@@ -123,7 +124,8 @@ def task_of(
     if wrong := [*(name for name in run if name not in OF_TRIALS), *session]:
         raise SpecError(f"{flag_of(wrong[0])} ({wrong[0]}) is not for the trials of a study; leave it out")
     fixed = {path: _text(path, value) for path, value in given.agent.items()}
-    with Trainer(env, progress=False, overrides=fixed, **run) as trainer:
+    searched = {word.partition("=")[0] for word in ([search] if isinstance(search, str) else search)}
+    with where_read(lambda read: Trainer(env, progress=False, overrides=read, **run), fixed, searched) as trainer:
         plan = trainer.plan
     seed = run.pop("seed", 0)
     run |= {"steps": plan.steps, "preset": plan.preset} | _evaluated(run, plan)
