@@ -12,6 +12,7 @@ from engram.cli.reports import report
 from engram.cli.typed import Imports, note, whole
 from engram.errors import SpecError
 from engram.run.display import clean, fitting, is_terminal, is_tty
+from engram.run.folders import checkpoint_of
 
 LEAVE = "quit"  # or the end of the input
 
@@ -117,11 +118,11 @@ def _rival(chosen: Match, env: Any, name: str) -> Any:
     known = env.rival(name, chosen.seed or 0) if hasattr(env, "rival") else None
     if known is not None:
         return known
-    folder, _, at = name.partition("@")
-    if not Path(folder).is_dir():
+    folder, at = checkpoint_of(name)
+    if not folder.is_dir():
         names = ", ".join(getattr(env, "rivals", ())) or "none"
         raise SpecError(f"--against {name} is no run directory and nobody that the game knows ({names})")
-    other = load(runs_of(Path(folder))[0], trust=chosen.trust, **({"at": at} if at else {}))
+    other = load(runs_of(folder)[0], trust=chosen.trust, **({"at": at} if at else {}))
     agent = other.elsewhere(None, None)
     if (agent.plan.space, agent.plan.actions) != (env.observation_space, env.actions):
         raise SpecError(f"--against {name} has learned from other observations; name a run of the same board")

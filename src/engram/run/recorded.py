@@ -23,6 +23,7 @@ import numpy as np
 
 from engram import spaces
 from engram.errors import CheckpointError, EngramError, SpaceError, SpecError, install, told
+from engram.run.folders import checkpoint_of
 from engram.run.machine import SHARE, amount, available
 from engram.run.plan import RunPlan
 from engram.run.prefill import Episode, without_replay
@@ -51,8 +52,7 @@ def recorded(text: str, plan: RunPlan) -> Recorded:
         return Recorded(text, list(_of_minari(text.removeprefix(MINARI))), stored=False)
     if Path(text).is_file():
         return Recorded(text, list(_of_arrays(text, _arrays(Path(text)))), stored=False)
-    run = text.rpartition("@")[0] if not Path(text).is_dir() and "@" in text else text
-    if not Path(run).is_dir():
+    if not checkpoint_of(text)[0].is_dir():
         raise CheckpointError(
             f"demonstrations = {text!r} was given, which is no file and no run directory; expected a file of "
             f"np.savez, a run, or minari:ID"
