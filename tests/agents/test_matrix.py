@@ -1,8 +1,7 @@
-"""Presets of value learning with memories that fit them find the true values of a probe.
+"""Presets of value learning with every memory that fits them find the true values of a probe.
 
-Of presets, each way to learn a return; those that are one of these with a memory (`drqn`, `nec`) are not repeated. Of
-memories, one or two of each family: recurrent, attending to steps, external, both. The others are held to their own
-probes (tests/working, tests/external). A few run always; the others are slow tests.
+Of presets, each way to learn a return; those that are one of these with a memory (`drqn`, `nec`) are not repeated. A
+few run always; the others are slow tests.
 """
 
 from typing import Any
@@ -11,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from support.kinds import own
 
 from engram import specs
 from engram.agents.presets import preset
@@ -49,11 +49,21 @@ MEMORIES: dict[str, dict[str, Any]] = {
     "lru": {"working": "lru", "working.hidden_size": 16, "working.state": 8, **WINDOW},
     "history": {"working": "history", "working.hidden_size": 16, "working.window": 6, "working.inner": 16, **WINDOW},
     "episodic": {"external": "episodic", "external.capacity": 200, "recall.n_step": 5},
+    "mingru": {"working": "mingru", "working.hidden_size": 16, **WINDOW},
+    "fast-weights": {
+        "working": "fast-weights", "working.hidden_size": 16, "working.heads": 2, "working.head_width": 8, **WINDOW,
+    },
+    "slots": {"working": "slots", "working.hidden_size": 16, "working.slots": 4, **WINDOW},
+    "votes": {"external": "votes", "external.capacity": 200, "recall.n_step": 5},
+    "chunked": {"external": "chunked", "external.capacity": 512, "external.size": 16, "recall.n_step": 5},
+    "product-key": {"external": "product-key", "external.codes": 8, "recall.n_step": 5},
+    "graph": {"external": "graph", "external.capacity": 200, "external.every": 10, "recall.n_step": 1},
     "lstm-episodic": {
         "working": "lstm", "working.hidden_size": 16, **WINDOW, "external": "episodic", "external.capacity": 200,
         "recall.n_step": 5, "recall.refresh": 0,
     },
 }  # fmt: skip
+EXTERNAL = [name for name, chosen in MEMORIES.items() if "external" in chosen and "working" not in chosen]
 PRESETS = ("double-dqn", "per-dqn", "c51", "qr-dqn", "iqn", "m-dqn", "btr", "rainbow", "rainbow-memory", "r2d2")
 ALWAYS = {("per-dqn", "gru"), ("rainbow-memory", "none"), ("qr-dqn", "history")}
 
@@ -61,8 +71,13 @@ ALWAYS = {("per-dqn", "gru"), ("rainbow-memory", "none"), ("qr-dqn", "history")}
 def fits(name: str, memory: str) -> bool:
     """r2d2 is nothing without a working memory. The entries of `rainbow-memory` are of single observations."""
     if name == "r2d2":
-        return memory not in ("none", "episodic")
-    return memory == "none" if name == "rainbow-memory" else memory not in ("lstm", "lstm-episodic")
+        return memory not in ("none", *EXTERNAL)
+    return memory == "none" or name != "rainbow-memory"
+
+
+def test_every_memory_of_the_package_is_in_the_matrix():
+    for role in ("working", "external"):
+        assert {chosen.get(role, "none") for chosen in MEMORIES.values()} == set(own(role))
 
 
 def agent(name: str, memory: str, space: Any) -> Any:
