@@ -1,5 +1,7 @@
 """Statistics over seeds and tasks: matrices worked by hand, SciPy as an oracle, and what the intervals hold."""
 
+from itertools import product
+
 import numpy as np
 import pytest
 from scipy.stats import mannwhitneyu, trim_mean
@@ -67,6 +69,30 @@ def test_the_interval_of_a_probability_is_that_of_resampled_runs():
     ]  # fmt: skip
     found = improvement_interval([ours], [theirs], np.random.default_rng(1), 4000)
     assert found == pytest.approx(np.percentile(drawn, [2.5, 97.5]), abs=0.03)
+
+
+def exact(values: list[float]) -> list[float]:
+    """The ends of a 95 % interval over equally likely outcomes: the least of them at which a tail is reached."""
+    ordered = np.sort(values)
+    return [ordered[int(np.ceil(tail * len(ordered))) - 1] for tail in (0.025, 0.975)]
+
+
+def anew(task: np.ndarray) -> list[np.ndarray]:
+    """Every way to draw a task's runs anew."""
+    return [task[list(places)] for places in product(range(len(task)), repeat=len(task))]
+
+
+def test_intervals_are_those_of_all_resamples_one_by_one():
+    """Two tasks of three runs are drawn anew in 27 x 27 ways, all of which can be looked at. Ends are equal to 1e-6,
+    because a great many resamples have the same few values."""
+    tasks, many = MATRIX[1:3], 200_000
+    for statistic in (iqm, mean, median):
+        ends = exact([float(statistic(list(both))) for both in product(anew(tasks[0]), anew(tasks[1]))])
+        assert bootstrap(statistic, tasks, np.random.default_rng(0), many) == pytest.approx(ends, abs=1e-6)
+    ours, theirs = np.array([0.3, 0.5, 0.9, 1.4]), np.array([0.2, 0.5, 1.0])
+    ends = exact([improvement([one], [other]) for one, other in product(anew(ours), anew(theirs))])
+    found = improvement_interval([ours], [theirs], np.random.default_rng(0), many)
+    assert found == pytest.approx(ends, abs=1e-6)
 
 
 def covered(trials: int, runs: int, tasks: int, resamples: int, seed: int) -> float:
