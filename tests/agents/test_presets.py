@@ -129,6 +129,10 @@ def test_no_number_of_a_preset_is_the_reason_of_a_refusal(name: str, steps: int,
             assert {row[0]: row[2] for row in specs.describe(spec)}[path] == value
 
 
+def test_which_presets_learn_from_rollouts_is_what_their_specs_say():
+    assert {name for name in PRESETS if preset(name, Box((4,)), 1_000).from_rollouts} == WITHOUT_REPLAY
+
+
 @pytest.mark.parametrize("envs", [1, 3, 6, 8])
 @pytest.mark.parametrize("steps", [20, 300, 50_000])
 @pytest.mark.parametrize("name", sorted(WITHOUT_REPLAY))

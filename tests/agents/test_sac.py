@@ -175,7 +175,7 @@ WINDOWS: dict[str, Any] = {"working": "gru", "working__hidden_size": 16, "replay
     [
         ("Truncation", {}),
         ("Chain", {"n_step": 3, "draw": "prioritized", "double": False}),
-        pytest.param("Chain", WINDOWS, marks=pytest.mark.slow),
+        ("Chain", WINDOWS),
     ],
 )
 def test_where_there_is_one_action_q_is_the_return(probe: str, changes: dict[str, Any]):

@@ -28,6 +28,7 @@ from engram.explaining.worlds import Edit, replayed
 from engram.external.episodic import EpisodicSpec
 from engram.heads.q import QSpec
 from engram.heads.returns import QuantileSpec
+from engram.specs import override_all
 from engram.working.history import HistorySpec
 
 ALL = AgentSpec(
@@ -131,6 +132,19 @@ def test_a_policy_is_told_by_its_probabilities():
     assert (step.from_memories, step.from_network) == (0.0, pytest.approx(step.margin, abs=1e-6))
     assert [one.mattered for one in step.memories] == [0.0] * len(step.memories)
     assert any("of which the external memory is no part" in note for note in found.told.notes)
+
+
+def test_a_policy_beside_two_estimates_of_q_is_told_by_its_probabilities():
+    from engram.agents.sac import SACSpec
+
+    for memory in ({}, {"working": "gru", "working.hidden_size": 8, "replay.window": 4}):
+        spec = override_all(SACSpec(encoder=VectorSpec(widths=(8,))), memory)
+        found = engram.explain(trained(spec), faithfulness="fast", max_episode_steps=3)
+        step = found.step(1)
+        assert found.told.unit == "log-probability"
+        assert sum(np.exp(step.preference)) == pytest.approx(1.0)
+        assert step.margin == pytest.approx(abs(step.preference[0] - step.preference[1]), abs=1e-6)
+        assert (step.from_memories, len(step.memories)) == (0.0, 0)
 
 
 @pytest.mark.parametrize(
