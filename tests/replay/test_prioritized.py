@@ -117,6 +117,31 @@ def test_the_tree_holds_what_a_dictionary_holds(reach: Reach, operations: list):
     assert float(state.highest) == pytest.approx(highest, rel=1e-6)
 
 
+def test_seeds_side_by_side_hold_and_draw_what_each_alone_does():
+    """Three trees under one vmap, which grow by different rows, wrap, and learn from different surprises."""
+    spec, reach, random = PrioritizedSpec(), Reach(2, 1), np.random.default_rng(0)
+    alone = [filled(spec, reach, blocks=7 + seed) for seed in range(3)]
+    beside = jax.tree.map(lambda *leaves: jnp.stack(leaves), *alone)
+    for step in range(4):
+        keep = jnp.asarray(random.random((3, BLOCK, LANES)) < 0.7)
+        beside = jax.vmap(partial(grow, spec, reach))(*beside, keep)
+        bits = jax.random.bits(jax.random.PRNGKey(step), (3, BATCH, spec.words), jnp.uint32)
+        drawn = jax.vmap(partial(draw, spec, reach))(*beside, bits)
+        surprise = Surprise(jnp.asarray(random.exponential(size=(3, BATCH)), jnp.float32), jnp.zeros((3, BATCH)))
+        kept = jnp.array([True, step % 2 == 0, False])
+        beside = jax.vmap(partial(learn, spec))(beside[0], drawn, surprise, kept), beside[1]
+        for seed, (state, ring) in enumerate(alone):
+            own, own_ring = grow(spec, reach, state, ring, keep[seed])
+            found = draw(spec, reach, own, own_ring, bits[seed])
+            np.testing.assert_array_equal(found.row, drawn.row[seed])
+            np.testing.assert_array_equal(found.lane, drawn.lane[seed])
+            own = learn(spec, own, found, jax.tree.map(lambda leaf: leaf[seed], surprise), kept[seed])  # noqa: B023
+            alone[seed] = own, own_ring
+    for seed, (state, _) in enumerate(alone):
+        for own, together in zip(jax.tree.leaves(state), jax.tree.leaves(beside[0]), strict=True):
+            np.testing.assert_allclose(own, together[seed], rtol=1e-6)
+
+
 def surprised(spec: PrioritizedSpec, state: Priorities, ring: Any, error: np.ndarray) -> Priorities:
     """The state in which the startable rows of the ring have these errors, lane after lane."""
     first, count = map(np.asarray, startable(ring, 1, 0))

@@ -2,9 +2,7 @@
 
 import sys
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import gymnasium
@@ -138,32 +136,37 @@ def test_agents_of_every_kind_learn_from_them(file: Path, env: str, agent: dict[
         assert np.isfinite(float(np.asarray(trainer.runner.report()["loss"] or 0.0)))
 
 
-class Data:
-    """As much of `minari.MinariDataset` as is asked for, with the fields of its `EpisodeData`."""
+def test_a_data_set_of_minari_is_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    """One that its own collector wrote, of the episodes of an environment that follows a list of actions."""
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "minari"))
+    monkeypatch.setenv("MPLBACKEND", "agg")
+    import minari
 
-    def iterate_episodes(self) -> Iterator[SimpleNamespace]:
-        given, start = arrays(), 0
-        for number, steps in enumerate(LENGTHS):
-            of = slice(start, start + steps)
-            seen = np.concatenate([given["observation"][of], given["final_observation"][[number]]])
-            fields = dict(actions="action", rewards="reward", terminations="terminated", truncations="truncated")
-            yield SimpleNamespace(observations=seen, **{name: given[own][of] for name, own in fields.items()})
-            start += steps
-
-
-def test_a_data_set_of_minari_is_read(monkeypatch: pytest.MonkeyPatch):
-    def load_dataset(name: str) -> Data:
-        if name != "cartpole/rule-v0":
-            raise FileNotFoundError(f"Dataset {name} not found locally")
-        return Data()
-
-    monkeypatch.setitem(sys.modules, "minari", SimpleNamespace(load_dataset=load_dataset))  # type: ignore[arg-type]
+    collector = minari.DataCollector(gymnasium.make("CartPole-v1"))
+    followed: list[tuple[list[Any], list[int]]] = []
+    for seed in range(3):
+        shown, taken, over = [collector.reset(seed=seed)[0]], [], False
+        while not over:
+            taken.append(int(len(taken) % 3 == seed % 2))
+            observation, _, ended, cut, _ = collector.step(taken[-1])
+            shown.append(observation)
+            over = ended or cut
+        followed.append((shown, taken))
+    collector.create_dataset("cartpole/rule-v0", algorithm_name="rule")
     with Trainer("CartPole-v1", demonstrations="minari:cartpole/rule-v0", **KEPT) as trainer:
-        for number, start in enumerate((0, 4, 105)):
-            check(rows_of(trainer)[1], 0, start, number)
+        kept, start = rows_of(trainer)[1], 0
+        for shown, taken in followed:
+            of = slice(start, start + len(shown))
+            np.testing.assert_array_equal(kept.rows.observation[of, 0], np.stack(shown))
+            np.testing.assert_array_equal(kept.rows.action[of, 0][:-1], taken)
+            assert kept.rows.reward[of, 0].sum() == len(taken)
+            start += len(shown)
+        assert kept.cursor.tolist() == [start]
         assert trainer.plan.demonstrations == "minari:cartpole/rule-v0"
     with pytest.raises(EngramError, match=r"minari:other cannot be read .*; fetch it with: minari download other"):
         Trainer("CartPole-v1", demonstrations="minari:other", **KEPT)
+    with pytest.raises(EngramError, match=r"of minari:cartpole/rule-v0: the observation has shape"):
+        Trainer("engram/SparseGrid-v0", demonstrations="minari:cartpole/rule-v0", **KEPT)
     monkeypatch.setitem(sys.modules, "minari", None)  # type: ignore[arg-type]
     with pytest.raises(EngramError, match="minari:other needs the library minari; in Engram's folder type: uv sync"):
         Trainer("CartPole-v1", demonstrations="minari:other", **KEPT)
