@@ -14,7 +14,7 @@ text (`replay.capacity=50000`), as the command line does. A field whose type is 
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
 from functools import cache
 from pathlib import Path
@@ -250,6 +250,16 @@ def describe(value: Any, prefix: str = "") -> list[tuple[str, str, Any, str]]:
         else:
             rows.append((path, _type_name(_hints(type(value))[field.name]), inner, field.metadata.get("help", "")))
     return rows
+
+
+def against_defaults(value: Any, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Every single setting as (path, value, default); of a part, the defaults are those of its kind."""
+    for field in dataclasses.fields(value):
+        inner, path = getattr(value, field.name), prefix + field.name
+        if dataclasses.is_dataclass(inner):
+            yield from against_defaults(inner, path + ".")
+        else:
+            yield path, inner, _default(field)
 
 
 def show(value: Any) -> str:

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from engram import specs
 from engram.agents.presets import PRESETS, preset
 from engram.agents.spec import AgentSpec
+from engram.agents.unread import check_read
 from engram.cli.commands import DESCRIPTION, main
 from engram.cli.flags import COMMANDS, environment_argument, flags_of, split_settings
 from engram.envs.device import make_device
@@ -441,6 +442,7 @@ def test_show_prints_lines_that_make_the_preset_from_any_other(capsys, name):
     space = make_device("engram/CartPole-v1").observation_space
     made = specs.override_all(preset("dqn", space, 99), settings)
     assert made == specs.override(preset(name, space, 7000), "discount", 0.5)
+    check_read(made, settings)
 
 
 @pytest.mark.parametrize(

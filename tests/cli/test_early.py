@@ -3,13 +3,17 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from engram import spaces, specs
-from engram.agents.mind import MindSpec
+from engram.agents.mind import MindSpec, RecallSpec
 from engram.agents.presets import PRESETS, preset
+from engram.agents.spec import AnnealSpec
+from engram.agents.unread import Unread, check_read
 from engram.cli import environments
 from engram.cli.commands import main
 from engram.cli.early import SPACES, check_words
@@ -247,3 +251,39 @@ def test_a_setting_that_waits_for_another_is_refused_at_once_but_a_recipe_may_ho
     with Trainer("engram/SparseGrid-v0", recipe="best", progress=False, **without) as trainer:
         assert not trainer.plan.agent.has_external
     check_words("engram/SparseGrid-v0", {"recipe": "best"}, without)
+    with Trainer("minatar-asterix", recipe="best", external="none", progress=False) as trainer:
+        assert trainer.plan.agent.recall.imitation_weight == 0  # of the recipe, which was 0.1
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("drqn", {"working": "none", "replay.window": 1}),
+        ("attention-dqn", {"external": "none", "bootstrap": "plain", "recall.refresh": 0}),
+        ("nec", {"external": "none", "bootstrap": "plain", "recall.train_through_memory": False}),
+        ("emdqn", {"external": "none", "recall.imitation_weight": 0}),
+    ],
+)
+def test_a_memory_may_be_turned_off_with_all_that_belongs_to_it(name: str, changes: dict[str, Any]):
+    with Trainer("engram/CartPole-v1", name, overrides=changes, progress=False) as trainer:
+        assert not trainer.plan.agent.has_memory
+        assert not trainer.plan.agent.has_external
+
+
+def test_whole_groups_of_settings_are_told_by_what_they_change():
+    agent = preset("dqn", spaces.from_json(SPACES[0]))
+    for group in (RecallSpec(), AnnealSpec()):
+        check_read(agent, ["recall", "anneal"])
+        name = {RecallSpec: "recall", AnnealSpec: "anneal"}[type(group)]
+        changed = specs.override(agent, name, replace(group, n_step=7))
+        with pytest.raises(Unread, match=f"{name}.n_step = 7 was given, but nothing reads it"):
+            check_read(changed, [name])
+
+
+def test_the_way_out_is_one_that_the_agent_takes():
+    agent = preset("sac", spaces.from_json(SPACES[0]))
+    with pytest.raises(Unread, match="nothing reads it while external = none; leave it out$"):
+        check_read(specs.override(agent, "recall.n_step", 5), ["recall.n_step"])
+    agent = preset("dqn", spaces.from_json(SPACES[0]))
+    with pytest.raises(Unread, match="while working = none; set working=gru replay.window=64, or leave it out$"):
+        check_read(specs.override(agent, "replay.align", False), ["replay.align"])

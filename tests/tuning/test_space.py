@@ -115,6 +115,7 @@ def test_words_narrow_the_space_and_name_ranges():
         (["reward.rescale"], "has no range of its own to search here; write one"),
         (["reward.rescale=false..true"], "is no number; write its values as"),
         (["anneal.n_step=5..9"], "--search anneal.n_step was given, but nothing reads it while anneal.updates = 0"),
+        (["external=none|episodic", "recall.frozen_width=16|32"], "nothing reads it while recall.keys = online; set"),
         (["optimizer"], "is a group of settings; name one of optimizer.learning_rate"),
         (["head=q|duelling"], "did you mean 'dueling'?"),
         (["discount=0.9"], "is one value; write discount=0.9 alone to fix it"),

@@ -108,6 +108,10 @@ def test_a_trial_leaves_out_what_waits_for_a_part_that_it_does_not_have(tmp_path
         play(task, taken, lambda point, value: False, lambda: False)
         agent = plan_of(parts_of(task, taken)[0].folder)["agent"]
         assert (agent["external"]["kind"], agent["recall"]["n_step"]) == (kind, 3 if kind == "episodic" else 20)
+    made = tune(DEVICE, study=tmp_path / "study", trials=1, search=words, overrides=fixed, **{**RUN, "seeds": 1})
+    assert [trial["outcome"] for trial in made.trials] == ["complete"]  # of the defaults, without a memory
+    assert "recall" not in made.command
+    assert main(["tune", DEVICE, "--preset", "dqn", "--search", words[0], "--show", "recall.n_step=3"]) == 0
 
 
 def test_seeds_of_a_host_environment_are_runs_of_their_own(tmp_path: Path):

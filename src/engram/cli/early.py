@@ -43,15 +43,15 @@ def _check_settings(name: str, steps: int | None, settings: Mapping[str, Any], t
     """Raises what the first of `SPACES` raises if every one of them does. `typed`: the settings but a recipe's."""
     from engram import spaces, specs
     from engram.agents.presets import preset
-    from engram.agents.unread import check_read
-    from engram.run.settings import check_names, of_chosen_parts
+    from engram.agents.unread import of_chosen_parts
+    from engram.run.settings import check_names
 
     refused: list[EngramError] = []
     for space in SPACES:
         try:
             agent: Any = preset(name, spaces.from_json(space), steps)
             check_names(agent, settings)
-            check_read(specs.override_all(agent, of_chosen_parts(agent, settings, typed)), typed)
+            specs.override_all(agent, of_chosen_parts(agent, settings, typed))
             return
         except EngramError as problem:
             refused.append(problem)

@@ -25,7 +25,7 @@ from typing import Any
 from engram import registry, specs
 from engram.agents.mind import MindSpec
 from engram.agents.presets import WITHOUT_REPLAY, preset
-from engram.agents.unread import check_read
+from engram.agents.unread import check_read, of_chosen_parts
 from engram.agents.usual import default_steps, kind_of
 from engram.agents.without_replay import ENVS, ENVS_OF
 from engram.envs.device import has_turns, is_device
@@ -35,7 +35,7 @@ from engram.errors import CheckpointError, SpecError
 from engram.run.cluster import check_as_before, check_cluster, with_actors
 from engram.run.machine import SHARE, available
 from engram.run.plan import OF_AGENT, RunPlan, team_of
-from engram.run.settings import FREE, Given, check_names, of_chosen_parts
+from engram.run.settings import FREE, Given, check_names
 from engram.spaces import Space, same
 
 # Lines, checkpoints and evaluations of a whole run, and the most steps between two of them, unless told otherwise.
@@ -99,8 +99,8 @@ def new_plan(
         fits = kept is None or agent.from_rollouts
         return agent.fitted(changes.keys(), total, chosen.get("envs", 1)) if fits else agent
 
+    check_read(specs.unfinished(agent, changes, fit), given.typed)
     agent = specs.override_all(agent, changes, fit)
-    check_read(agent, sorted(given.typed))
     agent = of_environment(with_turns(agent, changes, made, env), changes, made)
     agent = agent if kept else within_memory(agent, given, made)
     stated = () if kept is None else [path for path in SCHEDULES if path not in kept.schedules]

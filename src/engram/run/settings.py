@@ -7,7 +7,7 @@ reads it.
 
 import dataclasses
 import os
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from inspect import Parameter, Signature, signature
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar
@@ -242,14 +242,6 @@ def with_recipe(run: Mapping[str, Any], agent: Mapping[str, Any], env: Any) -> t
     arguments = recipe.run().get("env_args", {}) | run.get("env_args", {})
     chosen = recipe.run() | dict(run) | ({"env_args": arguments} if arguments else {})
     return chosen, recipe.agent() | dict(agent)
-
-
-def of_chosen_parts(agent: Any, changes: Mapping[str, Any], typed: Collection[str]) -> dict[str, Any]:
-    """The changes of `agent` without settings of a recipe that are about parts of another kind than was typed."""
-    roles = registry.roles()
-    kinds = {path: value for path, value in changes.items() if path.rpartition(".")[2] in roles}
-    known = {path for path, *_ in specs.describe(specs.unfinished(agent, kinds))}
-    return {path: value for path, value in changes.items() if path in typed or path in known or path == specs.ROOT}
 
 
 LISTED = "engram show PRESET lists the settings of an agent, engram train --help those of a run"

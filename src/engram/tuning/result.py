@@ -7,6 +7,7 @@ from shlex import quote
 from typing import Any
 
 from engram.errors import WriteFailed, unwritten
+from engram.run.folders import holds_run, plan_of
 from engram.run.metrics import plain
 from engram.run.settings import RUN, flag_of
 from engram.tuning.study import COMPLETE, Row, Study
@@ -53,8 +54,20 @@ class Tuned:
                 continue
             words += _flags(name, value)
         words += ["--seed", str(self.unseen)]
-        settings = self.task.settings | self.settings
-        return " ".join(map(quote, [*words, *(f"{path}={value}" for path, value in settings.items())]))
+        return " ".join(map(quote, [*words, *(f"{path}={value}" for path, value in self._read().items())]))
+
+    def _read(self) -> dict[str, str]:
+        """What is fixed and what was found, but for what waits for a part that the best agent does not have."""
+        from engram.agents.unread import lacking
+        from engram.run.plan import agent_from_json
+
+        given = self.task.settings | self.settings
+        folder = self.folder / (self.best or {"folder": ""})["folder"]
+        run = next((part for part in (folder, *sorted(folder.glob("seed*"))) if holds_run(part)), None)
+        if run is None:
+            return given
+        agent = agent_from_json(plan_of(run)["agent"])
+        return {path: value for path, value in given.items() if lacking(agent, path) is None}
 
     def json(self) -> dict[str, Any]:
         """Everything as one object that JSON can hold."""

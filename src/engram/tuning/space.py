@@ -175,7 +175,7 @@ def _chosen(
         given[path] = said
     check_names(agent, given)
     for path in given:
-        if (needs := lacking(agent, path)) is not None and needs.switch not in given:
+        if (needs := lacking(agent, path, but=given)) is not None:
             raise Unread(agent, path, needs, f"--search {path}")
     agents, found = [agent], []
     for path in sorted(given, key=lambda path: path.count(".")):

@@ -127,7 +127,7 @@ def _trainer(task: Task, taken: Taken, part: Part, callbacks: Sequence[Any]) -> 
     def made(settings: Mapping[str, Any]) -> Trainer:
         return Trainer(task.env, run=part.folder, overrides=settings, **run, **shared)
 
-    return where_read(made, {**task.settings, **taken.settings}, taken.settings)
+    return where_read(made, {**task.settings, **taken.settings}, {one.path for one in task.space})
 
 
 def _is_ours(task: Task, folder: Path) -> bool:
