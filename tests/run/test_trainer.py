@@ -582,7 +582,7 @@ REFUSED = ("reward.rescale", "optimizer.reset_every", "optimizer.reset_encoder",
 OTHERS = {
     "working.max_radius": 0.95, "encoder.presence": 0, "encoder.position": (1, 0), "encoder.velocity": (3, 2),
     "encoder.heading": (2, 3), "head.sizes": (2, 2),
-    "draw.horizon": 1,  # episodes here are shorter than the usual one
+    "external.heads": 1, "draw.horizon": 1,  # episodes here are shorter than the usual one
     "exploration.end": 0.5, "exploration.last_weight": 1.0,  # far from the usual: of 100 draws one must tell
 }  # fmt: skip
 OF_GAMES = ("turns", "symmetry", "pool.share", "pool.size", "pool.every")  # tests/envs/test_go.py changes these

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import is_dataclass
+from functools import reduce
 from typing import Any, NamedTuple, TypeVar
 
 from engram import specs
@@ -115,11 +116,10 @@ def _changed(agent: MindSpec, given: Collection[str]) -> Iterator[str]:
             yield path
 
 
-def _is_group(agent: Any, path: str) -> bool:
+def _is_group(agent: MindSpec, path: str) -> bool:
     """Whether a path is that of settings that belong together, but of no part, which is chosen by its kind."""
-    for name in path.split("."):
-        agent = getattr(agent, name, None)
-    return is_dataclass(agent) and all(path != known for known, *_ in specs.describe(agent))
+    inner = reduce(lambda outer, name: getattr(outer, name, None), path.split("."), agent)
+    return is_dataclass(inner) and all(path != known for known, *_ in specs.describe(agent))
 
 
 def where_read(make: Callable[[Mapping[str, Any]], T], given: Mapping[str, Any], switches: Collection[str]) -> T:
