@@ -12,7 +12,7 @@ from engram.cluster import epochs
 from engram.cluster.memory import ShardedMemory
 from engram.cluster.merging import Found, merged, nothing
 from engram.cluster.shard import Order, Rows, Shape, Shard
-from engram.cluster.shards import Here, Holding, Keeping, ShardGone, Shards
+from engram.cluster.shards import Here, Holding, Keeping, Shards
 from engram.cluster.sharing import places_of, shard_of, shares
 from engram.errors import CheckpointError, SpecError, WriteFailed
 
@@ -289,11 +289,39 @@ def test_a_shard_that_is_gone_is_read_without_and_told_and_comes_back_with_its_l
     assert sum(memory.shards.place.ask(one, "held").entries for one in range(2)) == 75 - mine + 1  # type: ignore[attr-defined]
 
 
-def test_a_read_that_nobody_answers_is_an_error():
-    memory = memory_of(1)
+def test_a_read_that_nobody_answers_finds_nothing_and_says_so_until_shards_come_back(tmp_path: Path):
+    memory = filled(tmp_path, 1)
+    memory.shards.write_epoch()
     memory.shards.place.kept[0] = None  # type: ignore[attr-defined]
-    with pytest.raises(ShardGone, match="no shard answers any more"):
-        memory.read(entries(1).key, 2, 0)
+    found, silent = memory.read(entries(3).key, 2, 60, keys=True)
+    assert silent == (0,)
+    assert found.id.tolist() == [[[-1, -1]] * TABLES] * 3
+    assert found.key.shape == (3, TABLES, 2, WIDTH)
+    assert memory.partial_reads == 1
+    memory.shards.mend()
+    assert memory.read(entries(3).key, 2, 60).silent == ()
+
+
+def test_a_file_that_this_machine_does_not_see_is_no_epoch(tmp_path: Path):
+    """A shard of another machine wrote it into a folder that only that one has, or into another one of that name."""
+    memory = filled(tmp_path / epochs.FOLDER, 2)
+    epoch = memory.shards.write_epoch()
+    epochs.check_there(tmp_path, epoch)
+    epochs.check_whole(tmp_path, epoch)
+    path = tmp_path / epochs.FOLDER / epochs.parts_of(epoch)[1].sealed.file
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1])
+    with pytest.raises(WriteFailed, match=f"a shard wrote {path.name} on its own machine, where this one does not see"):
+        epochs.check_there(tmp_path, epoch)
+    path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    epochs.check_there(tmp_path, epoch)
+    with pytest.raises(CheckpointError):
+        epochs.check_whole(tmp_path, epoch)
+    path.unlink()
+    with pytest.raises(WriteFailed, match="name a --run folder that all machines share"):
+        epochs.check_there(tmp_path, epoch)
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        epochs.check_whole(tmp_path, epoch)
 
 
 # Who has what.

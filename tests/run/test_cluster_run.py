@@ -87,6 +87,18 @@ def test_with_shards_too_and_the_stored_agent_reads_them_as_one_table(tmp_path: 
     assert agent.evaluate(2).episodes == 2
 
 
+def test_a_checkpoint_whose_shard_file_is_damaged_is_passed_over_for_the_one_before(tmp_path: Path):
+    with made(tmp_path / "run", **REMEMBERS, actors=1, shards=2) as trainer:
+        trainer.learn()
+    newest = max((tmp_path / "run" / "checkpoints").glob("*/manifest.json"), key=lambda path: path.stat().st_mtime)
+    parts = json.loads(newest.read_text())["meta"]["state"]["shards"]["parts"]
+    damaged = tmp_path / "run" / "checkpoints" / "shards" / parts[1]["file"]
+    damaged.write_bytes(damaged.read_bytes()[:-1] + b"?")
+    with Trainer(run=tmp_path / "run", resume=True) as again:
+        assert again.steps == 256
+    assert engram.load(tmp_path / "run").step == 256
+
+
 def rows_of(folder: Path) -> dict[int, dict[str, np.ndarray]]:
     """The replay rows of a run, lane by lane."""
     blocks: dict[int, list[dict[str, np.ndarray]]] = {}

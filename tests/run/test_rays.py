@@ -3,11 +3,15 @@
 import os
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from engram.cluster.shard import Shape
+from engram.cluster.shards import Count, Holding, ShardGone
 from engram.errors import EngramError, EnvironmentFault, SpecError
-from engram.run import rays
+from engram.run import ray_shards, rays
+from engram.run.ray_shards import RemoteShard
 
 
 def test_where_ray_is_absent_it_is_said_how_to_add_it(monkeypatch: pytest.MonkeyPatch):
@@ -50,11 +54,39 @@ def test_a_cluster_that_cannot_be_joined_is_told_in_a_sentence(error: Exception,
     assert told.count(".") <= told.count("Ray: 2.1")
 
 
-def test_another_version_on_a_machine_of_the_cluster_is_named(monkeypatch: pytest.MonkeyPatch):
-    there = rays.versions() | {"jax": "0.0.1"}
-    with pytest.raises(EngramError, match=r"a machine of the cluster has jax 0\.0\.1, and this one .*install the same"):
-        rays.RayCrew._check_versions(object.__new__(rays.RayCrew), there)
-    rays.RayCrew._check_versions(object.__new__(rays.RayCrew), rays.versions())
+def test_another_version_on_a_machine_of_the_cluster_is_named():
+    """Of an actor when it answers first, and of a shard, which is told what the learner has."""
+    there = ray_shards.versions() | {"jax": "0.0.1"}
+    with pytest.raises(EngramError, match=r"a machine of the cluster has jax 0\.0\.1, and the learner .*; install"):
+        ray_shards.check_versions(there, ray_shards.versions())
+    ray_shards.check_versions(ray_shards.versions(), ray_shards.versions())
+    shape = Shape(0, 1, 2, 10, 3)
+    assert RemoteShard(Holding(shape), None, None, ray_shards.versions()).held() == Count(0, 0)
+    with pytest.raises(EngramError, match=r"and the learner 0\.0\.1; install the same versions on both"):
+        RemoteShard(Holding(shape), None, None, there).held()
+
+
+class SlowRay:
+    """As much of Ray as reading shards asks for: answers are there after so many seconds, or never."""
+
+    exceptions = SimpleNamespace(GetTimeoutError=TimeoutError, RayError=RuntimeError)
+
+    def wait(self, refs: list[float], num_returns: int, timeout: float) -> tuple[list[float], list[float]]:
+        assert num_returns == len(refs)
+        return [ref for ref in refs if ref <= timeout], [ref for ref in refs if ref > timeout]
+
+    def get(self, ref: float, timeout: float) -> str:
+        return f"after {ref} s"
+
+
+def test_a_shard_that_hangs_takes_none_of_the_time_of_the_others():
+    reading = object.__new__(ray_shards.Reading)
+    reading._ray = SlowRay()
+    hung, *others = reading.answers([(0, 99.0), (1, 0.5), (2, 2.0)], 3.0)
+    assert isinstance(hung, ShardGone)
+    assert str(hung) == "no answer within 3 s"
+    assert others == ["after 0.5 s", "after 2.0 s"]
+    assert reading.answers([], 3.0) == []
 
 
 def raised_by_ray(name: str, cause: Exception | None = None) -> Exception:

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections import deque
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,6 @@ from engram.external.sharded import LINKS
 from engram.losses.bootstrap import FromMemorySpec
 from engram.run.cluster import LINK, sharded
 from engram.run.keeper import digest
-from engram.runners import cluster as clusters
 from engram.runners.cluster import ClusterRunner, InShards
 from engram.runners.collecting import Collecting
 from engram.runners.host import HostRunner
@@ -146,7 +146,6 @@ class Faults:
 
 
 def test_after_fifty_faults_the_run_ends_and_every_step_is_accounted_for(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(clusters, "RESTARTS", 100)
     faults = Faults(seed=1, many=50)
     runner = clustered(PLAIN, envs=4, actors=4, fault=faults)
     runner.start()
@@ -208,17 +207,78 @@ def test_the_new_episodes_of_an_actor_that_was_made_anew_are_none_that_it_played
     assert runner.ledger.account.lost == [[1, 0, 12], [1, 0, 13]]  # rounds of 8 steps
 
 
+def test_a_run_that_is_resumed_with_other_actors_begins_no_episode_again_after_one_was_made_anew():
+    runner = clustered(PLAIN, envs=2, actors=2)
+    runner.start()
+    runner.advance(96, never)
+    crew: Any = runner._crew
+    crew.dead.add(1)
+    runner.advance(160, never)
+    playing = [crew.actors[env].envs._episodes[0].episode for env in range(2)]
+    saved = runner.capture()
+    assert saved.meta["begun"] == playing
+    again = clustered(PLAIN, envs=2, actors=1)
+    again.restore(saved.arrays, saved.meta, lambda _: saved.rows)
+    again.advance(192, never)
+    begun = [one.episode for one in again._crew.actors[0].envs._episodes]  # type: ignore[attr-defined]
+    assert all(now > before for now, before in zip(begun, playing, strict=True))
+    assert not again.repeatable
+
+
+def test_what_is_not_as_it_would_have_been_is_not_called_repeatable(tmp_path: Path):
+    """A block that waits and was read of fewer shards; new episodes; a memory in another number of shards."""
+    runner = with_shards(tmp_path, 2)
+    runner.start()
+    runner.advance(128, never)
+    saved = runner.capture()
+    assert saved.meta["repeatable"]
+    for shards, new_episodes in ((2, False), (2, True), (3, False)):
+        again = with_shards(tmp_path, shards)
+        again.restore(saved.arrays, saved.meta, lambda _: saved.rows, new_episodes)
+        assert again.repeatable == ((shards, new_episodes) == (2, False))
+    waiting = runner.ledger._waiting[1]
+    number, sent = next(iter(waiting.items()))
+    waiting[number] = sent._replace(partial=1)
+    assert not runner.capture().meta["repeatable"]
+
+
+def test_what_a_shard_refuses_is_said_although_jax_says_only_that_a_callback_failed(tmp_path: Path):
+    runner = with_shards(tmp_path, 2)
+    runner.start()
+    runner.advance(64, never)
+    place: Any = LINKS[LINK].shards.place
+    answers = place.answers
+
+    def full(handles: Any, seconds: float) -> Any:
+        raise EngramError("the object store of the cluster is full")
+
+    place.answers = full
+    with pytest.raises(EngramError, match=r"^the object store of the cluster is full$"):
+        runner.advance(320, never)
+    place.answers = answers
+
+
 def test_a_run_whose_actors_die_again_and_again_gives_up_with_a_sentence():
     def dies(crew: HereCrew, sent: Sent) -> None:
         crew.dead.add(sent.name.actor)
 
     runner = clustered(PLAIN, envs=2, actors=2, fault=dies)
     runner.start()
-    with pytest.raises(EngramError, match="actors were made anew 20 times, the last one because its process ended"):
+    with pytest.raises(
+        EngramError,
+        match=r"made anew 20 times and nothing could be learned .* its process ended",
+    ):
         runner.advance(640, never)
 
 
 # Shards of the external memory.
+
+
+@pytest.fixture(autouse=True)
+def no_shards_left() -> Iterator[None]:
+    """Another run of this process would be refused while shards are open."""
+    yield
+    LINKS.pop(LINK, None)
 
 
 def with_shards(folder: Path, shards: int, actors: int = 2) -> ClusterRunner:

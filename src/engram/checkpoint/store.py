@@ -215,8 +215,8 @@ class CheckpointStore:
         self._prune()
         return Saved(step, path, _id(text), written, time.perf_counter() - began)
 
-    def load(self, step: int | None = None) -> Loaded:
-        """The newest checkpoint that passes every check, or the newest of `step`.
+    def load(self, step: int | None = None, check: Callable[[Any], None] = lambda meta: None) -> Loaded:
+        """The newest checkpoint that passes every check, or the newest of `step`. `check`: one of its meta besides.
 
         A damaged checkpoint is passed over for an older one, which `passed_over` tells. Another process may save
         meanwhile: where all that were there are gone, the newer ones are tried.
@@ -225,19 +225,20 @@ class CheckpointStore:
         for _ in range(TRIES):
             before = self._known()
             try:
-                return self._newest(before, step)
+                return self._newest(before, step, check)
             except CheckpointError:
                 if self._known() == before:
                     raise
-        return self._newest(self._known(), step)
+        return self._newest(self._known(), step, check)
 
-    def _newest(self, known: list[tuple[str, int, int]], step: int | None) -> Loaded:
+    def _newest(self, known: list[tuple[str, int, int]], step: int | None, check: Callable[[Any], None]) -> Loaded:
         passed_over = []
         for name, this_step, _ in reversed(known):
             if step is not None and this_step != step:
                 continue
             try:
                 loaded, base = self._read(name, passed_over)
+                check(loaded.meta)
             except CheckpointError as error:
                 self._refused.add(name)
                 passed_over.append(f"checkpoint {name} was passed over: {error}")

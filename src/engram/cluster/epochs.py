@@ -161,6 +161,32 @@ def read(folder: Path, part: Part, fs: FileSystem | None = None) -> dict[str, np
     return arrays
 
 
+def check_there(checkpoints: Path, epoch: Epoch) -> None:
+    """Raises WriteFailed where this machine does not see a file that a shard has written: its folder is another one."""
+    for part in (*parts_of(epoch), *rows_of(epoch)):
+        path = checkpoints / FOLDER / part.sealed.file
+        if not path.is_file() or path.stat().st_size != part.sealed.bytes:
+            raise WriteFailed(
+                f"a shard wrote {part.sealed.file} on its own machine, where this one does not see it; name a --run "
+                f"folder that all machines share"
+            )
+
+
+def check_whole(checkpoints: Path, epoch: Epoch, fs: FileSystem | None = None) -> None:
+    """Raises CheckpointError for the first file of shards that is not as it was written."""
+    disk = Disk() if fs is None else fs
+    for part in (*parts_of(epoch), *rows_of(epoch)):
+        path = checkpoints / FOLDER / part.sealed.file
+        try:
+            handle = disk.open(path)
+        except OSError as error:
+            raise CheckpointError(f"{path} cannot be read: {error.strerror}") from None
+        try:
+            check_seal(disk, handle, part.sealed)
+        finally:
+            disk.close(handle)
+
+
 def opened(folder: Path, parts: list[Part], shape: Shape) -> Shard:
     """A shard with what is its part of an epoch, which as many shards wrote, or another number of them.
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from engram.cluster import epochs
-from engram.cluster.merging import Answer, merged
+from engram.cluster.merging import Answer, merged, nothing
 from engram.cluster.shard import Order, Rows, Shape
 from engram.cluster.shards import Count, Lost, ShardGone, Shards
 from engram.cluster.sharing import shard_of
@@ -93,7 +93,7 @@ class ShardedMemory:
         self.reads += 1
         self.partial_reads += bool(self.shards.gone)
         if not found:
-            raise ShardGone("no shard answers any more; resume the run from its last checkpoint")
+            found = [nothing(len(queries), self.shapes[0].tables, k, queries.shape[1] if keys else 0)]
         return Answer(merged(found, k), tuple(sorted(self.shards.gone)))
 
     def nearest(self, queries: np.ndarray, k: int, moment: int, keys: bool) -> tuple[np.ndarray, ...]:

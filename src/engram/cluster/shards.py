@@ -162,6 +162,7 @@ class Shards:
         self.gone: set[int] = set()
         self.lost: list[Lost] = []
         self._epoch: epochs.Epoch | None = None
+        self.problem: EngramError | None = None  # of the last answer that was one: whoever asked may not pass it on
         self.closed = False  # whether the run that has them has ended
 
     def ask(self, shard: int, verb: str, *given: Any) -> tuple[int, Any]:
@@ -170,7 +171,11 @@ class Shards:
 
     def answers(self, handles: Sequence[tuple[int, Any]]) -> list[Any]:
         """See Place. Of whoever does not answer a line of the log tells, once."""
-        found = self.place.answers(handles, self.seconds)
+        try:
+            found = self.place.answers(handles, self.seconds)
+        except EngramError as problem:
+            self.problem = problem
+            raise
         for (shard, _), answer in zip(handles, found, strict=True):
             if isinstance(answer, ShardGone):
                 self.without(shard, answer)

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -56,7 +56,7 @@ class Keeper:
 
     def save(self, runner: Runner, progress: Milestones) -> Saved:
         """Everything that changes."""
-        captured = runner.capture()
+        captured = self._captured(runner)
         saved = self._store.save(runner.steps, captured.arrays, self._meta(captured, progress), _log(captured))
         if epochs.epoch_of(captured.meta):  # whose files are on the disk already
             epochs.prune(self._run / FOLDER)
@@ -64,9 +64,19 @@ class Keeper:
 
     def save_best(self, runner: Runner, progress: Milestones) -> Saved:
         """Everything but the rows of the replay, as the best checkpoint so far."""
-        captured = runner.capture()
+        captured = self._captured(runner)
         captured = captured._replace(meta=epochs.without_rows(captured.meta))
         return self._best.save(runner.steps, captured.arrays, self._meta(captured, progress))
+
+    def _captured(self, runner: Runner) -> Captured:
+        """What is to be saved. WriteFailed where shards wrote their part out of this machine's sight."""
+        captured = runner.capture()
+        epochs.check_there(self._run / FOLDER, epochs.epoch_of(captured.meta))
+        return captured
+
+    def _check_shards(self, meta: Any) -> None:
+        """Raises CheckpointError where a file of shards that a checkpoint names is damaged or gone."""
+        epochs.check_whole(self._run / FOLDER, epochs.epoch_of(meta.get("state")))
 
     def _meta(self, captured: Captured, progress: Milestones) -> dict:
         return {"state": captured.meta, "plan": self._plan, "progress": asdict(progress)}
@@ -138,7 +148,7 @@ class Keeper:
                 f"{self._run} keeps no checkpoint of step {at}; use newest, best, or one of the steps {steps}"
             )
         store = self._best if at == BEST or (at in best and at not in newest) else self._store
-        loaded = store.load() if at in (NEWEST, BEST) else store.load(int(at))
+        loaded = store.load(None if at in (NEWEST, BEST) else int(at), self._check_shards)
         if loaded.meta.get("plan") != self._plan:
             raise CheckpointError(
                 "run.json is not the one that the checkpoint was written with, so the run would not go on as it was; "

@@ -1,7 +1,9 @@
 """Shards as Ray actors, and what Ray's errors say to a user. What else knows Ray is `rays.py`."""
 
+import platform
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -47,17 +49,38 @@ def of_ray(error: Exception) -> EngramError | None:
     return None
 
 
+def versions() -> dict[str, str]:
+    """Versions that must be the same in all processes of a run."""
+    return {
+        "python": platform.python_version(),
+        **{name: metadata.version(name) for name in ("jax", "numpy", "engram-rl")},
+    }
+
+
+def check_versions(there: Mapping[str, str], here: Mapping[str, str]) -> None:
+    """Raises ClusterError where a process of the cluster has another version than the learner has."""
+    for name, version in there.items():
+        if here[name] != version:
+            raise ClusterError(
+                f"a machine of the cluster has {name} {version}, and the learner {here[name]}; install the same "
+                f"versions on both"
+            )
+
+
 class RemoteShard:
     """A Ray actor that is a shard: see `Keeping`."""
 
-    def __init__(self, holding: Holding, folder: str | None, epoch: Epoch | None):
+    def __init__(self, holding: Holding, folder: str | None, epoch: Epoch | None, learner: dict[str, str]):
+        """`learner`: its `versions`."""
         self._made = holding, None if folder is None else Path(folder), epoch
+        self._learner = learner
         self._opened: Keeping | None = None
 
     @property
     def _kept(self) -> Keeping:
         """Opened at the first call, whose error reaches the learner; one of `__init__` would only end the process."""
         if self._opened is None:
+            check_versions(versions(), self._learner)
             self._opened = Keeping(*self._made)
         return self._opened
 
@@ -104,14 +127,19 @@ class Reading:
 
     def answers(self, handles: Sequence[tuple[int, Any]], seconds: float) -> list[Any]:
         """See Place."""
-        late = time.monotonic() + seconds
-        return [self._answer(ref, max(0.0, late - time.monotonic()), seconds) for _, ref in handles]
+        if not handles:
+            return []
+        refs = [ref for _, ref in handles]
+        # Together: each of them then has all of the time, and large answers of other machines are fetched meanwhile.
+        ready = set(self._ray.wait(refs, num_returns=len(refs), timeout=seconds)[0])
+        late = ShardGone(f"no answer within {seconds:g} s")
+        return [self._answer(ref, late, seconds) if ref in ready else late for ref in refs]
 
-    def _answer(self, ref: Any, left: float, seconds: float) -> Any:
+    def _answer(self, ref: Any, late: ShardGone, seconds: float) -> Any:
         try:
-            return self._ray.get(ref, timeout=left)
+            return self._ray.get(ref, timeout=seconds)
         except self._ray.exceptions.GetTimeoutError:
-            return ShardGone(f"no answer within {seconds:g} s")
+            return late
         except self._ray.exceptions.RayError as error:
             if (problem := of_ray(error)) is not None:
                 raise problem from None
@@ -137,7 +165,7 @@ class RayShards(Reading):
         if (old := self.handles[shard]) is not None:
             self._ray.kill(old, no_restart=True)
         folder = None if self._folder is None else str(self._folder)
-        self.handles[shard] = self._remote.remote(self._holdings[shard], folder, epoch)
+        self.handles[shard] = self._remote.remote(self._holdings[shard], folder, epoch, versions())
 
     def reading(self, seconds: float) -> tuple[list[Any], list[Shape], float] | None:
         """What an actor needs to read an external memory; None where shards keep none."""

@@ -28,12 +28,13 @@ from engram.cluster.shards import Holding, Shards
 from engram.errors import SpecError, install, told
 from engram.external.sharded import LINKS
 from engram.run.cluster import LINK, LOCAL, make_collecting
-from engram.run.ray_shards import ClusterError, RayShards, Reading, of_ray, why
+from engram.run.ray_shards import ClusterError, RayShards, Reading, check_versions, of_ray, versions, why
 from engram.runners.cluster import ActorGone
 from engram.runners.collecting import Beginning, Collecting
 
 START_SECONDS = 300.0  # that a process of the cluster may take until its first answer: it loads and compiles
 REACHED_SECONDS = 10.0  # that a connection to another machine may take
+GRACE = 5.0  # seconds that a block which was sent in time may take to be fetched from another machine
 STORE_BYTES = 512 << 20  # of the object store of a cluster that is begun here
 # The usual 10 s for its first process are too few on a busy machine. Nothing is sent to anybody. And under `uv run` Ray
 # would pack the working directory, and begin its processes in an environment that uv makes of it, perhaps without Ray.
@@ -173,17 +174,6 @@ def _checked(cluster: Cluster, processes: int) -> Cluster:
     return cluster
 
 
-def versions() -> dict[str, str]:
-    """Versions that must be the same in all processes of a run."""
-    import platform
-    from importlib import metadata
-
-    return {
-        "python": platform.python_version(),
-        **{name: metadata.version(name) for name in ("jax", "numpy", "engram-rl")},
-    }
-
-
 class RemoteActor:
     """A Ray actor that collects."""
 
@@ -207,7 +197,10 @@ class RemoteActor:
             return self._collecting.collect(name, version, steps, mind)
         handles, shapes, seconds = shards
         LINKS[LINK] = memory = ShardedMemory(Shards(Reading(handles), len(shapes), seconds), shapes)
-        sent = self._collecting.collect(name, version, steps, mind)
+        try:
+            sent = self._collecting.collect(name, version, steps, mind)
+        except Exception as error:  # JAX says only that a callback failed
+            raise memory.shards.problem or error from None
         return sent._replace(partial=memory.partial_reads)
 
     def capture(self) -> Any:
@@ -279,7 +272,7 @@ class RayCrew:
                 )
             owing = {name.actor for name in self._asked.values()} | set(self._first.values())
             left = min((self._late[actor] for actor in owing), default=0.0) - time.monotonic()
-            ready, _ = self._ray.wait(refs, num_returns=1, timeout=max(0.0, left))
+            ready, _ = self._ray.wait(refs, num_returns=1, timeout=max(min(GRACE, self._seconds), left))
             if not ready:
                 late = [actor for actor in owing if self._late[actor] <= time.monotonic()]
                 if late and not any(self._proven):
@@ -303,7 +296,7 @@ class RayCrew:
         if ref in self._first:
             actor = self._first.pop(ref)
             try:
-                self._check_versions(self._ray.get(ref) or {})  # `begin` gives nothing, or what went wrong
+                check_versions(self._ray.get(ref) or {}, versions())  # `begin` gives nothing, or what went wrong
             except self._ray.exceptions.RayError as error:
                 return self._gone(actor, error)
             return None
@@ -324,15 +317,6 @@ class RayCrew:
         self._asked = {ref: name for ref, name in self._asked.items() if name.actor != actor}
         self._first = {ref: one for ref, one in self._first.items() if one != actor}
         return ActorGone(actor, why(error))
-
-    def _check_versions(self, there: dict[str, str]) -> None:
-        here = versions()
-        for name, version in there.items():
-            if here[name] != version:
-                raise ClusterError(
-                    f"a machine of the cluster has {name} {version}, and this one {here[name]}; install the same "
-                    f"versions on both"
-                )
 
     def capture(self, actor: int) -> Any:
         """See Crew."""

@@ -37,7 +37,7 @@ from engram.trees import named
 
 LOG = logging.getLogger("engram")
 LEVELS = ("boundary", "replayed", "exact")
-RESTARTS = 20  # of actors, in one process of a run, before it gives up
+RESTARTS = 20  # of actors without a round that was learned, before a run gives up
 
 
 class ActorGone(NamedTuple):
@@ -136,10 +136,17 @@ class ClusterRunner:
 
     def advance(self, until: int, stop: Callable[[], bool]) -> None:
         """Learns whole rounds until the global step is at least `until`, or `stop()` is true."""
-        while self.steps < until and not stop():
-            self._issue()
-            self._wait_for(lambda: self.ledger.ready)
-            self._learn(self.ledger.take())
+        try:
+            while self.steps < until and not stop():
+                self._issue()
+                self._wait_for(lambda: self.ledger.ready)
+                self._learn(self.ledger.take())
+        except Exception as error:
+            # Of a read inside a compiled program JAX says only that a callback failed.
+            problem = None if self._shards is None else self._shards.problem
+            if problem is None or error is problem:
+                raise
+            raise problem from error
 
     # -- one round -----------------------------------------------------------------------------------------------
 
@@ -194,8 +201,8 @@ class ClusterRunner:
         self._restarts += 1
         if self._restarts > RESTARTS:
             raise EngramError(
-                f"actors were made anew {RESTARTS} times, the last one because {gone.why}; mend that, then resume the "
-                f"run"
+                f"actors were made anew {RESTARTS} times and nothing could be learned meanwhile, the last one because "
+                f"{gone.why}; mend that, then resume the run"
             )
         owed = self.ledger.outstanding(gone.actor)
         first = self.ledger.begin_anew(gone.actor)
@@ -211,13 +218,21 @@ class ClusterRunner:
         share = self._shares[gone.actor]
         for env in range(share.start, share.stop):
             self._begun[env] += unseen
-        self._crew.make(gone.actor, first.incarnation, Beginning(self._begun[share]))
+        self._crew.make(gone.actor, first.incarnation, self._at_boundary(share))
         for name in self.ledger.due():
             if name.actor == gone.actor and name.sequence in owed:
                 self.ledger.issue(name)
                 self._ask(name)
 
+    def _at_boundary(self, share: slice) -> Beginning:
+        """New episodes for these environments, which are then the ones that they are in."""
+        beginning = Beginning(self._begun[share])
+        for env in range(share.start, share.stop):
+            self._begun[env] += 1
+        return beginning
+
     def _learn(self, taken: list[Sent]) -> None:
+        self._restarts = 0
         block, ended = together([sent.content for sent in taken])
         self._lags += [self.ledger.accepted - 1 - sent.version for sent in taken]
         if self._memory is not None and (partial := sum(sent.partial for sent in taken)):
@@ -272,6 +287,7 @@ class ClusterRunner:
         epoch = [] if self._shards is None else self._shards.write_epoch()
         self.repeatable &= self._shards is None or not self._shards.lost
         self.repeatable &= self._replay is None or not self._replay.missing
+        self.repeatable &= not any(sent.partial for waiting in self.ledger.waiting() for sent in waiting)
         meta: dict[str, Any] = {
             "steps": self.steps,
             "ledger": self.ledger.to_json(),
@@ -312,20 +328,25 @@ class ClusterRunner:
         self.learner.restore(arrays, rows)
         self.book.restore(below("episodes", arrays))
         self._begun, self.repeatable = list(meta["begun"]), bool(meta["repeatable"])
-        self._open_shards(epochs.epoch_of(meta))
+        epoch = epochs.epoch_of(meta)
+        self._open_shards(epoch)
         actors = self.ledger.actors
         same = len(meta["actors"]) == actors
+        # A full table gives up other entries where shards are more or fewer.
+        alike = self._memory is None or self._shards is None or len(epoch) == self._shards.count
         self.ledger.restore(meta["ledger"], self._pending(arrays, meta))
         self._published = self.ledger.accepted - 1
         self._level = meta["level"]
-        self.repeatable &= same and self._level != "boundary"
+        self.repeatable &= same and alike and not new_episodes and self._level != "boundary"
         for actor, share in enumerate(self._shares):
             state = meta["actors"][actor] if same else None
             captured = None if state is None else (below(f"actors.{actor}", arrays), state)
             began = self.ledger.accepted > 0 or bool(meta["pending"]) or self.ledger.account.restarts > 0
-            beginning = Beginning(
-                self._begun[share] if began else [-1] * (share.stop - share.start), captured, new_episodes
-            )
+            if began and captured is None:
+                beginning = self._at_boundary(share)
+            else:
+                first = self._begun[share] if began else [-1] * (share.stop - share.start)
+                beginning = Beginning(first, captured, new_episodes)
             self._crew.make(actor, self.ledger.incarnations[actor], beginning)
 
     def _open_shards(self, epoch: epochs.Epoch) -> None:
