@@ -110,7 +110,12 @@ def told_by(name: str, seconds: float) -> dict[str, Any]:
     except subprocess.TimeoutExpired:
         return {"error": f"not finished in the {seconds:.0f} s that were left"}
     lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
-    return json.loads(lines[-1]) if done.returncode == 0 and lines else {"error": done.stderr.strip()[-1_000:]}
+    return json.loads(lines[-1]) if done.returncode == 0 and lines else {"error": _why(done)}
+
+
+def _why(done: "subprocess.CompletedProcess[str]") -> str:
+    """The end of what a process said, or how it ended where it said nothing, as one that was killed does."""
+    return done.stderr.strip()[-1_000:] or f"its process ended with {done.returncode} and said nothing"
 
 
 def line_of(name: str, found: dict[str, Any]) -> str:

@@ -1,7 +1,9 @@
 """One step as named arrays: the same as the agent's own policy, whatever is carried along."""
 
 import dataclasses
+import sys
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import gymnasium
@@ -15,11 +17,14 @@ from engram.agents.policy import Mind, Seen
 from engram.agents.presets import preset
 from engram.envs.host.spaces import Observer
 from engram.errors import SpecError
-from engram.exporting.parity import difference, observed
+from engram.exporting.parity import check, difference, observed
 from engram.exporting.step import Step, step_of
 from engram.external.memory import Entries
 from engram.play.playing import Policy
 from engram.spaces import Box, Dict, Discrete
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+from benchmarks.house.export_parity import CASES as EVERY
 
 NUMBERS, ACTIONS, ENVS, BATCH, STEPS = Box((3,)), 4, 2, 2, 4
 MASKED = Dict((("action_mask", Box((ACTIONS,), "bool")), ("observation", NUMBERS)))
@@ -68,6 +73,21 @@ CASES: dict[str, partial[tuple[Any, Mind]]] = {
     "a policy": partial(made, "ppo", MASKED, 8),
     "drawn quantiles": partial(made, "iqn"),
 }  # fmt: skip
+
+
+# Of each kind of part and each preset the case that an export is tried with; a few always, the others slow.
+ALWAYS = (
+    "working=lstm", "working=slots", "external=votes", "external=graph", "external=product-key", "external=chunked",
+    "head=twin", "head=attention, offered", "observation.normalize", "encoder=entities",
+)  # fmt: skip
+ALL = [pytest.param(name, marks=() if name in ALWAYS else pytest.mark.slow) for name in EVERY if name != "preset smax"]
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_a_step_of_every_kind_of_part_is_what_the_policy_does(name: str):
+    """So that an export which is held against the step is held against the agent."""
+    spec, mind = EVERY[name].mind()
+    follow(spec, mind, step_of(spec, mind))
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
@@ -162,6 +182,25 @@ def test_two_inputs_of_one_name_are_refused():
     spec, mind = made("dqn", Dict((("a", Dict((("b", Discrete(2)),))), ("a.b", Discrete(2)))))
     with pytest.raises(SpecError, match="rename one of them"):
         step_of(spec, mind)
+
+
+def test_an_export_that_acts_otherwise_is_refused_but_for_a_tie():
+    """All else is as it should be; its mask was lost, or the worst was taken."""
+    spec, mind = made("dqn", MASKED)
+    step = step_of(spec, mind)
+
+    def run(given: Any, act: Any, step: Step) -> dict[str, np.ndarray]:
+        outputs = step.function(*(given[port.name] for port in step.inputs))
+        found = {port.name: np.asarray(value) for port, value in zip(step.outputs, outputs, strict=True)}
+        return found | {"action": act(found["q"], given["action_mask"]).astype(found["action"].dtype)}
+
+    assert check(step, partial(run, step=step, act=lambda q, mask: np.where(mask, q, -np.inf).argmax(-1))) == 0
+    for act in (lambda q, mask: q.argmax(-1), lambda q, mask: np.where(mask, q, np.inf).argmin(-1)):
+        with pytest.raises(SpecError, match=r"takes another action than the agent in \d+ of 48 observations"):
+            check(step, partial(run, step=step, act=act))
+    flat = dataclasses.replace(mind, network=jax.tree.map(lambda leaf: 0 * leaf, mind.network))
+    equal = step_of(spec, flat)  # every action is worth the same
+    assert check(equal, partial(run, step=equal, act=lambda q, mask: 3 - mask[:, ::-1].argmax(-1))) == 0
 
 
 @pytest.mark.parametrize(

@@ -306,6 +306,27 @@ def test_an_environment_of_a_module_needs_trust_to_be_played_and_none_to_predict
         agent.evaluate(1)
 
 
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (b'"number": 2', b'"number": 10000000000000'),
+        (b'"shape": [4]', b'"shape": [10000000000000]'),
+        (b'"kind": "box", "shape": [4]', b'"kind": "box", "shape": [10000000000000]'),
+        (b'"shape": [4]', b'"shape": [-4]'),
+        (b'"number": 2', b'"number": 3'),
+    ],
+)
+def test_an_environment_that_asks_for_any_amount_of_memory_is_refused_before_it_gets_it(
+    folder: Path, before: bytes, after: bytes
+):
+    assert before in json.dumps(json.loads((folder / "env.json").read_text())).encode()
+    shown = json.loads((folder / "env.json").read_text())
+    text = json.dumps(shown).encode().replace(before, after)
+    change("env.json", (folder / "env.json").read_bytes(), text)(folder)
+    with pytest.raises(CheckpointError, match=r"env.json (does not fit the agent of config.json|has observations of)"):
+        engram.load(folder)
+
+
 def test_it_holds_one_checkpoint(folder: Path):
     assert engram.load(folder, at=240).step == 240
     with pytest.raises(SpecError, match="holds step 240 alone"):

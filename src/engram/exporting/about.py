@@ -11,7 +11,9 @@ from engram.envs.host.parts import Part
 from engram.envs.host.spaces import Observer
 from engram.envs.host.stored import space_from_json
 from engram.envs.names import action_names, names_of
+from engram.errors import SpecError
 from engram.exporting.step import NEXT, Port, Step, step_of
+from engram.external.sharded import Sharded
 from engram.play.trained import TrainedAgent
 from engram.spaces import Text
 
@@ -20,7 +22,12 @@ MOST_NAMES = 1_000  # actions that are named one by one
 
 
 def step_of_agent(agent: TrainedAgent, seed: int = 0) -> Step:
-    """The step of one of the agents of a run."""
+    """The step of one of the agents of a run. SpecError for one whose entries are in shards, which programs ask."""
+    if isinstance(agent.minds[seed].network.external, Sharded):
+        raise SpecError(
+            "the entries of this agent's memory are in shards of its run, and no exported program can ask them; "
+            "export the run's directory, which holds them in one table"
+        )
     return step_of(agent.plan.agent, agent.minds[seed], parts_of(agent))
 
 

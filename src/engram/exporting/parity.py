@@ -16,6 +16,7 @@ from engram import spaces
 from engram.errors import SpecError
 from engram.exporting.step import NEXT, REWARD, Port, Step
 
+COUNTED = {"action", NEXT + "carry.action", "entries.memory"}  # which one, not how much: a tie may go either way
 FARTHEST = 1e-3  # beyond rounding, but for networks of very large numbers
 Run = Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]  # inputs by name -> outputs by name
 
@@ -24,12 +25,13 @@ def compared(step: Step, run: Run, batch: int = 16, steps: int = 3, seed: int = 
     """The greatest difference of each output, and whether the actions are the same.
 
     `run`: the exported policy. An episode of `batch` lanes is played for so many steps; each side carries its own.
-    Returns: `outputs` by name, `difference`, the greatest of them, and `actions`, how many of all were others.
+    Returns: `outputs` by name; `difference`, the greatest of those that are no numbers of entries or actions;
+    `actions`, how many of all were others; `wrong`, how many of these were no tie.
     """
     generator, function = np.random.default_rng(seed), jax.jit(step.function)
     ours = theirs = step.first(batch)
     found: dict[str, float] = {}
-    actions = 0
+    actions = wrong = 0
     for _ in range(steps):
         seen = observed(step, generator, batch)
         given = [np.asarray((ours | seen)[port.name]) for port in step.inputs]
@@ -37,17 +39,35 @@ def compared(step: Step, run: Run, batch: int = 16, steps: int = 3, seed: int = 
         got = run({port.name: np.ascontiguousarray((theirs | seen)[port.name]) for port in step.inputs})
         for port in step.outputs:
             found[port.name] = max(found.get(port.name, 0.0), difference(expected[port.name], got[port.name]))
-        actions += int((expected["action"] != got["action"]).sum())
+        other = expected["action"] != got["action"]
+        actions, wrong = actions + int(other.sum()), wrong + int((other & (_behind(expected, got) > FARTHEST)).sum())
         ours, theirs = _following(ours, expected), _following(theirs, got)
-    numbers = [value for name, value in found.items() if name not in ("action", NEXT + "carry.action")]
-    return {"outputs": found, "difference": max(numbers), "actions": actions}
+    numbers = [value for name, value in found.items() if name not in COUNTED]
+    return {"outputs": found, "difference": max(numbers), "actions": actions, "wrong": wrong}
+
+
+def _behind(expected: Mapping[str, np.ndarray], got: Mapping[str, np.ndarray]) -> np.ndarray:
+    """How far the estimates of the two actions are apart, of their size; 0 for a tie."""
+    estimates = np.asarray(expected["logits"] if "logits" in expected else expected["q"], np.float64)
+    if estimates.ndim != 2 or max(one["action"].max() for one in (got, expected)) >= estimates.shape[1]:
+        return np.full(len(got["action"]), np.inf)
+    size = np.abs(np.where(np.isfinite(estimates), estimates, 0)).max(-1, initial=1.0)
+    taken, best = (
+        np.take_along_axis(estimates, np.asarray(one["action"], np.int64)[:, None], -1)[:, 0] for one in (got, expected)
+    )
+    return np.nan_to_num(np.abs(best - taken) / size, nan=np.inf)
 
 
 def check(step: Step, run: Run) -> float:
     """The `difference` of `compared`. SpecError where that is more than rounding."""
     found = compared(step, run)
+    if found["wrong"]:
+        raise SpecError(
+            f"the exported policy takes another action than the agent in {found['wrong']} of 48 observations; nothing "
+            f"was written: export it to stablehlo"
+        )
     if found["difference"] > FARTHEST:
-        worst = max(found["outputs"], key=lambda name: found["outputs"][name])
+        worst = max(found["outputs"].keys() - COUNTED, key=lambda name: found["outputs"][name])
         raise SpecError(
             f"the exported policy differs from the agent by {found['difference']:.2g} in {worst}, more than rounding; "
             f"nothing was written: export it to stablehlo"

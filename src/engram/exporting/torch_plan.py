@@ -58,6 +58,10 @@ def _check(spec: MindSpec, network: Network) -> None:
         raise SpecError(
             "to_torch.py knows no missing or normalised numbers, and no previous action or reward; use model.onnx"
         )
+    several = spaces.one_hot(network.space)
+    kinds = [leaf for _, leaf in spaces.leaves(network.space) if not isinstance(leaf, spaces.Box | spaces.Text)]
+    if any(spaces.digits(size, several)[1] > 1 for leaf in kinds for size in spaces.categories(leaf)):
+        raise SpecError("to_torch.py knows no categories of so many values that digits stand for them; use model.onnx")
     if any(isinstance(leaf, spaces.Text) for _, leaf in spaces.leaves(network.space)):
         raise SpecError("to_torch.py knows no texts; use model.onnx")
 

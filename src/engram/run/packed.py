@@ -16,6 +16,7 @@ before it is parsed, and nothing is unpickled. `sharing/` writes such folders.
 import dataclasses
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,13 +27,16 @@ from engram.agents.agent import Agent, numbered_mind
 from engram.agents.policy import Mind
 from engram.checkpoint.disk import Disk, read_small, strict_json
 from engram.checkpoint.files import Sealed, check_seal, fields, from_bytes, parse_tensors
+from engram.envs.host.stored import numbers_in
 from engram.errors import CheckpointError, EngramError, SpecError
 from engram.play.trained import Environment, TrainedAgent
 from engram.run.machine import check_fits
 from engram.run.making import make_agent
 from engram.run.plan import LATER, RunPlan
+from engram.spaces import leaves
 from engram.trees import named, restored
 
+MOST_NUMBERS = 1 << 26  # of one observation in a stranger's folder: a picture of 8,192 x 8,192
 FORMAT = "engram-folder/1"
 CONFIG, MODEL, MEMORY, ENTRIES = "config.json", "model.safetensors", "memory.safetensors", "memory.json"
 ENV, EVALUATION, CARD = "env.json", "evaluation.json", "README.md"
@@ -186,7 +190,30 @@ def _plan(folder: Path, config: Mapping[str, Any]) -> RunPlan:
     if both := sorted(set(OF_ENV) & config["plan"].keys()):
         raise CheckpointError(f"{folder / CONFIG} holds {both[0]!r}, which belongs into {ENV}")
     values = config["plan"] | {name: env[name] for name in OF_ENV}
-    return RunPlan.of_json(values, folder / CONFIG)
+    plan = RunPlan.of_json(values, folder / CONFIG)
+    check_sizes(plan, folder / ENV)
+    return plan
+
+
+def check_sizes(plan: RunPlan, path: Path) -> None:
+    """Raises CheckpointError where an environment shows more than the agent has learned from, or takes other actions.
+
+    A few words may ask for any number of actions, or of numbers in a box, and so for any amount of memory.
+    """
+    held = sum(math.prod(leaf.shape) for _, leaf in leaves(plan.space))
+    if held > MOST_NUMBERS:
+        raise CheckpointError(f"{path} has observations of {held:,} numbers; {MOST_NUMBERS:,} are taken at most")
+    if plan.shown is None:
+        return
+    try:
+        actions = plan.shown["actions"]
+        sizes = [actions["number"]] if "number" in actions else [len(actions.get("rows", ()))]
+        if "values" in actions:
+            sizes = [math.prod(len(column) for column in actions["values"])]
+        if sizes != [plan.actions] or numbers_in(plan.shown["observation"]) > held:
+            raise ValueError("it shows or takes more than the agent knows")
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{path} does not fit the agent of {CONFIG} ({error}); get the folder anew") from None
 
 
 def plan_parts(plan: RunPlan) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -3,6 +3,7 @@
 Worker processes import this file, so it imports no JAX.
 """
 
+import math
 from typing import Any
 
 import numpy as np
@@ -60,6 +61,20 @@ def space_from_json(value: dict[str, Any]) -> gym_spaces.Space:
         low, high = (_bound_from_json(about[name], shape, dtype) for name in ("low", "high"))
         return gym_spaces.Box(low, high, shape, dtype.type)
     raise SpaceError(f"{kind!r} is no kind of space")
+
+
+def numbers_in(value: Any) -> int:
+    """How many numbers the boxes of a stored space hold, without making any; the errors of `space_from_json`.
+
+    A few words of JSON may ask for a box of any size.
+    """
+    if value["kind"] in ("dict", "tuple"):
+        parts = value["parts"]
+        return sum(map(numbers_in, parts.values() if isinstance(parts, dict) else parts))
+    shape = value["shape"] if value["kind"] in ("box", "multibinary") else ()
+    if not all(type(size) is int and size >= 0 for size in shape):
+        raise ValueError(f"{shape!r} is no shape")
+    return math.prod(shape)
 
 
 def _bound_to_json(bound: np.ndarray) -> Any:
