@@ -164,7 +164,7 @@ def override(value: T, path: str, text: Any) -> T:
 
     `text` is a string as typed on a command line (`3e-4`, `128,128`, `true`, `none`) or already a value of the
     right type. For a part, the name of another kind (`head=dueling`) takes that kind with its defaults, keeping
-    what both kinds have.
+    of what both kinds have that which is not the default: 0 may mean one thing here, and another there.
     """
     if path == ROOT and isinstance(text, str):
         return _switch(ROOT, value, text)
@@ -222,12 +222,18 @@ def _override(value: Any, path: str, whole: str, text: Any) -> Any:
 
 
 def _switch(role: str, old: Any, kind: str) -> Any:
-    """The spec registered as `kind`, keeping the settings that it shares with the old one."""
+    """The spec registered as `kind`, keeping the settings that it shares with the old one.
+
+    Of a part, those that were chosen: what is a default of the old kind says nothing of the new one.
+    """
     new = registry.find(role, kind)
     if type(old) is new:
         return old
-    shared = {f.name for f in dataclasses.fields(new)} & {f.name for f in dataclasses.fields(old)}
-    return new(**{name: getattr(old, name) for name in shared})
+    names = {field.name for field in dataclasses.fields(new)}
+    own = {field.name: (getattr(old, field.name), _default(field)) for field in dataclasses.fields(old)}
+    return new(
+        **{name: value for name, (value, usual) in own.items() if name in names and (role == ROOT or value != usual)}
+    )
 
 
 def describe(value: Any, prefix: str = "") -> list[tuple[str, str, Any, str]]:

@@ -12,6 +12,7 @@ from engram.agents.spec import AgentSpec
 from engram.agents.told import reasons
 from engram.errors import SpecError, UnknownName
 from engram.exploration.greedy import EpsilonGreedySpec
+from engram.external.votes import VotesSpec
 from engram.heads.q import DuelingSpec, QSpec
 
 SPACES = [
@@ -125,3 +126,13 @@ def test_registering_twice_leaves_the_first():
 def test_epsilon_falls_linearly_and_then_stays():
     chosen = EpsilonGreedySpec(start=1.0, end=0.1, steps=100)
     assert [round(float(chosen.epsilon(step)), 6) for step in (0, 50, 100, 1000)] == [1.0, 0.55, 0.1, 0.1]
+
+
+def test_another_kind_of_a_part_keeps_what_was_chosen_and_has_its_own_defaults():
+    """A memory of 100 steps stays one; a temperature that nobody chose is the new kind's."""
+    agent = specs.override_all(AgentSpec(), {"external": "episodic", "external.neighbours": 7})
+    votes = specs.override(agent, "external", "votes")
+    assert (votes.external.neighbours, votes.external.temperature) == (7, VotesSpec().temperature)
+    memory = {"working": "lstm", "working.hidden_size": 32, "replay.window": 8}
+    long = specs.override(specs.override_all(AgentSpec(), memory), "working", "fast-weights")
+    assert (long.working.hidden_size, long.working.horizon) == (32, 1000)  # of an lstm 0 means as usual
