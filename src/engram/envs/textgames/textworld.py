@@ -23,6 +23,7 @@ from engram.errors import SpecError, hint
 SPLITS, FOODS, ROOMS = ("train", "test"), ("train", "valid", "test"), (1, 6, 9, 12)
 FIRST_TEST = 1_000_000  # seed of the first game of the test
 MOST_GAMES = 100_000
+MOST_ROOMS = 100  # that TextWorld finds names for
 
 
 def coin_collector(
@@ -40,8 +41,8 @@ def coin_collector(
     """A coin at the other end of a chain of rooms (Yuan et al. 2018, arXiv 1806.11525).
 
     Args:
-      level: 1 to 300. The shortest way takes (level - 1) % 100 + 1 commands; from 101 on there are dead ends beside it,
-        from 201 on more of them.
+      level: 1 to 150, or 201 to 233. The shortest way takes (level - 1) % 100 + 1 commands; from 101 on there are dead
+        ends beside it, from 201 on more of them.
       easiest: games of training go evenly from this level to `level`; None: from the first of the same hundred. The
         test has `level` alone.
       guided: whether the game tells the whole way when it begins.
@@ -50,11 +51,18 @@ def coin_collector(
       words, rows, commanded, render_mode: see `TextGame`.
     """
     _whole("level", level, 1, 300)
+    _flags(guided=guided, commanded=commanded)
     begin = level - (level - 1) % 100 if easiest is None else _whole("easiest", easiest, 1, level)
     count = _number_of(games, split)
     steps = max(1, count - 1)
     levels = [level if split == "test" else begin + round((level - begin) * one / steps) for one in range(count)]
-    chosen = [{"level": one, "guided": bool(guided)} for one in levels]
+    for one in levels:
+        if (rooms := (1 + (one - 1) // 100) * ((one - 1) % 100 + 1)) > MOST_ROOMS:
+            raise SpecError(
+                f"level = {level} was given, whose games have levels up to {one} with {rooms} rooms; TextWorld makes "
+                f"{MOST_ROOMS} at most: levels 1 to 150 and 201 to 233"
+            )
+    chosen = [{"level": one, "guided": guided} for one in levels]
     made = [_game("coin_collector", one, _seed(split, number), folder) for number, one in enumerate(chosen)]
     return TextGame(made, words=words, rows=rows, commanded=commanded, render_mode=render_mode)
 
@@ -79,14 +87,15 @@ def cooking(
     """A meal by the cookbook: find what it asks for, cut and cook it as it says, prepare it and eat.
 
     Args:
-      recipe: ingredients, 1 to 3. take: how many of them must be fetched, 0 to `recipe`.
+      recipe: ingredients, 1 to 3. take: how many of them must be fetched, 1 to `recipe`.
       rooms: 1, 6, 9 or 12. cook, cut: whether ingredients are cooked, cut.
       open: whether doors and containers are closed. drop: whether little can be carried.
       foods: train, or what TextWorld keeps apart as valid and test: foods and preparations that those do not have.
       split, games, folder, words, rows, commanded, render_mode: as of `coin_collector`.
     """
     _whole("recipe", recipe, 1, 3)
-    _whole("take", take, 0, recipe)
+    _whole("take", take, 1, recipe)
+    _flags(cook=cook, cut=cut, open=open, drop=drop, commanded=commanded)
     _one_of("rooms", rooms, ROOMS)
     _one_of("foods", foods, FOODS)
     chosen = {"recipe": recipe, "take": take, "go": rooms, "cook": cook, "cut": cut, "open": open, "drop": drop}
@@ -156,6 +165,13 @@ def _whole(name: str, given: Any, low: int, high: int) -> int:
     if type(given) is not int or not low <= given <= high:
         raise SpecError(f"{name} = {given!r} was given; expected a whole number from {low} to {high:,}")
     return given
+
+
+def _flags(**given: Any) -> None:
+    """SpecError for what is neither true nor false: `no` as a text would be taken for yes."""
+    for name, value in given.items():
+        if not isinstance(value, bool):
+            raise SpecError(f"{name} = {value!r} was given; expected true or false")
 
 
 def _one_of(name: str, given: Any, known: tuple[Any, ...]) -> None:
