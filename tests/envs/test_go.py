@@ -1,6 +1,7 @@
 """Go: rules, players, symmetries, engines by GTP, matches, and a person at the board."""
 
 import dataclasses
+import re
 import shutil
 import stat
 import sys
@@ -240,9 +241,11 @@ def test_what_games_do_not_have_is_said_in_a_sentence(env, overrides, told):
 
 FAKE = '''#!{python}
 """Plays the first free point; {quirk}."""
-import sys
+import os, sys
 size, taken = 0, set()
+log = open("{log}-" + str(os.getpid()), "a")
 for line in sys.stdin:
+    print(line.strip(), file=log, flush=True)
     words = line.split()
     if words[0] == "boardsize":
         size = int(words[1])
@@ -265,7 +268,7 @@ for line in sys.stdin:
 
 def fake(folder: Path, quirk: str = "plain", genmove: str = "pass") -> list[str]:
     file = folder / "engine"
-    file.write_text(FAKE.format(python=sys.executable, quirk=quirk, genmove=genmove))
+    file.write_text(FAKE.format(python=sys.executable, quirk=quirk, genmove=genmove, log=folder / "heard"))
     file.chmod(file.stat().st_mode | stat.S_IXUSR)
     return [str(file)]
 
@@ -350,7 +353,16 @@ def test_a_match_plays_every_opening_twice_and_tells_intervals(capsys, run, monk
     monkeypatch.setattr(rivals, "gnu_go", lambda level, seed=0: fake(tmp_path))
     by_pipe = json.loads(said(capsys, "match", str(run), "--games", "2", "--against", "gnugo:1", "--json"))
     assert by_pipe["all"]["games"] == 2
-    assert by_pipe["given_up"] <= 2  # the engine knows no rules: a forbidden move forfeits
+    # The engine of each game heard the moves of the other colour, and was asked for those of its own.
+    games = [file.read_text() for file in tmp_path.glob("heard-*")]
+    lines = [[line.split() for line in game.splitlines() if line.startswith(("play", "genmove"))] for game in games]
+    asked = [{words[1] for words in game if words[0] == "genmove"} for game in lines]
+    assert sorted(map(sorted, asked)) == [["B"], ["W"]]  # colours were swapped
+    for game, own in zip(lines, asked, strict=True):
+        told = [words for words in game if words[0] == "play"]
+        assert len(told) > 1
+        assert {words[1] for words in told[-1:]} == {"B", "W"} - own
+        assert all(re.fullmatch("[A-C][1-3]|pass", words[2], re.IGNORECASE) for words in told)
 
 
 @pytest.mark.parametrize(
@@ -378,6 +390,19 @@ def test_a_rival_hears_of_every_move_but_its_own_and_the_last(run):
         about = {"games": 6, "opening_moves": 0, "side": "first"}
         played = play_match(env, agent.minds[0], agent.plan.agent, Listening(env, "random", 0), **about)[1]
     assert sum(heard) == sum(len(game.moves) // 2 for game in played)  # of an odd number of moves the agent's is last
+
+
+def test_where_the_environment_plays_the_other_side_no_past_self_does():
+    about: dict[str, Any] = {"envs": 16, "steps": 256, "progress": False, "overrides": {"pool.size": 1}}
+    inside = {"env_args": {"size": 3, "opponent": "capture"}}
+    with engram.Trainer("engram/Go-v0", "go", **about | inside) as trainer:
+        assert trainer.plan.agent.pool.share == 0
+        assert trainer.plan.agent.turns
+    asked = {"overrides": {"pool.share": 0.2}}
+    with pytest.raises(SpecError, match=r"pool.share = 0.2 lets past selves play .* the environment plays it itself"):
+        engram.Trainer("engram/Go-v0", "go", **about | inside | asked)
+    with engram.Trainer("engram/Go-v0", "go", **about | {"env_args": {"size": 3}}) as trainer:
+        assert trainer.plan.agent.pool.share == 0.2
 
 
 def test_a_game_that_knows_nobody_asks_for_a_run(capsys, tmp_path):

@@ -128,6 +128,14 @@ def with_turns(agent: MindSpec, changes: dict[str, Any], made: Any, env: str | N
                 f"draw=hindsight was given, but in {env or 'this environment'} two sides take turns, and a goal is one "
                 f"side's; set draw=uniform"
             )
+        pool = getattr(agent, "pool", None)
+        if pool is not None and pool.share and getattr(made, "answers", False):
+            if "pool.share" in changes:
+                raise SpecError(
+                    f"pool.share = {pool.share} lets past selves play one side, but the environment plays it itself; "
+                    f"set pool.share=0, or leave its opponent out"
+                )
+            agent = specs.override(agent, "pool.share", 0.0)
         return agent if "turns" in changes else specs.override(agent, "turns", True)
     if agent.turns:
         raise SpecError(

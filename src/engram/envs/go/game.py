@@ -59,6 +59,11 @@ class Go:
 
     turns = True
 
+    @property
+    def answers(self) -> bool:
+        """Whether the environment itself plays the other side."""
+        return self.opponent != "self"
+
     def __post_init__(self):
         if not SMALLEST <= self.size <= LARGEST:
             raise SpecError(f"size = {self.size} was given for a board of Go; expected {SMALLEST} to {LARGEST}")
