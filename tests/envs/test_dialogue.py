@@ -211,6 +211,20 @@ def test_what_is_not_tracked_must_be_remembered():
     assert Dialogue(described=False, tracked=False).observation_space.shape == alike["seen"].shape  # type: ignore
 
 
+def test_who_asks_for_what_no_row_knows_is_told_so_and_for_an_amount_by_nobody():
+    """`price` is in no row and no user's wish: it is answered. How many tickets a user wants nobody tells that user."""
+    rows = [{"city": "seattle", "theater": "odeon"}, {"city": "boston", "theater": "ritz"}]
+    goals = [
+        Goal((("city", "seattle"),), ("price",)),
+        Goal((("city", "seattle"), ("numberofpeople", "2")), ("theater",)),
+        Goal((("city", "boston"),), ("numberofpeople",)),
+    ]
+    data = numbered(rows, goals)
+    assert [slot for slot, amount in zip(data.slots, data.amount, strict=True) if amount] == ["numberofpeople"]
+    assert data.meetable.tolist() == [True, True, False]
+    assert data.ceiling("all") == pytest.approx(2 / 3)
+
+
 def write(folder, base: Any = None, goals: Any = None) -> dict[str, str]:
     for name, content in (("base", base), ("goals", goals)):
         if content is not None:

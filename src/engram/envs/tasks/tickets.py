@@ -123,8 +123,10 @@ def numbered(rows: Sequence[Mapping[str, str]], goals: Sequence[Goal]) -> Ticket
 
     known, wanted = table(rows), table(wants)
     asked = np.array([[slot in goal.asks for slot in slots] for goal in goals])
-    amount = np.asarray(~(known >= 0).any(0))
+    # No row has it, and some user wants so much of it. What is only asked for is answered: nothing is known of it.
+    amount = np.asarray(~(known >= 0).any(0) & (wanted >= 0).any(0))
     meetable = np.array([((known == want) | (want < 0) | amount).all(1).any() for want in wanted])
+    meetable &= ~(asked & amount).any(1)  # nobody tells a user an amount
     return Tickets(slots, values, known, wanted, asked, meetable, _held_out(goals), amount)
 
 
