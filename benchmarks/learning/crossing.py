@@ -31,7 +31,8 @@ BOUNDS = {13: 0.825, 16: 0.90, 20: 0.95}  # arrivals within so many seconds, wit
 TASK: dict[str, Any] = {
     "clock": True, "late_ends": True, "order": "shuffled", "arrive": 2.0, "crash": 4.0, "late": 2.0, "speed": 0.0,
 }  # fmt: skip
-MLP: dict[str, Any] = {"encoder": "vector", "encoder.widths": (139, 139), "encoder.norm": True}
+# 35,847 parameters, of two frames of 15 rows with 8 columns; the attention has 36,099.
+MLP: dict[str, Any] = {"encoder": "vector", "encoder.widths": (103, 103), "encoder.norm": True}
 REFERENCE: dict[str, Any] = {
     "encoder": "entities", "encoder.heads": 2, "observation.stack": 1, "discount": 0.95, "n_step": 1, "learn_every": 1,
     "replay.capacity": 15_000, "replay.batch_size": 64, "replay.start": 200, "target.every": 512, "target.rate": 1.0,

@@ -167,7 +167,7 @@ def learn(name: str, seed: int, stages: tuple[int, ...], files: dict[str, str], 
         new = {"resume": True}
     with Trainer(run=folder, progress=False, **new) as trainer:
         began = time.monotonic()
-        while len(found) < len(stages):
+        while any(str(stage) not in found for stage in stages):
             trainer.learn(CHUNK)
             row = read_metrics(folder)[-1]
             for stage in stages:
@@ -208,7 +208,8 @@ def main() -> int:
             for seed in range(options.seeds):  # all agents once before any of them twice
                 for name in chosen:
                     part = f"{where}, {name}: seed {seed}"
-                    folder = options.work / where.replace(" ", "-") / name.replace(" ", "-") / f"seed{seed}"
+                    kind = f"{where.replace(' ', '-')}-{own_stages[-1]}"  # what a run was planned for
+                    folder = options.work / kind / name.replace(" ", "-") / f"seed{seed}"
                     if part in record.parts:
                         continue
                     if options.fresh:

@@ -126,7 +126,8 @@ def main() -> int:
             for name in chosen:
                 part = f"{name}: seed {seed}"
                 if part not in record.parts:
-                    folder = options.work / f"{options.games}{options.level}" / name.replace(" ", "-") / f"seed{seed}"
+                    kind = f"{options.games}{options.level}-{options.count or 'all'}-{options.steps}"
+                    folder = options.work / kind / name.replace(" ", "-") / f"seed{seed}"
                     record.put(part, learn(env, name, seed, options.steps, args, folder))
                     print(part, record.parts[part], file=sys.stderr, flush=True)
     except EngramError as problem:
