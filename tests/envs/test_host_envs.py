@@ -20,6 +20,8 @@ from hypothesis import strategies as st
 from support.bad_envs import LENGTH, Aliased, Walk
 
 from engram import spaces
+from engram.agents.presets import preset
+from engram.encoders.entities import EntitiesSpec
 from engram.envs.adapters import adapter
 from engram.envs.adapters.minigrid import Tiles
 from engram.envs.host import build
@@ -552,7 +554,7 @@ class Pool:
 def envpool(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A stand-in for the package, which is too large for the tests' environment; `gymnasium.registry` is put back."""
     module = types.ModuleType("envpool")
-    module.list_all_envs = lambda: ["Count-v0", "Intersection-v0"]  # pyright: ignore
+    module.list_all_envs = lambda: ["Count-v0", "Intersection-v0", "HighwayFast-v0"]  # pyright: ignore
     module.make_gymnasium = Pool  # pyright: ignore
     monkeypatch.setitem(sys.modules, "envpool", module)
     monkeypatch.setattr(adapter, "find_spec", lambda name: object() if name == "envpool" else None)
@@ -574,6 +576,16 @@ def test_an_environment_of_envpool_is_one_environment_seeded_at_each_reset():
     assert [step.reward[0] for step in steps] == [1, 2, 0]
     assert steps[2].terminated[0]
     assert steps[2].observation["x"][0, 0] == episode_seed(2, 0, 1) % 1000
+    envs.close()
+
+
+@pytest.mark.usefixtures("envpool")
+def test_vehicles_of_envpools_driving_tasks_are_a_set_to_attend_to(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(Pool, "observation_space", gym_spaces.Box(-1, 1, (5, 5), np.float32))
+    envs = make_host("envpool/HighwayFast-v0", seed=0)
+    assert envs.observation_space.unordered
+    for name in ("auto", "driving"):
+        assert isinstance(preset(name, envs.observation_space, 1_000).encoder, EntitiesSpec)
     envs.close()
 
 

@@ -181,6 +181,17 @@ def test_a_folder_of_ones_own_pairs_is_made_and_played(tmp_path: Path, capsys):
     assert env.parts["actions"][0] == END
 
 
+def test_a_folder_that_cannot_be_written_to_is_told_before_anything_is_fetched(tmp_path: Path, capsys):
+    (tmp_path / "file").write_text("")
+    for words in ([str(tmp_path / "file" / "made")], [str(tmp_path / "file")]):
+        assert command.main([*words, "--from", "libreoffice-de"]) == 74
+        said = capsys.readouterr().err
+        assert said.startswith(str(tmp_path / "file"))
+        assert said.endswith("name a folder that you may write to\n")
+    assert command.main([str(tmp_path / "new"), "--from", "nowhere"]) == 2
+    assert not (tmp_path / "new").exists()
+
+
 @pytest.mark.parametrize(
     "file, text, said",
     [

@@ -97,6 +97,17 @@ def test_an_error_in_a_callback_leaves_the_newest_step_on_the_disk(tmp_path: Pat
     assert engram.info(tmp_path)["step"] == 100
 
 
+def test_an_evaluation_while_training_tells_how_many_episodes_met_their_goal(tmp_path: Path):
+    listener = Listener()
+    about: dict[str, Any] = {"evaluate_every": 30, "evaluate_episodes": 6}
+    with Trainer(Judged, run=tmp_path, callbacks=[listener], steps=60, log_every=30, **SMALL | about) as trainer:
+        trainer.learn()
+    told = [one.success_rate for one in listener.of("on_evaluate")]
+    assert len(told) == 2
+    assert all(0 < rate < 1 for rate in told)
+    assert [row["evaluation_success"] for row in read_metrics(tmp_path)] == told
+
+
 def test_every_episode_of_training_is_told_with_the_numbers_of_its_info(tmp_path: Path):
     """Walk takes 4 steps an episode."""
     listener = Listener()

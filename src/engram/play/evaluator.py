@@ -67,7 +67,7 @@ class HostEvaluator:
             return None
         self.cut = sum(one.cut for one in played)
         lengths = [length for one in played for length in one.lengths]
-        return Evaluation.of([list(one.returns) for one in played], lengths, self.cut)
+        return Evaluation.of([list(one.returns) for one in played], lengths, self.cut, successes_of(played))
 
     def _in_numpy(self, mind: Mind) -> Choose | None:
         """Greedy actions in NumPy, for observations of one array and small networks without memory; else None."""

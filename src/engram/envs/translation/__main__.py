@@ -12,6 +12,7 @@ import argparse
 import sys
 import tempfile
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from engram.envs.translation.cleaning import prepared
 from engram.envs.translation.corpus import FILE, PHRASES, Corpus, Pairs, divided, find, write
 from engram.envs.translation.sources import found
 from engram.envs.translation.vocabulary import Vocabulary, learned, of_words
-from engram.errors import EngramError, SpecError
+from engram.errors import EXIT_INPUT_OUTPUT, EngramError, SpecError
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -37,7 +38,9 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--pairs", type=int, help="the most pairs that are kept, the first ones; all by default")
     parser.add_argument("--packages", type=Path, help="a folder that holds or is given the Debian packages")
     options = parser.parse_args(words)
+    begun = not options.folder.exists()
     try:
+        options.folder.mkdir(parents=True, exist_ok=True)  # before anything is fetched for it
         with tempfile.TemporaryDirectory() as temporary:
             made = corpus(options, Path(options.packages or temporary))
         write(options.folder, made)
@@ -45,7 +48,14 @@ def main(words: Sequence[str] | None = None) -> int:
         steps = demonstrations.write(options.folder / "demonstrations.npz", str(options.folder))
     except EngramError as problem:
         print(f"{problem}", file=sys.stderr)
+        with suppress(OSError):  # of a folder that is not empty
+            if begun:
+                options.folder.rmdir()
         return problem.exit_code
+    except OSError as problem:
+        where = problem.filename or options.folder
+        print(f"{where} cannot be used ({problem.strerror}); name a folder that you may write to", file=sys.stderr)
+        return EXIT_INPUT_OUTPUT
     counts = ", ".join(f"{len(pairs):,} {name}" for name, pairs in made.splits.items())
     pieces = len(made.vocabulary.pieces)
     print(f"{options.folder / FILE}: {counts} pairs, {pieces:,} pieces; {steps:,} demonstrated tokens")
