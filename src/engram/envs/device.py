@@ -314,7 +314,7 @@ def check_device_env(env: DeviceEnv, *, steps: int = 200, seed: int = 0, missing
     keys, actions = bits[..., :2], (bits[1:, :, 2:] % env.actions).astype(jnp.int32)
     actions = actions[..., 0] if agents == 1 else actions
 
-    def advance(state: EnvState, action: Int[Array, ""], key: UInt32[Array, "2"]) -> tuple[EnvState, PyTree]:
+    def advance(state: EnvState, action: Int[Array, "*agents"], key: UInt32[Array, "2"]) -> tuple[EnvState, PyTree]:
         """A step, and the first state of the next episode where it ended one, as a runner has it."""
         following, step = env.step(state, action, key)
         over = step.terminated | step.truncated
