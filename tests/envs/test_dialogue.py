@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from engram import Trainer, load
 from engram.envs.device import make_device
 from engram.envs.names import names_of
 from engram.envs.tasks import agenda, clerk
@@ -33,7 +34,7 @@ from engram.envs.tasks.agenda import (
 from engram.envs.tasks.dialogue import Dialogue
 from engram.envs.tasks.tickets import ANY, UNKNOWN, Goal, made_goals, made_rows, numbered, tickets
 from engram.envs.tasks.wording import NotUnderstood, act_in_words, read_act, sentence
-from engram.errors import SpecError, UnknownName
+from engram.errors import CheckpointError, SpaceError, SpecError, UnknownName
 from engram.spaces import MASK, OFFERED
 
 ROWS = [
@@ -209,6 +210,26 @@ def test_what_is_not_tracked_must_be_remembered():
     assert len(raw.parts["numbers"]) == alike["seen"].size
     assert len(Dialogue().parts["numbers"]) == tracked["seen"].size
     assert Dialogue(described=False, tracked=False).observation_space.shape == alike["seen"].shape  # type: ignore
+
+
+def test_a_run_goes_on_with_the_base_and_goals_that_it_began_with(tmp_path):
+    """Other values in as many slots look the same from outside, and mean something else."""
+    files = write(tmp_path, {str(number): row for number, row in enumerate(ROWS)}, GOALS)
+    about: dict[str, Any] = {"steps": 32, "env_args": {**files, "split": "all"}, "evaluate_every": 0, "progress": False}
+    with Trainer("engram/Dialogue-v0", "auto", run=tmp_path / "run", **about) as trainer:
+        trainer.learn()
+    with Trainer(run=tmp_path / "run", resume=True, progress=False) as trainer:
+        assert trainer.steps == 32
+    agent = load(tmp_path / "run")
+    agent.evaluate(1)
+    other = json.dumps(ROWS).replace("seattle", "toronto")
+    write(tmp_path, {str(number): row for number, row in enumerate(json.loads(other))},
+          json.loads(json.dumps(GOALS).replace("seattle", "toronto")))  # fmt: skip
+    tickets.cache_clear()
+    with pytest.raises(CheckpointError, match=r"the files that engram/Dialogue-v0 reads are not those that the run"):
+        Trainer(run=tmp_path / "run", resume=True, progress=False)
+    with pytest.raises(SpaceError, match="are not those that the agent learned from"):
+        load(tmp_path / "run").evaluate(1)
 
 
 def test_who_asks_for_what_no_row_knows_is_told_so_and_for_an_amount_by_nobody():

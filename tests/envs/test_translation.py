@@ -222,6 +222,18 @@ def test_what_is_no_corpus_or_no_source_is_told(tmp_path: Path):
         Vocabulary(("a", "b"))
 
 
+def test_a_corpus_is_told_from_another_of_the_same_size(tmp_path: Path):
+    """By which tokens mean what, and by its sentences; not by where it lies."""
+    for name in ("one", "two"):
+        write(tmp_path / name, PHRASES)
+    digests = [make_device("engram/Translate-v0", data=str(tmp_path / name)).data_digest for name in ("one", "two")]
+    assert digests[0] == digests[1] == make_device("engram/Translate-v0").data_digest
+    pairs = (tmp_path / "two" / "train.tsv").read_text().splitlines()
+    (tmp_path / "two" / "train.tsv").write_text("\n".join([*pairs[1:], pairs[0]]) + "\n")
+    find.cache_clear()
+    assert make_device("engram/Translate-v0", data=str(tmp_path / "two")).data_digest != digests[0]
+
+
 def test_a_written_corpus_is_read_back(tmp_path: Path):
     write(tmp_path / "made", PHRASES)
     again = find(str(tmp_path / "made"))

@@ -358,6 +358,13 @@ class TrainedAgent:
                 f"{self._env} has {made.observation_space} and {made.actions} actions, but the agent learned from "
                 f"{self.plan.space} and {self.plan.actions} actions; choose an environment that has these"
             )
+        of_training = self._env == self.plan.env and dict(self._env_args) == dict(self.plan.env_args)
+        learned_from = getattr(self.plan, "data", None)
+        if of_training and learned_from is not None and getattr(made, "data_digest", None) != learned_from:
+            raise SpaceError(
+                f"the files that {self._env} reads are not those that the agent learned from, so its words and acts "
+                f"would mean something else; restore them"
+            )
         return made
 
 

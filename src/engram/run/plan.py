@@ -37,6 +37,7 @@ class RunPlan(RunSettings):
     actions: int = setting(NEEDED, "discrete actions of the environment", low=1)
     agents: int = setting(1, "agents of one environment, which are paid together", low=1, later=True)
     shown: dict[str, Any] | None = setting(None, "observations and actions as a host environment has them")
+    data: str | None = setting(None, "a digest of what the environment reads from files, where it does", later=True)
     horizon: int = setting(
         NEEDED, "environment steps that schedules follow: `steps`, or more for a run in pieces", low=1
     )

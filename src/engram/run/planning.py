@@ -112,6 +112,7 @@ def new_plan(
     shown = None if device else made.translator.to_json()
     return RunPlan(
         env=env, agent=agent, space=space, actions=made.actions, agents=agents_of(made), shown=shown, horizon=total,
+        data=getattr(made, "data_digest", None),
         follows=tuple(follows),
         **{**derived, **chosen, "steps": total},
     )  # fmt: skip
@@ -226,6 +227,11 @@ def check_same_task(plan: RunPlan, made: Any) -> None:
     has, had = form(made.observation_space, made.actions, agents_of(made)), form(plan.space, plan.actions, plan.agents)
     if not same(made.observation_space, plan.space) or (made.actions, agents_of(made)) != (plan.actions, plan.agents):
         raise CheckpointError(f"the environment now has {has}, but the run was started with {had}; restore its version")
+    if plan.data is not None and getattr(made, "data_digest", None) != plan.data:
+        raise CheckpointError(
+            f"the files that {plan.env} reads are not those that the run was started with, so its words and acts would "
+            f"mean something else; restore them, or start a new run"
+        )
 
 
 def form(space: Space, actions: int, agents: int) -> str:

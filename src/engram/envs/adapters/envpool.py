@@ -76,7 +76,7 @@ class EnvPool(gymnasium.Env):
             raise SpecError(f"{PREFIX}{task} has {players} players; choose a task with one")
         self.observation_space = self._pool.observation_space
         if task in _DRIVING:  # rows are vehicles, whose order says nothing
-            self.observation_space.unordered = True
+            self.observation_space.unordered = True  # type: ignore[attr-defined]
         self.action_space = self._pool.action_space
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:

@@ -146,6 +146,11 @@ class Dialogue:
     # -- what it is made of ----------------------------------------------------------------------------------
 
     @property
+    def data_digest(self) -> str:
+        """What base and goals are, which a run goes on with."""
+        return self.data.digest
+
+    @property
     def data(self) -> Tickets:
         """Base and goals."""
         return tickets(self.base or "", self.goals or "", self.data_seed)

@@ -7,12 +7,13 @@ has, such as `numberofpeople`, is an amount that is ordered, not looked up.
 Files are JSON: the base an object or a list of rows, the goals a list of objects with those two parts.
 """
 
+import hashlib
 import json
 import logging
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -68,6 +69,13 @@ class Tickets:
     def ceiling(self, split: str) -> float:
         """The share of the goals that a row of the base meets: no agent succeeds more often."""
         return float(self.meetable[self.of_split(split)].mean())
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of slots, values, rows and goals: what each act means, and what users want."""
+        arrays = self.rows, self.wanted, self.asked, self.test
+        content = repr((self.slots, self.values)).encode() + b"".join(array.tobytes() for array in arrays)
+        return hashlib.sha256(content).hexdigest()
 
     @property
     def words(self) -> int:

@@ -77,6 +77,11 @@ class Translate:
         return find(self.data)
 
     @property
+    def data_digest(self) -> str:
+        """What the sentences and their tokens are, which a run goes on with."""
+        return self.corpus.digest
+
+    @property
     def places(self) -> tuple[int, int]:
         """Tokens of the longest source and of the longest target, its END included."""
         one = self.corpus.encoded[SPLITS[0]]

@@ -51,6 +51,12 @@ class Corpus:
     splits: Mapping[str, Pairs]
 
     @cached_property
+    def digest(self) -> str:
+        """SHA-256 of pieces and pairs: which token means what, and what is translated."""
+        content = [self.vocabulary.pieces, [self.splits[name] for name in SPLITS]]
+        return hashlib.sha256(json.dumps(content, ensure_ascii=False).encode()).hexdigest()
+
+    @cached_property
     def encoded(self) -> dict[str, Split]:
         """The splits as tokens, all with as many places as the longest sentence of the corpus needs."""
         ids = {name: [[self.vocabulary.encode(text) for text in pair] for pair in self.splits[name]] for name in SPLITS}
