@@ -222,14 +222,16 @@ def test_a_run_goes_on_with_the_base_and_goals_that_it_began_with(tmp_path):
         assert trainer.steps == 32
     agent = load(tmp_path / "run")
     agent.evaluate(1)
+    assert agent.device_world(5).data_digest == agent.plan.data  # a limit hides nothing
     other = json.dumps(ROWS).replace("seattle", "toronto")
     write(tmp_path, {str(number): row for number, row in enumerate(json.loads(other))},
           json.loads(json.dumps(GOALS).replace("seattle", "toronto")))  # fmt: skip
     tickets.cache_clear()
-    with pytest.raises(CheckpointError, match=r"the files that engram/Dialogue-v0 reads are not those that the run"):
+    with pytest.raises(CheckpointError, match=r"engram/Dialogue-v0 is not made of the data that the run was"):
         Trainer(run=tmp_path / "run", resume=True, progress=False)
-    with pytest.raises(SpaceError, match="are not those that the agent learned from"):
-        load(tmp_path / "run").evaluate(1)
+    for more in ({}, {"env_args": {"split": "train"}}):
+        with pytest.raises(SpaceError, match="is not made of the data that the agent learned from"):
+            load(tmp_path / "run").evaluate(1, **more)
 
 
 def test_who_asks_for_what_no_row_knows_is_told_so_and_for_an_amount_by_nobody():

@@ -1,5 +1,6 @@
 """Text games: words and commands as arrays, scores as rewards, games that are made once."""
 
+from inspect import unwrap
 from pathlib import Path
 from typing import Any
 
@@ -164,9 +165,9 @@ def test_games_of_training_rise_to_the_level_and_the_test_has_other_seeds():
             "whose games have levels up to 151 with 102 rooms",
         ),
         (lambda: textworld.coin_collector(level=234, split="test"), "levels up to 234 with 102 rooms"),
-        (lambda: textworld._flags(open=True, guided="no"), "guided = 'no' was given; expected true or false"),
-        (lambda: textworld._flags(cut="no"), "cut = 'no' was given; expected true or false"),
-        (lambda: textworld._flags(commanded=1), "commanded = 1 was given; expected true or false"),
+        (lambda: unwrap(textworld.coin_collector)(guided="no"), "guided = 'no' was given; expected true or false"),
+        (lambda: unwrap(textworld.cooking)(cut="no"), "cut = 'no' was given; expected true or false"),
+        (lambda: unwrap(textworld.cooking)(commanded=1), "commanded = 1 was given; expected true or false"),
         (lambda: TextGame([]), "no game was given"),
         (lambda: game(features=12), "features = 12 was given; expected a multiple of 8"),
     ],

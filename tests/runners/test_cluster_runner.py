@@ -214,8 +214,8 @@ def test_a_run_that_is_resumed_with_other_actors_begins_no_episode_again_after_o
     crew: Any = runner._crew
     crew.dead.add(1)
     runner.advance(160, never)
-    playing = [crew.actors[env].envs._episodes[0].episode for env in range(2)]
     saved = runner.capture()
+    playing = [crew.actors[env].envs._episodes[0].episode for env in range(2)]
     assert saved.meta["begun"] == playing
     again = clustered(PLAIN, envs=2, actors=1)
     again.restore(saved.arrays, saved.meta, lambda _: saved.rows)
@@ -247,15 +247,26 @@ def test_what_a_shard_refuses_is_said_although_jax_says_only_that_a_callback_fai
     runner.start()
     runner.advance(64, never)
     place: Any = LINKS[LINK].shards.place
-    answers = place.answers
+    ask, answers = place.ask, place.answers
 
-    def full(handles: Any, seconds: float) -> Any:
-        raise EngramError("the object store of the cluster is full")
+    def asked(shard: int, verb: str, *given: Any) -> Any:
+        return "full" if verb == "read" else ask(shard, verb, *given)
 
-    place.answers = full
-    with pytest.raises(EngramError, match=r"^the object store of the cluster is full$"):
+    def answered(handles: Any, seconds: float) -> Any:
+        if any(isinstance(handle, str) for _, handle in handles):
+            raise EngramError("the object store of the cluster is full")
+        return answers(handles, seconds)
+
+    place.ask, place.answers = asked, answered
+
+    def learned_and_told() -> None:
         runner.advance(320, never)
-    place.answers = answers
+        runner.report()
+
+    with pytest.raises(EngramError, match=r"^the object store of the cluster is full$") as refused:
+        learned_and_told()
+    assert not isinstance(refused.value.__cause__, EngramError)  # but an error of JAX's, in which nothing is said
+    assert refused.value.__cause__ is not None
 
 
 def test_a_run_whose_actors_die_again_and_again_gives_up_with_a_sentence():

@@ -14,8 +14,12 @@ import pytest
 from support.logged import logged
 
 import engram
+from engram import specs
+from engram.agents.presets import preset
+from engram.agents.unread import what_is_read
 from engram.cli.commands import main
 from engram.comparison.compare import compare
+from engram.envs.device import make_device
 from engram.errors import EngramError
 from engram.run.folders import holds_run, plan_of
 from engram.tuning import trial
@@ -298,3 +302,16 @@ def test_a_study_that_was_killed_ends_as_one_that_was_not(tmp_path: Path):
         assert one.returncode == 0, err
     assert "trial 0:" not in out  # it was over
     assert rows(tmp_path / "killed") == rows(tmp_path / "whole")
+
+
+def test_the_line_to_train_with_keeps_what_turns_something_off():
+    """`attention-dqn` looks at entries again; without a memory that must be turned off by name."""
+    agent = preset("attention-dqn", make_device(DEVICE).observation_space, 1_000)
+    off = {"external": "none", "bootstrap": "plain", "recall.refresh": "0", "recall.n_step": "3", "discount": "0.9"}
+    kept = what_is_read(agent, off)
+    assert kept == {name: value for name, value in off.items() if name != "recall.n_step"}
+    assert not specs.override_all(agent, kept).has_external
+    recurrent = preset("drqn", make_device(DEVICE).observation_space, 1_000)
+    off = {"working": "none", "replay.window": "1", "replay.align": "false"}
+    assert list(what_is_read(recurrent, off)) == ["working", "replay.window"]
+    assert list(what_is_read(recurrent, off, keep=("replay.align",))) == list(off)

@@ -108,6 +108,21 @@ def check_read(agent: MindSpec, given: Collection[str]) -> None:
             raise Unread(agent, path, needs)
 
 
+def what_is_read(agent: MindSpec, given: Mapping[str, T], keep: Collection[str] = ()) -> dict[str, T]:
+    """The settings of `given` that something reads where they change this agent, in their order.
+
+    What is a default stays, because it may turn another setting off; so do the paths in `keep`.
+    """
+    known = {path for path, *_ in specs.describe(agent)}
+    able = {path: value for path, value in given.items() if path in keep or path in known or path == specs.ROOT}
+    try:
+        made = specs.unfinished(agent, able)
+    except SpecError:  # of what is kept: the agent itself refuses it
+        return able
+    waits = {path for path in _changed(made, able) if lacking(made, path) is not None}
+    return {path: value for path, value in able.items() if path in keep or path not in waits}
+
+
 def _changed(agent: MindSpec, given: Collection[str]) -> Iterator[str]:
     """The single settings at these paths, or below them, that do not have their defaults."""
     for path, value, default in specs.against_defaults(agent):
@@ -140,13 +155,7 @@ def of_chosen_parts(agent: MindSpec, changes: Mapping[str, Any], typed: Collecti
     """
     if not typed:
         return dict(changes)
-    chosen = _with_kinds(agent, changes)
-    known = {path for path, *_ in specs.describe(chosen)}
-    able = {path: value for path, value in changes.items() if path in typed or path in known or path == specs.ROOT}
-    with suppress(SpecError):  # of what was typed, which the agent itself refuses
-        made = specs.unfinished(agent, able)
-        return {path: value for path, value in able.items() if path in typed or lacking(made, path) is None}
-    return able
+    return what_is_read(_with_kinds(agent, changes), changes, keep=typed)
 
 
 def _with_kinds(agent: MindSpec, changes: Mapping[str, Any]) -> MindSpec:

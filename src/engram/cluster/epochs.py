@@ -9,6 +9,7 @@ time leaves whole epochs only. A file is called by its hash: equal shards have e
 covers what they hold. Of a replay each file has the rows of some places, and is written only if one of them changed.
 """
 
+import json
 import re
 import secrets
 from contextlib import suppress
@@ -172,10 +173,10 @@ def check_there(checkpoints: Path, epoch: Epoch) -> None:
             )
 
 
-def check_whole(checkpoints: Path, epoch: Epoch, fs: FileSystem | None = None) -> None:
-    """Raises CheckpointError for the first file of shards that is not as it was written."""
+def check_whole(checkpoints: Path, epoch: Epoch, rows: bool = True, fs: FileSystem | None = None) -> None:
+    """Raises CheckpointError for the first file of shards that is not as it was written; without `rows`, of entries."""
     disk = Disk() if fs is None else fs
-    for part in (*parts_of(epoch), *rows_of(epoch)):
+    for part in (*parts_of(epoch), *(rows_of(epoch) if rows else ())):
         path = checkpoints / FOLDER / part.sealed.file
         try:
             handle = disk.open(path)
@@ -185,6 +186,18 @@ def check_whole(checkpoints: Path, epoch: Epoch, fs: FileSystem | None = None) -
             check_seal(disk, handle, part.sealed)
         finally:
             disk.close(handle)
+
+
+def damaged(checkpoints: Path) -> list[str]:
+    """A sentence for each checkpoint in this folder, or below, that names a file of shards which is damaged or gone."""
+    found = []
+    for path in sorted(checkpoints.rglob("manifest.json")):
+        with suppress(OSError, ValueError):  # of the manifest itself others tell
+            try:
+                check_whole(checkpoints, epoch_of(json.loads(path.read_text()).get("meta", {}).get("state")))
+            except CheckpointError as problem:
+                found.append(f"{path.parent.name}: {problem}")
+    return found
 
 
 def opened(folder: Path, parts: list[Part], shape: Shape) -> Shard:

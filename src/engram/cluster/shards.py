@@ -6,9 +6,11 @@ the shard, and so of all that it keeps.
 """
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from functools import wraps
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
@@ -19,6 +21,7 @@ from engram.cluster.shard import Order, Receipt, Shape, Shard
 from engram.errors import EngramError, WriteFailed
 
 LOG = logging.getLogger("engram")
+F = TypeVar("F", bound=Callable[..., Any])
 PATIENCE = 600.0  # seconds for what a shard does with a whole file
 
 
@@ -181,6 +184,17 @@ class Shards:
                 self.without(shard, answer)
         return found
 
+    @contextmanager
+    def told(self) -> Iterator[None]:
+        """Raises what was refused meanwhile in the place of an error that only says that something failed."""
+        self.problem = None
+        try:
+            yield
+        except Exception as error:
+            if self.problem is None or error is self.problem:
+                raise
+            raise self.problem from error
+
     def without(self, shard: int, why: ShardGone) -> None:
         """A shard is done without."""
         if shard not in self.gone:
@@ -234,12 +248,12 @@ class Shards:
     def mend(self) -> list[Lost]:
         """Shards that are gone are made anew from the last epoch. What was written to them since is lost, and named.
 
-        One that does not come back stays gone.
+        One that does not come back stays gone. Raises ShardGone where that is all of them.
         """
-        lost = []
-        for shard in sorted(self.gone):
+        lost, gone = [], sorted(self.gone)
+        for shard in gone:
             self.place.make_anew(shard, self._epoch)
-            answer = self._every("held", [shard])[0]
+        for shard, answer in zip(gone, self._every("held", gone), strict=True):
             if isinstance(answer, ShardGone):
                 LOG.warning("shard %d did not come back (%s); the run goes on without it", shard, answer)
                 continue
@@ -253,8 +267,21 @@ class Shards:
             )
             lost.append(one)
         self.gone -= {one.shard for one in lost}
+        if len(self.gone) == self.count:
+            raise ShardGone("no shard came back; mend their machines, then resume the run from its last checkpoint")
         self.lost += lost
         return lost
+
+
+def telling(method: F) -> F:
+    """Says what a shard refused where JAX says only that a callback of a compiled program failed."""
+
+    @wraps(method)
+    def told(self: Any, *given: Any) -> Any:
+        with nullcontext() if self._shards is None else self._shards.told():
+            return method(self, *given)
+
+    return told  # type: ignore[return-value]
 
 
 class Here:

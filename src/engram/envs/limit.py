@@ -46,6 +46,16 @@ class TimeLimited:
         return getattr(self.env, "goal_rule", None)
 
     @property
+    def answers(self) -> bool:
+        """See `Go.answers`."""
+        return getattr(self.env, "answers", False)
+
+    @property
+    def data_digest(self) -> str | None:
+        """See `Translate.data_digest`."""
+        return getattr(self.env, "data_digest", None)
+
+    @property
     def agents(self) -> int:
         return agents_of(self.env)
 

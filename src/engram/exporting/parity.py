@@ -18,6 +18,7 @@ from engram.exporting.step import NEXT, REWARD, Port, Step
 
 COUNTED = {"action", NEXT + "carry.action", "entries.memory"}  # which one, not how much: a tie may go either way
 FARTHEST = 1e-3  # beyond rounding, but for networks of very large numbers
+Named = Mapping[str, np.ndarray]
 Run = Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]  # inputs by name -> outputs by name
 
 
@@ -39,23 +40,35 @@ def compared(step: Step, run: Run, batch: int = 16, steps: int = 3, seed: int = 
         got = run({port.name: np.ascontiguousarray((theirs | seen)[port.name]) for port in step.inputs})
         for port in step.outputs:
             found[port.name] = max(found.get(port.name, 0.0), difference(expected[port.name], got[port.name]))
-        other = expected["action"] != got["action"]
-        actions, wrong = actions + int(other.sum()), wrong + int((other & (_behind(expected, got) > FARTHEST)).sum())
+        actions += int((expected["action"] != got["action"]).sum())
+        wrong += int(_wrong(step, seen, expected, got).sum())
         ours, theirs = _following(ours, expected), _following(theirs, got)
     numbers = [value for name, value in found.items() if name not in COUNTED]
     return {"outputs": found, "difference": max(numbers), "actions": actions, "wrong": wrong}
 
 
-def _behind(expected: Mapping[str, np.ndarray], got: Mapping[str, np.ndarray]) -> np.ndarray:
-    """How far the estimates of the two actions are apart, of their size; 0 for a tie."""
-    estimates = np.asarray(expected["logits"] if "logits" in expected else expected["q"], np.float64)
-    if estimates.ndim != 2 or max(one["action"].max() for one in (got, expected)) >= estimates.shape[1]:
-        return np.full(len(got["action"]), np.inf)
-    size = np.abs(np.where(np.isfinite(estimates), estimates, 0)).max(-1, initial=1.0)
-    taken, best = (
-        np.take_along_axis(estimates, np.asarray(one["action"], np.int64)[:, None], -1)[:, 0] for one in (got, expected)
-    )
-    return np.nan_to_num(np.abs(best - taken) / size, nan=np.inf)
+def _wrong(step: Step, seen: Mapping[str, np.ndarray], expected: Named, got: Named) -> np.ndarray:
+    """Of each lane whether its action is neither the agent's nor one of equal worth.
+
+    As far as two estimates are apart by less than the exported policy's are from the agent's, they are equal. What is
+    forbidden is always wrong.
+    """
+    name = "logits" if "logits" in expected else "q"
+    one, other = (np.asarray(found[name], np.float64) for found in (expected, got))
+    taken, best = (np.asarray(found["action"], np.int64) for found in (got, expected))
+    wrong = taken != best
+    with np.errstate(invalid="ignore"):
+        off = np.nan_to_num(np.abs(one - other), nan=0.0).max(-1)
+    rounding = 4 * off + 1e-6 * np.abs(np.where(np.isfinite(one), one, 0)).max(-1, initial=1.0)
+    if step.sizes:  # number by number, each with estimates of its own
+        begins = np.cumsum((0, *step.sizes[:-1]))
+        places = [np.stack(np.unravel_index(action, step.sizes), -1) + begins for action in (taken, best)]
+        apart = np.abs(np.take_along_axis(one, places[0], -1) - np.take_along_axis(one, places[1], -1)).max(-1)
+    else:
+        apart = np.abs(np.take_along_axis(one, taken[:, None], -1) - np.take_along_axis(one, best[:, None], -1))[:, 0]
+    mask = next((np.asarray(seen[port.name]) for port in step.inputs if port.name.endswith(spaces.MASK)), None)
+    forbidden = np.zeros(len(taken), bool) if mask is None else ~mask.astype(bool)[np.arange(len(taken)), taken]
+    return wrong & (~(apart <= rounding) | forbidden)
 
 
 def check(step: Step, run: Run) -> float:

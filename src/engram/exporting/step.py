@@ -71,6 +71,7 @@ class Step:
     one: Callable[..., tuple[Array, ...]]
     start: dict[str, np.ndarray]
     shown: tuple[Shown, ...] = ()  # the parts of the observation
+    sizes: tuple[int, ...] = ()  # values of each number of an action, where each has a value of its own
 
     @property
     def axes(self) -> tuple[int | None, ...]:
@@ -133,7 +134,8 @@ def step_of(spec: MindSpec, mind: Mind, parts: Sequence[Part] | None = None) -> 
         return one(*(given[port.name] for port in inputs))
 
     entries = {name: np.asarray(value) for name, value in stored.items() if name not in blank}
-    return Step(tuple(kept), tuple(outputs), pruned, start | entries, tuple(shown))
+    sizes = tuple(mind.network.sizes) if spec.head.decouples else ()
+    return Step(tuple(kept), tuple(outputs), pruned, start | entries, tuple(shown), sizes)
 
 
 def examples(ports: Sequence[Port], batch: Any = None) -> list[jax.ShapeDtypeStruct]:

@@ -59,6 +59,7 @@ class TrainedPlan(Protocol):
     def seed(self) -> int: ...
 
 
+NAME_DATA = ("data", "base", "goals", "data_seed")  # arguments that say what an environment is made of
 AT_ONCE = 4  # environments that play side by side on the host
 F = TypeVar("F", bound=Callable[..., Any])
 _OWN = ("_policy", "_translator", "_random")  # what every copy makes anew
@@ -358,12 +359,13 @@ class TrainedAgent:
                 f"{self._env} has {made.observation_space} and {made.actions} actions, but the agent learned from "
                 f"{self.plan.space} and {self.plan.actions} actions; choose an environment that has these"
             )
-        of_training = self._env == self.plan.env and dict(self._env_args) == dict(self.plan.env_args)
+        args = dict(self._env_args), dict(self.plan.env_args)
+        of_training = self._env == self.plan.env and all(args[0].get(name) == args[1].get(name) for name in NAME_DATA)
         learned_from = getattr(self.plan, "data", None)
         if of_training and learned_from is not None and getattr(made, "data_digest", None) != learned_from:
             raise SpaceError(
-                f"the files that {self._env} reads are not those that the agent learned from, so its words and acts "
-                f"would mean something else; restore them"
+                f"{self._env} is not made of the data that the agent learned from, so its words and acts would mean "
+                f"something else; restore what its arguments name"
             )
         return made
 

@@ -74,9 +74,12 @@ class Keeper:
         epochs.check_there(self._run / FOLDER, epochs.epoch_of(captured.meta))
         return captured
 
-    def _check_shards(self, meta: Any) -> None:
-        """Raises CheckpointError where a file of shards that a checkpoint names is damaged or gone."""
-        epochs.check_whole(self._run / FOLDER, epochs.epoch_of(meta.get("state")))
+    def _check_shards(self, meta: Any, rows: bool = True) -> None:
+        """Raises CheckpointError where a file of shards that a checkpoint names is damaged or gone.
+
+        rows: whether those of the replay count, which only learning needs.
+        """
+        epochs.check_whole(self._run / FOLDER, epochs.epoch_of(meta.get("state")), rows)
 
     def _meta(self, captured: Captured, progress: Milestones) -> dict:
         return {"state": captured.meta, "plan": self._plan, "progress": asdict(progress)}
@@ -104,7 +107,7 @@ class Keeper:
 
         Neither the rows nor what only learning needs is read into the agent's form.
         """
-        loaded = self.load(at)
+        loaded = self._loaded(at, rows=False)
         return Kept(loaded.step, minds_of(agent, self.whole(agent, loaded)), loaded.passed_over, loaded.id)
 
     def whole(self, agent: Agent, loaded: Loaded) -> Mapping[str, np.ndarray]:
@@ -135,7 +138,7 @@ class Keeper:
             return with_rows(loaded, self._run / FOLDER)
         return loaded
 
-    def _loaded(self, at: At) -> Loaded:
+    def _loaded(self, at: At, rows: bool = True) -> Loaded:
         best, newest = self._best.steps(), self._store.steps()
         if at == BEST and not best:
             raise CheckpointError(
@@ -148,7 +151,7 @@ class Keeper:
                 f"{self._run} keeps no checkpoint of step {at}; use newest, best, or one of the steps {steps}"
             )
         store = self._best if at == BEST or (at in best and at not in newest) else self._store
-        loaded = store.load(None if at in (NEWEST, BEST) else int(at), self._check_shards)
+        loaded = store.load(None if at in (NEWEST, BEST) else int(at), partial(self._check_shards, rows=rows))
         if loaded.meta.get("plan") != self._plan:
             raise CheckpointError(
                 "run.json is not the one that the checkpoint was written with, so the run would not go on as it was; "

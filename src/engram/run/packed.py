@@ -33,10 +33,9 @@ from engram.play.trained import Environment, TrainedAgent
 from engram.run.machine import check_fits
 from engram.run.making import make_agent
 from engram.run.plan import LATER, RunPlan
-from engram.spaces import leaves
 from engram.trees import named, restored
 
-MOST_NUMBERS = 1 << 26  # of one observation in a stranger's folder: a picture of 8,192 x 8,192
+MOST_NUMBERS = 1 << 24  # of one observation in a stranger's folder: a picture of 4,096 x 4,096
 FORMAT = "engram-folder/1"
 CONFIG, MODEL, MEMORY, ENTRIES = "config.json", "model.safetensors", "memory.safetensors", "memory.json"
 ENV, EVALUATION, CARD = "env.json", "evaluation.json", "README.md"
@@ -189,30 +188,29 @@ def _plan(folder: Path, config: Mapping[str, Any]) -> RunPlan:
         raise CheckpointError(f"{folder / ENV} must be a JSON object with {', '.join(OF_ENV)}")
     if both := sorted(set(OF_ENV) & config["plan"].keys()):
         raise CheckpointError(f"{folder / CONFIG} holds {both[0]!r}, which belongs into {ENV}")
+    check_sizes(env, folder / ENV)
     values = config["plan"] | {name: env[name] for name in OF_ENV}
-    plan = RunPlan.of_json(values, folder / CONFIG)
-    check_sizes(plan, folder / ENV)
-    return plan
+    return RunPlan.of_json(values, folder / CONFIG)
 
 
-def check_sizes(plan: RunPlan, path: Path) -> None:
-    """Raises CheckpointError where an environment shows more than the agent has learned from, or takes other actions.
+def check_sizes(env: Mapping[str, Any], path: Path) -> None:
+    """Raises CheckpointError where spaces and actions of env.json are larger than an agent's, before any is made.
 
     A few words may ask for any number of actions, or of numbers in a box, and so for any amount of memory.
     """
-    held = sum(math.prod(leaf.shape) for _, leaf in leaves(plan.space))
-    if held > MOST_NUMBERS:
-        raise CheckpointError(f"{path} has observations of {held:,} numbers; {MOST_NUMBERS:,} are taken at most")
-    if plan.shown is None:
-        return
     try:
-        actions = plan.shown["actions"]
-        sizes = [actions["number"]] if "number" in actions else [len(actions.get("rows", ()))]
+        held, shown = numbers_in(env["space"]), env["shown"]
+        if held > MOST_NUMBERS:
+            raise ValueError(f"{held:,} numbers in an observation, and {MOST_NUMBERS:,} are taken at most")
+        if shown is None:
+            return
+        actions = shown["actions"]
+        counts = [actions["number"]] if "number" in actions else [len(actions.get("rows", ()))]
         if "values" in actions:
-            sizes = [math.prod(len(column) for column in actions["values"])]
-        if sizes != [plan.actions] or numbers_in(plan.shown["observation"]) > held:
+            counts = [math.prod(len(column) for column in actions["values"])]
+        if counts != [env["actions"]] or numbers_in(shown["observation"]) > held:
             raise ValueError("it shows or takes more than the agent knows")
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} does not fit the agent of {CONFIG} ({error}); get the folder anew") from None
 
 

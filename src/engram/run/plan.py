@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from engram.agents.mind import MindSpec
 from engram.bits import LAST
 from engram.checkpoint.disk import Disk, bytes_in, read_small, replace_file, strict_json
 from engram.checkpoint.store import TRIES, CheckpointStore, Loaded, state_digest
+from engram.cluster.epochs import check_whole, damaged, epoch_of
 from engram.errors import CheckpointError, EngramError, SpecError, WriteFailed, told, unwritten
 from engram.registry import UnknownPart
 from engram.run.folders import no_run
@@ -177,7 +179,11 @@ def info(run: str | Path, verify: bool = False) -> dict[str, Any]:
     """
     folder = Path(run)
     plan, store = RunPlan.read(folder), CheckpointStore(folder / FOLDER)
-    loaded, state = _newest(store)
+
+    def check(meta: Any) -> None:
+        check_whole(folder / FOLDER, epoch_of(meta.get("state")))
+
+    loaded, state = _newest(store, check)
     try:
         environment = loaded.meta["state"]["env"]
         level = max(environment["levels"], key=["exact", "replayed", "boundary"].index)
@@ -204,7 +210,8 @@ def info(run: str | Path, verify: bool = False) -> dict[str, Any]:
         "bytes": bytes_in(folder),
         "agent": agent_to_json(plan.agent),
     }
-    return facts | ({"problems": [*store.verify(), *_verify_best(folder)]} if verify else {})
+    problems = [*store.verify(), *_verify_best(folder), *damaged(folder / FOLDER)] if verify else []
+    return facts | ({"problems": problems} if verify else {})
 
 
 def _verify_best(run: Path) -> list[str]:
@@ -213,10 +220,10 @@ def _verify_best(run: Path) -> list[str]:
     return [f"best: {problem}" for problem in best.verify()] if best.steps() else []
 
 
-def _newest(store: CheckpointStore) -> tuple[Loaded, str]:
+def _newest(store: CheckpointStore, check: Callable[[Any], None]) -> tuple[Loaded, str]:
     """The newest checkpoint and its digest. A newer one is taken where whoever trains the run deletes it meanwhile."""
     for _ in range(TRIES):
-        loaded = store.load()
+        loaded = store.load(check=check)
         try:
             return loaded, state_digest(loaded.arrays, loaded.meta["state"], loaded)
         except FileNotFoundError:

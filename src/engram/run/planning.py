@@ -229,8 +229,8 @@ def check_same_task(plan: RunPlan, made: Any) -> None:
         raise CheckpointError(f"the environment now has {has}, but the run was started with {had}; restore its version")
     if plan.data is not None and getattr(made, "data_digest", None) != plan.data:
         raise CheckpointError(
-            f"the files that {plan.env} reads are not those that the run was started with, so its words and acts would "
-            f"mean something else; restore them, or start a new run"
+            f"{plan.env} is not made of the data that the run was started with, so its words and acts would mean "
+            f"something else; restore what its arguments name, or start a new run"
         )
 
 

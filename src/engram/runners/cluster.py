@@ -26,7 +26,7 @@ from engram.cluster import epochs
 from engram.cluster.blocks import Ledger, Name, Sent, Verdict
 from engram.cluster.memory import ShardedMemory
 from engram.cluster.replay import ShardedReplay
-from engram.cluster.shards import Shards
+from engram.cluster.shards import Shards, telling
 from engram.cluster.sharing import shares
 from engram.errors import CheckpointError, EngramError
 from engram.runners.collecting import Beginning, Collected, new_actor
@@ -134,19 +134,13 @@ class ClusterRunner:
         for actor in range(self.ledger.actors):
             self._crew.make(actor, 0, Beginning([-1] * (self.agent.envs // self.ledger.actors)))
 
+    @telling
     def advance(self, until: int, stop: Callable[[], bool]) -> None:
         """Learns whole rounds until the global step is at least `until`, or `stop()` is true."""
-        try:
-            while self.steps < until and not stop():
-                self._issue()
-                self._wait_for(lambda: self.ledger.ready)
-                self._learn(self.ledger.take())
-        except Exception as error:
-            # Of a read inside a compiled program JAX says only that a callback failed.
-            problem = None if self._shards is None else self._shards.problem
-            if problem is None or error is problem:
-                raise
-            raise problem from error
+        while self.steps < until and not stop():
+            self._issue()
+            self._wait_for(lambda: self.ledger.ready)
+            self._learn(self.ledger.take())
 
     # -- one round -----------------------------------------------------------------------------------------------
 
@@ -249,6 +243,7 @@ class ClusterRunner:
 
     # -- what a runner is asked ----------------------------------------------------------------------------------
 
+    @telling
     def report(self) -> dict[str, Any]:
         """The metrics since the last report: those of any runner, and how far actors and shards are behind.
 
@@ -273,6 +268,7 @@ class ClusterRunner:
         self._lags, self._waited, self._since = [], 0.0, now
         return self.book.report() | learned | about
 
+    @telling
     def capture(self) -> Captured:
         """See Runner. Blocks that actors are at are waited for: they are part of the state."""
         self.learner.check(self.steps)
@@ -302,6 +298,7 @@ class ClusterRunner:
         for actor, one in enumerate(found):
             meta["actors"].append(None if one is None else one[1])  # type: ignore[index]
             if one is not None:
+                self._count_begun(actor, one[1]["env"]["environments"])  # type: ignore[index]
                 arrays |= {f"actors.{actor}.{name}": array for name, array in one[0].items()}  # type: ignore[union-attr]
                 levels += one[1]["env"]["levels"]  # type: ignore[index]
         for number, blocks in enumerate(zip(*self.ledger.waiting(), strict=True)):
@@ -312,6 +309,11 @@ class ClusterRunner:
         if self._shards is not None:
             meta["shards"] = epochs.to_json(epoch)
         return Captured(arrays, _plain(meta), rows)
+
+    def _count_begun(self, actor: int, environments: Sequence[Mapping[str, Any]]) -> None:
+        """One that was taken up at a boundary is in a later episode than blocks tell."""
+        for env, about in enumerate(environments, start=self._shares[actor].start):
+            self._begun[env] = max(self._begun[env], about["episode"])
 
     def restore(
         self,

@@ -2,11 +2,12 @@
 
 import json
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 from shlex import quote
 from typing import Any
 
-from engram.errors import WriteFailed, unwritten
+from engram.errors import EngramError, WriteFailed, unwritten
 from engram.run.folders import holds_run, plan_of
 from engram.run.metrics import plain
 from engram.run.settings import RUN, flag_of
@@ -58,7 +59,7 @@ class Tuned:
 
     def _read(self) -> dict[str, str]:
         """What is fixed and what was found, but for what waits for a part that the best agent does not have."""
-        from engram.agents.unread import lacking
+        from engram.agents.unread import what_is_read
         from engram.run.plan import agent_from_json
 
         given = self.task.settings | self.settings
@@ -66,8 +67,9 @@ class Tuned:
         run = next((part for part in (folder, *sorted(folder.glob("seed*"))) if holds_run(part)), None)
         if run is None:
             return given
-        agent = agent_from_json(plan_of(run)["agent"])
-        return {path: value for path, value in given.items() if lacking(agent, path) is None}
+        with suppress(EngramError):  # of a part that this process has not imported
+            return what_is_read(agent_from_json(plan_of(run)["agent"]), given)
+        return given
 
     def json(self) -> dict[str, Any]:
         """Everything as one object that JSON can hold."""

@@ -64,14 +64,21 @@ def space_from_json(value: dict[str, Any]) -> gym_spaces.Space:
 
 
 def numbers_in(value: Any) -> int:
-    """How many numbers the boxes of a stored space hold, without making any; the errors of `space_from_json`.
+    """How many numbers the boxes of a space hold, as its JSON says, without making any.
 
-    A few words of JSON may ask for a box of any size.
+    A few words of JSON may ask for a box of any size. `value`: of a space here, or of `engram.spaces`. Raises as
+    `space_from_json` does.
     """
-    if value["kind"] in ("dict", "tuple"):
+    kind = value["kind"]
+    if kind in ("dict", "tuple"):
+        if "items" in value:
+            return sum(numbers_in(item[1] if kind == "dict" else item) for item in value["items"])
         parts = value["parts"]
         return sum(map(numbers_in, parts.values() if isinstance(parts, dict) else parts))
-    shape = value["shape"] if value["kind"] in ("box", "multibinary") else ()
+    if kind == "tiles":
+        shape: Any = [value["rows"], value["columns"], sum(value["sizes"])]
+    else:
+        shape = value["shape"] if kind in ("box", "multibinary") else ()
     if not all(type(size) is int and size >= 0 for size in shape):
         raise ValueError(f"{shape!r} is no shape")
     return math.prod(shape)

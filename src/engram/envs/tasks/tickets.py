@@ -2,7 +2,7 @@
 
 A row of the base gives values to slots (`city`: `seattle`). A goal has values that the user wants (`inform_slots`) and
 slots whose values he asks for (`request_slots`). A row meets a goal if it has every wanted value. A slot that no row
-has, such as `numberofpeople`, is an amount that is ordered, not looked up.
+has and some goal wants, such as `numberofpeople`, is an amount that is ordered, not looked up.
 
 Files are JSON: the base an object or a list of rows, the goals a list of objects with those two parts.
 """
@@ -50,7 +50,7 @@ class Tickets:
       rows: the value of each slot in each showing.
       wanted: the value that each goal wants of each slot. asked: which slots it asks for.
       meetable: whether a row meets the goal. test: whether the goal is held out from training.
-      amount: which slots no row has.
+      amount: which slots no row has and some goal wants.
     """
 
     slots: tuple[str, ...]
