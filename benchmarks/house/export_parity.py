@@ -230,12 +230,13 @@ def timed(call: Callable[[], Any], count: int = 200) -> float:
 
 
 def missing() -> list[str]:
-    """Kinds of parts that no case is of."""
+    """Kinds of Engram's parts that no case is of."""
     named = " ".join(CASES)
     roles = ("encoder", "working", "head", "returns", "external")
     kinds = [
-        f"{role}={name}" for role in roles for name in registry.names(role) if (role, name) != ("external", "none")
-    ]
+        f"{role}={name}" for role in roles for name in registry.names(role)
+        if (role, name) != ("external", "none") and registry.find(role, name).__module__.startswith("engram.")
+    ]  # fmt: skip
     return [kind for kind in kinds if kind not in named]
 
 

@@ -30,6 +30,9 @@ class MySpec:
 SMALL = ["engram/CartPole-v1", "--steps", "300", "replay.start=100", "replay.capacity=200", "--preset", "dqn"]
 
 
+NAMES = ("mine", "theirs", "broken")  # of modules that are written here
+
+
 @pytest.fixture(autouse=True)
 def apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """An empty folder, and a registry and a path that are as before afterwards."""
@@ -37,11 +40,11 @@ def apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr(registry, "_SHELVES", deepcopy(registry._SHELVES))
     monkeypatch.setattr(registry, "_IMPORTED", set())
     monkeypatch.setattr(sys, "path", list(sys.path))
-    before = set(sys.modules)
+    for name in NAMES:  # another file of tests may have a package of that name
+        monkeypatch.delitem(sys.modules, name, raising=False)
     yield
-    for name in ("mine", "theirs", "broken"):
-        if name not in before:
-            sys.modules.pop(name, None)
+    for name in NAMES:
+        sys.modules.pop(name, None)
 
 
 def listed(capsys: pytest.CaptureFixture[str]) -> set[str]:

@@ -39,7 +39,7 @@ def apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 def forget() -> None:
     """As in a process that has not imported the modules."""
-    for module in MODULES.values():
+    for module in (*MODULES.values(), "mine"):
         sys.modules.pop(module, None)
     for role in MODULES:
         registry._SHELVES[role].pop(f"mine-{role}", None)

@@ -248,10 +248,12 @@ def test_how_evaluation_is_cut_into_calls_changes_nothing(monkeypatch: pytest.Mo
 
 def test_predicting_needs_no_environment(tmp_path: Path):
     gymnasium.register("Gone-v0", entry_point=Walk)
-    with make_trainer("Gone-v0", run=tmp_path / "a") as trainer:
-        trainer.learn(70)
-        expected, _ = trainer.predict(NUMBERS)
-    del gymnasium.registry["Gone-v0"]
+    try:
+        with make_trainer("Gone-v0", run=tmp_path / "a") as trainer:
+            trainer.learn(70)
+            expected, _ = trainer.predict(NUMBERS)
+    finally:
+        del gymnasium.registry["Gone-v0"]
     assert engram.load(tmp_path / "a").predict(NUMBERS)[0] == expected
 
 

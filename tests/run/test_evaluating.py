@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -278,6 +279,16 @@ def test_a_cut_on_the_device_is_told():
     assert found == [3]
 
 
+@pytest.fixture
+def own_ids() -> Iterator[None]:
+    """What is registered is forgotten again: other tests compare all that there is."""
+    before = set(gymnasium.registry)
+    yield
+    for name in set(gymnasium.registry) - before:
+        del gymnasium.registry[name]
+
+
+@pytest.mark.usefixtures("own_ids")
 def test_an_environment_of_other_bounds_is_one_to_evaluate_in():
     """As for `evaluate` and for resuming: an agent scales by its own."""
 

@@ -39,10 +39,11 @@ def needs_ray() -> None:
         pytest.skip("the extra distributed is not installed")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def cluster() -> Iterator[Any]:
     """A cluster of a head and one more machine, with a token, which this process has joined."""
     needs_ray()
+    before = dict(os.environ)
     rays._check_token("local")
     os.environ |= {**rays.SETTINGS, rays.MODE: "token"}
     import ray
@@ -56,6 +57,8 @@ def cluster() -> Iterator[Any]:
     yield made
     ray.shutdown()
     made.shutdown()
+    os.environ.clear()
+    os.environ |= before
 
 
 def trainer(folder: Path, **changes: Any) -> Trainer:
