@@ -117,8 +117,8 @@ class Continued:
         self.number += 1
         folder = shutil.copytree(self.folder, self.folder.parent / f"copy{self.number}")
 
-        def load(store: CheckpointStore) -> Loaded:
-            loaded = self.load(store)
+        def load(store: CheckpointStore, *given: Any) -> Loaded:
+            loaded = self.load(store, *given)
             arrays, meta = dict(loaded.arrays), deepcopy(loaded.meta)
             change(arrays, meta["state"])
             return replace(loaded, arrays=arrays, meta=meta)
