@@ -175,7 +175,7 @@ def override_all(value: T, changes: Mapping[str, Any], finish: Callable[[T], T] 
     """`override` for each path of `changes`, in any order: kinds of parts come before their settings, and rules between
     settings must hold only at the end. `finish` may change what came of it before they must.
     """
-    return _checked(unfinished(value, changes, finish))
+    return checked(unfinished(value, changes, finish))
 
 
 def unfinished(value: T, changes: Mapping[str, Any], finish: Callable[[T], T] | None = None) -> T:
@@ -189,11 +189,11 @@ def unfinished(value: T, changes: Mapping[str, Any], finish: Callable[[T], T] | 
         _UNFINISHED.reset(token)
 
 
-def _checked(value: Any) -> Any:
+def checked(value: Any) -> Any:
     """The same spec made anew from the innermost outwards, so that each checks itself."""
     fields = dataclasses.fields(value)
     inner = {field.name: getattr(value, field.name) for field in fields if field.init}
-    return type(value)(**{name: _checked(one) if dataclasses.is_dataclass(one) else one for name, one in inner.items()})
+    return type(value)(**{name: checked(one) if dataclasses.is_dataclass(one) else one for name, one in inner.items()})
 
 
 def _override(value: Any, path: str, whole: str, text: Any) -> Any:

@@ -91,8 +91,9 @@ def lacking(agent: MindSpec, path: str, but: Collection[str] = ()) -> Needs | No
 
     but: switches that count as on.
     """
-    values = {known: value for known, _, value, _ in specs.describe(agent)}
-    for needs in NEEDS.get(path) or NEEDS.get(path.partition(".")[0], ()):
+    found = NEEDS.get(path) or NEEDS.get(path.partition(".")[0], ())
+    values = {known: value for known, _, value, _ in specs.describe(agent)} if found else {}
+    for needs in found:
         if needs.switch in values and needs.switch not in but and not needs.where(values[needs.switch]):
             return needs
     return None
@@ -125,16 +126,16 @@ def what_is_read(agent: MindSpec, given: Mapping[str, T], keep: Collection[str] 
 
 def _changed(agent: MindSpec, given: Collection[str]) -> Iterator[str]:
     """The single settings at these paths, or below them, that do not have their defaults."""
+    single = {path for path, *_ in specs.describe(agent)}  # and parts, which are chosen by their kind
+    groups = tuple(f"{path}." for path in given if path not in single and _is_group(agent, path))
     for path, value, default in specs.against_defaults(agent):
-        asked = path in given or any(path.startswith(f"{group}.") for group in given if _is_group(agent, group))
-        if asked and value != default:
+        if (path in given or path.startswith(groups)) and value != default:
             yield path
 
 
 def _is_group(agent: MindSpec, path: str) -> bool:
-    """Whether a path is that of settings that belong together, but of no part, which is chosen by its kind."""
-    inner = reduce(lambda outer, name: getattr(outer, name, None), path.split("."), agent)
-    return is_dataclass(inner) and all(path != known for known, *_ in specs.describe(agent))
+    """Whether a path is that of settings that belong together, or of a part."""
+    return is_dataclass(reduce(lambda outer, name: getattr(outer, name, None), path.split("."), agent))
 
 
 def where_read(make: Callable[[Mapping[str, Any]], T], given: Mapping[str, Any], switches: Collection[str]) -> T:

@@ -12,7 +12,8 @@ covers what they hold. Of a replay each file has the rows of some places, and is
 import json
 import re
 import secrets
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -139,23 +140,29 @@ def _written(
     return Sealed(name, sealed.bytes, sealed.sha256)
 
 
-def read(folder: Path, part: Part, fs: FileSystem | None = None) -> dict[str, np.ndarray]:
-    """The arrays of a part, once its hash was checked. Raises CheckpointError for a file that is not as it was."""
-    disk = Disk() if fs is None else fs
-    path = folder / part.sealed.file
+@contextmanager
+def _whole(disk: FileSystem, path: Path, sealed: Sealed) -> Iterator[Any]:
+    """A file of a shard, open, once its hash was checked. CheckpointError for one that is not as it was written."""
     try:
         handle = disk.open(path)
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror}; restore it from a copy") from None
     try:
-        check_seal(disk, handle, part.sealed)
+        check_seal(disk, handle, sealed)
+        yield handle
+    finally:
+        disk.close(handle)
+
+
+def read(folder: Path, part: Part, fs: FileSystem | None = None) -> dict[str, np.ndarray]:
+    """The arrays of a part, once its hash was checked. Raises CheckpointError for a file that is not as it was."""
+    disk, path = Disk() if fs is None else fs, folder / part.sealed.file
+    with _whole(disk, path, part.sealed) as handle:
         tensors = parse_tensors(disk, handle, part.sealed.file)
         arrays = {
             name: from_bytes(disk.read(handle, tensor.offset, tensor.layout.bytes), tensor.layout, name)
             for name, tensor in tensors.items()
         }
-    finally:
-        disk.close(handle)
     needed = {"lane", "row"} if part.sealed.file.startswith("rows") else {"table", "written", "hash", "features"}
     if lacking := needed - arrays.keys():
         raise CheckpointError(f"{path} has no {sorted(lacking)[0]!r}; restore it from a copy")
@@ -177,15 +184,13 @@ def check_whole(checkpoints: Path, epoch: Epoch, rows: bool = True, fs: FileSyst
     """Raises CheckpointError for the first file of shards that is not as it was written; without `rows`, of entries."""
     disk = Disk() if fs is None else fs
     for part in (*parts_of(epoch), *(rows_of(epoch) if rows else ())):
-        path = checkpoints / FOLDER / part.sealed.file
-        try:
-            handle = disk.open(path)
-        except OSError as error:
-            raise CheckpointError(f"{path} cannot be read: {error.strerror}") from None
-        try:
-            check_seal(disk, handle, part.sealed)
-        finally:
-            disk.close(handle)
+        with _whole(disk, checkpoints / FOLDER / part.sealed.file, part.sealed):
+            pass
+
+
+def check_meta(checkpoints: Path, meta: Any, rows: bool = True) -> None:
+    """`check_whole` of what the meta of a checkpoint names."""
+    check_whole(checkpoints, epoch_of(meta.get("state")), rows)
 
 
 def damaged(checkpoints: Path) -> list[str]:
@@ -194,7 +199,7 @@ def damaged(checkpoints: Path) -> list[str]:
     for path in sorted(checkpoints.rglob("manifest.json")):
         with suppress(OSError, ValueError):  # of the manifest itself others tell
             try:
-                check_whole(checkpoints, epoch_of(json.loads(path.read_text()).get("meta", {}).get("state")))
+                check_meta(checkpoints, json.loads(path.read_text()).get("meta", {}))
             except CheckpointError as problem:
                 found.append(f"{path.parent.name}: {problem}")
     return found

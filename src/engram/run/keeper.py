@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -74,13 +74,6 @@ class Keeper:
         epochs.check_there(self._run / FOLDER, epochs.epoch_of(captured.meta))
         return captured
 
-    def _check_shards(self, meta: Any, rows: bool = True) -> None:
-        """Raises CheckpointError where a file of shards that a checkpoint names is damaged or gone.
-
-        rows: whether those of the replay count, which only learning needs.
-        """
-        epochs.check_whole(self._run / FOLDER, epochs.epoch_of(meta.get("state")), rows)
-
     def _meta(self, captured: Captured, progress: Milestones) -> dict:
         return {"state": captured.meta, "plan": self._plan, "progress": asdict(progress)}
 
@@ -139,6 +132,7 @@ class Keeper:
         return loaded
 
     def _loaded(self, at: At, rows: bool = True) -> Loaded:
+        """See `load`. `rows`: whether shards' files of replay rows are checked, which only learning needs."""
         best, newest = self._best.steps(), self._store.steps()
         if at == BEST and not best:
             raise CheckpointError(
@@ -151,7 +145,8 @@ class Keeper:
                 f"{self._run} keeps no checkpoint of step {at}; use newest, best, or one of the steps {steps}"
             )
         store = self._best if at == BEST or (at in best and at not in newest) else self._store
-        loaded = store.load(None if at in (NEWEST, BEST) else int(at), partial(self._check_shards, rows=rows))
+        check = partial(epochs.check_meta, self._run / FOLDER, rows=rows)
+        loaded = store.load(None if at in (NEWEST, BEST) else int(at), check)
         if loaded.meta.get("plan") != self._plan:
             raise CheckpointError(
                 "run.json is not the one that the checkpoint was written with, so the run would not go on as it was; "

@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from engram.agents.mind import MindSpec
 from engram.bits import LAST
 from engram.checkpoint.disk import Disk, bytes_in, read_small, replace_file, strict_json
 from engram.checkpoint.store import TRIES, CheckpointStore, Loaded, state_digest
-from engram.cluster.epochs import check_whole, damaged, epoch_of
+from engram.cluster.epochs import check_meta, damaged
 from engram.errors import CheckpointError, EngramError, SpecError, WriteFailed, told, unwritten
 from engram.registry import UnknownPart
 from engram.run.folders import no_run
@@ -179,11 +180,7 @@ def info(run: str | Path, verify: bool = False) -> dict[str, Any]:
     """
     folder = Path(run)
     plan, store = RunPlan.read(folder), CheckpointStore(folder / FOLDER)
-
-    def check(meta: Any) -> None:
-        check_whole(folder / FOLDER, epoch_of(meta.get("state")))
-
-    loaded, state = _newest(store, check)
+    loaded, state = _newest(store, partial(check_meta, folder / FOLDER))
     try:
         environment = loaded.meta["state"]["env"]
         level = max(environment["levels"], key=["exact", "replayed", "boundary"].index)

@@ -99,8 +99,9 @@ def new_plan(
         fits = kept is None or agent.from_rollouts
         return agent.fitted(changes.keys(), total, chosen.get("envs", 1)) if fits else agent
 
-    check_read(specs.unfinished(agent, changes, fit), given.typed)
-    agent = specs.override_all(agent, changes, fit)
+    agent = specs.unfinished(agent, changes, fit)
+    check_read(agent, given.typed)
+    agent = specs.checked(agent)
     agent = of_environment(with_turns(agent, changes, made, env), changes, made)
     agent = agent if kept else within_memory(agent, given, made)
     stated = () if kept is None else [path for path in SCHEDULES if path not in kept.schedules]
