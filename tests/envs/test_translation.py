@@ -103,6 +103,7 @@ def test_near_duplicates_lie_on_one_side():
     [
         (("_Save ~%PRODUCTNAME", "%PRODUCTNAME _sichern"), ("Save ⟨1⟩", "⟨1⟩ sichern")),
         (("$(ARG1) of  %2", "%2 von $(ARG1)"), ("⟨1⟩ of ⟨2⟩", "⟨2⟩ von ⟨1⟩")),
+        (("%(count)d of %s", "%s von %(count)d"), ("⟨1⟩ of ⟨2⟩", "⟨2⟩ von ⟨1⟩")),
         (("100% of it", "100% davon"), ("100% of it", "100% davon")),
         (("Print", "%1 drucken"), None),
         (("<b>Print</b>", "Drucken"), None),
@@ -135,6 +136,31 @@ def test_catalogues_are_read_and_one_in_another_encoding_is_left_out(tmp_path: P
     (tmp_path / "b.mo").write_bytes(catalogue([head, (b"x", b"\xe4")]))
     (tmp_path / "c.mo").write_bytes(b"no catalogue")
     assert set(of_catalogues(tmp_path)) == {("_Save", "_Sichern"), ("%d row", "%d Zeile")}
+    assert set(found(str(tmp_path), tmp_path).pairs) == {("_Save", "_Sichern"), ("%d row", "%d Zeile")}
+
+
+def test_messages_of_an_installed_package_are_learned_from(tmp_path: Path):
+    """Real text: what Django says to its users, in German."""
+    pairs, about = found("django-de", tmp_path)
+    assert ("Please enter a valid value.", "Bitte einen gültigen Wert eingeben.") not in pairs  # it ends otherwise
+    assert ("Enter a valid value.", "Bitte einen gültigen Wert eingeben.") in pairs
+    assert about["from"].startswith("django ")
+    assert about["licence"] == "BSD-3-Clause"
+    words = [str(tmp_path / "made"), "--from", "django-de", "--pieces", "400"]
+    assert command.main(words) == 0
+    made = find(str(tmp_path / "made"))
+    assert sum(map(len, made.splits.values())) > 300
+    assert all(made.vocabulary.decode(made.vocabulary.encode(text)) == text for text in made.splits["train"][7])
+    env = make_device("engram/Translate-v0", data=str(tmp_path / "made"), split="test")
+    check_device_env(env, steps=4)
+    with pytest.raises(SpecError, match="django has no messages in 'zh_hans'; did you mean 'zh_Hans'"):
+        found("django-zh_hans", tmp_path)
+
+
+def test_a_package_that_is_not_installed_is_told(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(SpecError, match="the package sphinx is not installed; install it: uv pip install sphinx"):
+        found("sphinx-zh_CN", tmp_path)
 
 
 def test_verses_are_paired_by_their_place(tmp_path: Path):

@@ -23,13 +23,15 @@ from engram.envs.translation.sources import found
 from engram.envs.translation.vocabulary import Vocabulary, learned, of_words
 from engram.errors import EXIT_INPUT_OUTPUT, EngramError, SpecError
 
+SOURCES = "libreoffice-XX, bible-es, django-XX, sphinx-XX, phrases, FILE.tsv, or a FOLDER of gettext catalogues (.mo)"
+
 
 def main(words: Sequence[str] | None = None) -> int:
     """Runs the command with these words, or those of the command line; its exit code."""
     raw = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser("python -m engram.envs.translation", description=__doc__, formatter_class=raw)
     parser.add_argument("folder", type=Path, help="where the pairs go")
-    parser.add_argument("--from", dest="source", default=PHRASES, help="libreoffice-XX, bible-es, phrases, or FILE.tsv")
+    parser.add_argument("--from", dest="source", default=PHRASES, help=SOURCES)
     parser.add_argument(
         "--pieces", type=int, default=1_200, help="pieces of the vocabulary, of both languages together"
     )

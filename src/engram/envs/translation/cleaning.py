@@ -7,9 +7,9 @@ from engram.envs.translation.corpus import key_of
 from engram.envs.translation.vocabulary import PLACEHOLDERS
 
 Pair = tuple[str, str]
-# What a program fills in: %PRODUCTNAME, %1, %s, $(ARG1), ${name}, $name$, $1, {0}, #COUNT#.
+# What a program fills in: %PRODUCTNAME, %1, %s, %(name)s, $(ARG1), ${name}, $name$, $1, {0}, #COUNT#.
 PLACEHOLDER = re.compile(
-    r"%[A-Z][A-Z0-9_]*%?|%\d+(?:\$[a-z])?|%[sdifux](?![a-z])|\$\([^)]*\)|\$\{[^}]*\}|\$[A-Za-z][A-Za-z0-9_]*\$?|\$\d+"
+    r"%[A-Z][A-Z0-9_]*%?|%\d+(?:\$[a-z])?|%\([^()]*\)[a-z]|%[sdifux](?![a-z])|\$\([^)]*\)|\$\{[^}]*\}|\$[A-Za-z][A-Za-z0-9_]*\$?|\$\d+"
     r"|\{[^{}]*\}|#[A-Z]+#"
 )
 MARK = re.compile(r"~|_(?=\w)")  # the letter that follows is underlined in a menu

@@ -1,13 +1,18 @@
-"""Where pairs come from: packages of Debian that are fetched and unpacked without being installed, or a file of yours.
+"""Where pairs come from: packages of Debian, fetched and unpacked without being installed, of Python, or files of yours.
 
 libreoffice-XX   messages of LibreOffice, English and language XX (MPL-2.0): package libreoffice-l10n-XX
 bible-es         verses of the King James Version and of the Reina-Valera of 1909 (public domain): packages
                  sword-text-kjv and sword-text-sparv
+django-XX        messages of the Python package Django or Sphinx where it is installed, English and language XX (BSD)
+sphinx-XX
 phrases          sentences of a small grammar
 FILE.tsv         your own: source, tab, target
+FOLDER           your own gettext catalogues (.mo), all below the folder
 """
 
 import gettext
+import importlib.metadata
+import importlib.util
 import re
 import struct
 import subprocess
@@ -18,10 +23,12 @@ from typing import Any, NamedTuple
 
 from engram.envs.translation.corpus import PHRASES, read_pairs
 from engram.envs.translation.phrases import sentences
-from engram.errors import SpecError, told
+from engram.errors import SpecError, hint, told
 
 Pair = tuple[str, str]
 OFFICE, BIBLE = "libreoffice-", "bible-es"
+PACKAGES = {"django": "BSD-3-Clause", "sphinx": "BSD-2-Clause"}  # by their names in Python
+LANGUAGE = r"[A-Za-z]{2,4}(_[A-Za-z]+)?"
 MODULES = {"sword-text-kjv": "engKJV2006eb", "sword-text-sparv": "spaRV1909eb"}
 NOT_TEXT = re.compile(r"<(note|title)\b.*?</\1>|<[^>]*>", re.DOTALL)
 INDEX, VERSE = struct.Struct("<III"), struct.Struct("<IIH")  # offset, size, size unpacked; block, offset, size
@@ -39,6 +46,8 @@ def found(name: str, work: Path) -> Found:
     if name == PHRASES:
         about = {"source": "en", "target": "de", "from": "a grammar of Engram's own", "licence": "Apache-2.0"}
         return Found(list(sentences()), about)
+    if parts := re.fullmatch(f"({'|'.join(PACKAGES)})-({LANGUAGE})", name):
+        return of_package(parts[1], parts[2])
     if name.startswith(OFFICE) and name.removeprefix(OFFICE).isalpha():
         language = name.removeprefix(OFFICE)
         root, package = unpacked(f"libreoffice-l10n-{language}", work)
@@ -52,10 +61,27 @@ def found(name: str, work: Path) -> Found:
         return Found(pairs, {"source": "en", "target": "es", "from": f"{first}, {second}", "licence": "public domain"})
     if Path(name).is_file():
         return Found(read_pairs(Path(name)), {"from": Path(name).name})
+    if Path(name).is_dir():
+        return Found(list(of_catalogues(Path(name))), {"from": Path(name).name})
     raise SpecError(
-        f"--from {name} names no source of pairs; expected libreoffice-de (or another language), {BIBLE}, {PHRASES}, "
-        f"or a file of source, tab, target"
+        f"--from {name} names no source of pairs; expected libreoffice-de, django-de, sphinx-de (or another language), "
+        f"{BIBLE}, {PHRASES}, a file of source, tab, target, or a folder of catalogues"
     )
+
+
+def of_package(package: str, language: str) -> Found:
+    """The messages of an installed Python package. SpecError where it is absent, or lacks the language."""
+    spec = importlib.util.find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
+        raise SpecError(f"the package {package} is not installed; install it: uv pip install {package}")
+    root = Path(spec.submodule_search_locations[0])
+    pairs = list(of_catalogues(root, f"locale/{language}/**/*.mo"))
+    if not pairs:
+        languages = sorted({path.parents[1].name for path in root.rglob("locale/*/LC_MESSAGES/*.mo")})
+        raise SpecError(f"{package} has no messages in {language!r}; {hint(language, languages)}")
+    version = importlib.metadata.version(package)
+    about = {"source": "en", "target": language, "from": f"{package} {version}", "licence": PACKAGES[package]}
+    return Found(pairs, about)
 
 
 def unpacked(package: str, work: Path) -> tuple[Path, str]:
@@ -86,9 +112,9 @@ def _run(command: list[str], work: Path, problem: str) -> None:
         )
 
 
-def of_catalogues(root: Path) -> Iterator[Pair]:
+def of_catalogues(root: Path, pattern: str = "*.mo") -> Iterator[Pair]:
     """Message and translation of every gettext catalogue below a folder. One that cannot be read is left out."""
-    for path in sorted(root.rglob("*.mo")):
+    for path in sorted(root.rglob(pattern)):
         try:
             with path.open("rb") as file:
                 catalogue: Any = gettext.GNUTranslations(file)._catalog  # type: ignore[attr-defined]
