@@ -1,4 +1,4 @@
-"""Where pairs come from: packages of Debian, fetched and unpacked without being installed, of Python, or files of yours.
+"""Where pairs come from: Debian packages, fetched and unpacked without being installed; Python packages; your files.
 
 libreoffice-XX   messages of LibreOffice, English and language XX (MPL-2.0): package libreoffice-l10n-XX
 bible-es         verses of the King James Version and of the Reina-Valera of 1909 (public domain): packages
