@@ -9,6 +9,8 @@ Parts:
   rows        the request that brings the replay rows of one batch, from two shards in this process and in two of Ray
   throughput  steps per second of CartPole-v1, preset auto: the host runner with one and two environments, two actors,
               and two actors whose replay rows are in two shards
+  pong        the same of ALE/Pong-v5 where the simulator takes most of the time: preset double-dqn, an update every 64
+              steps (needs the extra atari)
   model       from these figures, on paper: 64 actors and 16 shards, a learner alone on its machine
 
 Two actors on two cores beside the learner can only take time from it: what is shown is the price, not a speed-up.
@@ -43,6 +45,10 @@ RUNS = (  # name, environments, actors, shards
     ("two actors", 2, 2, 0),
     ("two actors, two shards", 2, 2, 2),
 )
+TASKS: dict[str, dict[str, Any]] = {
+    "throughput": {"env": "CartPole-v1"},
+    "pong": {"env": "ALE/Pong-v5", "preset": "double-dqn", "learn_every": 64, "replay__capacity": 10_000},
+}
 
 
 def median(function: Callable[[], Any], repeats: int) -> dict[str, float]:
@@ -186,17 +192,17 @@ def requests(replay: Any, kind: str, size: tuple[int, ...], batch: int, span: in
         replay.fetch(np.repeat(random.integers(2, size=batch), span), first.reshape(-1))
 
 
-def throughput(options: argparse.Namespace, envs: int, actors: int, shards: int = 0) -> dict[str, Any]:
-    """Steps per second of CartPole with the preset auto, of processor and wall, after what compiles."""
+def throughput(task: dict[str, Any], steps: int, envs: int, actors: int, shards: int = 0) -> dict[str, Any]:
+    """Steps per second of processor and wall, after what compiles."""
     with tempfile.TemporaryDirectory() as folder:
-        return throughput_in(folder, options, envs, actors, shards)
+        return throughput_in(folder, task, steps, envs, actors, shards)
 
 
-def throughput_in(folder: str, options: argparse.Namespace, envs: int, actors: int, shards: int) -> dict[str, Any]:
+def throughput_in(folder: str, task: dict[str, Any], steps: int, envs: int, actors: int, shards: int) -> dict[str, Any]:
     """See `throughput`; a folder for what shards would save."""
     from engram.run.trainer import Trainer
 
-    settings: dict[str, Any] = {
+    settings: dict[str, Any] = task | {
         "replay__start": 500,
         "envs": envs,
         "evaluate_every": 0,
@@ -207,11 +213,11 @@ def throughput_in(folder: str, options: argparse.Namespace, envs: int, actors: i
         settings |= {"actors": actors}
     if shards:
         settings |= {"shards": shards, "run": folder}
-    with Trainer("CartPole-v1", seed=1, steps=options.steps, progress=False, **settings) as trainer:
+    with Trainer(seed=1, steps=steps, progress=False, **settings) as trainer:
         runner: Any = trainer.runner
-        runner.advance(options.steps // 4, lambda: False)
+        runner.advance(steps // 4, lambda: False)
         before, began, processor = runner.steps, time.perf_counter(), time.process_time()
-        runner.advance(options.steps, lambda: False)
+        runner.advance(steps, lambda: False)
         seconds, of_learner = time.perf_counter() - began, time.process_time() - processor
         report = runner.report()
         ledger = getattr(runner, "ledger", None)
@@ -266,7 +272,7 @@ def model(parts: dict[str, Any]) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--parts", nargs="+", default=["read", "rows", "throughput", "model"])
+    parser.add_argument("--parts", nargs="+", default=["read", "rows", *TASKS, "model"])
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--steps", type=int, default=8000)
     parser.add_argument("--no-ray", action="store_true")
@@ -278,10 +284,10 @@ def main() -> None:
         record.put("read", reads(options, not options.no_ray))
     if "rows" in options.parts and "rows" not in record.parts:
         record.put("rows", rows(options, not options.no_ray))
-    if "throughput" in options.parts:
-        for name, *how in RUNS:
-            if f"throughput {name}" not in record.parts:
-                record.put(f"throughput {name}", throughput(options, *how))
+    for part, task in TASKS.items():
+        for name, *how in RUNS if part in options.parts else ():
+            if f"{part} {name}" not in record.parts:
+                record.put(f"{part} {name}", throughput(task, options.steps, *how))
     if "model" in options.parts:
         record.put("model", model(record.parts))
 

@@ -258,6 +258,14 @@ def test_the_network_that_acted_decides_the_same_again(kind: str):
     expected = jnp.swapaxes(acted, 0, 1) if agent.spec.has_memory else acted.reshape(STEPS * ENVS, -1)
     if not agent.spec.has_external:
         np.testing.assert_allclose(preference, expected, rtol=1e-4, atol=1e-5)
+    # What a memory says is no part of what is learned: the network's own numbers are the same with one.
+    atoms = jax.tree.map(lambda *leaves: jnp.stack(leaves), *[decision.returns.atoms for decision in decisions])
+    own = (
+        jnp.swapaxes(atoms, 0, 1).reshape(again.returns.atoms.shape)
+        if agent.spec.has_memory
+        else atoms.reshape(again.returns.atoms.shape)
+    )
+    np.testing.assert_allclose(again.returns.atoms, own, rtol=1e-4, atol=1e-5)
     if hasattr(rollout.known, "log_probability"):
         log = jnp.take_along_axis(jax.nn.log_softmax(again.preference), rows.action[:, None], -1)[:, 0]
         np.testing.assert_allclose(log, rows.known.log_probability, rtol=1e-4, atol=1e-5)
@@ -327,8 +335,10 @@ def test_minibatches_that_do_not_divide_are_refused_in_a_sentence(spec: Any, tol
 
 def test_a_preset_takes_as_many_minibatches_as_divide_and_steps_as_the_run_has():
     spec = replace(STACKED, rollout=CollectSpec(steps=32, minibatches=16))
-    assert spec.fitted((), 10_000, 3).rollout == CollectSpec(steps=32, minibatches=16)
-    assert spec.fitted((), 30, 3).rollout == CollectSpec(steps=10, minibatches=15)
+    assert spec.fitted((), 10_000, 3).rollout == CollectSpec(steps=32, minibatches=12)  # of eight
+    assert spec.fitted((), 30, 3).rollout == CollectSpec(steps=10, minibatches=3)  # of ten steps; 15 would have two
+    assert spec.fitted((), 5, 1).rollout == CollectSpec(steps=5, minibatches=1)
+    assert spec.fitted((), 1, 1).rollout == CollectSpec(steps=2, minibatches=1)
     assert spec.fitted(("rollout.steps", "rollout.minibatches"), 30, 3) == spec
     recurrent = replace(RECURRENT, rollout=CollectSpec(steps=32, minibatches=8))
     assert recurrent.fitted((), 10_000, 6).rollout.minibatches == 6

@@ -141,8 +141,33 @@ REFUSED = {
         "ppo", {"head.policy": "decoupled"}, "head.policy=decoupled gives the value of an action as the mean"
     ),
     "estimates of several numbers": ("sac", {"head.q": "decoupled"}, "head.q=decoupled gives the value of an action"),
+    "entries of demonstrations": (
+        "ppo-memory", {"recall.demonstrations": 64}, "recall.demonstrations is of agents that learn from a replay"
+    ),
+    "nothing of what was played": ("pqn-memory", {"recall.played": False}, "recall.played=false is of agents that"),
+    "a distribution for logits": (
+        "ppo", {"head.policy.returns": "quantile"}, "head.policy gives one number for each action, but head.policy.ret"
+    ),
     "keys of a target": ("ppo", EXTERNAL | {"recall.keys": "target"}, "recall.keys=target is of agents that learn"),
 }  # fmt: skip
+
+
+def test_a_minibatch_of_one_step_teaches_a_policy_nothing_and_is_refused():
+    """Its advantage, less its own mean, is 0."""
+    one = {"rollout.steps": 4, "rollout.minibatches": 8}
+    with pytest.raises(SpecError, match="^standardize = true makes the advantage of a minibatch of one step 0, so no"):
+        specs.override_all(preset("ppo", VECTOR, 1_000), one).build(VECTOR, ACTIONS, 2)
+    specs.override_all(preset("ppo", VECTOR, 1_000), {**one, "standardize": False}).build(VECTOR, ACTIONS, 2)
+    specs.override_all(preset("pqn", VECTOR, 1_000), one).build(VECTOR, ACTIONS, 2)
+    specs.override_all(preset("ppo", VECTOR, 1_000), {**one, "rollout.minibatches": 4}).build(VECTOR, ACTIONS, 2)
+
+
+@pytest.mark.parametrize("name", sorted(WITHOUT_REPLAY - {"go"}))
+def test_presets_attend_over_actions_that_are_offered(name: str):
+    spec = preset(name, OFFERED, 1_000)
+    agent = spec.fitted((), 1_000, 8).build(OFFERED, ACTIONS, 8, agents=2 if name == "smax" else 1)
+    assert agent.spec.head.reads_offered
+    assert not preset(name, VECTOR, 1_000).head.reads_offered
 
 
 @pytest.mark.parametrize("what", REFUSED)

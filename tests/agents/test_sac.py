@@ -268,7 +268,7 @@ def program(spec: SACSpec) -> str:
         ({"demos.margin_weight": 1.0, "demos.ratio": 0.25}, r"^demos.margin_weight = 1.0 holds Q of other actions"),
         ({"optimizer.weight_decay": 0.1}, r"^optimizer.weight_decay = 0.1 would draw the temperature of agent=sac"),
         ({"loss": "cross-entropy"}, r"^loss=cross-entropy compares distributions, but agent=sac learns two numbers"),
-        ({"head.q.returns": "quantile"}, r"^head=twin takes the least of two numbers, but head.q.returns gives a"),
+        ({"head.q.returns": "quantile"}, r"^head.q gives one number for each action, but head.q.returns gives a"),
         ({"target_entropy": 1.0}, r"^target_entropy = 1.0 is out of range; expected less than 1"),
         ({"agent": "q-learning"}, r"^agent=q-learning learns Q, but head=twin has a policy; set head=q, or use"),
     ],

@@ -209,6 +209,28 @@ def test_other_familiar_names_are_keywords_that_are_answered_too(name):
         Trainer("engram/CartPole-v1", **{name: 1})
 
 
+@pytest.mark.parametrize(
+    ("preset", "name", "sentence"),
+    [
+        ("ppo", "batch_size", "'batch_size' is called 'rollout.minibatches' here (how many there are of a rollout, not "
+         "the size of one); write rollout.minibatches=VALUE, in Python rollout__minibatches=VALUE"),
+        ("ppo", "n_steps", "'n_steps' is called 'rollout.steps' here (of each environment); write rollout.steps=VALUE, "
+         "in Python rollout__steps=VALUE"),
+        ("pqn", "buffer_size", "'buffer_size' is called 'replay.capacity' here (of agents that learn from a replay), "
+         "which this agent does not have; leave it out"),
+        ("a2c", "per_alpha", "'per_alpha' is called 'draw.exponent' here (of draw=prioritized), which this agent does "
+         "not have; leave it out"),
+        ("dqn", "gae_lambda", "'gae_lambda' is called 'trace' here (of agents that learn from rollouts: pqn, ppo, a2c)"
+         ", which this agent does not have; leave it out"),
+        ("dqn", "n_steps", "'n_steps' is called 'n_step' here (of ppo, a2c and pqn: rollout.steps); write n_step=VALUE"),
+    ],
+)  # fmt: skip
+def test_a_familiar_name_means_what_the_agent_has(preset, name, sentence):
+    with pytest.raises(SpecError) as caught:
+        Trainer("engram/CartPole-v1", preset, overrides={name: 1})
+    assert str(caught.value) == sentence
+
+
 def test_a_familiar_name_as_a_flag_and_a_setting_as_a_flag(capsys):
     assert main(["train", "X", "--learning-rate", "1"]) == 2
     assert "it is called 'optimizer.learning_rate' here: write optimizer.learning_rate=VALUE" in capsys.readouterr().err

@@ -49,8 +49,9 @@ def test_a_block_with_padding_keeps_the_size():
     [
         (spaces.Box((36, 36, 3), "uint8"), ImpalaSpec(channels=(4, 4), width=8)),
         (spaces.Box((10, 10, 4), "bool"), ImpalaSpec(channels=(4,), width=8, scale=2, pool=False)),
+        (spaces.Box((10, 10, 4), "bool"), ImpalaSpec(channels=(4,), width=8, norm=True, pool=False)),
     ],
-    ids=["image", "board"],
+    ids=["image", "board", "normalised"],
 )
 def test_it_keeps_the_contract_of_encoders(space, chosen):
     encoder = chosen.build(space, 2, KEY)
@@ -66,6 +67,20 @@ def test_the_published_network_has_as_many_weights():
     convolutions = sum(leaf.size for leaf in jax.tree.leaves(encoder.blocks))
     expected = sum(9 * a * b + b + 4 * (9 * b * b + b) for a, b in ((4, 16), (16, 32), (32, 32)))
     assert convolutions == expected
+
+
+def test_with_norm_the_size_of_what_is_seen_changes_nothing():
+    """Convolutions without a bias are linear: ten times the input is the same once it is normalised."""
+    encoder = ImpalaSpec(channels=(4,), width=8, norm=True).build(spaces.Box((8, 8, 1)), 1, KEY)
+
+    def biases(each):
+        return [each.dense.bias, each.blocks[0].first.bias]
+
+    encoder = eqx.tree_at(biases, encoder, [jnp.zeros(8), jnp.zeros(4)])
+    x = jnp.asarray(RANDOM.normal(size=(1, 8, 8, 1)), jnp.float32)
+    blocks = jax.tree.map(jnp.zeros_like, encoder.blocks[0].residual)
+    plain = eqx.tree_at(lambda each: each.blocks[0].residual, encoder, blocks)
+    np.testing.assert_allclose(plain(x).embedding, plain(10 * x).embedding, rtol=1e-3, atol=1e-4)
 
 
 def test_an_image_that_is_too_small_is_one_sentence():

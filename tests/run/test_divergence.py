@@ -77,6 +77,25 @@ def test_rewards_are_not_called_too_large_without_a_reason(fine: dict[str, Any])
     assert DivergenceWatch().look(fine) is None
 
 
+def test_an_agent_without_q_is_judged_by_its_loss_alone():
+    """An actor-critic that plays well has large losses of its value, and nothing that could be called Q."""
+    good = {
+        "loss": 60.0,
+        "return_mean": 2e4,
+        "return_min": 2e4,
+        "return_max": 2e4,
+        "length_mean": 100,
+        "updates": 5_000,
+    }
+    watch = DivergenceWatch(has_target=False)
+    assert watch.look({**good, "entropy": 0.1}) is None
+    said = watch.look({**good, "loss": 1e13})
+    assert said == (
+        "learning diverges: the loss is 1e+13, and no return was larger than 2e+04; lower optimizer.learning_rate or "
+        "optimizer.clip_norm, or set reward_clip, and start again"
+    )
+
+
 @pytest.mark.parametrize(("env", "rate"), [("CartPole-v1", 1e4), ("CartPole-v1", 1e10), ("engram/CartPole-v1", 1e10)])
 def test_a_run_whose_step_size_is_far_too_large_says_so_or_ends(tmp_path: Path, env: str, rate: float):
     """What was saved is from before, and sound."""

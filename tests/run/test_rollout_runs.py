@@ -1,5 +1,6 @@
 """Runs of agents that learn from rollouts: what is refused, what is stored, and what may be done afterwards."""
 
+import io
 import json
 from contextlib import closing
 from dataclasses import replace
@@ -16,9 +17,11 @@ from engram import Trainer, spaces, specs
 from engram.agents.agent import Rhythm
 from engram.agents.ppo import PPOSpec
 from engram.agents.presets import preset
+from engram.agents.rollout_learning import CollectSpec
 from engram.cli.commands import main
 from engram.envs.host.make import make_host
 from engram.errors import CheckpointError, EngramError, SpecError
+from engram.run.display import Display
 from engram.run.making import learns, notes_at_start
 from engram.run.plan import RunPlan, agent_from_json, agent_to_json
 from engram.runners.host import HostRunner
@@ -204,8 +207,14 @@ def test_the_display_shows_what_there_is(env: str, tmp_path: Path, capsys):
     words = ["train", env, "--preset", "ppo", "--envs", "4", "--steps", "128", "--log-every", "64"]
     assert main([*words, "--run", str(tmp_path), *[f"{name}={show(value)}" for name, value in SMALL.items()]]) == 0
     said = capsys.readouterr()
-    assert "Traceback" not in said.err
-    assert (tmp_path / "run.json").exists()
+    assert " entropy 0." in said.out
+    assert "Q " not in said.out
+    display = Display(128, io.StringIO())
+    display.judges = ("entropy",)
+    assert dict(display.panel())["entropy"] == "nothing learned yet"
+    display.update({"step": 64, "loss": 1.0, "entropy": 0.5})
+    assert dict(display.panel())["entropy"] == "0.5"
+    assert "Q" not in dict(display.panel())
 
 
 def show(value: Any) -> str:
@@ -278,6 +287,42 @@ def test_many_environments_of_an_agent_with_a_replay_are_told_of_another_way(nam
     for name, notes in (("smax", together), ("go", turned)):
         assert any(f"--preset {name}" in note for note in notes) == (told is not None)
     assert not any("are many" in note for note in demonstrated)
+
+
+@pytest.mark.parametrize(
+    ("env", "name", "told"),
+    [
+        ("engram/Dialogue-v0", "auto", "pqn"),
+        ("engram/Dialogue-v0", "drqn", "pqn-rnn"),
+        ("engram/TwoLinkArm-v0", "decqn", "pqn head=decoupled"),
+        ("engram/TwoLinkArm-v0", "her", None),  # nothing learns from goals in hindsight without a replay
+    ],
+)
+def test_what_is_told_can_be_made(env: str, name: str, told: str | None):
+    """Whoever follows the sentence gets an agent."""
+    with Trainer(env, preset=name, steps=96, envs=32) as trainer:
+        notes = [*notes_at_start(trainer.plan, trainer.agent, None, True)]
+    found = [note.partition("--preset ")[2].partition(" learns")[0] for note in notes if "are many" in note]
+    assert found == ([] if told is None else [told])
+    for words in found:
+        other, *settings = words.split()
+        with Trainer(env, preset=other, steps=96, envs=32, overrides=dict(word.split("=") for word in settings)):
+            pass
+
+
+def test_one_environment_is_told_to_be_few():
+    with Trainer(DEVICE, preset="pqn", steps=96, envs=1) as trainer:
+        notes = [*notes_at_start(trainer.plan, trainer.agent, None, True)]
+    assert any("a rollout of one environment is one course of events" in note for note in notes)
+
+
+def test_a_rollout_that_was_given_whole_stays():
+    given = CollectSpec(steps=8, epochs=2, minibatches=3)
+    with pytest.raises(SpecError, match="rollout.minibatches = 3 does not divide the 32 steps"):
+        Trainer(DEVICE, preset="pqn", steps=96, envs=4, overrides={"rollout": given})
+    whole = CollectSpec(steps=8, epochs=2, minibatches=16)
+    with Trainer(DEVICE, preset="pqn", steps=96, envs=4, overrides={"rollout": whole}) as trainer:
+        assert trainer.plan.agent.rollout == whole
 
 
 @pytest.mark.parametrize("name", ["pqn", "ppo", "ppo-rnn"])

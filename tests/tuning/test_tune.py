@@ -195,6 +195,17 @@ def test_the_space_is_shown_without_running(
     assert not list(tmp_path.iterdir())
 
 
+def test_minibatches_that_the_environments_rule_out_are_not_searched():
+    """With a working memory they are of whole environments."""
+    found = {}
+    for name, envs in (("ppo-rnn", 8), ("ppo-rnn", 12), ("ppo", 8)):
+        task, _ = task_of(DEVICE, name, ["rollout.minibatches"], "median", None, {"envs": envs, "steps": 2_000})
+        found[name, envs] = task.space[0].values
+    assert found["ppo-rnn", 8] == ("1", "2", "4", "8")
+    assert found["ppo-rnn", 12] == ("1", "2", "4", "6")  # 6 is its own
+    assert found["ppo", 8] == ("1", "2", "4", "8", "16", "32")
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

@@ -155,6 +155,7 @@ class MindSpec:
         raise NotImplementedError
 
     from_rollouts = False  # whether it learns from the newest steps of many environments alone, and then forgets them
+    rests_on_norm = False  # whether it has no target network, and normalised layers in its place
     remembering = "--preset drqn, dtqn or lru-dqn"  # what has a working memory besides, for whoever has none
 
     @property
@@ -302,6 +303,14 @@ class MindSpec:
             raise SpecError(
                 f"external={name_of('external', type(self.external))} lets values rise along the steps of one side, "
                 f"and here sides take turns; set external=episodic, or another"
+            )
+
+    def check_samples(self) -> None:
+        """Raises SpecError for an exploration that does not draw from the policy, as an agent with one must."""
+        if not self.exploration.samples:
+            raise SpecError(
+                f"agent={name_of('agent', type(self))} draws actions from its policy, which exploration="
+                f"{name_of('exploration', type(self.exploration))} does not; set exploration=sample"
             )
 
     def check_values(self) -> None:

@@ -177,7 +177,7 @@ def build(spec: MindSpec, space: spaces.Space, actions: int, key: Key, agents: i
     if offered and spec.observation.previous_action:
         raise SpecError(
             "observation.previous_action = true gives a memory the number of the action, which means nothing where "
-            "actions are offered by their features; leave it out"
+            "actions are offered by their features; set observation.previous_action=false"
         )
     sizes = _decoupled(spec, space, actions)
     sight = sight_of(spec, space)

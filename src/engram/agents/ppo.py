@@ -51,11 +51,7 @@ class PPOSpec(RolloutSpec):
     def check(self) -> None:
         super().check()
         self._check_head()
-        if not self.exploration.samples:
-            raise SpecError(
-                f"agent=ppo draws actions from its policy, which exploration="
-                f"{name_of('exploration', type(self.exploration))} does not; set exploration=sample"
-            )
+        self.check_samples()
         if self.symmetry != "off":
             raise SpecError(
                 f"symmetry = {self.symmetry} turns examples, and agent=ppo compares how likely an action is with how "
@@ -70,6 +66,13 @@ class PPOSpec(RolloutSpec):
             raise SpecError(
                 f"value_clip = {self.value_clip} holds the network's value near what acting held, in which external="
                 f"{name_of('external', type(self.external))} has a share; set value_clip=0, or external=none"
+            )
+
+    def check_minibatch(self, steps: int) -> None:
+        if self.standardize and steps == 1:
+            raise SpecError(
+                "standardize = true makes the advantage of a minibatch of one step 0, so no policy would be learned; "
+                "raise rollout.steps or envs, lower rollout.minibatches, or set standardize=false"
             )
 
     def _check_head(self) -> None:

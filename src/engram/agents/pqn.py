@@ -31,6 +31,8 @@ class PQNSpec(RolloutSpec):
     Of a distribution the target is that one number: what is learned is its spread over visits, not over what follows.
     """
 
+    rests_on_norm = True
+
     def check(self) -> None:
         super().check()
         self.check_values()

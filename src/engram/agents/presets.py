@@ -24,7 +24,7 @@ from engram.agents.usual import (
     kind_of,
 )
 from engram.agents.with_memory import attention_dqn, drqn, dtqn, emdqn, lru_dqn, mfec, nec, r2d2, recalled
-from engram.agents.without_replay import a2c, dialogue, game, ppo, pqn, recalling, recurrent, together
+from engram.agents.without_replay import a2c, attending, dialogue, game, ppo, pqn, recalling, recurrent, together
 from engram.encoders.features import FeaturesSpec  # noqa: F401, registered
 from engram.encoders.impala import ImpalaSpec  # noqa: F401, registered
 from engram.encoders.tokens import TokensSpec
@@ -109,8 +109,13 @@ def rainbow_memory(space: spaces.Space, steps: int) -> AgentSpec:
 
 
 def _from_rollouts(make: Callable[..., Any], change: Callable[[Any], Any] = lambda made: made) -> Any:
-    """A preset that sees as `dqn` does and learns from rollouts."""
-    return lambda space, steps: change(make(dqn(space, steps), steps, kind_of(space)))
+    """A preset that sees as `dqn` does and learns from rollouts; it attends over actions where they are offered."""
+
+    def made(space: spaces.Space, steps: int) -> Any:
+        chosen = make(dqn(space, steps), steps, kind_of(space))
+        return change(attending(chosen) if spaces.has(space, spaces.OFFERED) else chosen)
+
+    return made
 
 
 # Each with the line that `engram list presets` shows.
@@ -156,7 +161,7 @@ PRESETS: dict[str, tuple[Callable[[spaces.Space, int], MindSpec], str]] = {
     "go": (game, "pqn for a game of two sides on a board, against itself and its past"),
     "a2c": (_from_rollouts(a2c), "a policy gradient from short rollouts (Mnih et al. 2016)"),
     "dialogue": (
-        lambda space, steps: dialogue(dqn(space, steps), steps, kind_of(space), spaces.has(space, spaces.OFFERED)),
+        _from_rollouts(pqn, dialogue),
         "pqn with attention over the acts on offer and normalised rewards; for engram/Dialogue-v0",
     ),
     "cql": (cql, "double DQN that holds down Q of what was not done (Kumar et al. 2020); for demonstrations"),

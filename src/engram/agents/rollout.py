@@ -51,7 +51,7 @@ class Examples(NamedTuple):
     frames: PyTree
     is_first: Bool[Array, "*batch"]
     previous: Previous
-    carry: PyTree  # before each row; of windows the first counts
+    carry: PyTree  # before the first row of each window; None of rows one by one
     bits: UInt32[Array, "*batch words"]
     action: Int[Array, "*batch"]
     weight: Float[Array, "*batch"]  # 0 for rows that are not real, or of which nobody knows what they led to
@@ -255,7 +255,7 @@ def examples_of(
         frames,
         row.is_first,
         previous_of(spec, network, rollout),
-        row.carry,
+        None,
         bits,
         row.action,
         counts.astype(jnp.float32),
@@ -263,7 +263,8 @@ def examples_of(
         target,
     )
     if spec.has_memory:
-        return jax.tree.map(lambda leaf: jnp.swapaxes(leaf, 0, 1), every)
+        windows = jax.tree.map(lambda leaf: jnp.swapaxes(leaf, 0, 1), every)
+        return windows._replace(carry=jax.tree.map(lambda leaf: leaf[0], row.carry))
     return jax.tree.map(_merged, every)
 
 
@@ -291,10 +292,9 @@ def decisions(spec: MindSpec, network: Network, batch: Examples) -> tuple[Any, E
     """What a network decides at every row of a batch, and the rows; leading axis [rows] in both."""
     if not spec.has_memory:
         return jax.vmap(network)(batch.frames, batch.bits), batch
-    carry = jax.tree.map(lambda leaf: leaf[:, 0], batch.carry)
     seen = batch.frames, batch.is_first, batch.previous, batch.bits
-    _, decision = jax.vmap(network.unroll)(carry, *seen)
-    return jax.tree.map(_merged, (decision, batch))
+    _, decision = jax.vmap(network.unroll)(batch.carry, *seen)
+    return jax.tree.map(_merged, (decision, batch._replace(carry=None)))
 
 
 def _merged(leaf: Array) -> Array:

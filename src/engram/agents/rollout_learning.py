@@ -41,6 +41,9 @@ if TYPE_CHECKING:
     import optax
 
 
+FEWEST = 8  # steps of a minibatch that nobody asked for: the advantages of very few say little, and of one nothing
+
+
 @spec
 class CollectSpec:
     """How much is collected before an update, and how often it is learned from."""
@@ -78,17 +81,19 @@ class RolloutSpec(MindSpec):
         return RolloutLearner(self, space, actions, envs, agents)
 
     def fitted(self, given: Collection[str], steps: int, envs: int) -> "RolloutSpec":
-        """With as many minibatches as divide the examples, at most those of the preset; a rollout ends within the run.
+        """With as many minibatches as divide the examples, at most those of the preset, and none of them of fewer than
+        `FEWEST` steps; a rollout ends within the run.
 
         What was given stays.
         """
         chosen = self.rollout
         if "rollout.steps" not in given:
-            chosen = replace(chosen, steps=max(1, min(chosen.steps, steps // envs)))
+            chosen = replace(chosen, steps=max(1 if envs > 1 else 2, min(chosen.steps, steps // envs)))
         if "rollout.minibatches" not in given:
-            examples = envs if self.has_memory else envs * chosen.steps
-            least = max(parts for parts in range(1, chosen.minibatches + 1) if examples % parts == 0)
-            chosen = replace(chosen, minibatches=least)
+            rows = envs * chosen.steps
+            examples = envs if self.has_memory else rows
+            most = max(1, min(chosen.minibatches, rows // FEWEST))
+            chosen = replace(chosen, minibatches=max(parts for parts in range(1, most + 1) if examples % parts == 0))
         return replace(self, rollout=chosen)
 
     def updates_in(self, steps: int, envs: int) -> int:
@@ -110,8 +115,9 @@ class RolloutSpec(MindSpec):
         return f"rollout.steps={self.rollout.steps} of every environment"
 
     def check(self) -> None:
+        self._check_recall()
         super().check()
-        recall, seen = self.recall, self.observation
+        seen = self.observation
         if self.pool.share and (self.has_memory or self.has_external):
             raise SpecError(
                 f"pool.share = {self.pool.share} lets past selves play, which have no memory of their own; set "
@@ -128,21 +134,33 @@ class RolloutSpec(MindSpec):
                 f"{seen.previous_reward} are for a working memory; choose one, such as working=gru, or leave them out"
             )
         usual = OptimizerSpec()
-        unread = {
-            "recall.imitation_weight": recall.imitation_weight > 0,
-            "recall.refresh": recall.refresh > 0,
-            "recall.train_through_memory": recall.train_through_memory,
-            "recall.keys=target": self.keys_of_target,
-            "reward.rescale": self.reward.rescale,
-            "optimizer.reset_every": self.optimizer.reset_every > 0,
-            "optimizer.reset_encoder": self.optimizer.reset_encoder != usual.reset_encoder,
-            "optimizer.reset_rest": self.optimizer.reset_rest != usual.reset_rest,
-        }
-        for what, asked in unread.items():
-            if asked:
-                raise SpecError(f"{what} is of agents that learn from a replay; leave it out, or set agent=q-learning")
+        _refuse(
+            {
+                "reward.rescale": self.reward.rescale,
+                "optimizer.reset_every": self.optimizer.reset_every > 0,
+                "optimizer.reset_encoder": self.optimizer.reset_encoder != usual.reset_encoder,
+                "optimizer.reset_rest": self.optimizer.reset_rest != usual.reset_rest,
+            }
+        )
+
+    def _check_recall(self) -> None:
+        """First of all: what else is said of them leads to settings that only a replay has."""
+        recall = self.recall
+        _refuse(
+            {
+                "recall.imitation_weight": recall.imitation_weight > 0,
+                "recall.refresh": recall.refresh > 0,
+                "recall.train_through_memory": recall.train_through_memory,
+                "recall.keys=target": self.keys_of_target,
+                "recall.demonstrations": recall.demonstrations > 0,
+                "recall.played=false": not recall.played,
+            }
+        )
 
     # -- what each kind says ---------------------------------------------------------------------------------
+
+    def check_minibatch(self, steps: int) -> None:
+        """Raises SpecError where a minibatch of so many steps cannot be learned from."""
 
     @property
     def metrics(self) -> tuple[str, ...]:
@@ -160,6 +178,13 @@ class RolloutSpec(MindSpec):
     def loss_of(self, decision: Decision, rows: Examples) -> tuple[Float[Array, ""], Metrics]:
         """The loss of a minibatch, and what is reported of it. Leading axis [rows] in all."""
         raise NotImplementedError
+
+
+def _refuse(unread: dict[str, bool]) -> None:
+    """Raises SpecError for a setting that was asked for and is not read here."""
+    for what, asked in unread.items():
+        if asked:
+            raise SpecError(f"{what} is of agents that learn from a replay; leave it out, or set agent=q-learning")
 
 
 @all_in_32_bits
@@ -187,6 +212,7 @@ class RolloutLearner:
                 f"rollout.minibatches = {chosen.minibatches} does not divide the {examples} {what} of a rollout; give "
                 f"a number that does, or leave it out"
             )
+        self.spec.check_minibatch(self.envs * chosen.steps // chosen.minibatches)
 
     @property
     def lanes(self) -> int:

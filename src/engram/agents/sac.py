@@ -93,11 +93,7 @@ class SACSpec(AgentSpec):
                 f"agent=sac needs a head with a policy and two estimates of Q, which head="
                 f"{name_of('head', type(self.head))} has not; set head=twin, or use --preset sac"
             )
-        if not self.exploration.samples:
-            raise SpecError(
-                f"agent=sac draws actions from its policy, which exploration="
-                f"{name_of('exploration', type(self.exploration))} does not; set exploration=sample"
-            )
+        self.check_samples()
 
 
 def score(spec: SACSpec, nets: Nets, frames: PyTree, decision: Decision, start: Start, following: Following) -> Scored:
@@ -155,7 +151,8 @@ KEPT = (
 def from_dqn(chosen: AgentSpec, games: bool, width: int, offers: bool = False) -> SACSpec:
     """The preset: it sees, stores and learns as a DQN for the same kind of observation does, but for its losses.
 
-    `games`: with the numbers of CleanRL's `sac_atari`. `width` of a hidden layer of the policy and of each estimate.
+    `games`: with the numbers of CleanRL's `sac_atari`, but batches of 32. `width`: of a hidden layer of the policy and
+    of each estimate.
     """
     of_actions = AttentionSpec() if offers else DuelingSpec(width=width)
     spec = SACSpec(

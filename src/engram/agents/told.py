@@ -42,6 +42,8 @@ def assumptions(spec: MindSpec, space: spaces.Space) -> list[str]:
             f"rewards are learned from within +-{spec.reward_clip:g}, which changes the task; what is reported is not "
             f"clipped (reward_clip=0: as they are)"
         )
+    if spec.rests_on_norm and not getattr(spec.encoder, "norm", True):
+        told.append("encoder.norm = false, without a target network: the source of pqn rests on normalised layers")
     if spec.discount != AgentSpec().discount:
         told.append(f"returns are discounted by {spec.discount:g} a step, which may change what is best (discount=)")
     return told

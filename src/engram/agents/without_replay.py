@@ -41,8 +41,9 @@ def pqn(chosen: AgentSpec, steps: int, kind: str) -> PQNSpec:
     """PQN (Gallici et al. 2024), with the numbers of its authors' code for CartPole, and for games.
 
     Departures: Adam in place of RAdam. For numbers and vectors, rollouts, step size and exploration are those for
-    MinAtar: the code has 64 steps, 1e-4, and epsilon down to 0.2 there. For pixels it keeps the step size, which falls
-    to a tenth here, because a run of ours is shorter; epsilon falls to 0.001 as there.
+    MinAtar: the code has 64 steps, 1e-4, rewards of a tenth, and epsilon down to 0.2 there. For boards and pixels it
+    has 32 minibatches and 128 environments. For pixels it keeps the step size, which falls to a tenth here, because a
+    run of ours is shorter; epsilon falls to 0.001 as there.
     """
     games, pixels = kind in ("grid", "pixels"), kind == "pixels"
     return PQNSpec(
@@ -58,20 +59,28 @@ def pqn(chosen: AgentSpec, steps: int, kind: str) -> PQNSpec:
     )  # fmt: skip
 
 
-def dialogue(chosen: AgentSpec, steps: int, kind: str, offers: bool) -> PQNSpec:
-    """PQN that attends over the acts on offer, with rewards of 80 at the end of a talk brought to order one."""
-    made = pqn(chosen, steps, kind)
-    return replace(made, head=AttentionSpec() if offers else made.head, reward=RewardSpec(normalize=True))
+def dialogue(chosen: Any) -> Any:
+    """The agent with rewards of 80 at the end of a talk brought to order one."""
+    return replace(chosen, reward=RewardSpec(normalize=True))
+
+
+def attending(chosen: Any) -> Any:
+    """The agent that attends over actions which an observation offers by their features."""
+    if chosen.head.has_policy:
+        return replace(chosen, head=replace(chosen.head, policy=AttentionSpec()))
+    return replace(chosen, head=AttentionSpec())
 
 
 def ppo(chosen: AgentSpec, steps: int, kind: str) -> PPOSpec:
-    """PPO (Schulman et al. 2017), for games with the numbers of Huang et al. 2022, else with our own."""
+    """PPO (Schulman et al. 2017), for pixels with the numbers of Huang et al. 2022, else with our own."""
     games = kind in ("grid", "pixels")
     return PPOSpec(
         **_seeing(chosen),
         head=ActorCriticSpec(width=0 if games else 64),
         # Ten epochs and a shorter trace where steps are dear: of seven ways, on three seeds of CartPole and Acrobot.
-        rollout=CollectSpec(steps=128 if kind == "pixels" else 64, epochs=4 if games else 10, minibatches=8),
+        rollout=CollectSpec(
+            steps=128 if kind == "pixels" else 64, epochs=4 if games else 10, minibatches=4 if kind == "pixels" else 8
+        ),
         trace=0.95 if games else 0.8,
         clip=0.1 if kind == "pixels" else 0.2,
         loss=SquaredSpec(),
@@ -118,8 +127,11 @@ def game(space: Space, steps: int, width: int = 512) -> PQNSpec:
 
 
 def recurrent(chosen: Any) -> Any:
-    """The agent with a GRU that also sees the previous action, learned through whole rollouts from stored carries."""
-    observation = replace(chosen.observation, stack=1, previous_action=True)
+    """The agent with a GRU that also sees the previous action, learned through whole rollouts from stored carries.
+
+    Of actions that are offered by their features it does not: their numbers mean nothing.
+    """
+    observation = replace(chosen.observation, stack=1, previous_action=not chosen.head.reads_offered)
     minibatches = min(8, chosen.rollout.minibatches)  # each of whole environments
     return replace(
         chosen,

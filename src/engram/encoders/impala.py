@@ -9,11 +9,11 @@ from jaxtyping import Array, Float, PyTree
 
 from engram import spaces
 from engram.encoders.parts import Parts, even_edges, grid_parts
-from engram.encoders.pixels import channels_first, frames_as_channels, image_shape
+from engram.encoders.pixels import NORM, channels_first, frames_as_channels, image_shape, rectified
 from engram.encoders.vector import no_attention
 from engram.errors import SpaceError
 from engram.nn.convolution import Convolution
-from engram.nn.layers import Linear
+from engram.nn.layers import Linear, normalised
 from engram.nn.observation import scaled
 from engram.nn.spectral import spectrally_normalised
 from engram.ranges import OneOf
@@ -34,6 +34,7 @@ class ImpalaSpec:
     pool: bool = setting(True, "the last image is pooled to 6 x 6 where it is larger, as in BTR")
     width: int = setting(512, "units of the layer after the convolutions", low=1, search=OneOf(128, 256, 512))
     spectral_norm: bool = setting(False, "residual convolutions stretch no input by more than one, as in BTR")
+    norm: bool = setting(False, NORM)
 
     layout = "channels"
 
@@ -50,14 +51,17 @@ class ImpalaSpec:
 
 
 class Block(eqx.Module):
-    """x -> pool(conv(x)), then twice x + conv(relu(conv(relu(x)))). Convolutions are 3 x 3 and padded."""
+    """x -> pool(conv(x)), then twice x + conv(relu(conv(relu(x)))). Convolutions are 3 x 3 and padded. With `norm` each
+    ReLU is of normalised channels.
+    """
 
     first: Convolution
     residual: tuple[tuple[Convolution, Convolution], ...]
     spectral: bool = eqx.field(static=True)
+    norm: bool = eqx.field(static=True)
 
-    def __init__(self, channels: int, out: int, spectral: bool = False, *, key: Key):
-        self.spectral = spectral
+    def __init__(self, channels: int, out: int, spectral: bool = False, norm: bool = False, *, key: Key):
+        self.spectral, self.norm = spectral, norm
         keys = jax.random.split(key, 5)
         self.first = Convolution(channels, out, 3, 1, key=keys[0])
         pairs = ((keys[1], keys[2]), (keys[3], keys[4]))
@@ -70,7 +74,7 @@ class Block(eqx.Module):
         for one, two in self.residual:
             if self.spectral:
                 one, two = (eqx.tree_at(lambda c: c.weight, c, spectrally_normalised(c.weight)) for c in (one, two))
-            x = x + two(padded(jax.nn.relu(one(padded(jax.nn.relu(x))))))
+            x = x + two(padded(rectified(one(padded(rectified(x, self.norm))), self.norm)))
         return x
 
 
@@ -86,6 +90,7 @@ class ImpalaEncoder(eqx.Module):
     width: int = eqx.field(static=True)
     pool: bool = eqx.field(static=True)
     space: spaces.Box = eqx.field(static=True)
+    norm: bool = eqx.field(static=True)
 
     def __init__(self, space: spaces.Space, stack: int, chosen: ImpalaSpec, *, key: Key):
         rows, columns, channels = image_shape(space)
@@ -97,21 +102,22 @@ class ImpalaEncoder(eqx.Module):
             )
         blocks, inputs = [], channels * stack
         for out, block_key in zip(chosen.channels, keys[1:], strict=True):
-            blocks.append(Block(inputs, out * chosen.scale, chosen.spectral_norm, key=block_key))
+            blocks.append(Block(inputs, out * chosen.scale, chosen.spectral_norm, chosen.norm, key=block_key))
             rows, columns, inputs = -(-rows // 2), -(-columns // 2), out * chosen.scale
         rows, columns = (min(side, POOL) if chosen.pool else side for side in (rows, columns))
         self.blocks, self.pool = tuple(blocks), chosen.pool
         self.dense, self.width = Linear(prod((rows, columns, inputs)), chosen.width, key=keys[0]), chosen.width
         assert isinstance(space, spaces.Box)  # image_shape saw to it
-        self.space = space
+        self.space, self.norm = space, chosen.norm
 
     def __call__(self, observation: PyTree) -> Encoding:
         x = frames_as_channels(scaled(self.space, observation), channels_first(self.space))
         for block in self.blocks:
             x = block(x)
-        x = jax.nn.relu(x)
+        x = rectified(x, self.norm)
         x = adaptive(x, POOL) if self.pool else x
-        return Encoding(jax.nn.relu(self.dense(x.reshape(-1))), no_attention())
+        x = self.dense(x.reshape(-1))
+        return Encoding(jax.nn.relu(normalised(x) if self.norm else x), no_attention())
 
 
 def padded(x: Float[Array, "rows columns channels"]) -> Float[Array, "more wider channels"]:

@@ -116,9 +116,13 @@ def convolved(
     """Stacked frames, `scaled`, through convolutions each followed by a ReLU, with `norm` of normalised numbers."""
     x = frames_as_channels(scaled(space, frames), channels_first(space))
     for convolution in convolutions:
-        x = convolution(x)
-        x = jax.nn.relu(jax.vmap(jax.vmap(normalised))(x) if norm else x)
+        x = rectified(convolution(x), norm)
     return x
+
+
+def rectified(x: Float[Array, "rows columns channels"], norm: bool) -> Float[Array, "rows columns channels"]:
+    """ReLU of an image, with `norm` of the channels of each place normalised."""
+    return jax.nn.relu(jax.vmap(jax.vmap(normalised))(x) if norm else x)
 
 
 def convolved_parts(

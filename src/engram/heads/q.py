@@ -125,7 +125,9 @@ def _stream(width: int, hidden: int, outputs: int, noise: float, keys: Array) ->
 
 
 def check_without_policy(inner: dict[str, Any]) -> None:
-    """Raises SpecError for a head inside of another, by the path of its setting, that has a policy of its own."""
+    """Raises SpecError for a head inside of another, by the path of its setting, that has a policy of its own, or gives
+    something else than a number for each action.
+    """
     for path, head in inner.items():
         if head.has_policy:
             raise SpecError(f"{path} has a policy of its own; set {path}=q, dueling or attention")
@@ -133,4 +135,9 @@ def check_without_policy(inner: dict[str, Any]) -> None:
             raise SpecError(
                 f"{path}=decoupled gives the value of an action as the mean of its numbers' values, of which a policy "
                 f"makes none of its own; set {path}=q, dueling or attention"
+            )
+        if head.predicts != "number":
+            raise SpecError(
+                f"{path} gives one number for each action, but {path}.returns gives a distribution; set "
+                f"{path}.returns=scalar"
             )

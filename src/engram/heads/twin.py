@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, UInt32
 
-from engram.errors import SpecError
 from engram.heads.q import QSpec, check_without_policy
 from engram.nn.noisy import Drawing
 from engram.registry import register
@@ -44,11 +43,6 @@ class TwinSpec:
 
     def check(self) -> None:
         check_without_policy({"head.policy": self.policy, "head.q": self.q})
-        if self.q.predicts != "number":
-            raise SpecError(
-                "head=twin takes the least of two numbers, but head.q.returns gives a distribution; set "
-                "head.q.returns=scalar"
-            )
 
     def build(self, width: int, actions: int, key: Key, offered: int = 0) -> "TwinHead":
         policy, *estimates = jax.random.split(key, 3)

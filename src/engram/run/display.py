@@ -30,9 +30,19 @@ _CELL = "background:none;border:0;padding:2px 8px;text-align:left"
 _PROSE = re.compile(r"[;,] | \(")  # in what follows a name: then it is no command, but goes on as a sentence
 _ECHO = 2  # columns beside the panel for the "^C" of Ctrl-C, which would else begin a line and shift the panel
 _LATEST = 0.5  # weight of the newest stretch in the pace that the time left is told by
-_STAYS = ("return_mean", "loss", "q_mean")  # shown as last known: a line of metrics may lie between two updates
+_STAYS = (
+    "return_mean",
+    "loss",
+    "q_mean",
+    "entropy",
+)  # shown as last known: a line of metrics may lie between two updates
 # What the panel says of a fact that is not known yet.
-_UNKNOWN = {"return": "no episode ended yet", "loss": "nothing learned yet", "Q": "nothing learned yet"}
+_UNKNOWN = {
+    "return": "no episode ended yet", "loss": "nothing learned yet", "Q": "nothing learned yet",
+    "entropy": "nothing learned yet",
+}  # fmt: skip
+# What tells how an agent judges, by the metric that it is made of: an agent with a policy alone has no Q.
+JUDGES = {"q_mean": "Q", "entropy": "entropy"}
 
 
 def _is_absent(value: Any) -> bool:
@@ -75,6 +85,7 @@ class Display:
         self.total = total_steps
         self.title = title
         self.explores: tuple[str, ...] = ("epsilon",)  # the metrics that tell of exploration
+        self.judges: tuple[str, ...] = ("q_mean",)  # of JUDGES, those that the agent reports
         self.stream: Any = sys.stdout if stream is None else stream
         self._interval, self._clock = interval, clock
         self._metrics: dict[str, Any] = {}
@@ -190,6 +201,7 @@ class Display:
         pace = self._pace or (None if self._compiled else speed)
         left = (total - step) / pace if total and step is not None and pace else None
         explores = [(name, _text(_number(known.get(name)), ".3f")) for name in self.explores]
+        judges = [(JUDGES[name], _text(_number(known.get(name)), ".4g")) for name in self.judges]
         return [
             ("step", f"{_text(step, ',.0f')}{f'/{total:,}' if total else ''}"),
             ("done", _text(self.share(), ".0%")),
@@ -197,7 +209,7 @@ class Display:
             *([] if self._greedy is None else [("greedy", _text(self._greedy, ".4g"))]),
             ("episodes", _text(_number(known.get("episodes")), ",.0f")),
             ("loss", _text(_number(known.get("loss")), ".4g")),
-            ("Q", _text(_number(known.get("q_mean")), ".4g")),
+            *judges,
             *explores,
             ("steps/s", _text(self._pace or speed, ",.0f")),
             ("elapsed", _duration(elapsed)),

@@ -12,10 +12,8 @@ HOPELESS = 1e6  # times the largest return: half of the powers of ten that float
 LETTERS = 12  # at the beginning of a warning, by which two are told apart
 LARGE = 100.0  # reward of a step from which Q, moved by about the step size of an update, may be far behind it
 EARLY = 200  # updates in which Q may be far from rewards
-WAY_OUT = (
-    "lower optimizer.learning_rate or optimizer.clip_norm, set reward_clip, or let the target network follow more "
-    "slowly (target.rate, target.every), and start again"
-)
+WAYS_OUT = ("lower optimizer.learning_rate or optimizer.clip_norm", "set reward_clip")
+SLOWER = "let the target network follow more slowly (target.rate, target.every)"
 
 
 class DivergenceWatch:
@@ -23,12 +21,15 @@ class DivergenceWatch:
 
     Q is compared with the largest absolute return of an episode so far, at least 1, and the loss, which may be squared,
     with its square. Before an episode has ended nothing is known of the size of returns. The largest of the first
-    `FIRST` losses then stands for that of rewards, and Q may be `FAR` times as large: the sum of many.
+    `FIRST` losses then stands for that of rewards, and Q may be `FAR` times as large: the sum of many. Of an agent that
+    reports no Q the loss alone is looked at. `has_target`: whether it has a target network.
     """
 
     FIRST = 3
 
-    def __init__(self) -> None:
+    def __init__(self, has_target: bool = True) -> None:
+        *ways, last = (*WAYS_OUT, SLOWER) if has_target else WAYS_OUT
+        self._way_out = f"{', '.join(ways)}, or {last}, and start again"
         self._scale: float | None = None
         self._losses: list[float] = []
         self._said = False
@@ -54,17 +55,17 @@ class DivergenceWatch:
             self._scale = max([self._scale or 1.0, *returns])
         losses = [abs(value) for value in _numbers(metrics.get("loss"))]
         values = [abs(value) for value in _numbers(metrics.get("q_mean"))]
-        loss, value = max(losses, default=0.0), max(values, default=0.0)
+        loss, value = max(losses, default=0.0), max(values, default=None)
         scale = self._of_loss(losses) if self._scale is None else self._scale
         if scale is None:
             return None
         value_scale = FAR * scale if self._scale is None else scale
-        if value > HOPELESS * value_scale or loss > (HOPELESS * scale) ** 2:
-            raise LearningFault(f"learning has diverged: {self._told(loss, value)}; {WAY_OUT}")
-        if self._said or (value <= FAR * value_scale and loss <= (FAR * scale) ** 2):
-            return self._too_large(metrics, loss, value)
+        if (value or 0) > HOPELESS * value_scale or loss > (HOPELESS * scale) ** 2:
+            raise LearningFault(f"learning has diverged: {self._told(loss, value)}; {self._way_out}")
+        if self._said or ((value or 0) <= FAR * value_scale and loss <= (FAR * scale) ** 2):
+            return None if value is None else self._too_large(metrics, loss, value)
         self._said = True
-        return f"learning diverges: {self._told(loss, value)}; {WAY_OUT}"
+        return f"learning diverges: {self._told(loss, value)}; {self._way_out}"
 
     def _too_large(self, metrics: Mapping[str, Any], loss: float, value: float) -> str | None:
         """A sentence, once, where a step earns much more than Q has come to. Rewards that are normalised or clipped
@@ -88,9 +89,9 @@ class DivergenceWatch:
             return None
         return max(1.0, *self._losses) if len(self._losses) == self.FIRST else None
 
-    def _told(self, loss: float, value: float) -> str:
+    def _told(self, loss: float, value: float | None) -> str:
         largest = "" if self._scale is None else f", and no return was larger than {self._scale:.3g}"
-        return f"the loss is {loss:.3g} and Q is {value:.3g}{largest}"
+        return f"the loss is {loss:.3g}{'' if value is None else f' and Q is {value:.3g}'}{largest}"
 
 
 def _numbers(value: Any) -> list[float]:

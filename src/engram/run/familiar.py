@@ -91,6 +91,12 @@ _OTHERS: dict[Way, tuple[str, ...]] = {
     Way("env_args"): ("env_kwargs", "env_config", "make_kwargs"),
 }  # fmt: skip
 FAMILIAR = {other: way for way, others in _OTHERS.items() for other in others}
+# What some of them mean to whoever comes from an agent that learns from rollouts.
+_PARTS = Way("rollout.minibatches", "how many there are of a rollout, not the size of one")
+_OF_ROLLOUTS = {
+    **dict.fromkeys(("n_steps", "num_steps"), Way("rollout.steps", "of each environment")),
+    **dict.fromkeys(("batch_size", "minibatch_size", "train_batch_size"), _PARTS),
+}
 
 _DEVICE = "JAX takes a GPU where it finds one; the variable JAX_PLATFORMS=cpu, set before Python starts, keeps it off"
 _PROGRESS = "progress is shown in a terminal or notebook; in Python, Trainer(progress=True) or False chooses"
@@ -105,7 +111,12 @@ def no_setting(name: str) -> str | None:
     return _NO_SETTINGS.get(name.replace("-", "_").lower())
 
 
-def familiar(name: str) -> Way | None:
-    """The setting that `name`, or the last word of a path such as `optimizer.lr`, means elsewhere; None if none."""
+def familiar(name: str, from_rollouts: bool = False) -> Way | None:
+    """The setting that `name`, or the last word of a path such as `optimizer.lr`, means elsewhere; None if none.
+
+    `from_rollouts`: whether the agent learns from rollouts.
+    """
     name = name.replace("-", "_").lower()
-    return FAMILIAR.get(name) or FAMILIAR.get(name.rpartition(".")[2])
+    last = name.rpartition(".")[2]
+    special = _OF_ROLLOUTS.get(last) if from_rollouts else None
+    return special or FAMILIAR.get(name) or FAMILIAR.get(last)

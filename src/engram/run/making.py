@@ -116,9 +116,12 @@ def _up(steps: int, each: int) -> int:
 
 
 def _instead(plan: RunPlan) -> str | None:
-    """The preset that learns from rollouts in place of this agent; None where none does, and for one that does."""
+    """What learns from rollouts in place of this agent, as it is typed after `--preset`; None where nothing does, and
+    for an agent that does.
+    """
     spec = plan.agent
-    if not spec.replay_rows or plan.demonstration_rows:  # those are for a replay
+    draw = getattr(spec, "draw", None)
+    if not spec.replay_rows or plan.demonstration_rows or draw.relabels:  # those are for a replay, as hindsight is
         return None
     if plan.agents > 1:
         return "smax"
@@ -126,6 +129,8 @@ def _instead(plan: RunPlan) -> str | None:
         return "go"
     if spec.has_memory:
         return "pqn-rnn"
+    if spec.head.decouples:
+        return "pqn head=decoupled"
     return "pqn-memory" if spec.has_external else "pqn"
 
 
@@ -140,6 +145,8 @@ def notes_at_start(plan: RunPlan, agent: Agent, environment: Any, on_device: boo
     yield f"{told}{why_so_many(plan.preset, plan.agent, plan.space)}"
     if not learns(plan, agent.rhythm, on_device):
         yield Warned(f"{plan.agent.begins} is not reached: nothing will be learned")
+    if plan.agent.from_rollouts and plan.envs == 1:
+        yield Warned("a rollout of one environment is one course of events: give it several, such as envs=8 (--envs 8)")
     if on_device and plan.envs >= MANY and (other := _instead(plan)):
         yield (
             f"{plan.envs} environments on the device are many: --preset {other} learns from rollouts of them, without "

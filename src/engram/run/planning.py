@@ -97,7 +97,8 @@ def new_plan(
     def fit(agent: MindSpec) -> MindSpec:
         """A replay that is taken over has the size that it had; a rollout is fitted to the environments of now."""
         fits = kept is None or agent.from_rollouts
-        return agent.fitted(changes.keys(), total, chosen.get("envs", 1)) if fits else agent
+        known = [path for path, *_ in specs.describe(agent) if _given(changes, path)]
+        return agent.fitted(known, total, chosen.get("envs", 1)) if fits else agent
 
     agent = specs.unfinished(agent, changes, fit)
     check_read(agent, given.typed)

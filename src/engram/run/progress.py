@@ -8,7 +8,7 @@ from typing import Any
 
 from engram.errors import Warned
 from engram.run.curve import plot_curve
-from engram.run.display import Display, clean, in_notebook, is_terminal
+from engram.run.display import JUDGES, Display, clean, in_notebook, is_terminal
 from engram.run.machine import told_of_compiling
 from engram.run.metrics import METRICS_FILE
 
@@ -40,6 +40,7 @@ class Progress:
             return
         explores = trainer.plan.agent.exploration.report(trainer.steps)
         self.display.title, self.display.explores = title_of(trainer.plan), tuple(explores)
+        self.display.judges = tuple(name for name in JUDGES if name in trainer.agent.metrics)
         self._open.callback(told_of_compiling(self.display.compiled))
         self._open.enter_context(self.display)
         self.display.begin({"step": trainer.steps, "total": trainer.plan.steps, "episodes": 0, **explores})

@@ -264,9 +264,14 @@ def check_names(agent: Any, changes: Mapping[str, Any]) -> None:
             raise SpecError(f"{path!r} is a setting of the run, not of its agent; {written(first)}")
         # Below a part, which settings there are depends on its kind, which another path may choose.
         of_a_part = bool(dot) and first in fields and "role" in fields[first].metadata
-        way = None if path in known or path in fields else familiar(path)
+        way = None if path in known or path in fields else familiar(path, agent.from_rollouts)
         if way and (not of_a_part or (path in FAMILIAR and not _own(changes, fields, path))):
             note = f" ({way.note})" if way.note else ""
+            if (kind := way.path.partition(".")[0]) not in fields and kind not in RUN | SESSION:
+                note = note or f" (of agents that learn from {'a replay' if agent.from_rollouts else 'rollouts'})"
+                raise SpecError(
+                    f"{path!r} is called {way.path!r} here{note}, which this agent does not have; leave it out"
+                )
             raise SpecError(f"{path!r} is called {way.path!r} here{note}; {written(way.path)}")
         if first not in fields:
             instead = no_setting(path) or hint(path, [*RUN, *SESSION, "callbacks", "overrides", *known], LISTED)

@@ -89,7 +89,7 @@ class Trainer:
         self._shown = callbacks_of(progress, writes=self.folder is not None)
         self._open = ExitStack()
         self._runner: Runner | None = None
-        self._progress, self._divergence = Milestones(), DivergenceWatch()
+        self._progress = Milestones()
         self._source: Source | None = None
         self._lesson: Lesson | None = None
         self._stopping = self._callback_failed = False
@@ -102,6 +102,7 @@ class Trainer:
         with self._open as opened:  # what was opened is let go of if the rest fails
             begin(env)
             assert self._env is not None
+            self._divergence = DivergenceWatch(has_target=not self.plan.agent.from_rollouts)
             self._evaluating = opened.enter_context(closing(Evaluating(self._env)))
             self._evaluating.prepare(self.plan)  # says at once what it cannot do
             names = (*self.plan.log, EVENTS) if self.plan.track else self.plan.log

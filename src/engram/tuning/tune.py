@@ -23,7 +23,7 @@ from engram.run.settings import OF_TRIALS, Given, flag_of
 from engram.run.stop import StopRequest
 from engram.run.trainer import Trainer
 from engram.tuning.result import Tuned
-from engram.tuning.space import Dimension, space_of, value_at
+from engram.tuning.space import Choice, Dimension, space_of, value_at
 from engram.tuning.study import COMPLETE, PRUNED, Study, Taken, Task, holds_study, the_library
 from engram.tuning.trial import GivenUp, Left, Report, Unscored, forget_programs, play
 from engram.tuning.workers import work_in_processes
@@ -130,7 +130,10 @@ def task_of(
     seed = run.pop("seed", 0)
     run |= {"steps": plan.steps, "preset": plan.preset} | _evaluated(run, plan)
     run |= {"env_args": plan.env_args} if plan.env_args else {}
-    space = space_of(plan.agent, fixed, [search] if isinstance(search, str) else list(search))
+    words = [search] if isinstance(search, str) else list(search)
+    space = [
+        one if f"{one.path}=" in "".join(words) else _possible(plan, one) for one in space_of(plan.agent, fixed, words)
+    ]
     own = {one.path: _own(plan, one) for one in space}
     defaults = {one.path: one.nearest(own[one.path]) for one in space}
     notes = [
@@ -141,6 +144,13 @@ def task_of(
         notes.append(f"{plan.agent.begins} is not reached: nothing will be learned; give more --steps")
     points = -(-plan.steps // (run.get("evaluate_every") or plan.evaluate_every))
     return Task(env, run, fixed, tuple(space), defaults, points, seed, pruning), notes
+
+
+def _possible(plan: RunPlan, one: Dimension) -> Dimension:
+    """The dimension without what these environments rule out: minibatches of whole environments must divide them."""
+    if not (isinstance(one, Choice) and one.path == "rollout.minibatches" and plan.agent.has_memory):
+        return one
+    return Choice(one.path, tuple(value for value in one.values if plan.envs % int(value) == 0))
 
 
 def _own(plan: RunPlan, one: Dimension) -> Any:
