@@ -222,7 +222,8 @@ def test_other_familiar_names_are_keywords_that_are_answered_too(name):
          "not have; leave it out"),
         ("dqn", "gae_lambda", "'gae_lambda' is called 'trace' here (of agents that learn from rollouts: pqn, ppo, a2c)"
          ", which this agent does not have; leave it out"),
-        ("dqn", "n_steps", "'n_steps' is called 'n_step' here (of ppo, a2c and pqn: rollout.steps); write n_step=VALUE"),
+        ("dqn", "n_steps", "'n_steps' is called 'n_step' here (of ppo, a2c and pqn: rollout.steps); write "
+         "n_step=VALUE"),
     ],
 )  # fmt: skip
 def test_a_familiar_name_means_what_the_agent_has(preset, name, sentence):
