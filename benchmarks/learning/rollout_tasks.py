@@ -9,7 +9,8 @@ T-maze all agents take smaller steps of fewer epochs (`PATIENT`): what is reward
 steps, and a policy that is sure by then never turns. Found on seeds 0 and 1, among eight ways of trace, entropy, epochs
 and step size. `ppo` sees one observation, `ppo-rnn` has a GRU,
 `ppo-attention` a causal transformer over the last 64 steps in its place, `ppo-memory` an external memory in its critic.
-The cells `pqn-TASK` are POPGym's, by `pqn-rnn`; `pqn-TASK-forgetting` is the control whose GRU is emptied before every
+The cells `pqn-TASK` are POPGym's, by `pqn-rnn`, all with one configuration: what an action of theirs brings comes at
+once, so values look one step ahead (`AT_ONCE`, found on CountRecall, seed 0, among four ways). `pqn-TASK-forgetting` is the control whose GRU is emptied before every
 step, `pqn-TASK-clock` the one that sees nothing of the task but how long the episode has lasted.
 
 What is played and scored is said in `memory_tasks`, whose flags these are.
@@ -32,6 +33,7 @@ AGENTS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 PATIENT = {"optimizer.learning_rate": 3e-4, "rollout.steps": 128, "rollout.epochs": 4, "trace": 0.95,
            "entropy_weight": 0.03}  # fmt: skip
+AT_ONCE = {"trace": 0.0, "discount": 0.9}
 TASKS: dict[str, tuple[str, dict[str, Any], int, float | None]] = {
     "tmaze-50": ("engram/PassiveTMaze-v0", {"length": 50}, 1_000_000, SOLVED),
     "RepeatPrevious": ("engram/RepeatPrevious-v0", {"level": "easy"}, 1_000_000, None),
@@ -56,7 +58,7 @@ def popgym(task: str, control: str = "", **settings: Any) -> Cell:
     name, clock = f"pqn-{task}" + (f"-{control}" if control else ""), control == "clock"
     env, preset = (f"clock:{task}", "pqn") if clock else (f"engram/{task}-v0", "pqn-rnn")
     published = None if control else POPGYM[task]
-    return Cell(name, env, 5_000_000, preset, {"level": "easy"}, settings, ENVS, published=published)
+    return Cell(name, env, 5_000_000, preset, {"level": "easy"}, AT_ONCE | settings, ENVS, published=published)
 
 
 CELLS = {
