@@ -10,8 +10,9 @@ steps, and a policy that is sure by then never turns. Found on seeds 0 and 1, am
 and step size. `ppo` sees one observation, `ppo-rnn` has a GRU,
 `ppo-attention` a causal transformer over the last 64 steps in its place, `ppo-memory` an external memory in its critic.
 The cells `pqn-TASK` are POPGym's, by `pqn-rnn`, all with one configuration: what an action of theirs brings comes at
-once, so values look one step ahead (`AT_ONCE`, found on CountRecall, seed 0, among four ways). `pqn-TASK-forgetting` is the control whose GRU is emptied before every
-step, `pqn-TASK-clock` the one that sees nothing of the task but how long the episode has lasted.
+once, so values look one step ahead (`AT_ONCE`, found on CountRecall, seed 0, among four ways). `pqn-TASK-forgetting` is
+the control whose GRU is emptied before every step, `pqn-TASK-clock` the one that sees nothing of the task but how long
+the episode has lasted.
 
 What is played and scored is said in `memory_tasks`, whose flags these are.
 """

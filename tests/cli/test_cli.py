@@ -255,9 +255,10 @@ def test_the_nearest_run_is_named(capsys):
         (SpecError("replay.capacity = 0 is out of range"), 2, "replay.capacity = 0 is out of range"),
         (LearningFault("loss is nan \x1b[2J\nat step 3"), 65, "loss is nan \\x1b[2J\\nat step 3"),
         (Stopped("stopped at step 30 after saving"), 75, "stopped at step 30 after saving"),
-        (MemoryError(), 2, "the memory of this machine does not suffice; lower replay.capacity, --envs or --seeds"),
-        (RuntimeError("RESOURCE_EXHAUSTED: 9 GB"), 2, "the memory of this machine does not suffice; lower replay."
-         "capacity, --envs or --seeds"),
+        (MemoryError(), 2, "the memory of this machine does not suffice; lower --envs, --seeds, or re"
+         "play.capacity or rollout.steps"),
+        (RuntimeError("RESOURCE_EXHAUSTED: 9 GB"), 2, "the memory of this machine does not suffice; lower --envs, "
+         "--seeds, or replay.capacity or rollout.steps"),
         (OSError(28, "No space left on device", "runs/x"), 74, "runs/x could not be written: No space left on device; "
          "make room there"),
         (KeyboardInterrupt(), 130, "stopped; nothing was left to save"),
@@ -356,6 +357,12 @@ def test_a_group_of_seeds_that_was_stopped_goes_on_where_it_was(monkeypatch, cap
     FakeTrainer.all_made.clear()
     assert main(["train", "--resume", "--run", "r"]) == 0
     assert [made["run"].name for made in FakeTrainer.all_made] == ["seed0", "seed1", "seed2"]
+    Path("r/seeds.json").write_text('{"seeds": [0, 1, 2, 3]}')  # as the first save of a group tells
+    capsys.readouterr()
+    assert main(["train", "--resume", "--run", "r"]) == 0
+    assert capsys.readouterr().err == (
+        "engram: seed3 of r has not begun; to begin it, add --run r --resume to the whole command\n"
+    )
 
 
 def test_a_run_that_could_not_begin_leaves_no_directory(monkeypatch):

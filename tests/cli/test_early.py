@@ -218,6 +218,14 @@ def test_other_familiar_names_are_keywords_that_are_answered_too(name):
          "in Python rollout__steps=VALUE"),
         ("pqn", "buffer_size", "'buffer_size' is called 'replay.capacity' here (of agents that learn from a replay), "
          "which this agent does not have; leave it out"),
+        ("pqn", "clip", "'clip' is a setting of agent=ppo, which this agent=pqn does not have; leave it out, or "
+         "choose another preset"),
+        ("sac", "rollout.steps", "'rollout.steps' is a setting of agent=ppo and agent=pqn, which this agent=sac does "
+         "not have; leave it out, or choose another preset"),
+        ("ppo", "replay.batch_size", "'replay.batch_size' is a setting of agent=q-learning and agent=sac, which this "
+         "agent=ppo does not have; leave it out, or choose another preset"),
+        ("sac", "alpha", "'alpha' is called 'head.temperature' here (where it begins; it is learned, for "
+         "target_entropy); write head.temperature=VALUE, in Python head__temperature=VALUE"),
         ("a2c", "per_alpha", "'per_alpha' is called 'draw.exponent' here (of draw=prioritized), which this agent does "
          "not have; leave it out"),
         ("dqn", "gae_lambda", "'gae_lambda' is called 'trace' here (of agents that learn from rollouts: pqn, ppo, a2c)"
@@ -238,7 +246,7 @@ def test_a_familiar_name_as_a_flag_and_a_setting_as_a_flag(capsys):
     assert main(["train", "X", "--device", "cuda"]) == 2
     assert "JAX takes a GPU where it finds one" in capsys.readouterr().err
     assert main(["train", "X", "--discount", "1"]) == 2
-    assert "settings of the agent have no dashes, as in discount=0.99" in capsys.readouterr().err
+    assert "settings of the agent have no dashes: write discount=VALUE" in capsys.readouterr().err
 
 
 def test_a_setting_of_a_part_that_another_setting_chooses_is_no_foreign_name():

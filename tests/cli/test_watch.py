@@ -47,6 +47,19 @@ def test_a_pipe_gets_a_line_for_each_step(capsys, run):
     assert [line.split()[1] for line in some] == ["1", "2", "1", "2"]
 
 
+def test_of_an_agent_with_a_policy_the_log_probabilities_are_called_so(capsys, tmp_path):
+    small = {"encoder.widths": (8,), "rollout.steps": 8, "rollout.minibatches": 2}
+    with engram.Trainer("engram/CartPole-v1", "ppo", run=tmp_path / "r", steps=64, envs=4, overrides=small) as trainer:
+        trainer.learn()
+    line = said(capsys, str(tmp_path / "r"), "--steps", "0").splitlines()[0]
+    assert "log-probability left=-" in line
+    assert " Q " not in line
+    assert main(["explain", str(tmp_path / "r"), "--steps", "0:2", "--csv", str(tmp_path / "csv")]) == 0
+    head = (tmp_path / "csv/steps.csv").read_text().splitlines()[0].split(",")
+    assert "preference left" in head
+    assert "q left" not in head  # the critic values states
+
+
 def test_steps_after_the_end_are_said_to_be_none(capsys, run):
     assert "no episode had a step 90;" in said(capsys, str(run), "--steps", "90:99", code=2)
 

@@ -160,6 +160,20 @@ def test_each_run_that_cannot_be_compared_is_a_sentence(tmp_path, monkeypatch):
     assert all(";" in sentence and sentence.count("\n") == 0 for sentence in found.left_out)
 
 
+def test_runs_that_were_asked_for_the_same_steps_are_compared_wherever_they_ended(tmp_path):
+    """Agents from rollouts end with a whole rollout; what they logged beyond is not counted."""
+    logged(tmp_path / "a0", [1.0] * 10, steps=1_000)
+    logged(tmp_path / "a1", [1.0] * 10, steps=1_000, seed=1)
+    for seed in (0, 1):
+        logged(tmp_path / f"b{seed}", [2.0, 3.0, 90.0], every=500, steps=1_000, seed=seed, preset="pqn")
+    found = compare(tmp_path)
+    assert found.left_out == []
+    assert {row["agent"]: (row["steps"], row["final_mean"]) for row in found.table} == {
+        "dqn": (1_000, 1.0),
+        "pqn": (1_000, 3.0),
+    }
+
+
 def test_where_nothing_is_left_the_first_reason_is_told(tmp_path):
     logged(tmp_path / "r", [1.0] * 10)
     with pytest.raises(SpecError, match="nothing is left to compare: dqn on CartPole-v1 has 1 seed") as refused:

@@ -61,8 +61,11 @@ def test_the_temperature_begins_at_its_setting():
     ("settings", "sentence"),
     [
         ({"q": QSpec(returns=QuantileSpec())}, "head.q gives one number for each action, but head.q.returns gives a"),
-        ({"policy": ActorCriticSpec()}, "head.policy has a policy of its own; set head.policy=q, dueling or attention"),
-        ({"q": PLAIN}, "head.q has a policy of its own; set head.q=q, dueling or attention"),
+        (
+            {"policy": ActorCriticSpec()},
+            "head.policy=actor-critic has a policy of its own; set head.policy=q, dueling or",
+        ),
+        ({"q": PLAIN}, "head.q=twin has a policy of its own; set head.q=q, dueling or attention"),
         ({"temperature": 0.0}, "temperature = 0.0 is out of range; expected more than 0"),
     ],
 )

@@ -364,7 +364,9 @@ def test_a_stopped_run_shows_the_step_it_stopped_at_and_its_checkpoint():
         display.end(13_952)
         assert (panel(display)["step"], panel(display)["saved"]) == ("13,952/50,000", "step 13,952")
         assert panel(display)["left"] == "stopped"
-    assert stream.getvalue().splitlines()[-1].startswith("step 13,952/50,000  done 28%")
+        display.total = 13_900  # a run on the device ends with a whole rollout, beyond what was asked for
+        assert panel(display)["left"] == "0:00"
+    assert stream.getvalue().splitlines()[-1].startswith("step 13,952/13,900  done 100%")
 
 
 @pytest.mark.parametrize("columns", [24, 60, 80])

@@ -310,6 +310,36 @@ def test_what_is_told_can_be_made(env: str, name: str, told: str | None):
             pass
 
 
+def test_where_a_run_ends_is_told_if_it_is_beyond_what_was_asked():
+    def told(**given: Any) -> list[str]:
+        with Trainer(DEVICE, preset="pqn", **given) as trainer:
+            return [note for note in notes_at_start(trainer.plan, trainer.agent, None, True) if "ends at" in note]
+
+    assert told(steps=1_000, envs=4, rollout__steps=64) == [
+        "the run ends at step 1,024: with whole rollouts, of 256 steps each"
+    ]
+    assert told(steps=1_024, envs=4, rollout__steps=64) == []
+    assert told(steps=1_000, envs=64) == []  # one rollout of 16 steps, fitted to the run
+    with Trainer(DEVICE, preset="pqn", steps=2_000, envs=64, rollout__steps=64) as trainer:
+        assert trainer.plan.agent.rollout.steps == 64
+
+
+def test_numbers_that_do_not_go_together_are_refused_before_the_first_step():
+    with pytest.raises(SpecError, match="rollout.minibatches = 7 does not divide the 64 steps of a rollout"):
+        Trainer(DEVICE, preset="ppo", steps=1_000, envs=4, rollout__steps=16, rollout__minibatches=7)
+
+
+def test_a_distribution_that_the_loss_does_not_see_is_said():
+    with Trainer(DEVICE, preset="pqn", steps=96, envs=4, overrides={"head.returns": "quantile"}) as trainer:
+        notes = [*notes_at_start(trainer.plan, trainer.agent, None, True)]
+    assert (
+        "of the distribution of returns the loss sees the mean alone; to learn it whole: loss=quantile-huber" in notes
+    )
+    whole = {"head.returns": "quantile", "loss": "quantile-huber"}
+    with Trainer(DEVICE, preset="pqn", steps=96, envs=4, overrides=whole) as trainer:
+        assert not any("mean alone" in note for note in notes_at_start(trainer.plan, trainer.agent, None, True))
+
+
 def test_one_environment_is_told_to_be_few():
     with Trainer(DEVICE, preset="pqn", steps=96, envs=1) as trainer:
         notes = [*notes_at_start(trainer.plan, trainer.agent, None, True)]

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 OBSERVATION, SUCCESSOR = frozenset({"observation"}), frozenset({"reward", "discount", "successor"})
 
 TOLD: dict[Kind, str] = {
-    "number": "one number for each action", "fixed": "probabilities of fixed returns", "quantiles": "quantiles",
+    "number": "one number", "fixed": "probabilities of fixed returns", "quantiles": "quantiles",
 }  # fmt: skip
 WAYS: dict[Kind, str] = {
     "number": "set head.returns=scalar",

@@ -88,7 +88,7 @@ class RolloutSpec(MindSpec):
         """
         chosen = self.rollout
         if "rollout.steps" not in given:
-            chosen = replace(chosen, steps=max(1 if envs > 1 else 2, min(chosen.steps, steps // envs)))
+            chosen = replace(chosen, steps=max(1 if envs > 1 else 2, min(chosen.steps, -(-steps // envs))))
         if "rollout.minibatches" not in given:
             rows = envs * chosen.steps
             examples = envs if self.has_memory else rows

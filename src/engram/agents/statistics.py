@@ -163,5 +163,6 @@ def beyond(spec: MindSpec, statistics: Statistics | None) -> str | None:
     rescaled = f" ({told[list(found).index(worst)]:.4g} as rescaled)" if spec.reward.rescale else ""
     return (
         f"returns up to {worst:.4g}{rescaled} lie outside of [{low:g}, {high:g}] and are learned as the nearest end; "
-        f"start again with head.returns.low and head.returns.high around them, or with a preset of quantiles (iqn)"
+        f"start again with head.returns.low and head.returns.high around them, or with quantiles "
+        f"(head.returns=quantile loss=quantile-huber)"
     )

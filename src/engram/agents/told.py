@@ -42,6 +42,9 @@ def assumptions(spec: MindSpec, space: spaces.Space) -> list[str]:
             f"rewards are learned from within +-{spec.reward_clip:g}, which changes the task; what is reported is not "
             f"clipped (reward_clip=0: as they are)"
         )
+    if spec.head.predicts != "number" and "number" in spec.loss.fits:
+        way = "quantile-huber" if spec.head.predicts == "quantiles" else "cross-entropy"
+        told.append(f"of the distribution of returns the loss sees the mean alone; to learn it whole: loss={way}")
     if spec.rests_on_norm and not getattr(spec.encoder, "norm", True):
         told.append("encoder.norm = false, without a target network: the source of pqn rests on normalised layers")
     if spec.discount != AgentSpec().discount:

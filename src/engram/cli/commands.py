@@ -195,7 +195,10 @@ def _explain(problem: BaseException) -> tuple[str, int] | None:
         return f"{told(problem)} was raised by code that is not Engram's; it must not end a run: mend it", EXIT_DATA
     # XLA reports a full device memory as a RuntimeError with this word in its text.
     if isinstance(problem, MemoryError) or (isinstance(problem, RuntimeError) and "RESOURCE_EXHAUSTED" in str(problem)):
-        return "the memory of this machine does not suffice; lower replay.capacity, --envs or --seeds", EXIT_USAGE
+        return (
+            "the memory of this machine does not suffice; lower --envs, --seeds, or replay.capacity or rollout.steps",
+            EXIT_USAGE,
+        )
     if isinstance(problem, OSError) and problem.errno in NO_ROOM:
         return unwritten(problem.filename or "a file", problem), EXIT_INPUT_OUTPUT
     if isinstance(problem, OSError) and problem.filename is not None:

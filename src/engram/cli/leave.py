@@ -109,6 +109,8 @@ def _listen(ears: "socket", mouth: "socket") -> None:  # noqa: ARG001, the socke
             _leave()
         elif asked:  # the trainer was told already, and its program has not come back
             time.sleep(PATIENCE)
+            with suppress(OSError):
+                os.write(2, b"engram: stopped at once; what was saved before is whole, and --resume goes on from it\n")
             os._exit(EXIT_INTERRUPTED)
         else:
             asked = True

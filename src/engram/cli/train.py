@@ -1,6 +1,7 @@
 """`engram train`: one run, or one for each seed, from where it is to its end."""
 
 import dataclasses
+import json
 import os
 import re
 import sys
@@ -13,7 +14,7 @@ from typing import Any
 from engram.cli.flags import Train, environment_argument
 from engram.cli.leave import kept, undo_when_left
 from engram.cli.places import existing, runs_of
-from engram.errors import EXIT_RESUME_ME, EngramError, SpecError
+from engram.errors import EXIT_RESUME_ME, CheckpointError, EngramError, SpecError
 from engram.run.display import clean, fitting
 
 
@@ -58,7 +59,8 @@ def _learn_all(
             undo_when_left(here, [path for path in (here, *here.parents) if not path.exists()])
         try:
             with _staying_here():
-                _learn(env, place, arguments, imports)
+                group = _Kept(folder, [one.name for one, _ in several]) if len(several) > 1 else _Kept()
+                _learn(env, place, arguments, imports, group)
         except EngramError as problem:
             if len(several) > 1 and problem.exit_code == EXIT_RESUME_ME:
                 way = f"add --run {quote(str(folder))} --resume to the command"
@@ -66,6 +68,24 @@ def _learn_all(
             raise
     if len(several) > 1:
         _conclude(folder, [place for place, _ in several])
+    if env is None and (missing := [name for name in _asked(folder) if not holds_run(folder / name)]):
+        print(
+            f"engram: {', '.join(missing)} of {folder} {'have' if len(missing) > 1 else 'has'} not begun; to begin "
+            f"{'them' if len(missing) > 1 else 'it'}, add --run {quote(str(folder))} --resume to the whole command",
+            file=sys.stderr,
+        )
+
+
+GROUP_FILE = "seeds.json"
+
+
+def _asked(folder: Path) -> list[str]:
+    """The folders of the seeds that a group was begun with; none where it is no group, or does not tell."""
+    try:
+        told = json.loads((folder / GROUP_FILE).read_bytes())
+        return [f"seed{int(seed)}" for seed in told["seeds"]]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
 
 
 @contextmanager
@@ -90,6 +110,7 @@ def _runs(env: str | None, folder: Path, given: dict[str, Any]) -> list[tuple[Pa
     """
 
     from engram.run.folders import holds_run
+    from engram.run.plan import RunPlan
 
     if env is None:  # it is resumed
         return [(place, given) for place in runs_of(folder)]
@@ -100,7 +121,12 @@ def _runs(env: str | None, folder: Path, given: dict[str, Any]) -> list[tuple[Pa
     if is_device(env):
         return [(folder, given)]
     found, resume = [], given.get("resume", False)
-    for seed in range(given.get("seed", 0), given.get("seed", 0) + given["seeds"]):
+    begun = [place for place in runs_of(folder) if holds_run(place)] if resume else []
+    if begun and "steps" not in given:  # a seed that had not begun gets what the others have
+        with suppress(CheckpointError):  # which resuming that one tells
+            given = {**given, "steps": RunPlan.read(begun[0]).steps}
+    seeds = range(given.get("seed", 0), given.get("seed", 0) + given["seeds"])
+    for seed in seeds:
         place = folder / f"seed{seed}"
         arguments = {name: value for name, value in given.items() if name != "seeds"} | {"seed": seed}
         if resume and holds_run(place):
@@ -112,13 +138,19 @@ def _runs(env: str | None, folder: Path, given: dict[str, Any]) -> list[tuple[Pa
 
 
 class _Kept:
-    """From the first save on there is a run to resume, which Ctrl-C may not take back."""
+    """From the first save on there is a run to resume, which Ctrl-C may not take back. Then a group names its seeds."""
+
+    def __init__(self, group: Path | None = None, seeds: Sequence[str] = ()):
+        self.group, self.seeds = group, seeds
 
     def on_save(self, trainer: Any, saved: Any) -> None:
         kept()
+        if self.group is not None and not (self.group / GROUP_FILE).exists():
+            content = {"seeds": [int(name.removeprefix("seed")) for name in self.seeds]}
+            (self.group / GROUP_FILE).write_text(json.dumps(content) + "\n", encoding="utf-8")
 
 
-def _learn(env: str | None, folder: Path, arguments: dict[str, Any], imports: tuple[str, ...]) -> None:
+def _learn(env: str | None, folder: Path, arguments: dict[str, Any], imports: tuple[str, ...], saves: _Kept) -> None:
     """One run from where it is to its end, with its learning curve drawn however it ends."""
     from engram.cli import runs
     from engram.run.curve import CURVE_FILE
@@ -127,7 +159,7 @@ def _learn(env: str | None, folder: Path, arguments: dict[str, Any], imports: tu
     from engram.run.trainer import Trainer
 
     progress = Progress()
-    with Trainer(env, run=folder, callbacks=(progress, _Kept()), progress=False, **arguments) as trainer:
+    with Trainer(env, run=folder, callbacks=(progress, saves), progress=False, **arguments) as trainer:
         try:
             trainer.learn()
         finally:

@@ -101,7 +101,8 @@ def _loaded(chosen: Watch) -> tuple[Any, "Watched"]:
     agent = load(runs_of(chosen.run)[0], trust=chosen.trust, **given)
     env_args = dict(map(environment_argument, chosen.env_arg)) if chosen.env_arg else None
     agent = agent.elsewhere(chosen.env, env_args)
-    return agent, Watched(f"{agent.plan.preset} on {agent.world_name or 'an environment of its own'}")
+    unit = "log-probability" if agent.plan.agent.head.has_policy else "Q"
+    return agent, Watched(f"{agent.plan.preset} on {agent.world_name or 'an environment of its own'}", unit=unit)
 
 
 def _played(chosen: Watch, agent: Any, watched: "Watched", shown: Range) -> Generator["Step", None, None]:

@@ -30,8 +30,12 @@ class Logged(NamedTuple):
 
     @property
     def steps(self) -> int:
-        """The last step that was logged."""
-        return self.rows[-1]["step"]
+        """The steps that were asked for, where the run has come so far, else the last one that was logged.
+
+        On the device a run ends with a whole rollout, or a whole cycle, which differ between agents.
+        """
+        reached, asked = self.rows[-1]["step"], number(self.plan.get("steps"))
+        return int(asked) if asked is not None and 0 < asked <= reached else reached
 
     @property
     def interval(self) -> float:

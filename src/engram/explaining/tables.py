@@ -78,14 +78,17 @@ def _named(told: Told, action: int) -> str:
 def _steps(told: Told) -> Table:
     names = ["episode", "t", "action", "runner_up", "reward", "terminated", "truncated", "value", "margin"]
     parts = ["from_network", "from_memories", "rest", "other_memories", "other_weight", "other_gave"]
-    lists = [*_names("q", told), *_names("preference", told), *_names("without_memories", told)]
+    # A critic of states gives every action the same number, which is in `value`.
+    of_actions = told.unit == "Q" or any(len(set(step.q)) > 1 for step in told.steps)
+    q = _names("q", told) if of_actions else []
+    lists = [*q, *_names("preference", told), *_names("without_memories", told)]
     rows: Table = [[*names, *parts, *lists, "sentence"]]
     for step in told.steps:
         numbers = [getattr(step, name) for name in names]
         numbers[2], numbers[3] = _named(told, step.action), _named(told, step.runner_up)
         split = [step.from_network, step.from_memories, step.rest, *step.others]
         without = step.without_memories or [None] * len(told.actions)
-        rows.append([*numbers, *split, *step.q, *step.preference, *without, step.sentence])
+        rows.append([*numbers, *split, *step.q[: len(q)], *step.preference, *without, step.sentence])
     return rows
 
 

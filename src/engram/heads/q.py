@@ -11,7 +11,7 @@ from engram.heads.returns import OfReturns, ScalarSpec, ToReturns
 from engram.nn.layers import MLP, Linear
 from engram.nn.noisy import Drawing, NoisyLinear, NoisyMLP
 from engram.ranges import Log, OneOf
-from engram.registry import register
+from engram.registry import name_of, register
 from engram.specs import part, setting, spec
 from engram.types import Key, Returns
 
@@ -130,7 +130,8 @@ def check_without_policy(inner: dict[str, Any]) -> None:
     """
     for path, head in inner.items():
         if head.has_policy:
-            raise SpecError(f"{path} has a policy of its own; set {path}=q, dueling or attention")
+            name = name_of("head", type(head))
+            raise SpecError(f"{path}={name} has a policy of its own; set {path}=q, dueling or attention")
         if head.decouples:
             raise SpecError(
                 f"{path}=decoupled gives the value of an action as the mean of its numbers' values, of which a policy "

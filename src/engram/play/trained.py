@@ -248,8 +248,9 @@ class TrainedAgent:
         """The action for one observation, or for a batch of them, and the state to pass to the next call.
 
         Observations and actions are those of the environment, as it gives and takes them. The state holds the
-        stacked frames and the working memory; pass None at the beginning. The signature is that of Stable-Baselines3's
-        `predict`, so its `evaluate_policy` takes this object for a model. Of several seeds, the first one's agent
+        stacked frames and the working memory; pass None at the beginning. The arguments are those of
+        Stable-Baselines3's `predict`, so its `evaluate_policy` takes this object for a model. But what is preferred is
+        the default here; there a policy is drawn from. Of several seeds, the first one's agent
         answers; with `deterministic=False` it explores as at the end of training. `reward` is that of the step
         before: agents that read it (`observation.previous_reward`) need it, and so cannot be played by
         `evaluate_policy`.

@@ -213,7 +213,7 @@ class Display:
             *explores,
             ("steps/s", _text(self._pace or speed, ",.0f")),
             ("elapsed", _duration(elapsed)),
-            ("left", "stopped" if self._over and left else _duration(left)),
+            ("left", "stopped" if self._over and left and left > 0 else _duration(left)),
         ]
 
     def panel(self) -> list[tuple[str, str]]:

@@ -45,7 +45,8 @@ _OTHERS: dict[Way, tuple[str, ...]] = {
     Way("rollout.steps", _ROLLOUT): ("rollout_length", "rollout_steps", "rollout_fragment_length"),
     Way("rollout.epochs", _ROLLOUT): ("n_epochs", "num_epochs", "update_epochs", "num_sgd_iter"),
     Way("rollout.minibatches", _ROLLOUT): ("num_minibatches", "n_minibatches"),
-    Way("trace", _ROLLOUT): ("gae_lambda", "td_lambda", "lambda_", "lam"),
+    Way("trace", _ROLLOUT): ("gae_lambda", "td_lambda", "q_lambda", "lambda_", "lambda", "lam"),
+    Way("optimizer.final_fraction", "of the step size at the end of the run; 1 for none"): ("anneal_lr", "lr_decay"),
     Way("clip", "of ppo and a2c"): ("clip_range", "clip_coef", "clip_param", "clip_eps"),
     Way("entropy_weight", "of ppo and a2c"): ("ent_coef", "entropy_coeff", "entropy_coef"),
     Way("value_weight", "of ppo and a2c"): ("vf_coef", "vf_loss_coeff", "value_coef"),
@@ -91,17 +92,25 @@ _OTHERS: dict[Way, tuple[str, ...]] = {
     Way("env_args"): ("env_kwargs", "env_config", "make_kwargs"),
 }  # fmt: skip
 FAMILIAR = {other: way for way, others in _OTHERS.items() for other in others}
-# What some of them mean to whoever comes from an agent that learns from rollouts.
+# What some of them mean to whoever comes from an agent that learns from rollouts, or from a soft actor-critic.
 _PARTS = Way("rollout.minibatches", "how many there are of a rollout, not the size of one")
-_OF_ROLLOUTS = {
-    **dict.fromkeys(("n_steps", "num_steps"), Way("rollout.steps", "of each environment")),
-    **dict.fromkeys(("batch_size", "minibatch_size", "train_batch_size"), _PARTS),
+_HEAT = Way("head.temperature", "where it begins; it is learned, for target_entropy")
+OF_KIND: dict[str, dict[str, Way]] = {
+    "rollouts": {
+        **dict.fromkeys(("n_steps", "num_steps"), Way("rollout.steps", "of each environment")),
+        **dict.fromkeys(("batch_size", "minibatch_size", "train_batch_size"), _PARTS),
+    },
+    "sac": dict.fromkeys(("alpha", "ent_coef", "entropy_coef", "entropy_coeff"), _HEAT),
 }
 
 _DEVICE = "JAX takes a GPU where it finds one; the variable JAX_PLATFORMS=cpu, set before Python starts, keeps it off"
+_KL = "clip, rollout.epochs and optimizer.learning_rate bound how far a policy moves; nothing stops an epoch early"
+_HEATED = "the temperature of agent=sac is always learned, for target_entropy"
 _PROGRESS = "progress is shown in a terminal or notebook; in Python, Trainer(progress=True) or False chooses"
 _NO_SETTINGS = {
     **dict.fromkeys(("device", "cuda", "gpu", "use_gpu", "num_gpus", "no_cuda", "accelerator"), _DEVICE),
+    **dict.fromkeys(("target_kl", "kl_coeff"), _KL),
+    **dict.fromkeys(("autotune", "auto_alpha"), _HEATED),
     **dict.fromkeys(("verbose", "verbosity", "progress_bar", "show_progress", "quiet", "silent"), _PROGRESS),
 }
 
@@ -111,12 +120,11 @@ def no_setting(name: str) -> str | None:
     return _NO_SETTINGS.get(name.replace("-", "_").lower())
 
 
-def familiar(name: str, from_rollouts: bool = False) -> Way | None:
+def familiar(name: str, kind: str = "") -> Way | None:
     """The setting that `name`, or the last word of a path such as `optimizer.lr`, means elsewhere; None if none.
 
-    `from_rollouts`: whether the agent learns from rollouts.
+    `kind`: of the agent, as in `OF_KIND`.
     """
     name = name.replace("-", "_").lower()
     last = name.rpartition(".")[2]
-    special = _OF_ROLLOUTS.get(last) if from_rollouts else None
-    return special or FAMILIAR.get(name) or FAMILIAR.get(last)
+    return OF_KIND.get(kind, {}).get(last) or FAMILIAR.get(name) or FAMILIAR.get(last)

@@ -35,6 +35,8 @@ def no_run(folder: Path) -> str:
     """What to do instead, where a run was asked for and there is none."""
     if holds_packed(folder):
         return "it is a shared folder, which can be played and served; what learns or compares needs the run itself"
+    if inside := runs_in(folder) if folder.is_dir() else []:
+        return f"it holds runs: name one of them, such as {inside[0]}"
     return "start one with: engram train ENV"
 
 

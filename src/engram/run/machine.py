@@ -10,6 +10,8 @@ from pathlib import Path
 from engram.errors import SpecError
 
 SHARE = 0.9  # of the free memory that a run may ask for; the rest is for the environments and the compiler
+# What makes a part of a run smaller.
+WAYS = {"replay": "replay.capacity", "rollout": "rollout.steps, --envs", "external memory": "external.capacity"}
 
 
 def available() -> int | None:
@@ -27,9 +29,10 @@ def check_fits(parts: Mapping[str, int]) -> None:
     free, needed = available(), sum(parts.values())
     if free is not None and needed > SHARE * free:
         told = " and ".join(f"{amount(size)} for the {name}" for name, size in parts.items() if size)
+        ways = [WAYS[name] for name, size in parts.items() if size and name in WAYS]
         raise SpecError(
             f"this run needs {told}, but {amount(free)} of memory are free (of which {SHARE:.0%} may be used); "
-            f"lower replay.capacity, external.capacity, --seeds, or the size of the observation"
+            f"lower {', '.join([*ways, '--seeds'])}, or the size of the observation"
         )
 
 

@@ -120,8 +120,8 @@ def _instead(plan: RunPlan) -> str | None:
     for an agent that does.
     """
     spec = plan.agent
-    draw = getattr(spec, "draw", None)
-    if not spec.replay_rows or plan.demonstration_rows or draw.relabels:  # those are for a replay, as hindsight is
+    relabels = getattr(getattr(spec, "draw", None), "relabels", False)
+    if not spec.replay_rows or plan.demonstration_rows or relabels:  # those are for a replay, as hindsight is
         return None
     if plan.agents > 1:
         return "smax"
@@ -145,6 +145,9 @@ def notes_at_start(plan: RunPlan, agent: Agent, environment: Any, on_device: boo
     yield f"{told}{why_so_many(plan.preset, plan.agent, plan.space)}"
     if not learns(plan, agent.rhythm, on_device):
         yield Warned(f"{plan.agent.begins} is not reached: nothing will be learned")
+    whole = agent.rhythm.acts * plan.envs
+    if on_device and (end := _up(plan.steps, whole)) >= 1.01 * plan.steps:
+        yield f"the run ends at step {end:,}: with whole rollouts, of {whole:,} steps each"
     if plan.agent.from_rollouts and plan.envs == 1:
         yield Warned("a rollout of one environment is one course of events: give it several, such as envs=8 (--envs 8)")
     if on_device and plan.envs >= MANY and (other := _instead(plan)):

@@ -40,7 +40,9 @@ class Progress:
             return
         explores = trainer.plan.agent.exploration.report(trainer.steps)
         self.display.title, self.display.explores = title_of(trainer.plan), tuple(explores)
-        self.display.judges = tuple(name for name in JUDGES if name in trainer.agent.metrics)
+        head = trainer.plan.agent.head
+        told = {"q_mean": not head.has_policy or head.has_twins, "entropy": head.has_policy}
+        self.display.judges = tuple(name for name in JUDGES if told[name])
         self._open.callback(told_of_compiling(self.display.compiled))
         self._open.enter_context(self.display)
         self.display.begin({"step": trainer.steps, "total": trainer.plan.steps, "episodes": 0, **explores})

@@ -49,7 +49,10 @@ class RunSettings:
         NEEDED, "environment steps to train in all, which schedules follow; when resuming, the new total",
         low=1, about=Flag("N", "the preset's", free=True),
     )  # fmt: skip
-    envs: int = setting(1, "copies of the environment stepped together", low=1, about=Flag("K"))
+    envs: int = setting(
+        1, "copies of the environment stepped together", low=1,
+        about=Flag("K", "1; for agents that learn from rollouts 64 on the device, 8 on the host"),
+    )  # fmt: skip
     asynchronous: bool = setting(False, "step each copy in a process of its own", about=Flag(name="async"))
     seed: int = setting(0, "the seed of everything random", low=0, about=Flag("S"))
     seeds: int = setting(
@@ -256,6 +259,8 @@ def check_names(agent: Any, changes: Mapping[str, Any]) -> None:
     # Of another kind of agent, which the paths may choose, whatever any kind has: making it tells the rest.
     kinds = [registry.find(specs.ROOT, name) for name in registry.names(specs.ROOT)] if specs.ROOT in paths else []
     fields = {field.name: field for kind in (*kinds, type(agent)) for field in dataclasses.fields(kind)}
+    own_name = registry.name_of(specs.ROOT, type(agent))
+    kind = "rollouts" if agent.from_rollouts else own_name
     for path in paths:
         first, dot, _ = path.partition(".")
         if path == specs.ROOT:
@@ -264,10 +269,15 @@ def check_names(agent: Any, changes: Mapping[str, Any]) -> None:
             raise SpecError(f"{path!r} is a setting of the run, not of its agent; {written(first)}")
         # Below a part, which settings there are depends on its kind, which another path may choose.
         of_a_part = bool(dot) and first in fields and "role" in fields[first].metadata
-        way = None if path in known or path in fields else familiar(path, agent.from_rollouts)
+        way = None if path in known or path in fields else familiar(path, kind)
+        if first not in fields and (others := agents_with(path)):
+            raise SpecError(
+                f"{path!r} is a setting of {' and '.join(f'agent={one}' for one in others)}, which this "
+                f"agent={own_name} does not have; leave it out, or choose another preset"
+            )
         if way and (not of_a_part or (path in FAMILIAR and not _own(changes, fields, path))):
             note = f" ({way.note})" if way.note else ""
-            if (kind := way.path.partition(".")[0]) not in fields and kind not in RUN | SESSION:
+            if (part := way.path.partition(".")[0]) not in fields and part not in RUN | SESSION:
                 note = note or f" (of agents that learn from {'a replay' if agent.from_rollouts else 'rollouts'})"
                 raise SpecError(
                     f"{path!r} is called {way.path!r} here{note}, which this agent does not have; leave it out"
@@ -276,6 +286,24 @@ def check_names(agent: Any, changes: Mapping[str, Any]) -> None:
         if first not in fields:
             instead = no_setting(path) or hint(path, [*RUN, *SESSION, "callbacks", "overrides", *known], LISTED)
             raise SpecError(f"{path!r} is not a setting of a run or its agent; {instead}")
+
+
+def agents_with(path: str) -> list[str]:
+    """The kinds of agent that have a setting of this path."""
+    from engram.agents import presets  # noqa: F401, which registers them
+
+    first, _, rest = path.partition(".")
+    found = []
+    for name in registry.names(specs.ROOT):
+        field = {one.name: one for one in dataclasses.fields(registry.find(specs.ROOT, name))}.get(first)
+        if field is None:
+            continue
+        default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+        inner = default if dataclasses.is_dataclass(default) else None
+        of_a_part = "role" in field.metadata  # which settings there are depends on its kind
+        if not rest or of_a_part or (inner and any(known == rest for known, *_ in specs.describe(inner))):
+            found.append(name)
+    return found
 
 
 def _own(changes: Mapping[str, Any], fields: Mapping[str, Any], path: str) -> bool:
