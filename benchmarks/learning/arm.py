@@ -48,7 +48,15 @@ CELLS: dict[str, Cell] = {
     "reach-joint": {"env": REACH, "preset": "her", "steps": 20_000, "action_bins": 3, "envs": 1, "overrides": ONE_Q},
     "reach-bins5": {"env": REACH, "preset": "her", "steps": 20_000, "action_bins": 5, "envs": 1},
     "push": {"env": PUSH, "preset": "her", "steps": 1_000_000, "action_bins": 3, "envs": 2, "asynchronous": True},
-    "push-plain": {"env": PUSH, "preset": "her", "steps": 1_000_000, "action_bins": 3, "envs": 2, "overrides": PLAIN},
+    "push-plain": {
+        "env": PUSH,
+        "preset": "her",
+        "steps": 1_000_000,
+        "action_bins": 3,
+        "envs": 2,
+        "asynchronous": True,
+        "overrides": PLAIN,
+    },
     "reacher": {"env": "Reacher-v5", "preset": "decqn", "steps": 500_000, "action_bins": 7, "envs": 4},
     "reacher-joint": {
         "env": "Reacher-v5",
@@ -68,8 +76,8 @@ CELLS: dict[str, Cell] = {
 def learn(name: str, seed: int, folder: Path) -> dict[str, Any]:
     """One cell with one seed, trained (or trained on) in `folder` and then played."""
     asked = CELLS[name]
-    begun = goes_on(folder)
     new = {"seed": seed, "log_every": asked["steps"] // 10, "evaluate_every": 0, **asked}
+    begun = goes_on(folder, new)
     with Trainer(run=folder, callbacks=(Progress(),), **({"resume": True} if begun else new)) as trainer:
         if trainer.steps < asked["steps"]:
             trainer.learn()
@@ -97,7 +105,8 @@ def play(env: str, act: Callable[[Any, bool], Any], seed: int) -> dict[str, Any]
     made = builder_of(env, {})()
     returns, reached = [], []
     for episode in range(EPISODES):
-        observation, _ = made.reset(seed=seed + episode)
+        [own] = np.random.SeedSequence([seed, episode]).generate_state(1)  # no two runs share an episode
+        observation, _ = made.reset(seed=int(own))
         total, over, info = 0.0, False, {}
         while not over:
             action = np.asarray(act(observation, total == 0.0 and not info))

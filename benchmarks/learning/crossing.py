@@ -72,12 +72,11 @@ CELLS: dict[str, dict[str, Any]] = {
 def learn(name: str, seed: int, steps: int, folder: Path) -> dict[str, Any]:
     """One cell with one seed, trained (or trained on) in `folder` and then watched."""
     asked, total = CELLS[name], CELLS[name].get("steps", steps)
-    begun = goes_on(folder)
     new: dict[str, Any] = {
         "env": ENV, "preset": "driving", "seed": seed, "envs": ENVS, "steps": total, "log_every": max(1, total // 10),
         "evaluate_every": 0, **{key: value for key, value in asked.items() if key != "steps"},
     }  # fmt: skip
-    return trained(folder, seed, total, {"resume": True} if begun else new)
+    return trained(folder, seed, total, {"resume": True} if goes_on(folder, new) else new)
 
 
 def main() -> int:

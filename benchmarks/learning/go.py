@@ -6,11 +6,12 @@
     python -m benchmarks.learning.go --size 7 --steps 2e7 --out benchmarks/results/go7.json
     python -m benchmarks.learning.go --run runs/go --engines 1 --out /tmp/mine.json     a run that is there already
 
-Agents differ in one thing each: `go` is the preset, `no-symmetry` learns each position as it is, `no-pool` meets
-nobody but itself, `attention` reads the board by attention between cells instead of an MLP, and `uniform` is that with
-equal weights. Each plays its last parameters. Every opening of two random moves is played twice, with colours swapped.
-Against GNU Go it also plays Black with a first move of its own: without an opening, where nothing but the seed of GNU
-Go differs from game to game (how many games did is told), and with a random first reply of White (`black-reply`).
+Agents differ in one thing each: `go` is the preset, `no-symmetry` learns each position as it is, `no-pool` meets nobody
+but itself, `attention` reads the board by attention between patches of it instead of an MLP, with an eighth of the
+parameters, and `uniform` is that with equal weights. Each plays its last parameters. Every opening of two random moves
+is played twice, with colours swapped. Against GNU Go it also plays Black with a first move of its own: without an
+opening, where nothing but the seed of GNU Go differs from game to game (how many games did is told), and with a random
+first reply of White (`black-reply`).
 
 Runs lie under .benchmarks/go; `--continue` takes an interrupted one up at its last checkpoint.
 """
@@ -46,12 +47,11 @@ SIMPLE = ("random", "capture")
 
 def learned(agent: str, seed: int, options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """One agent, trained (or trained on) in `folder`."""
-    begun = goes_on(folder)
     new: dict[str, Any] = {
         "env": ENV, "preset": "go", "seed": seed, "steps": options.steps, "overrides": AGENTS[agent],
         "env_args": {"size": options.size}, "log_every": max(1, options.steps // 40),
     }  # fmt: skip
-    with Trainer(run=folder, **({"resume": True} if begun else new)) as trainer:
+    with Trainer(run=folder, **({"resume": True} if goes_on(folder, new) else new)) as trainer:
         if trainer.steps < trainer.plan.steps:
             trainer.learn()
     return told_of(folder)

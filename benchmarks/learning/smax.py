@@ -56,13 +56,11 @@ class Progress:
 
 def learn(id: str, agent: str, seed: int, steps: int, folder: Path) -> dict[str, Any]:
     """One agent, trained (or trained on) in `folder`, and its battles."""
-    begun = goes_on(folder)
     new: dict[str, Any] = {"env": id, "preset": "smax", "seed": seed, "steps": steps, "overrides": AGENTS[agent],
                            "log_every": max(1, steps // 100), "evaluate_episodes": 64}  # fmt: skip
     new |= {"env_args": {"sees": "time"}} if agent == "blind" else {}
+    begun = goes_on(folder, new)
     with Trainer(run=folder, callbacks=(Progress(),), **({"resume": True} if begun else new)) as trainer:
-        if trainer.plan.steps != steps:
-            raise SystemExit(f"{folder} is a run of {trainer.plan.steps:,} steps, not {steps:,}; use another --work")
         if trainer.steps < steps:
             trainer.learn()
         found, rows = trainer.evaluate(EPISODES, EVALUATION_SEED + seed), read_metrics(folder)

@@ -23,7 +23,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from benchmarks.learning.workers import EVALUATION_SEED
+from benchmarks.learning.workers import EVALUATION_SEED, goes_on
 from benchmarks.record import WORK, Record, add_flags
 from benchmarks.scores import summary
 from engram import Trainer
@@ -32,13 +32,12 @@ from engram.envs.host.make import make_host
 from engram.errors import EngramError
 from engram.play.playing import play_host
 from engram.run.metrics import read_metrics
-from engram.run.plan import holds_run
 
 EPISODES, ENVS = 100, 8
 COIN, COOKING = "textworld/CoinCollector-v0", "textworld/Cooking-v0"
 # Attention among all words of a text costs their square, and the pooling attends over them without it.
 BASE: dict[str, Any] = {"encoder": "tokens", "encoder.layers": 0, "working": "gru", "replay.window": 16}
-FREE = {"working": "none", "replay.window": 1, "replay.batch_size": 128}
+FREE = {"working": "none", "replay.window": 1, "replay.batch_size": 256}  # as many rows as 16 windows of 16
 AGENTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {  # arguments of the environment, settings of the agent
     "attention": ({}, {}),
     "uniform": ({}, {"head.uniform": True}),
@@ -53,11 +52,9 @@ def learn(env: str, name: str, seed: int, steps: int, args: dict[str, Any], fold
     """One agent, trained (or trained on) in `folder`, and played on games of training and on unseen ones."""
     given, settings = AGENTS[name]
     args = args | given
-    begun = holds_run(folder) and any((folder / "checkpoints").glob("step-*"))
-    if not begun:
-        (folder / "run.json").unlink(missing_ok=True)  # ended before its first checkpoint: nothing to go on with
     new: dict[str, Any] = {"env": env, "env_args": args, "seed": seed, "envs": ENVS, "steps": steps}
     new |= {"evaluate_every": 0, "log_every": max(1, steps // 20), "overrides": BASE | settings}
+    begun = goes_on(folder, new)
     with Trainer(run=folder, progress=False, **({"resume": True} if begun else new)) as trainer:
         if trainer.steps < steps:
             trainer.learn()

@@ -29,12 +29,14 @@ from typing import Any
 
 import jax.numpy as jnp
 
+from benchmarks.learning.workers import goes_on
 from benchmarks.record import WORK, Record, add_flags
 from benchmarks.scores import summary
 from engram import Trainer, load, register, spec
 from engram.envs.translation import demonstrations
 from engram.envs.translation.cleaning import lost
 from engram.envs.translation.corpus import Corpus, find
+from engram.errors import EngramError
 from engram.play.translating import translate
 
 ENV, ENVS, EVERY = "engram/Translate-v0", 8, 8
@@ -87,7 +89,8 @@ def learn(options: argparse.Namespace, corpus: Corpus, name: str, seed: int) -> 
     own, reward = settings(name)
     updates = options.start if name == "start" else options.more
     folder = WORK / "translation" / f"{Path(options.data).name}-{options.start}-{options.more}" / f"{name}-{seed}"
-    if (folder / "run.json").exists():
+    new = {"env": ENV, "seed": seed, "env_args": {"data": options.data, "reward": reward}, "overrides": COMMON | own}
+    if goes_on(folder, new):
         trainer = Trainer(run=folder, resume=True, progress=False)
     else:
         begun = {} if name == "start" else {"start_from": str(learn(options, corpus, "start", seed))}
@@ -110,7 +113,8 @@ def _tokens(row: Any) -> int:
 
 def references(data: str, reward: str) -> Path:
     """The references as demonstrations of a reward."""
-    path = WORK / "translation" / f"{Path(data).name}-{reward}.npz"
+    digest = find(data).digest[:12]  # of other sentences or pieces there are others
+    path = WORK / "translation" / f"{Path(data).name}-{digest}-{reward}.npz"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         demonstrations.write(path, data, reward)
@@ -181,15 +185,19 @@ def main() -> int:
     if "nearest" not in record.parts:
         record.put("copy", scored(pairs, [source for source, _ in pairs]))
         record.put("nearest", scored(pairs, nearest(corpus, options.split)))
-    for seed in range(options.first_seed, options.first_seed + options.seeds):
-        for name in options.agents.split(";"):
-            if f"{name}, beam: seed {seed}" in record.parts:
-                continue
-            agent = load(learn(options, corpus, name, seed))
-            for told, beam in ((name, 1), (f"{name}, beam", BEAM)):
-                said = translate(agent, [source for source, _ in pairs], beam=beam, temperature=TEMPERATURE)
-                record.put(f"{told}: seed {seed}", scored(pairs, said))
-                print(told, seed, record.parts[f"{told}: seed {seed}"], file=sys.stderr, flush=True)
+    try:
+        for seed in range(options.first_seed, options.first_seed + options.seeds):
+            for name in options.agents.split(";"):
+                if f"{name}, beam: seed {seed}" in record.parts:
+                    continue
+                agent = load(learn(options, corpus, name, seed))
+                for told, beam in ((name, 1), (f"{name}, beam", BEAM)):
+                    said = translate(agent, [source for source, _ in pairs], beam=beam, temperature=TEMPERATURE)
+                    record.put(f"{told}: seed {seed}", scored(pairs, said))
+                    print(told, seed, record.parts[f"{told}: seed {seed}"], file=sys.stderr, flush=True)
+    except EngramError as problem:
+        print(problem, file=sys.stderr)
+        return problem.exit_code
     tell(record)
     return 0
 

@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from benchmarks.record import ROOT, Record, surroundings, write_json
-from engram.run.plan import holds_run
+from engram import specs
+from engram.run.plan import RunPlan, holds_run
 
 EVALUATION_SEED = 7_204_000  # plus the run's seed; `Trainer.evaluate` and `engram evaluate` begin at 0
 ONE_THREAD = {"XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false", "OMP_NUM_THREADS": "1"}  # for several at a time
+CHOSEN = ("env", "preset", "steps", "seed", "seeds", "envs", "env_args", "action_bins")  # of a run, which tell a cell
 RESUME_ME = 75  # the exit code of a run that was stopped and can be resumed
 
 
@@ -31,12 +33,28 @@ class Run(Protocol):
         ...
 
 
-def goes_on(folder: Path) -> bool:
-    """Whether a run lies in `folder` to go on with; one that ended before its first checkpoint is removed."""
+def goes_on(folder: Path, asked: Mapping[str, Any] | None = None) -> bool:
+    """Whether a run lies in `folder` to go on with; one that ended before its first checkpoint is removed.
+
+    `asked`: arguments of `Trainer` for a new run. One that was begun with others is another cell's: SystemExit.
+    """
     begun = holds_run(folder) and any((folder / "checkpoints").glob("step-*"))
     if not begun:
         shutil.rmtree(folder, ignore_errors=True)
+    elif asked is not None:
+        check_begun_so(folder, asked)
     return begun
+
+
+def check_begun_so(folder: Path, asked: Mapping[str, Any]) -> None:
+    """SystemExit, in a sentence, where the run in `folder` was begun with other arguments."""
+    plan = RunPlan.read(folder)
+    for name, value in asked.items():
+        if (has := getattr(plan, name, value)) != value and name in CHOSEN:
+            raise SystemExit(f"{folder} was begun with {name} = {has!r}, not {value!r}; remove that folder")
+    wanted = specs.override_all(plan.agent, dict(asked.get("overrides", {})))
+    if wanted != plan.agent:
+        raise SystemExit(f"{folder} was begun with other settings than {asked['overrides']}; remove that folder")
 
 
 def start(run: Run, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:

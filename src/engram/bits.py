@@ -6,6 +6,7 @@ draws cannot be recomputed from a later state. The scheme is the same under `vma
 stable across versions.
 """
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -24,6 +25,12 @@ def next_words(key: Key, count: int) -> tuple[Key, UInt32[Array, "count"]]:
 
 
 ROTATIONS = (13, 15, 26, 6), (17, 29, 16, 24)  # bits, in groups of four rounds
+
+
+def of_moves(seed: int, time: int, games: Sequence[int]) -> UInt32[Array, "games 2"]:
+    """The words that decide what is chance in some games, for their beginning (`time` 0) or one of their moves."""
+    words = [np.random.SeedSequence([seed, 0xC4A2, game, time]).generate_state(2, np.uint32) for game in games]
+    return jnp.asarray(np.array(words, np.uint32))
 
 
 def threefry(key: Key, count: int) -> UInt32[Array, "count"]:

@@ -50,6 +50,11 @@ def test_columns_that_are_given_are_those_that_are_named():
     np.testing.assert_allclose(far[1], [0, np.tanh(-1.0), np.exp(-2.0), np.exp(-20 / 30)], atol=1e-6)
 
 
+def test_units_go_with_a_position_that_is_given():
+    with pytest.raises(SpecError, match=r"encoder.units = 50.0,10.0 goes with encoder.position; give that too"):
+        frame_of(ROWS, units=(50.0, 10.0))
+
+
 def test_older_frames_are_seen_from_where_the_ego_is_now():
     spec = EntitiesSpec(relative=True)
     encoder = spec.build(ROWS, 2, KEY)

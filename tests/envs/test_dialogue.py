@@ -130,6 +130,42 @@ def test_the_line_errs_as_often_as_it_says():
     assert np.asarray(found.informs).max() < 5
 
 
+def test_of_a_slot_without_values_none_is_ever_heard():
+    """It is asked for, no row knows it, and the user does not mind: what goes wrong is that nothing is heard."""
+    act = Act(jnp.int32(REQUEST), jnp.array([ANY, 1, UNKNOWN]), jnp.int32(0))
+    over = partial(agenda.heard, act, np.array([0, 3, 3]), 0.5, 0.0)
+    draws = jax.random.uniform(jax.random.key(1), (2_000, 13))
+    found = np.asarray(jax.jit(jax.vmap(lambda one: over(one[:9].reshape(3, 3), one[9:])))(draws).informs)
+    assert set(found[:, 0].tolist()) == {ANY, UNKNOWN}
+
+
+def test_rows_as_sets_of_bits_are_those_that_have_a_value():
+    rows = [{"a": str(n % 3), **({"b": str(n)} if n % 2 else {})} for n in range(70)]
+    data = numbered(rows, [Goal((("a", "1"),), ())])
+    by_value, starts, known = data.having()
+
+    def members(one: Any) -> list[int]:
+        return [row for row in range(70) if int(one[row // 32]) >> (row % 32) & 1]
+
+    for slot, values in enumerate(data.values):
+        assert members(known[slot]) == [row for row in range(70) if data.rows[row, slot] >= 0]
+        for value in range(len(values)):
+            here = members(by_value[starts[slot] + value])
+            assert here == [row for row in range(70) if data.rows[row, slot] == value]
+    assert members(by_value[-1]) == list(range(70))
+
+
+def test_values_and_slots_of_any_form_are_understood_when_typed():
+    rows = [{"City": "Seattle", "time": "7:00 p.m.", "film": "hail, caesar!", "theater": "a=b"}]
+    data = numbered(rows, [Goal((("City", "Seattle"),), ())])
+    for line, read in (
+        ("City seattle", "City Seattle"), ("time 7:00 p.m.", "time 7:00 p.m."),
+        ("time=7:00 p.m., city?", "time 7:00 p.m., City?"),
+        ("film hail, caesar!, theater a=b", "theater a=b"), ("film hail, caesar!", "film hail, caesar!"),
+    ):  # fmt: skip
+        assert read in act_in_words(read_act(line, data), data), line
+
+
 def test_what_is_made_is_the_same_again_and_split_by_goal():
     assert made_rows(1) == made_rows(1) != made_rows(2)
     data = tickets("", "", 1)
@@ -353,7 +389,7 @@ def test_a_person_buys_a_ticket():
     assert "city seattle" in said[1]
     assert "number of people 2" in said[1]
     assert said[2].startswith("agent> Booked: ")
-    assert told[-1] == "That is not what the goal wants."
+    assert told[-1] == "The ticket is not what the goal wants."
 
 
 def test_acts_and_numbers_have_names():

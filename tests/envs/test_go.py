@@ -21,6 +21,7 @@ from engram.agents.agent import Experience
 from engram.agents.policy import Seen
 from engram.agents.pool import PoolSpec
 from engram.agents.presets import preset
+from engram.bits import of_moves
 from engram.cli.commands import main
 from engram.envs.device import check_device_env, make_device
 from engram.envs.go import gtp, rivals
@@ -230,11 +231,23 @@ def test_results_against_the_past_are_the_agents_own():
         ("engram/CartPole-v1", {"symmetry": "board"}, "turns square boards whose points are the actions"),
         ("engram/Go-v0", {"working": "gru"}, "past selves play, which have no memory of their own"),
         ("engram/Go-v0", {"pool.size": 99}, "does not suffice for pool.size = 99 past selves on either side"),
+        (
+            "engram/Go-v0",
+            {"exploration.opening": 0, "exploration.opening_share": 0.9},
+            "nothing reads it while explorat",
+        ),
     ],
 )
 def test_what_games_do_not_have_is_said_in_a_sentence(env, overrides, told):
     with pytest.raises(SpecError, match=told):
         engram.Trainer(env, "go", steps=2_000, overrides=overrides).learn()
+
+
+@pytest.mark.parametrize(("envs", "size", "share"), [(128, 4, 0.2), (16, 3, 0.2), (8, 2, 0.2), (1, 4, 0.0)])
+def test_few_environments_have_a_smaller_pool_or_none(envs: int, size: int, share: float):
+    with engram.Trainer("engram/Go-v0", "go", steps=2_000, envs=envs) as trainer:
+        pool = trainer.plan.agent.pool
+    assert (pool.size, pool.share) == (size, share)
 
 
 # -- engines ---------------------------------------------------------------------------------------------------------
@@ -447,6 +460,21 @@ def test_games_that_repeat_have_no_interval():
     alike = summed_up(games_of(*(1.0,) * 40, moves=40), 0.0, 0)
     assert alike.all_games.low is not None
     assert alike.pair_interval is None
+
+
+def test_openings_that_begin_with_free_moves_are_no_pairs():
+    told = summed_up(games_of(*(1.0, 1.0, -1.0, -1.0) * 10, moves=40), 0.0, 0, paired=False)
+    assert told.pairs == (0, 0, 0)
+    assert told.pair_interval is None
+    assert told.all_games.low is not None
+
+
+def test_chance_is_another_at_each_move_and_the_same_in_both_games_of_a_pair():
+    words = [of_moves(7, time, [0, 0, 1]) for time in range(4)]
+    assert len({tuple(np.asarray(one[0]).tolist()) for one in words}) == 4
+    for one in words:
+        np.testing.assert_array_equal(one[0], one[1])
+        assert (one[0] != one[2]).any()
 
 
 def test_a_person_plays_takes_back_passes_and_is_told_the_score(capsys, run, monkeypatch):

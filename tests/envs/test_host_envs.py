@@ -777,6 +777,15 @@ def test_arguments_change_the_game():
     envs.close()
 
 
+@pytest.mark.parametrize("given", [{"env_args": {"max_episode_steps": 12}}, {"max_episode_steps": 12}])
+def test_a_time_limit_of_a_game_is_in_steps_not_in_frames(given: dict):
+    envs = make_host("ALE/Breakout-v5", seed=0, **given)
+    envs.reset()
+    cut = [bool(envs.step(np.array([0])).truncated[0]) for _ in range(12)]
+    envs.close()
+    assert cut == [False] * 11 + [True]
+
+
 def test_two_instances_of_a_game_agree_and_two_seeds_do_not():
     """The number of no-ops and the sticky actions come from the episode's seed."""
 

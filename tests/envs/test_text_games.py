@@ -65,6 +65,7 @@ def test_a_text_has_the_command_the_answer_what_is_carried_and_the_place_once():
 def test_the_symbols_and_features_of_a_word_never_change():
     """They are part of what a stored agent has learned."""
     assert words_of("-= Pantry =-  You've 2 coins!\n $$\\__") == ["pantry", "you", "ve", "2", "coins"]
+    assert words_of("Öffne die Tür; открой") == ["öffne", "die", "tür", "открой"]
     assert [letters(2048).index(letter(word, 2048)) for word in ("coin", "east")] == [1424, 425]
     east, west = features_of("go east", 64), features_of("go west", 64)
     assert east.tolist()[:8] == [-2, 0, 0, 2, -2, 0, -2, -2]

@@ -104,6 +104,8 @@ def test_near_duplicates_lie_on_one_side():
         (("_Save ~%PRODUCTNAME", "%PRODUCTNAME _sichern"), ("Save ⟨1⟩", "⟨1⟩ sichern")),
         (("$(ARG1) of  %2", "%2 von $(ARG1)"), ("⟨1⟩ of ⟨2⟩", "⟨2⟩ von ⟨1⟩")),
         (("%(count)d of %s", "%s von %(count)d"), ("⟨1⟩ of ⟨2⟩", "⟨2⟩ von ⟨1⟩")),
+        (("%-10s has %5d (%.2f)", "%-10s hat %5d (%.2f)"), ("⟨1⟩ has ⟨2⟩ (⟨3⟩)", "⟨1⟩ hat ⟨2⟩ (⟨3⟩)")),
+        (("US$5 and 50%Off", "5 und 50%Weg"), ("US$5 and 50%Off", "5 und 50%Weg")),
         (("100% of it", "100% davon"), ("100% of it", "100% davon")),
         (("Print", "%1 drucken"), None),
         (("<b>Print</b>", "Drucken"), None),
@@ -135,8 +137,14 @@ def test_catalogues_are_read_and_one_in_another_encoding_is_left_out(tmp_path: P
     (tmp_path / "a.mo").write_bytes(catalogue(good))
     (tmp_path / "b.mo").write_bytes(catalogue([head, (b"x", b"\xe4")]))
     (tmp_path / "c.mo").write_bytes(b"no catalogue")
-    assert set(of_catalogues(tmp_path)) == {("_Save", "_Sichern"), ("%d row", "%d Zeile")}
-    assert set(found(str(tmp_path), tmp_path).pairs) == {("_Save", "_Sichern"), ("%d row", "%d Zeile")}
+    for name, field in (("d", b"charset=CHARSET"), ("e", b""), ("f", b"charset=UTF-8\nPlural-Forms: nplurals=2")):
+        (tmp_path / f"{name}.mo").write_bytes(
+            catalogue([(b"", b"Content-Type: text/plain; " + field + b"\n"), (b"y", b"z")])
+        )
+    read = set(of_catalogues(tmp_path))
+    assert {("_Save", "_Sichern"), ("%d row", "%d Zeile")} <= read <= {*read, ("y", "z")}
+    assert ("x", "\xe4") not in read
+    assert set(found(str(tmp_path), tmp_path).pairs) >= {("_Save", "_Sichern"), ("%d row", "%d Zeile")}
 
 
 def test_messages_of_an_installed_package_are_learned_from(tmp_path: Path):
@@ -216,6 +224,38 @@ def test_a_folder_that_cannot_be_written_to_is_told_before_anything_is_fetched(t
         assert said.endswith("name a folder that you may write to\n")
     assert command.main([str(tmp_path / "new"), "--from", "nowhere"]) == 2
     assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize(
+    ("folder", "words", "said"),
+    [
+        (
+            "a",
+            ["--words", "12", "2"],
+            "--words 12 2 was given; expected two numbers of at least 1, the lower one first",
+        ),
+        ("a", ["--pairs", "-1"], "--pairs -1 was given; expected at least 1"),
+        ("a", ["--pieces", "40000"], "--pieces 40,000 was given; expected at most 32,766"),
+        (
+            "a",
+            ["--pieces", "50"],
+            "--pieces was given, but phrases are whole and have a piece for each word; leave it out",
+        ),
+        ("phrases", [], "'phrases' is the name of the corpus that comes with Engram; choose another folder"),
+    ],
+)
+def test_numbers_that_cannot_be_are_refused_and_leave_nothing(tmp_path: Path, monkeypatch, capsys, folder, words, said):
+    monkeypatch.chdir(tmp_path)
+    assert command.main([folder, *words]) == 2
+    assert capsys.readouterr().err == f"{said}\n"
+    assert not Path(folder).exists()
+
+
+def test_a_mark_of_byte_order_and_pieces_that_are_no_texts(tmp_path: Path):
+    (tmp_path / "a.tsv").write_bytes("\ufeffone\teins\n".encode())
+    assert found(str(tmp_path / "a.tsv"), tmp_path).pairs == [("one", "eins")]
+    with pytest.raises(SpecError, match="expected .*, then pieces that all differ"):
+        Vocabulary((END, "<unk>", 5))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

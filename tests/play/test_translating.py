@@ -1,12 +1,17 @@
 """Beams by hand, and what cannot be translated."""
 
+import json
 from types import SimpleNamespace
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import engram
 from engram.agents.policy import PolicyState
+from engram.envs.translation import __main__ as command
+from engram.envs.translation.cleaning import filled, numbered
+from engram.envs.translation.corpus import find
 from engram.errors import SpecError
 from engram.play.trained import TrainedAgent
 from engram.play.translating import Beam, _grown, translate
@@ -47,6 +52,35 @@ def test_hypotheses_keep_their_own_policy_and_what_they_did():
     assert after.policy.frames.tolist() == [1, 0]  # the second hypothesis came first
     assert after.policy.action is not None
     assert after.policy.action.tolist() == [2, 1]
+
+
+def test_what_a_program_fills_in_goes_through_a_translation_as_it_was():
+    text, names = numbered("Save %PRODUCTNAME as %1")
+    assert text == "Save ⟨1⟩ as ⟨2⟩"
+    assert filled("⟨2⟩: ⟨1⟩ sichern", names) == "%1: %PRODUCTNAME sichern"
+
+
+def test_another_vocabulary_of_the_same_size_is_refused(tmp_path):
+    """A folder that was made anew has as many pieces, which mean something else."""
+    own = str(tmp_path / "own")
+    command.main([own, "--pairs", "60"])
+    small = {"replay.batch_size": 8, "encoder.layers": 0, "replay.start": 64}
+    about = {"env_args": {"data": own}, "envs": 4, "steps": 200, "evaluate_every": 0, "overrides": small}
+    with engram.Trainer("engram/Translate-v0", "cql", run=tmp_path / "run", **about) as trainer:
+        trainer.learn()
+    agent = engram.load(tmp_path / "run")
+    assert len(translate(agent, ["the dog sees the cat"])) == 1
+    with pytest.raises(SpecError, match=r"texts = 'the dog' was given; expected a list of texts"):
+        translate(agent, "the dog")  # type: ignore[arg-type]
+    with pytest.raises(SpecError, match="seed = 1 was given; this run has 1"):
+        translate(agent, ["the dog"], seed=1)
+    path = tmp_path / "own/corpus.json"
+    content = json.loads(path.read_text())
+    content["pieces"][5], content["pieces"][6] = content["pieces"][6], content["pieces"][5]
+    path.write_text(json.dumps(content))
+    find.cache_clear()
+    with pytest.raises(SpecError, match="has another vocabulary than this agent learned"):
+        translate(agent, ["the dog"])
 
 
 def test_an_agent_of_another_environment_is_refused():

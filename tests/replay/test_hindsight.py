@@ -171,6 +171,10 @@ def test_the_rule_is_that_of_the_outermost_wrapper_and_none_where_rewards_are_ma
     assert rule_of(Own(Reaching())) == GoalRule("distance")
     assert rule_of(gymnasium.wrappers.TimeLimit(Own(Reaching()), 5)) == GoalRule("distance")
     assert rule_of(gymnasium.wrappers.TransformReward(Reaching(), lambda reward: 10 * reward)) is None
+    far = gymnasium.wrappers.TransformObservation(
+        Reaching(), lambda seen: {name: 10 * one for name, one in seen.items()}, Reaching().observation_space
+    )
+    assert rule_of(far) is None  # goals are seen in other units than they are rewarded in
 
 
 def test_a_run_takes_the_environments_rule_and_joint_actions_and_resumes_exactly(tmp_path):

@@ -70,7 +70,7 @@ def check(chosen: PoolSpec, turns: bool, envs: int, agents: int = 1) -> None:
     if not 0 < chosen.lanes(envs) <= envs:
         raise SpecError(
             f"pool.share = {chosen.share} of {envs} environments does not suffice for pool.size = {chosen.size} past "
-            f"selves on either side; raise --envs, or lower pool.size"
+            f"selves on either side; raise --envs{', or lower pool.size' if chosen.size > 1 else ''}"
         )
 
 

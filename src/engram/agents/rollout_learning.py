@@ -94,7 +94,17 @@ class RolloutSpec(MindSpec):
             examples = envs if self.has_memory else rows
             most = max(1, min(chosen.minibatches, rows // FEWEST))
             chosen = replace(chosen, minibatches=max(parts for parts in range(1, most + 1) if examples % parts == 0))
-        return replace(self, rollout=chosen)
+        return replace(self, rollout=chosen, pool=self._pool_for(given, envs))
+
+    def _pool_for(self, given: Collection[str], envs: int) -> PoolSpec:
+        """The pool with as many past selves as these environments have room for; without any where there is none."""
+        pool, sizes = self.pool, range(self.pool.size, 0, -1)
+        if not pool.share or "pool.size" in given:
+            return pool
+        fits = next((one for one in (replace(pool, size=size) for size in sizes) if one.lanes(envs)), None)
+        if fits is None:
+            return pool if "pool.share" in given else PoolSpec()
+        return fits
 
     def updates_in(self, steps: int, envs: int) -> int:
         return steps * self.rollout.epochs * self.rollout.minibatches // (self.rollout.steps * envs)

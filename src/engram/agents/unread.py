@@ -48,6 +48,7 @@ NEEDS: dict[str, tuple[Needs, ...]] = {
     "optimizer.decay_steps": (Needs("optimizer.final_fraction", "optimizer.final_fraction=0", lambda to: to < 1),),
     "pool.size": (POOL,),
     "pool.every": (POOL,),
+    "exploration.opening_share": (Needs("exploration.opening", "exploration.opening=2"),),
     "encoder.position": (RELATIVE,),
     "encoder.velocity": (RELATIVE,),
     "encoder.heading": (RELATIVE,),

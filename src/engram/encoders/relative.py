@@ -61,6 +61,8 @@ def frame_of(
         return Frame(position, velocity or None, heading or None, *units)  # type: ignore[arg-type]
     if velocity or heading:
         raise SpecError("encoder.velocity and encoder.heading go with encoder.position; give that too")
+    if units != (1.0, 1.0):
+        raise SpecError(f"encoder.units = {','.join(map(str, units))} goes with encoder.position; give that too")
     found = {name: _columns(rows, name) for name in (POSITION, VELOCITY, HEADING)}
     if found[POSITION] is None:
         raise SpaceError(

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
+from engram.bits import of_moves
 from engram.envs.device import DeviceEnv, has_turns, where_done
 from engram.errors import SpecError
 from engram.nn.observation import mask_of
@@ -181,7 +182,7 @@ def play_match(
     while len(played) < games:
         numbers = range(len(played), min(games, len(played) + rival.at_once))
         played += table.play(numbers, side)
-    return summed_up(played, time.perf_counter() - began, seed), played
+    return summed_up(played, time.perf_counter() - began, seed, paired=free_moves == 0), played
 
 
 class _Table:
@@ -199,8 +200,7 @@ class _Table:
         openings = [number // 2 if side == "both" else number for number in numbers]
         agent = np.array([1 if side == "first" or (side == "both" and n % 2 == 0) else -1 for n in numbers])
         draws = [np.random.default_rng([self._seed, 0x6A3E, one]) for one in openings]
-        keys = jnp.asarray(np.array([[self._seed & 0xFFFFFFFF, one] for one in openings], np.uint32))
-        states, observation = self._reset(keys)
+        states, observation = self._reset(of_moves(self._seed, 0, openings))
         self._agent.begin(count)
         self._rival.begin(numbers)
         mover, going = np.ones(count, int), np.ones(count, bool)
@@ -220,7 +220,9 @@ class _Table:
             going &= ~lost
             action = np.where(lost, 0, action).astype(np.int32)
             self._agent.took(action)
-            states, observation, reward, over, sign = self._step(states, jnp.asarray(action), jnp.asarray(going), keys)
+            states, observation, reward, over, sign = self._step(
+                states, jnp.asarray(action), jnp.asarray(going), of_moves(self._seed, time_ + 1, openings)
+            )
             goes_on = going & ~np.asarray(over)  # a last move may be one that the rival's own rules forbid
             self._rival.hear(goes_on if time_ in self._opening else goes_on & (mover == agent), mover, action)
             total += going * mover * np.asarray(reward)
@@ -254,13 +256,13 @@ def _moved(env: DeviceEnv, states: PyTree, action: Any, going: Any, keys: Any) -
     return states, step.observation, step.reward, step.terminated | step.truncated, step.sign
 
 
-def summed_up(played: Sequence[Game], seconds: float, seed: int) -> Match:
-    """What the games came to."""
+def summed_up(played: Sequence[Game], seconds: float, seed: int, paired: bool = True) -> Match:
+    """What the games came to. `paired`: whether both games of an opening begin alike, which free moves end."""
     won = np.array([game.result > 0 for game in played])
     first = np.array([game.agent > 0 for game in played])
     openings = np.array([game.opening for game in played])
     pairs = [won[openings == one] for one in np.unique(openings)]
-    twice = np.array([int(pair.sum()) for pair in pairs if len(pair) == 2])
+    twice = np.array([int(pair.sum()) for pair in pairs if len(pair) == 2 and paired], int)
     distinct = _distinct(played)
     interval = None
     if len(set(twice.tolist())) > 1 and not repeated(len(played), distinct):

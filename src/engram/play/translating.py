@@ -16,6 +16,7 @@ from engram.agents.mind import MindSpec
 from engram.agents.policy import Mind, PolicyState, Seen, begin, look, still
 from engram.envs.device import make_device
 from engram.envs.tasks.translate import BEGIN, Translate
+from engram.envs.translation.cleaning import filled, numbered
 from engram.errors import SpecError
 from engram.play.trained import TrainedAgent
 from engram.precision import in_32_bits
@@ -46,31 +47,46 @@ def translate(
     source of the corpus.
     """
     env = _environment(agent, data)
+    if isinstance(texts, str):
+        raise SpecError(f"texts = {texts[:60]!r} was given; expected a list of texts, such as [{texts[:20]!r}]")
+    if not 0 <= seed < len(agent.minds):
+        raise SpecError(f"seed = {seed} was given; this run has {len(agent.minds)}, numbered from 0")
     if beam < 1 or temperature <= 0:
         raise SpecError(f"beam = {beam} and temperature = {temperature} were given; give 1 or more, and more than 0")
     vocabulary, places = env.corpus.vocabulary, env.places[0]
     source = np.zeros((len(texts), places), np.int16)
-    for number, (row, text) in enumerate(zip(source, texts, strict=True)):
+    marked = [numbered(text) for text in texts]  # what a program fills in is one token, as where it learned
+    for number, (row, (text, _)) in enumerate(zip(source, marked, strict=True)):
         symbols = np.asarray(vocabulary.encode(text), np.int16) + 1
         if not 0 < len(symbols) <= places:
             raise SpecError(
                 f"text {number} has {len(symbols)} tokens; this agent translates 1 to {places}: {text[:60]!r}"
             )
         row[: len(symbols)] = symbols
-    return [
-        vocabulary.decode(row) for row in decoded(env, agent.plan.agent, agent.minds[seed], source, beam, temperature)
-    ]
+    found = decoded(env, agent.plan.agent, agent.minds[seed], source, beam, temperature)
+    return [filled(vocabulary.decode(row), names) for row, (_, names) in zip(found, marked, strict=True)]
 
 
 def _environment(agent: TrainedAgent, data: str | None) -> Translate:
     if agent.plan.env != "engram/Translate-v0":
         raise SpecError(f"this agent learned {agent.plan.env}; expected one of engram/Translate-v0")
     env: Any = make_device("engram/Translate-v0", **{**agent.plan.env_args, **({} if data is None else {"data": data})})
-    if env.observation_space != agent.plan.space:
+    if env.observation_space != agent.plan.space or not _learned(agent, env, data is not None):
         raise SpecError(
             f"data = {env.data!r} has another vocabulary than this agent learned; name the folder of its run"
         )
     return env
+
+
+def _learned(agent: TrainedAgent, env: Translate, other: bool) -> bool:
+    """Whether the tokens of a corpus mean what they meant where the agent learned. `other`: it is another corpus."""
+    if not other:
+        return getattr(agent.plan, "data", None) in (None, env.data_digest)
+    try:
+        own: Any = make_device("engram/Translate-v0", **agent.plan.env_args)
+    except SpecError:  # it lies nowhere any more
+        return True
+    return own.corpus.vocabulary.pieces == env.corpus.vocabulary.pieces
 
 
 class Beam(NamedTuple):

@@ -167,9 +167,17 @@ def of_environment(agent: MindSpec, changes: dict[str, Any], made: Any) -> MindS
         return agent
     told = {"distance": rule.kind == "distance"}
     told |= {} if told["distance"] else {name: getattr(rule, name) for name in ("within", "reached", "missed")}
+    for name in ("within", "reached", "missed") if told["distance"] else ():
+        if (path := f"draw.{name}") in changes:
+            raise SpecError(
+                f"{path} = {changes[path]} was given, but this environment rewards the distance; leave it out"
+            )
     for name, value in told.items():
         if changes.get(path := f"draw.{name}", value) != value:
-            raise SpecError(f"{path} = {changes[path]} was given, but this environment has {value:g}; leave it out")
+            has = (
+                f"has {value:g}" if name != "distance" else f"rewards {'the distance' if value else 'reaching a goal'}"
+            )
+            raise SpecError(f"{path} = {changes[path]} was given, but this environment {has}; leave it out")
     return specs.override_all(agent, {f"draw.{name}": value for name, value in told.items()})
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import gymnasium
 from gymnasium.envs.registration import EnvSpec
-from gymnasium.wrappers import AtariPreprocessing
+from gymnasium.wrappers import AtariPreprocessing, TimeLimit
 
 from engram.envs.adapters.adapter import Adapter
 from engram.errors import SpecError, hint
@@ -62,22 +62,24 @@ def make_atari(spec: EnvSpec, env_args: dict[str, Any]) -> gymnasium.Env:
       env_args: `sticky` (probability that a frame repeats the previous action; by default what the id stands for:
         0.25 for ALE/*-v5 and *-v0, 0 for *-v4), `life_loss` (end the episode at each lost life; the next one restarts
         the game), `noop_max`, `frame_skip`, `screen_size` (pixels), and ALE's own mode, difficulty,
-        full_action_space, max_num_frames_per_episode.
+        full_action_space, max_num_frames_per_episode (in frames); max_episode_steps is in steps of the agent.
 
     Raises SpecError for another argument or an impossible value.
     """
     settings = _settings(spec, env_args)
     passed_on = {name: value for name, value in env_args.items() if name in _PASSED_ON}
+    limit = passed_on.pop("max_episode_steps", None)  # of the agent's steps, not of frames
     env = gymnasium.make(
         spec, disable_env_checker=True, frameskip=1, repeat_action_probability=float(settings["sticky"]), **passed_on
     )
-    return AtariPreprocessing(
+    env = AtariPreprocessing(
         env,
         noop_max=settings["noop_max"],
         frame_skip=settings["frame_skip"],
         screen_size=settings["screen_size"],
         terminal_on_life_loss=bool(settings["life_loss"]),
     )
+    return env if limit is None else TimeLimit(env, limit)
 
 
 def defaults(spec: EnvSpec) -> dict[str, Any]:

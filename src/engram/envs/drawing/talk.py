@@ -38,7 +38,7 @@ def dialogue(env: Any, state: Any) -> Picture:
     said = env.acts.names[action] if action >= 0 else "-"
     canvas.text("AGENT " + said.replace("_", " ")[:30], 80, y, TEAL if bool(heard.found) else RED)
     user = ("REQUEST", "INFORM", "DENY", "YES", "THANKS")[int(heard.act.intent)]
-    canvas.text("USER " + user + (" TICKET" if bool(asked[-1]) else ""), 80, y + ROW, BLUE)
+    canvas.text("USER " + user + (" TICKET" if int(heard.act.asks) == len(data.slots) else ""), 80, y + ROW, BLUE)
     if bool(heard.shown):
         canvas.rectangle(2, y + 2 * ROW - 2, 8, y + 2 * ROW + 4, GREEN)
     canvas.rectangle(0, canvas.height - 3, canvas.width, canvas.height, SHADE)

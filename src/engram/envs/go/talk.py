@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from engram.bits import of_moves
 from engram.envs.go import board
 from engram.envs.go.board import BLACK, NAMES, WHITE
 from engram.spaces import MASK
@@ -18,7 +19,7 @@ def converse(env: Any, agent: Any, ask: Any, tell: Any, seed: int) -> None:
     game = 0
     while True:
         own = _colour(ask, tell)
-        _game(env, agent, own, ask, tell, [seed, game])
+        _game(env, agent, own, ask, tell, seed, game)
         game += 1
         if ask("another game? (y/n) ").lower() not in ("y", "yes"):
             return
@@ -33,11 +34,10 @@ def _colour(ask: Any, tell: Any) -> int:
         tell(f"{word!r} is no colour; type b or w")
 
 
-def _game(env: Any, agent: Any, own: int, ask: Any, tell: Any, key: list[int]) -> None:
+def _game(env: Any, agent: Any, own: int, ask: Any, tell: Any, seed: int, number: int) -> None:
     reset, step = jax.jit(env.reset), jax.jit(env.step)
-    bits = jnp.asarray(np.array(key, np.uint32))
     # State, observation, who moves, the move before, what the agent remembers of the moves until then.
-    past: list[Any] = [(*reset(bits), BLACK, None, None)]
+    past: list[Any] = [(*reset(of_moves(seed, 0, [number])[0]), BLACK, None, None)]
     tell(f"You are {NAMES[own]}: X is Black, O is White, komi {env.points_to_white:g}.")
     while True:
         state, shown, mover, last, memory = past[-1]
@@ -53,7 +53,7 @@ def _game(env: Any, agent: Any, own: int, ask: Any, tell: Any, key: list[int]) -
         else:
             action = int(chosen)
             tell(f"{NAMES[mover]} plays {board.name_of(action, env.size)}.")
-        following, out = step(state, jnp.int32(action), bits)
+        following, out = step(state, jnp.int32(action), of_moves(seed, len(past), [number])[0])
         past.append((following, out.observation, -mover, action, agent.took(memory, action)))
         if out.terminated:
             _end(env, following, float(out.reward) * mover, tell)
@@ -86,4 +86,6 @@ def _end(env: Any, state: Any, black: float, tell: Any) -> None:
     ours, theirs = board.area(stones)
     tell(board.drawn(stones))
     winner = NAMES[BLACK if black > 0 else WHITE]
-    tell(f"Black {ours}, White {theirs} and komi {env.points_to_white:g}: {winner} wins.")
+    repeated = (ours - theirs > env.points_to_white) != (black > 0)  # which loses, whatever the area
+    why = " The last move repeated an earlier position, which loses." if repeated else ""
+    tell(f"Black {ours}, White {theirs} and komi {env.points_to_white:g}: {winner} wins.{why}")

@@ -82,7 +82,8 @@ def check_few_of(sizes: tuple[int, ...]) -> None:
     if (count := prod(sizes)) > MOST_JOINT_ACTIONS and len(sizes) > 1:
         raise SpaceError(
             f"{' x '.join(map(str, sizes))} = {count:,} joint actions; at most {MOST_JOINT_ACTIONS:,} can have a value "
-            f"each: use fewer values per number (--action-bins), or head=decoupled, a value for each number's values"
+            f"each: use fewer values per number (--action-bins; on the device an argument of the environment), or "
+            f"head=decoupled, a value for each number's values"
         )
 
 

@@ -40,9 +40,9 @@ def _computes(env: Any) -> Any:
 
 
 def _rewarded_anew(env: Any) -> bool:
-    """Whether a wrapper changes rewards, of which `compute_reward` knows nothing."""
+    """Whether a wrapper changes rewards, or the goals that are seen, of which `compute_reward` knows nothing."""
     while isinstance(env, gymnasium.Wrapper):
-        if isinstance(env, gymnasium.RewardWrapper):
+        if isinstance(env, gymnasium.RewardWrapper | gymnasium.ObservationWrapper):
             return True
         env = env.env
     return False

@@ -191,13 +191,15 @@ def heard(
     spoilt = says & (noise[0] < slot_error)
     way = jnp.floor(noise[1] * 3)
     size = jnp.asarray(counts)
-    any_value = jnp.floor(noise[2] * size).astype(jnp.int32)
+    any_value = jnp.where(
+        size > 0, jnp.floor(noise[2] * size).astype(jnp.int32), UNKNOWN
+    )  # of a slot without values none
     other = (act.informs + 1 + jnp.floor(noise[2] * (size - 1)).astype(jnp.int32)) % jnp.maximum(size, 1)
     other = jnp.where(act.informs >= 0, jnp.where(size > 1, other, UNKNOWN), any_value)
     informs = jnp.where(spoilt, jnp.where(way == 0, other, UNKNOWN), act.informs)
     moved = spoilt & (way == 1)  # at most one is, which is all but always what happens
     to = (moved.argmax() + 1 + jnp.floor(chances[0] * (slots - 1)).astype(jnp.int32)) % slots
-    informs = jnp.where(moved.any() & (places == to), jnp.where(size > 0, any_value, UNKNOWN), informs)
+    informs = jnp.where(moved.any() & (places == to), any_value, informs)
 
     lost = (act.asks != NOBODY) & (chances[1] < slot_error)
     there = (jnp.maximum(act.asks, 0) + 1 + jnp.floor(chances[2] * 2 * (slots - 1)).astype(jnp.int32)) % slots

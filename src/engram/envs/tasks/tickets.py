@@ -87,16 +87,14 @@ class Tickets:
         that know it. The last set of the first is that of all rows.
         """
         starts = np.cumsum([0, *(len(values) for values in self.values)])
-        by_value = [self.rows[:, slot] == value for slot, own in enumerate(self.values) for value in range(len(own))]
-        known = [self.rows[:, slot] >= 0 for slot in range(len(self.slots))]
-        return _sets([*by_value, np.ones(len(self.rows), bool)]), starts[:-1].astype(np.int32), _sets(known)
-
-
-def _sets(flags: Sequence[Bool[np.ndarray, "rows"]]) -> UInt32[np.ndarray, "sets words"]:
-    """Flags as bits of 32-bit words, the first row in the lowest bit of the first word."""
-    table = np.stack(flags)
-    padded = np.pad(table, ((0, 0), (0, -table.shape[1] % 32))).reshape(len(table), -1, 32)
-    return (padded.astype(np.uint32) << np.arange(32, dtype=np.uint32)).sum(2, dtype=np.uint32)
+        by_value, known = (np.zeros((count, self.words), np.uint32) for count in (starts[-1] + 1, len(self.slots)))
+        row, slot = np.nonzero(self.rows >= 0)
+        word, bit = row // 32, np.uint32(1) << (row % 32).astype(np.uint32)  # the first row in the lowest bit
+        np.bitwise_or.at(by_value, (starts[slot] + self.rows[row, slot], word), bit)
+        np.bitwise_or.at(known, (slot, word), bit)
+        every = np.arange(len(self.rows))
+        np.bitwise_or.at(by_value[-1], every // 32, np.uint32(1) << (every % 32).astype(np.uint32))
+        return by_value, starts[:-1].astype(np.int32), known
 
 
 @lru_cache(maxsize=8)
@@ -120,6 +118,8 @@ def tickets(base: str, goals: str, seed: int) -> Tickets:
 def numbered(rows: Sequence[Mapping[str, str]], goals: Sequence[Goal]) -> Tickets:
     """Rows and goals as numbers."""
     slots = _slots(rows, goals)
+    if not slots:
+        raise SpecError("neither the base nor the goals name a slot; give rows such as {'city': 'seattle'}")
     wants = [dict(goal.wants) for goal in goals]
     values = tuple(tuple(sorted({one[slot] for one in chain(rows, wants) if slot in one})) for slot in slots)
     places = [{value: number for number, value in enumerate(own)} for own in values]

@@ -49,6 +49,7 @@ REMARKS = {
 WORDS = {"yes": YES, "right": YES, "no": DENY, "deny": DENY, "thanks": THANKS, "bye": THANKS, "inform": INFORM}
 ASKING = ("request", "which", "what")
 FREE = ("any", "anything", "whatever")
+MARKS = "?.!"  # that end an act
 HELP = """Type acts, with a comma between two:
   inform city seattle   or: city seattle    what you want
   request theater       or: theater?        what you ask for; also: request ticket
@@ -75,22 +76,23 @@ def read_act(text: str, data: Tickets) -> Act:
     Raises NotUnderstood, with the nearest word, for anything else.
     """
     informs, asks, intent = np.full(len(data.slots), UNKNOWN, np.int32), NOBODY, None
-    for part in filter(None, (part.strip() for part in re.split(r"[,;]", text.lower()))):
-        words = part.rstrip("?.!").replace("=", " ").split()
+    for part in _parts(text.lower(), data):
+        words = _words(part, data)
         if not words:
             continue
-        asking = part.endswith("?") or words[0] in ASKING
-        if words[0] in WORDS:
-            intent = WORDS[words[0]]
-        words = words[words[0] in ASKING or words[0] in WORDS :]
+        first = words[0].rstrip(MARKS)
+        asking = part.endswith("?") or first in ASKING
+        if first in WORDS:
+            intent = WORDS[first]
+        words = words[first in ASKING or first in WORDS :]
         if not words:
             continue
-        if asking and words == [TICKET]:
+        if asking and " ".join(words).rstrip(MARKS) == TICKET:
             asks, intent = len(data.slots), REQUEST
             continue
         free = words[0] in FREE and len(words) > 1
         slot, value = _slot(words[free:], data)
-        if free or (len(value) == 1 and value[0] in FREE):
+        if free or (len(value) == 1 and value[0].rstrip(MARKS) in FREE):
             informs[slot] = ANY
         elif asking and not value:
             asks, intent = slot, REQUEST
@@ -101,12 +103,39 @@ def read_act(text: str, data: Tickets) -> Act:
     return Act(jnp.int32(INFORM if intent is None else intent), jnp.asarray(informs), jnp.int32(asks))
 
 
+def _parts(text: str, data: Tickets) -> list[str]:
+    """The acts of a line, which commas and semicolons divide; those within a value that is known divide nothing."""
+    inner = {value.lower() for own in data.values for value in own if re.search("[,;]", value)}
+    kept = sorted((value for value in inner if value in text), key=len, reverse=True)
+    for number, value in enumerate(kept):
+        text = text.replace(value, f"\0{number}\0")
+    parts = [part.strip() for part in re.split("[,;]", text)]
+    for number, value in enumerate(kept):
+        parts = [part.replace(f"\0{number}\0", value) for part in parts]
+    return [part for part in parts if part.rstrip(MARKS)]
+
+
+def _words(part: str, data: Tickets) -> list[str]:
+    """The words of an act; `slot=value` is two."""
+    words = part.split()
+    for place, word in enumerate(words):
+        name, sign, value = word.partition("=")
+        if sign and name in _names(data):
+            return [*words[:place], name, *filter(None, [value]), *words[place + 1 :]]
+    return words
+
+
+def _names(data: Tickets) -> dict[str, int]:
+    """The slots by their own names and by what people call them, in lower case and without spaces."""
+    names = {called(slot).replace(" ", "").lower(): place for place, slot in enumerate(data.slots)}
+    return names | {slot.lower(): place for place, slot in enumerate(data.slots)}
+
+
 def _slot(words: list[str], data: Tickets) -> tuple[int, list[str]]:
-    """The slot that the words begin with, by its own name or by what people call it, and the words after that."""
-    names = {called(slot).replace(" ", ""): place for place, slot in enumerate(data.slots)}
-    names |= {slot: place for place, slot in enumerate(data.slots)}
+    """The slot that the words begin with, and the words after that."""
+    names = _names(data)
     for count in range(len(words), 0, -1):
-        if (name := "".join(words[:count])) in names:
+        if (name := "".join(words[:count]).rstrip(MARKS)) in names:
             return names[name], words[count:]
     raise NotUnderstood(f"no slot is called {words[0]!r}; {hint(words[0], data.slots)}")
 
@@ -115,9 +144,11 @@ def _value(slot: int, text: str, data: Tickets) -> int:
     name, values = data.slots[slot], data.values[slot]
     if not text:
         raise NotUnderstood(f"{name} has no value here; type such as: {name} {_example(name, data)}, or {name}?")
-    if text not in values:
-        raise NotUnderstood(f"no {called(name)} is called {text!r}; {hint(text, values)}")
-    return values.index(text)
+    lower = [value.lower() for value in values]
+    for one in (text, text.rstrip(MARKS)):  # a value may end with a mark of its own
+        if one in lower:
+            return lower.index(one)
+    raise NotUnderstood(f"no {called(name)} is called {text.rstrip(MARKS)!r}; {hint(text.rstrip(MARKS), values)}")
 
 
 def _example(name: str, data: Tickets) -> str:
@@ -199,7 +230,7 @@ def converse(env: "Dialogue", agent: Any, ask: Any, tell: Any, seed: int) -> Non
         if int(spoken.kind) == BOOK:
             wanted, order = data.wanted[goal], np.asarray(spoken.order)
             right = int(spoken.row) >= 0 and bool(((wanted < 0) | (wanted == order)).all())
-            tell("That is what the goal wants." if right else "That is not what the goal wants.")
+            tell("The ticket is what the goal wants." if right else "The ticket is not what the goal wants.")
             return
         if int(spoken.kind) == HANG_UP:
             tell("The agent hung up.")

@@ -12,7 +12,7 @@ from hashlib import blake2b
 
 import numpy as np
 
-_WORD = re.compile(r"[a-z0-9]+")
+_WORD = re.compile(r"[^\W_]+")  # of any script
 _FIRST = 0x4E00  # of a range of 20,992 letters of Unicode, each of which stands for a symbol
 MOST_SYMBOLS, MOST_FEATURES = 20_992, 512
 LARGEST = 8  # of a feature
@@ -20,7 +20,7 @@ LARGEST = 8  # of a feature
 
 def words_of(text: str) -> list[str]:
     """The words of a text, in lower case, without marks and drawings."""
-    return _WORD.findall(text.lower())
+    return _WORD.findall(text.casefold())
 
 
 def letters(symbols: int) -> str:

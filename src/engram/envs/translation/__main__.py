@@ -20,7 +20,7 @@ from engram.envs.translation import demonstrations
 from engram.envs.translation.cleaning import prepared
 from engram.envs.translation.corpus import FILE, PHRASES, Corpus, Pairs, divided, find, write
 from engram.envs.translation.sources import found
-from engram.envs.translation.vocabulary import Vocabulary, learned, of_words
+from engram.envs.translation.vocabulary import MOST, Vocabulary, learned, of_words
 from engram.errors import EXIT_INPUT_OUTPUT, EngramError, SpecError
 
 SOURCES = "libreoffice-XX, bible-es, django-XX, sphinx-XX, phrases, FILE.tsv, or a FOLDER of gettext catalogues (.mo)"
@@ -42,6 +42,7 @@ def main(words: Sequence[str] | None = None) -> int:
     options = parser.parse_args(words)
     begun = not options.folder.exists()
     try:
+        _check(options, parser)
         options.folder.mkdir(parents=True, exist_ok=True)  # before anything is fetched for it
         with tempfile.TemporaryDirectory() as temporary:
             made = corpus(options, Path(options.packages or temporary))
@@ -60,8 +61,34 @@ def main(words: Sequence[str] | None = None) -> int:
         return EXIT_INPUT_OUTPUT
     counts = ", ".join(f"{len(pairs):,} {name}" for name, pairs in made.splits.items())
     pieces = len(made.vocabulary.pieces)
-    print(f"{options.folder / FILE}: {counts} pairs, {pieces:,} pieces; {steps:,} demonstrated tokens")
+    print(
+        f"{options.folder / FILE}: {counts} pairs, of {made.about['pairs_read']:,} that were read; {pieces:,} pieces; "
+        f"{steps:,} demonstrated tokens"
+    )
     return 0
+
+
+def _check(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
+    """Raises SpecError for numbers that cannot be, and for what the source does not read."""
+    least, most = options.words
+    if not 1 <= least <= most:
+        raise SpecError(f"--words {least} {most} was given; expected two numbers of at least 1, the lower one first")
+    if options.pairs is not None and options.pairs < 1:
+        raise SpecError(f"--pairs {options.pairs} was given; expected at least 1")
+    if options.pieces > MOST:
+        raise SpecError(f"--pieces {options.pieces:,} was given; expected at most {MOST:,}")
+    if str(options.folder) == PHRASES:
+        raise SpecError(f"{PHRASES!r} is the name of the corpus that comes with Engram; choose another folder")
+    if options.source == PHRASES:
+        for name in ("words", "pieces"):
+            if tuple(_listed(getattr(options, name))) != tuple(_listed(parser.get_default(name))):
+                raise SpecError(
+                    f"--{name} was given, but {PHRASES} are whole and have a piece for each word; leave it out"
+                )
+
+
+def _listed(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, list | tuple) else [value]
 
 
 def corpus(options: argparse.Namespace, work: Path) -> Corpus:

@@ -7,10 +7,10 @@ from engram.envs.translation.corpus import key_of
 from engram.envs.translation.vocabulary import PLACEHOLDERS
 
 Pair = tuple[str, str]
-# What a program fills in: %PRODUCTNAME, %1, %s, %(name)s, $(ARG1), ${name}, $name$, $1, {0}, #COUNT#.
+# What a program fills in: %PRODUCTNAME, %1, %s, %-5.2f, %(name)s, $(ARG1), ${name}, $name$, $1, {0}, #COUNT#.
 PLACEHOLDER = re.compile(
-    r"%[A-Z][A-Z0-9_]*%?|%\d+(?:\$[a-z])?|%\([^()]*\)[a-z]|%[sdifux](?![a-z])|\$\([^)]*\)|\$\{[^}]*\}|\$[A-Za-z][A-Za-z0-9_]*\$?|\$\d+"
-    r"|\{[^{}]*\}|#[A-Z]+#"
+    r"%[A-Z][A-Z0-9_]+%?|%\([^()]*\)[a-z]|%(?:\d+\$)?[-+#0]*\d*(?:\.\d+)?(?:hh?|ll?|z)?[sdiuxXfgeco](?![A-Za-z])|%\d+"
+    r"|\$\([^)]*\)|\$\{[^}]*\}|\$[A-Za-z][A-Za-z0-9_]*\$?|(?<![A-Za-z])\$\d+|\{[^{}]*\}|#[A-Z]+#"
 )
 MARK = re.compile(r"~|_(?=\w)")  # the letter that follows is underlined in a menu
 TAG = re.compile(r"<[^>]*>")
@@ -23,19 +23,32 @@ def cleaned(source: str, target: str) -> Pair | None:
     translation that is the source.
     """
     names: dict[str, str] = {}
-
-    def numbered(found: re.Match) -> str:
-        return names.setdefault(found.group(), PLACEHOLDERS[min(len(names), len(PLACEHOLDERS) - 1)])
-
-    source = PLACEHOLDER.sub(numbered, source)
+    source, _ = numbered(source, names)
     known = set(names)
-    target = PLACEHOLDER.sub(numbered, target)
+    target, _ = numbered(target, names)
     if len(known) > len(PLACEHOLDERS) or set(names) - known or any(TAG.search(text) for text in (source, target)):
         return None
     if "\n" in source.strip() or "\n" in target.strip():
         return None
     source, target = (" ".join(MARK.sub("", text).split()) for text in (source, target))
     return (source, target) if source and target and source != target else None
+
+
+def numbered(text: str, names: dict[str, str] | None = None) -> tuple[str, dict[str, str]]:
+    """The text with its placeholders as ⟨1⟩, ⟨2⟩, ..., and which each of them stands for; `names` are known already."""
+    names = {} if names is None else names
+
+    def one(found: re.Match) -> str:
+        return names.setdefault(found.group(), PLACEHOLDERS[min(len(names), len(PLACEHOLDERS) - 1)])
+
+    return PLACEHOLDER.sub(one, text), names
+
+
+def filled(text: str, names: dict[str, str]) -> str:
+    """The inverse of `numbered`."""
+    for name, mark in names.items():
+        text = text.replace(mark, name)
+    return text
 
 
 def prepared(pairs: Iterable[Pair], words: tuple[int, int]) -> Iterator[Pair]:

@@ -150,7 +150,7 @@ def find(name: str) -> Corpus:
 def read_pairs(path: Path) -> list[tuple[str, str]]:
     """The pairs of a file of source, tab, target. SpecError, naming the line, for a text without a pair."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as problem:
         raise SpecError(f"{path} cannot be read ({told(problem)}); expected UTF-8 text: source, tab, target") from None
     found = []

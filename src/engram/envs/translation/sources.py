@@ -48,7 +48,7 @@ def found(name: str, work: Path) -> Found:
         return Found(list(sentences()), about)
     if parts := re.fullmatch(f"({'|'.join(PACKAGES)})-({LANGUAGE})", name):
         return of_package(parts[1], parts[2])
-    if name.startswith(OFFICE) and name.removeprefix(OFFICE).isalpha():
+    if re.fullmatch(f"{OFFICE}[a-z]{{2,3}}(-[a-z]+)?", name):
         language = name.removeprefix(OFFICE)
         root, package = unpacked(f"libreoffice-l10n-{language}", work)
         pairs = list(of_catalogues(root))
@@ -118,7 +118,7 @@ def of_catalogues(root: Path, pattern: str = "*.mo") -> Iterator[Pair]:
         try:
             with path.open("rb") as file:
                 catalogue: Any = gettext.GNUTranslations(file)._catalog  # type: ignore[attr-defined]
-        except (OSError, UnicodeDecodeError, ValueError, struct.error):  # such as one in Latin-1
+        except (OSError, ValueError, LookupError, struct.error):  # in Latin-1, or with a charset that is none
             continue
         for key, target in catalogue.items():
             if isinstance(key, tuple):  # of several plurals the first

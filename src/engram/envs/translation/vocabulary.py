@@ -15,6 +15,7 @@ UNKNOWN = "<unk>"
 WORD = "▁"  # begins a piece that begins a word
 PLACEHOLDERS = tuple(f"⟨{number}⟩" for number in range(1, 10))  # stand for %1, $(ARG1), ... in the order of the source
 FIRST = (END, UNKNOWN)
+MOST = 32_766  # pieces: a token is a number of 16 bits, and 0 is none
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,10 @@ class Vocabulary:
     pieces: tuple[str, ...]
 
     def __post_init__(self):
-        if self.pieces[:2] != FIRST or len(set(self.pieces)) < len(self.pieces) or not all(self.pieces):
+        if len(self.pieces) > MOST:
+            raise SpecError(f"{len(self.pieces):,} pieces were given; expected at most {MOST:,}")
+        named = all(isinstance(piece, str) and piece for piece in self.pieces)
+        if self.pieces[:2] != FIRST or not named or len(set(self.pieces)) < len(self.pieces):
             raise SpecError(f"the pieces begin with {self.pieces[:2]}; expected {FIRST}, then pieces that all differ")
 
     @cached_property
