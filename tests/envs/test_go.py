@@ -243,7 +243,7 @@ def test_what_games_do_not_have_is_said_in_a_sentence(env, overrides, told):
         engram.Trainer(env, "go", steps=2_000, overrides=overrides).learn()
 
 
-@pytest.mark.parametrize(("envs", "size", "share"), [(128, 4, 0.2), (16, 3, 0.2), (8, 2, 0.2), (1, 4, 0.0)])
+@pytest.mark.parametrize(("envs", "size", "share"), [(128, 4, 0.2), (16, 3, 0.2), (8, 1, 0.2), (1, 4, 0.0)])
 def test_few_environments_have_a_smaller_pool_or_none(envs: int, size: int, share: float):
     with engram.Trainer("engram/Go-v0", "go", steps=2_000, envs=envs) as trainer:
         pool = trainer.plan.agent.pool

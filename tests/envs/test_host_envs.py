@@ -781,7 +781,7 @@ def test_arguments_change_the_game():
 def test_a_time_limit_of_a_game_is_in_steps_not_in_frames(given: dict):
     envs = make_host("ALE/Breakout-v5", seed=0, **given)
     envs.reset()
-    cut = [bool(envs.step(np.array([0])).truncated[0]) for _ in range(12)]
+    cut = [bool(envs.step(np.array([0])).done[0]) for _ in range(12)]
     envs.close()
     assert cut == [False] * 11 + [True]
 
