@@ -158,7 +158,7 @@ def learn(name: str, seed: int, stages: tuple[int, ...], files: dict[str, str], 
     """One agent, trained (or trained on) in `folder`, and asked whenever it has had the dialogues of a stage."""
     given, settings = AGENTS[name]
     args, notes = given | files, folder / "stages.json"
-    steps = STEPS * stages[-1] // CHUNK * CHUNK
+    steps = max(CHUNK, STEPS * stages[-1] // CHUNK * CHUNK)
     begun = goes_on(folder)
     found = json.loads(notes.read_text()) if begun and notes.exists() else {}
     new: dict[str, Any] = {"env": ENV, "preset": PRESET, "seed": seed, "envs": ENVS, "steps": steps, "env_args": args,

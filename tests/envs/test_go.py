@@ -30,6 +30,7 @@ from engram.envs.go.gtp import Engine, gnu_go
 from engram.errors import EnvironmentFault, SpecError
 from engram.exploration.openings import OpeningsSpec
 from engram.play.match import Game, play_match, rate, summed_up
+from engram.run.making import notes_at_start
 from engram.types import TimeStep
 
 GO: Any = make_device("engram/Go-v0", size=3)
@@ -403,6 +404,16 @@ def test_a_rival_hears_of_every_move_but_its_own_and_the_last(run):
         about = {"games": 6, "opening_moves": 0, "side": "first"}
         played = play_match(env, agent.minds[0], agent.plan.agent, Listening(env, "random", 0), **about)[1]
     assert sum(heard) == sum(len(game.moves) // 2 for game in played)  # of an odd number of moves the agent's is last
+
+
+def test_an_agent_that_looks_back_is_told_what_evaluations_do_not_show():
+    about: dict[str, Any] = {"envs": 16, "steps": 256, "env_args": {"size": 3}}
+    for stack, told in ((1, False), (2, True)):
+        changed = {"observation.stack": stack, "pool.share": 0.0}
+        with engram.Trainer("engram/Go-v0", "go", overrides=changed, **about) as trainer:
+            made = make_device("engram/Go-v0", size=3)
+            notes = [*notes_at_start(trainer.plan, trainer.agent, made, True)]
+        assert any("judge it by engram match" in note for note in notes) is told
 
 
 def test_where_the_environment_plays_the_other_side_no_past_self_does():

@@ -319,7 +319,8 @@ def test_where_a_run_ends_is_told_if_it_is_beyond_what_was_asked():
         "the run ends at step 1,024: with whole rollouts, of 256 steps each"
     ]
     assert told(steps=1_024, envs=4, rollout__steps=64) == []
-    assert told(steps=1_000, envs=64) == []  # one rollout of 16 steps, fitted to the run
+    # One rollout, fitted to the run: 16 steps of each environment.
+    assert told(steps=1_000, envs=64) == ["the run ends at step 1,024: with whole rollouts, of 1,024 steps each"]
     with Trainer(DEVICE, preset="pqn", steps=2_000, envs=64, rollout__steps=64) as trainer:
         assert trainer.plan.agent.rollout.steps == 64
 

@@ -148,6 +148,12 @@ def notes_at_start(plan: RunPlan, agent: Agent, environment: Any, on_device: boo
     whole = agent.rhythm.acts * plan.envs
     if on_device and (end := _up(plan.steps, whole)) >= 1.01 * plan.steps:
         yield f"the run ends at step {end:,}: with whole rollouts, of {whole:,} steps each"
+    looks_back = plan.agent.has_memory or plan.agent.observation.stack > 1
+    if plan.agent.turns and looks_back and getattr(environment, "to_evaluate", None) is not None:
+        yield Warned(
+            "evaluations show one side's positions alone, and what looks back learns from those of both sides: judge "
+            "it by engram match"
+        )
     if plan.agent.from_rollouts and plan.envs == 1:
         yield Warned("a rollout of one environment is one course of events: give it several, such as envs=8 (--envs 8)")
     if on_device and plan.envs >= MANY and (other := _instead(plan)):

@@ -126,7 +126,7 @@ class Trainer:
         self._environment = make_environment(env, self._given.run, self._given.session.worker_timeout, self._open)
         self.plan = self._plan_for(self._given.run.get("steps"))
         self.plan.digest()  # refuses what could not be stored with the run
-        make_agent(self.plan)  # refuses numbers that do not go together
+        self.agent = make_agent(self.plan)  # refuses numbers that do not go together
 
     def _plan_for(self, steps: int | None) -> RunPlan:
         """The plan for a run of this length; presets scale their schedules to it."""

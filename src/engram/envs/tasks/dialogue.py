@@ -135,6 +135,10 @@ class Dialogue:
     def __post_init__(self):
         at_least(self, "max_turn", 4)
         at_least(self, "data_seed", 0)
+        if (self.base or self.goals) and self.data_seed != Dialogue.data_seed:
+            raise SpecError(
+                f"data_seed = {self.data_seed} is for goals that are made, and files were named; leave it out"
+            )
         for name in ("slot_error", "intent_error"):
             if not 0 <= getattr(self, name) < 1:
                 raise SpecError(f"{name} = {getattr(self, name)} is no chance below 1; give 0 to 0.99, such as 0.05")
