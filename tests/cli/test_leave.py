@@ -154,7 +154,10 @@ def test_the_second_ctrl_c_ends_a_stop_that_does_not_come(tmp_path):
     words = [sys.executable, "-c", code]
     done = subprocess.run(words, capture_output=True, text=True, timeout=60, preexec_fn=listens)
     assert done.returncode == 130
-    assert done.stderr == "engram: stopping after this step; Ctrl-C again stops at once\n"
+    assert done.stderr == (
+        "engram: stopping after this step; Ctrl-C again stops at once\n"
+        "engram: stopped at once; what was saved before is whole, and --resume goes on from it\n"
+    )
 
 
 def test_the_program_is_started_by_what_watches_first():

@@ -382,7 +382,7 @@ def test_what_cannot_work_is_refused_in_a_sentence(arguments: dict[str, Any], ki
     ({"envs": 3, "learn_every": 4}, "learn_every = 4 and 3 environments do not fit"),
 ])  # fmt: skip
 def test_what_cannot_start_is_refused_before_anything_is_written(tmp_path: Path, arguments: dict[str, Any], said: str):
-    with make_trainer(run=tmp_path, **arguments) as trainer, pytest.raises(SpecError, match=said):
+    with pytest.raises(SpecError, match=said), make_trainer(run=tmp_path, **arguments) as trainer:
         trainer.learn(100)
     assert list(tmp_path.iterdir()) == []
 
