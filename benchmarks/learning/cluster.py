@@ -6,9 +6,9 @@
 
 All have the preset double-dqn and two environments. One process plays in both; two actors play in one each, and act
 with parameters that are one round older. Rows in shards are the same rows, so a seed of `shards` should end as the same
-seed of `actors` did, bit for bit: `digest` of the summary tells. Needs the extra distributed. Each learner has one
-thread. Last parameters play 100 greedy episodes on seeds that nothing else uses. Runs lie under .benchmarks/cluster;
-`--continue` goes on where it was.
+seed of `actors` did: `plays_as_actors` of the summary tells whether all 100 returns are equal. Needs the extra
+distributed. Each learner has one thread. Last parameters play 100 greedy episodes on seeds that nothing else uses. Runs
+lie under .benchmarks/cluster; `--continue` goes on where it was.
 """
 
 import argparse

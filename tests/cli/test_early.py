@@ -226,6 +226,8 @@ def test_other_familiar_names_are_keywords_that_are_answered_too(name):
          "agent=ppo does not have; leave it out, or choose another preset"),
         ("sac", "alpha", "'alpha' is called 'head.temperature' here (where it begins; it is learned, for "
          "target_entropy); write head.temperature=VALUE, in Python head__temperature=VALUE"),
+        ("sac", "draw.alpha", "'draw.alpha' is called 'draw.exponent' here (of draw=prioritized); write draw.exponent="
+         "VALUE, in Python draw__exponent=VALUE"),
         ("a2c", "per_alpha", "'per_alpha' is called 'draw.exponent' here (of draw=prioritized), which this agent does "
          "not have; leave it out"),
         ("dqn", "gae_lambda", "'gae_lambda' is called 'trace' here (of agents that learn from rollouts: pqn, ppo, a2c)"

@@ -166,8 +166,12 @@ def test_runs_that_were_asked_for_the_same_steps_are_compared_wherever_they_ende
     logged(tmp_path / "a1", [1.0] * 10, steps=1_000, seed=1)
     for seed in (0, 1):
         logged(tmp_path / f"b{seed}", [2.0, 3.0, 90.0], every=500, steps=1_000, seed=seed, preset="pqn")
+    for seed in (0, 1):  # whose last evaluation lies where the last rollout ended
+        logged(tmp_path / f"c{seed}", [1.0, 1.0, 5.0], every=360, steps=1_000, seed=seed, preset="ppo")
     found = compare(tmp_path)
     assert found.left_out == []
+    assert {row["agent"]: row["converged_mean"] for row in found.table}["ppo"] == 5.0
+    found = compare([tmp_path / name for name in ("a0", "a1", "b0", "b1")])
     assert {row["agent"]: (row["steps"], row["final_mean"]) for row in found.table} == {
         "dqn": (1_000, 1.0),
         "pqn": (1_000, 3.0),

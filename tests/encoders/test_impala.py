@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from engram import spaces, testing
+from engram import spaces, specs, testing
 from engram.encoders.impala import ImpalaSpec, adaptive, padded, pooled
 from engram.errors import SpaceError
 
@@ -81,6 +81,12 @@ def test_with_norm_the_size_of_what_is_seen_changes_nothing():
     blocks = jax.tree.map(jnp.zeros_like, encoder.blocks[0].residual)
     plain = eqx.tree_at(lambda each: each.blocks[0].residual, encoder, blocks)
     np.testing.assert_allclose(plain(x).embedding, plain(10 * x).embedding, rtol=1e-3, atol=1e-4)
+
+
+def test_an_encoder_that_was_stored_before_it_could_be_normalised_is_read():
+    stored = specs.to_json(ImpalaSpec(width=8))
+    assert "norm" not in stored
+    assert specs.from_json(ImpalaSpec, stored) == ImpalaSpec(width=8)
 
 
 def test_an_image_that_is_too_small_is_one_sentence():

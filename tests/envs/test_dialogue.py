@@ -344,6 +344,8 @@ def test_wrong_arguments_are_said(arguments, said, tmp_path, monkeypatch):
         ("city=seattle; request ticket", "city seattle, ticket?"),
         ("no, film the paper comet", "no moviename the paper comet"),
         ("any city", "any city"),
+        ("number of people=2, zip code?", "numberofpeople 2, zip?"),
+        ("inform city = seattle", "city seattle"),
         ("number of people 6, zip code?", "numberofpeople 6, zip?"),
         ("any number of people, genre any", "any numberofpeople, any genre"),
         ("thanks!", "thanks"),

@@ -106,6 +106,11 @@ def test_near_duplicates_lie_on_one_side():
         (("%(count)d of %s", "%s von %(count)d"), ("⟨1⟩ of ⟨2⟩", "⟨2⟩ von ⟨1⟩")),
         (("%-10s has %5d (%.2f)", "%-10s hat %5d (%.2f)"), ("⟨1⟩ has ⟨2⟩ (⟨3⟩)", "⟨1⟩ hat ⟨2⟩ (⟨3⟩)")),
         (("US$5 and 50%Off", "5 und 50%Weg"), ("US$5 and 50%Off", "5 und 50%Weg")),
+        (
+            ("%dMB of %R rows, 20%c", "%dMB von %R Zeilen, 20%c"),
+            ("⟨1⟩MB of ⟨2⟩ rows, 20%c", "⟨1⟩MB von ⟨2⟩ Zeilen, 20%c"),
+        ),
+        (("%(size).2f at %1$n", "%(size).2f bei %1$n"), ("⟨1⟩ at ⟨2⟩", "⟨1⟩ bei ⟨2⟩")),
         (("100% of it", "100% davon"), ("100% of it", "100% davon")),
         (("Print", "%1 drucken"), None),
         (("<b>Print</b>", "Drucken"), None),
@@ -141,9 +146,7 @@ def test_catalogues_are_read_and_one_in_another_encoding_is_left_out(tmp_path: P
         (tmp_path / f"{name}.mo").write_bytes(
             catalogue([(b"", b"Content-Type: text/plain; " + field + b"\n"), (b"y", b"z")])
         )
-    read = set(of_catalogues(tmp_path))
-    assert {("_Save", "_Sichern"), ("%d row", "%d Zeile")} <= read <= {*read, ("y", "z")}
-    assert ("x", "\xe4") not in read
+    assert set(of_catalogues(tmp_path)) - {("y", "z")} == {("_Save", "_Sichern"), ("%d row", "%d Zeile")}
     assert set(found(str(tmp_path), tmp_path).pairs) >= {("_Save", "_Sichern"), ("%d row", "%d Zeile")}
 
 

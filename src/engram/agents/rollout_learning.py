@@ -101,10 +101,14 @@ class RolloutSpec(MindSpec):
         pool, sizes = self.pool, range(self.pool.size, 0, -1)
         if not pool.share or "pool.size" in given:
             return pool
-        fits = next((one for one in (replace(pool, size=size) for size in sizes) if one.lanes(envs)), None)
+        fits = next((one for one in (replace(pool, size=size) for size in sizes) if 0 < one.lanes(envs) <= envs), None)
         if fits is None:
-            return pool if "pool.share" in given else PoolSpec()
+            return replace(pool, size=1) if "pool.share" in given else PoolSpec()
         return fits
+
+    def divides(self, envs: int) -> bool:
+        """Whether minibatches divide what a rollout of so many environments holds."""
+        return (envs if self.has_memory else envs * self.rollout.steps) % self.rollout.minibatches == 0
 
     def updates_in(self, steps: int, envs: int) -> int:
         return steps * self.rollout.epochs * self.rollout.minibatches // (self.rollout.steps * envs)
@@ -217,7 +221,7 @@ class RolloutLearner:
         check_mixing(self.spec, self.space)
         chosen = self.spec.rollout
         examples, what = (self.envs, "environments") if self.spec.has_memory else (self.envs * chosen.steps, "steps")
-        if examples % chosen.minibatches:
+        if not self.spec.divides(self.envs):
             raise SpecError(
                 f"rollout.minibatches = {chosen.minibatches} does not divide the {examples} {what} of a rollout; give "
                 f"a number that does, or leave it out"

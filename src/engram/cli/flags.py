@@ -27,8 +27,8 @@ from engram.cli.typed import Imports
 from engram.cli.typed import note as _note
 from engram.cli.typed import whole as _whole
 from engram.errors import SpecError, UnknownName, hint
-from engram.run.familiar import familiar, no_setting
-from engram.run.settings import OF_TRIALS, RUN, SESSION, agents_with, default_of, type_of, written
+from engram.run.familiar import FAMILIAR, familiar, no_setting
+from engram.run.settings import OF_TRIALS, RUN, SESSION, default_of, type_of, written
 
 T = TypeVar("T")
 SETTING = re.compile(r"[a-z_][a-z0-9_]*(\.[a-z0-9_]+)*=.*", re.DOTALL)
@@ -379,7 +379,8 @@ def _flag_hint(command: str, name: str) -> str:
     if command in ("train", "tune") and (instead := no_setting(word)):
         return instead
     told = hint(name, flags_of(COMMANDS[command]))
-    if command in TAKE_SETTINGS and agents_with(path := word.replace("-", "_")):
+    known = {way.path for way in FAMILIAR.values()} - {*RUN}  # of the agent; to ask all parts would load JAX
+    if command in TAKE_SETTINGS and (path := word.replace("-", "_")) in known:
         return f"settings of the agent have no dashes: write {path}=VALUE"
     if command in TAKE_SETTINGS and not told.startswith("did you mean"):
         return f"settings of the agent have no dashes, as in discount=0.99; flags are told by engram {command} --help"

@@ -122,9 +122,6 @@ def _runs(env: str | None, folder: Path, given: dict[str, Any]) -> list[tuple[Pa
         return [(folder, given)]
     found, resume = [], given.get("resume", False)
     begun = [place for place in runs_of(folder) if holds_run(place)] if resume else []
-    if begun and "steps" not in given:  # a seed that had not begun gets what the others have
-        with suppress(CheckpointError):  # which resuming that one tells
-            given = {**given, "steps": RunPlan.read(begun[0]).steps}
     seeds = range(given.get("seed", 0), given.get("seed", 0) + given["seeds"])
     for seed in seeds:
         place = folder / f"seed{seed}"
@@ -133,6 +130,9 @@ def _runs(env: str | None, folder: Path, given: dict[str, Any]) -> list[tuple[Pa
             arguments |= {"overrides": {}}  # they are part of the run; the trainer refuses to change them
         elif resume:
             del arguments["resume"]
+            if begun and "steps" not in given:  # a seed that had not begun gets what the others have
+                with suppress(CheckpointError):  # which resuming that one tells
+                    arguments["steps"] = RunPlan.read(begun[0]).steps
         found.append((place, arguments))
     return found
 
@@ -145,9 +145,11 @@ class _Kept:
 
     def on_save(self, trainer: Any, saved: Any) -> None:
         kept()
-        if self.group is not None and not (self.group / GROUP_FILE).exists():
-            content = {"seeds": [int(name.removeprefix("seed")) for name in self.seeds]}
-            (self.group / GROUP_FILE).write_text(json.dumps(content) + "\n", encoding="utf-8")
+        if self.group is not None and (missing := [name for name in self.seeds if name not in _asked(self.group)]):
+            from engram.checkpoint.disk import replace_file
+
+            every = [int(name.removeprefix("seed")) for name in [*_asked(self.group), *missing]]
+            replace_file(self.group / GROUP_FILE, (json.dumps({"seeds": sorted(every)}) + "\n").encode())
 
 
 def _learn(env: str | None, folder: Path, arguments: dict[str, Any], imports: tuple[str, ...], saves: _Kept) -> None:

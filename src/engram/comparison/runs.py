@@ -82,9 +82,18 @@ class Logged(NamedTuple):
         for seed in range(min(seeds, self.plan["seeds"])):
             own = [(step, number(values[seed])) for step, values in told if seed < len(values)]
             points = [(step, value) for step, value in own if value is not None and abs(value) < LARGEST]
-            known = np.array(points, float).reshape(-1, 2)
+            known = np.array(_within(points, self.steps), float).reshape(-1, 2)
             found.append(Curve(self.folder, self.plan["seed"] + seed, known[:, 0], known[:, 1]))
         return found
+
+
+def _within(points: list[tuple[float, float]], end: int) -> list[tuple[float, float]]:
+    """The points up to the steps that were asked for; what was logged where the last rollout ended stands at them."""
+    inside = [point for point in points if point[0] <= end]
+    beyond = [value for step, value in points if step > end]
+    if beyond and (not inside or inside[-1][0] < end):
+        inside.append((end, beyond[0]))
+    return inside
 
 
 class Group(NamedTuple):

@@ -34,7 +34,7 @@ class ImpalaSpec:
     pool: bool = setting(True, "the last image is pooled to 6 x 6 where it is larger, as in BTR")
     width: int = setting(512, "units of the layer after the convolutions", low=1, search=OneOf(128, 256, 512))
     spectral_norm: bool = setting(False, "residual convolutions stretch no input by more than one, as in BTR")
-    norm: bool = setting(False, NORM)
+    norm: bool = setting(False, NORM, later=True)
 
     layout = "channels"
 

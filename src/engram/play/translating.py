@@ -17,6 +17,7 @@ from engram.agents.policy import Mind, PolicyState, Seen, begin, look, still
 from engram.envs.device import make_device
 from engram.envs.tasks.translate import BEGIN, Translate
 from engram.envs.translation.cleaning import filled, numbered
+from engram.envs.translation.vocabulary import PLACEHOLDERS
 from engram.errors import SpecError
 from engram.play.trained import TrainedAgent
 from engram.precision import in_32_bits
@@ -56,7 +57,11 @@ def translate(
     vocabulary, places = env.corpus.vocabulary, env.places[0]
     source = np.zeros((len(texts), places), np.int16)
     marked = [numbered(text) for text in texts]  # what a program fills in is one token, as where it learned
-    for number, (row, (text, _)) in enumerate(zip(source, marked, strict=True)):
+    for number, (row, (text, names)) in enumerate(zip(source, marked, strict=True)):
+        if len(names) > len(PLACEHOLDERS):
+            raise SpecError(
+                f"text {number} has {len(names)} placeholders; this agent translates {len(PLACEHOLDERS)} at most"
+            )
         symbols = np.asarray(vocabulary.encode(text), np.int16) + 1
         if not 0 < len(symbols) <= places:
             raise SpecError(

@@ -127,4 +127,5 @@ def familiar(name: str, kind: str = "") -> Way | None:
     """
     name = name.replace("-", "_").lower()
     last = name.rpartition(".")[2]
-    return OF_KIND.get(kind, {}).get(last) or FAMILIAR.get(name) or FAMILIAR.get(last)
+    whole = FAMILIAR.get(name) if "." in name else OF_KIND.get(kind, {}).get(name)
+    return whole or FAMILIAR.get(name) or FAMILIAR.get(last)

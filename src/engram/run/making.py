@@ -147,7 +147,8 @@ def notes_at_start(plan: RunPlan, agent: Agent, environment: Any, on_device: boo
         yield Warned(f"{plan.agent.begins} is not reached: nothing will be learned")
     whole = agent.rhythm.acts * plan.envs
     if on_device and (end := _up(plan.steps, whole)) >= 1.01 * plan.steps:
-        yield f"the run ends at step {end:,}: with whole rollouts, of {whole:,} steps each"
+        what = "rollouts" if plan.agent.from_rollouts else "cycles"
+        yield f"the run ends at step {end:,}: with whole {what}, of {whole:,} steps each"
     looks_back = plan.agent.has_memory or plan.agent.observation.stack > 1
     if plan.agent.turns and looks_back and getattr(environment, "to_evaluate", None) is not None:
         yield Warned(

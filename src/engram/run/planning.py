@@ -25,6 +25,7 @@ from typing import Any
 from engram import registry, specs
 from engram.agents.mind import MindSpec
 from engram.agents.presets import WITHOUT_REPLAY, preset
+from engram.agents.rollout_learning import RolloutSpec
 from engram.agents.unread import check_read, of_chosen_parts
 from engram.agents.usual import default_steps, kind_of
 from engram.agents.without_replay import ENVS, ENVS_OF
@@ -97,8 +98,15 @@ def new_plan(
     def fit(agent: MindSpec) -> MindSpec:
         """A replay that is taken over has the size that it had; a rollout is fitted to the environments of now."""
         fits = kept is None or agent.from_rollouts
+        if not fits:
+            return agent
         known = [path for path, *_ in specs.describe(agent) if _given(changes, path)]
-        return agent.fitted(known, total, chosen.get("envs", 1)) if fits else agent
+        envs = chosen.get("envs", 1)
+        if isinstance(agent, RolloutSpec) and kept is not None:  # minibatches that divide stay as they were
+            as_before = agent.fitted([*known, "rollout.minibatches"], total, envs)
+            if as_before.divides(envs):
+                return as_before
+        return agent.fitted(known, total, envs)
 
     agent = specs.unfinished(agent, changes, fit)
     check_read(agent, given.typed)

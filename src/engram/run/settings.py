@@ -260,7 +260,9 @@ def check_names(agent: Any, changes: Mapping[str, Any]) -> None:
     kinds = [registry.find(specs.ROOT, name) for name in registry.names(specs.ROOT)] if specs.ROOT in paths else []
     fields = {field.name: field for kind in (*kinds, type(agent)) for field in dataclasses.fields(kind)}
     own_name = registry.name_of(specs.ROOT, type(agent))
-    kind = "rollouts" if agent.from_rollouts else own_name
+    asked = changes.get(specs.ROOT)
+    learns = registry.find(specs.ROOT, asked) if asked in registry.names(specs.ROOT) else agent
+    kind = "rollouts" if learns.from_rollouts else str(asked or own_name)
     for path in paths:
         first, dot, _ = path.partition(".")
         if path == specs.ROOT:
@@ -278,7 +280,7 @@ def check_names(agent: Any, changes: Mapping[str, Any]) -> None:
         if way and (not of_a_part or (path in FAMILIAR and not _own(changes, fields, path))):
             note = f" ({way.note})" if way.note else ""
             if (part := way.path.partition(".")[0]) not in fields and part not in RUN | SESSION:
-                note = note or f" (of agents that learn from {'a replay' if agent.from_rollouts else 'rollouts'})"
+                note = note or f" (of agents that learn from {'a replay' if learns.from_rollouts else 'rollouts'})"
                 raise SpecError(
                     f"{path!r} is called {way.path!r} here{note}, which this agent does not have; leave it out"
                 )

@@ -117,12 +117,11 @@ def _parts(text: str, data: Tickets) -> list[str]:
 
 def _words(part: str, data: Tickets) -> list[str]:
     """The words of an act; `slot=value` is two."""
-    words = part.split()
-    for place, word in enumerate(words):
-        name, sign, value = word.partition("=")
-        if sign and name in _names(data):
-            return [*words[:place], name, *filter(None, [value]), *words[place + 1 :]]
-    return words
+    before, sign, value = part.partition("=")
+    words = before.split()
+    first = words[:1] if words and words[0] in (*WORDS, *ASKING) else []
+    name = "".join(words[len(first) :])
+    return [*first, name, *value.split()] if sign and name in _names(data) else part.split()
 
 
 def _names(data: Tickets) -> dict[str, int]:

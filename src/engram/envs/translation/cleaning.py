@@ -9,7 +9,8 @@ from engram.envs.translation.vocabulary import PLACEHOLDERS
 Pair = tuple[str, str]
 # What a program fills in: %PRODUCTNAME, %1, %s, %-5.2f, %(name)s, $(ARG1), ${name}, $name$, $1, {0}, #COUNT#.
 PLACEHOLDER = re.compile(
-    r"%[A-Z][A-Z0-9_]+%?|%\([^()]*\)[a-z]|%(?:\d+\$)?[-+#0]*\d*(?:\.\d+)?(?:hh?|ll?|z)?[sdiuxXfgeco](?![A-Za-z])|%\d+"
+    r"%[A-Z][A-Z0-9_]*%?(?![a-z])|%\([^()]*\)[-+#0]*\d*(?:\.\d+)?[a-z]"
+    r"|(?<!\d)%(?:\d+\$)?[-+#0]*\d*(?:\.\d+)?(?:hh?|ll?|z)?[sdiuxXfgeco](?![a-z])|%\d+(?:\$[a-z])?"
     r"|\$\([^)]*\)|\$\{[^}]*\}|\$[A-Za-z][A-Za-z0-9_]*\$?|(?<![A-Za-z])\$\d+|\{[^{}]*\}|#[A-Z]+#"
 )
 MARK = re.compile(r"~|_(?=\w)")  # the letter that follows is underlined in a menu
@@ -45,7 +46,7 @@ def numbered(text: str, names: dict[str, str] | None = None) -> tuple[str, dict[
 
 
 def filled(text: str, names: dict[str, str]) -> str:
-    """The inverse of `numbered`."""
+    """The inverse of `numbered`, for as many as there are marks."""
     for name, mark in names.items():
         text = text.replace(mark, name)
     return text
