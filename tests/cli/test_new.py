@@ -56,8 +56,8 @@ def test_an_agent_of_ones_own_is_resumed_listed_and_shown_from_the_command_line(
     assert main(words) == 0
     assert main(["train", "--run", "r", "--resume", "--steps", "640", *known]) == 0
     facts = info("r")
-    assert (facts["step"], facts["agent"]["kind"], facts["agent"]["weight"]) == (768, "my_agent", 0.5), (
-        "three whole rollouts of 4 steps in 64"
+    assert (facts["step"], facts["agent"]["kind"], facts["agent"]["weight"]) == (640, "my_agent", 0.5), (
+        "two whole rollouts of 5 steps in 64"
     )
     capsys.readouterr()
     assert main(["list", "parts", *known]) == 0

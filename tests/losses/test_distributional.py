@@ -150,8 +150,8 @@ def test_implicit_levels_are_one_in_each_part_and_follow_the_words():
     [
         (
             {"loss": "cross-entropy"},
-            "loss=cross-entropy compares probabilities of fixed returns, but head=q predicts one number for each "
-            "action; set head.returns=categorical, or another loss",
+            "loss=cross-entropy compares probabilities of fixed returns, but head=q predicts one number; set "
+            "head.returns=categorical, or another loss",
         ),
         (
             {"loss": "quantile-huber", "head.returns": "categorical"},

@@ -119,7 +119,12 @@ def test_a_run_with_nothing_left_to_learn_shows_no_panel(monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     exploration = SimpleNamespace(report=lambda step: {"epsilon": 0.1})
     plan = SimpleNamespace(
-        env="X-v0", preset="auto", seed=0, seeds=1, steps=600, agent=SimpleNamespace(exploration=exploration)
+        env="X-v0",
+        preset="auto",
+        seed=0,
+        seeds=1,
+        steps=600,
+        agent=SimpleNamespace(exploration=exploration, head=SimpleNamespace(has_policy=False)),
     )
     for steps, panel in ((600, False), (500, True)):
         stream = Terminal()
@@ -139,7 +144,9 @@ def test_a_command_in_a_cell_stays_below_5_kb_however_long_the_run(monkeypatch, 
     display = Display(None, stream, title="x", clock=lambda: clock.now)
     progress, trainer = Progress(display), SimpleNamespace(plan=SimpleNamespace(
         env="X-v0", preset="auto", seed=0, seeds=1, steps=100_000_000,
-        agent=SimpleNamespace(exploration=SimpleNamespace(report=lambda step: {"epsilon": 1.0})),
+        agent=SimpleNamespace(
+            exploration=SimpleNamespace(report=lambda step: {"epsilon": 1.0}), head=SimpleNamespace(has_policy=False)
+        ),
     ), steps=0)  # fmt: skip
     assert not is_terminal(stream)
     progress.on_start(trainer)

@@ -59,7 +59,7 @@ def _learn_all(
             undo_when_left(here, [path for path in (here, *here.parents) if not path.exists()])
         try:
             with _staying_here():
-                group = _Kept(folder, [one.name for one, _ in several]) if len(several) > 1 else _Kept()
+                group = _Kept(whole_path(folder), [one.name for one, _ in several]) if len(several) > 1 else _Kept()
                 _learn(env, place, arguments, imports, group)
         except EngramError as problem:
             if len(several) > 1 and problem.exit_code == EXIT_RESUME_ME:
