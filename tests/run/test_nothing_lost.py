@@ -95,7 +95,12 @@ def test_a_command_of_several_seeds_begins_each_where_it_was_given(tmp_path: Pat
     finally:
         gymnasium.registry.pop("Wanders-v0", None)
         sys.modules.pop("wanderers", None)
-    assert sorted(path.name for path in (tmp_path / "all").iterdir()) == ["learning-curve.png", "seed0", "seed1"]
+    assert sorted(path.name for path in (tmp_path / "all").iterdir()) == [
+        "learning-curve.png",
+        "seed0",
+        "seed1",
+        "seeds.json",
+    ]
 
 
 def test_a_start_that_fails_in_another_working_directory_leaves_nothing_here(

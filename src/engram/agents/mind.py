@@ -158,6 +158,10 @@ class MindSpec:
     rests_on_norm = False  # whether it has no target network, and normalised layers in its place
     remembering = "--preset drqn, dtqn or lru-dqn"  # what has a working memory besides, for whoever has none
 
+    def divides(self, envs: int) -> bool:
+        """Whether its minibatches divide what it learns from at once, of so many environments."""
+        return True
+
     @property
     def replay_rows(self) -> int:
         """Rows that its replay keeps, which can be filled and handed on; 0 for an agent without one."""

@@ -82,7 +82,7 @@ class Logged(NamedTuple):
         for seed in range(min(seeds, self.plan["seeds"])):
             own = [(step, number(values[seed])) for step, values in told if seed < len(values)]
             points = [(step, value) for step, value in own if value is not None and abs(value) < LARGEST]
-            known = np.array(_within(points, self.steps), float).reshape(-1, 2)
+            known = np.array(_within(points, self.steps) if points else [], float).reshape(-1, 2)
             found.append(Curve(self.folder, self.plan["seed"] + seed, known[:, 0], known[:, 1]))
         return found
 

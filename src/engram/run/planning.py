@@ -25,7 +25,6 @@ from typing import Any
 from engram import registry, specs
 from engram.agents.mind import MindSpec
 from engram.agents.presets import WITHOUT_REPLAY, preset
-from engram.agents.rollout_learning import RolloutSpec
 from engram.agents.unread import check_read, of_chosen_parts
 from engram.agents.usual import default_steps, kind_of
 from engram.agents.without_replay import ENVS, ENVS_OF
@@ -102,7 +101,7 @@ def new_plan(
             return agent
         known = [path for path, *_ in specs.describe(agent) if _given(changes, path)]
         envs = chosen.get("envs", 1)
-        if isinstance(agent, RolloutSpec) and kept is not None:  # minibatches that divide stay as they were
+        if agent.from_rollouts and kept is not None:  # minibatches that divide stay as they were
             as_before = agent.fitted([*known, "rollout.minibatches"], total, envs)
             if as_before.divides(envs):
                 return as_before
