@@ -47,7 +47,8 @@ def test_a_pipe_gets_a_line_for_each_step(capsys, run):
     assert [line.split()[1] for line in some] == ["1", "2", "1", "2"]
 
 
-def test_of_an_agent_with_a_policy_the_log_probabilities_are_called_so(capsys, tmp_path):
+def test_of_an_agent_with_a_policy_the_log_probabilities_are_called_so(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # where the page goes
     small = {"encoder.widths": (8,), "rollout.steps": 8, "rollout.minibatches": 2}
     with engram.Trainer("engram/CartPole-v1", "ppo", run=tmp_path / "r", steps=64, envs=4, overrides=small) as trainer:
         trainer.learn()

@@ -90,9 +90,8 @@ class RolloutSpec(MindSpec):
         if "rollout.steps" not in given:
             chosen = replace(chosen, steps=max(1 if envs > 1 else 2, min(chosen.steps, -(-steps // envs))))
         if "rollout.minibatches" not in given:
-            rows = envs * chosen.steps
-            examples = envs if self.has_memory else rows
-            most = max(1, min(chosen.minibatches, rows // FEWEST))
+            examples, _ = replace(self, rollout=chosen).dealt(envs)
+            most = max(1, min(chosen.minibatches, envs * chosen.steps // FEWEST))
             chosen = replace(chosen, minibatches=max(parts for parts in range(1, most + 1) if examples % parts == 0))
         return replace(self, rollout=chosen, pool=self._pool_for(given, envs))
 
@@ -106,9 +105,12 @@ class RolloutSpec(MindSpec):
             return replace(pool, size=1) if "pool.share" in given else PoolSpec()
         return fits
 
+    def dealt(self, envs: int) -> tuple[int, str]:
+        """What minibatches are made of: how many a rollout of so many environments has, and what they are."""
+        return (envs, "environments") if self.has_memory else (envs * self.rollout.steps, "steps")
+
     def divides(self, envs: int) -> bool:
-        """Whether minibatches divide what a rollout of so many environments holds."""
-        return (envs if self.has_memory else envs * self.rollout.steps) % self.rollout.minibatches == 0
+        return self.dealt(envs)[0] % self.rollout.minibatches == 0
 
     def updates_in(self, steps: int, envs: int) -> int:
         return steps * self.rollout.epochs * self.rollout.minibatches // (self.rollout.steps * envs)
@@ -220,8 +222,8 @@ class RolloutLearner:
         pools.check(self.spec.pool, self.spec.turns, self.envs, self.agents)
         check_mixing(self.spec, self.space)
         chosen = self.spec.rollout
-        examples, what = (self.envs, "environments") if self.spec.has_memory else (self.envs * chosen.steps, "steps")
         if not self.spec.divides(self.envs):
+            examples, what = self.spec.dealt(self.envs)
             raise SpecError(
                 f"rollout.minibatches = {chosen.minibatches} does not divide the {examples} {what} of a rollout; give "
                 f"a number that does, or leave it out"
