@@ -4,9 +4,10 @@
     python -m benchmarks.learning.smax --map 3m --seeds 5 --continue
     python -m benchmarks.learning.smax --map 3m --agents smax --seeds 1 --steps 100000 --out /tmp/quick.json
 
-Agents: `smax`, the preset; `mlp`, which reads the same rows as one vector, with about as many parameters; `uniform`,
-whose units attend to all others alike; `independent`, without mixing; `qmix`; `blind`, which sees the time, which unit
-it is, and the mask. Each plays 512 greedy battles with its last parameters, on seeds used for nothing else.
+Agents: `smax`, the preset; `fixed`, which has a value for each action's number and not for whom it hits
+(`described=false`); `mlp`, which in addition reads the rows as one vector, with about as many parameters as `smax`;
+`uniform`, which attends to all units and all actions alike; `independent`, without mixing; `qmix`; `blind`, which sees
+the time, which unit it is, and the mask. Each plays 512 greedy battles with its last parameters, on seeds used for nothing else.
 `random` (among allowed actions) and `script` (jaxmarl's heuristic on both sides) learn nothing.
 
 Runs lie under .benchmarks/smax; `--continue` takes an interrupted one up at its last checkpoint.
@@ -23,7 +24,7 @@ import numpy as np
 
 from benchmarks.learning.workers import EVALUATION_SEED, goes_on
 from benchmarks.record import WORK, Record, add_flags
-from benchmarks.scores import wilson
+from benchmarks.scores import summary, wilson
 from engram import Trainer
 from engram.bits import next_words
 from engram.envs.adapters.smax import MAPS, _played, package_of
@@ -33,14 +34,17 @@ from engram.run.metrics import read_metrics
 
 EPISODES = 512
 STEPS = {"3m": 2_000_000, "2s3z": 5_000_000, "5m_vs_6m": 10_000_000, "smacv2_5_units": 10_000_000}
-AGENTS: dict[str, dict[str, Any]] = {
-    "smax": {},
-    # Two layers of these widths have about as many parameters as the attention over 3m's rows, head included.
-    "mlp": {"encoder": "vector", "encoder.widths": (144, 144), "encoder.norm": True},
-    "uniform": {"encoder.uniform": True},
-    "independent": {"mixing": "none"},
-    "qmix": {"mixing": "monotonic"},
-    "blind": {},
+# Two layers of these widths have as many parameters as the preset, to a hundredth.
+WIDTHS = {"3m": 255, "2s3z": 220, "5m_vs_6m": 210, "smacv2_5_units": 220}
+FIXED, BLIND = {"described": False}, {"sees": "time"}
+AGENTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {  # arguments of the environment, settings of the agent
+    "smax": ({}, {}),
+    "fixed": (FIXED, {}),
+    "mlp": (FIXED, {"encoder": "vector", "encoder.norm": True}),
+    "uniform": ({}, {"encoder.uniform": True, "head.uniform": True}),
+    "independent": ({}, {"mixing": "none"}),
+    "qmix": ({}, {"mixing": "monotonic"}),
+    "blind": (BLIND, {}),
 }
 SCRIPTS = ("random", "script")
 
@@ -56,9 +60,10 @@ class Progress:
 
 def learn(id: str, agent: str, seed: int, steps: int, folder: Path) -> dict[str, Any]:
     """One agent, trained (or trained on) in `folder`, and its battles."""
-    new: dict[str, Any] = {"env": id, "preset": "smax", "seed": seed, "steps": steps, "overrides": AGENTS[agent],
-                           "log_every": max(1, steps // 100), "evaluate_episodes": 64}  # fmt: skip
-    new |= {"env_args": {"sees": "time"}} if agent == "blind" else {}
+    args, settings = AGENTS[agent]
+    settings = settings | ({"encoder.widths": (WIDTHS[id.removeprefix("smax-")],) * 2} if agent == "mlp" else {})
+    new: dict[str, Any] = {"env": id, "preset": "smax", "seed": seed, "steps": steps, "overrides": settings,
+                           "env_args": args, "log_every": max(1, steps // 100), "evaluate_episodes": 64}  # fmt: skip
     begun = goes_on(folder, new)
     with Trainer(run=folder, callbacks=(Progress(),), **({"resume": True} if begun else new)) as trainer:
         if trainer.steps < steps:
@@ -136,6 +141,7 @@ def main() -> None:
     parser.add_argument("--map", choices=list(MAPS), default="3m", dest="name")
     parser.add_argument("--agents", nargs="+", choices=[*AGENTS, *SCRIPTS], default=[*SCRIPTS, *AGENTS])
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--first-seed", type=int, default=0, help="100 was used to find the settings")
     parser.add_argument("--steps", type=int)
     parser.add_argument("--work", type=Path, default=WORK / "smax", help="where runs go")
     add_flags(parser, "smax")
@@ -144,7 +150,8 @@ def main() -> None:
     record = Record(options, {"map": name, "steps": steps, "episodes": EPISODES, "agents": AGENTS})
     id = name if name.startswith("smac") else f"smax-{name}"
     for agent in options.agents:
-        for seed in range(1 if agent in SCRIPTS else options.seeds):
+        seeds = range(options.first_seed, options.first_seed + options.seeds)
+        for seed in seeds[:1] if agent in SCRIPTS else seeds:
             part = agent if agent in SCRIPTS else f"{agent}-{seed}"
             if part in record.parts:
                 continue
@@ -154,7 +161,7 @@ def main() -> None:
             print(f"{part}: won {found['won']:.3f}", flush=True)
     won = {agent: [part["won"] for key, part in record.parts.items() if key.rpartition("-")[0] == agent or key == agent]
            for agent in (*SCRIPTS, *AGENTS)}  # fmt: skip
-    record.summarize({agent: {"won": each, "mean": float(np.mean(each))} for agent, each in won.items() if each})
+    record.summarize({agent: {"won": each} | summary(each) for agent, each in won.items() if each})
 
 
 if __name__ == "__main__":

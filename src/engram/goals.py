@@ -23,6 +23,7 @@ class GoalRule(NamedTuple):
     within: float = 0.0  # in units of the goal
     reached: float = 0.0
     missed: float = -1.0
+    longest: int | None = None  # steps of an episode, where a limit is known: no goal is achieved later than that
 
     def __call__(self, numbers: Any, achieved: Any, desired: Any) -> Any:
         """Rewards [*leading] of goals [*leading, size]. `numbers`: the module that computes, numpy or jax.numpy."""
@@ -30,6 +31,11 @@ class GoalRule(NamedTuple):
         if self.kind == "distance":
             return -far
         return numbers.where(far <= self.within, numbers.float32(self.reached), numbers.float32(self.missed))
+
+    def limited(self, steps: int | None) -> "GoalRule":
+        """The rule where episodes are cut off after `steps`, or after those that it knows of; None for no limit."""
+        known = [limit for limit in (steps, self.longest) if limit is not None]
+        return self._replace(longest=min(known, default=None))
 
 
 def goal_size(space: spaces.Space) -> int:

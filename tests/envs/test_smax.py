@@ -22,7 +22,7 @@ from engram.envs.adapters import smax
 from engram.envs.adapters.smax import OTHER, OWN, ROW, SMAX
 from engram.envs.device import check_device_env, make_device
 from engram.errors import SpecError, UnknownName
-from engram.spaces import MASK, TEAM_STATE
+from engram.spaces import MASK, OFFERED, TEAM_STATE
 
 ALLIES, ENEMIES = 3, 3
 STOP, ATTACK = 4, 5  # the first attack
@@ -111,12 +111,38 @@ def test_each_agent_sees_itself_first_then_allies_then_enemies():
     """Worked by hand for the second of three: what a row does not have is 0."""
     _, shown = make_device("smax-3m").reset(KEY)
     rows = np.asarray(shown["units"])
-    assert rows.shape == (ALLIES, ALLIES + ENEMIES, ROW)
+    assert rows.shape == (ALLIES, ALLIES + ENEMIES, ROW + 3)
     own = [1.0, 101.0, *range(2, OWN)]
-    assert rows[1, 0].tolist() == [1, 1, *own[:3], 0, 0, 0, *own[3:]]
+    assert rows[1, 0].tolist() == [1, 1, *own[:3], 0, 0, 0, *own[3:], 0, 1, 0]
     others = [[1.0, 100.0 + unit, *range(2, OTHER)] for unit in (0, 2, 3, 4, 5)]
     flags = [[0, 1], [0, 1], [0, 0], [0, 0], [0, 0]]
-    assert rows[1, 1:].tolist() == [[*flag, *other] for flag, other in zip(flags, others, strict=True)]
+    numbers = np.eye(3)[[0, 2, 0, 1, 2]]  # the first ally, the third, and the enemies as attacks name them
+    expected = [[*flag, *other, *number] for flag, other, number in zip(flags, others, numbers, strict=True)]
+    assert rows[1, 1:].tolist() == expected
+
+
+@pytest.mark.parametrize("enemy", range(ENEMIES))
+def test_a_row_says_which_attack_hits_it(enemy: int):
+    """Rows are a set: their order says nothing, so the number must."""
+    env = make_device("smax-3m")
+    state, before = env.reset(KEY)
+    _, found = env.step(state, jnp.array([ATTACK + enemy, STOP, STOP]), KEY)
+    health = 2
+    hit = np.argwhere(np.asarray(found.observation["units"] != before["units"])[2, :, health]).ravel().tolist()
+    assert hit == [ALLIES + enemy]
+    assert np.asarray(before["units"])[2, hit[0], ROW:].tolist() == np.eye(3)[enemy].tolist()
+
+
+def test_a_move_is_offered_by_its_number_and_an_attack_by_the_row_of_whom_it_hits():
+    _, shown = make_device("smax-3m").reset(KEY)
+    offered, rows = np.asarray(shown[OFFERED]), np.asarray(shown["units"])
+    moves = ATTACK
+    assert offered.shape == (ALLIES, moves + ENEMIES, moves + ROW + 3)
+    assert (offered[:, :moves] == np.eye(moves, moves + ROW + 3)).all()
+    assert not offered[:, moves:, :moves].any()
+    assert (offered[:, moves:, moves:] == rows[:, ALLIES:]).all()
+    for bare in ({"described": False}, {"sees": "time"}):
+        assert OFFERED not in make_device("smax-3m", **bare).reset(KEY)[1]
 
 
 def test_the_state_of_the_team_is_every_units_own_numbers_with_places_of_the_maps_size():

@@ -169,7 +169,7 @@ class Own(gymnasium.Wrapper):
 
 def test_the_rule_is_that_of_the_outermost_wrapper_and_none_where_rewards_are_made_anew():
     assert rule_of(Own(Reaching())) == GoalRule("distance")
-    assert rule_of(gymnasium.wrappers.TimeLimit(Own(Reaching()), 5)) == GoalRule("distance")
+    assert rule_of(gymnasium.wrappers.TimeLimit(Own(Reaching()), 5)) == GoalRule("distance", longest=5)
     assert rule_of(gymnasium.wrappers.TransformReward(Reaching(), lambda reward: 10 * reward)) is None
     far = gymnasium.wrappers.TransformObservation(
         Reaching(), lambda seen: {name: 10 * one for name, one in seen.items()}, Reaching().observation_space
@@ -206,3 +206,24 @@ def test_a_run_takes_the_environments_rule_and_joint_actions_and_resumes_exactly
 def test_what_cannot_be_learned_in_hindsight_is_refused(space, changes, sentence):
     with pytest.raises((SpaceError, SpecError), match=sentence):
         QLearner(specs.override_all(preset("her", SPACE), {"draw.within": 0.5, **changes}), space, 3)
+
+
+@pytest.mark.parametrize(
+    ("made", "given", "horizon"),
+    [
+        (Reaching, {}, 100),  # nobody knows how long an episode is
+        (lambda: gymnasium.wrappers.TimeLimit(Reaching(), 30), {}, 30),
+        (lambda: gymnasium.wrappers.TimeLimit(Reaching(), 30), {"max_episode_steps": 20}, 20),
+        (lambda: gymnasium.wrappers.TimeLimit(Reaching(), 30), {"max_episode_steps": 40}, 30),
+        (lambda: gymnasium.wrappers.TimeLimit(Reaching(), 5_000), {}, 1_000),
+        (lambda: gymnasium.wrappers.TimeLimit(Reaching(), 30), {"draw__horizon": 7}, 7),
+        ("engram/TwoLinkArm-v0", {"env_args": {"max_steps": 25}}, 25),
+        ("engram/TwoLinkArm-v0", {"max_episode_steps": 12}, 12),
+    ],
+)
+def test_goals_are_looked_for_as_far_as_an_episode_goes(made, given: dict, horizon: int):
+    from engram import Trainer
+
+    bins = {} if isinstance(made, str) else {"action_bins": 3}
+    with Trainer(made, preset="her", steps=100, evaluate_every=0, **bins, **given) as trainer:
+        assert trainer.plan.agent.draw.horizon == horizon

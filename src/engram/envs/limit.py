@@ -8,6 +8,7 @@ from jaxtyping import Array, Int, PyTree, UInt32
 
 from engram.envs.device import DeviceEnv, DeviceStep, has_turns
 from engram.envs.teams import agents_of
+from engram.goals import GoalRule
 from engram.spaces import Space
 
 
@@ -42,8 +43,9 @@ class TimeLimited:
         return getattr(self.env, "action_sizes", ())
 
     @property
-    def goal_rule(self) -> Any:
-        return getattr(self.env, "goal_rule", None)
+    def goal_rule(self) -> GoalRule | None:
+        rule = getattr(self.env, "goal_rule", None)
+        return rule and rule.limited(self.steps)
 
     @property
     def answers(self) -> bool:

@@ -42,6 +42,7 @@ from engram.spaces import Space, same
 LOG_POINTS, LOG_AT_LEAST = 100, 10_000
 SAVE_POINTS, SAVE_AT_LEAST = 10, 50_000
 EVALUATION_POINTS, TRIAL = 10, 1_000  # a run shorter than TRIAL is not evaluated unless that is asked for
+FARTHEST = 1_000  # steps ahead in which a goal is looked for, unless told otherwise: each example looks at them all
 GROUP = 8  # moments of learning in one call, for small networks on the host
 
 # Settings of an agent that presets scale to the horizon.
@@ -156,7 +157,8 @@ def with_turns(agent: MindSpec, changes: dict[str, Any], made: Any, env: str | N
 
 
 def of_environment(agent: MindSpec, changes: dict[str, Any], made: Any) -> MindSpec:
-    """The agent with what only the environment knows, where nobody gave it: its joint actions, its rule of goals.
+    """The agent with what only the environment knows, where nobody gave it: its joint actions, its rule of goals,
+    how long an episode can be.
 
     Raises SpaceError for more joint actions than can have a value each. SpecError where goals were said to be rewarded
     in another way than the environment rewards them.
@@ -172,6 +174,8 @@ def of_environment(agent: MindSpec, changes: dict[str, Any], made: Any) -> MindS
     draw, rule = getattr(agent, "draw", None), getattr(made, "goal_rule", None)
     if draw is None or not draw.relabels or rule is None:
         return agent
+    if rule.longest is not None and "draw.horizon" not in changes:
+        agent = specs.override(agent, "draw.horizon", min(rule.longest, FARTHEST))
     told = {"distance": rule.kind == "distance"}
     told |= {} if told["distance"] else {name: getattr(rule, name) for name in ("within", "reached", "missed")}
     for name in ("within", "reached", "missed") if told["distance"] else ():

@@ -23,12 +23,12 @@ from jaxtyping import Array, Bool, Float, Int, PyTree, UInt32
 
 from engram.envs.device import DeviceStep, at_least, register_device, typed_key
 from engram.errors import SpecError, install
-from engram.spaces import MASK, TEAM_STATE, Box, Dict
+from engram.spaces import MASK, OFFERED, TEAM_STATE, Box, Dict
 
 TYPES = ("marine", "marauder", "stalker", "zealot", "zergling", "hydralisk")
 OTHER = 7 + len(TYPES)  # numbers of a unit that is seen: health, x, y, moved x, moved y, target, cooldown, type
 OWN = 4 + len(TYPES)  # of the own one: health, x, y, cooldown, type
-ROW = 2 + OTHER  # of both, in one form, after whether it is itself and whether it is an ally
+ROW = 2 + OTHER  # of both, in one form, after whether it is itself and whether it is an ally; its number follows
 MOVES = ("up", "right", "down", "left", "stop")  # in jaxmarl's order; attacks follow
 SIDE = 32.0  # of the map
 
@@ -57,7 +57,8 @@ class SMAX:
     """A battle of a team of units, each an agent, against a heuristic enemy; won when all enemies are dead.
 
     An agent sees rows of units: its own first, then its allies, then the enemies, each within its own sight; rows of
-    units that it does not see are zeros. Actions are four moves, stop, and one attack for each enemy; the mask allows
+    units that it does not see are zeros. A row ends with which unit of its side it is, one-hot: the number that an attack
+    on it has. Actions are four moves, stop, and one attack for each enemy; the mask allows
     attacks within range, and the dead only to stop. The team is paid the share of the enemies' health that it took, and
     1 for a win: 2 at most.
 
@@ -65,6 +66,8 @@ class SMAX:
       map: one of `MAPS`. `smacv2_5_units` has other units and places in every episode, so that it cannot be learned by
         heart.
       max_steps: steps after which an episode is truncated. 100 is jaxmarl's, which calls that an end.
+      described: whether each action is offered by its features: a move by its number, an attack by the row of whom it
+        hits. So `head=attention` compares what the state asks for with each enemy. Not with `sees="time"`.
       sees: "units", or the control "time": the steps taken and which of the agents it is, so only what a plan made in
         advance needs. The mask stays.
 
@@ -73,6 +76,7 @@ class SMAX:
 
     map: str
     max_steps: int = 100
+    described: bool = True
     sees: Literal["units", "time"] = "units"
 
     def __post_init__(self):
@@ -89,14 +93,24 @@ class SMAX:
         return sum(MAPS[self.map])
 
     @property
+    def row(self) -> int:
+        """Numbers of a row."""
+        return ROW + max(MAPS[self.map])
+
+    @property
     def actions(self) -> int:
         return len(MOVES) + MAPS[self.map].enemies
 
     @property
     def observation_space(self) -> Dict:
-        units = Box((self.units, ROW), unordered=True)
+        units = Box((self.units, self.row), unordered=True)
         seen = ("units", units) if self.sees == "units" else ("time", Box((1 + self.agents,)))
-        return Dict((seen, (MASK, Box((self.actions,), "bool")), (TEAM_STATE, Box((self.units * OWN,)))))
+        offered = ((OFFERED, Box((self.actions, len(MOVES) + self.row))),) if self._offers else ()
+        return Dict((seen, (MASK, Box((self.actions,), "bool")), *offered, (TEAM_STATE, Box((self.units * OWN,)))))
+
+    @property
+    def _offers(self) -> bool:
+        return self.described and self.sees == "units"
 
     @property
     def parts(self) -> dict[str, list[str]]:
@@ -133,11 +147,21 @@ class SMAX:
             clock = jnp.full((self.agents, 1), battle.steps / 100, jnp.float32)
             seen = {"time": jnp.concatenate([clock, jnp.eye(self.agents, dtype=jnp.float32)], axis=1)}
         else:
-            seen = {"units": jnp.stack([self._rows(shown[name]) for name in game.agents])}
+            seen = {"units": jnp.stack([self._rows(shown[name], each) for each, name in enumerate(game.agents)])}
+        if self._offers:
+            seen[OFFERED] = jax.vmap(self._offered)(seen["units"])
         return {**seen, MASK: masks, TEAM_STATE: state}
 
-    def _rows(self, flat: Float[Array, "numbers"]) -> Float[Array, "units row"]:
-        """One agent's units as rows of one form, its own first; what a row does not have is 0."""
+    def _offered(self, rows: Float[Array, "units row"]) -> Float[Array, "actions features"]:
+        """One agent's moves, each a number, and attacks, each the row of the enemy."""
+        moves = jnp.eye(len(MOVES), len(MOVES) + self.row)
+        return jnp.concatenate([moves, jnp.pad(rows[self.agents :], ((0, 0), (len(MOVES), 0)))])
+
+    def _rows(self, flat: Float[Array, "numbers"], agent: int) -> Float[Array, "units row"]:
+        """What an agent sees as rows of one form, its own first; what a row does not have is 0.
+
+        Without its number a unit could not be told from others of a set, and so not be the one to attack.
+        """
         allies, others = self.agents - 1, self.units - 1
         rows = flat[: others * OTHER].reshape(others, OTHER)
         there = (rows != 0).any(-1, keepdims=True)
@@ -145,7 +169,10 @@ class SMAX:
         own = flat[others * OTHER :]
         # Health and place, nothing of movement and target, cooldown and type.
         ego = jnp.concatenate([jnp.ones(2) * (own != 0).any(), own[:3], jnp.zeros(3), own[3:]])
-        return jnp.concatenate([ego[None], jnp.concatenate([kind, rows], axis=1)]).astype(jnp.float32)
+        numbers = [agent, *(one for one in range(self.agents) if one != agent), *range(MAPS[self.map].enemies)]
+        which = jnp.eye(max(MAPS[self.map]))[jnp.array(numbers)] * jnp.concatenate([ego[None, :1] > 0, there])
+        seen = jnp.concatenate([ego[None], jnp.concatenate([kind, rows], axis=1)])
+        return jnp.concatenate([seen, which], axis=1).astype(jnp.float32)
 
     def _state(self, flat: Float[Array, "numbers"]) -> Float[Array, "state"]:
         """Every unit's own numbers, wherever it is; jaxmarl gives places in units of the map."""

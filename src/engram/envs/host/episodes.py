@@ -95,7 +95,8 @@ class Episodes:
         self.level: Level = "boundary"
         self.observer, self.action_table = _spaces_of(env, action_bins)
         self.actions = len(self.action_table)
-        self.goal_rule = rule_of(env)
+        rule = rule_of(env)
+        self.goal_rule = rule and rule.limited(limit)
         found = self._source_of_masks(masked)
         self.masked: Source = found.source
         self.remark = found.remark

@@ -27,11 +27,22 @@ def rule_of(env: gymnasium.Env) -> GoalRule | None:
     if compute is None or goal is None or goal.shape is None or len(goal.shape) != 1:
         return None
     try:
-        return _found(compute, goal.shape[0])
+        rule = _found(compute, goal.shape[0])
+        return rule and rule.limited(limit_of(env))
     except BaseException as error:
         if not is_fault(error):
             raise
         return None  # it does not take arrays of goals, or needs more of `info` than nobody has
+
+
+def limit_of(env: gymnasium.Env) -> int | None:
+    """Steps after which wrappers of Gymnasium cut an episode off; None for no limit."""
+    limits = []
+    while isinstance(env, gymnasium.Wrapper):
+        if isinstance(env, gymnasium.wrappers.TimeLimit):
+            limits.append(env._max_episode_steps)
+        env = env.env
+    return min(limits, default=None)
 
 
 def _computes(env: Any) -> Any:

@@ -75,7 +75,7 @@ class TwoLinkArm:
     @property
     def goal_rule(self) -> GoalRule:
         """How a goal that was achieved is rewarded."""
-        return GoalRule("distance") if self.dense else GoalRule("sparse", WITHIN)
+        return (GoalRule("distance") if self.dense else GoalRule("sparse", WITHIN)).limited(self.max_steps)
 
     def reset(self, key: UInt32[Array, "2"]) -> tuple[ArmState, dict[str, Array]]:
         draws = uniforms(key, 6)
