@@ -6,7 +6,8 @@
 
 Needs the extra `text`. Agents are told apart by one thing each: `attention` (the state attends over the commands on
 offer), `uniform` (the same, equal weights for all commands), `no memory` (without the recurrent memory) and `emptied`
-(trained as `attention`, its memory emptied before every step of the test). Beside them an agent at random. `unaware`
+(trained as `attention`, its memory emptied before every step of the test). `discovery` is `attention`, paid in training
+for each place that is new in an episode. Beside them an agent at random. `unaware`
 and `unaware without memory` do not see their own last command. Each plays 100 greedy episodes on the games of training,
 and 100 on games that have other seeds. Asked: .9 of unseen games of level 20 at 100,000 steps; cooking .6 of the score
 on games of training and .4 on unseen ones; without attention at most half of it.
@@ -42,10 +43,11 @@ AGENTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {  # arguments of the
     "attention": ({}, {}),
     "uniform": ({}, {"head.uniform": True}),
     "no memory": ({}, FREE),
+    "discovery": ({"discovery": 0.1}, {}),
     "unaware": ({"commanded": False}, {}),
     "unaware without memory": ({"commanded": False}, FREE),
 }
-EMPTIED = ("attention", "unaware")  # whose memory is also emptied in the test
+EMPTIED = ("attention", "discovery", "unaware")  # whose memory is also emptied in the test
 
 
 def learn(env: str, name: str, seed: int, steps: int, args: dict[str, Any], folder: Path) -> dict[str, Any]:
@@ -62,11 +64,10 @@ def learn(env: str, name: str, seed: int, steps: int, args: dict[str, Any], fold
     found = {"training_steps": row["step"], "training_seconds": row["seconds"]}
     found["parameters"] = sum(leaf.size for leaf in jax.tree.leaves(mind.network))
     for split in ("train", "test"):
-        found[split] = play(env, args | {"split": split}, EVALUATION_SEED + seed, mind, spec)
+        asked = args | {"split": split, "discovery": 0.0}
+        found[split] = play(env, asked, EVALUATION_SEED + seed, mind, spec)
         if name in EMPTIED:
-            found[f"{split}, emptied"] = play(
-                env, args | {"split": split}, EVALUATION_SEED + seed, forgetful(spec, mind), spec
-            )
+            found[f"{split}, emptied"] = play(env, asked, EVALUATION_SEED + seed, forgetful(spec, mind), spec)
     return found
 
 

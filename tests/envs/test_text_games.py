@@ -62,6 +62,23 @@ def test_a_text_has_the_command_the_answer_what_is_carried_and_the_place_once():
     assert forgetful.parts()["numbers"][0] == "[carried]"
 
 
+def test_what_is_new_in_an_episode_is_paid_once_and_never_in_the_test(tmp_path: Path):
+    """Going back to a place is no discovery, and an answer to a look neither; to carry the coin is one."""
+    env = game(discovery=0.25)
+    for _ in range(2):  # what was met is forgotten with the episode
+        env.reset(seed=0)
+        commands = ("examine wall 0", "go east", "go west", "go east", "go east", "take coin")
+        told = [env.step(row(env, command)) for command in commands]
+        assert [reward for _, reward, *_ in told] == [0, 0.25, 0, 0, 0.25, 1.25]
+        assert told[-1][4]["score"] == 1
+    made = unwrap(textworld.coin_collector)
+    paid = [made(split=split, discovery=0.25, folder=str(tmp_path))._discovery for split in ("train", "test")]
+    assert paid == [0.25, 0]
+    for wrong in (-1, True, "much", float("nan")):
+        with pytest.raises(SpecError, match=r"discovery = .* was given; expected a number from 0 on"):
+            game(discovery=wrong)
+
+
 def test_the_symbols_and_features_of_a_word_never_change():
     """They are part of what a stored agent has learned."""
     assert words_of("-= Pantry =-  You've 2 coins!\n $$\\__") == ["pantry", "you", "ve", "2", "coins"]

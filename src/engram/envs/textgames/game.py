@@ -2,7 +2,7 @@
 
     text      the last command, what the game said to it, what is carried, where the player is; a symbol for each word
     offered   a row of features for each command that the game admits now, and rows of zeros
-    reward    the change of the score, as a share of the most that can be scored
+    reward    the change of the score, as a share of the most that can be scored; with `discovery` more for what is new
     success   `info["is_success"]`: whether the game was won
 
 Worker processes import this file, so it imports no JAX.
@@ -58,6 +58,9 @@ class TextGame(gymnasium.Env):
         were left out is in `info["left_out"]`.
       symbols: how many symbols words are divided among. features: numbers that tell a command, a multiple of 8.
       commanded: whether the text begins with the last command. Without it an agent must remember where it came from.
+      discovery: what a place and what is carried there are rewarded with when they are first met in an episode, 0 for
+        nothing (the episodic discovery bonus of Yuan et al. 2018, arXiv 1806.11525, section 3). It is for training:
+        the way to a score that chance does not find is paid. `info["score"]` is without it.
       render_mode: "ansi" for the last command and what the game said to it.
     """
 
@@ -72,8 +75,11 @@ class TextGame(gymnasium.Env):
         symbols: int = 2048,
         features: int = 64,
         commanded: bool = True,
+        discovery: float = 0.0,
         render_mode: str | None = None,
     ):
+        if isinstance(discovery, bool) or not isinstance(discovery, int | float) or not 0 <= discovery < np.inf:
+            raise SpecError(f"discovery = {discovery!r} was given; expected a number from 0 on")
         _check(len(games), words=words, rows=rows, symbols=symbols, features=features)
         self._games, self._started = list(games), dict[int, Game]()
         self._words, self._rows, self._symbols, self._features = words, rows, symbols, features
@@ -81,6 +87,7 @@ class TextGame(gymnasium.Env):
         self.commands: list[str] = []
         self._shown: list[str] = []
         self._told, self._score = "", 0.0
+        self._discovery, self._met = float(discovery), set[tuple[str, str]]()
         self.action_space = gym_spaces.Discrete(rows)
         self.observation_space = gym_spaces.Dict(
             action_mask=gym_spaces.MultiBinary(rows),
@@ -96,6 +103,7 @@ class TextGame(gymnasium.Env):
             self._started[number] = self._games[number]()
         self._game, self._score = self._started[number], 0.0
         said, infos = self._game.reset()
+        self._met = {_where(infos)}
         return self._observed("", said, infos, over=False), {"game": number}
 
     def step(self, action: Any) -> tuple[dict[str, Any], float, bool, bool, dict[str, Any]]:
@@ -108,6 +116,9 @@ class TextGame(gymnasium.Env):
         said, score, over, infos = self._game.step(command)
         score = float(score) / (float(infos.get("max_score") or 1))
         reward, self._score = score - self._score, score
+        if (here := _where(infos)) not in self._met:
+            self._met.add(here)
+            reward += self._discovery
         observation = self._observed(command, said, infos, over=bool(over))
         info = {"is_success": float(bool(infos.get("won"))), "score": score, "left_out": self._left_out}
         return observation, reward, bool(over), False, info
@@ -168,6 +179,11 @@ class TextGame(gymnasium.Env):
         others = [place for place in range(len(commands)) if place not in looks]
         dropped = {*(looks[::-1] + others[::-1])[:surplus]}
         return [command for place, command in enumerate(commands) if place not in dropped], surplus
+
+
+def _where(infos: Mapping[str, Any]) -> tuple[str, str]:
+    """What is told of the place and of what is carried."""
+    return str(infos.get("description") or ""), str(infos.get("inventory") or "")
 
 
 def _check(games: int, **sizes: int) -> None:

@@ -36,6 +36,7 @@ def coin_collector(
     words: int = 160,
     rows: int = 32,
     commanded: bool = True,
+    discovery: float = 0.0,
     render_mode: str | None = None,
 ) -> TextGame:
     """A coin at the other end of a chain of rooms (Yuan et al. 2018, arXiv 1806.11525).
@@ -48,7 +49,7 @@ def coin_collector(
       guided: whether the game tells the whole way when it begins.
       split: train or test. games: how many there are; None for 20 of training and 10 of the test.
       folder: where games are kept; None for the user's cache folder.
-      words, rows, commanded, render_mode: see `TextGame`.
+      discovery: see `TextGame`; not of games of the test. words, rows, commanded, render_mode: likewise.
     """
     _whole("level", level, 1, 300)
     _flags(guided=guided, commanded=commanded)
@@ -64,7 +65,8 @@ def coin_collector(
             )
     chosen = [{"level": one, "guided": guided} for one in levels]
     made = [_game("coin_collector", one, _seed(split, number), folder) for number, one in enumerate(chosen)]
-    return TextGame(made, words=words, rows=rows, commanded=commanded, render_mode=render_mode)
+    paid = 0.0 if split == "test" else discovery
+    return TextGame(made, words=words, rows=rows, commanded=commanded, discovery=paid, render_mode=render_mode)
 
 
 def cooking(
@@ -82,6 +84,7 @@ def cooking(
     words: int = 240,
     rows: int = 32,
     commanded: bool = True,
+    discovery: float = 0.0,
     render_mode: str | None = None,
 ) -> TextGame:
     """A meal by the cookbook: find what it asks for, cut and cook it as it says, prepare it and eat.
@@ -91,7 +94,7 @@ def cooking(
       rooms: 1, 6, 9 or 12. cook, cut: whether ingredients are cooked, cut.
       open: whether doors and containers are closed. drop: whether little can be carried.
       foods: train, or what TextWorld keeps apart as valid and test: foods and preparations that those do not have.
-      split, games, folder, words, rows, commanded, render_mode: as of `coin_collector`.
+      split, games, folder, words, rows, commanded, discovery, render_mode: as of `coin_collector`.
     """
     _whole("recipe", recipe, 1, 3)
     _whole("take", take, 1, recipe)
@@ -102,7 +105,8 @@ def cooking(
     chosen |= {"split": foods}
     seeds = [_seed(split, number) for number in range(_number_of(games, split))]
     made = [_game("cooking", {**chosen, "recipe_seed": seed}, seed, folder) for seed in seeds]
-    return TextGame(made, words=words, rows=rows, commanded=commanded, render_mode=render_mode)
+    paid = 0.0 if split == "test" else discovery
+    return TextGame(made, words=words, rows=rows, commanded=commanded, discovery=paid, render_mode=render_mode)
 
 
 def cache_folder() -> Path:
