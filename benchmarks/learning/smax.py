@@ -7,8 +7,8 @@
 Agents: `smax`, the preset; `fixed`, which has a value for each action's number and not for whom it hits
 (`described=false`); `mlp`, which in addition reads the rows as one vector, with about as many parameters as `smax`;
 `uniform`, which attends to all units and all actions alike; `independent`, without mixing; `qmix`; `blind`, which sees
-the time, which unit it is, and the mask. Each plays 512 greedy battles with its last parameters, on seeds used for nothing else.
-`random` (among allowed actions) and `script` (jaxmarl's heuristic on both sides) learn nothing.
+the time, which unit it is, and the mask. Each plays 512 greedy battles with its last parameters, on seeds used for
+nothing else. `random` (among allowed actions) and `script` (jaxmarl's heuristic on both sides) learn nothing.
 
 Runs lie under .benchmarks/smax; `--continue` takes an interrupted one up at its last checkpoint.
 """

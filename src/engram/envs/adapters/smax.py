@@ -56,11 +56,11 @@ class Battle(NamedTuple):
 class SMAX:
     """A battle of a team of units, each an agent, against a heuristic enemy; won when all enemies are dead.
 
-    An agent sees rows of units: its own first, then its allies, then the enemies, each within its own sight; rows of
-    units that it does not see are zeros. A row ends with which unit of its side it is, one-hot: the number that an attack
-    on it has. Actions are four moves, stop, and one attack for each enemy; the mask allows
-    attacks within range, and the dead only to stop. The team is paid the share of the enemies' health that it took, and
-    1 for a win: 2 at most.
+    An agent sees rows of units: its own first, then its allies, then the enemies, each within its own sight; rows
+    of units that it does not see are zeros. A row ends with which unit of its side it is, one-hot: the number that
+    an attack on it has. Actions are four moves, stop, and one attack for each enemy; the mask allows attacks within
+    range, and the dead only to stop. The team is paid the share of the enemies' health that it took, and 1 for a
+    win: 2 at most.
 
     Args:
       map: one of `MAPS`. `smacv2_5_units` has other units and places in every episode, so that it cannot be learned by
