@@ -144,11 +144,13 @@ def recurrent(chosen: Any) -> Any:
 def together(chosen: Any) -> Any:
     """The agent as one of a team whose values are added, with the numbers of jaxmarl's PQN-VDN where they are its own.
 
-    Departures: no recurrence, no normalised inputs, rewards as they are, rollouts of 32 steps, a larger step size.
+    Departures: no recurrence, no normalised inputs, rewards as they are, rollouts of 32 steps, a larger step size, and
+    epsilon down to 0.01: one random move of any of the team is a random step of all.
     """
     return replace(
         chosen,
         mixing=SumSpec(),
+        exploration=replace(chosen.exploration, end=0.01),
         trace=0.85,  # its LAMBDA, as all here: 4 epochs of 16
         rollout=CollectSpec(steps=32, epochs=4, minibatches=16),
     )
