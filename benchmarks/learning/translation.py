@@ -4,11 +4,14 @@
     python -m benchmarks.learning.translation --data .benchmarks/office-de
     python -m benchmarks.learning.translation --data .benchmarks/office-de --seeds 1 --agents twin;reward --continue
 
-Every cell of a seed begins with the *start*: `--start` updates by cross-entropy alone on the references (the
-conservative term without the return's loss). From there go on, for as many updates each (`--more`):
+Two cells learn from the references alone, `--start` updates each: `start` by cross-entropy (the conservative term
+without the return's loss), and `grounded` by cross-entropy and by what each reference token was paid until the end. The
+second one's Q has a level, so that learning by reward need not find it first. From them go on, for as many updates each
+(`--more`):
 
-    twin        cross-entropy alone: the supervised twin, of equal size and with equally many updates
-    reward      Q-learning for the change of chrF, half of each batch from the agent's own translations
+    twin        from `start`, cross-entropy alone: the supervised twin, of equal size and with equally many updates
+    more        from `grounded`, as before: what references alone give to it
+    reward      from `grounded`, Q-learning for the change of chrF, half of each batch from the agent's own translations
     constant    the same for 1 at the end whatever was written: what is gained here is not the reward's doing
     memory      `reward`, with the references in an external memory that is read at every token
 
@@ -40,7 +43,8 @@ from engram.errors import EngramError
 from engram.play.translating import translate
 
 ENV, ENVS, EVERY = "engram/Translate-v0", 8, 8
-AGENTS = ("twin", "reward", "constant", "memory")
+STARTS = {"twin": "start", "more": "grounded", "reward": "grounded", "constant": "grounded", "memory": "grounded"}
+CELLS = (*dict.fromkeys(STARTS.values()), *STARTS)
 BEAM = 4
 BUCKETS = ((1, 3), (4, 6), (7, 99))  # words of the source
 TEMPERATURE = 0.05
@@ -53,7 +57,9 @@ COMMON: dict[str, Any] = {
     "conservative.temperature": TEMPERATURE, "conservative.on": "demonstrations",
 }  # fmt: skip
 SUPERVISED = {"loss": "nothing", "conservative.weight": 1.0, "demos.ratio": 0.99, "double": False}
-REWARD = {"conservative.weight": 0.1, "demos.ratio": 0.5, "optimizer.learning_rate": 3e-4}
+WHOLE = 20  # steps of a target: nearly every sentence to its end, so that no target rests on a maximum over all tokens
+GROUNDED = {"conservative.weight": 1.0, "demos.ratio": 0.99, "n_step": WHOLE}
+REWARD = {"conservative.weight": 1.0, "demos.ratio": 0.5, "n_step": WHOLE, "optimizer.learning_rate": 3e-4}
 MEMORY = {
     "external": "votes", "external.neighbours": 16, "external.temperature": 0.05, "external.margin": 0.3,
     "external.half_confidence_distance": 0.3, "recall.played": False, "recall.demonstrations": 64,
@@ -77,7 +83,9 @@ def settings(name: str) -> tuple[dict[str, Any], str]:
     fine = {"optimizer.learning_rate": REWARD["optimizer.learning_rate"]}
     return {
         "start": (SUPERVISED, "chrf"),
+        "grounded": (GROUNDED, "chrf"),
         "twin": (SUPERVISED | fine, "chrf"),
+        "more": (GROUNDED | fine, "chrf"),
         "reward": (REWARD, "chrf"),
         "constant": (REWARD, "constant"),
         "memory": (REWARD | MEMORY, "chrf"),
@@ -87,13 +95,13 @@ def settings(name: str) -> tuple[dict[str, Any], str]:
 def learn(options: argparse.Namespace, corpus: Corpus, name: str, seed: int) -> Path:
     """The run of one agent, begun or gone on with; its directory."""
     own, reward = settings(name)
-    updates = options.start if name == "start" else options.more
+    updates = options.more if name in STARTS else options.start
     folder = WORK / "translation" / f"{Path(options.data).name}-{options.start}-{options.more}" / f"{name}-{seed}"
     new = {"env": ENV, "seed": seed, "env_args": {"data": options.data, "reward": reward}, "overrides": COMMON | own}
     if goes_on(folder, new):
         trainer = Trainer(run=folder, resume=True, progress=False)
     else:
-        begun = {} if name == "start" else {"start_from": str(learn(options, corpus, "start", seed))}
+        begun = {"start_from": str(learn(options, corpus, STARTS[name], seed))} if name in STARTS else {}
         changes = COMMON | own
         if name == "memory":
             changes["external.capacity"] = 1 << (sum(map(_tokens, corpus.encoded["train"].target)) - 1).bit_length()
@@ -169,10 +177,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True, help="a folder of `python -m engram.envs.translation`, or phrases")
     parser.add_argument("--split", default="test", choices=("valid", "test"), help="valid, to choose settings by")
-    parser.add_argument("--agents", default=";".join(("start", *AGENTS)), help="names, with ; between them")
+    parser.add_argument("--agents", default=";".join(CELLS), help="names, with ; between them")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--first-seed", type=int, default=0)
-    parser.add_argument("--start", type=int, default=4_000, help="updates by cross-entropy alone, before all others")
+    parser.add_argument("--start", type=int, default=4_000, help="updates of what others begin from")
     parser.add_argument("--more", type=int, default=2_000, help="updates of each agent from there")
     add_flags(parser, "translation")
     options = parser.parse_args()
@@ -180,7 +188,8 @@ def main() -> int:
     pairs = corpus.splits[options.split]
     about = {name: corpus.about.get(name) for name in ("source", "target", "from", "licence")}
     sizes = {name: len(each) for name, each in corpus.splits.items()}
-    asked = {"start": options.start, "more": options.more, "common": COMMON, "split": options.split}
+    asked = {"start": options.start, "more": options.more, "common": COMMON, "split": options.split,
+             "cells": {name: settings(name) for name in CELLS}}  # fmt: skip
     record = Record(options, {**asked, "corpus": {**about, **sizes, "pieces": len(corpus.vocabulary.pieces)}})
     if "nearest" not in record.parts:
         record.put("copy", scored(pairs, [source for source, _ in pairs]))
