@@ -14,6 +14,7 @@ Runs lie under .benchmarks/smax; `--continue` takes an interrupted one up at its
 """
 
 import argparse
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -147,7 +148,8 @@ def main() -> None:
     add_flags(parser, "smax")
     options = parser.parse_args()
     name, steps = options.name, options.steps or STEPS[options.name]
-    record = Record(options, {"map": name, "steps": steps, "episodes": EPISODES, "agents": AGENTS})
+    record = Record(options, {"map": name, "steps": steps, "episodes": EPISODES, "agents": AGENTS,
+                              "widths": WIDTHS[name]})  # fmt: skip
     id = name if name.startswith("smac") else f"smax-{name}"
     for agent in options.agents:
         seeds = range(options.first_seed, options.first_seed + options.seeds)
@@ -159,7 +161,7 @@ def main() -> None:
             found = scripted(name, agent) if agent in SCRIPTS else learn(id, agent, seed, steps, folder)
             record.put(part, found)
             print(f"{part}: won {found['won']:.3f}", flush=True)
-    won = {agent: [part["won"] for key, part in record.parts.items() if key.rpartition("-")[0] == agent or key == agent]
+    won = {agent: [part["won"] for key, part in record.parts.items() if re.fullmatch(rf"{agent}(-\d+)?", key)]
            for agent in (*SCRIPTS, *AGENTS)}  # fmt: skip
     record.summarize({agent: {"won": each} | summary(each) for agent, each in won.items() if each})
 

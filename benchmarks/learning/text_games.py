@@ -4,13 +4,13 @@
     python -m benchmarks.learning.text_games --games cooking --out benchmarks/results/text-cooking.json
     python -m benchmarks.learning.text_games --agents attention --seeds 1 --level 3 --steps 10000 --out /tmp/quick.json
 
-Needs the extra `text`. Agents are told apart by one thing each: `attention` (the state attends over the commands on
-offer), `uniform` (the same, equal weights for all commands), `no memory` (without the recurrent memory) and `emptied`
-(trained as `attention`, its memory emptied before every step of the test). `discovery` is `attention`, paid in
-training for each place that is new in an episode, with a discount of .9. Beside them an agent at random. `unaware` and
-`unaware without memory` do not see their own last command. Each plays 100 greedy episodes on the games of training,
-and 100 on games that have other seeds. Asked: .9 of unseen games of level 20 at 100,000 steps; cooking .6 of the score
-on games of training and .4 on unseen ones; without attention at most half of it.
+Needs the extra `text`. Agents are told apart by one thing each, but `discovery` by two: `attention` (the state attends
+over the commands on offer), `uniform` (the same, equal weights for all commands), `no memory` (without the recurrent
+memory) and `emptied` (trained as `attention`, its memory emptied before every step of the test). `discovery` is
+`attention`, paid in training for each place that is new in an episode, with a discount of .9. Beside them an agent at
+random. `unaware` and `unaware without memory` do not see their own last command. Each plays 100 greedy episodes on the
+games of training, and 100 on games that have other seeds. Asked: .9 of unseen games of level 20 at 100,000 steps;
+cooking .6 of the score on games of training and .4 on unseen ones; without attention at most half of it.
 
 Games are kept in the user's cache folder. Runs lie under .benchmarks/text_games; `--continue` takes an interrupted one
 up at its last checkpoint.

@@ -71,9 +71,11 @@ def test_what_is_new_in_an_episode_is_paid_once_and_never_in_the_test(tmp_path: 
         told = [env.step(row(env, command)) for command in commands]
         assert [reward for _, reward, *_ in told] == [0, 0.25, 0, 0, 0.25, 1.25]
         assert told[-1][4]["score"] == 1
-    made = unwrap(textworld.coin_collector)
-    paid = [made(split=split, discovery=0.25, folder=str(tmp_path))._discovery for split in ("train", "test")]
-    assert paid == [0.25, 0]
+    for made in (unwrap(textworld.coin_collector), unwrap(textworld.cooking)):
+        paid = [made(split=split, discovery=0.25, folder=str(tmp_path))._discovery for split in ("train", "test")]
+        assert paid == [0.25, 0]
+        with pytest.raises(SpecError, match="discovery = 'much' was given; expected a number from 0 on"):
+            made(split="test", discovery="much")
     for wrong in (-1, True, float("nan")):
         with pytest.raises(SpecError, match=r"discovery = .* was given; expected a number from 0 on"):
             game(discovery=wrong)

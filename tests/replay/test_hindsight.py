@@ -217,6 +217,7 @@ def test_what_cannot_be_learned_in_hindsight_is_refused(space, changes, sentence
         (lambda: gymnasium.wrappers.TimeLimit(Reaching(), 30), {"max_episode_steps": 40}, 30),
         (lambda: gymnasium.wrappers.TimeLimit(Reaching(), 5_000), {}, 1_000),
         (lambda: gymnasium.wrappers.TimeLimit(Reaching(), 30), {"draw__horizon": 7}, 7),
+        (lambda: gymnasium.wrappers.TimeLimit(Reaching(), 30), {"overrides": {"draw": HindsightSpec(horizon=7)}}, 7),
         ("engram/TwoLinkArm-v0", {"env_args": {"max_steps": 25}}, 25),
         ("engram/TwoLinkArm-v0", {"max_episode_steps": 12}, 12),
     ],

@@ -112,7 +112,7 @@ def new_plan(
     check_read(agent, given.typed)
     agent = specs.checked(agent)
     agent = of_environment(with_turns(agent, changes, made, env), changes, made)
-    agent = agent if kept else within_memory(agent, given, made)
+    agent = agent if kept else within_memory(to_the_end(agent, changes, made), given, made)
     stated = () if kept is None else [path for path in SCHEDULES if path not in kept.schedules]
     schedules = [path for path in SCHEDULES if _has(agent, path) and not _given(changes, path) and path not in stated]
     follows = [item for item in ("steps", *RHYTHM) if item not in chosen] + [OF_AGENT + path for path in schedules]
@@ -157,8 +157,7 @@ def with_turns(agent: MindSpec, changes: dict[str, Any], made: Any, env: str | N
 
 
 def of_environment(agent: MindSpec, changes: dict[str, Any], made: Any) -> MindSpec:
-    """The agent with what only the environment knows, where nobody gave it: its joint actions, its rule of goals,
-    how long an episode can be.
+    """The agent with what only the environment knows, where nobody gave it: its joint actions, its rule of goals.
 
     Raises SpaceError for more joint actions than can have a value each. SpecError where goals were said to be rewarded
     in another way than the environment rewards them.
@@ -174,8 +173,6 @@ def of_environment(agent: MindSpec, changes: dict[str, Any], made: Any) -> MindS
     draw, rule = getattr(agent, "draw", None), getattr(made, "goal_rule", None)
     if draw is None or not draw.relabels or rule is None:
         return agent
-    if rule.longest is not None and "draw.horizon" not in changes:
-        agent = specs.override(agent, "draw.horizon", min(rule.longest, FARTHEST))
     told = {"distance": rule.kind == "distance"}
     told |= {} if told["distance"] else {name: getattr(rule, name) for name in ("within", "reached", "missed")}
     for name in ("within", "reached", "missed") if told["distance"] else ():
@@ -190,6 +187,14 @@ def of_environment(agent: MindSpec, changes: dict[str, Any], made: Any) -> MindS
             )
             raise SpecError(f"{path} = {changes[path]} was given, but this environment {has}; leave it out")
     return specs.override_all(agent, {f"draw.{name}": value for name, value in told.items()})
+
+
+def to_the_end(agent: MindSpec, changes: dict[str, Any], made: Any) -> MindSpec:
+    """The agent that looks for goals as far as the environment's time limit says, where nobody said how far."""
+    rule, relabels = getattr(made, "goal_rule", None), getattr(getattr(agent, "draw", None), "relabels", False)
+    if not relabels or rule is None or rule.longest is None or _given(changes, "draw.horizon"):
+        return agent
+    return specs.override(agent, "draw.horizon", min(rule.longest, FARTHEST))
 
 
 def within_memory(agent: MindSpec, given: Given, made: Any) -> MindSpec:

@@ -67,7 +67,7 @@ class SMAX:
         heart.
       max_steps: steps after which an episode is truncated. 100 is jaxmarl's, which calls that an end.
       described: whether each action is offered by its features: a move by its number, an attack by the row of whom it
-        hits. So `head=attention` compares what the state asks for with each enemy. Not with `sees="time"`.
+        hits. So `head=attention` compares what the state asks for with each enemy. Has no effect with `sees="time"`.
       sees: "units", or the control "time": the steps taken and which of the agents it is, so only what a plan made in
         advance needs. The mask stays.
 

@@ -78,8 +78,7 @@ class TextGame(gymnasium.Env):
         discovery: float = 0.0,
         render_mode: str | None = None,
     ):
-        if isinstance(discovery, bool) or not isinstance(discovery, int | float) or not 0 <= discovery < np.inf:
-            raise SpecError(f"discovery = {discovery!r} was given; expected a number from 0 on")
+        check_discovery(discovery)
         _check(len(games), words=words, rows=rows, symbols=symbols, features=features)
         self._games, self._started = list(games), dict[int, Game]()
         self._words, self._rows, self._symbols, self._features = words, rows, symbols, features
@@ -179,6 +178,12 @@ class TextGame(gymnasium.Env):
         others = [place for place in range(len(commands)) if place not in looks]
         dropped = {*(looks[::-1] + others[::-1])[:surplus]}
         return [command for place, command in enumerate(commands) if place not in dropped], surplus
+
+
+def check_discovery(given: Any) -> None:
+    """SpecError for what is no reward from 0 on."""
+    if isinstance(given, bool) or not isinstance(given, int | float) or not 0 <= given < np.inf:
+        raise SpecError(f"discovery = {given!r} was given; expected a number from 0 on")
 
 
 def _where(infos: Mapping[str, Any]) -> tuple[str, str]:

@@ -17,7 +17,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from engram.envs.textgames.game import Game, TextGame
+from engram.envs.textgames.game import Game, TextGame, check_discovery
 from engram.errors import SpecError, hint
 
 SPLITS, FOODS, ROOMS = ("train", "test"), ("train", "valid", "test"), (1, 6, 9, 12)
@@ -65,6 +65,7 @@ def coin_collector(
             )
     chosen = [{"level": one, "guided": guided} for one in levels]
     made = [_game("coin_collector", one, _seed(split, number), folder) for number, one in enumerate(chosen)]
+    check_discovery(discovery)
     paid = 0.0 if split == "test" else discovery
     return TextGame(made, words=words, rows=rows, commanded=commanded, discovery=paid, render_mode=render_mode)
 
@@ -105,6 +106,7 @@ def cooking(
     chosen |= {"split": foods}
     seeds = [_seed(split, number) for number in range(_number_of(games, split))]
     made = [_game("cooking", {**chosen, "recipe_seed": seed}, seed, folder) for seed in seeds]
+    check_discovery(discovery)
     paid = 0.0 if split == "test" else discovery
     return TextGame(made, words=words, rows=rows, commanded=commanded, discovery=paid, render_mode=render_mode)
 
