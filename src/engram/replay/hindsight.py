@@ -35,9 +35,7 @@ class HindsightSpec:
     """
 
     goals: int = setting(4, "examples with an achieved goal for each one with its own; 0: none", low=0)
-    horizon: int = setting(
-        100, "steps ahead in which a goal is looked for; by itself to an episode's limit, up to 1,000", low=1
-    )
+    horizon: int = setting(100, "steps ahead to look for a goal; by itself an episode's limit, up to 1,000", low=1)
     distance: bool = setting(False, "a step is rewarded by minus the distance to the goal, not by reaching it")
     within: float = setting(
         NOT_GIVEN, "distance at which a goal counts as reached; -1: as the environment has it", low=NOT_GIVEN
