@@ -65,8 +65,7 @@ def coin_collector(
             )
     chosen = [{"level": one, "guided": guided} for one in levels]
     made = [_game("coin_collector", one, _seed(split, number), folder) for number, one in enumerate(chosen)]
-    check_discovery(discovery)
-    paid = 0.0 if split == "test" else discovery
+    paid = _paid(discovery, split)
     return TextGame(made, words=words, rows=rows, commanded=commanded, discovery=paid, render_mode=render_mode)
 
 
@@ -106,8 +105,7 @@ def cooking(
     chosen |= {"split": foods}
     seeds = [_seed(split, number) for number in range(_number_of(games, split))]
     made = [_game("cooking", {**chosen, "recipe_seed": seed}, seed, folder) for seed in seeds]
-    check_discovery(discovery)
-    paid = 0.0 if split == "test" else discovery
+    paid = _paid(discovery, split)
     return TextGame(made, words=words, rows=rows, commanded=commanded, discovery=paid, render_mode=render_mode)
 
 
@@ -165,6 +163,12 @@ def _number_of(games: int | None, split: str) -> int:
     if games is None:
         return 20 if split == "train" else 10
     return _whole("games", games, 1, MOST_GAMES)
+
+
+def _paid(discovery: Any, split: str) -> float:
+    """What is paid for what is new: nothing in games of the test. SpecError for what is no reward from 0 on."""
+    check_discovery(discovery)
+    return 0.0 if split == "test" else discovery
 
 
 def _whole(name: str, given: Any, low: int, high: int) -> int:
