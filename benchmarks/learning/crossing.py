@@ -33,6 +33,10 @@ TASK: dict[str, Any] = {
 }  # fmt: skip
 # 35,847 parameters, of two frames of 15 rows with 8 columns; the attention has 36,099.
 MLP: dict[str, Any] = {"encoder": "vector", "encoder.widths": (103, 103), "encoder.norm": True}
+GRU: dict[str, Any] = {  # 38,131 parameters
+    "observation.stack": 1, "encoder.width": 48, "working": "gru", "working.hidden_size": 32, "replay.window": 20,
+    "replay.batch_size": 16,
+}  # fmt: skip
 REFERENCE: dict[str, Any] = {
     "encoder": "entities", "encoder.heads": 2, "observation.stack": 1, "discount": 0.95, "n_step": 1, "learn_every": 1,
     "replay.capacity": 15_000, "replay.batch_size": 64, "replay.start": 200, "target.every": 512, "target.rate": 1.0,
@@ -56,7 +60,7 @@ CELLS: dict[str, dict[str, Any]] = {
     "20s-one-frame": cell(20, observation__stack=1),
     "20s-absolute": cell(20, encoder__relative=False),
     "20s-sorted": cell(20, {"order": "sorted"}),
-    "20s-gru": cell(20, observation__stack=1, working="gru", replay__window=20, replay__batch_size=16),
+    "20s-gru": cell(20) | {"overrides": GRU},
     **{f"20s-late-{late:g}": cell(20, {"late": late}) for late in (0.0, 0.5, 1.0, 4.0)},
     # The published agent: gamma .95, single steps, a replay of 15,000, 4,000 episodes; rows shuffled, nothing else.
     "reference": {
