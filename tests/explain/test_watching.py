@@ -6,16 +6,21 @@ from typing import Any
 import gymnasium
 import numpy as np
 import pytest
-from support.explained import Plan, trained
+from support.explained import KEY, Plan, trained
+from support.text_games import Coin
 
 from engram import spaces
 from engram.agents.spec import AgentSpec, ReplaySpec
 from engram.encoders.entities import EntitiesSpec
 from engram.encoders.features import FeaturesSpec
 from engram.encoders.tokens import TokensSpec
+from engram.envs.host.make import make_host
+from engram.envs.textgames.game import TextGame
 from engram.errors import EngramError
+from engram.explaining.explanation import explain
 from engram.explaining.recording import record
 from engram.explaining.watching import watch
+from engram.heads.attention import AttentionSpec
 from engram.play.trained import TrainedAgent
 from engram.working.history import HistorySpec
 
@@ -100,6 +105,37 @@ def test_a_host_environment_names_its_parts_at_every_step():
     assert [step.parts[0].box[0] for step in steps[:4]] == pytest.approx([0, 0.1, 0.2, 0.3])  # type: ignore[index]
     assert steps[3].truncated
     assert not steps[3].terminated
+
+
+def test_commands_and_words_are_told_by_the_names_of_their_step():
+    """Row 1 is another command in each room: a page, a table, a line tell that of the step."""
+
+    def make() -> TextGame:
+        return TextGame([lambda: Coin(looks=0)], words=32, rows=4)  # it has to move
+
+    space = make_host(make, seed=0).observation_space
+    spec = AgentSpec(encoder=TokensSpec(layers=0), head=AttentionSpec())
+    agent = spec.build(space, 4, 1)
+    mind = agent.mind(agent.init(KEY))
+    played = TrainedAgent(HostPlan(None, spec, space, 4), [mind], make)
+    told = explain(played, seed=2, max_episode_steps=12, faithfulness="off").told
+    env, called = make(), []
+    env.reset()
+    for number, one in enumerate(told.steps):
+        rows = [*env.commands, *["no command"] * (4 - len(env.commands))]
+        called.append(rows[one.action])
+        assert (one.called or told.actions) == rows
+        assert f"Chose {rows[one.action]}" in one.sentence
+        [(name, words)] = one.facts
+        assert name == "text"
+        assert f"[here] you are in the {env._game.room}" in words  # type: ignore[attr-defined]
+        assert [part.value for part in one.parts if part.value] == words.split()
+        if number + 1 < len(told.steps):
+            env.step(one.action)
+    assert len({tuple(step.called) for step in told.steps}) > 1
+    seen = [*watch(played, seed=2, max_episode_steps=12)]
+    assert [step.called[step.action] for step in seen] == called
+    assert [step.facts for step in seen] == [step.facts for step in told.steps]
 
 
 class Breaking(Cart):

@@ -5,7 +5,8 @@ may be left out:
 
     metadata = {"parts": {"numbers": ["height (m)", "speed (m/s)"], "actions": ["fall", "push"]}}
     parts = {"entities": ["itself", "car 1", "car 2"]}        an attribute of the class or the object
-    def parts(self): ...                                      a method: asked at every step, for boxes that move
+    def parts(self): ...                                      a method: asked at every step, for boxes that move and
+                                                              numbers that stand for other actions
     def parts(self, state): ...                               the same of a `DeviceEnv`
 
 | name       | what it holds                                                                                |

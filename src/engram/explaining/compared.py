@@ -22,6 +22,7 @@ class Differs(NamedTuple):
     t: int
     first: int  # what the first chose, and took
     second: int  # what the second would have chosen
+    named: tuple[str, str]  # what both are called at this step
     first_margin: float
     second_margin: float
 
@@ -45,8 +46,8 @@ class Compared(NamedTuple):
         told = [f"{second} would have chosen otherwise at {len(self.differences)} of {self.steps} steps ({share:.0%})"]
         for one in self.differences:
             told.append(
-                f"episode {one.episode}, step {one.t}: {first} {self.actions[one.first]} (by {one.first_margin:.3g}), "
-                f"{second} {self.actions[one.second]} (by {one.second_margin:.3g})"
+                f"episode {one.episode}, step {one.t}: {first} {one.named[0]} (by {one.first_margin:.3g}), "
+                f"{second} {one.named[1]} (by {one.second_margin:.3g})"
             )
         return told
 
@@ -79,7 +80,7 @@ def compare(
     seed = whole("seed", 0 if seed is None else seed, 0)
     one = one.elsewhere(env, env_args)
     recording = record(one, whole("episodes", episodes, 1), seed, limit, pictured=False)
-    found, count = [], 0
+    names, found, count = Names.of(recording), [], 0
     for number, episode in enumerate(recording.episodes):
         theirs = rerun(other.plan.agent, other.minds[0], episode)
         which = range(start, episode.length if end is None else min(end, episode.length))
@@ -88,10 +89,12 @@ def compare(
             mine = episode.kept.preference[t]
             if (chosen := int(theirs[t].argmax())) != int(episode.kept.action[t]):
                 action = int(episode.kept.action[t])
-                found.append(Differs(number, t, action, chosen, _lead(mine), _lead(theirs[t])))
+                called = names.at(recording, number, t).actions
+                named = called[action], called[chosen]
+                found.append(Differs(number, t, action, chosen, named, _lead(mine), _lead(theirs[t])))
     if not count:
         raise outside(recording, start, end)
-    return Compared((_called(one, "A"), _called(other, "B")), Names.of(recording).actions, count, found)
+    return Compared((_called(one, "A"), _called(other, "B")), names.actions, count, found)
 
 
 def _lead(preference: np.ndarray) -> float:

@@ -50,11 +50,18 @@ def encode(told: Told, keep: Sequence[bool] | None = None) -> dict[str, Any]:
     texts, pictures = Texts(), Pictures()
     full = [step if whole else None for step, whole in zip(told.steps, kept, strict=True)]
     count = len(told.actions)
+    called: dict[tuple[str, ...], int] = {}
+    which = [called.setdefault(tuple(step.called), len(called)) if step.called else -1 for step in told.steps]
     body = {
         "format": FORMAT,
         "actions": [shown(name, NAME) for name in told.actions],
+        "called": [[texts.add(name, NAME) for name in names] for names in called],
         "count": len(told.steps),
-        "steps": {**_numbers(told.steps), **_per_step(full, told.steps, kept, texts, pictures)},
+        "steps": {
+            **_numbers(told.steps),
+            **_per_step(full, told.steps, kept, texts, pictures),
+            "called": integers(which),
+        },
         "q": _table([step.q for step in told.steps], count),
         "preference": _table([step.preference for step in told.steps], count),
         "allowed": integers([int(may) for step in told.steps for may in step.allowed], (len(told.steps), count)),
@@ -108,7 +115,12 @@ def check(told: Told) -> None:
     for place, step in enumerate(told.steps):
         where = f"step {place} of what is told"
         lists = {"q": step.q, "preference": step.preference, "allowed": step.allowed}
-        lists |= {"without_memories": step.without_memories, "share": step.share, "distribution": step.distribution}
+        lists |= {
+            "called": step.called or None,
+            "without_memories": step.without_memories,
+            "share": step.share,
+            "distribution": step.distribution,
+        }
         for name, values in lists.items():
             if values is not None and len(values) != count:
                 raise EngramError(f"{where} has {len(values)} values of `{name}` for {count} actions: give one each.")

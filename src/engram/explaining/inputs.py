@@ -178,7 +178,7 @@ def symbol(value: Any, names: tuple[str, ...]) -> str:
     Nothing for 0, which is no symbol, and for the one after the last that has a name: the end.
     """
     if names and 0 < value <= len(names):
-        return names[int(value) - 1]
+        return names[int(value) - 1] or number(value)
     return "" if names and value in (0, len(names) + 1) else number(value)
 
 

@@ -75,6 +75,8 @@ class Step:
     # Parts, by their place in `parts`, and the margin with each minus the margin with it covered by its mean over the
     # episode; empty where it was not measured.
     parts_mattered: list[tuple[int, float]] = field(default_factory=list)
+    # What each action is called at this step, where a number stands for another action at other steps; else empty.
+    called: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,8 @@ class Names:
 
     Fields:
       space: of the observations. seen: what the encoder's attention lies over, or what could be covered of the input.
-      actions: a name for each. known: what the environment calls the rest.
+      actions: a name for each, of the whole recording or (`at`) of one step.
+      known: what the environment calls the rest.
       elsewhere: whether the picture is not of what is observed, so that places of a board are not places in it.
       letters: the characters that the symbols of a text stand for, by the text's place in the observation.
     """
@@ -44,17 +45,26 @@ class Names:
         inner: Any = env
         while isinstance(inner, TimeLimited | Steady):
             inner = inner.env
-        own = recording.episodes[0].names
-        known = environment.names_of(inner, id) if own is None else own[0]
+        own = [now for episode in recording.episodes for now in episode.names or ()]
+        # Symbols may get their names as they are met, so that the last step knows most of them.
+        known = replace(own[0], symbols=own[-1].symbols) if own else environment.names_of(inner, id)
         fits = len(known.actions) == plan.actions
-        actions = [*known.actions] if fits else environment.action_names(inner, id, plan.actions)
+        if fits and _vary(own, plan.space):
+            actions = environment.action_names(count=plan.actions)
+        else:
+            actions = [*known.actions] if fits else environment.action_names(inner, id, plan.actions)
         elsewhere = (id or "").startswith(ELSEWHERE)
-        return cls(plan.space, parts_of(plan.agent, plan.space), actions, known, elsewhere, _letters(plan.shown))
+        letters = {} if known.symbols else _letters(plan.shown)
+        return cls(plan.space, parts_of(plan.agent, plan.space), actions, known, elsewhere, letters)
 
     def at(self, recording: Recording, number: int, step: int) -> "Names":
-        """The names at one step: boxes of parts may move."""
+        """The names at one step: boxes of parts may move, and a number may stand for another action."""
         own = recording.episodes[number].names
-        return self if own is None else replace(self, known=own[step])
+        if own is None:
+            return self
+        known = own[step]
+        actions = [*known.actions] if len(known.actions) == len(self.actions) else self.actions
+        return replace(self, known=known, actions=actions)
 
     def parts(self, frames: PyTree, always: bool = False) -> list[Part]:
         """The parts of a stacked observation that the encoder attends to; `always`: also those it does not."""
@@ -69,6 +79,12 @@ class Names:
         """Names and values of the numbers of one observation, unless they are an image's."""
         told = inputs.facts(self.space, observation, self.known)
         return [(name, _read(self.letters[name], value) if name in self.letters else value) for name, value in told]
+
+
+def _vary(own: list[environment.Names], space: spaces.Space) -> bool:
+    """Whether a number stands for different actions at different steps; of one step alone, whether it may."""
+    offered = spaces.part_called(space, spaces.OFFERED) is not None
+    return any(now.actions != own[0].actions for now in own) or (len(own) == 1 and offered)
 
 
 def _letters(shown: Mapping[str, Any] | None) -> dict[str, str]:

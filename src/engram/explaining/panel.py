@@ -1,5 +1,6 @@
 """One step in a terminal: a live panel, or one line where there is no terminal."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -62,9 +63,9 @@ class Watched:
         """The return so far."""
         return float(sum(self.rewards))
 
-    def name(self, action: int) -> str:
-        """An action's name, safe for a terminal."""
-        return short(self.actions[action])
+    def name(self, action: int, step: Step | None = None) -> str:
+        """An action's name, safe for a terminal: at a step, or of a remembered experience."""
+        return short((self.actions if step is None or not step.called else step.called)[action])
 
 
 def short(text: str, longest: int = LONGEST) -> str:
@@ -103,13 +104,13 @@ def spark(values: Sequence[float], width: int, blocks: str = SPARKS) -> str:
 def line(step: Step, watched: Watched) -> str:
     """All that matters of one step on one line, as programs and screen readers read it."""
     estimates = " ".join(
-        f"{watched.name(action).replace(' ', '-')}={step.preference[action]:.4g}"
+        f"{watched.name(action, step).replace(' ', '-')}={step.preference[action]:.4g}"
         for action in _shown_actions(step)
         if step.allowed[action]
     )
     told = [
         f"step {step.t}",
-        watched.name(step.action),
+        watched.name(step.action, step),
         f"{watched.unit} {estimates}",
         f"margin {step.margin:.3g}",
         f"value {step.value:.4g}",
@@ -121,15 +122,18 @@ def line(step: Step, watched: Watched) -> str:
     if step.recalled:
         told.append("looked back at " + ", ".join(f"step {at} {share:.0%}" for at, share in most_recalled(step)[:3]))
     if (parts := most_attended(step)[:3]) and step.picture is None:
-        told.append("attended to " + ", ".join(f"{name} {share:.0%}" for name, _, share in parts))
+        told.append("attended to " + ", ".join(f"{_held(*part)} {part[2]:.0%}" for part in parts))
     if step.terminated or step.truncated:
         told.append("the episode is over" if step.terminated else "the clock ran out")
     return "  ".join(told)
 
 
 def _shown_actions(step: Step, most: int = MOST_ACTIONS) -> list[int]:
-    """All actions in their order; of very many the best, the chosen one among them."""
-    every = range(len(step.preference))
+    """All actions in their order; of very many the best, the chosen one among them.
+
+    Where a number stands for an action only at the steps that offer it, those that are on offer.
+    """
+    every = [one for one in range(len(step.preference)) if step.allowed[one] or not step.called]
     if len(every) <= most:
         return [*every]
     best = sorted(every, key=lambda action: (action != step.action, -step.preference[action]))[:most]
@@ -151,6 +155,11 @@ def most_attended(step: Step) -> list[tuple[str, str, float]]:
     weights = looked_at(step)
     order = np.argsort(-weights, kind="stable")[:SHOWN]
     return [(short(step.parts[one].name), short(step.parts[one].value, 16), float(weights[one])) for one in order]
+
+
+def _held(name: str, value: str, _: float) -> str:
+    """A part by its name and, of a text, the word that it holds."""
+    return f"{name} ({value})" if value and not re.match(r"[-+.\d ]|missing", value) else name
 
 
 def told_beside(step: Step) -> bool:
@@ -260,7 +269,7 @@ def _estimates(step: Step, watched: Watched, blocks: str, most: int) -> "list[Re
         style = "bold green" if chosen else "" if allowed else "dim"
         table.add_row(
             Text("▶" if chosen else " " if allowed else "×", style),
-            Text(watched.name(action), style),
+            Text(watched.name(action, step), style),
             Text(bar.ljust(20), style or "blue"),
             Text(f"{value:.4g}" if allowed else "not allowed", style),
         )

@@ -71,8 +71,9 @@ def _names(kind: str, told: Told) -> list[str]:
     return [f"{kind} {name}" for name in told.actions]
 
 
-def _named(told: Told, action: int) -> str:
-    return told.actions[action] if 0 <= action < len(told.actions) else ""
+def _named(told: Told, action: int, step: Step | None = None) -> str:
+    names = told.actions if step is None or not step.called else step.called
+    return names[action] if 0 <= action < len(names) else ""
 
 
 def _steps(told: Told) -> Table:
@@ -85,7 +86,7 @@ def _steps(told: Told) -> Table:
     rows: Table = [[*names, *parts, *lists, "sentence"]]
     for step in told.steps:
         numbers = [getattr(step, name) for name in names]
-        numbers[2], numbers[3] = _named(told, step.action), _named(told, step.runner_up)
+        numbers[2], numbers[3] = _named(told, step.action, step), _named(told, step.runner_up, step)
         split = [step.from_network, step.from_memories, step.rest, *step.others]
         without = step.without_memories or [None] * len(told.actions)
         rows.append([*numbers, *split, *step.q[: len(q)], *step.preference, *without, step.sentence])

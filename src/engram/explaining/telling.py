@@ -89,6 +89,7 @@ class Teller:
             picture=episode.pictures[step],
             facts=names.facts(seen),
             sentence="",
+            called=[] if names.actions == self.names.actions else names.actions,
         )
 
     # -- remembered experiences --------------------------------------------------------------------------------------
@@ -165,7 +166,7 @@ class Teller:
         return _floats(row - np.logaddexp.reduce(row) if self.by_policy else row)
 
     def _worded(self, step: Step) -> Step:
-        return replace(step, sentence=sentences.of_step(step, self.names.actions, self.by_policy))
+        return replace(step, sentence=sentences.of_step(step, step.called or self.names.actions, self.by_policy))
 
 
 def _alone(episode: Episode) -> np.ndarray:

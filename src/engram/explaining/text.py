@@ -58,10 +58,13 @@ def step_lines(told: Told, step: Step) -> Iterator[str]:
     yield f"{where(told, step)}: {step.sentence}"
     yield from (f"  {name}: {value}" for name, value in step.facts[:MOST_NUMBERS])
     yield f"preferences ({told.unit}):"
-    for action in sorted(range(len(told.actions)), key=lambda one: -step.preference[one]):
+    names = step.called or told.actions
+    for action in sorted(range(len(names)), key=lambda one: -step.preference[one]):
+        if step.called and not step.allowed[action]:
+            continue  # no action of this step
         mark = "*" if action == step.action else " "
         allowed = "" if step.allowed[action] else "  not allowed"
-        yield f"  {mark} {told.actions[action]}: {number(step.preference[action])}{allowed}"
+        yield f"  {mark} {names[action]}: {number(step.preference[action])}{allowed}"
     yield (
         f"margin {number(step.margin)} = network {number(step.from_network)} + memories "
         f"{number(step.from_memories)} + rest {number(step.rest)}"

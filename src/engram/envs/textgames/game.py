@@ -23,6 +23,7 @@ from engram.envs.textgames.words import (
     features_of,
     letter,
     letters,
+    symbol,
     words_of,
 )
 from engram.errors import EnvironmentFault, SpecError
@@ -84,7 +85,7 @@ class TextGame(gymnasium.Env):
         self._words, self._rows, self._symbols, self._features = words, rows, symbols, features
         self._commanded, self.render_mode = commanded, render_mode
         self.commands: list[str] = []
-        self._shown: list[str] = []
+        self._words_met: set[str] = set()
         self._told, self._score = "", 0.0
         self._discovery, self._met = float(discovery), set[tuple[str, str]]()
         self.action_space = gym_spaces.Discrete(rows)
@@ -127,9 +128,12 @@ class TextGame(gymnasium.Env):
         return self._told if self.render_mode == "ansi" else None
 
     def parts(self) -> dict[str, Any]:
-        """Names for what is seen and offered at this step: the words themselves, and the commands."""
-        blank = ["nothing"] * (self._words - len(self._shown)), ["no command"] * (self._rows - len(self.commands))
-        return {"numbers": [*self._shown, *blank[0]], "actions": [*self.commands, *blank[1]]}
+        """Names of the symbols, those of words that were met so far, and of the commands on offer at this step."""
+        symbols = [""] * self._symbols
+        for word in sorted(self._words_met):
+            place = symbol(word, self._symbols)
+            symbols[place] = f"{symbols[place]}/{word}" if symbols[place] else word
+        return {"symbols": symbols, "actions": [*self.commands, *["no command"] * (self._rows - len(self.commands))]}
 
     def close(self) -> None:
         """Closes the games that can be closed."""
@@ -139,13 +143,14 @@ class TextGame(gymnasium.Env):
     def _observed(self, command: str, said: str, infos: Mapping[str, Any], over: bool) -> dict[str, Any]:
         said = _STATUS.sub("", said).strip()
         self._told = f"> {command}\n{said}" if command else said
-        self._shown = self._read(command if self._commanded else "", said, infos)
+        words = self._read(command if self._commanded else "", said, infos)
+        self._words_met.update(words)
         self.commands, self._left_out = self._offer(infos, over)
         offered = np.zeros((self._rows, self._features), np.int8)
         for row, one in enumerate(self.commands):
             offered[row] = features_of(one, self._features)
         mask = (np.arange(self._rows) < len(self.commands)).astype(np.int8)
-        text = "".join(letter(word, self._symbols) for word in self._shown)
+        text = "".join(letter(word, self._symbols) for word in words)
         return {"action_mask": mask, "offered": offered, "text": text}
 
     def _read(self, command: str, said: str, infos: Mapping[str, Any]) -> list[str]:

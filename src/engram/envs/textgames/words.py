@@ -29,9 +29,14 @@ def letters(symbols: int) -> str:
 
 
 @lru_cache(maxsize=100_000)
+def symbol(word: str, symbols: int) -> int:
+    """The number of a word's letter among `letters(symbols)`, from 0 on."""
+    return int.from_bytes(blake2b(word.encode(), digest_size=8).digest()) % symbols
+
+
 def letter(word: str, symbols: int) -> str:
     """The letter of a word: one of `letters(symbols)`."""
-    return chr(_FIRST + int.from_bytes(blake2b(word.encode(), digest_size=8).digest()) % symbols)
+    return chr(_FIRST + symbol(word, symbols))
 
 
 @lru_cache(maxsize=100_000)

@@ -51,6 +51,10 @@ function when(memory) {
   return known_.length ? known_.join(", ") : say("memory_id", { id: memory.id });
 }
 
+const measure = (word, ...inside) => make("span", { class: "cell" }, span("unseen", say(word) + " "), ...inside);
+
+const thumbOf = (memory) => thumbnail(memory.picture, say("picture_of_memory", { name: when(memory) }));
+
 function memoryLine(step, index, most) {
   const memory = step.memories[index];
   const open = state.chosen === index;
@@ -60,28 +64,25 @@ function memoryLine(step, index, most) {
     class: "memory", "aria-expanded": open, "data-memory": index,
     "data-id": memory.id, click: () => change({ chosen: open ? -1 : index, noMemory: false }),
   },
-  memory.picture >= 0 ? thumbnail(memory.picture, say("picture_of_memory", { name: when(memory) })) : make("span",
-    { class: "thumb blank" }),
+  memory.picture >= 0 ? thumbOf(memory) : span("thumb blank"),
   make("span", { class: "about" },
     span("when", when(memory)),
     span("quiet", details(memory))),
-  make("span", { class: "cell" }, span("unseen", say("looked") + " "),
-    span("number looked", percent(memory.looked_at)), bar(0, memory.looked_at / most.looked, "look")),
-  make("span", { class: "cell" }, span("unseen", say("mattered") + " "),
-    span("number mattered", measured ? signed(memory.mattered) + side : say("not_measured")),
+  measure("looked", span("number looked", percent(memory.looked_at)), bar(0, memory.looked_at / most.looked, "look")),
+  measure("mattered", span("number mattered", measured ? signed(memory.mattered) + side : say("not_measured")),
     measured ? effectBar(memory.mattered, most.mattered) : null));
   return make("li", { class: open ? "open" : "" }, button, open ? opened(step, memory) : null);
 }
 
 function details(memory) {
-  const found = [say("did", { action: actionName(memory.action) })];
+  const found = [say("did", { action: actionName(memory.action, -1) })];
   if (memory.age !== null) found.push(say("writes_ago", { n: whole(memory.age) }));
   return found.join(" \u00b7 ");
 }
 
 function opened(step, memory) {
   const rows = [
-    ["memory_number", memory.id], ["its_action", actionName(memory.action)], ["its_value", show(memory.value)],
+    ["memory_number", memory.id], ["its_action", actionName(memory.action, -1)], ["its_value", show(memory.value)],
     ["gave", signed(memory.gave)],
   ];
   for (const word of ["environment", "episode", "step"]) if (memory[word] >= 0) rows.push([word, whole(memory[word])]);
@@ -89,7 +90,7 @@ function opened(step, memory) {
   const list = make("dl", { class: "pairs" });
   for (const [word, text] of rows) list.append(make("dt", { text: say(word) }), make("dd", { text }));
   for (const [name, text] of memory.facts) list.append(make("dt", { text: name }), make("dd", { text }));
-  const big = memory.picture >= 0 ? thumbnail(memory.picture, say("picture_of_memory", { name: when(memory) })) : null;
+  const big = memory.picture >= 0 ? thumbOf(memory) : null;
   if (big) big.className = "big";
   return box("opened", big, list,
     remark(memory.without ? "bars_show_without" : "without_not_measured"));
@@ -98,11 +99,9 @@ function opened(step, memory) {
 function othersLine(step) {
   const [n, weight, gave] = step.others;
   return make("li", { class: "others" },
-    make("span", { class: "thumb blank" }),
+    span("thumb blank"),
     make("span", { class: "about" }, span("when", say("other_memories", { n: whole(n) })),
       span("quiet", say("others_means"))),
-    make("span", { class: "cell" }, span("unseen", say("looked") + " "),
-      span("number looked", percent(weight))),
-    make("span", { class: "cell" }, span("unseen", say("gave") + " "),
-      span("number", say("gave_n", { n: signed(gave) }))));
+    measure("looked", span("number looked", percent(weight))),
+    measure("gave", span("number", say("gave_n", { n: signed(gave) }))));
 }

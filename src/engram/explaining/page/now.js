@@ -72,7 +72,7 @@ function lens(step, visible) {
   const several = heads > 1 || (heads && measured);
   if (!visible) return several ? [group] : [];
   const way = make("div", { class: "pick", role: "group", "aria-label": say("shown_as") },
-        toggle(say("heat"), !state.boxes, () => change({ boxes: false })),
+    toggle(say("heat"), !state.boxes, () => change({ boxes: false })),
     toggle(say("boxes"), state.boxes, () => change({ boxes: true })));
   const slider = make("input", {
     type: "range", min: "0", max: "100", value: Math.round(100 * state.opacity), "aria-label": say("opacity"),
@@ -174,12 +174,13 @@ function bars(step, other) {
   const [low, high] = axis(step.preference.concat(other ? other.values : []));
   const scaled = (value) => (value === -Infinity ? 0 : (value - low) / (high - low));
   const from = low <= 0 && high >= 0 ? scaled(0) : 0;
-  const lines = actions.map((_, action) => barLine(step, action, ranked.indexOf(action) + 1, other, scaled, from));
+  const there = (one) => steps.called[step.place] < 0 || step.allowed[one];
   // Many do not fit in sight: the chosen one first, then by value.
-  const shown = width > 12 ? [step.action, ...ranked.filter((one) => one !== step.action)].map((i) => lines[i]) : lines;
+  const shown = width > 12 ? [step.action, ...ranked.filter((one) => one !== step.action)] : actions.map((_, i) => i);
+  const line = (action) => barLine(step, action, ranked.indexOf(action) + 1, other, scaled, from);
   return [
     heading("all_actions"),
-    make("ol", { class: "bars" + (other ? " compared" : "") }, ...shown),
+    make("ol", { class: "bars" + (other ? " compared" : "") }, ...shown.filter(there).map(line)),
     box("ends", span("", show(low)),
       span("", (low > 0 || high < 0 ? say("not_from_zero") + " \u00b7 " : "") + say("marks_mean")),
       span("", show(high))),
@@ -191,7 +192,7 @@ function barLine(step, action, rank, other, scaled, from) {
   const value = step.preference[action];
   const track = bar(from, scaled(value), chosen ? "chosen" : "");
   if (other) {
-    const ghost = make("span", { class: "ghost" });
+    const ghost = span("ghost");
     const ends = [from, scaled(other.values[action])].sort((a, b) => a - b);
     ghost.style.left = 100 * Math.max(0, ends[0]) + "%";
     ghost.style.width = 100 * Math.min(1, ends[1] - ends[0]) + "%";

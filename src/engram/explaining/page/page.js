@@ -82,12 +82,11 @@ function speak() {
   document.documentElement.lang = state.language;
   for (const element of document.querySelectorAll("[data-word]")) element.textContent = say(element.dataset.word);
   for (const element of document.querySelectorAll("[data-label]")) {
-    element.setAttribute("aria-label", say(element.dataset.label));
-    element.title = say(element.dataset.label);
+    element.title = element.ariaLabel = say(element.dataset.label);
   }
   $("language").textContent = say("other_language");
   $("language").lang = state.language === "en" ? "zh" : "en";
-  $("language").setAttribute("aria-label", say("other_language"));
+  $("language").ariaLabel = say("other_language");
   showHead();
   showTimeline();
   showMoments();

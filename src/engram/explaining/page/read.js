@@ -125,6 +125,7 @@ function stepAt(i) {
   for (const name of SCALARS) step[name] = steps[name][i];
   for (const name of FLAGS) step[name] = Boolean(steps[name][i]);
   step.others = [steps.others[i], steps.others_weight[i], steps.others_gave[i]];
+  step.called = (data.called[steps.called[i]] ?? []).map((name) => texts[name]);
   step.q = row(tables.q, i);
   step.preference = row(tables.preference, i);
   step.allowed = row(tables.allowed, i).map(Boolean);
@@ -149,7 +150,12 @@ function say(name, gaps = { unit: term(data.meta.unit) }) {
 
 // What Python wrote, in the reader's language where it is known.
 const term = (text) => text.split("; ").map((part) => languages[state.language].sentences?.[part] ?? part).join("; ");
-const actionName = (action) => actions[action] || (actions[action] === "" ? say("unnamed") : "\u2013");
+// Some steps have names of their own.
+const nameOf = (action, place) => texts[data.called[steps.called[place]]?.[action]] ?? actions[action];
+function actionName(action, place = state.place) {
+  const name = nameOf(action, place);
+  return name || (name === "" ? say("unnamed") : "\u2013");
+}
 
 // A number with as many digits as a reader compares.
 function show(number) {

@@ -96,7 +96,7 @@ function showFaithfulness() {
 function editedWorlds() {
   if (!data.worlds.length) return [];
   const rows = data.worlds.map((one) => [one.edit, whole(one.episode) + " \u00b7 " + whole(one.step), whole(one.asked),
-    actionName(one.before), actionName(one.after), one.first + (one.named ? " \u2713" : " \u2717")]);
+    actionName(one.before, -1), actionName(one.after, -1), one.first + (one.named ? " \u2713" : " \u2717")]);
   const names = ["edit", "edited_at", "asked_at", "chose_before", "chose_after", "named_first"];
   return [make("section", { class: "faithful" }, heading("worlds"), remark("worlds_mean"),
     table(names.map((word) => say(word)), rows))];
@@ -121,7 +121,7 @@ function curve(each) {
   }
   const key = make("ul", { class: "legend" }, make("li", { text: say("axis", { low: show(low), high: show(high) }) }),
     ...CURVES.map((name) => make("li", {},
-    make("span", { class: "key " + name, ...HIDDEN }), say("curve_" + name))));
+    span("key " + name, "", HIDDEN), say("curve_" + name))));
   const rows = each.sizes.map((size, i) => [whole(size), ...lists.map((list) => show(list[i]))]);
   const title = say("way_" + each.way, { what: say("of_" + each.what) });
   return make("figure", {}, make("figcaption", { text: title }), art,
@@ -138,14 +138,14 @@ function showHeads(step) {
     return make("button", { class: "head", "aria-pressed": state.head === head, click: () => change({ head }) },
       make("strong", { text: say("head_number", { n: head + 1 }) }), boxed ? stageOf(step, weights) : null,
       span("", foremost(step, weights)),
-      make("span", { class: "quiet", text: say("parts_in_effect", { n: show(Math.exp(entropy)) }) }));
+      span("quiet", say("parts_in_effect", { n: show(Math.exp(entropy)) })));
   }))];
 }
 
 // ---- every step
 function showEpisode(step) {
   const words = ["place", "episode", "step", "action", "reward", "value", "margin", "from_memories"];
-  const head = make("tr", {}, ...words.map((word) => say(word)).concat(actions.map((_, action) => actionName(action)))
+  const head = make("tr", {}, ...words.map((word) => say(word)).concat(actions.map((_, i) => actionName(i, -1)))
     .map((text) => make("th", { scope: "col", text })));
   const from = Math.floor(step.place / ROWS) * ROWS;
   const until = Math.min(count, from + ROWS);
@@ -161,7 +161,8 @@ function showEpisode(step) {
 
 function episodeLine(i) {
   const marks = [steps.terminated[i] && say("terminated"), steps.truncated[i] && say("truncated")].filter(Boolean);
-  const cells = [whole(steps.episode[i]), whole(steps.t[i]), [actionName(steps.action[i]), ...marks].join(" \u00b7 "),
+  const cells = [whole(steps.episode[i]), whole(steps.t[i]),
+    [actionName(steps.action[i], i), ...marks].join(" \u00b7 "),
     signed(steps.reward[i]), show(steps.value[i]), show(steps.margin[i]), signed(steps.from_memories[i]),
     ...row(tables.preference, i).map(show)];
   const go = make("button", { class: "link", text: whole(i + 1), click: () => seek(i) });
@@ -193,7 +194,7 @@ function pastSteps(step, pairs, word, write) {
     return make("li", {},
       same ? make("button", { class: "link name", text: say("step_n", { n: whole(t) }), click: () => seek(place) })
         : span("name", say("step_n", { n: whole(t) })),
-      span("what", same ? actionName(steps.action[place]) : ""),
+      span("what", same ? actionName(steps.action[place], place) : ""),
       bar(0, Math.abs(weight) / greatest, "look"), span("number", write(weight)));
   }));
   return box("", heading(word), art, box("ends",
@@ -250,7 +251,7 @@ function cell(value) {
 const csv = (rows) => rows.map((cells) => cells.map(cell).join(",") + "\r\n").join("");
 const named = (word) => actions.map((name) => word + " " + name);
 const everyStep = () => Array.from({ length: count }, (_, i) => stepAt(i));
-const valuesOf = (one, names) => names.map((name) => (name === "action" ? actions[one.action] : one[name]));
+const valuesOf = (one, names) => names.map((name) => (name === "action" ? nameOf(one.action, one.place) : one[name]));
 
 function stepsCsv() {
   const names = ["episode", "t", "action", "reward", "terminated", "truncated", "value", "margin",

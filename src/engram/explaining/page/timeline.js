@@ -23,7 +23,7 @@ function showTimeline() {
   plot.replaceChildren(art, ...pins(wide), cursor);
   const words = ["value", "margin", doubts && "doubt", "reward", "episode_end"].filter(Boolean);
   $("legend").replaceChildren(...words.map((word) => {
-    return make("li", {}, make("span", { class: "key " + word, ...HIDDEN }), legendText(word));
+    return make("li", {}, span("key " + word, "", HIDDEN), legendText(word));
   }));
 }
 
