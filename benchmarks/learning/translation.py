@@ -60,7 +60,7 @@ SUPERVISED = {"loss": "nothing", "conservative.weight": 1.0, "demos.ratio": 0.99
 WHOLE = 20  # steps of a target: nearly every sentence to its end, so that no target rests on a maximum over all tokens
 GROUNDED = {"conservative.weight": 1.0, "demos.ratio": 0.99, "n_step": WHOLE}
 REWARD = {"conservative.weight": 1.0, "demos.ratio": 0.5, "n_step": WHOLE, "optimizer.learning_rate": 3e-4}
-# How the memory is read was chosen on 200 sentences of the split `valid`, one number after another, sixteen ways in all.
+# How the memory is read was chosen on 200 sentences of the split `valid`, number after number, of thirteen ways in all.
 MEMORY = {
     "external": "votes", "external.neighbours": 8, "external.temperature": 0.02, "external.margin": 0.6,
     "external.half_confidence_distance": 0.3, "recall.played": False, "recall.demonstrations": 64,

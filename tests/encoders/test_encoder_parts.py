@@ -96,6 +96,15 @@ def test_what_may_be_done_belongs_to_no_part():
     assert owners["action_mask"].tolist() == [[-1] * 3]
 
 
+def test_what_only_the_mixer_of_a_team_sees_belongs_to_no_part():
+    units, mask = spaces.Box((3, 2), unordered=True), spaces.Box((4,), "bool")
+    space = spaces.Dict((("units", units), ("action_mask", mask), ("team_state", spaces.Box((5,)))))
+    owners = parts_of(AgentSpec(encoder=EntitiesSpec()), space).owners()
+    assert owners["units"].tolist() == [[[0, 0], [1, 1], [2, 2]]]
+    assert (owners["team_state"] == -1).all()
+    assert (owners["action_mask"] == -1).all()
+
+
 def test_flags_of_missing_numbers_are_parts_that_own_nothing():
     chosen = AgentSpec(encoder=FeaturesSpec(), observation=ObservationSpec(missing="mask", stack=2))
     parts = parts_of(chosen, spaces.Box((2,))).named(("angle", "speed"))

@@ -12,10 +12,9 @@ from support import tolds
 from support.opened import ASK, READY, Opened, written
 from support.payloads import PAYLOADS
 
-from engram.explaining import page, tables
+from engram.explaining import page
 from engram.explaining.data import shown
 from engram.explaining.moments import Light, World
-from engram.explaining.text import step_lines
 
 pytestmark = pytest.mark.browser
 
@@ -494,38 +493,41 @@ def test_of_many_actions_the_chosen_one_is_in_sight_and_the_page_ends_with_what_
 
 @pytest.mark.parametrize("count", [4, 20])
 def test_where_actions_are_others_at_each_step_they_have_the_names_of_theirs(browser, tmp_path, count):
-    """And what is not offered is no action then, so that it has no bar. Remembered ones have no name."""
+    """In the order of their rows, as few as there are. One that is on offer and forbidden is told as such."""
     rng = np.random.default_rng(0)
     rows = [f"action {number}" for number in range(count)]
     names = [["go east", "look"], ["go west", "look", "take coin"], ["take coin"]]
     steps = []
     for t, here in enumerate(names):
-        blank = ["no command"] * (count - len(here))
-        allowed = [number < len(here) for number in range(count)]
-        memories = [tolds.memory(rng, 0, 1, [0.0] * count)]
+        allowed = [number < len(here) and (t, number) != (1, 0) for number in range(count)]
+        memories = [tolds.memory(rng, 0, 0, [0.0] * count)]
+        spread = [[(0.0, 0.5), (1.0, 0.5)]] * count
         step = tolds.step(rng, t, rows, memories, allowed=allowed, action=len(here) - 1, runner_up=0)
-        steps.append(replace(step, called=[*here, *blank], recalled=[(0, 0.5)] if t else []))
+        steps.append(replace(step, called=here, recalled=[(0, 0.5)] if t else [], distribution=spread))
     told = tolds.told(steps, rows)
     with Opened(browser, page.write(told, tmp_path / "page.html")) as opened:
         for place, here in enumerate(names):
             opened.seek(place)
-            shown = [one.lstrip("\u25b6\u25b7 ") for one in opened.texts("#bars .name")]
-            assert sorted(shown) == sorted(here)
+            assert [one.lstrip("\u25b6\u25b7 ") for one in opened.texts("#bars .name")] == here
             assert opened.texts("#bars .is-chosen .name") == [f"\u25b6 {here[-1]}"]
-            assert "action 1" in opened.texts(".memory .about")[0]
+            assert opened.texts("#bars .is-not-offered .rank + * + .name") == (["\u25b7 go west"] if place == 1 else [])
+            assert opened.texts("#spread .name") == here
+            assert opened.texts(".memory .about .quiet")[0].startswith(here[0])
         opened.tab.click("#tab-recall")
         assert "look" in opened.texts(".attended .what")
         opened.tab.click("#tab-episode")
         chosen = ["look", "take coin", "take coin"]
         assert opened.texts(".steps tbody tr > :nth-child(4)") == chosen
         opened.tab.click("#tab-about")
-        with opened.tab.expect_download() as download:
-            opened.tab.click('[data-download="explanation.json"]')
-        carried = json.loads(Path(download.value.path()).read_text("utf-8"))
-        assert [step["called"] for step in carried["steps"]] == [step.called for step in steps]
-    assert [row[2] for row in tables.tables(told)["steps"][1:]] == chosen
-    assert not any("no command" in line for step in steps for line in step_lines(told, step))
-    assert sum("go west: " in line for line in step_lines(told, steps[1])) == 1
+        files = {}
+        for name in ("steps.csv", "memories.csv", "explanation.json"):
+            with opened.tab.expect_download() as download:
+                opened.tab.click(f'[data-download="{name}"]')
+            files[name] = Path(download.value.path()).read_text("utf-8").splitlines()
+        assert [row.split(",")[2] for row in files["steps.csv"][1:]] == chosen
+        carried = json.loads(files["explanation.json"][0])
+        assert [step["called"] for step in carried["steps"]] == names
+        assert opened.said == []
 
 
 def test_one_value_for_all_actions_is_not_told_for_each(browser, tmp_path):

@@ -64,6 +64,9 @@ def test_numbers_of_every_step_come_back(drawn):
     for name in ("value", "margin", "from_network", "rest", "reward"):
         back = columns.numbers(encoded["steps"][name])
         np.testing.assert_allclose(back, [getattr(step, name) for step in told.steps], rtol=1e-7)
+    which = columns.numbers(encoded["steps"]["called"])
+    names = [[encoded["texts"][name] for name in encoded["called"][place]] if place >= 0 else [] for place in which]
+    assert names == [[data.shown(name, data.NAME) for name in step.called] for step in told.steps]
     q = columns.numbers(encoded["q"])
     assert q.shape == (len(told.steps), len(told.actions))
     np.testing.assert_allclose(q, np.reshape([step.q for step in told.steps], q.shape), rtol=1e-7)
@@ -120,6 +123,7 @@ def test_an_explanation_that_contradicts_itself_is_refused_in_a_sentence():
         ({"action": 2}, "action 2, but actions go from 0 to 1"),
         ({"parts": step.parts[:2]}, "attention over 4 parts and 2 parts"),
         ({"memories": [replace(step.memories[0], without=[0.0])]}, "values of `without` for 2 actions"),
+        ({"called": ["go", "look", "take"]}, "names for 3 actions on offer, but 2 actions"),
     ):
         steps = [*told.steps[:2], replace(step, **change), *told.steps[3:]]
         with pytest.raises(EngramError, match=words):

@@ -41,6 +41,15 @@ def test_all_sorts_of_steps_are_drawn():
         assert framed(one, known).size == (640, 360)
 
 
+def test_actions_on_offer_are_drawn_by_the_names_of_their_step():
+    def drawn(*called: str) -> np.ndarray:
+        one = step(called=[*called])
+        return np.asarray(framed(one, watched(one, actions=("action 0", "action 1", "action 2"))))
+
+    assert (drawn("go east", "look") != drawn("go west", "look")).any()
+    assert (drawn("go east", "look") != drawn("go east", "look", "take coin")).any()  # the third has no bar
+
+
 def test_a_picture_is_small(tmp_path: Path):
     random = np.random.default_rng(0).integers(0, 255, (16, 16, 3)).astype(np.uint8)
     one = step(picture=random, memories=[memory()] * 5)

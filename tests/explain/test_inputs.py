@@ -201,6 +201,7 @@ def test_symbols_of_a_text_are_told_by_their_names():
     assert [one.value for one in parts_told(parts, seen, names)][-3:] == ["no", "yes", ""]
     assert [one.value for one in parts_told(parts, seen)][-3:] == ["2", "1", "0"]
     assert [symbol(one, ("yes", "no")) for one in (0, 1, 2, 3, 4)] == ["", "yes", "no", "", "4"]  # 4 has no name
+    assert symbol(2, ("yes", "")) == "#2"  # not taken for a word of the text
 
 
 def test_translation_names_its_symbols_as_its_actions():

@@ -58,14 +58,18 @@ def test_a_line_tells_all_that_matters():
 
 
 def test_where_actions_are_others_at_each_step_those_on_offer_are_shown_by_their_names():
-    one = step(called=["go east", "look", "no command"], parts=[Part("text 1", "east"), Part("place", "0.5")],
-               attention=np.array([[0.75, 0.25]], np.float32))  # fmt: skip
+    one = step(called=["go east", "look"], parts=[Part("text 1", "7", word=True), Part("place", "0.5")],
+               attention=np.array([[0.75, 0.25]], np.float32), memories=[memory()])  # fmt: skip
     told = line(one, watched(one, actions=("action 0", "action 1", "action 2")))
     assert told.startswith("step 3  look  Q go-east=1 look=2  margin")
-    assert "attended to text 1 (east) 75%, place 25%" in told
+    assert "attended to text 1 (7) 75%, place 25%" in told
     text = drawn(one, watched(one))
     assert "▶ look" in text
-    assert "no command" not in text
+    assert "more action" not in text
+    assert "look  +0.25" in text  # the row that the memory was read for
+    assert "fire" not in text
+    near = step(called=["cook yellow potato with stove", "cook yellow potato with oven"])
+    assert "Q cook-yellow-…-with-stove=1 cook-yellow-…o-with-oven=2" in line(near, watched(near))
 
 
 def test_the_panel_shows_all_actions_and_marks_the_chosen_one():

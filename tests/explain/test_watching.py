@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import gymnasium
+import jax
 import numpy as np
 import pytest
 from support.explained import KEY, Plan, trained
@@ -17,8 +18,11 @@ from engram.encoders.tokens import TokensSpec
 from engram.envs.host.make import make_host
 from engram.envs.textgames.game import TextGame
 from engram.errors import EngramError
+from engram.explaining.compared import compare
 from engram.explaining.explanation import explain
 from engram.explaining.recording import record
+from engram.explaining.tables import tables
+from engram.explaining.text import step_lines
 from engram.explaining.watching import watch
 from engram.heads.attention import AttentionSpec
 from engram.play.trained import TrainedAgent
@@ -108,7 +112,7 @@ def test_a_host_environment_names_its_parts_at_every_step():
 
 
 def test_commands_and_words_are_told_by_the_names_of_their_step():
-    """Row 1 is another command in each room: a page, a table, a line tell that of the step."""
+    """Row 0 is another command in each room: tables, texts and `watch` tell that of the step."""
 
     def make() -> TextGame:
         return TextGame([lambda: Coin(looks=0)], words=32, rows=4)  # it has to move
@@ -122,20 +126,30 @@ def test_commands_and_words_are_told_by_the_names_of_their_step():
     env, called = make(), []
     env.reset()
     for number, one in enumerate(told.steps):
-        rows = [*env.commands, *["no command"] * (4 - len(env.commands))]
-        called.append(rows[one.action])
-        assert (one.called or told.actions) == rows
-        assert f"Chose {rows[one.action]}" in one.sentence
+        called.append(env.commands[one.action])
+        assert one.called == env.commands
+        assert f"Chose {env.commands[one.action]}" in one.sentence
+        assert any(f"* {env.commands[one.action]}: " in line for line in step_lines(told, one))
         [(name, words)] = one.facts
         assert name == "text"
         assert f"[here] you are in the {env._game.room}" in words  # type: ignore[attr-defined]
         assert [part.value for part in one.parts if part.value] == words.split()
+        assert one.parts[0].label == f"symbol 1 ({words.split()[0]})"
         if number + 1 < len(told.steps):
             env.step(one.action)
     assert len({tuple(step.called) for step in told.steps}) > 1
     seen = [*watch(played, seed=2, max_episode_steps=12)]
     assert [step.called[step.action] for step in seen] == called
-    assert [step.facts for step in seen] == [step.facts for step in told.steps]
+    assert [step.facts for step in seen][-1] == told.steps[-1].facts
+    assert told.actions == [f"action {number}" for number in range(4)]
+    found = tables(told)
+    assert [row[2] for row in found["steps"][1:]] == called
+    assert [row[3] for row in found["actions"][1:]] == [name for step in told.steps for name in step.called]
+    others = (TrainedAgent(played.plan, [agent.mind(agent.init(jax.random.PRNGKey(key)))], make) for key in range(20))
+    compared = (compare(played, other, seed=2, max_episode_steps=12).differences for other in others)
+    for one in next(each for each in compared if each):  # the first that would have chosen otherwise
+        offered = told.steps[one.t].called
+        assert one.named == (offered[one.first], offered[one.second])
 
 
 class Breaking(Cart):

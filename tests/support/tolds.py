@@ -247,7 +247,7 @@ class Wild:
             parts_mattered=[(part, self.number()) for part in range(min(parts, 2))],
             recalled=self.pairs(), still_moves=self.pairs(), terminated=bool(self.rng.integers(2)),
             picture=self.maybe(self.picture()), facts=self.facts(), sentence=self.text(),
-            called=self.maybe([self.text() for _ in actions]) or [],
+            called=self.maybe([self.text() for _ in actions[int(self.rng.integers(3)) :]]) or [],
             **{name: self.number() for name in names},
         )  # fmt: skip
 

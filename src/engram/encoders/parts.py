@@ -79,14 +79,14 @@ class Parts:
     def owners(self) -> Any:
         """The part that each number of the stacked observation belongs to, -1 for none: leaves int32[stack, ...].
 
-        Of what may be done (`action_mask`, `offered`) nothing belongs to a part.
+        Of what an encoder does not see (`action_mask`, `offered`, `team_state`) nothing belongs to a part.
         """
         seen = spaces.seen(self.space)
         found = self._owners(seen)
         if seen is self.space:
             return found
         assert isinstance(self.space, spaces.Dict)  # `seen` takes apart no other
-        rest = [name for name, _ in self.space.items if name not in (spaces.MASK, spaces.OFFERED)]
+        rest = [name for name, _ in self.space.items if name not in spaces.UNSEEN]
         given = {rest[0]: found} if len(rest) == 1 else found
         return {name: given[name] if name in given else _nobody(part, self.stack) for name, part in self.space.items}
 

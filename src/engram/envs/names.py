@@ -5,8 +5,7 @@ may be left out:
 
     metadata = {"parts": {"numbers": ["height (m)", "speed (m/s)"], "actions": ["fall", "push"]}}
     parts = {"entities": ["itself", "car 1", "car 2"]}        an attribute of the class or the object
-    def parts(self): ...                                      a method: asked at every step, for boxes that move and
-                                                              numbers that stand for other actions
+    def parts(self): ...                                      a method: asked at every step, for boxes that move
     def parts(self, state): ...                               the same of a `DeviceEnv`
 
 | name       | what it holds                                                                                |
@@ -15,7 +14,8 @@ may be left out:
 | `entities` | a name for each row of a set                                                                 |
 | `columns`  | a name for each number of such a row                                                         |
 | `actions`  | a name for each action                                                                       |
-| `symbols`  | a name for each symbol of the texts, that of symbol 1 first; 0 stands for nothing             |
+| `offered`  | instead, where a row offers another action at each step: a name for each that is offered now |
+| `symbols`  | a name for each symbol of the texts, that of symbol 1 first; "" for one without a name        |
 | `boxes`    | for each number or entity (left, top, right, bottom) in the picture, 0 to 1; None for nowhere |
 
 Of well-known environments the names are known here. Worker processes import this file, so it imports no JAX.
@@ -42,6 +42,7 @@ class Names:
     boxes: tuple[Box | None, ...] = ()
     columns: tuple[str, ...] = ()
     symbols: tuple[str, ...] = ()
+    offered: tuple[str, ...] = ()
 
     def over(self, other: "Names") -> "Names":
         """These names, and where there are none, those of `other`."""

@@ -22,9 +22,9 @@ class Differs(NamedTuple):
     t: int
     first: int  # what the first chose, and took
     second: int  # what the second would have chosen
-    named: tuple[str, str]  # what both are called at this step
     first_margin: float
     second_margin: float
+    named: tuple[str, str]  # what both are called at this step
 
 
 class Compared(NamedTuple):
@@ -89,9 +89,9 @@ def compare(
             mine = episode.kept.preference[t]
             if (chosen := int(theirs[t].argmax())) != int(episode.kept.action[t]):
                 action = int(episode.kept.action[t])
-                called = names.at(recording, number, t).actions
-                named = called[action], called[chosen]
-                found.append(Differs(number, t, action, chosen, named, _lead(mine), _lead(theirs[t])))
+                called = names.at(recording, number, t).known.offered or names.actions
+                leads = _lead(mine), _lead(theirs[t])
+                found.append(Differs(number, t, action, chosen, *leads, (called[action], called[chosen])))
     if not count:
         raise outside(recording, start, end)
     return Compared((_called(one, "A"), _called(other, "B")), names.actions, count, found)

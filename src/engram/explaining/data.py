@@ -115,15 +115,12 @@ def check(told: Told) -> None:
     for place, step in enumerate(told.steps):
         where = f"step {place} of what is told"
         lists = {"q": step.q, "preference": step.preference, "allowed": step.allowed}
-        lists |= {
-            "called": step.called or None,
-            "without_memories": step.without_memories,
-            "share": step.share,
-            "distribution": step.distribution,
-        }
+        lists |= {"without_memories": step.without_memories, "share": step.share, "distribution": step.distribution}
         for name, values in lists.items():
             if values is not None and len(values) != count:
                 raise EngramError(f"{where} has {len(values)} values of `{name}` for {count} actions: give one each.")
+        if len(step.called) > count:
+            raise EngramError(f"{where} has names for {len(step.called)} actions on offer, but {count} actions.")
         for name, action in (("action", step.action), ("runner_up", step.runner_up)):
             if count and not 0 <= action < count:
                 raise EngramError(f"{where} has {name} {action}, but actions go from 0 to {count - 1}.")

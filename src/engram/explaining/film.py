@@ -103,7 +103,7 @@ def _facts(pen: _Pen, step: Step) -> None:
 
 def _estimates(pen: _Pen, step: Step, watched: Watched) -> float:
     """A bar for each action, the chosen one orange with an arrow. Returns where it ends."""
-    order = [one for one in range(len(step.preference)) if step.allowed[one] or not step.called]
+    order = [*step.actions]
     if len(order) > MOST_ROWS:
         order = sorted(sorted(order, key=lambda one: (one != step.action, -step.preference[one]))[:MOST_ROWS])
     pen.text(BESIDE, 34, f"{watched.unit} of each action", DIM, 11)
@@ -115,7 +115,7 @@ def _estimates(pen: _Pen, step: Step, watched: Watched) -> float:
         share = (value - watched.lowest) / span if allowed and np.isfinite(value) and span > 0 else 0.0
         if chosen:
             pen.line([(BESIDE + 1, y + 3), (BESIDE + 6, y + 7), (BESIDE + 1, y + 11)], CHOSEN, 2)
-        pen.text(BESIDE + 11, y, short(watched.name(action, step), 15), INK if allowed else DIM, 12)
+        pen.text(BESIDE + 11, y, short(watched.name(action, step), 15, middle=True), INK if allowed else DIM, 12)
         pen.box(462, y + 1, 462 + 4 + 96 * share, y + tall - 6, CHOSEN if chosen else BAR if allowed else FAINT)
         pen.text(624, y, f"{value:.4g}" if allowed else "not allowed", INK if chosen else DIM, 12, "ra")
     return 50.0 + tall * len(order)

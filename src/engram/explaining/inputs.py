@@ -173,12 +173,13 @@ def number(value: Any) -> str:
 
 
 def symbol(value: Any, names: tuple[str, ...]) -> str:
-    """A symbol of a text by its name, that of symbol 1 first, or as a number where it has none.
+    """A symbol of a text by its name, that of symbol 1 first, or as a number where none has one.
 
+    Of symbols that mostly have names, one without is `#` and its number, which does not look like a word of the text.
     Nothing for 0, which is no symbol, and for the one after the last that has a name: the end.
     """
     if names and 0 < value <= len(names):
-        return names[int(value) - 1] or number(value)
+        return names[int(value) - 1] or f"#{number(value)}"
     return "" if names and value in (0, len(names) + 1) else number(value)
 
 
@@ -188,6 +189,7 @@ def parts_told(parts: Parts, observation: PyTree | None = None, names: Names = N
     Places of a picture hold nothing that could be written; without `observation` nothing does.
     """
     called = parts.named(names.entities if parts.kind == "entities" else names.numbers)
+    words = _words(parts)
     values = (
         [""] * parts.count
         if observation is None or parts.kind in ("grid", "none")
@@ -198,8 +200,19 @@ def parts_told(parts: Parts, observation: PyTree | None = None, names: Names = N
     moving = [names.boxes[place] if place < len(names.boxes) else None for place in range(places)]
     older = [None] * ((frames - 1) * places)  # only the newest frame is in the picture
     boxes = parts.boxes if parts.kind == "grid" else [*older, *moving]
-    told = zip(called.names, values, boxes, strict=True)
-    return [Part(name, value, box) for name, value, box in told]
+    told = zip(called.names, values, boxes, words, strict=True)
+    return [Part(name, value, box, word and bool(names.symbols)) for name, value, box, word in told]
+
+
+def _words(parts: Parts) -> list[bool]:
+    """Which parts are places of a text."""
+    found = [False] * parts.count
+    leaves = [leaf for _, leaf in spaces.leaves(parts.space)]
+    for leaf, owner in zip(leaves, jax.tree.leaves(parts.owners()), strict=True):
+        if isinstance(leaf, spaces.Text):
+            for part in np.unique(owner[owner >= 0]):
+                found[part] = True
+    return found
 
 
 def _held(parts: Parts, observation: PyTree, names: Names) -> list[str]:

@@ -19,6 +19,12 @@ class Part:
     name: str  # "row 3, column 4", "word 2: key", "car 1", "pole angle"
     value: str = ""  # what it holds at this step, as text; "" where a picture says it
     box: tuple[float, float, float, float] | None = None  # left, top, right, bottom in the picture, 0 to 1
+    word: bool = False  # whether `value` is a word, which says more than the name of its place
+
+    @property
+    def label(self) -> str:
+        """The name, and the word that stands there."""
+        return f"{self.name} ({self.value})" if self.word and self.value else self.name
 
 
 @dataclass(frozen=True)
@@ -26,7 +32,7 @@ class Memory:
     """One remembered experience, as the decision of one step read it."""
 
     id: int  # names the entry in its store; what `engram memory` shows and deletes
-    action: int  # the action it is an experience of
+    action: int  # that it is an experience of; where actions are offered, the row of this step that it was read for
     looked_at: float  # its weight in the read of the chosen action, or else the runner-up's, 0 to 1, mean over heads
     gave: float  # signed part of the margin that it is: see `contributions`
     mattered: float | None  # margin minus the margin without it (exact leave-one-out); None if not measured
@@ -75,8 +81,13 @@ class Step:
     # Parts, by their place in `parts`, and the margin with each minus the margin with it covered by its mean over the
     # episode; empty where it was not measured.
     parts_mattered: list[tuple[int, float]] = field(default_factory=list)
-    # What each action is called at this step, where a number stands for another action at other steps; else empty.
+    # Names of the actions on offer, where a number stands for another one at each step; numbers past them are none.
     called: list[str] = field(default_factory=list)
+
+    @property
+    def actions(self) -> range:
+        """The numbers that stand for an action."""
+        return range(len(self.called or self.preference))
 
 
 @dataclass(frozen=True)
@@ -156,7 +167,7 @@ class Told:
     checkpoint: str  # 12 digits of the manifest's digest, or "unsaved"
     trained: int  # steps of the environment
     seed: int  # of the episodes told
-    actions: list[str]  # their names
+    actions: list[str]  # their names; numbers where each step has names of its own
     unit: str  # of `preference`: "Q" or "log-probability"
     steps: list[Step]
     returns: list[float]  # of each episode told

@@ -25,7 +25,7 @@ class Names:
 
     Fields:
       space: of the observations. seen: what the encoder's attention lies over, or what could be covered of the input.
-      actions: a name for each, of the whole recording or (`at`) of one step.
+      actions: a name for each; a number where each step offers others, whose names are in `known`.
       known: what the environment calls the rest.
       elsewhere: whether the picture is not of what is observed, so that places of a board are not places in it.
       letters: the characters that the symbols of a text stand for, by the text's place in the observation.
@@ -46,25 +46,18 @@ class Names:
         while isinstance(inner, TimeLimited | Steady):
             inner = inner.env
         own = [now for episode in recording.episodes for now in episode.names or ()]
-        # Symbols may get their names as they are met, so that the last step knows most of them.
+        # Words may get their names as they are met; what is told of one step and of another is told by the same names.
         known = replace(own[0], symbols=own[-1].symbols) if own else environment.names_of(inner, id)
         fits = len(known.actions) == plan.actions
-        if fits and _vary(own, plan.space):
-            actions = environment.action_names(count=plan.actions)
-        else:
-            actions = [*known.actions] if fits else environment.action_names(inner, id, plan.actions)
+        actions = [*known.actions] if fits else environment.action_names(inner, id, plan.actions)
         elsewhere = (id or "").startswith(ELSEWHERE)
         letters = {} if known.symbols else _letters(plan.shown)
         return cls(plan.space, parts_of(plan.agent, plan.space), actions, known, elsewhere, letters)
 
     def at(self, recording: Recording, number: int, step: int) -> "Names":
-        """The names at one step: boxes of parts may move, and a number may stand for another action."""
-        own = recording.episodes[number].names
-        if own is None:
-            return self
-        known = own[step]
-        actions = [*known.actions] if len(known.actions) == len(self.actions) else self.actions
-        return replace(self, known=known, actions=actions)
+        """The names at one step: boxes of parts may move, and other actions be offered."""
+        own, last = recording.episodes[number].names, recording.episodes[-1].names
+        return self if not own or not last else replace(self, known=replace(own[step], symbols=last[-1].symbols))
 
     def parts(self, frames: PyTree, always: bool = False) -> list[Part]:
         """The parts of a stacked observation that the encoder attends to; `always`: also those it does not."""
@@ -79,12 +72,6 @@ class Names:
         """Names and values of the numbers of one observation, unless they are an image's."""
         told = inputs.facts(self.space, observation, self.known)
         return [(name, _read(self.letters[name], value) if name in self.letters else value) for name, value in told]
-
-
-def _vary(own: list[environment.Names], space: spaces.Space) -> bool:
-    """Whether a number stands for different actions at different steps; of one step alone, whether it may."""
-    offered = spaces.part_called(space, spaces.OFFERED) is not None
-    return any(now.actions != own[0].actions for now in own) or (len(own) == 1 and offered)
 
 
 def _letters(shown: Mapping[str, Any] | None) -> dict[str, str]:

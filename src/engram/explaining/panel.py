@@ -1,6 +1,5 @@
 """One step in a terminal: a live panel, or one line where there is no terminal."""
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -64,14 +63,16 @@ class Watched:
         return float(sum(self.rewards))
 
     def name(self, action: int, step: Step | None = None) -> str:
-        """An action's name, safe for a terminal: at a step, or of a remembered experience."""
-        return short((self.actions if step is None or not step.called else step.called)[action])
+        """An action's name at a step, safe for a terminal. Of a long one the end is kept: commands differ there."""
+        return short(((step and step.called) or self.actions)[action], middle=True)
 
 
-def short(text: str, longest: int = LONGEST) -> str:
-    """A text of somebody's on one line, no longer than so many characters."""
-    text = clean(text)
-    return text if len(text) <= longest else f"{text[: longest - 1]}…"
+def short(text: str, longest: int = LONGEST, middle: bool = False) -> str:
+    """A text of somebody's on one line, no longer than so many characters; `middle`: that is where it is cut."""
+    text, kept = clean(text), longest - 1
+    if len(text) <= longest:
+        return text
+    return f"{text[: kept - kept // 2]}…{text[-(kept // 2) :]}" if middle else f"{text[:kept]}…"
 
 
 def signed(value: float) -> str:
@@ -121,22 +122,18 @@ def line(step: Step, watched: Watched) -> str:
         told.append("memories " + ", ".join(_memory(one) for one in step.memories[:3]))
     if step.recalled:
         told.append("looked back at " + ", ".join(f"step {at} {share:.0%}" for at, share in most_recalled(step)[:3]))
-    if (parts := most_attended(step)[:3]) and step.picture is None:
-        told.append("attended to " + ", ".join(f"{_held(*part)} {part[2]:.0%}" for part in parts))
+    if (parts := _labelled(step)[:3]) and step.picture is None:
+        told.append("attended to " + ", ".join(f"{label} {share:.0%}" for label, share in parts))
     if step.terminated or step.truncated:
         told.append("the episode is over" if step.terminated else "the clock ran out")
     return "  ".join(told)
 
 
 def _shown_actions(step: Step, most: int = MOST_ACTIONS) -> list[int]:
-    """All actions in their order; of very many the best, the chosen one among them.
-
-    Where a number stands for an action only at the steps that offer it, those that are on offer.
-    """
-    every = [one for one in range(len(step.preference)) if step.allowed[one] or not step.called]
-    if len(every) <= most:
-        return [*every]
-    best = sorted(every, key=lambda action: (action != step.action, -step.preference[action]))[:most]
+    """All actions in their order; of very many the best, the chosen one among them."""
+    if len(step.actions) <= most:
+        return [*step.actions]
+    best = sorted(step.actions, key=lambda action: (action != step.action, -step.preference[action]))[:most]
     return sorted(best)
 
 
@@ -157,9 +154,10 @@ def most_attended(step: Step) -> list[tuple[str, str, float]]:
     return [(short(step.parts[one].name), short(step.parts[one].value, 16), float(weights[one])) for one in order]
 
 
-def _held(name: str, value: str, _: float) -> str:
-    """A part by its name and, of a text, the word that it holds."""
-    return f"{name} ({value})" if value and not re.match(r"[-+.\d ]|missing", value) else name
+def _labelled(step: Step) -> list[tuple[str, float]]:
+    """The same with the words of a text."""
+    weights = looked_at(step)
+    return [(short(step.parts[one].label), float(weights[one])) for one in np.argsort(-weights, kind="stable")[:SHOWN]]
 
 
 def told_beside(step: Step) -> bool:
@@ -186,7 +184,7 @@ def panel(
     room -= 0 if wide else lines if step.picture is not None else min(lines, len(step.facts))
     most = max(3, min(MOST_ACTIONS, room // 2))
     estimates = _estimates(step, watched, blocks, most)
-    room -= min(len(step.preference), most) + len(estimates) - 1
+    room -= min(len(step.actions), most) + len(estimates) - 1
     known = Group(*estimates, *_remembered(step, watched, blocks, room))
     if wide:
         body: Any = Table.grid(padding=(0, 2))
@@ -273,7 +271,7 @@ def _estimates(step: Step, watched: Watched, blocks: str, most: int) -> "list[Re
             Text(bar.ljust(20), style or "blue"),
             Text(f"{value:.4g}" if allowed else "not allowed", style),
         )
-    left_out = len(step.preference) - len(shown)
+    left_out = len(step.actions) - len(shown)
     more = [Text(f"and {left_out} more actions", "dim")] if left_out else []
     return [Text(watched.unit, "dim"), table, *more]
 
@@ -307,7 +305,7 @@ def attended_groups(step: Step, watched: Watched) -> list[tuple[str, list[tuple[
     found = []
     if step.memories:
         measured = step.memories[0].mattered is not None
-        rows = [(memory_name(one), one.looked_at, _effect(one, watched)) for one in step.memories[:SHOWN]]
+        rows = [(memory_name(one), one.looked_at, _effect(one, step, watched)) for one in step.memories[:SHOWN]]
         found.append((f"looked at in memory, and {'mattered (measured)' if measured else 'gave'}", rows))
     if step.recalled:
         found.append(("looked back at", [(f"step {at}", share, "") for at, share in most_recalled(step)]))
@@ -316,6 +314,8 @@ def attended_groups(step: Step, watched: Watched) -> list[tuple[str, list[tuple[
     return found
 
 
-def _effect(memory: Memory, watched: Watched) -> str:
+def _effect(memory: Memory, step: Step, watched: Watched) -> str:
     effect = memory.gave if memory.mattered is None else memory.mattered
-    return f"{short(watched.name(memory.action), 8)}  {signed(effect) if np.isfinite(effect) else ''}"
+    return (
+        f"{short(watched.name(memory.action, step), 8, middle=True)}  {signed(effect) if np.isfinite(effect) else ''}"
+    )

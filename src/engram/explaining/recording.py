@@ -218,7 +218,10 @@ class _Diary:
             idle = step.idle is not None and bool(step.idle[0])
             self.steps.append((float(step.reward[0]), bool(step.terminated[0]), bool(step.done[0]), idle))
         self.pictures.append(views.rendered(self._envs) if self._pictured else None)
-        self.names.append(names_of(views.instance(self._envs), self._id))
+        now = names_of(views.instance(self._envs), self._id)
+        if self.names and now.symbols == self.names[-1].symbols:  # thousands of names, kept once
+            now = replace(now, symbols=self.names[-1].symbols)
+        self.names.append(now)
 
 
 def _on_host(

@@ -18,6 +18,7 @@ def tables(told: Told) -> dict[str, Table]:
     """The tables of `told` by name: of its steps, of what they read and saw, and of the whole."""
     return {
         "steps": _steps(told),
+        "actions": _actions(told.steps),
         "memories": _memories(told),
         "attention": _attention(told.steps),
         "recall": _recall(told.steps),
@@ -72,7 +73,7 @@ def _names(kind: str, told: Told) -> list[str]:
 
 
 def _named(told: Told, action: int, step: Step | None = None) -> str:
-    names = told.actions if step is None or not step.called else step.called
+    names = (step and step.called) or told.actions
     return names[action] if 0 <= action < len(names) else ""
 
 
@@ -93,13 +94,22 @@ def _steps(told: Told) -> Table:
     return rows
 
 
+def _actions(steps: Iterable[Step]) -> Table:
+    """What was on offer at each step, where that changes."""
+    rows: Table = [["episode", "t", "number", "action", "allowed", "q", "preference"]]
+    for step in steps:
+        each = enumerate(step.called)
+        rows += [[step.episode, step.t, i, name, step.allowed[i], step.q[i], step.preference[i]] for i, name in each]
+    return rows
+
+
 def _memories(told: Told) -> Table:
     names = ["id", "action", "looked_at", "gave", "mattered", "value", "environment", "episode", "step", "age", "reads"]
     rows: Table = [["episode_told", "t", *names, *_names("without", told)]]
     for step in told.steps:
         for memory in step.memories:
             values = [getattr(memory, name) for name in names]
-            values[1] = _named(told, memory.action)
+            values[1] = _named(told, memory.action, step)
             rows.append([step.episode, step.t, *values, *(memory.without or [None] * len(told.actions))])
     return rows
 

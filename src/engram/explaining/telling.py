@@ -89,7 +89,7 @@ class Teller:
             picture=episode.pictures[step],
             facts=names.facts(seen),
             sentence="",
-            called=[] if names.actions == self.names.actions else names.actions,
+            called=[*names.known.offered],
         )
 
     # -- remembered experiences --------------------------------------------------------------------------------------

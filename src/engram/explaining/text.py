@@ -59,9 +59,7 @@ def step_lines(told: Told, step: Step) -> Iterator[str]:
     yield from (f"  {name}: {value}" for name, value in step.facts[:MOST_NUMBERS])
     yield f"preferences ({told.unit}):"
     names = step.called or told.actions
-    for action in sorted(range(len(names)), key=lambda one: -step.preference[one]):
-        if step.called and not step.allowed[action]:
-            continue  # no action of this step
+    for action in sorted(step.actions, key=lambda one: -step.preference[one]):
         mark = "*" if action == step.action else " "
         allowed = "" if step.allowed[action] else "  not allowed"
         yield f"  {mark} {names[action]}: {number(step.preference[action])}{allowed}"
@@ -71,7 +69,7 @@ def step_lines(told: Told, step: Step) -> Iterator[str]:
     )
     if step.memories:
         yield "remembered experiences:"
-        yield from (f"  {_memory(told, one)}" for one in step.memories)
+        yield from (f"  {_memory(names, one)}" for one in step.memories)
         count, weight, gave = step.others
         yield f"  {count} others: looked at {weight:.0%}, gave {number(gave)}"
     if step.still_moves:
@@ -83,17 +81,17 @@ def step_lines(told: Told, step: Step) -> Iterator[str]:
     if step.attention.size:
         mean = step.attention.mean(0)
         most_parts = sorted(range(len(mean)), key=lambda part: -mean[part])[:5]
-        names = [step.parts[part].name if part < len(step.parts) else f"part {part}" for part in most_parts]
-        told_parts = (f"{name} {mean[part]:.0%}" for name, part in zip(names, most_parts, strict=True))
+        labels = [step.parts[part].label if part < len(step.parts) else f"part {part}" for part in most_parts]
+        told_parts = (f"{label} {mean[part]:.0%}" for label, part in zip(labels, most_parts, strict=True))
         yield "parts looked at: " + ", ".join(told_parts)
     if step.parts_mattered:
         most = sorted(step.parts_mattered, key=lambda pair: -abs(pair[1]))[:5]
-        yield "parts that mattered (measured): " + ", ".join(f"{step.parts[at].name} {by:+.3g}" for at, by in most)
+        yield "parts that mattered (measured): " + ", ".join(f"{step.parts[at].label} {by:+.3g}" for at, by in most)
 
 
-def _memory(told: Told, one: Memory) -> str:
+def _memory(names: Sequence[str], one: Memory) -> str:
     mattered = "not measured" if one.mattered is None else f"{number(one.mattered)} (measured)"
     return (
-        f"{memory_name(one)} ({told.actions[one.action]}, id {one.id}): value {number(one.value)}, "
+        f"{memory_name(one)} ({names[one.action]}, id {one.id}): value {number(one.value)}, "
         f"looked at {one.looked_at:.0%}, gave {number(one.gave)}, mattered {mattered}"
     )

@@ -128,12 +128,12 @@ class TextGame(gymnasium.Env):
         return self._told if self.render_mode == "ansi" else None
 
     def parts(self) -> dict[str, Any]:
-        """Names of the symbols, those of words that were met so far, and of the commands on offer at this step."""
+        """Names of the symbols of words that were met so far, and of the commands on offer at this step."""
         symbols = [""] * self._symbols
         for word in sorted(self._words_met):
             place = symbol(word, self._symbols)
             symbols[place] = f"{symbols[place]}/{word}" if symbols[place] else word
-        return {"symbols": symbols, "actions": [*self.commands, *["no command"] * (self._rows - len(self.commands))]}
+        return {"symbols": symbols, "offered": self.commands}
 
     def close(self) -> None:
         """Closes the games that can be closed."""

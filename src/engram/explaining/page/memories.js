@@ -75,21 +75,22 @@ function memoryLine(step, index, most) {
 }
 
 function details(memory) {
-  const found = [say("did", { action: actionName(memory.action, -1) })];
+  const found = [say("did", { action: actionName(memory.action) })];
   if (memory.age !== null) found.push(say("writes_ago", { n: whole(memory.age) }));
   return found.join(" \u00b7 ");
 }
 
 function opened(step, memory) {
   const rows = [
-    ["memory_number", memory.id], ["its_action", actionName(memory.action, -1)], ["its_value", show(memory.value)],
+    ["memory_number", memory.id], ["its_action", actionName(memory.action)], ["its_value", show(memory.value)],
     ["gave", signed(memory.gave)],
   ];
   for (const word of ["environment", "episode", "step"]) if (memory[word] >= 0) rows.push([word, whole(memory[word])]);
   if (memory.reads !== null) rows.push(["reads", show(memory.reads)]);
   const list = make("dl", { class: "pairs" });
-  for (const [word, text] of rows) list.append(make("dt", { text: say(word) }), make("dd", { text }));
-  for (const [name, text] of memory.facts) list.append(make("dt", { text: name }), make("dd", { text }));
+  for (const [name, text] of rows.map(([word, about]) => [say(word), about]).concat(memory.facts)) {
+    list.append(make("dt", { text: name }), make("dd", { text }));
+  }
   const big = memory.picture >= 0 ? thumbOf(memory) : null;
   if (big) big.className = "big";
   return box("opened", big, list,

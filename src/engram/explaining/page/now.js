@@ -108,8 +108,7 @@ function observed(step, weights) {
   const greatest = weights ? Math.max(1e-12, ...finite(weights)) : 1;
   const lines = step.facts.map(([name, value], i) => make("li", {},
     span("name", name), span("what", value),
-    weights ? bar(0, weights[i] / greatest, "look") : null,
-    weights ? span("number", percent(weights[i])) : null));
+    ...(weights ? [bar(0, weights[i] / greatest, "look"), span("number", percent(weights[i]))] : [])));
   return [heading(weights ? "observed_and_looked_at" : "observed"),
     make("ol", { class: weights ? "attended" : "facts" }, ...lines)];
 }
@@ -168,19 +167,22 @@ function axis(values) {
   return [Math.min(0, low), Math.max(0, high)];
 }
 
+// Past its names a step has no action.
+const there = ({ called }, action) => !called.length || action < called.length;
+
 function bars(step, other) {
   if (!width) return [remark("no_actions")];
   const ranked = order(step.preference);
   const [low, high] = axis(step.preference.concat(other ? other.values : []));
   const scaled = (value) => (value === -Infinity ? 0 : (value - low) / (high - low));
   const from = low <= 0 && high >= 0 ? scaled(0) : 0;
-  const there = (one) => steps.called[step.place] < 0 || step.allowed[one];
   // Many do not fit in sight: the chosen one first, then by value.
-  const shown = width > 12 ? [step.action, ...ranked.filter((one) => one !== step.action)] : actions.map((_, i) => i);
+  const many = [step.action, ...ranked.filter((one) => one !== step.action && there(step, one))];
+  const shown = many.length > 12 ? many : many.sort((a, b) => a - b);
   const line = (action) => barLine(step, action, ranked.indexOf(action) + 1, other, scaled, from);
   return [
     heading("all_actions"),
-    make("ol", { class: "bars" + (other ? " compared" : "") }, ...shown.filter(there).map(line)),
+    make("ol", { class: "bars" + (other ? " compared" : "") }, ...shown.map(line)),
     box("ends", span("", show(low)),
       span("", (low > 0 || high < 0 ? say("not_from_zero") + " \u00b7 " : "") + say("marks_mean")),
       span("", show(high))),
@@ -258,7 +260,7 @@ function waterfall(step) {
 function spread(step) {
   if (!step.distribution) return [];
   const [low, high] = range(step.distribution.flat().filter(([, share]) => share > 0.002).map(([at_]) => at_));
-  const lines = step.distribution.map((pairs, action) => {
+  const lines = step.distribution.filter((_, action) => there(step, action)).map((pairs, action) => {
     const shape = vector("svg", { viewBox: "0 0 200 24", preserveAspectRatio: "none", ...HIDDEN });
     const x = (value) => 200 * (value - low) / (high - low);
     for (const [at_, share] of pairs) {
