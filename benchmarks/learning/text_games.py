@@ -8,10 +8,11 @@ Needs the extra `text`. Agents are told apart by one thing each, but `discovery`
 over the commands on offer), `uniform` (the same, equal weights for all commands), `no memory` (without the recurrent
 memory) and `emptied` (trained as `attention`, its memory emptied before every step of the test). `discovery` is
 `attention`, paid in training for each place that is new in an episode, with a discount of .9. Beside them an agent at
-random. `brief` and `brief without memory` are `discovery` with eight words of each text, which hold the last command
-and not the place. `unaware` and `unaware without memory` do not see their own last command. Each plays 100 greedy
-episodes on the games of training, and 100 on games that have other seeds. Asked: .9 of unseen games of level 20 at
-100,000 steps; cooking .6 of the score on games of training and .4 on unseen ones; without attention at most half of it.
+random. `brief` and `brief without memory`, the recipe, are `discovery` with eight words of each text, which hold the
+last command and not the place. `unaware` and `unaware without memory` do not see their own last command. Each plays 100
+greedy episodes on the games of training, and 100 on games that have other seeds. Asked: .9 of unseen games of level 20
+at 100,000 steps; cooking .6 of the score on games of training and .4 on unseen ones; without attention at most half of
+it.
 
 Games are kept in the user's cache folder. Runs lie under .benchmarks/text_games; `--continue` takes an interrupted one
 up at its last checkpoint.
@@ -28,7 +29,7 @@ import numpy as np
 from benchmarks.learning.workers import EVALUATION_SEED, goes_on
 from benchmarks.record import WORK, Record, add_flags
 from benchmarks.scores import summary
-from engram import Trainer
+from engram import Trainer, recipes
 from engram.agents.policy import forgetful
 from engram.envs.host.make import make_host
 from engram.errors import EngramError
@@ -40,13 +41,15 @@ COIN, COOKING = "textworld/CoinCollector-v0", "textworld/Cooking-v0"
 # Attention among all words of a text costs their square, and the pooling attends over them without it.
 BASE: dict[str, Any] = {"encoder": "tokens", "encoder.layers": 0, "working": "gru", "replay.window": 16}
 FREE = {"working": "none", "replay.window": 1, "replay.batch_size": 256}  # as many rows as 16 windows of 16
+RECIPE = recipes.find(COIN, "brief")
+BRIEF = {name: value for name, value in (RECIPE.env_args or {}).items() if name != "level"}
 AGENTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {  # arguments of the environment, settings of the agent
     "attention": ({}, {}),
     "uniform": ({}, {"head.uniform": True}),
     "no memory": ({}, FREE),
     "discovery": ({"discovery": 0.1}, {"discount": 0.9}),
-    "brief": ({"discovery": 0.1, "words": 8}, {"discount": 0.9}),
-    "brief without memory": ({"discovery": 0.1, "words": 8}, {"discount": 0.9} | FREE),
+    "brief": (BRIEF, {"discount": 0.9}),
+    "brief without memory": (BRIEF, RECIPE.agent()),
     "unaware": ({"commanded": False}, {}),
     "unaware without memory": ({"commanded": False}, FREE),
 }

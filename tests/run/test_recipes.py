@@ -5,10 +5,12 @@ from dataclasses import replace
 
 import jax
 import pytest
+from support.text_games import Coin
 
 from engram import recipes
 from engram.agents.q_learning import QLearner
 from engram.cli.commands import main
+from engram.envs.textgames.game import TextGame
 from engram.errors import SpecError, UnknownName
 from engram.run.plan import RunPlan
 from engram.run.trainer import Trainer
@@ -18,6 +20,8 @@ ALL = recipes.known()
 
 @pytest.mark.parametrize("recipe", ALL, ids=lambda recipe: f"{recipe.env}-{recipe.name}")
 def test_a_recipe_makes_its_agent(recipe):
+    if recipe.env.startswith("textworld/"):
+        pytest.importorskip("textworld")
     with Trainer(recipe.env, recipe=recipe.name) as trainer:
         plan = trainer.plan
         agent = QLearner(plan.agent, plan.space, plan.actions, plan.envs)
@@ -28,6 +32,18 @@ def test_a_recipe_makes_its_agent(recipe):
     assert plan.env_args == (recipe.env_args or {})
     with Trainer(recipe.env, overrides={**recipe.agent()}, **recipe.run()) as written_out:
         assert written_out.plan == replace(plan, recipe=None)
+
+
+def test_the_recipe_of_text_games_learns_in_one_of_our_own():
+    """TextWorld is an extra that tests do without."""
+    recipe = recipes.find("textworld/CoinCollector-v0", "best")
+    assert recipe.env_args == {"level": 20, "words": 8, "discovery": 0.1}
+    own = {"words": 8, "discovery": 0.1}
+    settings = recipe.agent() | {"replay.start": 40, "replay.capacity": 200, "replay.batch_size": 8}
+    with Trainer(lambda: TextGame([Coin], rows=4, **own), steps=120, envs=recipe.envs, overrides=settings) as trainer:
+        trainer.learn()
+        assert trainer.plan.agent.discount == 0.9
+        assert not trainer.plan.agent.has_memory
 
 
 def test_every_environment_has_one_recipe_that_is_the_best():
