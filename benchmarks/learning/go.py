@@ -8,7 +8,7 @@
 
 Agents differ in one thing each: `go` is the preset, `no-symmetry` learns each position as it is, `no-pool` meets nobody
 but itself, `attention` reads the board by attention between patches of it instead of an MLP, with an eighth of the
-parameters, `uniform` is that with equal weights, and `small` is an MLP with as many parameters as these two on 5 x 5.
+parameters, `uniform` is that with equal weights, and `small-mlp` is one with as many parameters as these two on 5 x 5.
 Each plays its last parameters. Every opening of two random moves is played twice, with colours swapped. Against GNU Go
 it also plays Black with a first move of its own: without an opening, where nothing but the seed of GNU Go differs from
 game to game (how many games did is told), and with a random first reply of White (`black-reply`).
@@ -41,7 +41,7 @@ AGENTS: dict[str, dict[str, Any]] = {
     "no-pool": {"pool.share": 0.0},
     "attention": CELLS,
     "uniform": CELLS | {"encoder.uniform": True},
-    "small": {"encoder.widths": (151, 151)},  # 38,380 parameters; the attention has 38,298
+    "small-mlp": {"encoder.widths": (151, 151)},  # 38,380 parameters; the attention has 38,298
 }
 SIMPLE = ("random", "capture")
 
@@ -130,7 +130,7 @@ def read() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--agents", default=",".join(AGENTS), help="which, with commas between them")
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--first-seed", type=int, default=0)
+    parser.add_argument("--first-seed", type=int, default=0, help="of the agents")
     parser.add_argument("--steps", type=lambda text: int(float(text)), default=4_000_000, help="moves of training")
     parser.add_argument("--size", type=int, default=5)
     parser.add_argument("--games", type=int, default=400, help="of each match")

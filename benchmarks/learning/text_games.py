@@ -4,15 +4,14 @@
     python -m benchmarks.learning.text_games --games cooking --out benchmarks/results/text-cooking.json
     python -m benchmarks.learning.text_games --agents attention --seeds 1 --level 3 --steps 10000 --out /tmp/quick.json
 
-Needs the extra `text`. Agents are told apart by one thing each, but `discovery` by two: `attention` (the state attends
-over the commands on offer), `uniform` (the same, equal weights for all commands), `no memory` (without the recurrent
-memory) and `emptied` (trained as `attention`, its memory emptied before every step of the test). `discovery` is
-`attention`, paid in training for each place that is new in an episode, with a discount of .9. Beside them an agent at
-random. `brief` and `brief without memory`, the recipe, are `discovery` with eight words of each text, which hold the
-last command and not the place. `unaware` and `unaware without memory` do not see their own last command. Each plays 100
-greedy episodes on the games of training, and 100 on games that have other seeds. Asked: .9 of unseen games of level 20
-at 100,000 steps; cooking .6 of the score on games of training and .4 on unseen ones; without attention at most half of
-it.
+Needs the extra `text`. Agents: `attention` (the state attends over the commands on offer), `uniform` (the same, equal
+weights for all commands), `no memory` (without the recurrent memory) and `emptied` (trained as `attention`, its memory
+emptied before every step of the test). `discovery` is `attention`, paid in training for each place that is new in an
+episode, with a discount of .9. Beside them an agent at random. `brief` is `discovery` with eight words of each text,
+which hold the last command and not the place; `brief without memory` is the recipe. `unaware` and `unaware without
+memory` do not see their own last command. Each plays 100 greedy episodes on the games of training, and 100 on games
+that have other seeds. Asked: .9 of unseen games of level 20 at 100,000 steps; cooking .6 of the score on games of
+training and .4 on unseen ones; without attention at most half of it.
 
 Games are kept in the user's cache folder. Runs lie under .benchmarks/text_games; `--continue` takes an interrupted one
 up at its last checkpoint.
@@ -41,7 +40,7 @@ COIN, COOKING = "textworld/CoinCollector-v0", "textworld/Cooking-v0"
 # Attention among all words of a text costs their square, and the pooling attends over them without it.
 BASE: dict[str, Any] = {"encoder": "tokens", "encoder.layers": 0, "working": "gru", "replay.window": 16}
 FREE = {"working": "none", "replay.window": 1, "replay.batch_size": 256}  # as many rows as 16 windows of 16
-RECIPE = recipes.find(COIN, "brief")
+RECIPE = recipes.find(COIN, "no-memory")
 BRIEF = {name: value for name, value in (RECIPE.env_args or {}).items() if name != "level"}
 AGENTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {  # arguments of the environment, settings of the agent
     "attention": ({}, {}),

@@ -525,6 +525,7 @@ def test_where_actions_are_others_at_each_step_they_have_the_names_of_theirs(bro
                 opened.tab.click(f'[data-download="{name}"]')
             files[name] = Path(download.value.path()).read_text("utf-8").splitlines()
         assert [row.split(",")[2] for row in files["steps.csv"][1:]] == chosen
+        assert [row.split(",")[3] for row in files["memories.csv"][1:]] == [here[0] for here in names]
         carried = json.loads(files["explanation.json"][0])
         assert [step["called"] for step in carried["steps"]] == names
         assert opened.said == []

@@ -149,7 +149,7 @@ def test_commands_and_words_are_told_by_the_names_of_their_step():
     compared = (compare(played, other, seed=2, max_episode_steps=12).differences for other in others)
     for one in next(each for each in compared if each):  # the first that would have chosen otherwise
         offered = told.steps[one.t].called
-        assert one.named == (offered[one.first], offered[one.second])
+        assert one.called == (offered[one.first], offered[one.second])
 
 
 class Breaking(Cart):

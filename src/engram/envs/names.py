@@ -14,7 +14,7 @@ may be left out:
 | `entities` | a name for each row of a set                                                                 |
 | `columns`  | a name for each number of such a row                                                         |
 | `actions`  | a name for each action                                                                       |
-| `offered`  | instead, where a row offers another action at each step: a name for each that is offered now |
+| `offered`  | instead, where rows offer other actions at each step: a name for each up to the last on offer |
 | `symbols`  | a name for each symbol of the texts, that of symbol 1 first; "" for one without a name        |
 | `boxes`    | for each number or entity (left, top, right, bottom) in the picture, 0 to 1; None for nowhere |
 

@@ -24,7 +24,7 @@ class Differs(NamedTuple):
     second: int  # what the second would have chosen
     first_margin: float
     second_margin: float
-    named: tuple[str, str]  # what both are called at this step
+    called: tuple[str, str]  # the names of both
 
 
 class Compared(NamedTuple):
@@ -46,8 +46,8 @@ class Compared(NamedTuple):
         told = [f"{second} would have chosen otherwise at {len(self.differences)} of {self.steps} steps ({share:.0%})"]
         for one in self.differences:
             told.append(
-                f"episode {one.episode}, step {one.t}: {first} {one.named[0]} (by {one.first_margin:.3g}), "
-                f"{second} {one.named[1]} (by {one.second_margin:.3g})"
+                f"episode {one.episode}, step {one.t}: {first} {one.called[0]} (by {one.first_margin:.3g}), "
+                f"{second} {one.called[1]} (by {one.second_margin:.3g})"
             )
         return told
 
@@ -89,9 +89,9 @@ def compare(
             mine = episode.kept.preference[t]
             if (chosen := int(theirs[t].argmax())) != int(episode.kept.action[t]):
                 action = int(episode.kept.action[t])
-                called = names.at(recording, number, t).known.offered or names.actions
+                there = names.at(recording, number, t).called(action, chosen) or names.actions
                 leads = _lead(mine), _lead(theirs[t])
-                found.append(Differs(number, t, action, chosen, *leads, (called[action], called[chosen])))
+                found.append(Differs(number, t, action, chosen, *leads, (there[action], there[chosen])))
     if not count:
         raise outside(recording, start, end)
     return Compared((_called(one, "A"), _called(other, "B")), names.actions, count, found)

@@ -122,7 +122,7 @@ class Explanation:
         return _plain(self.told)
 
     def csv(self, folder: str | Path) -> list[Path]:
-        """Writes steps, memories, attention, recall, numbers observed, faithfulness and health as CSV; the files.
+        """Writes steps, actions on offer, memories, attention, recall, what was observed and measured as CSV files.
 
         Raises: WriteFailed if the disk refuses it.
         """

@@ -103,7 +103,7 @@ def _facts(pen: _Pen, step: Step) -> None:
 
 def _estimates(pen: _Pen, step: Step, watched: Watched) -> float:
     """A bar for each action, the chosen one orange with an arrow. Returns where it ends."""
-    order = [*step.actions]
+    order = [*step.rows]
     if len(order) > MOST_ROWS:
         order = sorted(sorted(order, key=lambda one: (one != step.action, -step.preference[one]))[:MOST_ROWS])
     pen.text(BESIDE, 34, f"{watched.unit} of each action", DIM, 11)

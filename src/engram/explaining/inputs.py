@@ -175,7 +175,7 @@ def number(value: Any) -> str:
 def symbol(value: Any, names: tuple[str, ...]) -> str:
     """A symbol of a text by its name, that of symbol 1 first, or as a number where none has one.
 
-    Of symbols that mostly have names, one without is `#` and its number, which does not look like a word of the text.
+    Where others have names, one without is `#` and its number, which does not look like a word of the text.
     Nothing for 0, which is no symbol, and for the one after the last that has a name: the end.
     """
     if names and 0 < value <= len(names):
@@ -189,7 +189,7 @@ def parts_told(parts: Parts, observation: PyTree | None = None, names: Names = N
     Places of a picture hold nothing that could be written; without `observation` nothing does.
     """
     called = parts.named(names.entities if parts.kind == "entities" else names.numbers)
-    words = _words(parts)
+    words = _words(parts) if names.symbols else [False] * parts.count
     values = (
         [""] * parts.count
         if observation is None or parts.kind in ("grid", "none")
@@ -201,7 +201,7 @@ def parts_told(parts: Parts, observation: PyTree | None = None, names: Names = N
     older = [None] * ((frames - 1) * places)  # only the newest frame is in the picture
     boxes = parts.boxes if parts.kind == "grid" else [*older, *moving]
     told = zip(called.names, values, boxes, words, strict=True)
-    return [Part(name, value, box, word and bool(names.symbols)) for name, value, box, word in told]
+    return [Part(name, value, box, word) for name, value, box, word in told]
 
 
 def _words(parts: Parts) -> list[bool]:

@@ -32,7 +32,7 @@ class Memory:
     """One remembered experience, as the decision of one step read it."""
 
     id: int  # names the entry in its store; what `engram memory` shows and deletes
-    action: int  # that it is an experience of; where actions are offered, the row of this step that it was read for
+    action: int  # it is an experience of this one; where actions are offered, it was read for this row of the step
     looked_at: float  # its weight in the read of the chosen action, or else the runner-up's, 0 to 1, mean over heads
     gave: float  # signed part of the margin that it is: see `contributions`
     mattered: float | None  # margin minus the margin without it (exact leave-one-out); None if not measured
@@ -85,7 +85,7 @@ class Step:
     called: list[str] = field(default_factory=list)
 
     @property
-    def actions(self) -> range:
+    def rows(self) -> range:
         """The numbers that stand for an action."""
         return range(len(self.called or self.preference))
 
@@ -167,7 +167,7 @@ class Told:
     checkpoint: str  # 12 digits of the manifest's digest, or "unsaved"
     trained: int  # steps of the environment
     seed: int  # of the episodes told
-    actions: list[str]  # their names; numbers where each step has names of its own
+    actions: list[str]  # their names; "action 0" and so on where each step has names of its own
     unit: str  # of `preference`: "Q" or "log-probability"
     steps: list[Step]
     returns: list[float]  # of each episode told

@@ -12,6 +12,7 @@ from engram.encoders.parts import Parts
 from engram.envs import names as environment
 from engram.envs.limit import TimeLimited
 from engram.envs.steady import Steady
+from engram.errors import EngramError
 from engram.explaining import inputs
 from engram.explaining.moments import Part
 from engram.explaining.recording import Recording
@@ -25,7 +26,7 @@ class Names:
 
     Fields:
       space: of the observations. seen: what the encoder's attention lies over, or what could be covered of the input.
-      actions: a name for each; a number where each step offers others, whose names are in `known`.
+      actions: a name for each; "action 0" and so on where each step offers others (`called`).
       known: what the environment calls the rest.
       elsewhere: whether the picture is not of what is observed, so that places of a board are not places in it.
       letters: the characters that the symbols of a text stand for, by the text's place in the observation.
@@ -58,6 +59,19 @@ class Names:
         """The names at one step: boxes of parts may move, and other actions be offered."""
         own, last = recording.episodes[number].names, recording.episodes[-1].names
         return self if not own or not last else replace(self, known=replace(own[step], symbols=last[-1].symbols))
+
+    def called(self, *may: int) -> list[str]:
+        """Names of the actions on offer at this step, [] where each number always stands for the same action.
+
+        Raises EngramError where one that `may` be told has no name.
+        """
+        offered = [*self.known.offered]
+        if offered and not max(may) < len(offered) <= len(self.actions):
+            raise EngramError(
+                f"the environment names {len(offered)} actions on offer, and row {max(may)} of {len(self.actions)} was "
+                "looked at; name each row up to the last on offer, and no more than there are"
+            )
+        return offered
 
     def parts(self, frames: PyTree, always: bool = False) -> list[Part]:
         """The parts of a stacked observation that the encoder attends to; `always`: also those it does not."""

@@ -131,9 +131,9 @@ def line(step: Step, watched: Watched) -> str:
 
 def _shown_actions(step: Step, most: int = MOST_ACTIONS) -> list[int]:
     """All actions in their order; of very many the best, the chosen one among them."""
-    if len(step.actions) <= most:
-        return [*step.actions]
-    best = sorted(step.actions, key=lambda action: (action != step.action, -step.preference[action]))[:most]
+    if len(step.rows) <= most:
+        return [*step.rows]
+    best = sorted(step.rows, key=lambda action: (action != step.action, -step.preference[action]))[:most]
     return sorted(best)
 
 
@@ -155,7 +155,7 @@ def most_attended(step: Step) -> list[tuple[str, str, float]]:
 
 
 def _labelled(step: Step) -> list[tuple[str, float]]:
-    """The same with the words of a text."""
+    """Labels and weights of the parts that the encoder attended to, the most first."""
     weights = looked_at(step)
     return [(short(step.parts[one].label), float(weights[one])) for one in np.argsort(-weights, kind="stable")[:SHOWN]]
 
@@ -184,7 +184,7 @@ def panel(
     room -= 0 if wide else lines if step.picture is not None else min(lines, len(step.facts))
     most = max(3, min(MOST_ACTIONS, room // 2))
     estimates = _estimates(step, watched, blocks, most)
-    room -= min(len(step.actions), most) + len(estimates) - 1
+    room -= min(len(step.rows), most) + len(estimates) - 1
     known = Group(*estimates, *_remembered(step, watched, blocks, room))
     if wide:
         body: Any = Table.grid(padding=(0, 2))
@@ -271,7 +271,7 @@ def _estimates(step: Step, watched: Watched, blocks: str, most: int) -> "list[Re
             Text(bar.ljust(20), style or "blue"),
             Text(f"{value:.4g}" if allowed else "not allowed", style),
         )
-    left_out = len(step.actions) - len(shown)
+    left_out = len(step.rows) - len(shown)
     more = [Text(f"and {left_out} more actions", "dim")] if left_out else []
     return [Text(watched.unit, "dim"), table, *more]
 

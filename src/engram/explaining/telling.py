@@ -89,7 +89,7 @@ class Teller:
             picture=episode.pictures[step],
             facts=names.facts(seen),
             sentence="",
-            called=[*names.known.offered],
+            called=names.called(chosen.action, chosen.runner_up),
         )
 
     # -- remembered experiences --------------------------------------------------------------------------------------

@@ -59,7 +59,7 @@ def step_lines(told: Told, step: Step) -> Iterator[str]:
     yield from (f"  {name}: {value}" for name, value in step.facts[:MOST_NUMBERS])
     yield f"preferences ({told.unit}):"
     names = step.called or told.actions
-    for action in sorted(step.actions, key=lambda one: -step.preference[one]):
+    for action in sorted(step.rows, key=lambda one: -step.preference[one]):
         mark = "*" if action == step.action else " "
         allowed = "" if step.allowed[action] else "  not allowed"
         yield f"  {mark} {names[action]}: {number(step.preference[action])}{allowed}"

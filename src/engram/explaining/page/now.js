@@ -98,7 +98,7 @@ function attended(step, weights) {
   const rest = ranked.slice(TOP_PARTS);
   const sum = rest.reduce((total, part) => total + weights[part], 0);
   const more = rest.length ? folded(say("other_parts", { n: rest.length, share: percent(sum) })) : null;
-  // Filled when it is opened: there may be hundreds, at every step.
+  // Filled when opened: there may be hundreds, at every step.
   if (more) more.addEventListener("toggle", () => more.children.length < 2 && more.append(list(rest)));
   return [heading("looked_at"), list(ranked.slice(0, TOP_PARTS)), more].filter(Boolean);
 }
@@ -176,7 +176,7 @@ function bars(step, other) {
   const [low, high] = axis(step.preference.concat(other ? other.values : []));
   const scaled = (value) => (value === -Infinity ? 0 : (value - low) / (high - low));
   const from = low <= 0 && high >= 0 ? scaled(0) : 0;
-  // Many do not fit in sight: the chosen one first, then by value.
+  // Of many the chosen one is first, then by value.
   const many = [step.action, ...ranked.filter((one) => one !== step.action && there(step, one))];
   const shown = many.length > 12 ? many : many.sort((a, b) => a - b);
   const line = (action) => barLine(step, action, ranked.indexOf(action) + 1, other, scaled, from);
@@ -259,8 +259,9 @@ function waterfall(step) {
 
 function spread(step) {
   if (!step.distribution) return [];
-  const [low, high] = range(step.distribution.flat().filter(([, share]) => share > 0.002).map(([at_]) => at_));
-  const lines = step.distribution.filter((_, action) => there(step, action)).map((pairs, action) => {
+  const told = step.distribution.filter((_, action) => there(step, action));
+  const [low, high] = range(told.flat().filter(([, share]) => share > 0.002).map(([at_]) => at_));
+  const lines = told.map((pairs, action) => {
     const shape = vector("svg", { viewBox: "0 0 200 24", preserveAspectRatio: "none", ...HIDDEN });
     const x = (value) => 200 * (value - low) / (high - low);
     for (const [at_, share] of pairs) {

@@ -24,7 +24,7 @@ function seek(place) {
   change({ place: to, chosen: -1 });
 }
 
-// To a step by its number in this episode, or the nearest that is told.
+// To a step by its number in this episode, or the nearest told.
 function jump(t) {
   const near = (i) => Math.abs(steps.t[i] - t) + (steps.episode[i] === steps.episode[state.place] ? 0 : 1e9);
   let to = state.place;

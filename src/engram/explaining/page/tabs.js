@@ -240,7 +240,7 @@ function save(name, kind, text) {
 // What float32 held, without the digits that float64 adds.
 const exact = (number) => (Number.isFinite(number) ? Number(number.toPrecision(8)) : number);
 
-// A text that a spreadsheet would take for a formula is marked as text.
+// What a spreadsheet would take for a formula is marked as text.
 function cell(value) {
   if (value === null || value === undefined || Number.isNaN(value)) return "";
   if (typeof value !== "string") return String(typeof value === "number" ? exact(value) : value);
@@ -251,7 +251,8 @@ function cell(value) {
 const csv = (rows) => rows.map((cells) => cells.map(cell).join(",") + "\r\n").join("");
 const named = (word) => actions.map((name) => word + " " + name);
 const everyStep = () => Array.from({ length: count }, (_, i) => stepAt(i));
-const valuesOf = (one, names) => names.map((name) => (name === "action" ? nameOf(one.action, one.place) : one[name]));
+const valuesOf = (one, names, place = one.place) => names.map((name) => (name === "action"
+  ? nameOf(one.action, place) : one[name]));
 
 function stepsCsv() {
   const names = ["episode", "t", "action", "reward", "terminated", "truncated", "value", "margin",
@@ -264,7 +265,7 @@ function memoriesCsv() {
   const names = ["id", "action", "looked_at", "gave", "mattered", "value", "environment", "episode", "step", "age",
     "reads"];
   return csv([["episode_told", "t", ...names, ...named("without")], ...everyStep().flatMap((step) => step.memories
-    .map((memory) => [step.episode, step.t, ...valuesOf(memory, names), ...(memory.without ?? [])]))]);
+    .map((memory) => [step.episode, step.t, ...valuesOf(memory, names, step.place), ...(memory.without ?? [])]))]);
 }
 
 function allJson() {
