@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from engram.explaining.moments import Memory, Picture, Step
+from engram.explaining.moments import Memory, Part, Picture, Step
 from engram.explaining.overlay import looked_at, overlaid, resized
 from engram.explaining.sentences import memory_name
 from engram.run.display import clean
@@ -62,9 +62,9 @@ class Watched:
         """The return so far."""
         return float(sum(self.rewards))
 
-    def name(self, action: int, step: Step | None = None) -> str:
+    def name(self, action: int, step: Step) -> str:
         """An action's name at a step, safe for a terminal. Of a long one the end is kept: commands differ there."""
-        return short(((step and step.called) or self.actions)[action], middle=True)
+        return short((step.called or self.actions)[action], middle=True)
 
 
 def short(text: str, longest: int = LONGEST, middle: bool = False) -> str:
@@ -122,8 +122,8 @@ def line(step: Step, watched: Watched) -> str:
         told.append("memories " + ", ".join(_memory(one) for one in step.memories[:3]))
     if step.recalled:
         told.append("looked back at " + ", ".join(f"step {at} {share:.0%}" for at, share in most_recalled(step)[:3]))
-    if (parts := _labelled(step)[:3]) and step.picture is None:
-        told.append("attended to " + ", ".join(f"{label} {share:.0%}" for label, share in parts))
+    if (parts := _attended(step)[:3]) and step.picture is None:
+        told.append("attended to " + ", ".join(f"{short(part.label)} {share:.0%}" for part, share in parts))
     if step.terminated or step.truncated:
         told.append("the episode is over" if step.terminated else "the clock ran out")
     return "  ".join(told)
@@ -149,15 +149,12 @@ def most_recalled(step: Step) -> list[tuple[int, float]]:
 
 def most_attended(step: Step) -> list[tuple[str, str, float]]:
     """Parts of the input that the encoder attended to, the most first: name, value, weight."""
-    weights = looked_at(step)
-    order = np.argsort(-weights, kind="stable")[:SHOWN]
-    return [(short(step.parts[one].name), short(step.parts[one].value, 16), float(weights[one])) for one in order]
+    return [(short(part.name), short(part.value, 16), weight) for part, weight in _attended(step)]
 
 
-def _labelled(step: Step) -> list[tuple[str, float]]:
-    """Labels and weights of the parts that the encoder attended to, the most first."""
+def _attended(step: Step) -> list[tuple[Part, float]]:
     weights = looked_at(step)
-    return [(short(step.parts[one].label), float(weights[one])) for one in np.argsort(-weights, kind="stable")[:SHOWN]]
+    return [(step.parts[one], float(weights[one])) for one in np.argsort(-weights, kind="stable")[:SHOWN]]
 
 
 def told_beside(step: Step) -> bool:
