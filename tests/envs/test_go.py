@@ -74,6 +74,13 @@ def test_a_captured_stone_leaves_the_board_and_its_point_is_forbidden_where_it_h
     assert steps[-1].observation["action_mask"][-1]  # the pass
 
 
+def test_a_pass_that_would_end_the_game_is_seen():
+    """The same stones, and another game: here a second pass is the last move."""
+    quiet, passed = after("B2 pass A2")[1][-1], after("B2 A2 pass")[1][-1]
+    assert not quiet.observation["board"][..., 3].any()
+    assert passed.observation["board"][..., 3].all()
+
+
 def test_an_opponent_inside_answers_and_rewards_are_the_agents():
     env: Any = make_device("engram/Go-v0", size=3, opponent="random", max_moves=12)
     reset, step = jax.jit(jax.vmap(env.reset)), jax.jit(jax.vmap(env.step))
@@ -121,7 +128,7 @@ def test_points_have_the_names_that_players_use():
 
 def test_board_action_and_mask_turn_together_in_eight_ways():
     space = make_device("engram/Go-v0", size=3).observation_space
-    board = np.zeros((1, 3, 3, 3), bool)
+    board = np.zeros((1, 3, 3, 4), bool)
     board[0, 0, 1, 0] = True  # the point of action 1
     mask = np.array([[False, True] + [False] * 7 + [True]])
     seen = {"board": jnp.asarray(board), "action_mask": jnp.asarray(mask)}
@@ -455,22 +462,22 @@ def games_of(*results: float, moves: int) -> list[Game]:
     ]
 
 
-def test_games_that_repeat_have_no_interval():
-    """Of 40 games of which 4 differ, and of openings that all came out alike, nothing is said to be sure."""
+def test_games_that_repeat_say_nothing_new():
+    """40 games of which 4 differ are known as well as 4 games. Openings that all came out alike have no spread."""
     mixed = (1.0, 1.0, -1.0, -1.0)
     told = summed_up(games_of(*mixed * 10, moves=40), 0.0, 0)
-    assert (told.all_games.won, told.distinct) == (20, 40)
-    assert told.all_games.low is not None
-    assert told.first.low is not None
+    assert (told.all_games, told.distinct) == (rate(20, 40), 40)
+    assert told.first == rate(10, 20)
     assert told.pair_interval is not None
     again = summed_up(games_of(*mixed * 10, moves=4), 0.0, 0)
-    assert (again.all_games.rate, again.distinct) == (0.5, 4)
-    for one in (again.all_games, again.first, again.second):
-        assert (one.low, one.high) == (None, None)
-    assert again.pair_interval is None
+    assert again.distinct == 4
+    assert again.all_games == rate(2, 4)._replace(games=40, won=20)
+    assert again.first == rate(1, 2)._replace(games=20, won=10)
+    assert again.pair_interval == (0.0, 1.0)  # two openings, of which one was won twice and one lost twice
     alike = summed_up(games_of(*(1.0,) * 40, moves=40), 0.0, 0)
-    assert alike.all_games.low is not None
     assert alike.pair_interval is None
+    one = summed_up(games_of(*(1.0,) * 400, moves=1), 0.0, 0).all_games
+    assert (one.rate, round(one.low or 0, 3), one.high) == (1.0, 0.342, 1.0)  # as Black once and as White once
 
 
 def test_openings_that_begin_with_free_moves_are_no_pairs():

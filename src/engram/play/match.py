@@ -105,22 +105,17 @@ class Rate(NamedTuple):
 def rate(won: int, games: int, distinct: int | None = None) -> Rate:
     """The share of games that were won, with Wilson's interval.
 
-    `distinct`: how many of the games differ; by default all do. The interval takes games for independent. Where fewer
-    than half of them differ, it would be that of a few games, repeated, so there is none.
+    `distinct`: how many of the games differ; by default all do. The interval takes games for independent, and a game
+    that is played again says nothing new. So it is as wide as for so many games with this share.
 
     Source: Wilson 1927, "Probable inference, the law of succession, and statistical inference".
     """
-    if not games or repeated(games, games if distinct is None else distinct):
-        return Rate(games, won, won / max(games, 1), None, None)
-    z, share = 1.959964, won / games
-    middle, spread = share + z**2 / (2 * games), z * (share * (1 - share) / games + z**2 / (4 * games**2)) ** 0.5
-    scale = 1 + z**2 / games
+    if not games:
+        return Rate(games, won, 0.0, None, None)
+    z, share, n = 1.959964, won / games, games if distinct is None else distinct
+    middle, spread = share + z**2 / (2 * n), z * (share * (1 - share) / n + z**2 / (4 * n**2)) ** 0.5
+    scale = 1 + z**2 / n
     return Rate(games, won, share, max(0.0, (middle - spread) / scale), min(1.0, (middle + spread) / scale))
-
-
-def repeated(games: int, distinct: int) -> bool:
-    """Whether fewer than half of the games differ."""
-    return 2 * distinct < games
 
 
 @dataclass(frozen=True)
@@ -130,8 +125,8 @@ class Match:
     Fields:
       first, second: the games in which the agent moved first, and those in which it moved second.
       all_games: both. pairs: of each opening that was played twice, how many of the two the agent won.
-      pair_interval: the 95 % interval of the rate over openings, by a bootstrap of them. None where all openings came
-        out alike, for such a bootstrap knows no spread, and where fewer than half of the games differ.
+      pair_interval: the 95 % interval of the rate over openings, by a bootstrap of those that differ. None where they
+        all came out alike, for such a bootstrap knows no spread.
       distinct: games that differ. length: moves of a game, on average. given_up: games the rival gave up or forfeited.
     """
 
@@ -261,13 +256,17 @@ def summed_up(played: Sequence[Game], seconds: float, seed: int, paired: bool = 
     won = np.array([game.result > 0 for game in played])
     first = np.array([game.agent > 0 for game in played])
     openings = np.array([game.opening for game in played])
-    pairs = [won[openings == one] for one in np.unique(openings)]
-    twice = np.array([int(pair.sum()) for pair in pairs if len(pair) == 2 and paired], int)
-    distinct = _distinct(played)
-    interval = None
-    if len(set(twice.tolist())) > 1 and not repeated(len(played), distinct):
-        draw = np.random.default_rng([seed, 0xB007]).integers(0, len(twice), (DRAWS, len(twice)))
-        low, high = np.quantile(twice[draw].mean(1) / 2, [0.025, 0.975])
+    differing: dict[Any, int] = {}  # pairs of games by their moves: one that was played again says nothing new
+    twice = []
+    for one in np.unique(openings) if paired else ():
+        pair = np.flatnonzero(openings == one)
+        if len(pair) == 2:
+            twice.append(int(won[pair].sum()))
+            differing[tuple(played[game].moves for game in pair)] = twice[-1]
+    interval, worth = None, np.array([*differing.values()])
+    if len(set(twice)) > 1:
+        draw = np.random.default_rng([seed, 0xB007]).integers(0, len(worth), (DRAWS, len(worth)))
+        low, high = np.quantile(worth[draw].mean(1) / 2, [0.025, 0.975])
         interval = float(low), float(high)
 
     def of(which: np.ndarray) -> Rate:
@@ -278,9 +277,9 @@ def summed_up(played: Sequence[Game], seconds: float, seed: int, paired: bool = 
         first=of(first),
         second=of(~first),
         all_games=of(np.ones(len(played), bool)),
-        pairs=(int((twice == 0).sum()), int((twice == 1).sum()), int((twice == 2).sum())),
+        pairs=(twice.count(0), twice.count(1), twice.count(2)),
         pair_interval=interval,
-        distinct=distinct,
+        distinct=_distinct(played),
         length=float(np.mean([len(game.moves) for game in played])),
         given_up=sum(game.given_up for game in played),
         seconds=seconds,

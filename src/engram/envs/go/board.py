@@ -41,8 +41,8 @@ def action_of(text: str, size: int) -> int | None:
 
 
 def stones(observation: np.ndarray) -> np.ndarray:
-    """1 for Black, -1 for White, 0 for nobody, [rows, columns], of what `Go` shows."""
-    mine, theirs, white = np.moveaxis(np.asarray(observation).astype(np.int8), -1, 0)
+    """1 for Black, -1 for White, 0 for nobody, [rows, columns], of the first three planes that `Go` shows."""
+    mine, theirs, white = np.moveaxis(np.asarray(observation)[..., :3].astype(np.int8), -1, 0)
     return (mine - theirs) * (1 - 2 * white)
 
 

@@ -38,9 +38,10 @@ class GoState(NamedTuple):
 class Go:
     """Go on a board of `size` x `size`: area scoring with every stone alive, so a game is played out to the end.
 
-    The observation is what the side to move has, what the other one has, and a plane of ones for White; the mask has
-    the legal points and, last, the pass. Whoever wins is paid 1, and -1 whoever loses. Two passes end a game, and so
-    does a move that repeats an earlier position, which loses.
+    The observation is what the side to move has, what the other one has, a plane of ones for White, and one where the
+    other side has just passed; the mask has the legal points and, last, the pass. Whoever wins is paid 1, and -1
+    whoever loses. Two passes end a game, and so does a move that repeats an earlier position, which loses. Of such
+    moves the mask leaves out the simple ko alone, and earlier positions are not shown.
 
     Args:
       size: 3 to 19; 5, 7 and 9 are what results are stated for.
@@ -85,7 +86,7 @@ class Go:
 
     @property
     def observation_space(self) -> Dict:
-        shown = Box((self.size, self.size, 3), "bool")
+        shown = Box((self.size, self.size, 4), "bool")
         return Dict((("board", shown), (MASK, Box((self.actions,), "bool"))))
 
     @property
@@ -126,7 +127,9 @@ class Go:
 
     def show(self, game: PyTree) -> dict[str, Bool[Array, "..."]]:
         """The observation of a position."""
-        return {"board": game.observation, MASK: game.legal_action_mask}
+        # Without it a pass that ends the game, and one that does not, would look alike.
+        passed = jnp.full((self.size, self.size, 1), game._x.consecutive_pass_count > 0)
+        return {"board": jnp.concatenate([game.observation, passed], axis=-1), MASK: game.legal_action_mask}
 
     def moved(self, game: PyTree, action: Int[Array, ""]) -> PyTree:
         """The position after a move."""

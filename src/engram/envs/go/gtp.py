@@ -46,6 +46,7 @@ class Engine:
 
     def __init__(self, command: Sequence[str], patience: float = PATIENCE):
         self._name, self._patience, self._size, self._read = command[0], patience, 0, b""
+        self._thinking = ""
         try:
             self._process = subprocess.Popen(
                 list(command), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
@@ -65,7 +66,17 @@ class Engine:
 
     def choose(self, colour: int) -> int:
         """The engine's own move, which it has made; RESIGNS where it gives up."""
-        word = self._ask(f"genmove {_letter(colour)}")
+        self.think(colour)
+        return self.chosen()
+
+    def think(self, colour: int) -> None:
+        """Lets the engine begin with its own move. Several engines think at once; `chosen` must follow."""
+        self._thinking = f"genmove {_letter(colour)}"
+        self._say(self._thinking)
+
+    def chosen(self) -> int:
+        """The move that the engine was told to think of; RESIGNS where it gives up."""
+        word = self._heard(self._thinking)
         if word.lower() == "resign":
             return RESIGNS
         action = action_of(word, self._size)
@@ -75,12 +86,18 @@ class Engine:
 
     def _ask(self, words: str) -> str:
         """What the engine answers to a command, without the sign before it."""
+        self._say(words)
+        return self._heard(words)
+
+    def _say(self, words: str) -> None:
         try:
             assert self._process.stdin is not None
             self._process.stdin.write(words.encode() + b"\n")
             self._process.stdin.flush()
         except OSError:
             raise EnvironmentFault(f"{self._name} has ended before {words!r}; start it by hand to see why") from None
+
+    def _heard(self, words: str) -> str:
         answer = self._answer(words)
         if not answer.startswith("="):
             raise EnvironmentFault(f"{self._name} refused {words!r}: {answer[1:].strip() or 'no reason given'}")

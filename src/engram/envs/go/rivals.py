@@ -59,8 +59,10 @@ class Engines:
     def choose(self, states: PyTree, observation: PyTree, turn: np.ndarray, side: np.ndarray) -> np.ndarray:
         del states, observation
         chosen = np.zeros(len(turn), np.int32)
+        for game in np.flatnonzero(turn):  # all think at once
+            self._engines[game].think(int(side[game]))
         for game in np.flatnonzero(turn):
-            chosen[game] = self._engines[game].choose(int(side[game]))
+            chosen[game] = self._engines[game].chosen()
         return chosen
 
     def hear(self, turn: np.ndarray, side: np.ndarray, action: np.ndarray) -> None:
