@@ -24,13 +24,13 @@ from benchmarks.learning.driving import ENV, OUTCOMES, share, trained
 from benchmarks.learning.workers import EVALUATION_SEED, goes_on
 from benchmarks.record import WORK, Record, add_flags
 from benchmarks.scores import summary
+from engram import recipes
 from engram.errors import EngramError
 
-STEPS, ENVS = 300_000, 32
 BOUNDS = {13: 0.825, 16: 0.90, 20: 0.95}  # arrivals within so many seconds, with the traffic to come known
-TASK: dict[str, Any] = {
-    "clock": True, "late_ends": True, "order": "shuffled", "arrive": 2.0, "crash": 4.0, "late": 2.0, "speed": 0.0,
-}  # fmt: skip
+RECIPE = recipes.find(ENV, "20s")
+TASK = {name: value for name, value in (RECIPE.env_args or {}).items() if name != "max_steps"}
+STEPS, ENVS = RECIPE.steps, RECIPE.envs
 # 35,847 parameters, of two frames of 15 rows with 8 columns; the attention has 36,099.
 MLP: dict[str, Any] = {"encoder": "vector", "encoder.widths": (103, 103), "encoder.norm": True}
 GRU: dict[str, Any] = {  # 38,131 parameters; the attention has 36,099

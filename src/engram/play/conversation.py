@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
 
+from engram.envs.tasks.translate import Translate
 from engram.errors import SpecError
 from engram.play.playing import LONGEST
 
@@ -60,7 +61,19 @@ def conversing(agent: Any, seed: int = 0) -> Iterator[Conversing]:
         yield _able(agent, made[0].unwrapped if made else None)
 
 
+class Interpreter:
+    """A translator has more to say than one action after another."""
+
+    def converse(self, agent: Any, ask: Ask, tell: Tell, seed: int) -> None:
+        """Sentences and their translations, until the person leaves."""
+        from engram.play.translating import converse
+
+        converse(agent, ask, tell)
+
+
 def _able(agent: Any, env: Any) -> Conversing:
+    if isinstance(env, Translate):
+        return Interpreter()
     if not callable(getattr(env, "converse", None)):
         name = agent.world_name or "this environment"
         raise SpecError(

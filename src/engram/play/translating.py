@@ -5,6 +5,7 @@ translate(agent, ["Insert row", "Open the file"], beam=4)
 """
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import jax
@@ -19,10 +20,12 @@ from engram.envs.tasks.translate import BEGIN, Translate
 from engram.envs.translation.cleaning import filled, numbered
 from engram.envs.translation.vocabulary import PLACEHOLDERS
 from engram.errors import SpecError
+from engram.play.conversation import Ask, Tell
 from engram.play.trained import TrainedAgent
 from engram.precision import in_32_bits
 
 AT_ONCE = 256  # hypotheses that are written side by side
+BEAM = 4  # of a conversation
 
 
 def translate(
@@ -72,6 +75,23 @@ def translate(
     return [filled(vocabulary.decode(row), names) for row, (_, names) in zip(found, marked, strict=True)]
 
 
+def converse(agent: TrainedAgent, ask: Ask, tell: Tell) -> None:
+    """A person types sentences, and is told each translation: the greedy one, and that of a beam where it differs."""
+    tell(f"Type a sentence of at most {_environment(agent, None).places[0]} tokens, or quit.")
+    while True:
+        text = ask("source> ")
+        if not text:
+            continue
+        try:
+            [greedy], [best] = (translate(agent, [text], beam=beam) for beam in (1, BEAM))
+        except SpecError as problem:
+            tell(f"{problem}")
+            continue
+        tell(f"greedy> {greedy}")
+        if best != greedy:
+            tell(f"beam of {BEAM}> {best}")
+
+
 def _environment(agent: TrainedAgent, data: str | None) -> Translate:
     if agent.plan.env != "engram/Translate-v0":
         raise SpecError(f"this agent learned {agent.plan.env}; expected one of engram/Translate-v0")
@@ -111,12 +131,13 @@ def decoded(
 ) -> Int[np.ndarray, "texts length"]:
     """Numbers of pieces of the best hypothesis of each source, END after its last token."""
     run = _decoder(env, spec, beam, temperature)
-    at_once = max(1, AT_ONCE // beam)
+    at_once = max(1, min(AT_ONCE // beam, 1 << (len(source) - 1).bit_length()))  # one sentence need not be a crowd
     rows = np.concatenate([source, np.zeros((-len(source) % at_once, source.shape[1]), source.dtype)])
     parts = [np.asarray(run(mind, rows[start : start + at_once])) for start in range(0, len(rows), at_once)]
     return np.concatenate(parts)[: len(source)] if parts else np.zeros((0, env.places[1]), np.int32)
 
 
+@lru_cache(maxsize=8)  # a conversation compiles once
 def _decoder(env: Translate, spec: MindSpec, beam: int, temperature: float) -> Any:
     steps = env.places[1]
     shown = min(env.context or steps, steps)
