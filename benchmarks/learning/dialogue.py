@@ -47,7 +47,7 @@ from engram.run.metrics import read_metrics
 ENV, PRESET, ENVS = "engram/Dialogue-v0", "dialogue", 64
 ASKED, CHUNK = 2_000, 8_192  # dialogues of a test; steps between two looks at how many dialogues are over
 STAGES, PUBLISHED = (10_000, 50_000), (10_000, 20_000, 30_000)  # dialogues of training
-STEPS = 8  # of a dialogue, about, from which the length of a run follows
+STEPS, MOST = 8, 20  # of a dialogue: about, which schedules follow, and at most, which no run outlasts
 RAW = {"tracked": False}
 # Two layers of 235 have about as many parameters as the attention over acts; see `parameters` in the results.
 AGENTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {  # arguments of the environment, settings of the agent
@@ -159,14 +159,14 @@ def learn(name: str, seed: int, stages: tuple[int, ...], files: dict[str, str], 
     given, settings = AGENTS[name]
     args, notes = given | files, folder / "stages.json"
     steps = max(CHUNK, STEPS * stages[-1] // CHUNK * CHUNK)
-    begun = goes_on(folder)
+    # The same schedules for all; agents whose dialogues are longer take more steps for as many of them.
+    settings = settings | {"optimizer.decay_steps": steps, "exploration.steps": steps // 10}
+    new: dict[str, Any] = {"env": ENV, "preset": PRESET, "seed": seed, "envs": ENVS, "steps": MOST * stages[-1],
+                           "env_args": args, "overrides": settings, "log_every": CHUNK,
+                           "save_every": 8 * CHUNK}  # fmt: skip
+    begun = goes_on(folder, new)
     found = json.loads(notes.read_text()) if begun and notes.exists() else {}
-    new: dict[str, Any] = {"env": ENV, "preset": PRESET, "seed": seed, "envs": ENVS, "steps": steps, "env_args": args,
-                           "overrides": settings, "log_every": CHUNK, "save_every": 8 * CHUNK}  # fmt: skip
-    if begun:
-        new = {"resume": True}
-    with Trainer(run=folder, progress=False, **new) as trainer:
-        began = time.monotonic()
+    with Trainer(run=folder, progress=False, **({"resume": True} if begun else new)) as trainer:
         while any(str(stage) not in found for stage in stages):
             trainer.learn(CHUNK)
             row = read_metrics(folder)[-1]
@@ -175,7 +175,7 @@ def learn(name: str, seed: int, stages: tuple[int, ...], files: dict[str, str], 
                     test = {**args, "split": files.get("split", "test")}
                     found[str(stage)] = watch(trainer, test, EVALUATION_SEED + seed) | {
                         "steps": row["step"], "training_return": row["return_mean"],
-                        "training_seconds": time.monotonic() - began,
+                        "training_seconds": row["seconds"],
                     }  # fmt: skip
                     write_json(notes, found)
                     print(name, seed, stage, found[str(stage)], file=sys.stderr, flush=True)

@@ -61,10 +61,9 @@ class Progress:
 def learn(agent: str, seed: int, steps: int, folder: Path) -> dict[str, Any]:
     """One agent, trained (or trained on) in `folder` and then watched."""
     settings = SETTINGS | AGENTS[agent] | {"optimizer.decay_steps": steps, "exploration.steps": steps // 4}
-    begun = goes_on(folder)
     new: dict[str, Any] = {"env": ENV, "preset": "double-dqn", "seed": seed, "envs": 8, "steps": steps,
                            "overrides": settings, "log_every": max(1, steps // 10)}  # fmt: skip
-    found = trained(folder, seed, steps, {"resume": True} if begun else new)
+    found = trained(folder, seed, steps, {"resume": True} if goes_on(folder, new) else new)
     rows = read_metrics(folder)
     return found | {"curve": {"steps": [row["step"] for row in rows], "returns": [row["return_mean"] for row in rows]}}
 
