@@ -141,10 +141,10 @@ def told(returns: list[float], reached: list[float]) -> dict[str, Any]:
     return {"episodes": len(returns), "return": float(np.mean(returns)), "success_at_the_last_step": success}
 
 
-def controller(env: str, gain: float) -> dict[str, Any]:
-    """Straight to the goal: no learning, no model."""
+def controller(env: str, gain: float, seed: int) -> dict[str, Any]:
+    """Straight to the goal: no learning, no model. On the episodes that the agents of this seed play."""
     if is_device(env):
-        return play_ours(lambda seen, _: _torque(seen, gain), EVALUATION_SEED)
+        return play_ours(lambda seen, _: _torque(seen, gain), EVALUATION_SEED + seed)
     size = builder_of(env, {})().action_space.shape[0]  # type: ignore[index]
 
     def act(seen: Any, _: bool) -> np.ndarray:
@@ -152,7 +152,7 @@ def controller(env: str, gain: float) -> dict[str, Any]:
         move[:3] = np.clip(gain * (seen["desired_goal"] - seen["achieved_goal"]), -1, 1)
         return move
 
-    return play(env, act, EVALUATION_SEED)
+    return play(env, act, EVALUATION_SEED + seed)
 
 
 def _torque(seen: Any, gain: float) -> int:
@@ -175,6 +175,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cells", nargs="+", default=["ours", "ours-plain", "ours-joint"], help="--list shows all")
     parser.add_argument("--list", action="store_true", help="list the cells and end")
+    parser.add_argument("--controllers", action="store_true", help="only the controllers of their tasks")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--first-seed", type=int, default=10)
     parser.add_argument("--work", type=Path, default=WORK / "arm", help="folder of the runs")
@@ -188,12 +189,12 @@ def main() -> int:
     record = Record(options, {"episodes": EPISODES, "cells": CELLS, "gains": GAINS,
                               "evaluation_seeds": f"{EVALUATION_SEED} + seed"})  # fmt: skip
     try:
-        for env in {CELLS[name]["env"]: None for name in options.cells if CELLS[name]["preset"] == "her"}:
-            for gain in GAINS:
-                if (part := f"controller on {env}, gain {gain:g}") not in record.parts:
-                    record.put(part, controller(env, gain))
         for seed in range(options.first_seed, options.first_seed + options.seeds):
-            for name in options.cells:
+            for env in {CELLS[name]["env"]: None for name in options.cells if CELLS[name]["preset"] == "her"}:
+                for gain in GAINS:
+                    if (part := f"controller on {env}, gain {gain:g}: seed {seed}") not in record.parts:
+                        record.put(part, controller(env, gain, seed))
+            for name in [] if options.controllers else options.cells:
                 part = f"{name}: seed {seed}"
                 if part not in record.parts:
                     record.put(part, learn(name, seed, options.work / name / f"seed{seed}"))
@@ -209,7 +210,7 @@ def tables(parts: dict[str, Any]) -> dict[str, Any]:
     """Prints what the parts came to, and returns it."""
     found: dict[str, Any] = {}
     print("| cell | seeds | return | reached at the last step |\n" + "|---" * 4 + "|")
-    for name in CELLS:
+    for name in dict.fromkeys(key.partition(": seed ")[0] for key in parts):
         rows = [part for key, part in parts.items() if key.startswith(f"{name}: ")]
         if rows:
             found[name] = {"return": summary([row["return"] for row in rows])}
@@ -218,9 +219,6 @@ def tables(parts: dict[str, Any]) -> dict[str, Any]:
                 found[name]["success"] = summary([row["success_at_the_last_step"] for row in rows])
                 cells[1] = f"{found[name]['success']['mean']:.3f}"
             print(f"| {name} | {len(rows)} | {' | '.join(cells)} |")
-    for key, part in parts.items():
-        if key.startswith("controller"):
-            print(f"| {key} | - | {part['return']:.2f} | {part['success_at_the_last_step']:.3f} |")
     return found
 
 
