@@ -28,12 +28,12 @@ from benchmarks.record import WORK, Record, add_flags
 from benchmarks.scores import summary, wilson
 from engram import Trainer
 from engram.bits import next_words
-from engram.envs.adapters.smax import MAPS, _played, package_of
+from engram.envs.adapters.smax import _played, id_of, package_of
 from engram.envs.device import make_device, typed_key
 from engram.play.evaluation import evaluation_seed
 from engram.run.metrics import read_metrics
 
-EPISODES = 512
+EPISODES, LONGEST = 512, 100  # steps after which a battle is truncated
 STEPS = {"3m": 2_000_000, "2s3z": 5_000_000, "5m_vs_6m": 10_000_000, "smacv2_5_units": 10_000_000}
 # Two layers of these widths have as many parameters as the preset, to a hundredth.
 WIDTHS = {"3m": 255, "2s3z": 220, "5m_vs_6m": 210, "smacv2_5_units": 220}
@@ -84,9 +84,10 @@ def learn(id: str, agent: str, seed: int, steps: int, folder: Path) -> dict[str,
 
 
 def outcome(won: np.ndarray, returns: np.ndarray, lengths: np.ndarray) -> dict[str, Any]:
-    """How battles ended."""
+    """How battles ended. Those that nobody won in time count as not won, and are told."""
     return {
         "episodes": won.size,
+        "unfinished": float((~won.astype(bool) & (lengths >= LONGEST)).mean()),
         "won": float(won.mean()),
         "won_interval_95": wilson(int(won.sum()), won.size),
         "mean_return": float(returns.mean()),
@@ -96,7 +97,7 @@ def outcome(won: np.ndarray, returns: np.ndarray, lengths: np.ndarray) -> dict[s
 
 def scripted(name: str, kind: str) -> dict[str, Any]:
     """Battles of a team that learns nothing."""
-    env: Any = make_device(f"smax-{name}" if not name.startswith("smac") else name)
+    env: Any = make_device(id_of(name))
     heuristic = package_of(name)  # noqa: F841, imported before anything is traced
     from jaxmarl.environments.smax.heuristic_enemy import create_heuristic_policy, get_heuristic_policy_initial_state
 
@@ -139,7 +140,7 @@ def scripted(name: str, kind: str) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--map", choices=list(MAPS), default="3m", dest="name")
+    parser.add_argument("--map", choices=list(STEPS), default="3m", dest="name")
     parser.add_argument("--agents", nargs="+", choices=[*AGENTS, *SCRIPTS], default=[*SCRIPTS, *AGENTS])
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--first-seed", type=int, default=0, help="100 was used to find the settings")
@@ -150,7 +151,7 @@ def main() -> None:
     name, steps = options.name, options.steps or STEPS[options.name]
     record = Record(options, {"map": name, "steps": steps, "episodes": EPISODES, "agents": AGENTS,
                               "widths": WIDTHS[name]})  # fmt: skip
-    id = name if name.startswith("smac") else f"smax-{name}"
+    id = id_of(name)
     for agent in options.agents:
         seeds = range(options.first_seed, options.first_seed + options.seeds)
         for seed in seeds[:1] if agent in SCRIPTS else seeds:

@@ -5,6 +5,7 @@ The package itself is too large for the tests' environment; `benchmarks/learning
 
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -20,7 +21,7 @@ from engram.agents.presets import preset
 from engram.encoders.entities import EntitiesSpec
 from engram.envs.adapters import smax
 from engram.envs.adapters.smax import OTHER, OWN, ROW, SMAX
-from engram.envs.device import check_device_env, make_device
+from engram.envs.device import check_device_env, device_ids, make_device
 from engram.errors import SpecError, UnknownName
 from engram.spaces import MASK, OFFERED, TEAM_STATE
 
@@ -192,6 +193,30 @@ def test_a_loop_over_its_steps_is_compiled_once():
     assert all(not leaf.weak_type for leaf in jax.tree.leaves(jax.eval_shape(lambda: env.reset(KEY)[0])))
 
 
+def test_sides_of_unlike_size_have_rows_of_one_form(monkeypatch: pytest.MonkeyPatch):
+    """Five against six, for the agent 3: it comes first, then its allies in their order, then the enemies."""
+    monkeypatch.setattr(smax, "_played", cache(lambda name: None))
+    env = SMAX("5m_vs_6m")
+    assert (env.agents, env.units, env.actions, env.row) == (5, 11, 11, ROW + 6)
+    others = np.arange(10 * OTHER, dtype=np.float32).reshape(10, OTHER) + 1
+    others[6] = 0  # the third enemy is out of sight
+    own = np.arange(OWN, dtype=np.float32) + 500
+    rows = np.asarray(env._rows(jnp.asarray(np.concatenate([others.reshape(-1), own])), 3))
+    assert rows.shape == (11, env.row)
+    assert rows[:, 0].tolist() == [1.0] + [0.0] * 10  # itself
+    assert rows[:, 1].tolist() == [1.0] * 5 + [0.0] * 6  # allies
+    np.testing.assert_array_equal(rows[1:, 2:ROW], others)
+    numbers = [np.flatnonzero(row[ROW:]).tolist() for row in rows]
+    assert numbers == [[3], [0], [1], [2], [4], [0], [1], [], [3], [4], [5]]
+    offered = np.asarray(env._offered(jnp.asarray(rows)))
+    assert offered.shape == (11, len(smax.MOVES) + env.row)
+    np.testing.assert_array_equal(offered[ATTACK:, len(smax.MOVES) :], rows[5:])
+
+
+def test_every_map_has_an_id():
+    assert {smax.id_of(name) for name in smax.MAPS} <= {*device_ids()}
+
+
 def test_the_blind_control_sees_the_time_and_who_it_is():
     env = make_device("smax-3m", sees="time")
     state, shown = env.reset(KEY)
@@ -211,7 +236,7 @@ def test_units_are_attended_to_and_a_run_goes_on_exactly(tmp_path: Path):
 
 
 def test_what_is_missing_or_unknown_is_one_sentence(monkeypatch: pytest.MonkeyPatch):
-    with pytest.raises(UnknownName, match="did you mean 'smax-3m'"):
+    with pytest.raises(UnknownName, match="did you mean 'smax-8m'"):
         make_device("smax-4m")
     with pytest.raises(SpecError, match="max_steps = 0"):
         make_device("smax-3m", max_steps=0)

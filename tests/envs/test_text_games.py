@@ -100,6 +100,30 @@ def test_the_symbols_and_features_of_a_word_never_change():
     assert (east != west).sum() > 10
 
 
+def test_only_the_last_few_games_stay_begun():
+    """Each game of TextWorld holds an interpreter in memory."""
+    made: list[Coin] = []
+    env = TextGame([lambda: made.append(Coin()) or made[-1]] * 30, rows=4)
+    met = {env.reset(seed=seed)[1]["game"] for seed in range(200)}
+    assert len(met) == 30
+    assert sum(not one.closed for one in made) == 8
+    before = len(made)
+    env.reset(seed=199)  # the game of the last episode is begun already
+    assert len(made) == before
+    env.close()
+    assert all(one.closed for one in made)
+
+
+def test_one_game_can_be_asked_for(tmp_path: Path):
+    for made in (unwrap(textworld.coin_collector), unwrap(textworld.cooking)):
+        [one] = made(split="test", games=5, game=3, folder=str(tmp_path))._games
+        assert one.args[2] == 1_000_003
+        with pytest.raises(SpecError, match="game = 5 was given; expected a whole number from 0 to 4"):
+            made(games=5, game=5, folder=str(tmp_path))
+    levels = [unwrap(textworld.coin_collector)(game=game)._games[0].args[1]["level"] for game in (0, 19)]
+    assert levels == [1, 20]
+
+
 def test_of_too_many_commands_those_that_only_look_are_left_out():
     env = TextGame([lambda: Coin(looks=6)], rows=4)
     env.reset(seed=0)

@@ -38,7 +38,12 @@ class _Map(NamedTuple):
     enemies: int
 
 
-MAPS = {"3m": _Map(3, 3), "2s3z": _Map(5, 5), "5m_vs_6m": _Map(5, 6), "smacv2_5_units": _Map(5, 5)}
+MAPS = {
+    "3m": _Map(3, 3), "8m": _Map(8, 8), "25m": _Map(25, 25), "2s3z": _Map(5, 5), "3s5z": _Map(8, 8),
+    "5m_vs_6m": _Map(5, 6), "10m_vs_11m": _Map(10, 11), "27m_vs_30m": _Map(27, 30), "3s_vs_5z": _Map(3, 5),
+    "6h_vs_8z": _Map(6, 8), "3s5z_vs_3s6z": _Map(8, 9), "smacv2_5_units": _Map(5, 5), "smacv2_10_units": _Map(10, 10),
+    "smacv2_20_units": _Map(20, 20),
+}  # fmt: skip
 
 
 class Battle(NamedTuple):
@@ -48,10 +53,11 @@ class Battle(NamedTuple):
     steps: Int[Array, ""]
 
 
-@register_device("smax-3m", map="3m")
-@register_device("smax-2s3z", map="2s3z")
-@register_device("smax-5m_vs_6m", map="5m_vs_6m")
-@register_device("smacv2_5_units", map="smacv2_5_units")
+def id_of(map: str) -> str:
+    """The environment of a map."""
+    return map if map.startswith("smacv2") else f"smax-{map}"
+
+
 @dataclass(frozen=True)
 class SMAX:
     """A battle of a team of units, each an agent, against a heuristic enemy; won when all enemies are dead.
@@ -63,8 +69,8 @@ class SMAX:
     win: 2 at most.
 
     Args:
-      map: one of `MAPS`. `smacv2_5_units` has other units and places in every episode, so that it cannot be learned by
-        heart.
+      map: one of `MAPS`. Those of `smacv2` have other units and places in every episode, so that they cannot be learned
+        by heart.
       max_steps: steps after which an episode is truncated. 100 is jaxmarl's, which calls that an end.
       described: whether each action is offered by its features: a move by its number, an attack by the row of whom it
         hits. So `head=attention` compares what the state asks for with each enemy. Has no effect with `sees="time"`.
@@ -178,6 +184,10 @@ class SMAX:
         """Every unit's own numbers, wherever it is; jaxmarl gives places in units of the map."""
         units = flat[: self.units * OWN].reshape(self.units, OWN)
         return (units / jnp.ones(OWN).at[1:3].set(SIDE)).reshape(-1).astype(jnp.float32)
+
+
+for _map in MAPS:
+    register_device(id_of(_map), map=_map)(SMAX)
 
 
 @cache

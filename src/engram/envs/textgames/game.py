@@ -28,6 +28,7 @@ from engram.envs.textgames.words import (
 )
 from engram.errors import EnvironmentFault, SpecError
 
+OPEN = 8  # games that stay begun
 LOOKS = ("examine", "look", "inventory")  # verbs of commands that change nothing
 # The line below what a game of TextWorld says: the place, the points, and how often something was typed.
 _STATUS = re.compile(r"^[> \t]*-= .* =-\s*-?\d+/\d+\s*$", re.MULTILINE)
@@ -99,12 +100,18 @@ class TextGame(gymnasium.Env):
         """Begins one of the games; `info["game"]` is its number."""
         super().reset(seed=seed)
         number = int(self.np_random.integers(len(self._games)))
-        if number not in self._started:
-            self._started[number] = self._games[number]()
-        self._game, self._score = self._started[number], 0.0
+        self._game, self._score = self._opened(number), 0.0
         said, infos = self._game.reset()
         self._met = {_where(infos)}
         return self._observed("", said, infos, over=False), {"game": number}
+
+    def _opened(self, number: int) -> Game:
+        """The game of that number, begun if it is none of the last few: each holds an interpreter in memory."""
+        game = self._started.pop(number, None) or self._games[number]()
+        self._started[number] = game
+        while len(self._started) > OPEN:
+            _close(self._started.pop(next(iter(self._started))))
+        return game
 
     def step(self, action: Any) -> tuple[dict[str, Any], float, bool, bool, dict[str, Any]]:
         """Types the command of a row."""
@@ -138,7 +145,7 @@ class TextGame(gymnasium.Env):
     def close(self) -> None:
         """Closes the games that can be closed."""
         for game in self._started.values():
-            getattr(game, "close", lambda: None)()
+            _close(game)
 
     def _observed(self, command: str, said: str, infos: Mapping[str, Any], over: bool) -> dict[str, Any]:
         said = _STATUS.sub("", said).strip()
@@ -183,6 +190,10 @@ class TextGame(gymnasium.Env):
         others = [place for place in range(len(commands)) if place not in looks]
         dropped = {*(looks[::-1] + others[::-1])[:surplus]}
         return [command for place, command in enumerate(commands) if place not in dropped], surplus
+
+
+def _close(game: Game) -> None:
+    getattr(game, "close", lambda: None)()
 
 
 def check_discovery(given: Any) -> None:

@@ -32,9 +32,11 @@ def coin_collector(
     guided: bool = False,
     split: str = "train",
     games: int | None = None,
+    game: int | None = None,
     folder: str | None = None,
     words: int = 160,
     rows: int = 32,
+    features: int = 64,
     commanded: bool = True,
     discovery: float = 0.0,
     render_mode: str | None = None,
@@ -47,9 +49,11 @@ def coin_collector(
       easiest: games of training go evenly from this level to `level`; None: from the first of the same hundred. The
         test has `level` alone.
       guided: whether the game tells the whole way when it begins.
-      split: train or test. games: how many there are; None for 20 of training and 10 of the test.
+      split: train or test. games: how many there are; None for 20 of training and 10 of the test. game: the one of this
+        number alone, from 0 on; None for all of them, drawn for each episode.
       folder: where games are kept; None for the user's cache folder.
-      discovery: see `TextGame`; not of games of the test. words, rows, commanded, render_mode: likewise.
+      discovery: see `TextGame`; not of games of the test. words, rows, features, commanded,
+        render_mode: likewise.
     """
     _whole("level", level, 1, 300)
     _flags(guided=guided, commanded=commanded)
@@ -65,8 +69,8 @@ def coin_collector(
             )
     chosen = [{"level": one, "guided": guided} for one in levels]
     made = [_game("coin_collector", one, _seed(split, number), folder) for number, one in enumerate(chosen)]
-    paid = _paid(discovery, split)
-    return TextGame(made, words=words, rows=rows, commanded=commanded, discovery=paid, render_mode=render_mode)
+    about = {"words": words, "rows": rows, "features": features, "commanded": commanded, "render_mode": render_mode}
+    return TextGame(_chosen(made, game), discovery=_paid(discovery, split), **about)
 
 
 def cooking(
@@ -80,9 +84,11 @@ def cooking(
     foods: str = "train",
     split: str = "train",
     games: int | None = None,
+    game: int | None = None,
     folder: str | None = None,
     words: int = 240,
     rows: int = 32,
+    features: int = 64,
     commanded: bool = True,
     discovery: float = 0.0,
     render_mode: str | None = None,
@@ -94,7 +100,7 @@ def cooking(
       rooms: 1, 6, 9 or 12. cook, cut: whether ingredients are cooked, cut.
       open: whether doors and containers are closed. drop: whether little can be carried.
       foods: train, or what TextWorld keeps apart as valid and test: foods and preparations that those do not have.
-      split, games, folder, words, rows, commanded, discovery, render_mode: as of `coin_collector`.
+      split, games, game, folder, words, rows, features, commanded, discovery, render_mode: as of `coin_collector`.
     """
     _whole("recipe", recipe, 1, 3)
     _whole("take", take, 1, recipe)
@@ -105,8 +111,8 @@ def cooking(
     chosen |= {"split": foods}
     seeds = [_seed(split, number) for number in range(_number_of(games, split))]
     made = [_game("cooking", {**chosen, "recipe_seed": seed}, seed, folder) for seed in seeds]
-    paid = _paid(discovery, split)
-    return TextGame(made, words=words, rows=rows, commanded=commanded, discovery=paid, render_mode=render_mode)
+    about = {"words": words, "rows": rows, "features": features, "commanded": commanded, "render_mode": render_mode}
+    return TextGame(_chosen(made, game), discovery=_paid(discovery, split), **about)
 
 
 def cache_folder() -> Path:
@@ -163,6 +169,11 @@ def _number_of(games: int | None, split: str) -> int:
     if games is None:
         return 20 if split == "train" else 10
     return _whole("games", games, 1, MOST_GAMES)
+
+
+def _chosen(made: list[Callable[[], Game]], game: int | None) -> list[Callable[[], Game]]:
+    """All games, or the one of a number."""
+    return made if game is None else [made[_whole("game", game, 0, len(made) - 1)]]
 
 
 def _paid(discovery: Any, split: str) -> float:
