@@ -183,3 +183,9 @@ def test_recorded_episodes_are_of_one_agent_and_no_team_takes_them(tmp_path: Pat
     kept = about | {"demos.ratio": 0.25}
     with Trainer("engram/MatrixGame-v0", demonstrations=str(tmp_path), **kept) as trainer:
         assert trainer.plan.demonstration_rows == 2 * 60 * 2  # of both agents, each step an episode
+
+
+@pytest.mark.parametrize("payoffs", [[1, 2], [["a"]], [[1, 2], [3]], [], [[True]]])
+def test_a_table_that_is_none_is_one_sentence(payoffs: Any):
+    with pytest.raises(SpecError, match="is no square table; give as many rows as each row has numbers"):
+        make_device("engram/MatrixGame-v0", payoffs=payoffs)

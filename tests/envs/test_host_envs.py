@@ -318,6 +318,16 @@ def test_an_unknown_name_says_what_was_meant(name: str, said: str):
             "highway_env",
             r"needs the package highway_env; in Engram's folder type: uv sync --extra dri",
         ),
+        (
+            "FetchReach-v4",
+            "gymnasium_robotics",
+            r"needs the package gymnasium_robotics; in Engram's folder type: uv sync --extra rob",
+        ),
+        (
+            "textworld/Cooking-v0",
+            "textworld",
+            r"needs the package textworld; in Engram's folder type: uv sync --extra t",
+        ),
     ],
 )
 def test_a_missing_extra_says_what_to_install(monkeypatch: pytest.MonkeyPatch, name: str, missing: str, said: str):
@@ -587,6 +597,28 @@ def test_vehicles_of_envpools_driving_tasks_are_a_set_to_attend_to(monkeypatch: 
     for name in ("auto", "driving"):
         assert isinstance(preset(name, envs.observation_space, 1_000).encoder, EntitiesSpec)
     envs.close()
+
+
+@pytest.mark.usefixtures("envpool")
+@pytest.mark.parametrize(("task", "crashes", "truncated", "success"), [
+    ("HighwayFast-v0", False, True, 1.0), ("HighwayFast-v0", True, False, 0.0),
+    ("Intersection-v0", False, False, 1.0), ("Intersection-v0", False, True, 0.0),
+])  # fmt: skip
+def test_a_drive_that_ended_well_is_told(
+    monkeypatch: pytest.MonkeyPatch, task: str, crashes: bool, truncated: bool, success: float
+):
+    """To last on a highway, to arrive elsewhere. Before the end nothing is met."""
+
+    class Road(Pool):
+        def step(self, actions: np.ndarray) -> Any:
+            shown, reward, end, _, info = super().step(actions)
+            return shown, reward, end & (not truncated), end & truncated, {**info, "crashed": end & crashes}
+
+    monkeypatch.setattr(sys.modules["envpool"], "make_gymnasium", Road)
+    host_ids()  # which makes the driving tasks known to Gymnasium
+    env = gymnasium.make(f"envpool/{task}", disable_env_checker=True)
+    env.reset(seed=0)
+    assert [env.step(1)[4]["is_success"] for _ in range(3)] == [0.0, 0.0, success]
 
 
 @pytest.mark.usefixtures("envpool")

@@ -2,6 +2,7 @@
 
 import json
 import struct
+import sys
 import zlib
 from itertools import pairwise
 from pathlib import Path
@@ -216,6 +217,34 @@ def test_a_folder_of_ones_own_pairs_is_made_and_played(tmp_path: Path, capsys):
         assert given["observation.source"].shape[1:] == (env.places[0],)
         np.testing.assert_allclose(given["reward"].sum(), len(env.corpus.splits["train"]), rtol=1e-5)
     assert env.parts["actions"][0] == END
+
+
+def test_references_of_another_reward_are_what_a_control_learns_from(tmp_path: Path):
+    """At the end 1, whatever was written: with chrF in half of each batch it would be no control."""
+    assert command.main([str(tmp_path / "one"), "--pairs", "60", "--reward", "constant"]) == 0
+    with np.load(tmp_path / "one/demonstrations.npz") as given:
+        np.testing.assert_array_equal(given["reward"], given["terminated"])
+
+
+def test_verses_are_longer_than_messages(tmp_path: Path, monkeypatch):
+    """Without flags: of messages 12 words at most, of verses 20."""
+    asked = []
+    monkeypatch.setattr(command, "corpus", lambda options, work: asked.append(options) or no_corpus())
+    for source, more in (("bible-es", []), ("libreoffice-de", []), ("bible-es", ["--words", "2", "9"])):
+        command.main([str(tmp_path / "made"), "--from", source, *more])
+    assert [(one.pieces, tuple(one.words), one.tokens) for one in asked] == [
+        (1_500, (2, 20), 32), (1_200, (2, 12), 18), (1_500, (2, 9), 32),
+    ]  # fmt: skip
+
+
+def no_corpus() -> None:
+    raise SpecError("enough")
+
+
+def test_without_the_library_of_pieces_the_extra_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "tokenizers", None)
+    with pytest.raises(SpecError, match=r"needs the library tokenizers; .*uv sync --extra translate"):
+        learned(["the dog"], 20)
 
 
 def test_a_folder_that_cannot_be_written_to_is_told_before_anything_is_fetched(tmp_path: Path, capsys):

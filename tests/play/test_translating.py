@@ -1,5 +1,6 @@
 """Beams by hand, and what cannot be translated."""
 
+import io
 import json
 from types import SimpleNamespace
 
@@ -9,6 +10,7 @@ import pytest
 
 import engram
 from engram.agents.policy import PolicyState
+from engram.cli.commands import main
 from engram.envs.translation import __main__ as command
 from engram.envs.translation.cleaning import filled, numbered
 from engram.envs.translation.corpus import find
@@ -60,7 +62,7 @@ def test_what_a_program_fills_in_goes_through_a_translation_as_it_was():
     assert filled("⟨2⟩: ⟨1⟩ sichern", names) == "%1: %PRODUCTNAME sichern"
 
 
-def test_another_vocabulary_of_the_same_size_is_refused(tmp_path):
+def test_another_vocabulary_of_the_same_size_is_refused(tmp_path, monkeypatch, capsys):
     """A folder that was made anew has as many pieces, which mean something else."""
     own = str(tmp_path / "own")
     command.main([own, "--pairs", "60"])
@@ -70,6 +72,15 @@ def test_another_vocabulary_of_the_same_size_is_refused(tmp_path):
         trainer.learn()
     agent = engram.load(tmp_path / "run")
     assert len(translate(agent, ["the dog sees the cat"])) == 1
+    one, marked = translate(agent, ["the dog sees the cat", "~The  dog sees the cat".lower()])
+    assert one == marked  # marks of menus are taken out, as where it learned
+    monkeypatch.setattr("sys.stdin", io.StringIO("the dog sees the cat\n\n" + 40 * "cat " + "\nquit\n"))
+    capsys.readouterr()
+    assert main(["play", str(tmp_path / "run")]) == 0
+    told = capsys.readouterr().out.splitlines()
+    assert told[0].startswith("Type a sentence of at most")
+    assert f"greedy> {one}" in told
+    assert [line for line in told if "text 0 has 40 tokens; this agent translates 1 to" in line]
     with pytest.raises(SpecError, match=r"texts = 'the dog' was given; expected a list of texts"):
         translate(agent, "the dog")  # type: ignore[arg-type]
     with pytest.raises(SpecError, match="seed = 1 was given; this run has 1"):
@@ -81,6 +92,14 @@ def test_another_vocabulary_of_the_same_size_is_refused(tmp_path):
     find.cache_clear()
     with pytest.raises(SpecError, match="has another vocabulary than this agent learned"):
         translate(agent, ["the dog"])
+    moved = (tmp_path / "own").rename(tmp_path / "moved")
+    find.cache_clear()
+    with pytest.raises(SpecError, match="has another vocabulary than this agent learned"):
+        translate(agent, ["the dog"], data=str(moved))  # as long as its own is away, too
+    content["pieces"][5], content["pieces"][6] = content["pieces"][6], content["pieces"][5]
+    (moved / "corpus.json").write_text(json.dumps(content))
+    find.cache_clear()
+    assert translate(agent, ["the dog sees the cat"], data=str(moved)) == [one]
 
 
 def test_an_agent_of_another_environment_is_refused():

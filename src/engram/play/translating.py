@@ -17,7 +17,7 @@ from engram.agents.mind import MindSpec
 from engram.agents.policy import Mind, PolicyState, Seen, begin, look, still
 from engram.envs.device import make_device
 from engram.envs.tasks.translate import BEGIN, Translate
-from engram.envs.translation.cleaning import filled, numbered
+from engram.envs.translation.cleaning import filled, numbered, unmarked
 from engram.envs.translation.vocabulary import PLACEHOLDERS
 from engram.errors import SpecError
 from engram.play.conversation import Ask, Tell
@@ -65,7 +65,7 @@ def translate(
             raise SpecError(
                 f"text {number} has {len(names)} placeholders; this agent translates {len(PLACEHOLDERS)} at most"
             )
-        symbols = np.asarray(vocabulary.encode(text), np.int16) + 1
+        symbols = np.asarray(vocabulary.encode(unmarked(text)), np.int16) + 1  # as where it learned
         if not 0 < len(symbols) <= places:
             raise SpecError(
                 f"text {number} has {len(symbols)} tokens; this agent translates 1 to {places}: {text[:60]!r}"
@@ -109,8 +109,8 @@ def _learned(agent: TrainedAgent, env: Translate, other: bool) -> bool:
         return getattr(agent.plan, "data", None) in (None, env.data_digest)
     try:
         own: Any = make_device("engram/Translate-v0", **agent.plan.env_args)
-    except SpecError:  # it lies nowhere any more
-        return True
+    except SpecError:  # it lies nowhere any more, or elsewhere
+        return getattr(agent.plan, "data", None) in (None, env.data_digest)
     return own.corpus.vocabulary.pieces == env.corpus.vocabulary.pieces
 
 
@@ -130,7 +130,7 @@ def decoded(
     env: Translate, spec: MindSpec, mind: Mind, source: Int[np.ndarray, "texts places"], beam: int, temperature: float
 ) -> Int[np.ndarray, "texts length"]:
     """Numbers of pieces of the best hypothesis of each source, END after its last token."""
-    run = _decoder(env, spec, beam, temperature)
+    run = _decoder(env, env.data_digest, spec, beam, temperature)
     at_once = max(1, min(AT_ONCE // beam, 1 << (len(source) - 1).bit_length()))  # one sentence need not be a crowd
     rows = np.concatenate([source, np.zeros((-len(source) % at_once, source.shape[1]), source.dtype)])
     parts = [np.asarray(run(mind, rows[start : start + at_once])) for start in range(0, len(rows), at_once)]
@@ -138,7 +138,8 @@ def decoded(
 
 
 @lru_cache(maxsize=8)  # a conversation compiles once
-def _decoder(env: Translate, spec: MindSpec, beam: int, temperature: float) -> Any:
+def _decoder(env: Translate, digest: str, spec: MindSpec, beam: int, temperature: float) -> Any:
+    del digest  # a folder that was made anew has the same name and other sizes
     steps = env.places[1]
     shown = min(env.context or steps, steps)
 

@@ -39,6 +39,10 @@ def additive(payoffs: Payoffs) -> np.ndarray:
     return table.mean(1, keepdims=True) + table.mean(0, keepdims=True) - table.mean()
 
 
+def _is_number(given: object) -> bool:
+    return isinstance(given, int | float) and not isinstance(given, bool)
+
+
 def _seen(state: Int[Array, ""], states: int) -> dict[str, Array]:
     """Each agent sees which one it is and where the game is, both one-hot; a mixing sees where the game is."""
     where = (jnp.arange(states) == state).astype(jnp.float32)
@@ -66,7 +70,8 @@ class MatrixGame:
 
     def __post_init__(self):
         table = self.payoffs
-        if not isinstance(table, tuple | list) or {len(row) for row in table} != {len(table)}:
+        rows = table if isinstance(table, tuple | list) and all(isinstance(row, tuple | list) for row in table) else ()
+        if {len(row) for row in rows} != {len(rows)} or not all(_is_number(one) for row in rows for one in row):
             raise SpecError(f"payoffs = {table!r} is no square table; give as many rows as each row has numbers")
         object.__setattr__(self, "payoffs", tuple(tuple(float(one) for one in row) for row in table))
 

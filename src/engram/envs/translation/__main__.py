@@ -19,11 +19,15 @@ from typing import Any
 from engram.envs.translation import demonstrations
 from engram.envs.translation.cleaning import prepared
 from engram.envs.translation.corpus import FILE, PHRASES, Corpus, Pairs, divided, find, write
-from engram.envs.translation.sources import found
+from engram.envs.translation.sources import BIBLE, found
 from engram.envs.translation.vocabulary import MOST, Vocabulary, learned, of_words
 from engram.errors import EXIT_INPUT_OUTPUT, EngramError, SpecError
 
 SOURCES = "libreoffice-XX, bible-es, django-XX, sphinx-XX, phrases, FILE.tsv, or a FOLDER of gettext catalogues (.mo)"
+
+
+USUAL: dict[str, Any] = {"pieces": 1_200, "words": (2, 12), "tokens": 18}
+LONGER = {BIBLE: {"pieces": 1_500, "words": (2, 20), "tokens": 32}}  # verses are sentences, messages mostly are not
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -33,22 +37,31 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("folder", type=Path, help="where the pairs go")
     parser.add_argument("--from", dest="source", default=PHRASES, help=SOURCES)
     parser.add_argument(
-        "--pieces", type=int, default=1_200, help="pieces of the vocabulary, of both languages together"
+        "--pieces", type=int, help=f"pieces of the vocabulary, of both languages together; {_told('pieces')} by default"
     )
-    parser.add_argument("--words", type=int, nargs=2, default=(2, 12), metavar=("LEAST", "MOST"), help="of a source")
-    parser.add_argument("--tokens", type=int, default=18, help="the longest sentence, in pieces")
+    parser.add_argument(
+        "--words", type=int, nargs=2, metavar=("LEAST", "MOST"), help=f"of a source; {_told('words')} by default"
+    )
+    parser.add_argument("--tokens", type=int, help=f"the longest sentence, in pieces; {_told('tokens')} by default")
     parser.add_argument("--pairs", type=int, help="the most pairs that are kept, the first ones; all by default")
+    parser.add_argument(
+        "--reward", default="chrf", choices=("chrf", "final", "constant"), help="that the references are told to earn"
+    )
     parser.add_argument("--packages", type=Path, help="a folder that holds or is given the Debian packages")
     options = parser.parse_args(words)
+    given = {name: getattr(options, name) is not None for name in USUAL}
+    for name, usual in (USUAL | LONGER.get(options.source, {})).items():
+        if not given[name]:
+            setattr(options, name, usual)
     begun = not options.folder.exists()
     try:
-        _check(options, parser)
+        _check(options, given)
         options.folder.mkdir(parents=True, exist_ok=True)  # before anything is fetched for it
         with tempfile.TemporaryDirectory() as temporary:
             made = corpus(options, Path(options.packages or temporary))
         write(options.folder, made)
         find.cache_clear()  # of a folder that was there before
-        steps = demonstrations.write(options.folder / "demonstrations.npz", str(options.folder))
+        steps = demonstrations.write(options.folder / "demonstrations.npz", str(options.folder), options.reward)
     except EngramError as problem:
         print(f"{problem}", file=sys.stderr)
         with suppress(OSError):  # of a folder that is not empty
@@ -68,7 +81,15 @@ def main(words: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _check(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
+def _told(name: str) -> str:
+    """What a number is by default."""
+    usual, of_bible = (
+        " ".join(map(str, value)) if isinstance(value, tuple) else value for value in (USUAL[name], LONGER[BIBLE][name])
+    )
+    return f"{usual}, of {BIBLE} {of_bible},"
+
+
+def _check(options: argparse.Namespace, given: dict[str, bool]) -> None:
     """Raises SpecError for numbers that cannot be, and for what the source does not read."""
     least, most = options.words
     if not 1 <= least <= most:
@@ -81,14 +102,10 @@ def _check(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None
         raise SpecError(f"{PHRASES!r} is the name of the corpus that comes with Engram; choose another folder")
     if options.source == PHRASES:
         for name in ("words", "pieces"):
-            if tuple(_listed(getattr(options, name))) != tuple(_listed(parser.get_default(name))):
+            if given[name]:
                 raise SpecError(
                     f"--{name} was given, but {PHRASES} are whole and have a piece for each word; leave it out"
                 )
-
-
-def _listed(value: Any) -> list[Any]:
-    return list(value) if isinstance(value, list | tuple) else [value]
 
 
 def corpus(options: argparse.Namespace, work: Path) -> Corpus:

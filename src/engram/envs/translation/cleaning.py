@@ -31,8 +31,13 @@ def cleaned(source: str, target: str) -> Pair | None:
         return None
     if "\n" in source.strip() or "\n" in target.strip():
         return None
-    source, target = (" ".join(MARK.sub("", text).split()) for text in (source, target))
+    source, target = (unmarked(text) for text in (source, target))
     return (source, target) if source and target and source != target else None
+
+
+def unmarked(text: str) -> str:
+    """The text without marks of menus, spaces joined."""
+    return " ".join(MARK.sub("", text).split())
 
 
 def numbered(text: str, names: dict[str, str] | None = None) -> tuple[str, dict[str, str]]:
