@@ -6,6 +6,7 @@ one place for each value of each number, number after number, in place of one fo
 """
 
 import itertools
+import math
 from typing import Any, Literal, NamedTuple
 
 import equinox as eqx
@@ -142,6 +143,13 @@ class Returns(eqx.Module):
         parts = itertools.pairwise(starts(self.sizes))
         return numbered(jnp.stack([preference[..., a:b].argmax(-1) for a, b in parts], axis=-1), self.sizes)
 
+    def whole(self, preference: Float[Array, "*batch places"]) -> Float[Array, "*batch actions"]:
+        """The preference of each whole action: of decoupled ones the mean over their numbers'."""
+        if not self.sizes:
+            return preference
+        places = digits(jnp.arange(math.prod(self.sizes)), self.sizes) + jnp.array(starts(self.sizes)[:-1])
+        return preference[..., places].mean(-1)
+
     def most(self, preference: Float[Array, "*batch actions"]) -> Float[Array, "*batch"]:
         """The preference of that action."""
         if not self.sizes:
@@ -198,6 +206,11 @@ class Decision(eqx.Module):
         if self.allowed is None:
             return preferred
         return jnp.where(self.allowed | ~self.allowed.any(-1, keepdims=True), preferred, -jnp.inf)
+
+    @property
+    def of_actions(self) -> Float[Array, "*batch actions"]:
+        """The preference of each whole action; of those that are not decoupled, `preference` itself."""
+        return self.returns.whole(self.preference)
 
     @property
     def best(self) -> Int[Array, "*batch"]:

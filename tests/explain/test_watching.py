@@ -1,6 +1,6 @@
 """Steps told while they are played: those of a recording, with names, boxes and cards as they are at each of them."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import gymnasium
@@ -10,14 +10,14 @@ import pytest
 from support.explained import KEY, Plan, trained
 from support.text_games import Coin
 
-from engram import spaces
+from engram import Trainer, spaces
 from engram.agents.spec import AgentSpec, ReplaySpec
 from engram.encoders.entities import EntitiesSpec
 from engram.encoders.features import FeaturesSpec
 from engram.encoders.tokens import TokensSpec
 from engram.envs.host.make import make_host
 from engram.envs.textgames.game import TextGame
-from engram.errors import EngramError
+from engram.errors import EngramError, SpecError
 from engram.explaining.compared import compare
 from engram.explaining.explanation import explain
 from engram.explaining.recording import record
@@ -176,3 +176,58 @@ def test_what_an_environment_that_draws_raises_is_told():
             next(watch(TrainedAgent(plan, agent.minds, None)))
     finally:
         del gymnasium.registry["Breaking-v0"]
+
+
+class TwoMotors(gymnasium.Env):
+    """Two torques move a point; what is wanted is shown."""
+
+    observation_space = gymnasium.spaces.Box(-2, 2, (4,), np.float32)
+    action_space = gymnasium.spaces.Box(-1, 1, (2,), np.float32)
+    metadata = {"render_modes": ["rgb_array"]}  # noqa: RUF012
+    render_mode = "rgb_array"
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed)
+        self.at, self.goal, self.steps = np.zeros(2), self.np_random.uniform(-1, 1, 2), 0
+        return self.seen(), {}
+
+    def seen(self) -> np.ndarray:
+        return np.concatenate([self.at, self.goal]).astype(np.float32)
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        self.at, self.steps = self.at + 0.2 * np.asarray(action), self.steps + 1
+        return self.seen(), -float(np.abs(self.at - self.goal).sum()), self.steps == 5, False, {}
+
+    def render(self) -> np.ndarray:
+        return np.full((8, 8, 3), 9 * self.steps, np.uint8)
+
+
+def test_an_agent_of_motors_is_told_by_its_whole_actions():
+    """Q of each pair of torques is the mean of both; the film shows the arm, and an explanation what moved it."""
+    small: dict[str, Any] = {"encoder": "features", "encoder.width": 16, "replay.start": 32, "replay.batch_size": 8}
+    with Trainer(TwoMotors, preset="decqn", action_bins=3, steps=96, evaluate_every=0, overrides=small) as trainer:
+        trainer.learn()
+        agent = trainer.trained()
+        called: list[str] = []
+        steps = [*watch(agent, called=called.extend)]
+        told = explain(agent).told
+        several = [*watch(agent, 2, shown=lambda t: t == 1)]
+    assert called == ["-1 -1", "-1 0", "-1 +1", "0 -1", "0 0", "0 +1", "+1 -1", "+1 0", "+1 +1"]
+    assert len(steps) == 5
+    for step in steps:
+        worth = np.array(step.q).reshape(3, 3)
+        np.testing.assert_allclose(worth - worth[:, :1], np.broadcast_to(worth[:1] - worth[0, 0], (3, 3)), atol=1e-6)
+        assert step.action == int(np.argmax(step.preference))
+        assert step.picture is not None
+        assert called[step.action] in step.sentence
+    assert [step.q for step in told.steps] == [step.q for step in steps]
+    assert [step.t for step in several] == [1, 1]
+
+
+def test_of_too_many_joint_actions_none_is_told():
+    agent = trained(AgentSpec(encoder=FeaturesSpec()), "engram/CartPole-v1")
+    many = TrainedAgent(replace(agent.plan, actions=2187), agent.minds, None)
+    with pytest.raises(
+        SpecError, match=r"2,187 joint actions, .* 1,024 at most; use engram evaluate, or train with fe"
+    ):
+        next(watch(many))

@@ -51,6 +51,14 @@ def test_an_action_is_worth_the_mean_of_its_numbers_and_the_best_has_the_best_of
     assert float(decision(Q).value) == 4.0
 
 
+def test_each_whole_action_has_a_preference_to_be_told():
+    """The mean over its numbers': what `of` gives one by one, and the largest of it is what `most` is."""
+    told = decision(jnp.stack([Q, Q[::-1]])[0])
+    assert told.of_actions.tolist() == [float(returns(Q).of(jnp.int32(action)).mean) for action in range(6)]
+    assert float(told.of_actions.max()) == float(told.value)
+    assert returns(Q, ()).whole(Q).tolist() == Q.tolist()
+
+
 def test_the_target_is_worked_by_hand():
     """The online Q prefers (0, 2), which the target network says is worth (1 + 2)/2: 1 + 0.5 * 1.5."""
     step = NStep(jnp.float32(1.0), jnp.float32(0.5), jnp.int32(1))

@@ -323,7 +323,7 @@ def _cover_program(spec: MindSpec, parts: Parts) -> Callable[..., Any]:
             covered = inputs.cover(parts, jax.tree.map(lambda leaf: leaf[0], frames), mask, fill)
             batched = jax.tree.map(lambda leaf: leaf[None], covered)
             decision = decide(spec, mind, carry, batched, is_first, previous, still(mind.network, 1))[1]
-            return decision.preference[0]
+            return decision.of_actions[0]
 
         return jax.lax.map(one, masks, batch_size=AT_ONCE)
 

@@ -50,7 +50,7 @@ class Names:
         # Words may get their names as they are met; what is told of one step and of another is told by the same names.
         known = replace(own[0], symbols=own[-1].symbols) if own else environment.names_of(inner, id)
         fits = len(known.actions) == plan.actions
-        actions = [*known.actions] if fits else environment.action_names(inner, id, plan.actions)
+        actions = [*known.actions] if fits else _joint(plan) or environment.action_names(inner, id, plan.actions)
         elsewhere = (id or "").startswith(ELSEWHERE)
         letters = {} if known.symbols else _letters(plan.shown)
         return cls(plan.space, parts_of(plan.agent, plan.space), actions, known, elsewhere, letters)
@@ -86,6 +86,13 @@ class Names:
         """Names and values of the numbers of one observation, unless they are an image's."""
         told = inputs.facts(self.space, observation, self.known)
         return [(name, _read(self.letters[name], value) if name in self.letters else value) for name, value in told]
+
+
+def _joint(plan: Any) -> list[str]:
+    """Actions that stand for numbers, such as torques, by these; [] for others."""
+    rows = ((plan.shown or {}).get("actions") or {}).get("rows") or []
+    numbers = [row if isinstance(row, list) else [row] for row in rows]
+    return [" ".join("0" if one == 0 else f"{one:+.3g}" for one in row) for row in numbers]
 
 
 def _letters(shown: Mapping[str, Any] | None) -> dict[str, str]:

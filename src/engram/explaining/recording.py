@@ -21,6 +21,7 @@ from jaxtyping import PyTree
 from engram.agents.policy import Look, Mind, PolicyState, Seen, begin
 from engram.agents.recall.keys import Query
 from engram.envs.device import DeviceEnv, DeviceStep
+from engram.envs.host.actions import MOST_JOINT_ACTIONS
 from engram.envs.host.batch import HostEnvs, HostStep
 from engram.envs.names import Names, names_of
 from engram.envs.teams import agents_of
@@ -57,16 +58,17 @@ class Kept(NamedTuple):
 def everything(seen: Seen, looked: Look) -> Kept:
     """What a recording keeps."""
     decision = looked.decision
-    action = decision.preference.argmax(-1).astype(jnp.int32)  # as `policy.greedy` takes it
     returns, memory = decision.returns, decision.external
+    action = returns.best(decision.preference).astype(jnp.int32)  # as `policy.greedy` takes it
     atoms = returns.atoms
     if memory is not None and memory.q is not None and decision.share is not None:
         atoms = blend(atoms, memory.q[..., None], decision.share[..., None])
     told = (None, None) if atoms.shape[-1] == 1 else (atoms, returns.probabilities)
     own = returns.q if returns.policy is None else returns.policy
+    q, preference, own = map(returns.whole, (decision.q, decision.preference, own))
     return Kept(
-        seen.is_first, seen.reward, looked.state, decision, looked.query, decision.q, decision.preference, own,
-        decision.value, action, *told,
+        seen.is_first, seen.reward, looked.state, decision, looked.query, q, preference, own, decision.value, action,
+        *told,
     )  # fmt: skip
 
 
@@ -182,11 +184,11 @@ def record(
 
 
 def check_whole(agent: TrainedAgent) -> None:
-    """Raises SpecError where actions have no values of their own that could be told."""
-    if sizes := agent.minds[0].network.sizes:
+    """Raises SpecError where there are too many actions for each one's value to be told."""
+    if (actions := agent.plan.actions) > MOST_JOINT_ACTIONS:
         raise SpecError(
-            f"this agent has a value for each of {sum(sizes)} values of {len(sizes)} numbers, and none for a whole "
-            f"action, which is what is told here; use engram evaluate, or train with head=q"
+            f"this agent's motors have {actions:,} joint actions, and the value of each is told here, of "
+            f"{MOST_JOINT_ACTIONS:,} at most; use engram evaluate, or train with fewer --action-bins"
         )
 
 

@@ -131,7 +131,7 @@ def _rerun_program(spec: MindSpec) -> Any:
             taken = None if state.action is None else action
             state = replace(state, action=taken)
             looked = look(spec, mind, state, Seen(observation, is_first, reward), still(mind.network, 1))
-            return looked.state, looked.decision.preference[0]
+            return looked.state, looked.decision.of_actions[0]
 
         return jax.lax.scan(step, begin(spec, mind.network, 1), given)[1]
 
@@ -200,7 +200,7 @@ def _program(spec: MindSpec, every: bool) -> Any:
 
         def told(carry: PyTree, row: tuple[PyTree, Array]) -> tuple[PyTree, Array]:
             carry, decision = step(carry, row)
-            return carry, recalled(row[0][0], decision).preference
+            return carry, recalled(row[0][0], decision).of_actions
 
         def one(asked: tuple[Array, Array]) -> Array:
             skips, place = asked

@@ -238,7 +238,7 @@ def chooser(
             state = PolicyState(state.frames, state.carry, action[None], state.episode)
         seen = Seen(jax.tree.map(lambda leaf: leaf[None], observation), is_first[None], reward[None])
         looked = look(spec, mind, state, seen, still(mind.network, 1))
-        return looked.state, looked.decision.preference[0]
+        return looked.state, looked.decision.of_actions[0]
 
     def choose(observations: PyTree) -> Float[Array, "actions"]:
         first = jnp.arange(len(rewards)) == 0
