@@ -5,6 +5,7 @@ Everywhere else a stand-in is used. All of these are slow, and left out where th
 
 import importlib
 from functools import partial
+from inspect import unwrap
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from engram import Trainer
 from engram.envs.adapters import smax
 from engram.envs.device import check_device_env, make_device
 from engram.envs.host.make import host_ids, make_host
+from engram.envs.textgames import textworld
 from engram.spaces import MASK, OFFERED
 from engram.testing.environments import check_env
 
@@ -87,18 +89,42 @@ def test_a_drive_of_envpool_tells_how_it_ended(task: str):
 
 
 @pytest.mark.parametrize("id", ["textworld/CoinCollector-v0", "textworld/Cooking-v0"])
-def test_a_game_of_textworld_is_made_and_won(id: str, tmp_path: Path):
-    """By trying every command in turn where nothing else is known; the simplest games take few."""
+def test_a_game_of_textworld_is_made_and_keeps_the_contract(id: str, tmp_path: Path):
     pytest.importorskip("textworld")
     host_ids()  # which makes them known to Gymnasium
-    about: dict[str, Any] = {"folder": str(tmp_path), "games": 1}
-    about |= {"level": 1} if "Coin" in id else {}
-    found = check_env(partial(gymnasium.make, id, disable_env_checker=True, **about), steps=40, show=False)
+    made = partial(gymnasium.make, id, disable_env_checker=True, folder=str(tmp_path), games=1)
+    found = check_env(made, steps=40, show=False)
     assert [one for one in found if one.kind != "advice"] == []  # such as how long a step takes
-    envs = make_host(id, seed=0, env_args=about)
+
+
+def test_a_meal_is_cooked_by_the_book(tmp_path: Path):
+    """Read the book, take what it asks for, prepare, eat: all that can be scored, and the game is won."""
+    pytest.importorskip("textworld")
+    env = unwrap(textworld.cooking)(folder=str(tmp_path), games=1, render_mode="ansi")
+    env.reset(seed=0)
+
+    def type_in(begins: str) -> Any:
+        [command, *_] = [one for one in env.commands if one.startswith(begins)]
+        return env.step(env.commands.index(command))
+
+    type_in("examine cookbook")
+    told = (env.render() or "").splitlines()
+    wanted = told[told.index("Ingredients:") + 1].strip()
+    opened = [one for one in env.commands if one.startswith("open ")]
+    for one in opened:
+        type_in(one)
+    paid = [type_in(begins)[1] for begins in (f"take {wanted}", "prepare meal", "eat meal")]
+    assert sum(paid) == 1.0
+    assert all(one > 0 for one in paid)
+    env.close()
+
+
+def test_a_coin_is_found_by_trying(tmp_path: Path):
+    pytest.importorskip("textworld")
+    envs = make_host("textworld/CoinCollector-v0", seed=0, env_args={"folder": str(tmp_path), "games": 1, "level": 1})
     generator, won = np.random.default_rng(0), False
     shown = envs.reset()
-    for _ in range(400):
+    for _ in range(100):
         action = generator.choice(np.flatnonzero(shown[MASK][0]))
         step = envs.step(np.array([action]))
         shown = step.observation
