@@ -474,6 +474,10 @@ def test_games_that_repeat_say_nothing_new():
     assert again.all_games == rate(2, 4)._replace(games=40, won=20)
     assert again.first == rate(1, 2)._replace(games=20, won=10)
     assert again.pair_interval == (0.0, 1.0)  # two openings, of which one was won twice and one lost twice
+    often = [Game(number // 2, 1 - 2 * (number % 2), 1.0, (number % 2,), False) for number in range(180)]
+    seldom = [Game(90 + number // 2, 1 - 2 * (number % 2), -1.0, (2 + number,), False) for number in range(20)]
+    low, high = summed_up(often + seldom, 0.0, 0).pair_interval or (1.0, 0.0)
+    assert low < 0.9 <= high  # one pair that was won ninety times, ten that were lost
     alike = summed_up(games_of(*(1.0,) * 40, moves=40), 0.0, 0)
     assert alike.pair_interval is None
     one = summed_up(games_of(*(1.0,) * 400, moves=1), 0.0, 0).all_games

@@ -564,7 +564,7 @@ class Pool:
 def envpool(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A stand-in for the package, which is too large for the tests' environment; `gymnasium.registry` is put back."""
     module = types.ModuleType("envpool")
-    module.list_all_envs = lambda: ["Count-v0", "Intersection-v0", "HighwayFast-v0"]  # pyright: ignore
+    module.list_all_envs = lambda: ["Count-v0", "Intersection-v0", "HighwayFast-v0", "Roundabout-v0"]  # pyright: ignore
     module.make_gymnasium = Pool  # pyright: ignore
     monkeypatch.setitem(sys.modules, "envpool", module)
     monkeypatch.setattr(adapter, "find_spec", lambda name: object() if name == "envpool" else None)
@@ -602,7 +602,7 @@ def test_vehicles_of_envpools_driving_tasks_are_a_set_to_attend_to(monkeypatch: 
 @pytest.mark.usefixtures("envpool")
 @pytest.mark.parametrize(("task", "crashes", "truncated", "success"), [
     ("HighwayFast-v0", False, True, 1.0), ("HighwayFast-v0", True, False, 0.0),
-    ("Intersection-v0", False, False, 1.0), ("Intersection-v0", False, True, 0.0),
+    ("Intersection-v0", False, False, 1.0), ("Intersection-v0", False, True, 0.0), ("Roundabout-v0", False, True, 1.0),
 ])  # fmt: skip
 def test_a_drive_that_ended_well_is_told(
     monkeypatch: pytest.MonkeyPatch, task: str, crashes: bool, truncated: bool, success: float

@@ -15,16 +15,19 @@ from engram.agents.spec import AgentSpec, ReplaySpec
 from engram.encoders.entities import EntitiesSpec
 from engram.encoders.features import FeaturesSpec
 from engram.encoders.tokens import TokensSpec
+from engram.envs.device import make_device
 from engram.envs.host.make import make_host
+from engram.envs.names import names_of
 from engram.envs.textgames.game import TextGame
 from engram.errors import EngramError, SpecError
 from engram.explaining.compared import compare
 from engram.explaining.explanation import explain
-from engram.explaining.recording import record
+from engram.explaining.recording import check_whole, record
 from engram.explaining.tables import tables
 from engram.explaining.text import step_lines
 from engram.explaining.watching import watch
 from engram.heads.attention import AttentionSpec
+from engram.heads.decoupled import DecoupledSpec
 from engram.play.trained import TrainedAgent
 from engram.working.history import HistorySpec
 
@@ -225,9 +228,44 @@ def test_an_agent_of_motors_is_told_by_its_whole_actions():
 
 
 def test_of_too_many_joint_actions_none_is_told():
-    agent = trained(AgentSpec(encoder=FeaturesSpec()), "engram/CartPole-v1")
-    many = TrainedAgent(replace(agent.plan, actions=2187), agent.minds, None)
-    with pytest.raises(
-        SpecError, match=r"2,187 joint actions, .* 1,024 at most; use engram evaluate, or train with fe"
-    ):
-        next(watch(many))
+    """Seven motors of three torques. Plain actions, such as 1,200 pieces of words, are told however many they are."""
+    cart = trained(AgentSpec(encoder=FeaturesSpec()), "engram/CartPole-v1")
+    for spec, actions in ((AgentSpec(encoder=FeaturesSpec(), head=DecoupledSpec(sizes=(3,) * 7)), 3**7),
+                          (AgentSpec(encoder=FeaturesSpec()), 1_200)):  # fmt: skip
+        built = spec.build(cart.plan.space, actions, 1)
+        agent = TrainedAgent(replace(cart.plan, agent=spec, actions=actions), [built.mind(built.init(KEY))], None)
+        if actions == 1_200:
+            check_whole(agent)
+            continue
+        with pytest.raises(SpecError, match=r"7 motors have 2,187 joint actions, .* 1,024 at most; use engram evalu"):
+            next(watch(agent))
+
+
+@pytest.mark.parametrize(
+    ("space", "names"),
+    [
+        (gymnasium.spaces.Box(-1, 1, (1, 2)), ["-1 -1", "-1 +1", "+1 -1", "+1 +1"]),
+        (gymnasium.spaces.MultiBinary((1, 2)), ["0 0", "0 1", "1 0", "1 1"]),
+        (gymnasium.spaces.MultiDiscrete([2, 2]), ["0 0", "0 1", "1 0", "1 1"]),
+    ],
+)
+def test_actions_of_several_numbers_are_called_by_them(space: Any, names: list[str]):
+    """Whatever their shape; only torques have a sign."""
+
+    class Still(TwoMotors):
+        action_space = space
+
+        def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+            assert np.shape(action) == space.shape
+            return super().step(np.zeros(2))
+
+    bins = 2 if isinstance(space, gymnasium.spaces.Box) else None
+    small: dict[str, Any] = {"replay__start": 32, "replay__batch_size": 8}
+    with Trainer(Still, preset="dqn", action_bins=bins, steps=40, evaluate_every=0, **small) as trainer:
+        called: list[str] = []
+        next(watch(trainer.trained(), called=called.extend))
+    assert called == names
+
+
+def test_an_arm_of_our_own_is_called_by_its_torques():
+    assert names_of(make_device("engram/TwoLinkArm-v0")).actions[:4] == ("-3 -1.5", "-3 0", "-3 +1.5", "0 -1.5")

@@ -107,6 +107,17 @@ def test_actions_are_those_of_predict(kind: str):
         assert all(abs(sum(answer["policy"]) - 1) < 1e-6 for answer in answers)
 
 
+def test_an_agent_of_several_motors_says_which_estimate_is_whose():
+    """Of each torque of each joint, and not of each of the nine pairs."""
+    agent = made("engram/TwoLinkArm-v0", "decqn", encoder__widths=(8,))
+    seen = {name: [0.1] * size for name, size in (("observation", 6), ("achieved_goal", 2), ("desired_goal", 2))}
+    with served(agent) as client:
+        about, answer = client.ask("GET", "/agent")[1], client.act(seen)
+    assert (about["actions"], about["sizes"]) == (9, [3, 3])
+    shoulder, elbow = np.array(answer["q"]).reshape(2, 3)
+    assert answer["number"] == 3 * shoulder.argmax() + elbow.argmax()
+
+
 def test_what_is_remembered_is_told_by_id_weight_and_origin(nec: TrainedAgent):
     with served(nec) as client:
         answer = client.act(numbers(1)[0], memories=1_000)

@@ -133,8 +133,7 @@ def _rows(found: Any) -> dict[str, Any]:
     """The result as names and numbers."""
 
     def told(one: Any) -> dict[str, Any]:
-        interval = None if one.low is None else [one.low, one.high]
-        return {"games": one.games, "won": one.won, "rate": one.rate, "interval": interval}
+        return {"games": one.games, "won": one.won, "rate": one.rate, "interval": [one.low, one.high]}
 
     rates = {"all": found.all_games, "as_first": found.first, "as_second": found.second}
     lost, split, won = found.pairs

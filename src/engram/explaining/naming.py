@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
 from jaxtyping import PyTree
 
 from engram import spaces
@@ -90,9 +91,13 @@ class Names:
 
 def _joint(plan: Any) -> list[str]:
     """Actions that stand for numbers, such as torques, by these; [] for others."""
-    rows = ((plan.shown or {}).get("actions") or {}).get("rows") or []
-    numbers = [row if isinstance(row, list) else [row] for row in rows]
-    return [" ".join("0" if one == 0 else f"{one:+.3g}" for one in row) for row in numbers]
+    about = (plan.shown or {}).get("actions") or {}
+    signed = np.issubdtype(np.dtype(about.get("dtype", "float32")), np.floating)
+
+    def told(one: Any) -> str:
+        return "0" if one == 0 else f"{one:+.3g}" if signed else f"{one}"
+
+    return [" ".join(map(told, np.asarray(row).ravel().tolist())) for row in about.get("rows") or []]
 
 
 def _letters(shown: Mapping[str, Any] | None) -> dict[str, str]:

@@ -184,10 +184,11 @@ def record(
 
 
 def check_whole(agent: TrainedAgent) -> None:
-    """Raises SpecError where there are too many actions for each one's value to be told."""
-    if (actions := agent.plan.actions) > MOST_JOINT_ACTIONS:
+    """Raises SpecError where motors have too many joint actions for the value of each to be told."""
+    sizes, actions = agent.minds[0].network.sizes, agent.plan.actions
+    if sizes and actions > MOST_JOINT_ACTIONS:
         raise SpecError(
-            f"this agent's motors have {actions:,} joint actions, and the value of each is told here, of "
+            f"this agent's {len(sizes)} motors have {actions:,} joint actions, and the value of each is told here, of "
             f"{MOST_JOINT_ACTIONS:,} at most; use engram evaluate, or train with fewer --action-bins"
         )
 

@@ -12,7 +12,7 @@ asks, tells, lets the agent choose, and returns when it is over. `engram play RU
             tell(f"I say {action}")
 
 Both kinds of environments may have it: a device environment is itself the `self`, of a host environment it is
-`env.unwrapped`.
+`env.unwrapped`. An agent that translates is talked to by `play.translating`, which needs more than `predict`.
 """
 
 from collections.abc import Callable, Iterator

@@ -93,7 +93,7 @@ class _Player:
 
 
 class Rate(NamedTuple):
-    """A share of games with its 95 % interval, `low` to `high`; both are None where there is none."""
+    """A share of games with its 95 % interval, `low` to `high`; both are None without a game."""
 
     games: int
     won: int
@@ -256,16 +256,18 @@ def summed_up(played: Sequence[Game], seconds: float, seed: int, paired: bool = 
     won = np.array([game.result > 0 for game in played])
     first = np.array([game.agent > 0 for game in played])
     openings = np.array([game.opening for game in played])
-    differing: dict[Any, int] = {}  # pairs of games by their moves: one that was played again says nothing new
+    differing: dict[Any, list[int]] = {}  # pairs of games by their moves: one that was played again says nothing new
     twice = []
     for one in np.unique(openings) if paired else ():
-        pair = np.flatnonzero(openings == one)
+        pair = np.flatnonzero(openings == one).tolist()
         if len(pair) == 2:
             twice.append(int(won[pair].sum()))
-            differing[tuple(played[game].moves for game in pair)] = twice[-1]
-    interval, worth = None, np.array([*differing.values()])
+            differing.setdefault(tuple(played[game].moves for game in pair), []).append(twice[-1])
+    interval = None
     if len(set(twice)) > 1:
-        draw = np.random.default_rng([seed, 0xB007]).integers(0, len(worth), (DRAWS, len(worth)))
+        worth, often = np.array([each[0] for each in differing.values()]), np.array([*map(len, differing.values())])
+        generator = np.random.default_rng([seed, 0xB007])
+        draw = generator.choice(len(worth), (DRAWS, len(worth)), p=often / often.sum())
         low, high = np.quantile(worth[draw].mean(1) / 2, [0.025, 0.975])
         interval = float(low), float(high)
 

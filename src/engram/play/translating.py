@@ -77,13 +77,15 @@ def translate(
 
 def converse(agent: TrainedAgent, ask: Ask, tell: Tell) -> None:
     """A person types sentences, and is told each translation: the greedy one, and that of a beam where it differs."""
-    tell(f"Type a sentence of at most {_environment(agent, None).places[0]} tokens, or quit.")
+    data = agent.world_args.get("data")  # another folder, where it was asked for: that of training may be gone
+    data = None if data == agent.plan.env_args.get("data") else data
+    tell(f"Type a sentence of at most {_environment(agent, data).places[0]} tokens, or quit.")
     while True:
         text = ask("source> ")
         if not text:
             continue
         try:
-            [greedy], [best] = (translate(agent, [text], beam=beam) for beam in (1, BEAM))
+            [greedy], [best] = (translate(agent, [text], beam=beam, data=data) for beam in (1, BEAM))
         except SpecError as problem:
             tell(f"{problem}")
             continue

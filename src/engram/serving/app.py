@@ -179,6 +179,7 @@ class Service:
             "checkpoint": agent.checkpoint,
             "observation": str(agent.plan.space),
             "actions": agent.plan.actions,
+            **({"sizes": [*sizes]} if (sizes := agent.minds[0].network.sizes) else {}),
             "needs_session": self.decider.keeps_state,
             "needs_reward": self.decider.needs_reward,
             "sessions": {"kept": self.sessions.kept, "survive_restart": self.sessions.kept == "disk",

@@ -7,8 +7,8 @@ tasks, and more for a game or a simulator with assets. An episode thus depends o
 to seed. Intersection, Roundabout, Exit, TwoWay, UTurn, LaneKeeping and Racetrack play the same episode whatever their
 seed, which a fixed list of actions solves. highway-env's own `intersection-v2` has as many episodes as seeds.
 
-How a driving episode ended is in `info["crashed"]`, and whether it met its goal in `info["is_success"]`: on a highway
-to the end without a crash, elsewhere to have arrived, which is to terminate without one.
+How a driving episode ended is in `info["crashed"]`, and whether it met its goal in `info["is_success"]`: on highways
+and roundabouts to last without a crash, elsewhere to have arrived, which is to terminate without one.
 
 Worker processes import this file, so it imports no JAX; envpool, which does, is imported only when it is asked for.
 """
@@ -23,8 +23,8 @@ from engram.envs.adapters.adapter import Adapter
 from engram.errors import SpecError, UnknownName
 
 PREFIX = "envpool/"
-_ROADS = ("Highway-v0", "HighwayFast-v0")  # whose goal is to last
-_DRIVING = (*_ROADS, "Intersection-v0", "Merge-v0", "Roundabout-v0")
+_ROADS = ("Highway-v0", "HighwayFast-v0", "Roundabout-v0")  # whose goal is to last: a crash is their only end
+_DRIVING = (*_ROADS, "Intersection-v0", "Merge-v0")
 
 
 def register_task(env_id: str) -> None:

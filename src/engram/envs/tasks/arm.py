@@ -68,6 +68,13 @@ class TwoLinkArm:
         return self.bins**2
 
     @property
+    def parts(self) -> dict[str, list[str]]:
+        """Actions by their torques in N m, of the shoulder and of the elbow."""
+        shares = [2 * one / (self.bins - 1) - 1 for one in range(self.bins)]
+        named = [[f"{most * share:+.3g}" if share else "0" for share in shares] for most in TORQUES]
+        return {"actions": [f"{shoulder} {elbow}" for shoulder in named[0] for elbow in named[1]]}
+
+    @property
     def action_sizes(self) -> tuple[int, ...]:
         """Values of each joint's torque."""
         return self.bins, self.bins
