@@ -102,3 +102,22 @@ def test_pictures_have_three_colours_and_a_bounded_size():
     assert (views.as_picture(large) == 100).all()
     assert views.as_picture(np.zeros((4, 4), np.float32)) is None
     assert views.as_picture(np.zeros((7, 7, 9), np.uint8)) is None
+
+
+@pytest.mark.parametrize(
+    ("around", "egl", "expected"),
+    [
+        ({}, "libEGL.so.1", "egl"),
+        ({}, None, None),  # without the library MuJoCo could not even be imported
+        ({"MUJOCO_GL": "osmesa"}, "libEGL.so.1", "osmesa"),
+        ({"DISPLAY": ":0"}, "libEGL.so.1", None),
+    ],
+)
+def test_without_a_screen_mujoco_draws_by_egl(monkeypatch: pytest.MonkeyPatch, around, egl, expected):
+    """It would look for a screen, and end the process."""
+    monkeypatch.setattr(views.sys, "platform", "linux")
+    monkeypatch.setattr(views, "find_library", lambda name: egl)
+    monkeypatch.setattr(views.os, "environ", dict(around))
+    views.without_screen()
+    assert views.os.environ.get("MUJOCO_GL") == expected
+    assert ("SDL_VIDEODRIVER" in views.os.environ) == ("DISPLAY" not in around)

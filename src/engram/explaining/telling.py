@@ -83,7 +83,7 @@ class Teller:
             parts=names.parts(at(episode.kept.state.frames, step)),
             recalled=_largest(attended(episode, step)),
             still_moves=[],
-            reward=float(episode.reward[step]),
+            reward=float(episode.reward[step]) + 0.0,  # a reward of -0 is 0
             terminated=last and episode.terminated,
             truncated=last and episode.truncated,
             picture=episode.pictures[step],

@@ -6,6 +6,7 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from ctypes.util import find_library
 from dataclasses import replace
 from typing import Any
 
@@ -42,11 +43,14 @@ def without_notes() -> Iterator[None]:
 def without_screen() -> None:
     """Where there is no screen, pygame is told so: else it looks for one, and says that it finds none.
 
-    A machine without a screen mostly has no sound either, of which twenty lines would be said.
+    A machine without a screen mostly has no sound either, of which twenty lines would be said. MuJoCo ends the process
+    where it looks for a screen in vain; with EGL it needs none.
     """
     if sys.platform == "linux" and not any(os.environ.get(name) for name in SCREENS):
         os.environ["SDL_VIDEODRIVER"] = "dummy"
         os.environ.setdefault("SDL_AUDIODRIVER", "dummy")
+        if "MUJOCO_GL" not in os.environ and find_library("EGL"):
+            os.environ["MUJOCO_GL"] = "egl"
 
 
 def renders(envs: Any) -> bool:
