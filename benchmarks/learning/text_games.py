@@ -6,13 +6,13 @@
 
 Needs the extra `text`. Agents: `attention` (the state attends over the commands on offer), `uniform` (the same, equal
 weights for all commands), `no memory` (without the recurrent memory) and `emptied` (trained as `attention`, its memory
-emptied before every step of the test). `discovery` is `attention`, paid in training for each place that is new in an
-episode, with a discount of .9. Beside them an agent at random. `brief` is `discovery` with eight words of each text,
-which hold the last command and not the place; `brief without memory` is the recipe. `unaware` and `unaware without
-memory` do not see their own last command. Each plays every game of training once, and every game that has another seed:
-game and agent are deterministic, so once is all there is to see. The one at random plays each ten times. Asked: .9 of
-unseen games of level 20 at 100,000 steps; cooking .6 of the score on games of training and .4 on unseen ones; without
-attention at most half of it.
+emptied before every step of the test). `short view` is `attention` with a discount of .9, and `discovery` is that, paid
+in training for each place that is new in an episode. Beside them an agent at random. `brief` is `discovery` with eight
+words of each text, which hold the last command and not the place; `brief without memory` is the recipe. `unaware` and
+`unaware without memory` do not see their own last command. Each plays every game of training once, and every game that
+has another seed: game and agent are deterministic, so once is all there is to see. The one at random plays each ten
+times. Asked: .9 of unseen games of level 20 at 100,000 steps; cooking .6 of the score on games of training and .4 on
+unseen ones; without attention at most half of it.
 
 Games are kept in the user's cache folder. Runs lie under .benchmarks/text_games; `--continue` takes an interrupted one
 up at its last checkpoint.
@@ -47,13 +47,15 @@ AGENTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {  # arguments of the
     "attention": ({}, {}),
     "uniform": ({}, {"head.uniform": True}),
     "no memory": ({}, FREE),
+    "short view": ({}, {"discount": 0.9}),
+    "short view without memory": ({}, {"discount": 0.9} | FREE),
     "discovery": ({"discovery": 0.1}, {"discount": 0.9}),
     "brief": (BRIEF, {"discount": 0.9}),
     "brief without memory": (BRIEF, RECIPE.agent()),
     "unaware": ({"commanded": False}, {}),
     "unaware without memory": ({"commanded": False}, FREE),
 }
-EMPTIED = ("attention", "discovery", "brief", "unaware")  # whose memory is also emptied in the test
+EMPTIED = ("attention", "short view", "discovery", "brief", "unaware")  # whose memory is also emptied in the test
 
 
 def learn(env: str, name: str, seed: int, steps: int, args: dict[str, Any], folder: Path) -> dict[str, Any]:
