@@ -283,11 +283,12 @@ def test_numbers_that_cannot_be_are_refused_and_leave_nothing(tmp_path: Path, mo
     assert not Path(folder).exists()
 
 
-def test_a_mark_of_byte_order_and_pieces_that_are_no_texts(tmp_path: Path):
+def test_a_mark_of_byte_order_and_pieces_that_are_nothing_or_alike(tmp_path: Path):
     (tmp_path / "a.tsv").write_bytes("\ufeffone\teins\n".encode())
     assert found(str(tmp_path / "a.tsv"), tmp_path).pairs == [("one", "eins")]
-    with pytest.raises(SpecError, match="expected .*, then pieces that all differ"):
-        Vocabulary((END, "<unk>", 5))  # type: ignore[arg-type]
+    for pieces in ((END, "<unk>", ""), (END, "<unk>", "a", "a"), ("<unk>", END)):
+        with pytest.raises(SpecError, match="expected .*, then pieces that all differ"):
+            Vocabulary(pieces)
 
 
 @pytest.mark.parametrize(
