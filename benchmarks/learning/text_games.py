@@ -32,6 +32,7 @@ from benchmarks.scores import summary
 from engram import Trainer, recipes
 from engram.agents.policy import forgetful
 from engram.envs.host.make import make_host
+from engram.envs.textgames.textworld import number_of
 from engram.errors import EngramError
 from engram.play.playing import play_host
 from engram.run.metrics import read_metrics
@@ -83,7 +84,7 @@ def play(
     env: str, args: dict[str, Any], seed: int, mind: Any, spec: Any, choose: Any = None, times: int = 1
 ) -> dict[str, Any]:
     """Greedy episodes of every game: the share that was won, the share of the score, commands of an episode."""
-    count = args.get("games") or (20 if args["split"] == "train" else 10)
+    count = number_of(args.get("games"), args["split"])
     won, score, commands = [], [], []
     for game in range(count):
         envs = make_host(env, seed=seed, env_args=args | {"game": game}, envs=1, to_play=True)

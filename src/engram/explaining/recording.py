@@ -59,16 +59,16 @@ def everything(seen: Seen, looked: Look) -> Kept:
     """What a recording keeps."""
     decision = looked.decision
     returns, memory = decision.returns, decision.external
-    action = returns.best(decision.preference).astype(jnp.int32)  # as `policy.greedy` takes it
+    action = decision.best.astype(jnp.int32)  # as `policy.greedy` takes it
     atoms = returns.atoms
     if memory is not None and memory.q is not None and decision.share is not None:
         atoms = blend(atoms, memory.q[..., None], decision.share[..., None])
     told = (None, None) if atoms.shape[-1] == 1 else (atoms, returns.probabilities)
     own = returns.q if returns.policy is None else returns.policy
-    q, preference, own = map(returns.whole, (decision.q, decision.preference, own))
+    q, own = returns.whole(decision.q), returns.whole(own)
     return Kept(
-        seen.is_first, seen.reward, looked.state, decision, looked.query, q, preference, own, decision.value, action,
-        *told,
+        seen.is_first, seen.reward, looked.state, decision, looked.query, q, decision.of_actions, own, decision.value,
+        action, *told,
     )  # fmt: skip
 
 

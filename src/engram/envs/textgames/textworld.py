@@ -58,7 +58,7 @@ def coin_collector(
     _whole("level", level, 1, 300)
     _flags(guided=guided, commanded=commanded)
     begin = level - (level - 1) % 100 if easiest is None else _whole("easiest", easiest, 1, level)
-    count = _number_of(games, split)
+    count = number_of(games, split)
     steps = max(1, count - 1)
     levels = [level if split == "test" else begin + round((level - begin) * one / steps) for one in range(count)]
     for one in levels:
@@ -109,7 +109,7 @@ def cooking(
     _one_of("foods", foods, FOODS)
     chosen = {"recipe": recipe, "take": take, "go": rooms, "cook": cook, "cut": cut, "open": open, "drop": drop}
     chosen |= {"split": foods}
-    seeds = [_seed(split, number) for number in range(_number_of(games, split))]
+    seeds = [_seed(split, number) for number in range(number_of(games, split))]
     made = [_game("cooking", {**chosen, "recipe_seed": seed}, seed, folder) for seed in seeds]
     about = {"words": words, "rows": rows, "features": features, "commanded": commanded, "render_mode": render_mode}
     return TextGame(_chosen(made, game), discovery=_paid(discovery, split), **about)
@@ -163,7 +163,7 @@ def _seed(split: str, number: int) -> int:
     return number + (FIRST_TEST if split == "test" else 0)
 
 
-def _number_of(games: int | None, split: str) -> int:
+def number_of(games: int | None, split: str) -> int:
     """How many games a split has."""
     _one_of("split", split, SPLITS)
     if games is None:
