@@ -5,6 +5,7 @@
     python -m benchmarks.learning.learning --suite minatar   MinAtar Breakout, 1,000,000 steps, 5 seeds side by side
     python -m benchmarks.learning.learning --suite presets --first-seed 20   what each other preset comes to
     python -m benchmarks.learning.learning --suite pong         Pong, 2,500,000 steps, stopped in the middle and resumed
+    python -m benchmarks.learning.learning --suite atari        Breakout, Freeway, MsPacman, 1,000,000 steps, 3 seeds
     python -m benchmarks.learning.learning --env CartPole-v1 --steps 50000 --seeds 10 --preset auto replay.batch_size=64
 
 Each seed is trained to its end; its last parameters then play 20 whole episodes greedily, on seeds that no training
@@ -70,6 +71,7 @@ SUITES = {
         Job("minatar-breakout", 100_000, 2, "btr", beside=True),
     ),
     "pong": (Job("ALE/Pong-v5", 2_500_000, 1, "pqn", envs=16, stop=True),),
+    "atari": tuple(Job(f"ALE/{name}-v5", 1_000_000, 3, "pqn", envs=16) for name in ("Breakout", "Freeway", "MsPacman")),
 }
 
 
