@@ -3,6 +3,7 @@
     python -m benchmarks.learning.arm --cells reach reach-joint reach-plain --seeds 3     FetchReach-v4, 20,000 steps
     python -m benchmarks.learning.arm --cells reacher --seeds 3                           Reacher-v5, 500,000 steps
     python -m benchmarks.learning.arm --cells ours ours-plain ours-joint                  no extra needed
+    python -m benchmarks.learning.arm --cells reacher --peer --seeds 1                    and Stable-Baselines3's SAC
     python -m benchmarks.learning.arm --list
 
 FetchReach, FetchPush, Reacher and Pusher need the extra `robotics`. A cell is a preset on a task; `-plain` is without
@@ -15,6 +16,8 @@ Runs lie under .benchmarks/arm; `--continue` takes an interrupted one up at its 
 """
 
 import argparse
+import json
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -27,7 +30,8 @@ import numpy as np
 
 from benchmarks.learning.driving import Progress
 from benchmarks.learning.workers import EVALUATION_SEED, goes_on
-from benchmarks.record import WORK, Record, add_flags
+from benchmarks.peers.environments import interpreter
+from benchmarks.record import HERE, WORK, Record, add_flags, surroundings
 from benchmarks.scores import summary
 from engram import Trainer
 from engram.envs.device import is_device, make_device
@@ -171,11 +175,23 @@ def _cross(one: np.ndarray, other: np.ndarray) -> float:
     return float(one[0] * other[1] - one[1] * other[0])
 
 
+def peer(env: str, steps: int, seed: int) -> dict[str, Any]:
+    """Stable-Baselines3's SAC with its defaults, in a process and an environment of its own."""
+    python = interpreter("sb3-arm", WORK / "peers")
+    words = ["--env", env, "--steps", str(steps), "--seed", str(seed)]
+    words += ["--evaluation-seed", str(EVALUATION_SEED + seed), "--episodes", str(EPISODES)]
+    script, around = HERE / "peers" / "sb3_arm.py", surroundings() | {"OMP_NUM_THREADS": "1"}  # one core, as ours
+    done = subprocess.run([str(python), str(script), *words], stdout=subprocess.PIPE, text=True, check=True, env=around)
+    return json.loads(done.stdout)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cells", nargs="+", default=["ours", "ours-plain", "ours-joint"], help="--list shows all")
     parser.add_argument("--list", action="store_true", help="list the cells and end")
     parser.add_argument("--controllers", action="store_true", help="only the controllers of their tasks")
+    parser.add_argument("--peer", action="store_true", help="also Stable-Baselines3's SAC, on tasks without goals")
+    parser.add_argument("--peer-steps", type=int, help="of its runs, as many as ours by default: it learns slowly")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--first-seed", type=int, default=10)
     parser.add_argument("--work", type=Path, default=WORK / "arm", help="folder of the runs")
@@ -194,6 +210,11 @@ def main() -> int:
                 for gain in GAINS:
                     if (part := f"controller on {env}, gain {gain:g}: seed {seed}") not in record.parts:
                         record.put(part, controller(env, gain, seed))
+            for env, steps in compared(options.cells).items() if options.peer else ():
+                steps = options.peer_steps or steps
+                if (part := f"sac on {env}, {steps} steps: seed {seed}") not in record.parts:
+                    record.put(part, peer(env, steps, seed))
+                    print(part, record.parts[part], file=sys.stderr, flush=True)
             for name in [] if options.controllers else options.cells:
                 part = f"{name}: seed {seed}"
                 if part not in record.parts:
@@ -204,6 +225,11 @@ def main() -> int:
         return getattr(problem, "exit_code", 1)
     record.summarize(tables(record.parts))
     return 0
+
+
+def compared(cells: list[str]) -> dict[str, int]:
+    """The tasks without goals among some cells, each with its steps."""
+    return {CELLS[name]["env"]: CELLS[name]["steps"] for name in cells if CELLS[name]["preset"] != "her"}
 
 
 def tables(parts: dict[str, Any]) -> dict[str, Any]:

@@ -17,6 +17,8 @@ REQUIREMENTS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("torch==2.13.0",),
         ("stable-baselines3==2.9.2", "gymnasium==1.4.0", "ale-py==0.12.1", "opencv-python-headless"),
     ),
+    # Robot arms, for learning/arm.py.
+    "sb3-arm": (("torch==2.13.0",), ("stable-baselines3==2.9.2", "gymnasium[mujoco]==1.4.0", "mujoco==3.9.0")),
     # SBX needs Stable-Baselines3, and so torch, too: the floor (bare environments, torch and JAX) runs here as well.
     "sbx": (
         ("torch==2.13.0",),

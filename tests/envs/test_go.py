@@ -24,6 +24,7 @@ from engram.agents.presets import preset
 from engram.bits import of_moves
 from engram.cli.commands import main
 from engram.envs.device import check_device_env, make_device
+from engram.envs.go import game as game_of_go
 from engram.envs.go import gtp, rivals
 from engram.envs.go.board import BLACK, WHITE, action_of, area, drawn, name_of, stones
 from engram.envs.go.gtp import Engine, gnu_go
@@ -79,6 +80,33 @@ def test_a_pass_that_would_end_the_game_is_seen():
     quiet, passed = after("B2 pass A2")[1][-1], after("B2 A2 pass")[1][-1]
     assert not quiet.observation["board"][..., 3].any()
     assert passed.observation["board"][..., 3].all()
+
+
+def test_no_move_of_a_game_repeats_an_earlier_position_of_it():
+    """The mask is that of pgx without the moves for which pgx would end the game; none is played to find that out."""
+    pgx: Any = game_of_go._played(GO)
+    lanes, points, generator = 64, 9, np.random.default_rng(0)
+    position = jax.jit(jax.vmap(GO.reset))(of_moves(0, 0, range(lanes)))[0].game
+    rules = pgx._game
+
+    @jax.jit
+    @jax.vmap
+    def verdict(position):
+        ends = jax.vmap(lambda action: rules.step(position._x, action).is_psk)(jnp.arange(points))
+        return rules.legal_action_mask(position._x)[:-1], ends
+
+    anywhere, move = jax.jit(jax.vmap(GO.player("random"))), jax.jit(jax.vmap(GO.moved))
+    repeats = 0
+    for _ in range(27):
+        allowed, ends = (np.asarray(one) for one in verdict(position))
+        running = ~np.asarray(position.terminated)
+        mask = np.asarray(position.legal_action_mask)
+        np.testing.assert_array_equal(mask[running, :-1], (allowed & ~ends)[running])
+        assert mask[:, -1].all()  # the pass
+        repeats += int((allowed & ends)[running].sum())
+        position = move(position, anywhere(position, generator.integers(0, 1 << 32, (lanes, 2), np.uint32)))
+    assert repeats > 20
+    assert not np.asarray(position._x.is_psk).any()
 
 
 def test_an_opponent_inside_answers_and_rewards_are_the_agents():
@@ -399,7 +427,7 @@ def test_a_match_that_cannot_be_is_one_sentence(capsys, run, words, told):
 
 
 def test_a_rival_hears_of_every_move_but_its_own_and_the_last(run):
-    """By its own rules the last one may be forbidden: here it loses to repeat a position."""
+    """By its own rules the last one may be forbidden, so an engine is not told of a move that ends the game."""
     heard = []
 
     class Listening(rivals.SimplePlayers):

@@ -19,7 +19,7 @@ from jaxtyping import Array, Bool, Int, PyTree, UInt32
 
 from engram.bits import hashed
 from engram.envs.device import DeviceStep, register_device, typed_key
-from engram.envs.go import board, players
+from engram.envs.go import board, players, repetition
 from engram.errors import SpecError, install
 from engram.spaces import MASK, Box, Dict
 
@@ -40,8 +40,8 @@ class Go:
 
     The observation is what the side to move has, what the other one has, a plane of ones for White, and one where the
     other side has just passed; the mask has the legal points and, last, the pass. Whoever wins is paid 1, and -1
-    whoever loses. Two passes end a game, and so does a move that repeats an earlier position, which loses. Of such
-    moves the mask leaves out the simple ko alone, and earlier positions are not shown.
+    whoever loses. Two passes end a game. No move may repeat an earlier position of the game (positional superko): the
+    mask leaves those out, and who plays one against it loses. Earlier positions are not shown.
 
     Args:
       size: 3 to 19; 5, 7 and 9 are what results are stated for.
@@ -133,7 +133,12 @@ class Go:
 
     def moved(self, game: PyTree, action: Int[Array, ""]) -> PyTree:
         """The position after a move."""
-        return _played(self).step(game, action.astype(jnp.int32))
+        return self._allowed(_played(self).step(game, action.astype(jnp.int32)))
+
+    def _allowed(self, game: PyTree) -> PyTree:
+        """The position without the moves that would repeat an earlier one, for which pgx's mask allows all but a ko."""
+        repeated = repetition.repeating(game._x, self.size, jnp.asarray(_names(self)))
+        return game.replace(legal_action_mask=game.legal_action_mask & ~jnp.append(repeated, False))
 
     def player(self, name: str) -> Callable[[PyTree, UInt32[Array, "2"]], Int[Array, ""]]:
         """The move of one of `players.PLAYERS`, of a position and a key."""
@@ -189,3 +194,9 @@ def _played(env: Go) -> Any:
             raise SpecError(f"engram/Go-v0 is played by pgx, which is not installed; {install('board')}") from problem
         about = {"komi": env.points_to_white, "max_terminal_steps": env.limit}
         return module.Go(size=env.size, history_length=1, **about)
+
+
+@cache
+def _names(env: Go) -> np.ndarray:
+    """pgx's number for what may lie on each point, [nothing, Black, White]."""
+    return np.asarray(import_module("pgx._src.games.go").ZOBRIST_BOARD)[:, : env.size**2]

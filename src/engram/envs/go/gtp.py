@@ -28,7 +28,7 @@ PATIENCE = 300.0  # seconds for one answer
 def gnu_go(level: int, seed: int = 0) -> list[str]:
     """The command of GNU Go that plays a game out to its end: dead stones are captured, and nothing is given up.
 
-    A position is not repeated: pgx lets whoever does so lose, and GNU Go by itself forbids the simple ko alone.
+    It is told not to repeat a position, which nobody may: by itself it forbids the simple ko alone.
 
     Raises SpecError where it is not installed, or has no such level.
     """

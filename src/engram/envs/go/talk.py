@@ -76,7 +76,8 @@ def _move(env: Any, legal: np.ndarray, past: list[Any], own: int, ask: Any, tell
         if action is None:
             tell(f"{word!r} is no move; type {HELP.format(point=board.name_of(env.size**2 // 2, env.size))}")
         elif not legal[action]:
-            tell(f"{board.name_of(action, env.size)} is not allowed here: it is taken, without a liberty, or a ko")
+            point = board.name_of(action, env.size)
+            tell(f"{point} is not allowed here: it is taken, without a liberty, or repeats a position")
         else:
             return action
 
@@ -86,6 +87,4 @@ def _end(env: Any, state: Any, black: float, tell: Any) -> None:
     ours, theirs = board.area(stones)
     tell(board.drawn(stones))
     winner = NAMES[BLACK if black > 0 else WHITE]
-    repeated = (ours - theirs > env.points_to_white) != (black > 0)  # which loses, whatever the area
-    why = " The last move repeated an earlier position, which loses." if repeated else ""
-    tell(f"Black {ours}, White {theirs} and komi {env.points_to_white:g}: {winner} wins.{why}")
+    tell(f"Black {ours}, White {theirs} and komi {env.points_to_white:g}: {winner} wins.")
