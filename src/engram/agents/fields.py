@@ -39,9 +39,10 @@ def driving(chosen: AgentSpec, space: spaces.Space, steps: int) -> AgentSpec:
 def decqn(chosen: AgentSpec) -> AgentSpec:
     """DecQN (Seyde et al. 2023, arXiv 2210.12566): double DQN with a value for each value of each number of an action.
 
-    Departures: one network and not two, a uniform replay, and the numbers of `auto`, but an update every two steps.
+    Departures: one network and not two, a uniform replay, and the numbers of `auto`, but an update every two steps and
+    targets of one reward. Those of three take in what motors did at random, which cost .5 on Reacher-v5 (seed 100).
     """
-    return replace(chosen, head=DecoupledSpec(), learn_every=max(2, chosen.learn_every))
+    return replace(chosen, head=DecoupledSpec(), learn_every=max(2, chosen.learn_every), n_step=1)
 
 
 def her(chosen: AgentSpec, space: spaces.Space, steps: int) -> AgentSpec:
@@ -55,7 +56,6 @@ def her(chosen: AgentSpec, space: spaces.Space, steps: int) -> AgentSpec:
         decqn(chosen),
         encoder=VectorSpec(widths=(256, 256, 256), norm=True),  # three layers of 256: appendix A
         draw=HindsightSpec(),
-        n_step=1,
         discount=0.98,  # appendix A
         replay=replace(chosen.replay, capacity=max(100_000, min(steps, 1_000_000)), batch_size=256),  # 256: the same
         exploration=EpsilonGreedySpec(start=1.0, end=0.2, steps=max(1, steps // 4)),  # 0.2: the same
