@@ -8,11 +8,11 @@ Needs the extra `text`. Agents: `attention` (the state attends over the commands
 weights for all commands), `no memory` (without the recurrent memory) and `emptied` (trained as `attention`, its memory
 emptied before every step of the test). `short view` is `attention` with a discount of .9, and `discovery` is that, paid
 in training for each place that is new in an episode. Beside them an agent at random. `brief` is `discovery` with eight
-words of each text, which hold the last command and not the place; `brief without memory` is the recipe. `unaware` and
-`unaware without memory` do not see their own last command. Each plays every game of training once, and every game that
-has another seed: game and agent are deterministic, so once is all there is to see. The one at random plays each ten
-times. Asked: .9 of unseen games of level 20 at 100,000 steps; cooking .6 of the score on games of training and .4 on
-unseen ones; without attention at most half of it.
+words of each text, which hold the last command and not the place; `brief without memory` is the recipe. What ends in
+`uniform` has equal weights for all commands. `unaware` and `unaware without memory` do not see their own last command.
+Each plays every game of training once, and every game that has another seed: game and agent are deterministic, so once
+is all there is to see. The one at random plays each ten times. Asked: .9 of unseen games of level 20 at 100,000 steps;
+cooking .6 of the score on games of training and .4 on unseen ones; without attention at most half of it.
 
 Games are kept in the user's cache folder. Runs lie under .benchmarks/text_games; `--continue` takes an interrupted one
 up at its last checkpoint.
@@ -50,9 +50,11 @@ AGENTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {  # arguments of the
     "no memory": ({}, FREE),
     "short view": ({}, {"discount": 0.9}),
     "short view without memory": ({}, {"discount": 0.9} | FREE),
+    "short view, uniform": ({}, {"discount": 0.9, "head.uniform": True}),
     "discovery": ({"discovery": 0.1}, {"discount": 0.9}),
     "brief": (BRIEF, {"discount": 0.9}),
     "brief without memory": (BRIEF, RECIPE.agent()),
+    "brief without memory, uniform": (BRIEF, RECIPE.agent() | {"head.uniform": True}),
     "unaware": ({"commanded": False}, {}),
     "unaware without memory": ({"commanded": False}, FREE),
 }
