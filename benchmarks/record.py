@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -62,6 +63,7 @@ class Record:
     def __init__(self, options: argparse.Namespace, settings: Mapping[str, Any]):
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # as an exception, it also ends the children
         self.path: Path = options.out
+        self._continued: bool = options.resume
         here, asked = machine.description(), json.loads(json.dumps(settings))
         self.content: dict[str, Any] = {"machine": here, "settings": asked, "commands": [], "parts": {}, "summary": {}}
         if self.path.exists() and not options.fresh:
@@ -79,6 +81,12 @@ class Record:
     def parts(self) -> dict[str, Any]:
         """The finished parts by name."""
         return self.content["parts"]
+
+    def place(self, folder: Path) -> Path:
+        """`folder`, for a run that the record lacks. What an earlier benchmark left there goes, but with --continue."""
+        if not self._continued:
+            shutil.rmtree(folder, ignore_errors=True)
+        return folder
 
     def put(self, name: str, part: Mapping[str, Any]) -> None:
         """Keep a finished part, with the time and the load averages at its end."""

@@ -219,7 +219,7 @@ def main() -> int:
             for name in [] if options.controllers else options.cells:
                 part = f"{name}: seed {seed}"
                 if part not in record.parts:
-                    record.put(part, learn(name, seed, options.work / name / f"seed{seed}"))
+                    record.put(part, learn(name, seed, record.place(options.work / name / f"seed{seed}")))
                     print(part, record.parts[part], file=sys.stderr, flush=True)
     except (EngramError, gymnasium.error.Error) as problem:
         print(problem, file=sys.stderr)

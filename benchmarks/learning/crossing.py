@@ -105,7 +105,8 @@ def main() -> int:
             for name in options.cells:
                 part = f"{name}: seed {seed}"
                 if part not in record.parts:
-                    record.put(part, learn(name, seed, options.steps, options.work / name / f"seed{seed}"))
+                    folder = record.place(options.work / name / f"seed{seed}")
+                    record.put(part, learn(name, seed, options.steps, folder))
                     print(part, {one: record.parts[part][one] for one in OUTCOMES}, file=sys.stderr, flush=True)
     except EngramError as problem:
         print(problem, file=sys.stderr)

@@ -19,7 +19,6 @@ Runs lie under .benchmarks/dialogue; `--continue` takes an interrupted one up at
 
 import argparse
 import json
-import shutil
 import sys
 import time
 from collections.abc import Callable
@@ -212,9 +211,7 @@ def main() -> int:
                     folder = options.work / kind / name.replace(" ", "-") / f"seed{seed}"
                     if part in record.parts:
                         continue
-                    if options.fresh:
-                        shutil.rmtree(folder, ignore_errors=True)
-                    record.put(part, learn(name, seed, own_stages, files, folder))
+                    record.put(part, learn(name, seed, own_stages, files, record.place(folder)))
                     record.summarize(tables(record.parts, quiet=True))
             for name in (name for name in chosen if "slot_error" in AGENTS[name][0] or name == "attention"):
                 if (part := f"{where}, rules: {name}") not in record.parts:

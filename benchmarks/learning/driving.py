@@ -15,7 +15,6 @@ actions are those of the port.
 """
 
 import argparse
-import shutil
 import sys
 import time
 from pathlib import Path
@@ -175,9 +174,7 @@ def main() -> int:
                 part, folder = f"{name}: seed {seed}", options.work / name / f"seed{seed}"
                 if part in record.parts:
                     continue
-                if options.fresh:
-                    shutil.rmtree(folder, ignore_errors=True)
-                record.put(part, learn(name, seed, options.steps, folder))
+                record.put(part, learn(name, seed, options.steps, record.place(folder)))
                 print(part, {one: record.parts[part][one] for one in OUTCOMES}, file=sys.stderr, flush=True)
         if options.highway:
             check = f"highway-env, {chosen[0]} of seed {seeds[0]}"

@@ -165,7 +165,7 @@ def main() -> None:
             name = f"{agent}@{seed}"
             folder = options.work / f"{agent}-{options.size}-{options.steps}" / f"seed{seed}"
             if name not in record.parts:
-                record.put(name, learned(agent, seed, options, folder))
+                record.put(name, learned(agent, seed, options, record.place(folder)))
             matches(options, folder, record, name)
     record.summarize(summary(record))
 

@@ -159,7 +159,7 @@ def main() -> None:
             if part in record.parts:
                 continue
             folder = options.work / f"{name}-{agent}-{seed}"
-            found = scripted(name, agent) if agent in SCRIPTS else learn(id, agent, seed, steps, folder)
+            found = scripted(name, agent) if agent in SCRIPTS else learn(id, agent, seed, steps, record.place(folder))
             record.put(part, found)
             print(f"{part}: won {found['won']:.3f}", flush=True)
     won = {agent: [part["won"] for key, part in record.parts.items() if re.fullmatch(rf"{agent}(-\d+)?", key)]

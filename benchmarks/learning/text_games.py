@@ -142,7 +142,7 @@ def main() -> int:
                 part = f"{name}: seed {seed}"
                 if part not in record.parts:
                     kind = f"{options.games}{options.level}-{options.count or 'all'}-{options.steps}"
-                    folder = options.work / kind / name.replace(" ", "-") / f"seed{seed}"
+                    folder = record.place(options.work / kind / name.replace(" ", "-") / f"seed{seed}")
                     record.put(part, learn(env, name, seed, options.steps, args, folder))
                     print(part, record.parts[part], file=sys.stderr, flush=True)
     except EngramError as problem:

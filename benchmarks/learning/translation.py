@@ -97,7 +97,7 @@ def learn(options: argparse.Namespace, corpus: Corpus, name: str, seed: int) -> 
     """The run of one agent, begun or gone on with; its directory."""
     own, reward = settings(name)
     updates = options.more if name in STARTS else options.start
-    folder = WORK / "translation" / f"{Path(options.data).name}-{options.start}-{options.more}" / f"{name}-{seed}"
+    folder = folder_of(options, name, seed)
     new = {"env": ENV, "seed": seed, "env_args": {"data": options.data, "reward": reward}, "overrides": COMMON | own}
     if goes_on(folder, new):
         trainer = Trainer(run=folder, resume=True, progress=False)
@@ -114,6 +114,11 @@ def learn(options: argparse.Namespace, corpus: Corpus, name: str, seed: int) -> 
     with trainer:
         trainer.learn()
     return folder
+
+
+def folder_of(options: argparse.Namespace, name: str, seed: int) -> Path:
+    """Where the run of one agent lies."""
+    return WORK / "translation" / f"{Path(options.data).name}-{options.start}-{options.more}" / f"{name}-{seed}"
 
 
 def _tokens(row: Any) -> int:
@@ -200,6 +205,7 @@ def main() -> int:
             for name in options.agents.split(";"):
                 if f"{name}, beam: seed {seed}" in record.parts:
                     continue
+                record.place(folder_of(options, name, seed))
                 agent = load(learn(options, corpus, name, seed))
                 for told, beam in ((name, 1), (f"{name}, beam", BEAM)):
                     said = translate(agent, [source for source, _ in pairs], beam=beam, temperature=TEMPERATURE)
