@@ -45,7 +45,7 @@ def add_flags(parser: argparse.ArgumentParser, name: str) -> None:
     """The flags of every benchmark: --out, and --continue or --fresh for a file that exists."""
     parser.add_argument("--out", type=Path, default=HERE / "results" / f"{name}.json", help="where results go")
     again = parser.add_mutually_exclusive_group()
-    again.add_argument("--continue", dest="resume", action="store_true", help="keep the finished parts in --out")
+    again.add_argument("--continue", dest="resume", action="store_true", help="keep finished parts, go on with runs")
     again.add_argument("--fresh", action="store_true", help="replace --out")
 
 
@@ -64,6 +64,7 @@ class Record:
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # as an exception, it also ends the children
         self.path: Path = options.out
         self._continued: bool = options.resume
+        self._placed: set[Path] = set()
         here, asked = machine.description(), json.loads(json.dumps(settings))
         self.content: dict[str, Any] = {"machine": here, "settings": asked, "commands": [], "parts": {}, "summary": {}}
         if self.path.exists() and not options.fresh:
@@ -83,9 +84,21 @@ class Record:
         return self.content["parts"]
 
     def place(self, folder: Path) -> Path:
-        """`folder`, for a run that the record lacks. What an earlier benchmark left there goes, but with --continue."""
-        if not self._continued:
+        """`folder`, where a run that the record lacks lies or will lie. Without --continue what lay there is removed
+        first, once: what a run of earlier code came to must not be told as what this code comes to.
+
+        Raises RunLocked while another process trains it.
+        """
+        from engram.checkpoint.files import RunLock
+        from engram.run.plan import holds_run
+
+        if not self._continued and folder not in self._placed:
+            for run in (folder, folder / "run"):
+                if holds_run(run):
+                    with RunLock(run):
+                        pass
             shutil.rmtree(folder, ignore_errors=True)
+        self._placed.add(folder)
         return folder
 
     def put(self, name: str, part: Mapping[str, Any]) -> None:

@@ -1,16 +1,17 @@
 """Robot arms: a value for each motor, goals in hindsight, and a proportional controller beside them.
 
     python -m benchmarks.learning.arm --cells reach reach-joint reach-plain --seeds 3     FetchReach-v4, 20,000 steps
-    python -m benchmarks.learning.arm --cells reacher --seeds 3                           Reacher-v5, 500,000 steps
+    python -m benchmarks.learning.arm --cells reacher --seeds 5                           Reacher-v5, 500,000 steps
     python -m benchmarks.learning.arm --cells ours ours-plain ours-joint                  no extra needed
-    python -m benchmarks.learning.arm --cells reacher --peer --seeds 1                    and Stable-Baselines3's SAC
+    python -m benchmarks.learning.arm --cells reacher --peer --continue                   and Stable-Baselines3's SAC
     python -m benchmarks.learning.arm --list
 
 FetchReach, FetchPush, Reacher and Pusher need the extra `robotics`. A cell is a preset on a task; `-plain` is without
-goals in hindsight, `-joint` has a value for each joint action, `-bins5` five values for each motor. The last parameters
-play 100 greedy episodes on seeds used for nothing else. A goal counts as reached where it is reached *at the last
-step*: one that was passed on the way is not. The controller pushes the gripper (or the tip) straight to the goal,
-scaled by a gain; it has learned nothing, and is what a task has to beat to be hard.
+goals in hindsight, `-joint` has a value for each joint action, `-bins5` five values for each motor, `-before` the
+preset's earlier targets of three rewards and seven values for each motor. The last parameters play 100 greedy episodes
+on seeds used for nothing else. A goal counts as reached where it is reached *at the last step*: one that was passed on
+the way is not. The controller pushes the gripper (or the tip) straight to the goal, scaled by a gain; it has learned
+nothing, and is what a task has to beat to be hard.
 
 Runs lie under .benchmarks/arm; `--continue` takes an interrupted one up at its last checkpoint.
 """
@@ -30,7 +31,7 @@ import numpy as np
 
 from benchmarks.learning.driving import Progress
 from benchmarks.learning.workers import EVALUATION_SEED, goes_on
-from benchmarks.peers.environments import interpreter
+from benchmarks.peers.environments import InstallFault, interpreter
 from benchmarks.record import HERE, WORK, Record, add_flags, surroundings
 from benchmarks.scores import summary
 from engram import Trainer
@@ -62,7 +63,14 @@ CELLS: dict[str, Cell] = {
         "overrides": PLAIN,
     },
     "reacher": {"env": "Reacher-v5", "preset": "decqn", "steps": 500_000, "action_bins": 11, "envs": 4},
-    "reacher-bins7": {"env": "Reacher-v5", "preset": "decqn", "steps": 500_000, "action_bins": 7, "envs": 4},
+    "reacher-before": {
+        "env": "Reacher-v5",
+        "preset": "decqn",
+        "steps": 500_000,
+        "action_bins": 7,
+        "envs": 4,
+        "overrides": {"n_step": 3},
+    },
     "reacher-joint": {
         "env": "Reacher-v5",
         "preset": "decqn",
@@ -178,10 +186,11 @@ def _cross(one: np.ndarray, other: np.ndarray) -> float:
 
 def peer(env: str, steps: int, seed: int) -> dict[str, Any]:
     """Stable-Baselines3's SAC with its defaults, in a process and an environment of its own."""
-    python = interpreter("sb3-arm", WORK / "peers")
+    python = interpreter("sb3-arm", WORK)
     words = ["--env", env, "--steps", str(steps), "--seed", str(seed)]
     words += ["--evaluation-seed", str(EVALUATION_SEED + seed), "--episodes", str(EPISODES)]
-    script, around = HERE / "peers" / "sb3_arm.py", surroundings() | {"OMP_NUM_THREADS": "1"}  # one core, as ours
+    script = HERE / "peers" / "sb3_arm.py"
+    around = surroundings() | {"OMP_NUM_THREADS": "1"}  # small products gain nothing from more threads
     done = subprocess.run([str(python), str(script), *words], stdout=subprocess.PIPE, text=True, check=True, env=around)
     return json.loads(done.stdout)
 
@@ -190,9 +199,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cells", nargs="+", default=["ours", "ours-plain", "ours-joint"], help="--list shows all")
     parser.add_argument("--list", action="store_true", help="list the cells and end")
-    parser.add_argument("--controllers", action="store_true", help="only the controllers of their tasks")
-    parser.add_argument("--peer", action="store_true", help="also Stable-Baselines3's SAC, on tasks without goals")
-    parser.add_argument("--peer-steps", type=int, help="of its runs, as many as ours by default: it learns slowly")
+    only = parser.add_mutually_exclusive_group()
+    only.add_argument("--controllers", action="store_true", help="only the controllers of their tasks")
+    only.add_argument("--peer", action="store_true", help="only Stable-Baselines3's SAC, on those without goals")
+    parser.add_argument("--peer-steps", type=int, help="of SAC's runs (default: those of the cell)")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--first-seed", type=int, default=10)
     parser.add_argument("--work", type=Path, default=WORK / "arm", help="folder of the runs")
@@ -203,11 +213,14 @@ def main() -> int:
         return 0
     if unknown := [name for name in options.cells if name not in CELLS]:
         parser.error(f"no cell is called {unknown[0]!r}; choose from {', '.join(CELLS)}")
+    if options.peer and not compared(options.cells):
+        parser.error(f"--peer was given, and {', '.join(options.cells)} have goals; reacher and pusher have none")
     record = Record(options, {"episodes": EPISODES, "cells": CELLS, "gains": GAINS,
                               "evaluation_seeds": f"{EVALUATION_SEED} + seed"})  # fmt: skip
     try:
         for seed in range(options.first_seed, options.first_seed + options.seeds):
-            for env in {CELLS[name]["env"]: None for name in options.cells if CELLS[name]["preset"] == "her"}:
+            goals = [] if options.peer else [name for name in options.cells if CELLS[name]["preset"] == "her"]
+            for env in {CELLS[name]["env"]: None for name in goals}:
                 for gain in GAINS:
                     if (part := f"controller on {env}, gain {gain:g}: seed {seed}") not in record.parts:
                         record.put(part, controller(env, gain, seed))
@@ -216,12 +229,12 @@ def main() -> int:
                 if (part := f"sac on {env}, {steps} steps: seed {seed}") not in record.parts:
                     record.put(part, peer(env, steps, seed))
                     print(part, record.parts[part], file=sys.stderr, flush=True)
-            for name in [] if options.controllers else options.cells:
+            for name in [] if options.controllers or options.peer else options.cells:
                 part = f"{name}: seed {seed}"
                 if part not in record.parts:
                     record.put(part, learn(name, seed, record.place(options.work / name / f"seed{seed}")))
                     print(part, record.parts[part], file=sys.stderr, flush=True)
-    except (EngramError, gymnasium.error.Error) as problem:
+    except (EngramError, InstallFault, gymnasium.error.Error) as problem:
         print(problem, file=sys.stderr)
         return getattr(problem, "exit_code", 1)
     record.summarize(tables(record.parts))

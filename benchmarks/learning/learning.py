@@ -184,8 +184,7 @@ def learn(job: Job, options: argparse.Namespace, record: Record) -> None:
     runs = runs_of(job, options)
     missing = [run for run in runs if run.name not in record.parts]
     for run in missing:
-        if options.fresh or not options.resume:
-            shutil.rmtree(run.folder, ignore_errors=True)
+        record.place(run.folder)
         if job.stop:
             stopped_and_resumed(run, record)
     train_all(missing, options.jobs, record)

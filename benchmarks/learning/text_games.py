@@ -50,11 +50,11 @@ AGENTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {  # arguments of the
     "no memory": ({}, FREE),
     "short view": ({}, {"discount": 0.9}),
     "short view without memory": ({}, {"discount": 0.9} | FREE),
-    "short view, uniform": ({}, {"discount": 0.9, "head.uniform": True}),
+    "short view uniform": ({}, {"discount": 0.9, "head.uniform": True}),
     "discovery": ({"discovery": 0.1}, {"discount": 0.9}),
     "brief": (BRIEF, {"discount": 0.9}),
     "brief without memory": (BRIEF, RECIPE.agent()),
-    "brief without memory, uniform": (BRIEF, RECIPE.agent() | {"head.uniform": True}),
+    "brief without memory uniform": (BRIEF, RECIPE.agent() | {"head.uniform": True}),
     "unaware": ({"commanded": False}, {}),
     "unaware without memory": ({"commanded": False}, FREE),
 }

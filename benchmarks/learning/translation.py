@@ -93,16 +93,17 @@ def settings(name: str) -> tuple[dict[str, Any], str]:
     }[name]
 
 
-def learn(options: argparse.Namespace, corpus: Corpus, name: str, seed: int) -> Path:
+def learn(options: argparse.Namespace, corpus: Corpus, name: str, seed: int, record: Record) -> Path:
     """The run of one agent, begun or gone on with; its directory."""
     own, reward = settings(name)
     updates = options.more if name in STARTS else options.start
-    folder = folder_of(options, name, seed)
+    place = WORK / "translation" / f"{Path(options.data).name}-{options.start}-{options.more}"
+    folder = record.place(place / f"{name}-{seed}")
     new = {"env": ENV, "seed": seed, "env_args": {"data": options.data, "reward": reward}, "overrides": COMMON | own}
     if goes_on(folder, new):
         trainer = Trainer(run=folder, resume=True, progress=False)
     else:
-        begun = {"start_from": str(learn(options, corpus, STARTS[name], seed))} if name in STARTS else {}
+        begun = {"start_from": str(learn(options, corpus, STARTS[name], seed, record))} if name in STARTS else {}
         changes = COMMON | own
         if name == "memory":
             changes["external.capacity"] = 1 << (sum(map(_tokens, corpus.encoded["train"].target)) - 1).bit_length()
@@ -114,11 +115,6 @@ def learn(options: argparse.Namespace, corpus: Corpus, name: str, seed: int) -> 
     with trainer:
         trainer.learn()
     return folder
-
-
-def folder_of(options: argparse.Namespace, name: str, seed: int) -> Path:
-    """Where the run of one agent lies."""
-    return WORK / "translation" / f"{Path(options.data).name}-{options.start}-{options.more}" / f"{name}-{seed}"
 
 
 def _tokens(row: Any) -> int:
@@ -205,8 +201,7 @@ def main() -> int:
             for name in options.agents.split(";"):
                 if f"{name}, beam: seed {seed}" in record.parts:
                     continue
-                record.place(folder_of(options, name, seed))
-                agent = load(learn(options, corpus, name, seed))
+                agent = load(learn(options, corpus, name, seed, record))
                 for told, beam in ((name, 1), (f"{name}, beam", BEAM)):
                     said = translate(agent, [source for source, _ in pairs], beam=beam, temperature=TEMPERATURE)
                     record.put(f"{told}: seed {seed}", scored(pairs, said))

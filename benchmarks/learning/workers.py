@@ -86,6 +86,7 @@ def train_all(
             late = deadline is not None and time.monotonic() > deadline
             while waiting and len(running) < jobs and not late:
                 run = waiting.pop(0)
+                record.place(run.folder)
                 running[start(run, environment or {})] = run
             if late and not told:
                 told = True

@@ -51,11 +51,11 @@ CELLS: dict[str, tuple[str, list[str]]] = {
 RATE = "1000000"  # requests a second from one address: no limit here
 
 
-def run_of(name: str) -> Path:
+def run_of(name: str, record: Record) -> Path:
     """A run of an agent, which is trained once."""
     import engram
 
-    folder = WORK / "serve" / name
+    folder = record.place(WORK / "serve" / name)
     if not (folder / "run.json").exists():
         given = dict(AGENTS[name])
         with engram.Trainer("CartPole-v1", given.pop("preset"), run=folder, seed=0, **given) as trainer:
@@ -167,7 +167,7 @@ def main() -> None:
     for name, (agent, words) in CELLS.items():
         if name in record.parts or not any(fnmatch(name, one) for one in options.cells):
             continue
-        run = run_of(agent)
+        run = run_of(agent, record)
         with server(run, list(words)) as (port, token):
             measured(port, token, options.clients, 20, 0)
             repeats = []

@@ -27,6 +27,7 @@ from engram.envs.device import check_device_env, make_device
 from engram.envs.go import game as game_of_go
 from engram.envs.go import gtp, rivals
 from engram.envs.go.board import BLACK, WHITE, action_of, area, drawn, name_of, stones
+from engram.envs.go.game import GoState
 from engram.envs.go.gtp import Engine, gnu_go
 from engram.errors import EnvironmentFault, SpecError
 from engram.exploration.openings import OpeningsSpec
@@ -96,7 +97,7 @@ def test_no_move_of_a_game_repeats_an_earlier_position_of_it():
         return rules.legal_action_mask(position._x)[:-1], ends
 
     anywhere, move = jax.jit(jax.vmap(GO.player("random"))), jax.jit(jax.vmap(GO.moved))
-    repeats = 0
+    repeats, lost = 0, 0
     for _ in range(27):
         allowed, ends = (np.asarray(one) for one in verdict(position))
         running = ~np.asarray(position.terminated)
@@ -104,8 +105,15 @@ def test_no_move_of_a_game_repeats_an_earlier_position_of_it():
         np.testing.assert_array_equal(mask[running, :-1], (allowed & ~ends)[running])
         assert mask[:, -1].all()  # the pass
         repeats += int((allowed & ends)[running].sum())
+        for lane in np.flatnonzero(running & (allowed & ends).any(-1))[:1]:  # who plays one against the mask loses
+            state = GoState(jax.tree.map(lambda leaf, lane=lane: leaf[lane], position))
+            _, out = STEP(state, jnp.int32((allowed & ends)[lane].argmax()), KEY)
+            assert out.terminated
+            assert float(out.reward) == -1
+            lost += 1
         position = move(position, anywhere(position, generator.integers(0, 1 << 32, (lanes, 2), np.uint32)))
     assert repeats > 20
+    assert lost
     assert not np.asarray(position._x.is_psk).any()
 
 
@@ -427,7 +435,7 @@ def test_a_match_that_cannot_be_is_one_sentence(capsys, run, words, told):
 
 
 def test_a_rival_hears_of_every_move_but_its_own_and_the_last(run):
-    """By its own rules the last one may be forbidden, so an engine is not told of a move that ends the game."""
+    """What ends a game may be forbidden by the rules of an engine, which is not told of it."""
     heard = []
 
     class Listening(rivals.SimplePlayers):

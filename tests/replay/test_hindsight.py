@@ -228,3 +228,8 @@ def test_goals_are_looked_for_as_far_as_an_episode_goes(made, given: dict, horiz
     bins = {} if isinstance(made, str) else {"action_bins": 3}
     with Trainer(made, preset="her", steps=100, evaluate_every=0, **bins, **given) as trainer:
         assert trainer.plan.agent.draw.horizon == horizon
+
+
+def test_robots_learn_from_targets_of_one_reward():
+    """Of three they take in what motors did at random, and hindsight takes single steps."""
+    assert preset("her", SPACE).n_step == preset("decqn", Box((3,))).n_step == 1

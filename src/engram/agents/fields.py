@@ -40,7 +40,7 @@ def decqn(chosen: AgentSpec) -> AgentSpec:
     """DecQN (Seyde et al. 2023, arXiv 2210.12566): double DQN with a value for each value of each number of an action.
 
     Departures: one network and not two, a uniform replay, and the numbers of `auto`, but an update every two steps and
-    targets of one reward. Those of three take in what motors did at random, which cost .5 on Reacher-v5 (seed 100).
+    targets of one reward. Those of three cost .5 on Reacher-v5 (seed 100), probably for what motors did at random.
     """
     return replace(chosen, head=DecoupledSpec(), learn_every=max(2, chosen.learn_every), n_step=1)
 

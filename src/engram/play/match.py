@@ -218,7 +218,8 @@ class _Table:
             states, observation, reward, over, sign = self._step(
                 states, jnp.asarray(action), jnp.asarray(going), of_moves(self._seed, time_ + 1, openings)
             )
-            goes_on = going & ~np.asarray(over)  # a last move may be one that the rival's own rules forbid
+            # What ends a game need not be heard, and may be forbidden by the rival's own rules.
+            goes_on = going & ~np.asarray(over)
             self._rival.hear(goes_on if time_ in self._opening else goes_on & (mover == agent), mover, action)
             total += going * mover * np.asarray(reward)
             for game in np.flatnonzero(going):

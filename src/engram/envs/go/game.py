@@ -136,7 +136,7 @@ class Go:
         return self._allowed(_played(self).step(game, action.astype(jnp.int32)))
 
     def _allowed(self, game: PyTree) -> PyTree:
-        """The position without the moves that would repeat an earlier one, for which pgx's mask allows all but a ko."""
+        """The position without the moves that would repeat an earlier one: pgx's own mask leaves out the simple ko."""
         repeated = repetition.repeating(game._x, self.size, jnp.asarray(_names(self)))
         return game.replace(legal_action_mask=game.legal_action_mask & ~jnp.append(repeated, False))
 
