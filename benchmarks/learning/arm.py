@@ -213,23 +213,25 @@ def main() -> int:
         return 0
     if unknown := [name for name in options.cells if name not in CELLS]:
         parser.error(f"no cell is called {unknown[0]!r}; choose from {', '.join(CELLS)}")
-    if options.peer and not compared(options.cells):
+    peers = compared(options.cells) if options.peer else {}
+    goals = [] if options.peer else [name for name in options.cells if CELLS[name]["preset"] == "her"]
+    trained = [] if options.peer or options.controllers else options.cells
+    if options.peer and not peers:
         parser.error(f"--peer was given, and {', '.join(options.cells)} have goals; reacher and pusher have none")
     record = Record(options, {"episodes": EPISODES, "cells": CELLS, "gains": GAINS,
                               "evaluation_seeds": f"{EVALUATION_SEED} + seed"})  # fmt: skip
     try:
         for seed in range(options.first_seed, options.first_seed + options.seeds):
-            goals = [] if options.peer else [name for name in options.cells if CELLS[name]["preset"] == "her"]
             for env in {CELLS[name]["env"]: None for name in goals}:
                 for gain in GAINS:
                     if (part := f"controller on {env}, gain {gain:g}: seed {seed}") not in record.parts:
                         record.put(part, controller(env, gain, seed))
-            for env, steps in compared(options.cells).items() if options.peer else ():
+            for env, steps in peers.items():
                 steps = options.peer_steps or steps
                 if (part := f"sac on {env}, {steps} steps: seed {seed}") not in record.parts:
                     record.put(part, peer(env, steps, seed))
                     print(part, record.parts[part], file=sys.stderr, flush=True)
-            for name in [] if options.controllers or options.peer else options.cells:
+            for name in trained:
                 part = f"{name}: seed {seed}"
                 if part not in record.parts:
                     record.put(part, learn(name, seed, record.place(options.work / name / f"seed{seed}")))

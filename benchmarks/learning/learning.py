@@ -183,10 +183,9 @@ def learn(job: Job, options: argparse.Namespace, record: Record) -> None:
     """Every run of one environment that the record lacks; then its summary and its picture."""
     runs = runs_of(job, options)
     missing = [run for run in runs if run.name not in record.parts]
-    for run in missing:
+    for run in missing if job.stop else ():
         record.place(run.folder)
-        if job.stop:
-            stopped_and_resumed(run, record)
+        stopped_and_resumed(run, record)
     train_all(missing, options.jobs, record)
     results = [result for run in runs for result in record.parts[run.name]["runs"]]
     found: dict[str, Any] = {"preset": job.preset, "steps": results[0]["steps"], "episodes_per_seed": options.episodes}

@@ -137,7 +137,7 @@ class Go:
 
     def _allowed(self, game: PyTree) -> PyTree:
         """The position without the moves that would repeat an earlier one: pgx's own mask leaves out the simple ko."""
-        repeated = repetition.repeating(game._x, self.size, jnp.asarray(_names(self)))
+        repeated = repetition.repeating(game._x, self.size, jnp.asarray(_names(self.size)))
         return game.replace(legal_action_mask=game.legal_action_mask & ~jnp.append(repeated, False))
 
     def player(self, name: str) -> Callable[[PyTree, UInt32[Array, "2"]], Int[Array, ""]]:
@@ -197,6 +197,6 @@ def _played(env: Go) -> Any:
 
 
 @cache
-def _names(env: Go) -> np.ndarray:
+def _names(size: int) -> np.ndarray:
     """pgx's number for what may lie on each point, [nothing, Black, White]."""
-    return np.asarray(import_module("pgx._src.games.go").ZOBRIST_BOARD)[:, : env.size**2]
+    return np.asarray(import_module("pgx._src.games.go").ZOBRIST_BOARD)[:, : size**2]
